@@ -1,0 +1,40 @@
+"""A real IPython kernel in a sandbox as the Python REPL of DSPy's RLM.
+
+::
+
+    import dspy
+    from daytona_kernel_interp import KernelInterpreter
+
+    rlm = dspy.RLM("context, question -> answer", interpreter=KernelInterpreter())
+
+Names load when they are first used, so that importing the package costs nothing and ``wire`` and ``guest`` never import dspy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .interpreter import KernelInterpreter
+    from .sandboxes.local import LocalSandbox
+
+__all__ = ["KernelInterpreter", "LocalSandbox"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "KernelInterpreter":
+        from .interpreter import KernelInterpreter
+        from .rlm_keyword import install
+
+        install()
+        return KernelInterpreter
+    if name == "LocalSandbox":
+        from .sandboxes.local import LocalSandbox
+
+        return LocalSandbox
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

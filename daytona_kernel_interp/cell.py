@@ -1,0 +1,208 @@
+"""One cell: Jupyter messages in, outputs, requests and one outcome out. Sans-I/O.
+
+A cell is over when its ``execute_reply`` (shell) and its ``idle`` status (iopub) have both come: either may be first, and
+output may trail the reply (Jupyter messaging spec, "Messages on the IOPub channel"; ``idle`` was first in a third of our runs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Union
+
+from .wire.calls import PREAMBLE_KEY
+
+# A sandbox is hostile: it can ignore the cap on output that it was given, and must not fill the host's memory.
+_SLACK_CHARS = 64 * 1024
+MAX_OUTPUTS = 10_000
+
+
+@dataclass(frozen=True)
+class StreamText:
+    """Text written to ``stdout`` or ``stderr``."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class DisplayData:
+    """What ``display`` showed: representations by MIME type, as in the Jupyter message."""
+
+    data: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ExecuteResult:
+    """The cell's last expression: representations by MIME type; ``text/plain`` is its repr."""
+
+    data: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class CellError:
+    """The exception that ended the cell. ``traceback`` is plain text without colours."""
+
+    name: str
+    message: str
+    traceback: str
+
+    @property
+    def summary(self) -> str:
+        """``"<Type>: <message>"``, or the type alone."""
+        return f"{self.name}: {self.message}" if self.message else self.name
+
+
+Output = Union[StreamText, DisplayData, ExecuteResult, CellError]
+
+
+@dataclass(frozen=True)
+class OutputArrived:
+    """The cell showed something."""
+
+    output: Output
+
+
+@dataclass(frozen=True)
+class ToolCalled:
+    """The cell waits for a host tool."""
+
+    call_id: int
+    name: str
+    buffers: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The cell called SUBMIT; buffers hold the fields. Only the first counts."""
+
+    buffers: Sequence[Any]
+
+
+Event = Union[OutputArrived, ToolCalled, Submitted]
+
+
+def parse_output(message: Mapping[str, Any]) -> Output | None:
+    """Return the output an iopub message carries, or None if it carries none (or a malformed one)."""
+    match message["header"]["msg_type"], message["content"]:
+        case "stream", {"name": str(name), "text": str(text)}:
+            return StreamText(name, text)
+        case "display_data" | "update_display_data", {"data": dict(data), "metadata": dict(metadata)}:
+            return DisplayData(data, metadata)
+        case "execute_result", {"data": dict(data), "metadata": dict(metadata)}:
+            return ExecuteResult(data, metadata)
+        case "error", {"ename": str(name), "evalue": str(text), "traceback": list(lines)}:
+            return CellError(name, text, "\n".join(map(str, lines)))
+        case _:
+            return None
+
+
+class Cell:
+    """Collects what belongs to one execute_request."""
+
+    def __init__(self, msg_id: str, *, max_output_chars: int | None = None) -> None:
+        self.msg_id = msg_id
+        self._outputs: list[Output] = []
+        self._open: list[str] = []  # texts of the stream that is being written; joined once
+        self._open_name = ""
+        self.replied = False
+        self.idle = False
+        self.failed_to_compile = False
+        self.submission: Sequence[Any] | None = None
+        self.value: Sequence[Any] | None = None
+        self.error: CellError | None = None
+        self._chars_left = None if max_output_chars is None else 2 * max_output_chars + _SLACK_CHARS
+        self._refused = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether reply and idle have both come."""
+        return self.replied and self.idle
+
+    @property
+    def outputs(self) -> list[Output]:
+        """What the cell showed so far, in order; neighbouring texts of one stream are one output."""
+        return [*self._outputs, *self._open_stream()]
+
+    def receive_reply(self, message: Mapping[str, Any]) -> None:
+        """Take the cell's execute_reply."""
+        self.replied = True
+        content = message["content"]
+        ours = message["metadata"].get(PREAMBLE_KEY)
+        self.failed_to_compile = isinstance(ours, dict) and ours.get("compiled") is False
+        if content.get("status") == "error" and self.error is None and self.submission is None:
+            name, text = str(content.get("ename", "Error")), str(content.get("evalue", ""))
+            self.error = CellError(name, text, "\n".join(map(str, content.get("traceback") or [])))
+        elif content.get("status") == "aborted":
+            self.error = CellError("Aborted", "the kernel did not run the cell", "")
+
+    def receive_iopub(self, message: Mapping[str, Any]) -> Iterator[Event]:
+        """Take an iopub message whose parent is this cell, and yield what it means."""
+        kind, content = message["header"]["msg_type"], message["content"]
+        if kind == "status":
+            self.idle = self.idle or content.get("execution_state") == "idle"
+        elif kind == "comm_msg":
+            yield from self._receive_request(content.get("data"), message.get("buffers", []))
+        elif (output := parse_output(message)) is not None and self._has_room(output):
+            self._add(output)
+            yield OutputArrived(output)
+
+    def text(self) -> str:
+        """Return what the cell printed and displayed, in order, without its last expression and error."""
+        parts = []
+        for output in self.outputs:
+            if isinstance(output, StreamText):
+                parts.append(output.text)
+            elif isinstance(output, DisplayData):
+                parts.append(f"{output.data.get('text/plain', '')}\n")
+        if self._refused:
+            parts.append(f"\n[... {self._refused} further outputs beyond the limit were left out ...]\n")
+        return "".join(parts)
+
+    def value_text(self) -> str | None:
+        """Return the repr of the last expression, or None if the cell showed none."""
+        for output in reversed(self.outputs):
+            if isinstance(output, ExecuteResult):
+                return str(output.data.get("text/plain", ""))
+        return None
+
+    def _receive_request(self, data: Any, buffers: Sequence[Any]) -> Iterator[Event]:
+        match data:
+            case {"op": "call", "id": int(call_id), "name": str(name)}:
+                yield ToolCalled(call_id, name, buffers)
+            case {"op": "submit"} if self.submission is None:
+                self.submission = buffers
+                yield Submitted(buffers)
+            case {"op": "value"}:
+                self.value = buffers
+
+    def _add(self, output: Output) -> None:
+        if isinstance(output, StreamText):
+            if output.name != self._open_name:
+                self._close_stream()
+                self._open_name = output.name
+            self._open.append(output.text)
+            return
+        self._close_stream()
+        if isinstance(output, CellError):
+            self.error = output
+        self._outputs.append(output)
+
+    def _open_stream(self) -> list[Output]:
+        return [StreamText(self._open_name, "".join(self._open))] if self._open else []
+
+    def _close_stream(self) -> None:
+        self._outputs += self._open_stream()
+        self._open, self._open_name = [], ""
+
+    def _has_room(self, output: Output) -> bool:
+        if self._chars_left is None:
+            return True
+        size = len(output.text) if isinstance(output, StreamText) else 0
+        if len(self._outputs) >= MAX_OUTPUTS or size > self._chars_left:
+            self._refused += 1
+            return False
+        self._chars_left -= size
+        return True

@@ -1,0 +1,223 @@
+"""The cell's end of the bridge: tool stubs, ``SUBMIT``, and the calls under way.
+
+Requests leave as ``comm_msg`` on iopub, behind whatever was printed before. Replies come as ``comm_msg`` on control, on
+ipykernel's control thread, which only completes a waiter; decoding is left to the thread that asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import inspect
+import itertools
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import comm
+
+from ..wire import values
+from ..wire.calls import COMM_TARGET, Preamble, ToolFailure, ToolSpec
+from .failures import ToolError, to_exception
+from .submit import make_submit
+
+Reply = tuple[dict[str, Any], Sequence[Any]]
+
+# What bind() put into the namespace and takes away again when the host no longer offers it.
+_SUBMIT, _TOOL_ERROR = "SUBMIT", "ToolError"
+
+
+class Bridge:
+    """One per kernel."""
+
+    def __init__(self, session: Any, iopub_socket: Any) -> None:
+        self._session, self._iopub = session, iopub_socket
+        self._comm_id: str | None = None
+        self._parent: dict[str, Any] = {}
+        self._waiting: dict[int, Callable[[Reply], None]] = {}
+        self._ids = itertools.count(1)
+        self._specs: dict[str, tuple[ToolSpec, Callable[..., Any]]] = {}
+        self._max_value_bytes: int | None = None
+        self._pid = os.getpid()
+        self._main_thread = threading.main_thread().ident
+        self.running: str | None = None  # msg_id of the cell whose code runs in the main thread
+
+    # --- the cell begins -------------------------------------------------------------------------
+
+    def begin_cell(self, parent: dict[str, Any], preamble: Preamble, namespace: dict[str, Any]) -> None:
+        """Bind what the host offers this cell into ``namespace``.
+
+        Tools and SUBMIT that code has overwritten come back, those no longer offered go, and the variables come last:
+        an input called like a tool is the input.
+        """
+        if self._comm_id is None:
+            self._comm_id = comm.create_comm(target_name=COMM_TARGET).comm_id
+        self._parent = {"header": parent["header"]}
+        self._max_value_bytes = preamble.max_value_bytes
+        self._bind_tools(preamble.tools, namespace)
+        namespace[_SUBMIT] = make_submit(preamble.fields, self._submit_sender(json_only=preamble.fields is None))
+        namespace.update(preamble.variables)
+
+    def _bind_tools(self, specs: Sequence[ToolSpec], namespace: dict[str, Any]) -> None:
+        for name, (_, stub) in list(self._specs.items()):
+            if name not in {spec.name for spec in specs}:
+                del self._specs[name]
+                if namespace.get(name) is stub:
+                    del namespace[name]
+        for spec in specs:
+            known = self._specs.get(spec.name)
+            # The same tool stays the same object: code may have stored it, and DSPy finds tools by identity.
+            stub = known[1] if known is not None and known[0] == spec else self._make_stub(spec)
+            self._specs[spec.name] = (spec, stub)
+            namespace[spec.name] = stub
+        if specs:
+            namespace.setdefault(_TOOL_ERROR, ToolError)
+
+    def _make_stub(self, spec: ToolSpec) -> Callable[..., Any]:
+        name = spec.name
+
+        def tool(*args: Any, **kwargs: Any) -> Any:
+            return self.call(name, args, kwargs)
+
+        async def aio(*args: Any, **kwargs: Any) -> Any:
+            return await self.acall(name, args, kwargs)
+
+        signature = _signature(spec)
+        for function in (tool, aio):
+            function.__name__ = function.__qualname__ = name
+            function.__doc__ = spec.doc or None
+            if signature is not None:
+                function.__signature__ = signature  # type: ignore[attr-defined]
+        tool.aio = aio  # type: ignore[attr-defined]
+        return tool
+
+    # --- calls to the host -----------------------------------------------------------------------
+
+    def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the host's tool ``name`` and wait for its result. Any thread may.
+
+        Raises:
+            ToolError: A subclass of it, if the tool failed on the host.
+            TypeError: If an argument has a type that cannot leave the sandbox.
+        """
+        inbox: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+        call_id = self._send_call(name, args, kwargs, inbox.put)
+        try:
+            reply = inbox.get()  # SIGINT interrupts this in the main thread
+        finally:
+            self._waiting.pop(call_id, None)
+        return _outcome(reply)
+
+    async def acall(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the host's tool ``name`` without blocking the cell's event loop."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Reply] = loop.create_future()
+
+        def complete(reply: Reply) -> None:
+            loop.call_soon_threadsafe(lambda: future.done() or future.set_result(reply))
+
+        call_id = self._send_call(name, args, kwargs, complete)
+        try:
+            reply = await future
+        finally:
+            self._waiting.pop(call_id, None)
+        return _outcome(reply)
+
+    def _send_call(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], complete: Callable[[Reply], None]
+    ) -> int:
+        if os.getpid() != self._pid:
+            raise RuntimeError(f"{name}() can be called from the cell and its threads, not from a child process")
+        try:
+            buffers = values.dumps([list(args), kwargs], max_bytes=self._max_value_bytes)
+        except (values.UnsupportedValue, values.ValueTooLarge) as error:
+            raise TypeError(f"{name}() cannot send this argument to the host: {error}") from None
+        call_id = next(self._ids)
+        self._waiting[call_id] = complete
+        self._send({"op": "call", "id": call_id, "name": name}, buffers)
+        return call_id
+
+    def _submit_sender(self, *, json_only: bool) -> Callable[[dict[str, Any]], None]:
+        def send(fields: dict[str, Any]) -> None:
+            answer = values.json_form(fields) if json_only else fields
+            try:
+                buffers = values.dumps(answer, max_bytes=self._max_value_bytes)
+            except (values.UnsupportedValue, values.ValueTooLarge) as error:
+                raise TypeError(f"SUBMIT() cannot send this answer: {error}. Convert it to plain Python first") from None
+            self._send({"op": "submit"}, buffers)
+
+        return send
+
+    def send_value(self, value: Any) -> None:
+        """Send the cell's last expression, where the codec carries it; else its repr has to do."""
+        try:
+            buffers = values.dumps(value, max_bytes=self._max_value_bytes)
+        except Exception:  # a hostile __iter__ or property of the value may raise anything
+            return
+        self._send({"op": "value"}, buffers)
+
+    def _send(self, data: dict[str, Any], buffers: Sequence[Any]) -> None:
+        # Both, and first: prints must not be overtaken by the message that follows them.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        content = {"comm_id": self._comm_id, "data": data}
+        topic = f"comm-{self._comm_id}".encode()
+        self._session.send(self._iopub, "comm_msg", content, parent=self._parent, ident=topic, buffers=list(buffers))
+
+    # --- replies, on the control thread -----------------------------------------------------------
+
+    def on_control(self, content: dict[str, Any], buffers: Sequence[Any], *, async_cell: bool) -> None:
+        """Take a ``comm_msg`` of the control channel. Late and unknown ones are dropped."""
+        data = content.get("data", {})
+        if data.get("op") == "raise":
+            self._raise_in_cell(data.get("cell"), async_cell)
+            return
+        complete = self._waiting.pop(data.get("id"), None)
+        if complete is not None:
+            complete((data, buffers))
+
+    def _raise_in_cell(self, msg_id: Any, async_cell: bool) -> None:
+        # Only into the cell that was meant: after its end the exception would hit kernel code. In an async cell a
+        # KeyboardInterrupt inside a task would escape the event loop and end the kernel; a cancellation does not.
+        if self.running is None or msg_id != self.running or self._main_thread is None:
+            return
+        error = asyncio.CancelledError if async_cell else KeyboardInterrupt
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._main_thread), ctypes.py_object(error))
+
+
+def _outcome(reply: Reply) -> Any:
+    data, buffers = reply
+    value = values.loads(buffers)
+    if data.get("op") == "error":
+        raise to_exception(ToolFailure.from_value(value))
+    return value
+
+
+class _Shown:
+    """A default value known by its repr only."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _signature(spec: ToolSpec) -> inspect.Signature | None:
+    if spec.parameters is None:
+        return None
+    kinds = list(inspect._ParameterKind)
+    try:
+        return inspect.Signature(
+            [
+                inspect.Parameter(
+                    p.name, kinds[p.kind], default=inspect.Parameter.empty if p.default is None else _Shown(p.default)
+                )
+                for p in spec.parameters
+            ]
+        )
+    except ValueError:
+        return None

@@ -1,0 +1,206 @@
+"""The kernel: ipykernel's IPythonKernel with our preamble, bridge, output and interrupts.
+
+Works on ipykernel 6.31 and 7.x; what it overrides exists in both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ipykernel.ipkernel import IPythonKernel
+from ipykernel.displayhook import ZMQShellDisplayHook
+from ipykernel.zmqshell import ZMQInteractiveShell
+from traitlets import Type
+
+from ..wire import values
+from ..wire.calls import PREAMBLE_KEY, Preamble
+from ..wire.errors import RemoteProtocolError
+from .bridge import Bridge
+from .failures import ToolError
+from .output import CellStream, OutputBudget
+from .submit import SubmitSignal
+
+OUR_CODE = str(Path(__file__).parent)
+_DELIMITER = b"<IDS|MSG>"
+
+
+class DisplayHook(ZMQShellDisplayHook):  # type: ignore[misc]
+    """Shows the last expression; a text beyond the cell's limit is cut like printed output."""
+
+    budget: OutputBudget | None = None
+
+    def write_format_data(self, format_dict: dict[str, Any], md_dict: Any = None) -> None:
+        """Put the representations into the execute_result message."""
+        if self.budget is not None and "text/plain" in format_dict:
+            format_dict["text/plain"] = self.budget.clip(format_dict["text/plain"])
+        super().write_format_data(format_dict, md_dict)
+
+
+class Shell(ZMQInteractiveShell):  # type: ignore[misc]
+    """IPython's shell, with tracebacks of the model's own lines."""
+
+    displayhook_class = Type(DisplayHook)
+
+    def _get_exc_info(self, exc_tuple: Any = None) -> Any:
+        etype, value, tb = super()._get_exc_info(exc_tuple)
+        return etype, value, _without_our_frames(tb)
+
+    def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
+        if isinstance(evalue, ToolError):
+            # str(evalue) begins with its type, and so does a traceback's last line: once is enough.
+            stb = [*stb[:-1], str(stb[-1]).replace(f"{evalue.type}: {evalue}", str(evalue), 1)]
+            evalue = evalue.message
+        super()._showtraceback(etype, evalue, stb)
+
+
+def _without_our_frames(tb: types.TracebackType | None) -> types.TracebackType | None:
+    kept = []
+    while tb is not None:
+        if not tb.tb_frame.f_code.co_filename.startswith(OUR_CODE):
+            kept.append(tb)
+        tb = tb.tb_next
+    for entry, following in zip(kept, [*kept[1:], None]):
+        entry.tb_next = following
+    return kept[0] if kept else None
+
+
+class Kernel(IPythonKernel):  # type: ignore[misc]
+    """One session's kernel."""
+
+    shell_class = Type(Shell)
+    _execute_sleep = 0  # half a millisecond a cell, a mitigation that a flush before the reply makes needless
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._bridge = Bridge(self.session, self.iopub_socket)
+        self._preamble: Preamble | None = None
+        self._budget: OutputBudget
+        self._refusal: str | None = None
+        self._async_cell = False
+        self._failed_to_compile = False
+        self._cells = 0
+        self.shell.events.register("post_run_cell", self._after_cell)
+        self.shell.set_custom_exc((SubmitSignal,), lambda *_: [])
+        # IPython keeps every printed string of the session for its history of outputs; a cap on output needs that off.
+        if hasattr(self.shell, "_tee"):
+            self.shell._tee = lambda channel: contextlib.nullcontext()
+        _silence_submit_in_threads()
+
+    # --- a cell ------------------------------------------------------------------------------------
+
+    async def execute_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
+        """Apply the preamble in the request's buffers, then run the cell as ipykernel does."""
+        self._preamble, self._refusal, self._failed_to_compile = None, None, False
+        if PREAMBLE_KEY in parent.get("metadata", {}):
+            self._apply_preamble(parent)
+        self._bridge.running = parent["header"]["msg_id"]
+        try:
+            await super().execute_request(stream, ident, parent)
+        finally:
+            self._bridge.running = None
+
+    def _apply_preamble(self, parent: dict[str, Any]) -> None:
+        buffers, parent["buffers"] = parent["buffers"], []  # ipykernel keeps the request as parent; not the payload
+        try:
+            preamble = Preamble.from_value(values.loads(buffers))
+        except (RemoteProtocolError, KeyError, TypeError, ValueError) as error:
+            self._refusal = f"the kernel cannot read the cell's preamble: {error}"
+            return
+        self._cells += 1
+        budget = OutputBudget(preamble.max_output_chars, Path(os.environ["DAYTONA_KERNEL_FOLDER"]), f"output-{self._cells}.txt")
+        for output in (sys.stdout, sys.stderr):
+            if isinstance(output, CellStream):
+                output.budget = budget
+        self.shell.displayhook.budget = self._budget = budget
+        self._preamble = preamble
+        self._bridge.begin_cell(parent, preamble, self.shell.user_ns)
+
+    async def do_execute(self, code: str, *args: Any, cell_meta: Any = None, cell_id: Any = None, **kwargs: Any) -> Any:
+        """Run the cell, or refuse it if its preamble could not be applied."""
+        if self._refusal is None:
+            return await super().do_execute(code, *args, cell_meta=cell_meta, cell_id=cell_id, **kwargs)
+        failure = {"ename": "PreambleError", "evalue": self._refusal, "traceback": []}
+        self.send_response(self.iopub_socket, "error", failure)
+        return {"status": "error", "execution_count": self.execution_count, "payload": [], **failure}
+
+    def _after_cell(self, result: Any) -> None:
+        if self._preamble is None or result is None:
+            return
+        self._failed_to_compile = result.error_before_exec is not None
+        for output in (sys.stdout, sys.stderr):
+            if isinstance(output, CellStream):
+                output.end_cell()
+        wants_raw = any(name.startswith("__dspy_") for name in self._preamble.variables)
+        if result.result is not None and result.error_in_exec is None and (wants_raw or not self._budget.clipped):
+            self._bridge.send_value(result.result)
+
+    def finish_metadata(self, parent: Any, metadata: dict[str, Any], reply_content: dict[str, Any]) -> dict[str, Any]:
+        """Tell the host whether the code failed before any of it ran."""
+        metadata = super().finish_metadata(parent, metadata, reply_content)
+        metadata[PREAMBLE_KEY] = {"compiled": not self._failed_to_compile}
+        return metadata
+
+    # --- control: replies and interrupts -------------------------------------------------------------
+
+    async def dispatch_control(self, msg: Any) -> None:
+        """Handle the bridge's replies here, other control messages as ipykernel does.
+
+        ipykernel would publish busy and idle and flush twice for each; comm_manager would fire IPython's
+        pre_execute hooks in the middle of the cell.
+        """
+        if _message_type(msg) != "comm_msg":
+            await super().dispatch_control(msg)
+            return
+        try:
+            _, frames = self.session.feed_identities(msg, copy=False)
+            message = self.session.deserialize(frames, content=True, copy=False)
+        except Exception:
+            self.log.error("Invalid control message", exc_info=True)
+            return
+        self._bridge.on_control(message["content"], message["buffers"], async_cell=self._async_cell)
+
+    @contextlib.contextmanager
+    def _cancel_on_sigint(self, future: Any) -> Iterator[None]:
+        """Let SIGINT cancel an async cell, also one that only waits.
+
+        ipykernel schedules the cancellation from the signal handler without waking the event loop, so a top-level await
+        would sleep on until something else wakes it (ipython/ipykernel#1239).
+        """
+        loop = asyncio.get_running_loop()
+        previous = signal.signal(signal.SIGINT, lambda *_: loop.call_soon_threadsafe(future.cancel))
+        self._async_cell = True
+        try:
+            yield
+        finally:
+            self._async_cell = False
+            signal.signal(signal.SIGINT, previous)
+
+
+def _message_type(frames: Any) -> str | None:
+    """Return the ``msg_type`` of a raw message, without checking its signature (whoever handles it does)."""
+    raw = [bytes(frame.buffer) if len(frame.buffer) < 4096 else b"" for frame in frames[:8]]
+    try:
+        header = json.loads(raw[raw.index(_DELIMITER) + 2])
+        return str(header["msg_type"])
+    except (ValueError, IndexError, KeyError, TypeError):
+        return None
+
+
+def _silence_submit_in_threads() -> None:
+    previous = threading.excepthook
+
+    def hook(args: Any) -> None:
+        if args.exc_type is not SubmitSignal:
+            previous(args)
+
+    threading.excepthook = hook

@@ -1,0 +1,90 @@
+"""The kernel process: imports, waits for its order, serves, and ends when its relay is gone.
+
+``python -m daytona_kernel_interp.guest.kernel_app ORDER_FD READY_FD``. The relay starts it before anybody asks for a
+kernel, so the imports (most of a cold start) overlap with the relay's own. The order, one JSON line on ORDER_FD, has the session key
+and the connection file's path; the answer, one JSON line on READY_FD, the ports that were bound. ORDER_FD is then the
+lifeline: at its end the kernel ends with its whole process group.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+import ipykernel.kernelapp
+from traitlets.config import Config
+
+from . import kernel as our_kernel
+from .output import CellStream
+
+LIFELINE_GRACE_S = 1.0  # for atexit hooks, between SIGTERM and SIGKILL
+
+
+class KernelApp(ipykernel.kernelapp.IPKernelApp):  # type: ignore[misc]
+    """IPKernelApp without the configuration files of whoever owns the machine."""
+
+    def load_config_file(self, *args: Any, **kwargs: Any) -> None:
+        """Load nothing: the kernel is the same wherever it runs."""
+
+    def init_iopub(self, context: Any) -> None:
+        """Bind iopub without a high-water mark: PUB drops what exceeds it, the idle status included."""
+        context.sndhwm = 0
+        super().init_iopub(context)
+
+
+def configuration(key: str) -> Config:
+    """Return the kernel's whole configuration."""
+    config = Config()
+    config.Session.key = key.encode("ascii")
+    config.KernelApp.kernel_class = our_kernel.Kernel
+    config.KernelApp.outstream_class = f"{CellStream.__module__}.{CellStream.__qualname__}"
+    config.KernelApp.exec_PYTHONSTARTUP = False
+    config.HistoryManager.enabled = False  # a commit to sqlite for every cell is the largest cost of an execute
+    config.InteractiveShell.colors = "NoColor"
+    config.InteractiveShell.xmode = "Plain"
+    config.PlainTextFormatter.pprint = False  # the text of a value is its repr
+    return config
+
+
+def main() -> None:
+    """Run one kernel for the relay that started this process."""
+    order_fd, ready_fd = int(sys.argv[1]), int(sys.argv[2])
+    for fd in (order_fd, ready_fd):
+        os.set_inheritable(fd, False)
+    order = _read_order(order_fd)
+    app = KernelApp.instance(connection_file=order["connection_file"], config=configuration(order["key"]))
+    app.initialize([])
+    threading.Thread(target=_end_with_relay, args=(order_fd,), name="lifeline", daemon=True).start()
+    ports = {f"{name}_port": getattr(app, f"{name}_port") for name in ("shell", "iopub", "stdin", "control", "hb")}
+    os.write(ready_fd, json.dumps(ports).encode("ascii") + b"\n")
+    os.close(ready_fd)
+    app.start()
+
+
+def _read_order(fd: int) -> dict[str, Any]:
+    line = b""
+    while not line.endswith(b"\n"):
+        piece = os.read(fd, 4096)
+        if not piece:
+            sys.exit(0)  # never needed
+        line += piece
+    order: dict[str, Any] = json.loads(line)
+    return order
+
+
+def _end_with_relay(fd: int) -> None:
+    os.read(fd, 1)  # returns at the relay's end only
+    group = os.getpgrp()
+    try:
+        os.killpg(group, signal.SIGTERM)
+    finally:
+        threading.Event().wait(LIFELINE_GRACE_S)
+        os.killpg(group, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""The kernel's stdout and stderr: bounded per cell, whole in a file, safe for any character.
+
+Stands in for ipykernel's ``OutStream`` through ``IPKernelApp.outstream_class``; a wrapper set in a cell would be undone
+by IPython, which swaps ``stream.write`` around every cell.
+"""
+
+from __future__ import annotations
+
+import array
+import codecs
+import fcntl
+import os
+import select
+import termios
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from ipykernel.iostream import OutStream
+
+SPOOL_BYTES = 256 << 20
+_READ_BYTES = 64 * 1024
+_DRAIN_S = 0.5  # a child process that floods the pipe does not hold the cell's end for longer
+
+
+class OutputBudget:
+    """What one cell may still send: the head live, the tail when the cell is over, everything to a file.
+
+    stdout and stderr share it, so the cut is one place in the text.
+    """
+
+    def __init__(self, limit_chars: int | None, folder: Path, name: str) -> None:
+        self._limit = limit_chars
+        self._head_left = limit_chars // 2 if limit_chars is not None else 0
+        self._tail_chars = limit_chars - self._head_left if limit_chars is not None else 0
+        self._tail: list[str] = []
+        self._tail_size = 0
+        self._dropped = 0
+        self._path = folder / name
+        self._spool: Any = None
+        self._spooled = 0
+        self._head: list[str] = []
+        self._lock = threading.Lock()
+        self.clipped = False  # whether a displayed text was cut
+
+    def take(self, text: str) -> str:
+        """Return the part of ``text`` that goes out now; the rest is kept for :meth:`close`."""
+        if self._limit is None:
+            return text
+        with self._lock:
+            now, rest = text[: self._head_left], text[self._head_left :]
+            self._head_left -= len(now)
+            if self._spool is None and now:
+                self._head.append(now)
+            if rest:
+                self._keep(rest)
+            return now
+
+    def close(self) -> str:
+        """Return what is still to be sent: the note on what was left out, and the tail."""
+        with self._lock:
+            if not self._tail:
+                return ""
+            tail = "".join(self._tail)
+            dropped = self._dropped + max(0, len(tail) - self._tail_chars)
+            tail = tail[-self._tail_chars :]
+            self._tail, self._tail_size, self._dropped = [], 0, 0
+            if self._spool is not None:
+                self._spool.close()
+            return f"\n[... {dropped:,} characters left out; {self._whole()} ...]\n{tail}" if dropped else tail
+
+    def clip(self, text: str) -> str:
+        """Return a displayed text, its middle left out where it exceeds the whole limit."""
+        if self._limit is None or len(text) <= self._limit:
+            return text
+        self.clipped = True
+        head, tail = text[: self._limit // 2], text[len(text) - self._limit // 2 :]
+        return f"{head}\n[... {len(text) - len(head) - len(tail):,} characters left out ...]\n{tail}"
+
+    def _keep(self, text: str) -> None:
+        self._write_spool(text)
+        self._tail.append(text)
+        self._tail_size += len(text)
+        if self._tail_size > 2 * self._tail_chars + _READ_BYTES:
+            joined = "".join(self._tail)
+            self._dropped += len(joined) - self._tail_chars
+            self._tail = [joined[-self._tail_chars :]]
+            self._tail_size = self._tail_chars
+
+    def _write_spool(self, text: str) -> None:
+        try:
+            if self._spool is None:
+                self._spool = self._path.open("w", encoding="utf-8")
+                self._write_pieces("".join(self._head))
+                self._head = []
+            self._write_pieces(text)
+        except (OSError, ValueError):  # a full disk, or a late write to the closed file, must not break the cell
+            pass
+
+    def _write_pieces(self, text: str) -> None:
+        # In pieces: encoding a whole 1 GB string at once would double it.
+        for start in range(0, len(text), 1 << 20):
+            piece = text[start : start + (1 << 20)]
+            if self._spooled + 4 * len(piece) > SPOOL_BYTES:
+                self._spooled = SPOOL_BYTES
+                return
+            self._spooled += self._spool.write(piece)
+
+    def _whole(self) -> str:
+        if self._spool is None:
+            return "the whole could not be written to a file"
+        if self._spooled >= SPOOL_BYTES:
+            return f"the first {SPOOL_BYTES >> 20} MB are in {self._path}"
+        return f"the whole is in {self._path}"
+
+
+class CellStream(OutStream):  # type: ignore[misc]
+    """``OutStream`` with a budget per cell, and without three of its defects.
+
+    Lone surrogates are escaped (ipykernel's JSON packer raises on them and the output is lost); what child processes
+    write is decoded across reads (ipykernel cuts at 1000 bytes, also inside a character); a flush with nothing
+    buffered does not wait for the iopub thread.
+    """
+
+    flush_interval = 0.02
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.budget: OutputBudget | None = None
+        self._pipe_lock = threading.Lock()
+        super().__init__(*args, **kwargs)
+
+    def write(self, string: str) -> int | None:
+        """Write ``string``, as far as the cell's budget reaches; always reports all of it as written."""
+        if not isinstance(string, str):
+            raise TypeError(f"write() argument must be str, not {type(string).__name__}")
+        text = _printable(string)
+        if self.budget is not None:
+            text = self.budget.take(text)
+        if text:
+            super().write(text)
+        return len(string)
+
+    def flush(self) -> None:
+        """Send what is buffered. What was handed to the iopub thread already stays in order without a wait."""
+        if self._buffers or self._flush_pending:
+            super().flush()
+
+    def end_cell(self) -> None:
+        """Take in what child processes wrote, then send the rest of the budget."""
+        self._drain_pipe()
+        budget, self.budget = self.budget, None
+        if budget is not None:
+            rest = budget.close()
+            if rest:
+                super().write(rest)
+
+    def _drain_pipe(self) -> None:
+        if not self._should_watch:
+            return
+        deadline = time.monotonic() + _DRAIN_S
+        while time.monotonic() < deadline:
+            with self._pipe_lock:  # bytes leave the pipe only under this lock, and are written before it is released
+                if not _readable_bytes(self._fid):
+                    return
+            time.sleep(0.0005)
+
+    def _watch_pipe_fd(self) -> None:
+        decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        poll = select.poll()
+        poll.register(self._fid, select.POLLIN)
+        try:
+            while self._should_watch:
+                poll.poll()
+                with self._pipe_lock:
+                    data = os.read(self._fid, _READ_BYTES)
+                    if not data or not self._should_watch:
+                        return
+                    if self.name == "stderr":  # for the relay, which keeps the tail in case the kernel dies
+                        os.write(self._original_stdstream_copy, data)
+                    text = decoder.decode(data)
+                    if text:
+                        self.write(text)
+        except Exception:
+            import sys
+
+            self._exc = sys.exc_info()
+
+
+def _readable_bytes(fd: int) -> int:
+    count = array.array("i", [0])
+    fcntl.ioctl(fd, termios.FIONREAD, count)
+    return count[0]
+
+
+def _printable(text: str) -> str:
+    if text.isascii():
+        return text
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text

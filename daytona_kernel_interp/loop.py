@@ -1,0 +1,100 @@
+"""Background event loops, and the only place where sync and async code cross.
+
+One loop a process carries all sandboxes, tunnels and kernels (:func:`io_loop`). It runs no code of users: their
+async tools get loops of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_CANCEL_S = 30.0  # what a cancelled coroutine may take to clean up, e.g. to interrupt its cell
+
+
+class LoopThread:
+    """An event loop in a daemon thread of its own."""
+
+    def __init__(self, name: str) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+        self.loop.close()
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Start ``coroutine`` on the loop; callable from any thread."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run ``coroutine`` on the loop and wait for its result.
+
+        When the wait is broken (Ctrl-C), the coroutine is cancelled and given time to clean up; a second Ctrl-C
+        leaves at once.
+        """
+        if threading.current_thread() is self._thread:
+            coroutine.close()
+            raise RuntimeError("a sync call from the event loop's own thread would wait for itself")
+        ended = threading.Event()
+        future = self.submit(_and_then(coroutine, ended))
+        try:
+            return future.result()
+        except BaseException:
+            if not future.done():
+                future.cancel()
+                ended.wait(_CANCEL_S)
+            raise
+
+    async def arun(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run ``coroutine`` on the loop while the caller's own loop goes on. Cancelling waits for its clean-up."""
+        ended = threading.Event()
+        future = self.submit(_and_then(coroutine, ended))
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            await asyncio.get_running_loop().run_in_executor(None, ended.wait, _CANCEL_S)
+            raise
+
+    def stop(self) -> None:
+        """Stop the loop; its thread ends and closes it."""
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+
+async def _and_then(coroutine: Coroutine[Any, Any, T], ended: threading.Event) -> T:
+    try:
+        return await coroutine
+    finally:
+        ended.set()
+
+
+_io_loop: LoopThread | None = None
+_lock = threading.Lock()
+
+
+def io_loop() -> LoopThread:
+    """Return the process's I/O loop, started at its first use."""
+    global _io_loop
+    with _lock:
+        if _io_loop is None:
+            _io_loop = LoopThread("daytona-kernel-io")
+        return _io_loop
+
+
+def _forget_after_fork() -> None:
+    # The child has the object but not the thread. Its parent's sandboxes are not its own to use.
+    global _io_loop, _lock
+    _io_loop, _lock = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)

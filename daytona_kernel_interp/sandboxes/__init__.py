@@ -1,0 +1,1 @@
+"""Where the kernel runs: frozen, picklable descriptions, and the running sandboxes they start."""

@@ -1,0 +1,41 @@
+"""Defaults and environment variables, read when they are needed and never at import."""
+
+from __future__ import annotations
+
+import os
+
+SANDBOX_VARIABLE = "DAYTONA_KERNEL_SANDBOX"
+RLM_KEYWORD_VARIABLE = "DAYTONA_KERNEL_RLM_KEYWORD"
+DAYTONA_KEY_VARIABLE = "DAYTONA_API_KEY"
+
+MAX_OUTPUT_CHARS = 200_000
+MAX_VALUE_BYTES = 256 << 20
+
+START_S = 60.0  # from create to a kernel that answers
+DIAL_S = 10.0
+
+# The timeout ladder. Interrupts reach most code within milliseconds; what does not react to any is in native code
+# that never looks at signals, and only then the kernel has to die.
+INTERRUPT_S = 0.5
+ASYNC_EXCEPTION_S = 0.5
+LAST_INTERRUPT_S = 4.0
+AFTER_SUBMIT_S = 5.0  # a cell that goes on after SUBMIT is interrupted
+REPLY_GRACE_S = 1.0  # idle without reply after an interrupt, or reply without idle
+
+MAX_TOOL_THREADS = 64  # per interpreter
+MAX_PENDING_CALLS = 4096  # of one cell
+
+
+def sandbox_choice() -> str | None:
+    """Return the sandbox named in the environment, if any."""
+    return os.environ.get(SANDBOX_VARIABLE) or None
+
+
+def has_daytona_key() -> bool:
+    """Return whether a Daytona key is set."""
+    return bool(os.environ.get(DAYTONA_KEY_VARIABLE))
+
+
+def rlm_keyword_wanted() -> bool:
+    """Return whether ``dspy.RLM`` may get its ``interpreter=`` keyword back."""
+    return os.environ.get(RLM_KEYWORD_VARIABLE, "").lower() not in ("off", "0", "false", "no")

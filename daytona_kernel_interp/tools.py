@@ -1,0 +1,255 @@
+"""The host's end of the bridge: bind a call to its tool, run it, encode what it gave."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import contextvars
+import difflib
+import inspect
+import keyword
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from .loop import LoopThread
+from .settings import MAX_TOOL_THREADS
+from .wire import values
+from .wire.calls import Parameter, ToolFailure, ToolSpec
+
+Tool = Callable[..., Any]
+Invoke = Callable[[str, dict[str, Any]], Any]
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+# What models write for the parameter of DSPy's own sub-LM tools. A wrong guess would cost an iteration of the run.
+NEAR_MISSES: Mapping[str, tuple[str, Sequence[str]]] = {
+    "llm_query": ("prompt", ("query", "question", "text", "message", "input", "content", "prompts")),
+    "llm_query_batched": ("prompts", ("queries", "questions", "texts", "messages", "inputs", "batch", "prompt", "prompt_list")),
+}
+
+
+class InvalidTool(ValueError):
+    """A tool that cannot be offered to a cell."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What goes back to the cell: ``op`` is ``result`` or ``error``."""
+
+    op: str
+    buffers: list[values.Buffer]
+
+
+def describe(name: str, tool: Tool) -> ToolSpec:
+    """Return what the cell may know of ``tool``.
+
+    Raises:
+        InvalidTool: If the name is no identifier, or the tool not callable.
+    """
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+        raise InvalidTool(f"Invalid tool name {name!r}: a tool is called by its name, so it must be a Python identifier")
+    if not callable(tool):
+        raise InvalidTool(f"Tool {name!r} is not callable but a {type(tool).__name__}: pass a function")
+    doc = inspect.getdoc(tool) or ""
+    signature = _signature(tool)
+    if signature is None:
+        return ToolSpec(name, doc)
+    parameters = signature.parameters.values()
+    return ToolSpec(name, doc, tuple(Parameter(p.name, int(p.kind), _shown_default(p)) for p in parameters))
+
+
+def bind(name: str, tool: Tool, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the call's arguments by name, as the tool's signature binds them.
+
+    Keyword arguments of a ``**kwargs`` stand beside the others; those of an ``*args`` under its name, as a tuple.
+
+    Raises:
+        TypeError: If they do not fit; the text names a close match for an unknown keyword.
+    """
+    kwargs = _mend_keywords(name, kwargs)
+    signature = _signature(tool)
+    if signature is None:
+        return {**{f"arg{i}": value for i, value in enumerate(args)}, **kwargs}
+    try:
+        arguments = dict(signature.bind(*args, **kwargs).arguments)
+    except TypeError as error:
+        raise TypeError(f"{name}() {error}{_hint(signature, kwargs)}. Signature: {name}{_plain(signature)}") from None
+    for parameter in signature.parameters.values():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            arguments.update(arguments.pop(parameter.name, {}))
+    return arguments
+
+
+def call(tool: Tool, arguments: Mapping[str, Any]) -> Any:
+    """Call ``tool`` with arguments as :func:`bind` returns them: by keyword wherever the signature lets us.
+
+    DSPy's own wrappers take keywords only, whatever the signature they show.
+    """
+    rest = dict(arguments)
+    signature = _signature(tool)
+    if signature is None:
+        args = [rest.pop(name) for name in list(rest) if name.startswith("arg") and name[3:].isdigit()]
+        return tool(*args, **rest)
+    variable = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_POSITIONAL), None)
+    args = []
+    for parameter in signature.parameters.values():
+        by_position = parameter.kind is parameter.POSITIONAL_ONLY or (rest.get(variable or "") and parameter.kind in _POSITIONAL)
+        if by_position and parameter.name in rest:
+            args.append(rest.pop(parameter.name))
+        elif parameter.name == variable:
+            args.extend(rest.pop(variable, ()))
+    return tool(*args, **rest)
+
+
+def failure(error: BaseException) -> ToolFailure:
+    """Return the facts of a tool's exception that the cell may see."""
+    bases = [
+        cls.__name__
+        for cls in type(error).__mro__
+        if getattr(builtins, cls.__name__, None) is cls and issubclass(cls, Exception) and cls is not Exception
+    ]
+    try:
+        message = str(error)
+    except Exception:
+        message = ""
+    return ToolFailure(type(error).__name__, tuple(bases), message)
+
+
+class ToolRunner:
+    """Runs one interpreter's tool calls: each in a worker thread, in its own copy of the caller's context."""
+
+    def __init__(self, invoke: Invoke, max_value_bytes: int | None) -> None:
+        self._invoke, self._max_value_bytes = invoke, max_value_bytes
+        self._threads = ThreadPoolExecutor(MAX_TOOL_THREADS, thread_name_prefix="daytona-kernel-tool")
+        self._async_loop: LoopThread | None = None
+        self._awaiting: set[Future[Any]] = set()
+        self._context = contextvars.copy_context()
+        self._caller_loop: asyncio.AbstractEventLoop | None = None
+        self._tools: Mapping[str, Tool] = {}
+
+    def begin_cell(
+        self, tools: Mapping[str, Tool], context: contextvars.Context, caller_loop: asyncio.AbstractEventLoop | None
+    ) -> None:
+        """Offer ``tools`` until the next cell. Their calls see ``context``.
+
+        Async tools run on ``caller_loop`` if there is one that is free to run them, else on a loop of their own.
+        """
+        self._tools, self._context, self._caller_loop = dict(tools), context, caller_loop
+
+    def end_cell(self) -> None:
+        """Cancel the async calls that nobody waits for any more. Threads cannot be stopped; their results are dropped."""
+        for future in list(self._awaiting):
+            future.cancel()
+
+    async def run(self, name: str, buffers: Sequence[values.Buffer]) -> Reply:
+        """Run one call and return the reply to its cell.
+
+        Raises:
+            BaseException: What the tool raised, if it is no Exception: KeyboardInterrupt and the like are the host's.
+        """
+        context = self._context.copy()  # one Context cannot be entered twice at a time
+        return await asyncio.get_running_loop().run_in_executor(self._threads, context.run, self._work, name, buffers)
+
+    def close(self) -> None:
+        """Take no further calls; does not wait for those under way."""
+        self.end_cell()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._async_loop is not None:
+            self._async_loop.stop()
+            self._async_loop = None
+
+    def wait_for(self, awaitable: Awaitable[Any]) -> Any:
+        """Run what an async tool returned, from its worker thread, and return its result."""
+        loop = self._caller_loop
+        if loop is None:
+            if self._async_loop is None:
+                self._async_loop = LoopThread("daytona-kernel-async-tools")
+            loop = self._async_loop.loop
+        future: Future[Any] = Future()
+        task: list[asyncio.Future[Any]] = []
+
+        def start() -> None:
+            task.append(asyncio.ensure_future(awaitable))
+            task[0].add_done_callback(lambda done: _copy_outcome(done, future))
+
+        def cancel(cancelled: Future[Any]) -> None:
+            if cancelled.cancelled() and task:
+                loop.call_soon_threadsafe(task[0].cancel)
+
+        future.add_done_callback(cancel)
+        self._awaiting.add(future)
+        try:
+            # A task copies the context it is created in, which is this call's own copy.
+            loop.call_soon_threadsafe(start, context=contextvars.copy_context())
+            return future.result()
+        finally:
+            self._awaiting.discard(future)
+
+    def _work(self, name: str, buffers: Sequence[values.Buffer]) -> Reply:
+        try:
+            tool = self._tools.get(name)
+            if tool is None:
+                raise NameError(f"the host offers no tool {name!r}")
+            args, kwargs = values.loads(buffers)
+            return Reply("result", self._encode(self._invoke(name, bind(name, tool, args, kwargs))))
+        except Exception as error:
+            return Reply("error", values.dumps(failure(error).to_value()))
+
+    def _encode(self, result: Any) -> list[values.Buffer]:
+        try:
+            return values.dumps(result, max_bytes=self._max_value_bytes)
+        except values.UnsupportedValue:
+            return values.dumps(str(result), max_bytes=self._max_value_bytes)  # as DSPy's own interpreters do
+
+
+def _copy_outcome(done: asyncio.Future[Any], future: Future[Any]) -> None:
+    if future.cancelled():
+        return
+    if done.cancelled():
+        future.set_exception(asyncio.CancelledError())
+    elif (error := done.exception()) is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(done.result())
+
+
+def _signature(tool: Tool) -> inspect.Signature | None:
+    try:
+        return inspect.signature(tool)
+    except (TypeError, ValueError):
+        return None  # builtins without one
+
+
+def _shown_default(parameter: inspect.Parameter) -> str | None:
+    if parameter.default is parameter.empty:
+        return None
+    try:
+        return repr(parameter.default)
+    except Exception:
+        return "..."
+
+
+def _plain(signature: inspect.Signature) -> inspect.Signature:
+    bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    return signature.replace(parameters=bare, return_annotation=inspect.Signature.empty)
+
+
+def _mend_keywords(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    mended = dict(kwargs)
+    if name in NEAR_MISSES:
+        wanted, misses = NEAR_MISSES[name]
+        for miss in misses:
+            if miss in mended and wanted not in mended:
+                mended[wanted] = mended.pop(miss)
+    return mended
+
+
+def _hint(signature: inspect.Signature, kwargs: Mapping[str, Any]) -> str:
+    names = list(signature.parameters)
+    for keyword_name in kwargs:
+        if keyword_name not in names:
+            close = difflib.get_close_matches(keyword_name, names, n=1)
+            return f"; did you mean {close[0]!r}?" if close else ""
+    return ""

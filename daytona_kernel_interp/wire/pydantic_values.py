@@ -1,0 +1,24 @@
+"""Adapter for pydantic models; imported only where pydantic is loaded already."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from .values import Record
+
+
+def adapt(value: Any) -> tuple[Any] | None:
+    """Return what stands for ``value``, in a tuple of one, or None if it is no model.
+
+    A model with a serializer of its own (dspy.Image and its kin) crosses as what that serializer returns, since its
+    author chose it. Any other crosses as a record of its fields, whose values keep their types.
+    """
+    if not isinstance(value, BaseModel):
+        return None
+    cls = type(value)
+    if cls.__pydantic_decorators__.model_serializers:
+        return (value.model_dump(),)
+    fields = {name: getattr(value, name) for name in cls.model_fields}
+    return (Record(cls.__name__, {**fields, **(value.model_extra or {})}),)

@@ -1,0 +1,400 @@
+"""Values: one codec for variables, tool arguments and results, and what SUBMIT carries.
+
+A value becomes a list of buffers. The first is ASCII JSON; the others are what was too large for it, in order.
+JSON's own types stand for themselves. Whatever JSON lacks is an object with the key ``"$"``, its tag:
+
+=================== ============================================= =================================
+tag                  ``"v"``                                       Python
+=================== ============================================= =================================
+``tuple``            list                                          tuple
+``set``              list                                          set
+``frozenset``        list                                          frozenset
+``dict``             list of [key, value]                          dict with other keys than str, or a key ``"$"``
+``bytes``            base64 text                                   bytes (bytearray, memoryview)
+``str_at``           index of a buffer, UTF-8                      str of 64 KiB or more
+``bytes_at``         index of a buffer                             bytes of 64 KiB or more
+``float``            ``"nan"``, ``"inf"``, ``"-inf"``              float
+``int``              hexadecimal text                              int beyond 64 bits
+``complex``          [real, imag]                                  complex
+``datetime``         ISO 8601 text                                 datetime.datetime
+``date``             ISO 8601 text                                 datetime.date
+``time``             ISO 8601 text                                 datetime.time
+``timedelta``        [days, seconds, microseconds]                 datetime.timedelta
+``decimal``          text                                          decimal.Decimal
+``uuid``             text                                          uuid.UUID
+``path``             text                                          pathlib.Path
+``record``           [class name, [[field, value], ...], is tuple] :class:`Record`
+=================== ============================================= =================================
+
+Lone surrogates cross as JSON's own escapes. An Enum crosses as its value; dataclasses, namedtuples and pydantic
+models as records: the far side never imports a class by a name that came over the wire. Nothing is pickled, and
+decoding builds the types of this table only.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import datetime
+import decimal
+import enum
+import json
+import pathlib
+import sys
+import uuid
+from collections import abc
+from collections.abc import Callable, Sequence
+from typing import Any, Union
+
+from .errors import RemoteProtocolError
+
+VALUES_VERSION = 1
+
+Buffer = Union[bytes, bytearray, memoryview]
+
+MAX_VALUE_BYTES = 256 << 20
+MAX_DEPTH = 200  # json.loads and our walk both recurse; Python's default limit is 1000 frames
+LARGE_BYTES = 64 * 1024  # from here on a buffer of its own beats escaping into JSON
+_INT_BITS = 63
+_TAG = "$"
+
+
+class UnsupportedValue(TypeError):
+    """No codec carries this value."""
+
+
+class ValueTooLarge(ValueError):
+    """The encoded value exceeds the limit in bytes."""
+
+
+class Record(dict[str, Any]):
+    """Fields of a dataclass, namedtuple or model whose class is unknown on this side.
+
+    A dict, so that ``json.dumps`` and pydantic take it; its fields also read as attributes. ``record_type`` is
+    the name of the class it was.
+    """
+
+    record_type: str
+
+    def __init__(self, record_type: str, fields: abc.Mapping[str, Any]) -> None:
+        super().__init__(fields)
+        object.__setattr__(self, "record_type", record_type)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"{self.record_type} has no field {name!r}") from None
+
+    def __repr__(self) -> str:
+        return f"{self.record_type}({', '.join(f'{k}={v!r}' for k, v in self.items())})"
+
+
+class SequenceRecord(Record):
+    """A namedtuple's record: integer indices and slices read it by position."""
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, (int, slice)):
+            return list(self.values())[key]
+        return super().__getitem__(key)
+
+
+def dumps(value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES) -> list[Buffer]:
+    """Return the buffers that carry ``value``.
+
+    Raises:
+        UnsupportedValue: If it, or something in it, has a type that no codec carries, or nests too deeply.
+        ValueTooLarge: If the buffers together exceed ``max_bytes``.
+    """
+    encoder = _Encoder(max_bytes)
+    tree = encoder.encode(value, 0)
+    head = json.dumps(tree, allow_nan=False, separators=(",", ":")).encode("ascii")
+    encoder.add_size(len(head))
+    return [head, *encoder.buffers]
+
+
+def loads(buffers: Sequence[Buffer]) -> Any:
+    """Return the value in ``buffers``, always a fresh one.
+
+    Raises:
+        RemoteProtocolError: If they are not what :func:`dumps` makes.
+    """
+    if not buffers:
+        raise RemoteProtocolError("a value without buffers")
+    try:
+        tree = json.loads(bytes(buffers[0]), parse_constant=_refuse_constant)
+        return _Decoder(buffers).decode(tree, 0)
+    except RemoteProtocolError:
+        raise
+    # Whatever a hostile peer put there ends here: the builders below raise what their types raise.
+    except (ValueError, TypeError, KeyError, IndexError, ArithmeticError, RecursionError) as error:
+        raise RemoteProtocolError(f"not a value of format {VALUES_VERSION}: {type(error).__name__}") from error
+
+
+def _refuse_constant(name: str) -> float:
+    raise RemoteProtocolError(f"bare {name} in a value")
+
+
+class _Encoder:
+    """Walks one value; collects large pieces as buffers."""
+
+    def __init__(self, max_bytes: int | None) -> None:
+        self.buffers: list[Buffer] = []
+        self._max_bytes = max_bytes
+        self._size = 0
+
+    def add_size(self, size: int) -> None:
+        self._size += size
+        if self._max_bytes is not None and self._size > self._max_bytes:
+            raise ValueTooLarge(f"the value takes more than {self._max_bytes} bytes")
+
+    def encode(self, value: Any, depth: int) -> Any:
+        if depth > MAX_DEPTH:
+            raise UnsupportedValue(f"the value nests deeper than {MAX_DEPTH} levels, or contains itself")
+        handler = _ENCODERS.get(type(value))
+        if handler is not None:
+            return handler(self, value, depth)
+        return self._encode_by_kind(value, depth)
+
+    def _encode_by_kind(self, value: Any, depth: int) -> Any:
+        """Encode a subclass or a structured type by what it is, never by a method it overrides."""
+        if isinstance(value, enum.Enum):
+            return self.encode(value.value, depth + 1)
+        fields = _record_fields(value)
+        if fields is not None:
+            return self._record(type(value).__name__, fields, isinstance(value, tuple), depth)
+        for base, handler in _KINDS:
+            if isinstance(value, base):
+                return handler(self, value, depth)
+        for adapt in _adapters():
+            adapted = adapt(value)
+            if adapted is not None:
+                return self.encode(adapted[0], depth + 1)
+        raise UnsupportedValue(f"Unsupported value type: {type(value).__name__}")
+
+    def scalar(self, value: Any, depth: int) -> Any:
+        self.add_size(8)
+        return value
+
+    def integer(self, value: int, depth: int) -> Any:
+        self.add_size(8)
+        if value.bit_length() <= _INT_BITS:
+            return int(value)
+        return _tagged("int", hex(value))
+
+    def real(self, value: float, depth: int) -> Any:
+        self.add_size(8)
+        if value - value == 0:  # finite
+            return float(value)
+        return _tagged("float", repr(float(value)))
+
+    def text(self, value: str, depth: int) -> Any:
+        value = str.__str__(value)
+        self.add_size(len(value))
+        if len(value) < LARGE_BYTES:
+            return value
+        try:
+            data = value.encode("utf-8")
+        except UnicodeEncodeError:  # a lone surrogate: JSON's escapes carry it
+            return value
+        return self._buffer("str_at", data)
+
+    def binary(self, value: bytes | bytearray | memoryview, depth: int) -> Any:
+        data = bytes(value)
+        if len(data) < LARGE_BYTES:
+            self.add_size(len(data))
+            return _tagged("bytes", base64.b64encode(data).decode("ascii"))
+        return self._buffer("bytes_at", data)
+
+    def sequence(self, value: abc.Sequence[Any], depth: int) -> Any:
+        self.add_size(2)
+        return [self.encode(item, depth + 1) for item in value]
+
+    def mapping(self, value: abc.Mapping[Any, Any], depth: int) -> Any:
+        self.add_size(2)
+        if _TAG not in value and all(type(key) is str for key in value):
+            return {self._key(key): self.encode(item, depth + 1) for key, item in value.items()}
+        pairs = [[self.encode(k, depth + 1), self.encode(v, depth + 1)] for k, v in value.items()]
+        return _tagged("dict", pairs)
+
+    def _key(self, key: str) -> str:
+        self.add_size(len(key))
+        return key
+
+    def _buffer(self, tag: str, data: bytes) -> Any:
+        self.add_size(len(data))
+        self.buffers.append(data)
+        return _tagged(tag, len(self.buffers))
+
+    def _record(self, name: str, fields: abc.Mapping[str, Any], positional: bool, depth: int) -> Any:
+        pairs = [[self._key(key), self.encode(item, depth + 1)] for key, item in fields.items()]
+        return _tagged("record", [name, pairs, positional])
+
+
+def _tagged(tag: str, value: Any) -> dict[str, Any]:
+    return {_TAG: tag, "v": value}
+
+
+def _record_fields(value: Any) -> abc.Mapping[str, Any] | None:
+    if isinstance(value, Record):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple) and hasattr(type(value), "_fields"):
+        return dict(zip(type(value)._fields, value))
+    return None
+
+
+def _adapters() -> abc.Iterator[Callable[[Any], tuple[Any] | None]]:
+    """Adapters of the libraries that are loaded already; none is ever imported for a value's sake."""
+    if "pydantic" in sys.modules:
+        from .pydantic_values import adapt
+
+        yield adapt
+
+
+def _as_list(tag: str) -> Callable[[_Encoder, Any, int], Any]:
+    def encode(encoder: _Encoder, value: abc.Iterable[Any], depth: int) -> Any:
+        encoder.add_size(2)
+        return _tagged(tag, [encoder.encode(item, depth + 1) for item in value])
+
+    return encode
+
+
+def _as_text(tag: str, to_text: Callable[[Any], Any]) -> Callable[[_Encoder, Any, int], Any]:
+    def encode(encoder: _Encoder, value: Any, depth: int) -> Any:
+        encoder.add_size(32)
+        return _tagged(tag, to_text(value))
+
+    return encode
+
+
+_Handler = Callable[[_Encoder, Any, int], Any]
+
+_ENCODERS: dict[type, _Handler] = {
+    type(None): _Encoder.scalar,
+    bool: _Encoder.scalar,
+    int: _Encoder.integer,
+    float: _Encoder.real,
+    str: _Encoder.text,
+    bytes: _Encoder.binary,
+    bytearray: _Encoder.binary,
+    memoryview: _Encoder.binary,
+    list: _Encoder.sequence,
+    dict: _Encoder.mapping,
+    tuple: _as_list("tuple"),
+    set: _as_list("set"),
+    frozenset: _as_list("frozenset"),
+    complex: _as_text("complex", lambda v: [repr(v.real), repr(v.imag)]),
+    datetime.datetime: _as_text("datetime", datetime.datetime.isoformat),
+    datetime.date: _as_text("date", datetime.date.isoformat),
+    datetime.time: _as_text("time", datetime.time.isoformat),
+    datetime.timedelta: _as_text("timedelta", lambda v: [v.days, v.seconds, v.microseconds]),
+    decimal.Decimal: _as_text("decimal", str),
+    uuid.UUID: _as_text("uuid", str),
+}
+
+# Subclasses, in the order in which they are tried.
+_KINDS: tuple[tuple[type, _Handler], ...] = (
+    *((kind, _ENCODERS[kind]) for kind in (int, float, str, bytes, bytearray, list, dict, tuple, set, frozenset)),
+    *((kind, _ENCODERS[kind]) for kind in (datetime.datetime, datetime.date, datetime.time, datetime.timedelta)),
+    (decimal.Decimal, _ENCODERS[decimal.Decimal]),
+    (pathlib.PurePath, _as_text("path", pathlib.PurePath.as_posix)),
+    (abc.Mapping, _Encoder.mapping),
+    ((abc.KeysView, abc.ValuesView, abc.ItemsView, range), _Encoder.sequence),  # type: ignore[arg-type]
+)
+
+
+class _Decoder:
+    """Builds one value from its tree; knows the buffers it may point to."""
+
+    def __init__(self, buffers: Sequence[Buffer]) -> None:
+        self._buffers = buffers
+
+    def decode(self, tree: Any, depth: int) -> Any:
+        if depth > MAX_DEPTH + 2:
+            raise RemoteProtocolError(f"the value nests deeper than {MAX_DEPTH} levels")
+        if isinstance(tree, list):
+            return [self.decode(item, depth + 1) for item in tree]
+        if not isinstance(tree, dict):
+            return tree
+        if _TAG not in tree:
+            return {key: self.decode(item, depth + 1) for key, item in tree.items()}
+        return self._build(tree[_TAG], tree["v"], depth)
+
+    def _build(self, tag: Any, value: Any, depth: int) -> Any:
+        leaf = _LEAVES.get(tag)
+        if leaf is not None:
+            return leaf(value)
+        if tag in ("str_at", "bytes_at"):
+            return self._large(tag, value)
+        if tag == "record":
+            return self._record(value, depth)
+        if tag == "dict":
+            return {self.decode(k, depth + 1): self.decode(v, depth + 1) for k, v in value}
+        container = _CONTAINERS.get(tag)
+        if container is None:
+            raise RemoteProtocolError(f"values have no tag {str(tag)[:40]!r}")
+        return container(self.decode(item, depth + 1) for item in value)
+
+    def _large(self, tag: str, index: Any) -> str | bytes:
+        if type(index) is not int or not 1 <= index < len(self._buffers):
+            raise RemoteProtocolError("a value points to a buffer that did not come")
+        data = self._buffers[index]
+        return str(data, "utf-8") if tag == "str_at" else bytes(data)
+
+    def _record(self, value: Any, depth: int) -> Record:
+        name, pairs, positional = value
+        kind = SequenceRecord if positional else Record
+        return kind(str(name), {str(key): self.decode(item, depth + 1) for key, item in pairs})
+
+
+def _hex_int(text: str) -> int:
+    return int(text, 16)  # hexadecimal has no quadratic cost and no digit limit
+
+
+_LEAVES: dict[str, Callable[[Any], Any]] = {
+    "bytes": lambda text: base64.b64decode(text, validate=True),
+    "float": float,
+    "int": _hex_int,
+    "complex": lambda parts: complex(float(parts[0]), float(parts[1])),
+    "datetime": datetime.datetime.fromisoformat,
+    "date": datetime.date.fromisoformat,
+    "time": datetime.time.fromisoformat,
+    "timedelta": lambda parts: datetime.timedelta(*parts),
+    "decimal": decimal.Decimal,
+    "uuid": uuid.UUID,
+    "path": pathlib.Path,
+}
+
+_CONTAINERS: dict[str, Callable[[abc.Iterable[Any]], Any]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
+
+
+def json_form(value: Any, depth: int = 0) -> Any:
+    """Return ``value`` as plain JSON: sets as lists, dates as ISO text, what nothing else fits as its repr.
+
+    For callers who ``json.dumps`` what they get without a guard.
+    """
+    if value is None or type(value) in (bool, str):
+        return value
+    if depth > MAX_DEPTH:
+        return "..."
+    if isinstance(value, enum.Enum):
+        return json_form(value.value, depth + 1)
+    if isinstance(value, (int, float)):
+        return int(value) if isinstance(value, int) else float(value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    fields = _record_fields(value)
+    if fields is not None or isinstance(value, abc.Mapping):
+        pairs = (fields if fields is not None else value).items()
+        return {key if type(key) is str else str(key): json_form(item, depth + 1) for key, item in pairs}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [json_form(item, depth + 1) for item in value]
+    if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
+        return value.isoformat()
+    for adapt in _adapters():
+        adapted = adapt(value)
+        if adapted is not None:
+            return json_form(adapted[0], depth + 1)
+    return repr(value)
