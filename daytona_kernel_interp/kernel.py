@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import zmq
 import zmq.asyncio
@@ -24,9 +24,13 @@ from .settings import (
     START_S,
 )
 from .tools import Reply, ToolRunner, failure
-from .tunnel import Tunnel
 from .wire import values
-from .wire.calls import PREAMBLE_KEY, Preamble
+from .wire.calls import PREAMBLE_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from .tunnel import Tunnel
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +65,7 @@ class Kernel:
         self._barriers: dict[str, asyncio.Event] = {}
         self._dead: asyncio.Future[KernelError] = asyncio.get_running_loop().create_future()
         self.id = ""
-        self.connection_info: dict[str, Any] = {}
+        self.connection_file = Path()
 
     @classmethod
     async def start(cls, tunnel: Tunnel, *, max_value_bytes: int | None) -> Kernel:
@@ -83,11 +87,11 @@ class Kernel:
         return kernel
 
     async def _connect(self) -> None:
-        self.id, self.connection_info = await self._tunnel.start_kernel(self._exited, self._lost)
+        self.id, self.connection_file = await self._tunnel.start_kernel(self._exited, self._lost)
         context = _shared_context()
         context.setsockopt(zmq.MAXMSGSIZE, self._max_message_bytes)
         client = self._client = AsyncKernelClient(context=context)
-        client.load_connection_info(self.connection_info)
+        client.load_connection_file(str(self.connection_file))
         client.start_channels(stdin=False, hb=False)
         for channel, take in (
             (client.shell_channel, self._take_reply),
@@ -108,18 +112,19 @@ class Kernel:
     async def run(
         self,
         code: str,
-        preamble: Preamble,
+        preamble: list[values.Buffer],
         tools: ToolRunner,
         *,
         timeout_s: float | None,
+        max_output_chars: int | None,
         on_output: Callable[[Output], None] | None = None,
     ) -> CellResult:
         """Run one cell to its end and return what it did.
 
-        Sent once; whatever happens to the link, it is never sent again.
+        Sent once; whatever happens to the link, it is never sent again. ``preamble`` is an encoded
+        :class:`~.wire.calls.Preamble`.
 
         Raises:
-            UnsupportedValue, ValueTooLarge: If a variable cannot be sent; nothing was.
             KernelDied, TunnelLost: If kernel or link were gone before.
             DiedInCell: If the kernel ended, by itself or because nothing else stopped the cell, or the link was lost.
             ToolAborted: If a host tool raised what is no Exception. The cell was interrupted.
@@ -127,17 +132,16 @@ class Kernel:
         if self._dead.done():
             raise self._dead.result()
         assert self._client is not None
-        buffers = values.dumps(preamble.to_value(), max_bytes=preamble.max_value_bytes)
         content = {
             **{"code": code, "silent": False, "store_history": True, "user_expressions": {}},
             **{"allow_stdin": False, "stop_on_error": False},
         }
         session = self._client.session
         message = session.msg("execute_request", content, metadata={PREAMBLE_KEY: True})
-        cell = Cell(message["header"]["msg_id"], max_output_chars=preamble.max_output_chars)
+        cell = Cell(message["header"]["msg_id"], max_output_chars=max_output_chars)
         run = self._run = _Run(cell, tools, on_output)
         try:
-            session.send(self._client.shell_channel.socket, message, buffers=buffers)
+            session.send(self._client.shell_channel.socket, message, buffers=preamble)
             return await self._finish(run, timeout_s)
         except asyncio.CancelledError:
             await self._climb(run, may_kill=False)
@@ -155,7 +159,7 @@ class Kernel:
         """Wait for the end of the cell, whatever brings it."""
         wanted = asyncio.ensure_future(run.interrupt_wanted.wait())
         try:
-            await asyncio.wait({run.over, self._dead, wanted}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            await _first_of(run.over, self._dead, wanted, timeout_s=timeout_s)
             timed_out = not (run.over.done() or self._dead.done() or wanted.done())
             rung = None
             if timed_out or (wanted.done() and not run.over.done()):
@@ -185,7 +189,7 @@ class Kernel:
                     self._send_control({"op": "raise", "cell": run.cell.msg_id})
             except KernelError:
                 break
-            await asyncio.wait({run.over, self._dead}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            await _first_of(run.over, self._dead, timeout_s=patience_s)
             if run.over.done():
                 return rung
         if may_kill and not run.over.done() and not self._dead.done():
@@ -426,6 +430,10 @@ class _Run:
             self.after_submit.cancel()
         if not self.over.done():
             self.over.set_result(None)
+
+
+async def _first_of(*futures: asyncio.Future[Any], timeout_s: float | None) -> None:
+    await asyncio.wait(futures, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
 
 
 def _parent_id(message: Message) -> Any:

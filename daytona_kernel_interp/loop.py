@@ -7,11 +7,13 @@ async tools get loops of their own.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import os
 import threading
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import concurrent.futures
+    from collections.abc import Coroutine
 
 T = TypeVar("T")
 

@@ -1,8 +1,9 @@
 """The ``interpreter=`` keyword of ``dspy.RLM``, where DSPy dropped it (3.3 and later).
 
-Up to 3.2.1 ``dspy.RLM(signature, interpreter=obj)`` runs on an interpreter that the caller owns: not shut down, its state kept
-between calls. Later versions take ``interpreter_factory`` only. :func:`install` wraps ``RLM.__init__`` so that both spellings work; nothing else of
-DSPy is touched. The environment variable ``DAYTONA_KERNEL_RLM_KEYWORD=off`` leaves ``dspy.RLM`` alone.
+Up to 3.2.1 ``dspy.RLM(signature, interpreter=obj)`` runs on an interpreter that the caller owns: not shut down, its
+state kept between calls. Later versions take ``interpreter_factory`` only. :func:`install` wraps ``RLM.__init__`` so
+that both spellings work; nothing else of DSPy is touched. The environment variable
+``DAYTONA_KERNEL_RLM_KEYWORD=off`` leaves ``dspy.RLM`` alone.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Borrowed:
         spawn = getattr(self._interpreter, "spawn", None)
         if spawn is None:
             raise dspy.primitives.code_interpreter.CodeInterpreterError(
-                f"{type(self._interpreter).__name__} is in use by another run and has no spawn(): pass interpreter_factory= instead."
+                f"{type(self._interpreter).__name__} is in use by another run and has no spawn(): "
+                "pass interpreter_factory= instead."
             )
         return spawn()
 
@@ -122,5 +124,5 @@ def install() -> bool:
 
     keyword = inspect.Parameter("interpreter", inspect.Parameter.KEYWORD_ONLY, default=None)
     __init__.__signature__ = signature.replace(parameters=[*signature.parameters.values(), keyword])  # type: ignore[attr-defined]
-    dspy.RLM.__init__ = __init__
+    dspy.RLM.__init__ = __init__  # type: ignore[method-assign]
     return True

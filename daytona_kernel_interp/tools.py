@@ -26,7 +26,10 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 # What models write for the parameter of DSPy's own sub-LM tools. A wrong guess would cost an iteration of the run.
 NEAR_MISSES: Mapping[str, tuple[str, Sequence[str]]] = {
     "llm_query": ("prompt", ("query", "question", "text", "message", "input", "content", "prompts")),
-    "llm_query_batched": ("prompts", ("queries", "questions", "texts", "messages", "inputs", "batch", "prompt", "prompt_list")),
+    "llm_query_batched": (
+        "prompts",
+        ("queries", "questions", "texts", "messages", "inputs", "batch", "prompt", "prompt_list"),
+    ),
 }
 
 
@@ -48,8 +51,10 @@ def describe(name: str, tool: Tool) -> ToolSpec:
     Raises:
         InvalidTool: If the name is no identifier, or the tool not callable.
     """
-    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
-        raise InvalidTool(f"Invalid tool name {name!r}: a tool is called by its name, so it must be a Python identifier")
+    if not str(name).isidentifier() or keyword.iskeyword(name):
+        raise InvalidTool(
+            f"Invalid tool name {name!r}: a tool is called by its name, so it must be a Python identifier"
+        )
     if not callable(tool):
         raise InvalidTool(f"Tool {name!r} is not callable but a {type(tool).__name__}: pass a function")
     doc = inspect.getdoc(tool) or ""
@@ -95,7 +100,9 @@ def call(tool: Tool, arguments: Mapping[str, Any]) -> Any:
     variable = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_POSITIONAL), None)
     args = []
     for parameter in signature.parameters.values():
-        by_position = parameter.kind is parameter.POSITIONAL_ONLY or (rest.get(variable or "") and parameter.kind in _POSITIONAL)
+        by_position = parameter.kind is parameter.POSITIONAL_ONLY or (
+            rest.get(variable or "") and parameter.kind in _POSITIONAL
+        )
         if by_position and parameter.name in rest:
             args.append(rest.pop(parameter.name))
         elif parameter.name == variable:
@@ -130,7 +137,10 @@ class ToolRunner:
         self._tools: Mapping[str, Tool] = {}
 
     def begin_cell(
-        self, tools: Mapping[str, Tool], context: contextvars.Context, caller_loop: asyncio.AbstractEventLoop | None
+        self,
+        tools: Mapping[str, Tool],
+        context: contextvars.Context,
+        caller_loop: asyncio.AbstractEventLoop | None,
     ) -> None:
         """Offer ``tools`` until the next cell. Their calls see ``context``.
 
@@ -139,7 +149,7 @@ class ToolRunner:
         self._tools, self._context, self._caller_loop = dict(tools), context, caller_loop
 
     def end_cell(self) -> None:
-        """Cancel the async calls that nobody waits for any more. Threads cannot be stopped; their results are dropped."""
+        """Cancel the async calls nobody waits for any more. Threads cannot be stopped; their results are dropped."""
         for future in list(self._awaiting):
             future.cancel()
 

@@ -1,7 +1,7 @@
 """The host's end of the link: local endpoints for jupyter_client, WebSockets to the relay.
 
-Each kernel channel is a unix socket in a folder only this user can enter (``transport: ipc`` in the connection file); every
-connection to it becomes one stream on one WebSocket. The relay's own stream starts and signals kernels and tells
+Each kernel channel is a unix socket in a folder only this user can enter (``transport: ipc`` in the connection file);
+every connection to it becomes one stream on one WebSocket. The relay's own stream starts and signals kernels and tells
 of their exits.
 """
 
@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import logging
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
@@ -24,7 +24,6 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from .errors import KernelError, SandboxFailed, TunnelLost, WireMismatch
 from .link.ends import LocalEnd, SocketEnd, pipe
 from .link.pump import Pump
-from .sandboxes.base import RelayAddress
 from .settings import DIAL_S
 from .wire.calls import LineReader, to_line
 from .wire.errors import RemoteProtocolError
@@ -40,6 +39,11 @@ from .wire.hello import (
     parse_relay_hello,
 )
 from .wire.stream import WINDOW_BYTES, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .sandboxes.base import RelayAddress
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +89,8 @@ class Tunnel:
 
     async def start_kernel(
         self, on_exit: Callable[[dict[str, Any]], None], on_lost: Callable[[KernelError], None]
-    ) -> tuple[str, dict[str, Any]]:
-        """Start a kernel and return its id and connection info, as a Jupyter connection file holds it.
+    ) -> tuple[str, Path]:
+        """Start a kernel and return its id and the path of its Jupyter connection file, which this user alone can read.
 
         ``on_exit`` gets the relay's event when the kernel's process ends, ``on_lost`` the error when the relay is lost.
 
@@ -100,11 +104,18 @@ class Tunnel:
         await self._request("start_kernel", kernel=kernel_id, key=key)
         prefix = self._folder / kernel_id
         servers = self._servers[kernel_id] = []
-        info: dict[str, Any] = {"transport": "ipc", "ip": str(prefix), "key": key, "signature_scheme": "hmac-sha256"}
+        info: dict[str, Any] = {
+            "transport": "ipc",
+            "ip": str(prefix),
+            "key": key,
+            "signature_scheme": "hmac-sha256",
+        }
         for port, channel in enumerate(KERNEL_CHANNELS, start=1):
             servers.append(await self._listen(f"{prefix}-{port}", channel, kernel_id))
             info[f"{channel}_port"] = port
-        return kernel_id, info
+        connection_file = self._folder / f"kernel-{kernel_id}.json"
+        connection_file.write_text(json.dumps(info))
+        return kernel_id, connection_file
 
     async def signal(self, kernel_id: str, name: str) -> None:
         """Send ``interrupt`` (SIGINT) or ``kill`` (SIGKILL) to the kernel's process group.
@@ -137,7 +148,7 @@ class Tunnel:
         reply = self._replies[request_id] = asyncio.get_running_loop().create_future()
         try:
             await self._relay_end.write(to_line({"id": request_id, "op": op, "args": args}))
-            answer = await reply
+            answer: dict[str, Any] = await reply
         finally:
             del self._replies[request_id]
         if "error" in answer:

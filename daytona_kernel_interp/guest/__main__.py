@@ -1,8 +1,8 @@
 """``python -m daytona_kernel_interp.guest``: start the relay.
 
-Reads one JSON line from standard input, ``{"secret": str, "port": int, "folder": str, "cwd": str}``, so that the secret stands
-neither in the arguments nor in the environment. Writes one JSON line to standard output, ``{"port": int}``, when it listens.
-It ends, and its kernels with it, when standard input ends or on SIGTERM.
+Reads one JSON line from standard input, ``{"secret": str, "port": int, "folder": str, "cwd": str}``, so that the
+secret stands neither in the arguments nor in the environment. Writes one JSON line to standard output,
+``{"port": int}``, when it listens. It ends, and its kernels with it, when standard input ends or on SIGTERM.
 """
 
 from __future__ import annotations

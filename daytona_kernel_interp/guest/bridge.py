@@ -86,11 +86,12 @@ class Bridge:
             return await self.acall(name, args, kwargs)
 
         signature = _signature(spec)
+        function: Any
         for function in (tool, aio):
             function.__name__ = function.__qualname__ = name
             function.__doc__ = spec.doc or None
             if signature is not None:
-                function.__signature__ = signature  # type: ignore[attr-defined]
+                function.__signature__ = signature
         tool.aio = aio  # type: ignore[attr-defined]
         return tool
 
@@ -116,8 +117,12 @@ class Bridge:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Reply] = loop.create_future()
 
+        def settle(reply: Reply) -> None:
+            if not future.done():
+                future.set_result(reply)
+
         def complete(reply: Reply) -> None:
-            loop.call_soon_threadsafe(lambda: future.done() or future.set_result(reply))
+            loop.call_soon_threadsafe(settle, reply)
 
         call_id = self._send_call(name, args, kwargs, complete)
         try:
@@ -146,7 +151,9 @@ class Bridge:
             try:
                 buffers = values.dumps(answer, max_bytes=self._max_value_bytes)
             except (values.UnsupportedValue, values.ValueTooLarge) as error:
-                raise TypeError(f"SUBMIT() cannot send this answer: {error}. Convert it to plain Python first") from None
+                raise TypeError(
+                    f"SUBMIT() cannot send this answer: {error}. Convert it to plain Python first"
+                ) from None
             self._send({"op": "submit"}, buffers)
 
         return send
@@ -214,7 +221,9 @@ def _signature(spec: ToolSpec) -> inspect.Signature | None:
         return inspect.Signature(
             [
                 inspect.Parameter(
-                    p.name, kinds[p.kind], default=inspect.Parameter.empty if p.default is None else _Shown(p.default)
+                    p.name,
+                    kinds[p.kind],
+                    default=inspect.Parameter.empty if p.default is None else _Shown(p.default),
                 )
                 for p in spec.parameters
             ]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import builtins
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from ..wire.calls import ToolFailure
+if TYPE_CHECKING:
+    from ..wire.calls import ToolFailure
 
 
 class ToolError(RuntimeError):

@@ -12,13 +12,11 @@ import os
 import signal
 import sys
 import threading
-import types
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ipykernel.ipkernel import IPythonKernel
 from ipykernel.displayhook import ZMQShellDisplayHook
+from ipykernel.ipkernel import IPythonKernel
 from ipykernel.zmqshell import ZMQInteractiveShell
 from traitlets import Type
 
@@ -30,11 +28,15 @@ from .failures import ToolError
 from .output import CellStream, OutputBudget
 from .submit import SubmitSignal
 
+if TYPE_CHECKING:
+    import types
+    from collections.abc import Iterator
+
 OUR_CODE = str(Path(__file__).parent)
 _DELIMITER = b"<IDS|MSG>"
 
 
-class DisplayHook(ZMQShellDisplayHook):  # type: ignore[misc]
+class DisplayHook(ZMQShellDisplayHook):
     """Shows the last expression; a text beyond the cell's limit is cut like printed output."""
 
     budget: OutputBudget | None = None
@@ -46,7 +48,7 @@ class DisplayHook(ZMQShellDisplayHook):  # type: ignore[misc]
         super().write_format_data(format_dict, md_dict)
 
 
-class Shell(ZMQInteractiveShell):  # type: ignore[misc]
+class Shell(ZMQInteractiveShell):
     """IPython's shell, with tracebacks of the model's own lines."""
 
     displayhook_class = Type(DisplayHook)
@@ -69,15 +71,17 @@ def _without_our_frames(tb: types.TracebackType | None) -> types.TracebackType |
         if not tb.tb_frame.f_code.co_filename.startswith(OUR_CODE):
             kept.append(tb)
         tb = tb.tb_next
-    for entry, following in zip(kept, [*kept[1:], None]):
+    for entry, following in zip(kept, [*kept[1:], None], strict=True):
         entry.tb_next = following
     return kept[0] if kept else None
 
 
-class Kernel(IPythonKernel):  # type: ignore[misc]
+class Kernel(IPythonKernel):
     """One session's kernel."""
 
     shell_class = Type(Shell)
+    shell: Any  # ipykernel: None or an InteractiveShellABC, which declares nothing of what it has
+    session: Any
     _execute_sleep = 0  # half a millisecond a cell, a mitigation that a flush before the reply makes needless
 
     def __init__(self, **kwargs: Any) -> None:
@@ -110,14 +114,19 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
             self._bridge.running = None
 
     def _apply_preamble(self, parent: dict[str, Any]) -> None:
-        buffers, parent["buffers"] = parent["buffers"], []  # ipykernel keeps the request as parent; not the payload
+        buffers, parent["buffers"] = (
+            parent["buffers"],
+            [],
+        )  # ipykernel keeps the request as parent; not the payload
         try:
             preamble = Preamble.from_value(values.loads(buffers))
         except (RemoteProtocolError, KeyError, TypeError, ValueError) as error:
             self._refusal = f"the kernel cannot read the cell's preamble: {error}"
             return
         self._cells += 1
-        budget = OutputBudget(preamble.max_output_chars, Path(os.environ["DAYTONA_KERNEL_FOLDER"]), f"output-{self._cells}.txt")
+        budget = OutputBudget(
+            preamble.max_output_chars, Path(os.environ["DAYTONA_KERNEL_FOLDER"]), f"output-{self._cells}.txt"
+        )
         for output in (sys.stdout, sys.stderr):
             if isinstance(output, CellStream):
                 output.budget = budget

@@ -1,9 +1,9 @@
 """The kernel process: imports, waits for its order, serves, and ends when its relay is gone.
 
 ``python -m daytona_kernel_interp.guest.kernel_app ORDER_FD READY_FD``. The relay starts it before anybody asks for a
-kernel, so the imports (most of a cold start) overlap with the relay's own. The order, one JSON line on ORDER_FD, has the session key
-and the connection file's path; the answer, one JSON line on READY_FD, the ports that were bound. ORDER_FD is then the
-lifeline: at its end the kernel ends with its whole process group.
+kernel, so the imports (most of a cold start) overlap with the relay's own. The order, one JSON line on ORDER_FD, has
+the session key and the connection file's path; the answer, one JSON line on READY_FD, the ports that were bound.
+ORDER_FD is then the lifeline: at its end the kernel ends with its whole process group.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .output import CellStream
 LIFELINE_GRACE_S = 1.0  # for atexit hooks, between SIGTERM and SIGKILL
 
 
-class KernelApp(ipykernel.kernelapp.IPKernelApp):  # type: ignore[misc]
+class KernelApp(ipykernel.kernelapp.IPKernelApp):
     """IPKernelApp without the configuration files of whoever owns the machine."""
 
     def load_config_file(self, *args: Any, **kwargs: Any) -> None:
@@ -43,6 +43,9 @@ def configuration(key: str) -> Config:
     config.KernelApp.kernel_class = our_kernel.Kernel
     config.KernelApp.outstream_class = f"{CellStream.__module__}.{CellStream.__qualname__}"
     config.KernelApp.exec_PYTHONSTARTUP = False
+    config.KernelApp.log_level = (
+        "ERROR"  # 7.x warns of TCP without encryption; the relay binds loopback and is behind TLS
+    )
     config.HistoryManager.enabled = False  # a commit to sqlite for every cell is the largest cost of an execute
     config.InteractiveShell.colors = "NoColor"
     config.InteractiveShell.xmode = "Plain"

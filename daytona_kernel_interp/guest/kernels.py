@@ -9,11 +9,13 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..wire.hello import KERNEL_CHANNELS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 KERNEL_MODULE = "daytona_kernel_interp.guest.kernel_app"
 _STDERR_TAIL_BYTES = 8 * 1024

@@ -14,10 +14,12 @@ import select
 import termios
 import threading
 import time
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ipykernel.iostream import OutStream
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SPOOL_BYTES = 256 << 20
 _READ_BYTES = 64 * 1024
@@ -95,7 +97,10 @@ class OutputBudget:
                 self._write_pieces("".join(self._head))
                 self._head = []
             self._write_pieces(text)
-        except (OSError, ValueError):  # a full disk, or a late write to the closed file, must not break the cell
+        except (
+            OSError,
+            ValueError,
+        ):  # a full disk, or a late write to the closed file, must not break the cell
             pass
 
     def _write_pieces(self, text: str) -> None:
@@ -115,7 +120,7 @@ class OutputBudget:
         return f"the whole is in {self._path}"
 
 
-class CellStream(OutStream):  # type: ignore[misc]
+class CellStream(OutStream):
     """``OutStream`` with a budget per cell, and without three of its defects.
 
     Lone surrogates are escaped (ipykernel's JSON packer raises on them and the output is lost); what child processes
@@ -130,7 +135,7 @@ class CellStream(OutStream):  # type: ignore[misc]
         self._pipe_lock = threading.Lock()
         super().__init__(*args, **kwargs)
 
-    def write(self, string: str) -> int | None:
+    def write(self, string: str) -> int:
         """Write ``string``, as far as the cell's budget reaches; always reports all of it as written."""
         if not isinstance(string, str):
             raise TypeError(f"write() argument must be str, not {type(string).__name__}")
@@ -161,19 +166,24 @@ class CellStream(OutStream):  # type: ignore[misc]
         deadline = time.monotonic() + _DRAIN_S
         while time.monotonic() < deadline:
             with self._pipe_lock:  # bytes leave the pipe only under this lock, and are written before it is released
-                if not _readable_bytes(self._fid):
+                if not _readable_bytes(self._pipe_fd()):
                     return
             time.sleep(0.0005)
 
+    def _pipe_fd(self) -> int:
+        fd: int = self._fid  # ipykernel's name for the read end of the pipe behind fd 1 or 2
+        return fd
+
     def _watch_pipe_fd(self) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        pipe_fd = self._pipe_fd()
         poll = select.poll()
-        poll.register(self._fid, select.POLLIN)
+        poll.register(pipe_fd, select.POLLIN)
         try:
             while self._should_watch:
                 poll.poll()
                 with self._pipe_lock:
-                    data = os.read(self._fid, _READ_BYTES)
+                    data = os.read(pipe_fd, _READ_BYTES)
                     if not data or not self._should_watch:
                         return
                     if self.name == "stderr":  # for the relay, which keeps the tail in case the kernel dies

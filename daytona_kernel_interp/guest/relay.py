@@ -11,11 +11,9 @@ import hmac
 import http
 import secrets
 import signal
-from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.http11 import Request, Response
 
 from ..link.ends import LocalEnd, SocketEnd, pipe
 from ..link.pump import Pump
@@ -36,6 +34,11 @@ from ..wire.hello import (
 )
 from ..wire.stream import WINDOW_BYTES, Stream
 from .kernels import Kernels, KernelStartFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from websockets.http11 import Request, Response
 
 _SIGNALS = {"interrupt": signal.SIGINT, "kill": signal.SIGKILL}
 

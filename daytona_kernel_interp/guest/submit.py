@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import inspect
 import keyword
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..wire.calls import Field
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 
 class SubmitSignal(BaseException):
@@ -45,7 +47,7 @@ def _bind(fields: Sequence[Field], args: tuple[Any, ...], kwargs: dict[str, Any]
     problems = []
     if len(args) > len(names):
         problems.append(f"takes {len(names)} values but {len(args)} were given")
-    values = dict(zip(names, args))
+    values = dict(zip(names, args, strict=False))  # too many are a problem already
     for name, value in kwargs.items():
         if name in values:
             problems.append(f"got field {name!r} twice")

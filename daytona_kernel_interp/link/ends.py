@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from typing import Protocol
 
@@ -43,18 +44,14 @@ class SocketEnd:
 
     async def write(self, data: bytes) -> None:
         """Write ``data``; bytes for a socket that is gone are dropped, as TCP would."""
-        try:
+        with contextlib.suppress(ConnectionError):
             self._writer.write(data)
             await self._writer.drain()
-        except ConnectionError:
-            pass
 
     async def write_eof(self) -> None:
         """Half-close the socket."""
-        try:
+        with contextlib.suppress(OSError):
             self._writer.write_eof()
-        except OSError:
-            pass
 
     def abort(self) -> None:
         """Close the socket without waiting for anything."""

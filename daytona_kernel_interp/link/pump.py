@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from websockets.exceptions import ConnectionClosed
 
 from ..wire.errors import RemoteProtocolError
 from ..wire.hello import Close
-from ..wire.stream import Stream
-from .ends import LocalEnd
+
+if TYPE_CHECKING:
+    from ..wire.stream import Stream
+    from .ends import LocalEnd
 
 
 class Socket(Protocol):

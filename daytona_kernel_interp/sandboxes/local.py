@@ -11,17 +11,20 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import SandboxFailed
 from ..settings import START_S
 from .base import RelayAddress
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 log = logging.getLogger(__name__)
 
-# What a Python process needs to run as the same user on the same machine. No key, token, proxy or index address is here.
+# What a Python process needs to run as the same user on the same machine: no key, token, proxy or index address.
 ALLOWED_VARIABLES = (
     *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TMPDIR", "TZ"),
     *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"),
@@ -32,14 +35,15 @@ _STOP_S = 5.0
 
 @dataclass(frozen=True)
 class LocalSandbox:
-    """Run the kernel in a child process on this machine. **There is no isolation.**
+    """Run the kernel in a child process on this machine, without any isolation.
 
     The code of the model runs as you: it can read and change whatever you can. It is meant for development, tests and
     replay, and is never chosen silently. What it does keep away is the host's environment: the kernel sees an
     allow-list of variables, an empty IPython folder, no startup files and no user site-packages.
 
     Attributes:
-        python: The interpreter that runs relay and kernel; it needs this package, ipykernel and websockets. None: this one.
+        python: The interpreter that runs relay and kernel; it needs this package, ipykernel and websockets. None:
+            this one.
         cwd: The kernel's working folder. None: an empty one, deleted in the end.
         env: Variables to set for the kernel, besides the allow-list. They do not show in ``repr``.
     """
@@ -62,7 +66,8 @@ class LocalSandbox:
             words = sandbox.last_words()
             await sandbox.stop()
             raise SandboxFailed(
-                f"the local sandbox did not start with {self.python or sys.executable}: {error or type(error).__name__}{words}"
+                f"the local sandbox did not start with {self.python or sys.executable}: "
+                f"{str(error) or type(error).__name__}{words}"
             ) from error
         except BaseException:
             await sandbox.stop()
@@ -108,7 +113,8 @@ class RunningLocalSandbox:
                 env=_environment(description.env),
                 start_new_session=True,  # Ctrl-C in a terminal is for the host, which then interrupts the cell
             )
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         secret = secrets.token_urlsafe(32)
         order = {"secret": secret, "port": 0, "folder": str(self._folder), "cwd": str(work)}
         self._process.stdin.write(json.dumps(order).encode("ascii") + b"\n")

@@ -19,18 +19,21 @@ raise      to cell     ``cell`` msg_id                 none; KeyboardInterrupt i
 **The preamble.** An ``execute_request`` whose metadata has the key :data:`PREAMBLE_KEY` carries one value in its
 buffers: :class:`Preamble` as a dict. The kernel applies it before the cell runs.
 
-**The relay's stream.** JSON objects, one a line, at most :data:`MAX_LINE_BYTES`. Requests have ``id``, ``op`` and ``args``;
-a reply has the ``id`` and either ``ok`` (an object) or ``error`` (text); an event has ``event`` and its fields.
+**The relay's stream.** JSON objects, one a line, at most :data:`MAX_LINE_BYTES`. Requests have ``id``, ``op`` and
+``args``; a reply has the ``id`` and either ``ok`` (an object) or ``error`` (text); an event has ``event`` and its
+fields.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import RemoteProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 COMM_TARGET = "daytona_kernel_interp"
 PREAMBLE_KEY = "daytona_kernel_preamble"
@@ -78,7 +81,11 @@ class Preamble:
         return {
             "variables": self.variables,
             "tools": [
-                [t.name, t.doc, None if t.parameters is None else [[p.name, p.kind, p.default] for p in t.parameters]]
+                [
+                    t.name,
+                    t.doc,
+                    None if t.parameters is None else [[p.name, p.kind, p.default] for p in t.parameters],
+                ]
                 for t in self.tools
             ],
             "fields": None if self.fields is None else [[f.name, f.type] for f in self.fields],

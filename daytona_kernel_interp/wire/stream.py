@@ -5,17 +5,20 @@ returns, hands every received WebSocket message to :meth:`Stream.receive`, write
 local socket, and then says :meth:`Stream.delivered`. The same class plays both ends.
 
 Backpressure is end to end. The ack says what reached the far *local socket*, and a sender with
-``window_bytes`` unacked stops reading its own (:attr:`Stream.window_open`), so a slow reader fills no memory on the way.
+``window_bytes`` unacked stops reading its own (:attr:`Stream.window_open`): a slow reader fills no memory on the way.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .errors import LocalProtocolError, RemoteProtocolError
 from .frames import MAX_PAYLOAD_BYTES, Frame, FrameType, decode, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # 100 MB/s at a round trip of 160 ms; also the most that one stream holds in memory.
 WINDOW_BYTES = 16 * 1024 * 1024

@@ -44,13 +44,13 @@ import sys
 import uuid
 from collections import abc
 from collections.abc import Callable, Sequence
-from typing import Any, Union
+from typing import Any
 
 from .errors import RemoteProtocolError
 
 VALUES_VERSION = 1
 
-Buffer = Union[bytes, bytearray, memoryview]
+Buffer = bytes | bytearray | memoryview
 
 MAX_VALUE_BYTES = 256 << 20
 MAX_DEPTH = 200  # json.loads and our walk both recurse; Python's default limit is 1000 frames
@@ -240,8 +240,9 @@ def _record_fields(value: Any) -> abc.Mapping[str, Any] | None:
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if isinstance(value, tuple) and hasattr(type(value), "_fields"):
-        return dict(zip(type(value)._fields, value))
+    fields = getattr(type(value), "_fields", None)
+    if isinstance(value, tuple) and isinstance(fields, tuple):
+        return dict(zip(fields, value, strict=False))
     return None
 
 
@@ -367,7 +368,11 @@ _LEAVES: dict[str, Callable[[Any], Any]] = {
     "path": pathlib.Path,
 }
 
-_CONTAINERS: dict[str, Callable[[abc.Iterable[Any]], Any]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
+_CONTAINERS: dict[str, Callable[[abc.Iterable[Any]], Any]] = {
+    "tuple": tuple,
+    "set": set,
+    "frozenset": frozenset,
+}
 
 
 def json_form(value: Any, depth: int = 0) -> Any:
@@ -375,26 +380,28 @@ def json_form(value: Any, depth: int = 0) -> Any:
 
     For callers who ``json.dumps`` what they get without a guard.
     """
-    if value is None or type(value) in (bool, str):
-        return value
     if depth > MAX_DEPTH:
         return "..."
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return _plain_scalar(value)
     if isinstance(value, enum.Enum):
         return json_form(value.value, depth + 1)
-    if isinstance(value, (int, float)):
-        return int(value) if isinstance(value, int) else float(value)
-    if isinstance(value, str):
-        return str.__str__(value)
-    fields = _record_fields(value)
-    if fields is not None or isinstance(value, abc.Mapping):
-        pairs = (fields if fields is not None else value).items()
-        return {key if type(key) is str else str(key): json_form(item, depth + 1) for key, item in pairs}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [json_form(item, depth + 1) for item in value]
     if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
         return value.isoformat()
-    for adapt in _adapters():
-        adapted = adapt(value)
-        if adapted is not None:
-            return json_form(adapted[0], depth + 1)
-    return repr(value)
+    fields = _record_fields(value) or (value if isinstance(value, abc.Mapping) else None)
+    if fields is not None:
+        return {str(key): json_form(item, depth + 1) for key, item in fields.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [json_form(item, depth + 1) for item in value]
+    adapted = next((found for adapt in _adapters() if (found := adapt(value)) is not None), None)
+    return repr(value) if adapted is None else json_form(adapted[0], depth + 1)
+
+
+def _plain_scalar(value: Any) -> Any:
+    """Return a scalar as the exact builtin it is, an Enum member or other subclass included."""
+    if value is None or isinstance(value, bool):
+        return value
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind.__str__(value) if kind is str else kind(value)
+    raise AssertionError("a scalar is one of these")

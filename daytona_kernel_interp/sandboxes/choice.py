@@ -1,0 +1,41 @@
+"""Which sandbox is meant: an argument, the environment, or a clear refusal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import SandboxFailed
+from ..settings import SANDBOX_VARIABLE, has_daytona_key, sandbox_choice
+from .base import Sandbox
+from .local import LocalSandbox
+
+if TYPE_CHECKING:
+    from typing import Any
+
+_LOCAL = (
+    'sandbox="local" runs the kernel in a child process of this one, where the model\'s code runs as you, '
+    "without isolation"
+)
+
+
+def choose(sandbox: Any) -> Sandbox:
+    """Return the sandbox that ``sandbox`` means: a description, a name, or None for what the environment says.
+
+    Raises:
+        SandboxFailed: If there is no such sandbox, or nothing was chosen; the text says what to pass.
+    """
+    choice = sandbox if sandbox is not None else sandbox_choice()
+    if choice is None and has_daytona_key():
+        choice = "daytona"
+    if choice == "local":
+        return LocalSandbox()
+    if choice is None:
+        raise SandboxFailed(
+            f"No sandbox was chosen: set DAYTONA_API_KEY to use Daytona, or pass sandbox= or set {SANDBOX_VARIABLE} "
+            f"({_LOCAL})."
+        )
+    if choice == "daytona":
+        raise SandboxFailed(f"Daytona sandboxes are not part of this version yet. Until they are, {_LOCAL}.")
+    if isinstance(choice, (str, type)) or not isinstance(choice, Sandbox):
+        raise SandboxFailed(f'There is no sandbox {choice!r}: pass "local", or a description such as LocalSandbox().')
+    return choice
