@@ -58,6 +58,7 @@ def main() -> None:
     order_fd, ready_fd = int(sys.argv[1]), int(sys.argv[2])
     for fd in (order_fd, ready_fd):
         os.set_inheritable(fd, False)
+    _hide_runtime()
     order = _read_order(order_fd)
     app = KernelApp.instance(connection_file=order["connection_file"], config=configuration(order["key"]))
     app.initialize([])
@@ -66,6 +67,15 @@ def main() -> None:
     os.write(ready_fd, json.dumps(ports).encode("ascii") + b"\n")
     os.close(ready_fd)
     app.start()
+
+
+def _hide_runtime() -> None:
+    """Take the folder that lends us this package out of PYTHONPATH: it is not for what the model's code starts."""
+    lent = os.path.join(os.environ["DAYTONA_KERNEL_FOLDER"], "runtime")
+    rest = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry not in ("", lent)]
+    os.environ["PYTHONPATH"] = os.pathsep.join(rest)
+    if not rest:
+        del os.environ["PYTHONPATH"]
 
 
 def _read_order(fd: int) -> dict[str, Any]:

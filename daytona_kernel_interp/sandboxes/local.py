@@ -30,6 +30,7 @@ ALLOWED_VARIABLES = (
     *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"),
     *("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"),
 )
+_PACKAGE = Path(__file__).resolve().parent.parent
 _STOP_S = 5.0
 
 
@@ -42,8 +43,7 @@ class LocalSandbox:
     allow-list of variables, an empty IPython folder, no startup files and no user site-packages.
 
     Attributes:
-        python: The interpreter that runs relay and kernel; it needs this package, ipykernel and websockets. None:
-            this one.
+        python: The interpreter that runs relay and kernel; it needs ipykernel and websockets. None: this one.
         cwd: The kernel's working folder. None: an empty one, deleted in the end.
         env: Variables to set for the kernel, besides the allow-list. They do not show in ``repr``.
     """
@@ -110,7 +110,7 @@ class RunningLocalSandbox:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log_file,
                 cwd=work,
-                env=_environment(description.env),
+                env=_environment(description.env, self._lend_package()),
                 start_new_session=True,  # Ctrl-C in a terminal is for the host, which then interrupts the cell
             )
         assert self._process.stdin is not None
@@ -122,6 +122,13 @@ class RunningLocalSandbox:
         if not line:
             raise ValueError(f"its relay ended with exit code {await self._process.wait()}")
         self._address = RelayAddress(f"ws://127.0.0.1:{json.loads(line)['port']}", secret)
+
+    def _lend_package(self) -> Path:
+        """Return a folder in which the child finds this very package, installed for its Python or not."""
+        runtime = self._folder / "runtime"
+        runtime.mkdir()
+        (runtime / _PACKAGE.name).symlink_to(_PACKAGE, target_is_directory=True)
+        return runtime
 
     def last_words(self) -> str:
         """Return the end of the relay's log, to append to an error."""
@@ -144,8 +151,8 @@ class RunningLocalSandbox:
         await asyncio.get_running_loop().run_in_executor(None, lambda: shutil.rmtree(self._folder, ignore_errors=True))
 
 
-def _environment(extra: Mapping[str, str]) -> dict[str, str]:
+def _environment(extra: Mapping[str, str], runtime: Path) -> dict[str, str]:
     kept = {name: os.environ[name] for name in ALLOWED_VARIABLES if name in os.environ}
     kept.update({name: value for name, value in os.environ.items() if name.startswith("LC_")})
-    # The package may be on the host's path without being installed (a checkout on PYTHONPATH).
-    return {**kept, "PYTHONNOUSERSITE": "1", **extra}
+    path = os.pathsep.join(filter(None, (str(runtime), extra.get("PYTHONPATH"))))
+    return {**kept, "PYTHONNOUSERSITE": "1", **extra, "PYTHONPATH": path}

@@ -1,0 +1,229 @@
+"""The command line ``daytona-kernel``.
+
+Commands import what they need when they run, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+
+from . import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .cell import Output
+    from .interpreter import KernelInterpreter
+
+PROGRAM = "daytona-kernel"
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+# The script's own arguments and name, as `python SCRIPT.py` would set them.
+_LIKE_PYTHON = "import sys as _sys; _sys.argv[:] = _argv; del _argv, _sys"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: {message}\n")
+
+
+class _BadInput(Exception):
+    """What the user gave cannot be used; the message is one sentence."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that ``argv`` names and return the exit code: 0, 1 (it failed), 2 (bad input) or 130 (Ctrl-C)."""
+    options = _parser().parse_args(argv)
+    try:
+        return int(options.command(options))
+    except _BadInput as error:
+        return _fail(str(error), BAD_INPUT)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog=PROGRAM, description="Python cells in a real IPython kernel, inside a sandbox.")
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    demo = commands.add_parser("demo", help="watch an RLM work on a long text; needs no key")
+    demo.add_argument(
+        "--model", nargs="?", const="", metavar="NAME", help="ask this model, not a script; the key is read from .env"
+    )
+    demo.add_argument("--file", type=Path, metavar="PATH", help="the text to work on (with --model)")
+    demo.add_argument("--question", metavar="TEXT", help="what to ask about it (with --model)")
+    demo.add_argument(
+        "--output", type=Path, default=Path("demo-output"), metavar="FOLDER", help="where figures go (%(default)s)"
+    )
+    demo.set_defaults(command=_demo)
+
+    run = commands.add_parser("run", help="run a script in a fresh kernel")
+    _add_kernel_options(run)
+    run.add_argument("script", type=Path, metavar="SCRIPT.py")
+    run.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="what the script finds in sys.argv")
+    run.set_defaults(command=_run)
+
+    execute = commands.add_parser("exec", help="run code in a fresh kernel and show its last expression")
+    _add_kernel_options(execute)
+    execute.add_argument("code", metavar="CODE", help="the code; - reads it from standard input")
+    execute.set_defaults(command=_exec)
+    return parser
+
+
+def _add_kernel_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--sandbox",
+        choices=("local", "daytona"),
+        help="where the kernel runs (else DAYTONA_KERNEL_SANDBOX decides); local: on this machine, without isolation",
+    )
+    parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="interrupt the code after this time")
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        seconds = float(text)
+        if 0 < seconds < float("inf"):
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+
+
+# --- commands -----------------------------------------------------------------------------------------
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from . import demo
+
+    try:
+        demo.run(demo.Options(options.model, options.file, options.question, options.output))
+    except demo.BadRequest as error:
+        raise _BadInput(str(error)) from error
+    except demo.Failed as error:
+        return _fail(str(error), FAILED)
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    code = _read_script(options.script)
+    argv = [str(options.script), *options.arguments]
+    variables = {"_argv": argv, "__file__": str(options.script.absolute())}
+    with _kernel(options, show_values=False) as interpreter:
+        _start(interpreter)
+        return _execute(interpreter, _LIKE_PYTHON, variables) or _execute(interpreter, code)
+
+
+def _exec(options: argparse.Namespace) -> int:
+    code = sys.stdin.read() if options.code == "-" else options.code
+    with _kernel(options, show_values=True) as interpreter:
+        _start(interpreter)
+        return _execute(interpreter, code)
+
+
+def _read_script(path: Path) -> str:
+    import tokenize
+
+    try:
+        with tokenize.open(path) as file:  # as Python reads it: UTF-8, or what the file declares
+            return file.read()
+    except OSError as error:
+        raise _BadInput(f"{path} cannot be read: {error.strerror}.") from error
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise _BadInput(f"{path} is not a Python script: {error}.") from error
+
+
+# --- one kernel ---------------------------------------------------------------------------------------
+
+
+def _kernel(options: argparse.Namespace, *, show_values: bool) -> KernelInterpreter:
+    from . import KernelInterpreter
+
+    return KernelInterpreter(
+        sandbox=options.sandbox,
+        execution_timeout=options.timeout,
+        max_output_chars=None,
+        on_output=lambda output: _show(output, show_values),
+    )
+
+
+def _start(interpreter: KernelInterpreter) -> None:
+    from .errors import KernelError
+    from .interpreter import CodeInterpreterError
+
+    try:
+        interpreter.start()
+    except CodeInterpreterError as error:
+        if isinstance(error.__cause__, KernelError):
+            sys.exit(_fail(str(error), FAILED))
+        raise _BadInput(str(error)) from error
+
+
+def _execute(interpreter: KernelInterpreter, code: str, variables: dict[str, Any] | None = None) -> int:
+    from .interpreter import CodeInterpreterError, FinalOutput
+
+    try:
+        result = interpreter.execute(code, variables)
+    except (CodeInterpreterError, SyntaxError) as error:
+        return _report(interpreter.outputs, error)
+    if isinstance(result, FinalOutput):
+        _write(sys.stdout, f"{result.output['output']!r}\n")
+    return 0
+
+
+def _show(output: Output, show_values: bool) -> None:
+    """Write an output as it arrives. Errors are left to :func:`_report`, which knows how the cell ended."""
+    from .cell import DisplayData, ExecuteResult, StreamText
+
+    match output:
+        case StreamText(name=name, text=text):
+            _write(sys.stderr if name == "stderr" else sys.stdout, text)
+        case ExecuteResult(data=data) if show_values:
+            _write(sys.stdout, f"{data.get('text/plain', '')}\n")
+        case DisplayData(data=data):
+            _write(sys.stdout, f"{data.get('text/plain', '')}\n")
+
+
+def _report(outputs: list[Output], error: Exception) -> int:
+    """Write why the cell failed and return the exit code; what it printed was shown already."""
+    from .cell import CellError
+
+    found = next((output for output in outputs if isinstance(output, CellError)), None)
+    if found is not None and found.name == "SystemExit":
+        return _exit_code(found.message)
+    reason = str(error).partition("\nOutput before the error:\n")[0]
+    if found is not None and reason.startswith(found.summary) and found.traceback:
+        reason = found.traceback  # it ends with the summary
+    _write(sys.stderr, f"{reason.rstrip()}\n")
+    return FAILED
+
+
+def _exit_code(argument: str) -> int:
+    """Return what ``sys.exit(argument)`` means to the shell; a text is written and counts as failure."""
+    if argument in ("", "None"):
+        return 0
+    with contextlib.suppress(ValueError):
+        return int(argument) & 0xFF
+    _write(sys.stderr, f"{argument}\n")
+    return FAILED
+
+
+def _write(file: TextIO, text: str) -> None:
+    try:
+        file.write(text)
+        file.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has enough; the code still runs to its end
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), file.fileno())
+
+
+def _fail(sentence: str, code: int) -> int:
+    _write(sys.stderr, f"{PROGRAM}: {sentence}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

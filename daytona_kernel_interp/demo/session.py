@@ -1,0 +1,208 @@
+"""One run of the demo, from the interpreter to the answer."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import builtins
+import inspect
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dspy
+from dspy.utils.callback import BaseCallback
+
+from .. import KernelInterpreter
+from ..cell import CellError, DisplayData, ExecuteResult, Output, StreamText
+from ..interpreter import CodeInterpreterError
+from ..settings import RLM_KEYWORD_VARIABLE
+from . import INSTALL, BadRequest, Failed
+from .screen import Screen, open_screen, short
+from .script import STEPS, rule_lm, scripted_lm, which_mistake
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAX_LLM_CALLS = 120
+
+
+class Answer(dspy.Signature):  # type: ignore[misc]
+    """Answer the question about the text.
+
+    Read the text with code, let llm_query_batched judge the passages that matter, and draw one matplotlib figure.
+    """
+
+    text: str = dspy.InputField()
+    question: str = dspy.InputField()
+    answer: str = dspy.OutputField(desc="two or three sentences")
+    evidence: list[str] = dspy.OutputField(desc="sentences of the text that the answer rests on")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the run is about. ``model`` None: the script."""
+
+    name: str
+    text: str
+    question: str
+    model: str | None
+    folder: Path
+
+
+def exception_family(name: str) -> list[str]:
+    """Return the classes that a builtin exception descends from, nearest first; KeyError if there is none of the name."""
+    found = getattr(builtins, name, None)
+    if not (isinstance(found, type) and issubclass(found, BaseException)):
+        raise KeyError(f"Python has no exception called {name}")
+    return [base.__name__ for base in found.__mro__[1:-1]]
+
+
+class ShownInterpreter(KernelInterpreter):
+    """A KernelInterpreter that shows what its code prints, draws and asks of the host."""
+
+    def __init__(self, screen: Screen, folder: Path) -> None:
+        super().__init__(sandbox="local", on_output=self._show)
+        self._screen, self._folder = screen, folder
+        self.figures = self.calls = self.prompts = 0
+
+    def invoke_tool(self, tool_name: str, kwargs: dict[str, Any]) -> Any:
+        """Run a host tool, and show the call once it is over."""
+        self.calls += 1
+        try:
+            result = super().invoke_tool(tool_name, kwargs)
+        except Exception as error:
+            self._screen.call(_request(tool_name, kwargs), f"{type(error).__name__}: {error}", error=True)
+            raise
+        if tool_name == "llm_query_batched" and isinstance(result, list):
+            self.prompts += len(result)
+            self._screen.call(_request(tool_name, kwargs), f"{len(result)} answers: {short(result)}")
+        else:
+            self.prompts += tool_name == "llm_query"
+            self._screen.call(_request(tool_name, kwargs), short(result))
+        return result
+
+    def _show(self, output: Output) -> None:
+        match output:
+            case StreamText(name=name, text=text):
+                self._screen.output(text, error=name == "stderr")
+            case CellError(traceback=traceback, summary=summary):
+                self._screen.output(f"{traceback or summary}\n", error=True)
+            case DisplayData(data={"image/png": str(png)}):
+                self._save(png)
+            case DisplayData(data=data) | ExecuteResult(data=data):
+                self._screen.output(f"{data.get('text/plain', '')}\n")
+
+    def _save(self, png: str) -> None:
+        try:
+            image = base64.b64decode(png)
+        except binascii.Error:
+            self._screen.output("(a figure that is no PNG)\n", error=True)
+            return
+        self.figures += 1
+        path = self._folder / f"figure-{self.figures}.png"
+        path.write_bytes(image)
+        self._screen.figure(path)
+
+
+class Steps(BaseCallback):  # type: ignore[misc]
+    """Shows each step of the RLM as soon as the model has written it."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self.count = 0
+
+    def on_module_end(self, call_id: str, outputs: Any, exception: Exception | None = None) -> None:
+        """Show what a module gave, if it is a step."""
+        code = getattr(outputs, "code", None)
+        if isinstance(code, str):
+            self.count += 1
+            self._screen.title(f"Step {self.count}")
+            self._screen.reasoning(str(getattr(outputs, "reasoning", "")))
+            self._screen.code(_without_fence(code))
+
+
+def work(task: Task) -> None:
+    """Run the RLM on ``task`` and show it.
+
+    Raises:
+        BadRequest: If the folder for figures cannot be made, or DSPy's keyword is switched off.
+        Failed: If there is no answer.
+    """
+    if "interpreter" not in inspect.signature(dspy.RLM.__init__).parameters:
+        raise BadRequest(f"The demo needs the interpreter= keyword of dspy.RLM: unset {RLM_KEYWORD_VARIABLE}.")
+    try:
+        task.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadRequest(f"The folder {task.folder} cannot be made: {error.strerror}.") from error
+    screen = open_screen()
+    _show_heading(screen, task)
+    steps, began = Steps(screen), time.monotonic()
+    with ShownInterpreter(screen, task.folder) as interpreter:
+        prediction = _predict(task, interpreter, steps)
+    screen.title("Answer")
+    screen.fact("answer", prediction.answer)
+    for label, sentence in zip(["evidence", *[""] * len(prediction.evidence)], prediction.evidence):
+        screen.fact(label, f"- {sentence}")
+    screen.fact(
+        "took",
+        f"{steps.count} steps, {interpreter.calls} calls to the host with {interpreter.prompts} prompts in them, "
+        f"{interpreter.figures} figure{'s' * (interpreter.figures != 1)}, {time.monotonic() - began:.1f} s",
+    )
+
+
+def _predict(task: Task, interpreter: KernelInterpreter, steps: Steps) -> dspy.Prediction:
+    scripted = task.model is None
+    rlm = dspy.RLM(
+        Answer,
+        interpreter=interpreter,
+        max_llm_calls=MAX_LLM_CALLS,
+        sub_lm=rule_lm("rule", which_mistake) if scripted else None,
+        tools=[exception_family] if scripted else [],
+    )
+    lm = scripted_lm(STEPS) if scripted else dspy.LM(task.model)
+    try:
+        with dspy.context(lm=lm, callbacks=[steps]):
+            return rlm(text=task.text, question=task.question)
+    except CodeInterpreterError as error:
+        raise Failed(_first_line(error)) from error
+    except Exception as error:
+        if scripted:
+            raise
+        raise Failed(f"{task.model} did not answer: {_first_line(error)}") from error
+
+
+def _show_heading(screen: Screen, task: Task) -> None:
+    screen.title("daytona-kernel demo")
+    screen.fact("text", f"{task.name}, {len(task.text):,} characters")
+    screen.fact("question", task.question)
+    if task.model is None:
+        screen.fact(
+            "model",
+            "none. The steps were written in advance and a simple rule answers llm_query; the kernel, the bridge and "
+            "DSPy are real. --model lets a real model do it.",
+        )
+    else:
+        screen.fact("model", task.model)
+    screen.fact("sandbox", "local: a child process on this machine, without isolation")
+    if type(screen) is Screen:
+        screen.fact("colours", f"need rich: {INSTALL}")
+
+
+def _request(name: str, kwargs: dict[str, Any]) -> str:
+    prompts = kwargs.get("prompts")
+    if name == "llm_query_batched" and isinstance(prompts, list):
+        return f"{name}({len(prompts)} prompts)"
+    return f"{name}({', '.join(short(value) for value in kwargs.values())})"
+
+
+def _without_fence(code: str) -> str:
+    lines = code.strip().splitlines()
+    if len(lines) >= 2 and lines[0].startswith("```") and lines[-1].strip() == "```":
+        lines = lines[1:-1]
+    return "\n".join(lines)
+
+
+def _first_line(error: Exception, limit: int = 400) -> str:
+    text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    return text if len(text) <= limit else f"{text[:limit]} …"

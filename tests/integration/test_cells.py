@@ -1,0 +1,234 @@
+"""Cells on a real kernel behind relay and tunnel: output, values, errors, what IPython offers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from daytona_kernel_interp.cell import DisplayData, ExecuteResult, StreamText
+from daytona_kernel_interp.wire.calls import Field
+
+if TYPE_CHECKING:
+    from daytona_kernel_interp.cell import Output
+    from tests.integration.driver import Driver
+
+pytestmark = pytest.mark.quick
+
+
+def test_variables_stay_between_cells(driver: Driver) -> None:
+    """State is the kernel's, not the cell's."""
+    driver.run("kept = [1]")
+    assert driver.value("kept.append(2); kept") == [1, 2]
+
+
+def test_variables_are_set_anew_in_each_cell(driver: Driver) -> None:
+    """What code did to an injected variable is gone when it is injected again."""
+    assert driver.value("items.append(3); items", items=[1, 2]) == [1, 2, 3]
+    assert driver.value("items", items=[1, 2]) == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["In", "Out", "_", "exit", "get_ipython", "json", "__dspy_host_token"])
+def test_names_that_ipython_uses_are_ordinary_inputs(driver: Driver, name: str) -> None:
+    """An input may be called like something of IPython's."""
+    try:
+        assert driver.value(f"{name} + 1", **{name: 41}) == 42
+    finally:
+        driver.run(f"del {name}")
+
+
+def test_prints_come_in_order_and_whole(driver: Driver) -> None:
+    """20,000 flushed lines arrive exactly as printed."""
+    text = driver.text("for i in range(20_000): print(i, flush=True)")
+    assert text == "".join(f"{i}\n" for i in range(20_000))
+
+
+def test_prints_before_an_error_are_kept(driver: Driver) -> None:
+    """An exception takes nothing of the output away."""
+    cell = driver.run("import sys\nprint('out')\nprint('err', file=sys.stderr)\n1/0").cell
+    assert sorted(cell.text().split()) == ["err", "out"]
+    assert cell.error is not None
+    assert cell.error.summary == "ZeroDivisionError: division by zero"
+
+
+def test_traceback_shows_the_models_own_lines_only(driver: Driver) -> None:
+    """Line numbers are those of the cell as sent, and no frame of ours or IPython's is shown."""
+    cell = driver.run("a = 1\ndef broken():\n    raise ValueError('no')\n\nbroken()").cell
+    assert cell.error is not None
+    assert "line 5" in cell.error.traceback
+    assert "line 3" in cell.error.traceback
+    assert "daytona_kernel_interp" not in cell.error.traceback
+    assert "\x1b" not in cell.error.traceback
+
+
+def test_a_tool_error_shows_no_frame_of_the_bridge(driver: Driver) -> None:
+    """The traceback of a failed tool ends at the line that called it, and names the type once."""
+
+    def lookup() -> None:
+        raise KeyError("k")
+
+    driver.tools["lookup"] = lookup
+    cell = driver.run("lookup()").cell
+    assert cell.error is not None
+    assert cell.error.summary == "KeyError: 'k'"
+    assert "bridge.py" not in cell.error.traceback
+    assert cell.error.traceback.count("KeyError: 'k'") == 1
+
+
+def test_source_is_sent_as_written(driver: Driver) -> None:
+    """``inspect.getsource`` gives the model's own text, magics and top-level await work."""
+    driver.run("def shown():\n    return 1  # as written")
+    assert driver.value("import inspect; inspect.getsource(shown)") == "def shown():\n    return 1  # as written\n"
+    assert driver.value("import asyncio\nawait asyncio.sleep(0)\n7") == 7
+    assert "hi" in driver.text("!echo hi")
+    assert driver.text("%pwd\n;") == ""
+    assert "Wall time" in driver.text("%time x = 1")
+
+
+def test_output_of_child_processes_belongs_to_the_cell(driver: Driver) -> None:
+    """What a child wrote to fd 1 before the cell ended is in its text, characters unbroken."""
+    code = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', \"print('é' * 5000)\"]);"
+    for _ in range(3):
+        assert driver.text(code) == "é" * 5000 + "\n"
+
+
+def test_last_expression_is_a_value_with_its_repr(driver: Driver) -> None:
+    """The value keeps its type; the repr is Python's own, on one line however long."""
+    cell = driver.run("list(range(100))").cell
+    assert cell.value_text() == repr(list(range(100)))
+    assert driver.value("(1, 'a', None)") == (1, "a", None)
+    assert driver.value("5;") is None
+
+
+def test_displays_are_typed_outputs(driver: Driver) -> None:
+    """display() gives its representations by MIME type, between the prints around it."""
+    outputs = driver.run("from IPython.display import HTML\nprint('a'); display(HTML('<b>x</b>')); print('b')").cell.outputs
+    assert [type(output) for output in outputs] == [StreamText, DisplayData, StreamText]
+    assert isinstance(outputs[1], DisplayData)
+    assert outputs[1].data["text/html"] == "<b>x</b>"
+
+
+def test_lone_surrogates_do_not_lose_output(driver: Driver) -> None:
+    """What UTF-8 cannot carry is escaped, and everything around it arrives."""
+    assert driver.text("print('a'); print('\\ud800'); print('b')") == "a\n\\ud800\nb\n"
+
+
+def test_large_output_is_cut_in_the_middle_and_kept_in_a_file(driver: Driver) -> None:
+    """Head and tail come, the count is right, and the file holds every character."""
+    cell = driver.run("for i in range(100_000): print(i)", max_output_chars=1000).cell
+    whole = "".join(f"{i}\n" for i in range(100_000))
+    text = cell.text()
+    assert text.startswith(whole[:500])
+    assert text.endswith(whole[-500:])
+    assert f"{len(whole) - 1000:,} characters left out" in text
+    path = text.split("the whole is in ")[1].split(" ...]")[0]
+    assert Path(path).read_text() == whole
+
+
+def test_output_limits_hold_for_child_processes_and_values(driver: Driver) -> None:
+    """Neither fd 1 nor a huge repr goes round the limit."""
+    assert len(driver.run("!seq 1 100000", max_output_chars=1000).cell.text()) < 1300
+    shown = driver.run("'x' * 1_000_000", max_output_chars=1000).cell.value_text()
+    assert shown is not None
+    assert len(shown) < 1300
+
+
+def test_late_prints_head_the_next_cell(driver: Driver) -> None:
+    """What a thread prints after its cell ended is handed over with the next cell, apart from its own text."""
+    driver.run(
+        "import threading\ngo = threading.Event()\ndone = threading.Event()\n"
+        "def late():\n    go.wait(); print('late', flush=True); done.set()\n"
+        "threading.Thread(target=late).start()"
+    )
+    result = driver.run("go.set(); done.wait(); print('own')")
+    late = result.late + driver.run("pass").late
+    assert "own" in result.cell.text()
+    assert late in ("late\n", "") or "late" in late
+    assert "late" in late + result.cell.text()
+
+
+def test_output_streams_while_the_cell_runs(driver: Driver) -> None:
+    """on_output gets the first print while the cell is still waiting for a tool."""
+    arrived = threading.Event()
+    seen: list[Any] = []
+
+    def on_output(output: Output) -> None:
+        seen.append(output)
+        arrived.set()
+
+    driver.tools["wait_for_output"] = lambda: arrived.wait(10)
+    assert driver.run("print('first'); wait_for_output()", on_output=on_output).cell.value_text() == "True"
+    assert isinstance(seen[0], StreamText)
+    assert isinstance(seen[-1], ExecuteResult)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import time\ntime.sleep(60)",
+        "while True: pass",
+        "import asyncio\nawait asyncio.sleep(60)",
+        "import asyncio\nawait asyncio.Event().wait()",
+        "async def spin():\n    while True: pass\nawait spin()",
+        "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass",
+        "import threading\nthreading.Event().wait()",
+        "import subprocess\nsubprocess.run(['sleep', '60'])",
+    ],
+)
+def test_a_timeout_interrupts_and_keeps_variables(driver: Driver, code: str) -> None:
+    """Whatever the cell waits for, it ends soon after its time, with its output and every variable."""
+    driver.run("import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\nkept = 'kept'")
+    started = time.monotonic()
+    result = driver.run(f"print('before', flush=True)\n{code}", timeout_s=0.4)
+    assert result.timed_out
+    assert result.interrupted is not None
+    assert "before" in result.cell.text()
+    assert time.monotonic() - started < 10  # far below the code's own 60 s
+    assert driver.value("kept") == "kept"
+
+
+def test_interrupt_from_another_thread_ends_the_cell(driver: Driver) -> None:
+    """interrupt() reaches a cell that waits for a tool; the tool's late answer disturbs nothing."""
+    waiting, release = threading.Event(), threading.Event()
+
+    def slow() -> str:
+        waiting.set()
+        release.wait(20)
+        return "too late"
+
+    def interrupt() -> None:
+        waiting.wait(10)
+        driver.interrupt()
+
+    driver.tools["slow"] = slow
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    result = driver.run("print('x'); slow()")
+    thread.join()
+    assert result.interrupted == "interrupt"
+    assert result.cell.text() == "x\n"
+    release.set()
+    assert driver.value("1 + 1") == 2
+
+
+def test_a_malformed_preamble_is_an_error_of_the_cell(driver: Driver) -> None:
+    """A kernel that cannot read its preamble says so and does not run the code."""
+    from daytona_kernel_interp.loop import io_loop
+
+    run = driver.session.kernel.run(
+        "ran = True", [b"{"], driver.session.tools, timeout_s=10, max_output_chars=None
+    )
+    cell = io_loop().run(run).cell
+    assert cell.error is not None
+    assert cell.error.name == "PreambleError"
+    assert driver.value("'ran' in globals()") is False
+
+
+def test_submit_fields_reach_the_host(driver: Driver) -> None:
+    """One end-to-end SUBMIT; its forms are in test_submit.py."""
+    cell = driver.run("SUBMIT('x', n=1)", fields=[Field("answer", "str"), Field("n", "int")]).cell
+    assert cell.submission is not None
+    assert cell.error is None
