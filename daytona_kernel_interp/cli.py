@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .cell import Output
-    from .interpreter import KernelInterpreter
 
 PROGRAM = "daytona-kernel"
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
-# The script's own arguments and name, as `python SCRIPT.py` would set them.
-_LIKE_PYTHON = "import sys as _sys; _sys.argv[:] = _argv; del _argv, _sys"
+# Runs first, so that the code finds what `python` would give it, and sys.exit() ends it without IPython's advice.
+_LIKE_PYTHON = """
+import sys as _sys, warnings as _warnings
+_sys.argv[:] = _argv
+_warnings.filterwarnings("ignore", "To exit: use", UserWarning)
+del _argv, _sys, _warnings
+"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -111,17 +115,12 @@ def _demo(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     code = _read_script(options.script)
     argv = [str(options.script), *options.arguments]
-    variables = {"_argv": argv, "__file__": str(options.script.absolute())}
-    with _kernel(options, show_values=False) as interpreter:
-        _start(interpreter)
-        return _execute(interpreter, _LIKE_PYTHON, variables) or _execute(interpreter, code)
+    return _execute(options, code, {"_argv": argv, "__file__": str(options.script.absolute())}, show_value=False)
 
 
 def _exec(options: argparse.Namespace) -> int:
     code = sys.stdin.read() if options.code == "-" else options.code
-    with _kernel(options, show_values=True) as interpreter:
-        _start(interpreter)
-        return _execute(interpreter, code)
+    return _execute(options, code, {"_argv": ["-c"]}, show_value=True)
 
 
 def _read_script(path: Path) -> str:
@@ -139,49 +138,39 @@ def _read_script(path: Path) -> str:
 # --- one kernel ---------------------------------------------------------------------------------------
 
 
-def _kernel(options: argparse.Namespace, *, show_values: bool) -> KernelInterpreter:
+def _execute(options: argparse.Namespace, code: str, variables: dict[str, Any], *, show_value: bool) -> int:
+    """Run ``code`` in a kernel of its own, with ``variables`` set, and return the exit code."""
     from . import KernelInterpreter
-
-    return KernelInterpreter(
-        sandbox=options.sandbox,
-        execution_timeout=options.timeout,
-        max_output_chars=None,
-        on_output=lambda output: _show(output, show_values),
-    )
-
-
-def _start(interpreter: KernelInterpreter) -> None:
     from .errors import KernelError
-    from .interpreter import CodeInterpreterError
-
-    try:
-        interpreter.start()
-    except CodeInterpreterError as error:
-        if isinstance(error.__cause__, KernelError):
-            sys.exit(_fail(str(error), FAILED))
-        raise _BadInput(str(error)) from error
-
-
-def _execute(interpreter: KernelInterpreter, code: str, variables: dict[str, Any] | None = None) -> int:
     from .interpreter import CodeInterpreterError, FinalOutput
+    from .sandboxes.choice import choose
 
     try:
-        result = interpreter.execute(code, variables)
-    except (CodeInterpreterError, SyntaxError) as error:
-        return _report(interpreter.outputs, error)
+        sandbox = choose(options.sandbox)
+    except KernelError as error:
+        raise _BadInput(str(error)) from error
+    interpreter = KernelInterpreter(sandbox=sandbox, max_output_chars=None)
+    with interpreter:
+        try:
+            interpreter.execute(_LIKE_PYTHON, variables)
+            interpreter.execution_timeout = options.timeout
+            interpreter.on_output = lambda output: _show(output, show_value)
+            result = interpreter.execute(code)
+        except (CodeInterpreterError, SyntaxError) as error:
+            return _report(interpreter.outputs, error)
     if isinstance(result, FinalOutput):
         _write(sys.stdout, f"{result.output['output']!r}\n")
     return 0
 
 
-def _show(output: Output, show_values: bool) -> None:
+def _show(output: Output, show_value: bool) -> None:
     """Write an output as it arrives. Errors are left to :func:`_report`, which knows how the cell ended."""
     from .cell import DisplayData, ExecuteResult, StreamText
 
     match output:
         case StreamText(name=name, text=text):
             _write(sys.stderr if name == "stderr" else sys.stdout, text)
-        case ExecuteResult(data=data) if show_values:
+        case ExecuteResult(data=data) if show_value:
             _write(sys.stdout, f"{data.get('text/plain', '')}\n")
         case DisplayData(data=data):
             _write(sys.stdout, f"{data.get('text/plain', '')}\n")
@@ -194,8 +183,8 @@ def _report(outputs: list[Output], error: Exception) -> int:
     found = next((output for output in outputs if isinstance(output, CellError)), None)
     if found is not None and found.name == "SystemExit":
         return _exit_code(found.message)
-    reason = str(error).partition("\nOutput before the error:\n")[0]
-    if found is not None and reason.startswith(found.summary) and found.traceback:
+    reason = str(error).partition("\nOutput before the error:\n")[0].replace("; variables kept", "", 1)
+    if found is not None and found.traceback and (isinstance(error, SyntaxError) or reason.startswith(found.summary)):
         reason = found.traceback  # it ends with the summary
     _write(sys.stderr, f"{reason.rstrip()}\n")
     return FAILED

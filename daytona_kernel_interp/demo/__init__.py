@@ -59,9 +59,9 @@ def run(options: Options) -> None:
     if options.model is None and (options.file is not None or options.question is not None):
         raise BadRequest("--file and --question need --model: the script knows one text and one question only.")
     model = None if options.model is None else options.model or DEFAULT_MODEL
+    text = reference_text() if options.file is None else _read(options.file)
     if model is not None:
         _require_key(model)
-    text = reference_text() if options.file is None else _read(options.file)
     default = REFERENCE_QUESTION if options.file is None else FILE_QUESTION
     name = "Python's reference (pydoc_data.topics)" if options.file is None else str(options.file)
 

@@ -105,7 +105,9 @@ def test_last_expression_is_a_value_with_its_repr(driver: Driver) -> None:
 
 def test_displays_are_typed_outputs(driver: Driver) -> None:
     """display() gives its representations by MIME type, between the prints around it."""
-    outputs = driver.run("from IPython.display import HTML\nprint('a'); display(HTML('<b>x</b>')); print('b')").cell.outputs
+    outputs = driver.run(
+        "from IPython.display import HTML\nprint('a'); display(HTML('<b>x</b>')); print('b')"
+    ).cell.outputs
     assert [type(output) for output in outputs] == [StreamText, DisplayData, StreamText]
     assert isinstance(outputs[1], DisplayData)
     assert outputs[1].data["text/html"] == "<b>x</b>"
@@ -218,9 +220,7 @@ def test_a_malformed_preamble_is_an_error_of_the_cell(driver: Driver) -> None:
     """A kernel that cannot read its preamble says so and does not run the code."""
     from daytona_kernel_interp.loop import io_loop
 
-    run = driver.session.kernel.run(
-        "ran = True", [b"{"], driver.session.tools, timeout_s=10, max_output_chars=None
-    )
+    run = driver.session.kernel.run("ran = True", [b"{"], driver.session.tools, timeout_s=10, max_output_chars=None)
     cell = io_loop().run(run).cell
     assert cell.error is not None
     assert cell.error.name == "PreambleError"
