@@ -43,6 +43,7 @@ class _BadInput(Exception):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` names and return the exit code: 0, 1 (it failed), 2 (bad input) or 130 (Ctrl-C)."""
     options = _parser().parse_args(argv)
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else litellm fetches its price list at import
     try:
         return int(options.command(options))
     except _BadInput as error:
@@ -142,7 +143,7 @@ def _execute(options: argparse.Namespace, code: str, variables: dict[str, Any], 
     """Run ``code`` in a kernel of its own, with ``variables`` set, and return the exit code."""
     from . import KernelInterpreter
     from .errors import KernelError
-    from .interpreter import CodeInterpreterError, FinalOutput
+    from .interpreter import CodeInterpreterError, FinalOutput  # type: ignore[attr-defined]  # DSPy's own
     from .sandboxes.choice import choose
 
     try:

@@ -379,7 +379,7 @@ class Kernel:
     async def aclose(self) -> None:
         """Close the channels. A running cell ends in an error. Calling it again does nothing."""
         self._lost(TunnelLost("the interpreter was shut down"))
-        await self._tunnel.close_kernel(self.id)
+        self._tunnel.close_kernel(self.id)
         tasks = [*self._readers, *self._calls]
         for task in tasks:
             task.cancel()

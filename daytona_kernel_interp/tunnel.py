@@ -14,6 +14,7 @@ import json
 import logging
 import secrets
 import shutil
+import socket
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,7 @@ class Tunnel:
         self._address = address
         self._folder = _short_folder()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._servers: dict[str, list[asyncio.AbstractServer]] = {}
+        self._listening: dict[str, list[socket.socket]] = {}
         self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._ids = itertools.count(1)
         self._on_exit: dict[str, Callable[[dict[str, Any]], None]] = {}
@@ -75,13 +76,13 @@ class Tunnel:
         """
         tunnel = cls(address)
         try:
-            socket = await tunnel._dial(RELAY_CHANNEL, "")
+            websocket = await tunnel._dial(RELAY_CHANNEL, "")
         except BaseException:
             await tunnel.aclose()
             raise
         near, far = pipe()
         tunnel._relay_end = near
-        tunnel._spawn(Pump(Stream(), far, socket).run())
+        tunnel._spawn(Pump(Stream(), far, websocket).run())
         tunnel._spawn(tunnel._read_relay(near))
         return tunnel
 
@@ -103,7 +104,7 @@ class Tunnel:
         self._on_exit[kernel_id], self._on_lost[kernel_id] = on_exit, on_lost
         await self._request("start_kernel", kernel=kernel_id, key=key)
         prefix = self._folder / kernel_id
-        servers = self._servers[kernel_id] = []
+        listening = self._listening[kernel_id] = []
         info: dict[str, Any] = {
             "transport": "ipc",
             "ip": str(prefix),
@@ -111,7 +112,7 @@ class Tunnel:
             "signature_scheme": "hmac-sha256",
         }
         for port, channel in enumerate(KERNEL_CHANNELS, start=1):
-            servers.append(await self._listen(f"{prefix}-{port}", channel, kernel_id))
+            listening.append(self._listen(f"{prefix}-{port}", channel, kernel_id))
             info[f"{channel}_port"] = port
         connection_file = self._folder / f"kernel-{kernel_id}.json"
         connection_file.write_text(json.dumps(info))
@@ -125,17 +126,18 @@ class Tunnel:
         """
         await self._request("signal", kernel=kernel_id, signal=name)
 
-    async def close_kernel(self, kernel_id: str) -> None:
+    def close_kernel(self, kernel_id: str) -> None:
         """Stop listening for a kernel that is gone, so that its clients do not dial on."""
         self._on_exit.pop(kernel_id, None)
         self._on_lost.pop(kernel_id, None)
-        for server in self._servers.pop(kernel_id, ()):
-            server.close()
+        for listener in self._listening.pop(kernel_id, ()):
+            asyncio.get_running_loop().remove_reader(listener)
+            listener.close()
 
     async def aclose(self) -> None:
         """Close every stream and endpoint. Calling it again does nothing."""
-        for kernel_id in list(self._servers):
-            await self.close_kernel(kernel_id)
+        for kernel_id in list(self._listening):
+            self.close_kernel(kernel_id)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -169,7 +171,9 @@ class Tunnel:
 
     def _take(self, message: dict[str, Any]) -> None:
         if message.get("event") == "kernel_exited":
-            on_exit = self._on_exit.get(str(message.get("kernel")))
+            kernel_id = str(message.get("kernel"))
+            on_exit = self._on_exit.get(kernel_id)
+            self.close_kernel(kernel_id)
             if on_exit is not None:
                 on_exit(message)
             return
@@ -187,22 +191,33 @@ class Tunnel:
 
     # --- kernel channels --------------------------------------------------------------------------
 
-    async def _listen(self, path: str, channel: str, kernel_id: str) -> asyncio.AbstractServer:
-        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            self._spawn(self._carry(SocketEnd(reader, writer), channel, kernel_id))
+    def _listen(self, path: str, channel: str, kernel_id: str) -> socket.socket:
+        # Not asyncio's own server, and no awaited accept: both can lose a connection that comes while they are closed.
+        listener = socket.socket(socket.AF_UNIX)
+        listener.setblocking(False)
+        listener.bind(path)
+        listener.listen(16)
+        asyncio.get_running_loop().add_reader(listener, self._accept, listener, channel, kernel_id)
+        return listener
 
-        return await asyncio.start_unix_server(accept, path, limit=MAX_PAYLOAD_BYTES)
-
-    async def _carry(self, local: SocketEnd, channel: str, kernel_id: str) -> None:
+    def _accept(self, listener: socket.socket, channel: str, kernel_id: str) -> None:
         try:
-            socket = await self._dial(channel, kernel_id)
-        except KernelError:
-            local.abort()  # jupyter_client sees a closed connection and dials again
-            return
-        except BaseException:
+            connection, _ = listener.accept()
+        except OSError:
+            return  # gone again
+        task = self._spawn(self._carry(connection, channel, kernel_id))
+        task.add_done_callback(lambda _: connection.close())  # also if it was cancelled before it ran
+
+    async def _carry(self, connection: socket.socket, channel: str, kernel_id: str) -> None:
+        local = SocketEnd(*await asyncio.open_unix_connection(sock=connection, limit=MAX_PAYLOAD_BYTES))
+        try:
+            websocket = await self._dial(channel, kernel_id)
+            await Pump(Stream(), local, websocket).run()
+        except KernelError as error:
+            # The client sees a closed connection and dials again.
+            log.debug("stream %s of kernel %s was not opened: %s", channel, kernel_id, error)
+        finally:
             local.abort()
-            raise
-        await Pump(Stream(), local, socket).run()
 
     async def _dial(self, channel: str, kernel_id: str) -> ClientConnection:
         hello = HostHello(stream=secrets.token_hex(16), kernel=kernel_id, window=WINDOW_BYTES)
@@ -213,7 +228,7 @@ class Tunnel:
         }
         loopback = self._address.url.startswith(("ws://127.0.0.1:", "ws://[::1]:", "ws://localhost:"))
         try:
-            socket = await connect(
+            websocket = await connect(
                 f"{self._address.url}{PATH_PREFIX}{channel}",
                 additional_headers=headers,
                 compression=None,
@@ -226,16 +241,16 @@ class Tunnel:
         except (OSError, InvalidHandshake, asyncio.TimeoutError) as error:
             raise SandboxFailed(f"the relay at {self._address.url} cannot be reached: {error}") from error
         try:
-            await self._shake_hands(socket)
+            await self._shake_hands(websocket)
         except BaseException:
             with contextlib.suppress(Exception):
-                await socket.close()
+                await websocket.close()
             raise
-        return socket
+        return websocket
 
-    async def _shake_hands(self, socket: ClientConnection) -> None:
+    async def _shake_hands(self, websocket: ClientConnection) -> None:
         try:
-            message = await asyncio.wait_for(socket.recv(), DIAL_S)
+            message = await asyncio.wait_for(websocket.recv(), DIAL_S)
             frame = decode(message if isinstance(message, bytes) else b"")
             if frame.type is not FrameType.HELLO:
                 raise RemoteProtocolError("the relay's first frame is no HELLO")
@@ -250,10 +265,11 @@ class Tunnel:
         except asyncio.TimeoutError as error:
             raise SandboxFailed(f"the relay at {self._address.url} accepted and then said nothing") from error
 
-    def _spawn(self, coroutine: Any) -> None:
+    def _spawn(self, coroutine: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.ensure_future(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

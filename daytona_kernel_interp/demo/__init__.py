@@ -1,7 +1,7 @@
 """The demo: an RLM at work on a text that fits in no prompt, every step shown as it happens.
 
-Kernel, bridge and DSPy are always real. Without ``--model`` the language model is a script (:mod:`.script`), and the demo
-says so; no key in the environment changes that.
+Kernel, bridge and DSPy are always real. Without ``--model`` the language model is a script (:mod:`.script`), and the
+demo says so; no key in the environment changes that.
 """
 
 from __future__ import annotations
@@ -65,7 +65,6 @@ def run(options: Options) -> None:
     default = REFERENCE_QUESTION if options.file is None else FILE_QUESTION
     name = "Python's reference (pydoc_data.topics)" if options.file is None else str(options.file)
 
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else litellm fetches its price list at import
     from .session import Task, work
 
     work(Task(name, text, options.question or default, model, options.output))

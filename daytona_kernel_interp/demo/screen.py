@@ -33,9 +33,8 @@ class Screen:
         """Show one named line of the heading or the end."""
         with self._lock:
             self._end_line()
-            wrapped = textwrap.wrap(_clean(text), WIDTH - 12) or [""]
-            for label, line in zip([name, *[""] * len(wrapped)], wrapped):
-                self._fact(f"{label:<10}", line)
+            for number, line in enumerate(textwrap.wrap(_clean(text), WIDTH - 12)):
+                self._fact(f"{name if number == 0 else '':<10}", line)
 
     def reasoning(self, text: str) -> None:
         """Show why the model takes a step."""

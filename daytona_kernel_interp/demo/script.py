@@ -1,8 +1,8 @@
-'''What stands in for language models where none is asked: a script, and a rule.
+"""What stands in for language models where none is asked: a script, and a rule.
 
-The script is the main model's part: six steps, written in advance for the text of :func:`.reference_text`. The rule is the
-sub-model's: it reads each prompt and works its answer out from the words in it.
-'''
+The script is the main model's part: six steps, written in advance for the text of :func:`.reference_text`. The rule
+is the sub-model's: it reads each prompt and works its answer out from the words in it.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ print(sections["del"].strip()[:420])
 """,
     ),
     Step(
-        "Plain prose, with code names in double quotes. Sentences that say 'raise' and quote a capitalised name are the "
-        "ones to look at; some sections repeat others, so each sentence counts once.",
+        "Plain prose, with code names in double quotes. Sentences that say 'raise' and quote a capitalised name are "
+        "the ones to look at; some sections repeat others, so each sentence counts once.",
         """
 from collections import Counter
 
@@ -63,8 +63,8 @@ print(", ".join(f"{name} {count}" for name, count in Counter(hits.values()).most
 """,
     ),
     Step(
-        "What ends in Error is an exception. For the other names I ask the host's tool. It raises KeyError where there is "
-        "no such exception, and I catch that here by its type.",
+        "What ends in Error is an exception. For the other names I ask the host's tool. It raises KeyError where "
+        "there is no such exception, and I catch that here by its type.",
         """
 exceptions = {name for name in hits.values() if name.endswith("Error")}
 for name in sorted(set(hits.values()) - exceptions):
@@ -130,7 +130,10 @@ SUBMIT(
 # The first that fits counts. Looked for in the sentence, which is the prompt's last paragraph.
 _RULES = (
     ("wrong arguments", r"positional|keyword|parameter|slot is|number of arguments"),
-    ("nothing there", r"not found|missing|not in |bound|out of range|empty|outside|attribute|does not exist|is not defined"),
+    (
+        "nothing there",
+        r"not found|missing|not in |bound|out of range|empty|outside|attribute|does not exist|is not defined",
+    ),
     ("wrong type", r"\btypes?\b|string|tuple|compar|callable|iter|instance"),
     ("bad value", r"zero|negative|duplicate|same value|larger|length|value"),
 )
@@ -172,7 +175,7 @@ class _Engine:
         return dspy.lm15.Response(id=None, model=request.model, message=reply, finish_reason="stop", usage=usage)
 
 
-class _LegacyLM(dspy.BaseLM):  # type: ignore[misc]
+class _LegacyLM(dspy.BaseLM):
     def __init__(self, name: str, answer: Callable[[str], str]) -> None:
         super().__init__(name, cache=False)
         self._answer = answer

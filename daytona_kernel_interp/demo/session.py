@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dspy
+from dspy.primitives.code_interpreter import CodeInterpreterError
 from dspy.utils.callback import BaseCallback
 
 from .. import KernelInterpreter
 from ..cell import CellError, DisplayData, ExecuteResult, Output, StreamText
-from ..interpreter import CodeInterpreterError
 from ..settings import RLM_KEYWORD_VARIABLE
 from . import INSTALL, BadRequest, Failed
 from .screen import Screen, open_screen, short
@@ -27,16 +27,12 @@ if TYPE_CHECKING:
 MAX_LLM_CALLS = 120
 
 
-class Answer(dspy.Signature):  # type: ignore[misc]
-    """Answer the question about the text.
-
-    Read the text with code, let llm_query_batched judge the passages that matter, and draw one matplotlib figure.
-    """
-
-    text: str = dspy.InputField()
-    question: str = dspy.InputField()
-    answer: str = dspy.OutputField(desc="two or three sentences")
-    evidence: list[str] = dspy.OutputField(desc="sentences of the text that the answer rests on")
+SIGNATURE = "text: str, question: str -> answer: str, evidence: list[str]"
+INSTRUCTIONS = (
+    "Answer the question about the text in two or three sentences; evidence is what the answer rests on, quoted from "
+    "the text. Read the text with code, let llm_query_batched judge the passages that matter, and draw one "
+    "matplotlib figure with plt.show()."
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ class Task:
 
 
 def exception_family(name: str) -> list[str]:
-    """Return the classes that a builtin exception descends from, nearest first; KeyError if there is none of the name."""
+    """Return the classes that a builtin exception descends from, nearest first; KeyError if there is no such one."""
     found = getattr(builtins, name, None)
     if not (isinstance(found, type) and issubclass(found, BaseException)):
         raise KeyError(f"Python has no exception called {name}")
@@ -76,7 +72,7 @@ class ShownInterpreter(KernelInterpreter):
             raise
         if tool_name == "llm_query_batched" and isinstance(result, list):
             self.prompts += len(result)
-            self._screen.call(_request(tool_name, kwargs), f"{len(result)} answers: {short(result)}")
+            self._screen.call(_request(tool_name, kwargs), f"{len(result)} answers, first {short(result[:1])[1:-1]}")
         else:
             self.prompts += tool_name == "llm_query"
             self._screen.call(_request(tool_name, kwargs), short(result))
@@ -105,14 +101,14 @@ class ShownInterpreter(KernelInterpreter):
         self._screen.figure(path)
 
 
-class Steps(BaseCallback):  # type: ignore[misc]
+class Steps(BaseCallback):
     """Shows each step of the RLM as soon as the model has written it."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
         self.count = 0
 
-    def on_module_end(self, call_id: str, outputs: Any, exception: Exception | None = None) -> None:
+    def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         """Show what a module gave, if it is a step."""
         code = getattr(outputs, "code", None)
         if isinstance(code, str):
@@ -138,12 +134,13 @@ def work(task: Task) -> None:
     screen = open_screen()
     _show_heading(screen, task)
     steps, began = Steps(screen), time.monotonic()
-    with ShownInterpreter(screen, task.folder) as interpreter:
+    interpreter = ShownInterpreter(screen, task.folder)
+    with interpreter:
         prediction = _predict(task, interpreter, steps)
     screen.title("Answer")
     screen.fact("answer", prediction.answer)
-    for label, sentence in zip(["evidence", *[""] * len(prediction.evidence)], prediction.evidence):
-        screen.fact(label, f"- {sentence}")
+    for number, sentence in enumerate(prediction.evidence):
+        screen.fact("evidence" if number == 0 else "", f"- {sentence}")
     screen.fact(
         "took",
         f"{steps.count} steps, {interpreter.calls} calls to the host with {interpreter.prompts} prompts in them, "
@@ -151,23 +148,21 @@ def work(task: Task) -> None:
     )
 
 
-def _predict(task: Task, interpreter: KernelInterpreter, steps: Steps) -> dspy.Prediction:
-    scripted = task.model is None
-    rlm = dspy.RLM(
-        Answer,
-        interpreter=interpreter,
-        max_llm_calls=MAX_LLM_CALLS,
-        sub_lm=rule_lm("rule", which_mistake) if scripted else None,
-        tools=[exception_family] if scripted else [],
-    )
-    lm = scripted_lm(STEPS) if scripted else dspy.LM(task.model)
+def _predict(task: Task, interpreter: KernelInterpreter, steps: Steps) -> Any:
+    build: Any = dspy.RLM  # from DSPy 3.3 on, the keyword `interpreter` is this package's doing
+    signature = dspy.make_signature(SIGNATURE, INSTRUCTIONS)
+    if task.model is None:
+        lm, sub_lm, tools = scripted_lm(STEPS), rule_lm("rule", which_mistake), [exception_family]
+    else:
+        lm, sub_lm, tools = dspy.LM(task.model), None, []
+    rlm = build(signature, interpreter=interpreter, max_llm_calls=MAX_LLM_CALLS, sub_lm=sub_lm, tools=tools)
     try:
         with dspy.context(lm=lm, callbacks=[steps]):
             return rlm(text=task.text, question=task.question)
     except CodeInterpreterError as error:
         raise Failed(_first_line(error)) from error
     except Exception as error:
-        if scripted:
+        if task.model is None:
             raise
         raise Failed(f"{task.model} did not answer: {_first_line(error)}") from error
 
@@ -186,7 +181,7 @@ def _show_heading(screen: Screen, task: Task) -> None:
         screen.fact("model", task.model)
     screen.fact("sandbox", "local: a child process on this machine, without isolation")
     if type(screen) is Screen:
-        screen.fact("colours", f"need rich: {INSTALL}")
+        screen.fact("colours", f"none without rich: {INSTALL}")
 
 
 def _request(name: str, kwargs: dict[str, Any]) -> str:

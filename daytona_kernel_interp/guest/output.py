@@ -171,8 +171,9 @@ class CellStream(OutStream):
             time.sleep(0.0005)
 
     def _pipe_fd(self) -> int:
-        assert self._fid is not None  # ipykernel's name for the read end of the pipe behind fd 1 or 2
-        return self._fid
+        fd: int | None = self._fid  # ipykernel's name for the read end of the pipe behind fd 1 or 2
+        assert fd is not None
+        return fd
 
     def _watch_pipe_fd(self) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")

@@ -1,0 +1,109 @@
+# Every target works on a fresh machine that has python3 (3.11), pip, make and git.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+PYTHON ?= python3
+DSPY := 3.4.1
+ARGS ?=
+
+BIN := .venv/bin
+UV := $(BIN)/uv
+INSTALLED := .venv/installed
+CACHE := $(CURDIR)/.cache
+
+# Nothing that the user has set up shows in a run, and nothing is left in the user's folders.
+# Temporary files stay where they are: a longer TMPDIR would break the kernels' Unix sockets.
+export LITELLM_LOCAL_MODEL_COST_MAP := True
+export DSPY_CACHEDIR := $(CACHE)/dspy
+export MPLCONFIGDIR := $(CACHE)/matplotlib
+export IPYTHONDIR := $(CACHE)/ipython
+export JUPYTER_RUNTIME_DIR := $(CACHE)/jupyter/runtime
+export JUPYTER_DATA_DIR := $(CACHE)/jupyter/data
+export JUPYTER_CONFIG_DIR := $(CACHE)/jupyter/config
+export NO_PROXY := 127.0.0.1,localhost,::1
+export no_proxy := $(NO_PROXY)
+unexport $(filter DAYTONA_%,$(.VARIABLES))
+
+# Without a model's key and without .env; the demo is the one that may use them.
+KEYS := $(filter %_API_KEY %_API_TOKEN %_AUTH_TOKEN %_API_BASE %_BASE_URL HF_TOKEN,$(.VARIABLES))
+KEYLESS := env $(KEYS:%=-u %) PYTHON_DOTENV_DISABLED=1
+
+.PHONY: help
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(INSTALLED) ## Run the demo; ARGS="--model ..." lets a real model write the code
+	@$(BIN)/daytona-kernel demo $(ARGS)
+
+.PHONY: test
+test: static environments ## Check everything and run every test, on every Python found
+	@$(KEYLESS) $(BIN)/python -m pytest tests $(ARGS)
+
+.PHONY: check
+check: static test-unit ## Format, lint, types, imports and the unit tests
+
+.PHONY: test-unit
+test-unit: $(INSTALLED) ## Run the unit tests, the inner loop
+	@$(KEYLESS) $(BIN)/python -m pytest tests/unit $(ARGS)
+
+.PHONY: static
+static: $(INSTALLED)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo --cache-dir $(CACHE)/import-linter
+
+.PHONY: format
+format: $(INSTALLED) ## Format the code and sort its imports
+	@$(BIN)/ruff check --select I --fix .
+	@$(BIN)/ruff format .
+
+.PHONY: bench
+bench: $(INSTALLED) ## Run the benchmarks; ARGS picks them
+	@$(KEYLESS) $(BIN)/python -m tests.benchmarks $(ARGS)
+
+.PHONY: environments
+environments: $(INSTALLED) ## Build the virtual environments of the other Pythons
+	@$(KEYLESS) $(BIN)/python -m tests.environments
+
+$(UV):
+	@echo "Making .venv"
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+# Touched last, so that a half-made install is made again.
+$(INSTALLED): $(UV) pyproject.toml constraints/dspy-$(DSPY).txt
+	@echo "Installing into .venv"
+	@$(UV) pip install --quiet --python $(BIN)/python --constraint constraints/dspy-$(DSPY).txt \
+		--group dev --editable '.[demo]'
+	@mkdir -p $(CACHE) && touch $@
+
+# $(1) file of pins, $(2) Python, $(3) what to resolve, $(4) what to hold it to
+define pin
+	echo "constraints/$(1).txt"
+	printf '%s\n' $(4) | $(UV) pip compile --quiet --no-header --no-annotate --no-emit-index-url \
+		--no-emit-find-links --python-version $(2) --constraint - --upgrade $(3) \
+		--output-file constraints/$(1).txt >/dev/null
+endef
+
+WHOLE := pyproject.toml --extra demo --group dev
+KERNEL := --group kernel
+
+.PHONY: constraints
+constraints: $(UV) ## Pin the newest versions of everything anew
+	@$(call pin,dspy-3.4.1,3.11,$(WHOLE),dspy==3.4.1 ipykernel==7.4.0)
+	@$(call pin,dspy-3.2.1,3.11,$(WHOLE),dspy==3.2.1)
+	@$(call pin,python3.10-ipykernel6,3.10,$(KERNEL),ipykernel==6.31.0)
+	@$(call pin,python3.11-ipykernel6,3.11,$(KERNEL),ipykernel==6.31.0)
+	@$(call pin,python3.12,3.12,$(KERNEL),ipykernel==7.4.0)
+	@$(call pin,python3.13,3.13,$(KERNEL),ipykernel==7.4.0)
+
+.PHONY: clean
+clean: ## Remove all that make made
+	@rm -rf .venv .venvs .cache build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

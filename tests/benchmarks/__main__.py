@@ -1,0 +1,68 @@
+"""``python -m tests.benchmarks``: measure, and print the table."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests import hermetic
+
+from . import report
+
+if TYPE_CHECKING:
+    from .samples import Key, Sample
+
+
+def main() -> int:
+    """Run what was asked for; the exit code is 0 whether or not targets were reached."""
+    options = _options()
+    folder = Path(tempfile.mkdtemp(prefix="dki-bench-"))
+    hermetic.isolate(os.environ, folder)
+    try:
+        samples = _measure(options.quick)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    print(_machine())
+    print(report.table(samples))
+    if options.json is not None:
+        options.json.write_text(json.dumps({"machine": _machine(), **report.as_json(samples)}, indent=1) + "\n")
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench", description="Measure this package beside its peers.")
+    parser.add_argument("--quick", action="store_true", help="few samples: a look, no proof")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write every sample to PATH")
+    return parser.parse_args()
+
+
+def _measure(quick: bool) -> dict[Key, Sample]:
+    from . import session  # imports dspy, which reads the environment
+
+    plan = session.QUICK if quick else session.Plan()
+    samples: dict[Key, Sample] = {}
+    with session.nothing_left_running():
+        for step in (session.measure_import, session.measure_starts, session.measure_cells):
+            print(f"{step.__name__.replace('_', ' ')} ...", file=sys.stderr)
+            samples |= step(plan)
+    return samples
+
+
+def _machine() -> str:
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(name)}"
+        for name in ("dspy", "ipykernel", "jupyter_client", "pyzmq", "websockets")
+    )
+    return f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""What holds for every test: an environment of its own, nothing left running, and ``live`` on demand.
+
+It must import without dspy and daytona, because the tests marked ``quick`` run where those are missing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hypothesis
+import pytest
+
+from tests import hermetic, leftovers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# At import and not in a fixture: test modules import dspy while they are collected.
+_FOLDER = Path(tempfile.mkdtemp(prefix="dki-"))
+_TAKEN = hermetic.isolate(os.environ, _FOLDER)
+
+_DSPY_MISSING = importlib.util.find_spec("dspy") is None
+_MODEL_KEYS = ("OPENROUTER_API_KEY", "OPENAI_API_KEY", "ANTHROPIC_API_KEY")
+_END_S = 5.0  # what a process gets to end by itself once the last test is over
+
+if "CI" not in os.environ:  # there hypothesis picks its own profile: fixed seeds, no deadline
+    # Its limit of 0.2 s an example says more about the machine's load than about the code.
+    hypothesis.settings.register_profile("by hand", deadline=None)
+    hypothesis.settings.load_profile("by hand")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the keys back, those of ``.env`` included, where live tests were asked for."""
+    if _live_wanted(config):
+        os.environ.update({name: value for name, value in _TAKEN.items() if name not in os.environ})
+        _load_env_file(config.rootpath / ".env")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(_FOLDER, ignore_errors=True)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Where dspy is missing, import only the test modules that have tests for such a place."""
+    if not _DSPY_MISSING or not re.fullmatch(r"test_.*\.py", collection_path.name):
+        return None
+    return True if "mark.quick" not in collection_path.read_text(encoding="utf-8") else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip a live test unless ``-m live`` was given and the keys it names (else any model key) are set."""
+    for item in items:
+        marker = item.get_closest_marker("live")
+        if marker is None:
+            continue
+        if not _live_wanted(config):
+            item.add_marker(pytest.mark.skip(reason="needs -m live"))
+        elif marker.args and (missing := [name for name in marker.args if not os.environ.get(name)]):
+            item.add_marker(pytest.mark.skip(reason=f"needs {', '.join(missing)}"))
+        elif not marker.args and not any(os.environ.get(name) for name in _MODEL_KEYS):
+            item.add_marker(pytest.mark.skip(reason=f"needs one of {', '.join(_MODEL_KEYS)}"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_left_running() -> Iterator[None]:
+    """Fail the session if a process that it started is still there at its end."""
+    before = leftovers.running()
+    yield
+    left = leftovers.wait_gone(leftovers.running() - before, timeout_s=_END_S)
+    assert not left, "the tests left processes running:\n" + "\n".join(left)
+
+
+def _live_wanted(config: pytest.Config) -> bool:
+    expression = str(config.getoption("markexpr", default=""))
+    return re.search(r"(?<!not )\blive\b", expression) is not None
+
+
+def _load_env_file(path: Path) -> None:
+    from dotenv import dotenv_values  # reads the named file whatever PYTHON_DOTENV_DISABLED says
+
+    for name, value in dotenv_values(path).items():
+        if value is not None:
+            os.environ.setdefault(name, value)

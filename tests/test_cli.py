@@ -1,0 +1,186 @@
+"""The command line: what it prints, what it returns, and that nothing outlives it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from daytona_kernel_interp import cli
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COMMAND = [sys.executable, "-m", "daytona_kernel_interp.cli"]
+LOCAL = ["--sandbox", "local"]
+
+
+def test_help_imports_neither_dspy_nor_a_kernel() -> None:
+    """``--help`` answers at once: nothing slow is imported for it."""
+    code = (
+        "import sys; from daytona_kernel_interp import cli\n"
+        "try: cli.main(['--help'])\n"
+        "finally: print(sorted({'dspy', 'daytona', 'zmq', 'litellm', 'asyncio'} & set(sys.modules)))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "exec" in told
+    assert told.splitlines()[-1] == "[]"
+
+
+def test_exec_streams_and_shows_the_last_expression(capfd: pytest.CaptureFixture[str]) -> None:
+    """``exec`` writes both streams where they belong, then the repr of the last expression."""
+    code = "import sys; print('out'); print('err', file=sys.stderr); ['x'] * 2"
+    assert cli.main(["exec", *LOCAL, code]) == 0
+    assert capfd.readouterr() == ("out\n['x', 'x']\n", "err\n")
+
+
+def test_exec_reads_standard_input(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """``exec -`` runs what comes on standard input, in the sandbox that the environment names."""
+    import io
+
+    monkeypatch.setenv("DAYTONA_KERNEL_SANDBOX", "local")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("x = 20\nx + 1\n"))
+    assert cli.main(["exec", "-"]) == 0
+    assert capfd.readouterr().out == "21\n"
+
+
+def test_exec_shows_a_submitted_answer(capfd: pytest.CaptureFixture[str]) -> None:
+    """What SUBMIT was given is shown like a last expression, and nothing else is."""
+    assert cli.main(["exec", *LOCAL, "SUBMIT({'a': 1})"]) == 0
+    assert capfd.readouterr() == ("{'a': 1}\n", "")
+
+
+def test_exec_fails_with_the_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    """An exception means exit code 1; what was printed before it comes once, the traceback on stderr."""
+    assert cli.main(["exec", *LOCAL, "print('before')\n1 / 0"]) == 1
+    out, err = capfd.readouterr()
+    assert out == "before\n"
+    assert err.startswith("Traceback (most recent call last)")
+    assert err.endswith("ZeroDivisionError: division by zero\n")
+
+
+def test_exec_tells_where_the_syntax_is_wrong(capfd: pytest.CaptureFixture[str]) -> None:
+    """Code that does not compile means exit code 1 and the line at fault."""
+    assert cli.main(["exec", *LOCAL, "x = = 1"]) == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "    x = = 1\n" in err
+    assert err.endswith("SyntaxError: invalid syntax\n")
+
+
+def test_a_timeout_interrupts(capfd: pytest.CaptureFixture[str]) -> None:
+    """``--timeout`` ends the code, with exit code 1 and the reason."""
+    assert cli.main(["exec", *LOCAL, "--timeout", "0.2", "while True: pass"]) == 1
+    assert capfd.readouterr().err.startswith("TimeoutError: the cell was interrupted after execution_timeout=0.2 s\n")
+
+
+def test_a_kernel_that_dies_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    """Code that ends its own process means exit code 1 and the process's."""
+    assert cli.main(["exec", *LOCAL, "import os; os._exit(7)"]) == 1
+    assert "exit code 7" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("argument", "code", "stderr"), [("3", 3, ""), ("'too bad'", 1, "too bad\n")])
+def test_sys_exit_gives_the_exit_code(
+    argument: str, code: int, stderr: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """``sys.exit`` means to the shell what it means under ``python``."""
+    assert cli.main(["exec", *LOCAL, f"import sys; sys.exit({argument})"]) == code
+    assert capfd.readouterr() == ("", stderr)
+
+
+@pytest.mark.parametrize(("argument", "code"), [("", 0), ("None", 0), ("0", 0), ("-1", 255)])
+def test_exit_codes_without_a_text(argument: str, code: int) -> None:
+    """No argument, None and 0 are success; a number is cut to the byte that a process may return."""
+    assert cli._exit_code(argument) == code
+
+
+def test_run_is_like_python(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """``run`` gives a script its arguments, its name and ``__main__``, and does not echo its last expression."""
+    script = tmp_path / "script.py"
+    script.write_text("import sys\nprint(sys.argv, __file__, __name__)\n'not shown'\n")
+    assert cli.main(["run", *LOCAL, str(script), "--flag", "-", "x"]) == 0
+    assert capfd.readouterr() == (f"{[str(script), '--flag', '-', 'x']} {script} __main__\n", "")
+
+
+def test_run_fails_with_the_scripts_traceback(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A script that raises means exit code 1 and a traceback of its own lines."""
+    script = tmp_path / "script.py"
+    script.write_text("def f():\n    raise ValueError('no')\n\nf()\n")
+    assert cli.main(["run", *LOCAL, str(script)]) == 1
+    err = capfd.readouterr().err
+    assert "line 2 in f\n    raise ValueError('no')" in err
+    assert err.endswith("ValueError: no\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["exec"], "the following arguments are required: CODE"),
+        (["exec", "--timeout", "soon", "1"], "'soon' is no number of seconds"),
+        (["exec", "--timeout", "0", "1"], "'0' is no number of seconds"),
+        (["exec", "--sandbox", "nowhere", "1"], "invalid choice: 'nowhere'"),
+        (["exec", "--sandbox", "daytona", "1"], "Daytona sandboxes are not part of this version yet"),
+        (["exec", "1"], "No sandbox was chosen"),
+        (["run", "no-such-file.py"], "no-such-file.py cannot be read: No such file or directory"),
+        (["run", os.devnull + "/x"], "cannot be read: Not a directory"),
+    ],
+)
+def test_bad_input_gets_one_sentence(
+    arguments: list[str], sentence: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Bad input means exit code 2 and one line that says what is wrong."""
+    try:
+        code = cli.main(arguments)
+    except SystemExit as end:  # argparse's way
+        assert isinstance(end.code, int)
+        code = end.code
+    out, err = capfd.readouterr()
+    assert (code, out) == (2, "")
+    assert sentence in err
+    assert err.count("\n") == 1
+
+
+def test_a_binary_is_no_script(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A file that is not Python text is refused before a kernel is started."""
+    script = tmp_path / "script.py"
+    script.write_bytes(b"\xff\xfe\x00")
+    assert cli.main(["run", *LOCAL, str(script)]) == 2
+    assert "is not a Python script" in capfd.readouterr().err
+
+
+def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
+    """Ctrl-C means exit code 130 without a traceback, and the kernel's process is gone."""
+    script = tmp_path / "script.py"
+    script.write_text("import os, threading\nprint(os.getpid(), flush=True)\nthreading.Event().wait()\n")
+    with subprocess.Popen(
+        [*COMMAND, "run", *LOCAL, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        kernel = int(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "")
+    with pytest.raises(ProcessLookupError):
+        os.kill(kernel, 0)
+
+
+def test_a_reader_that_has_enough_does_no_harm() -> None:
+    """A closed pipe, as behind ``| head -1``, ends in no traceback; the code still runs to its end."""
+    with subprocess.Popen(
+        [*COMMAND, "exec", *LOCAL, "for i in range(20000): print(i)\nimport sys; sys.exit(5)"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "0\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 5

@@ -1,0 +1,54 @@
+"""What importing the package loads: each look is a fresh Python."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import daytona_kernel_interp
+
+ROOT = Path(daytona_kernel_interp.__file__).parent.parent
+
+
+def loaded_after(code: str) -> set[str]:
+    """Return the top-level names of the modules that a fresh Python has loaded after ``code``."""
+    show = "import sys; print(' '.join({name.partition('.')[0] for name in sys.modules}))"
+    command = [sys.executable, "-c", f"{code}\n{show}"]
+    return set(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_the_package_alone_costs_nothing() -> None:
+    """``import daytona_kernel_interp`` loads neither DSPy, nor Daytona's SDK, nor anything of Jupyter."""
+    loaded = loaded_after("import daytona_kernel_interp")
+    assert "daytona_kernel_interp" in loaded
+    assert not loaded & {"dspy", "daytona", "zmq", "ipykernel", "jupyter_client", "websockets", "asyncio"}
+
+
+def test_what_the_sandbox_loads_knows_no_host() -> None:
+    """The guest and all that it imports of ours run without DSPy and Daytona's SDK."""
+    code = "import daytona_kernel_interp.guest.kernel_app, daytona_kernel_interp.guest.relay"
+    loaded = loaded_after(code)
+    assert {"ipykernel", "websockets"} <= loaded
+    assert not loaded & {"dspy", "daytona", "jupyter_console", "pydantic", "litellm"}
+
+
+def test_the_wire_is_standard_library() -> None:
+    """``wire`` loads nothing that a bare Python lacks, and no socket, loop or thread of its own."""
+    modules = ("calls", "errors", "frames", "hello", "stream", "values")
+    code = "; ".join(f"import daytona_kernel_interp.wire.{module}" for module in modules)
+    third_party = loaded_after(code) - loaded_after("") - set(sys.stdlib_module_names)
+    assert third_party == {"daytona_kernel_interp"}
+
+
+def test_public_names_are_listed() -> None:
+    """``dir`` shows every public name before any is loaded."""
+    assert set(daytona_kernel_interp.__all__) <= set(dir(daytona_kernel_interp))
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    """A misspelled import fails as it does for any module."""
+    with pytest.raises(AttributeError, match="no attribute 'KernelInterpeter'"):
+        _ = daytona_kernel_interp.KernelInterpeter

@@ -1,0 +1,167 @@
+"""Tests of ``loop``."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from daytona_kernel_interp import loop as loop_module
+from daytona_kernel_interp.loop import LoopThread, io_loop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def thread() -> Iterator[LoopThread]:
+    """A loop of the test's own."""
+    thread = LoopThread("test-loop")
+    yield thread
+    thread.stop()
+
+
+async def name_of_thread() -> str:
+    return threading.current_thread().name
+
+
+async def fail() -> None:
+    raise KeyError("k")
+
+
+class Tidy:
+    """Waits for ever, and notes that it cleaned up after its cancellation."""
+
+    def __init__(self) -> None:
+        self.started, self.cleaned_up = threading.Event(), False
+
+    async def wait(self) -> None:
+        try:
+            self.started.set()
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(3):
+                await asyncio.sleep(0)
+            self.cleaned_up = True
+
+
+def test_a_coroutine_runs_in_the_loops_thread(thread: LoopThread) -> None:
+    """``run`` returns the result of a coroutine that ran elsewhere."""
+    assert thread.run(name_of_thread()) == "test-loop"
+
+
+def test_an_exception_reaches_the_caller(thread: LoopThread) -> None:
+    """``run`` raises what the coroutine raised."""
+    with pytest.raises(KeyError, match="k"):
+        thread.run(fail())
+
+
+def test_submit_does_not_wait(thread: LoopThread) -> None:
+    """``submit`` returns a future at once; it can be waited for and cancelled."""
+    tidy = Tidy()
+    future = thread.submit(tidy.wait())
+    assert tidy.started.wait(10)
+    assert not future.done()
+    future.cancel()
+
+
+def test_waiting_for_oneself_is_refused(thread: LoopThread) -> None:
+    """A sync call from the loop's own thread raises where it would hang for ever."""
+
+    async def call_back() -> str:
+        return thread.run(name_of_thread())
+
+    with pytest.raises(RuntimeError, match="wait for itself"):
+        thread.run(call_back())
+
+
+def test_ctrl_c_waits_for_the_clean_up(thread: LoopThread) -> None:
+    """When the wait is broken, the coroutine has been cancelled and has cleaned up before the caller goes on."""
+    tidy = Tidy()
+    main = threading.get_ident()
+
+    async def press_ctrl_c() -> None:
+        await asyncio.to_thread(tidy.started.wait, 10)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    thread.submit(press_ctrl_c())
+    with pytest.raises(KeyboardInterrupt):
+        thread.run(tidy.wait())
+    assert tidy.cleaned_up
+
+
+async def test_the_callers_loop_goes_on(thread: LoopThread) -> None:
+    """``arun`` waits without blocking the loop that it is called on."""
+    gate = asyncio.Event()
+    here = asyncio.get_running_loop()
+
+    async def open_gate() -> str:
+        here.call_soon_threadsafe(gate.set)
+        return threading.current_thread().name
+
+    names = await asyncio.gather(thread.arun(open_gate()), gate.wait())
+    assert names == ["test-loop", True]
+
+
+async def test_an_exception_reaches_the_awaiting_caller(thread: LoopThread) -> None:
+    """``arun`` raises what the coroutine raised."""
+    with pytest.raises(KeyError, match="k"):
+        await thread.arun(fail())
+
+
+async def test_cancelling_waits_for_the_clean_up(thread: LoopThread) -> None:
+    """A cancelled ``arun`` ends after its coroutine has cleaned up."""
+    tidy = Tidy()
+    task = asyncio.create_task(thread.arun(tidy.wait()))
+    await asyncio.to_thread(tidy.started.wait, 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert tidy.cleaned_up
+
+
+async def test_cancelling_what_has_not_begun_does_not_hang(
+    thread: LoopThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that is cancelled before the busy loop came to it ends as soon as the loop is free."""
+    busy = threading.Event()
+    thread.loop.call_soon_threadsafe(busy.wait, 10)
+    task = asyncio.create_task(thread.arun(asyncio.sleep(0)))
+    await asyncio.sleep(0)
+    task.cancel()
+    busy.set()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 10)
+
+
+def test_stop_ends_the_thread() -> None:
+    """After ``stop`` the thread is gone and its loop closed."""
+    thread = LoopThread("test-stop")
+    thread.stop()
+    assert "test-stop" not in {other.name for other in threading.enumerate()}
+    assert thread.loop.is_closed()
+
+
+def test_the_process_has_one_io_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every caller gets the same loop, started at its first use."""
+    monkeypatch.setattr(loop_module, "_io_loop", None)
+    first = io_loop()
+    assert io_loop() is first
+    assert first.run(name_of_thread()) == "daytona-kernel-io"
+    first.stop()
+
+
+def test_a_forked_child_starts_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child has its parent's object but not its thread, so it forgets it, and the lock that a thread may hold."""
+    monkeypatch.setattr(loop_module, "_io_loop", None)
+    monkeypatch.setattr(loop_module, "_lock", threading.Lock())
+    parents = io_loop()
+    loop_module._lock.acquire()
+    loop_module._forget_after_fork()
+    own = io_loop()
+    assert own is not parents
+    own.stop()
+    parents.stop()
