@@ -13,9 +13,10 @@ import dspy.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # type checkers know the name; importing typing would cost more than all the rest of this file
 if TYPE_CHECKING:
+    from typing import Any
+
     from .interpreter import KernelInterpreter
     from .sandboxes.local import LocalSandbox
 

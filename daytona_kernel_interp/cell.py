@@ -15,8 +15,10 @@ from .wire.calls import PREAMBLE_KEY
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-# A sandbox is hostile: it can ignore the cap on output that it was given, and must not fill the host's memory.
+# A sandbox is hostile: it can ignore the cap on output that it was given, and must not fill the host's memory. Texts
+# are held to twice that cap; a figure or a table is no text and may be larger, but not all of them together.
 _SLACK_CHARS = 64 * 1024
+_RICH_PER_TEXT = 160  # 32 MB of figures at the default of 200,000 characters of text
 MAX_OUTPUTS = 10_000
 
 
@@ -115,14 +117,21 @@ class Cell:
         self.failed_to_compile = False
         self.submission: Sequence[Any] | None = None
         self.value: Sequence[Any] | None = None
-        self.error: CellError | None = None
+        self._shown_error: CellError | None = None
+        self._reply_error: CellError | None = None
         self._chars_left = None if max_output_chars is None else 2 * max_output_chars + _SLACK_CHARS
+        self._rich_left = None if max_output_chars is None else _RICH_PER_TEXT * max_output_chars + _SLACK_CHARS
         self._refused = 0
 
     @property
     def over(self) -> bool:
         """Whether reply and idle have both come."""
         return self.replied and self.idle
+
+    @property
+    def error(self) -> CellError | None:
+        """What ended the cell, if an exception did; the one that SUBMIT raises does not count."""
+        return None if self.submission is not None else self._shown_error or self._reply_error
 
     @property
     def outputs(self) -> list[Output]:
@@ -135,11 +144,11 @@ class Cell:
         content = message["content"]
         ours = message["metadata"].get(PREAMBLE_KEY)
         self.failed_to_compile = isinstance(ours, dict) and ours.get("compiled") is False
-        if content.get("status") == "error" and self.error is None and self.submission is None:
+        if content.get("status") == "error":
             name, text = str(content.get("ename", "Error")), str(content.get("evalue", ""))
-            self.error = CellError(name, text, "\n".join(map(str, content.get("traceback") or [])))
+            self._reply_error = CellError(name, text, "\n".join(map(str, content.get("traceback") or [])))
         elif content.get("status") == "aborted":
-            self.error = CellError("Aborted", "the kernel did not run the cell", "")
+            self._reply_error = CellError("Aborted", "the kernel did not run the cell", "")
 
     def receive_iopub(self, message: Mapping[str, Any]) -> Iterator[Event]:
         """Take an iopub message whose parent is this cell, and yield what it means."""
@@ -190,7 +199,7 @@ class Cell:
             return
         self._close_stream()
         if isinstance(output, CellError):
-            self.error = output
+            self._shown_error = output
         self._outputs.append(output)
 
     def _open_stream(self) -> list[Output]:
@@ -201,11 +210,24 @@ class Cell:
         self._open, self._open_name = [], ""
 
     def _has_room(self, output: Output) -> bool:
-        if self._chars_left is None:
+        if self._chars_left is None or self._rich_left is None:
             return True
-        size = len(output.text) if isinstance(output, StreamText) else 0
-        if len(self._outputs) >= MAX_OUTPUTS or size > self._chars_left:
+        text, rich = _sizes(output)
+        if len(self._outputs) >= MAX_OUTPUTS or text > self._chars_left or rich > self._rich_left:
             self._refused += 1
             return False
-        self._chars_left -= size
+        self._chars_left -= text
+        self._rich_left -= rich
         return True
+
+
+def _sizes(output: Output) -> tuple[int, int]:
+    """Return the size in characters of an output's text, and of its other representations."""
+    match output:
+        case StreamText(text=text):
+            return len(text), 0
+        case CellError():
+            return len(output.name) + len(output.message) + len(output.traceback), 0
+        case DisplayData(data=data) | ExecuteResult(data=data):
+            text = str(data.get("text/plain", ""))
+            return len(text), sum(len(str(value)) for mime, value in data.items() if mime != "text/plain")

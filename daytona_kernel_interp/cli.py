@@ -143,7 +143,7 @@ def _execute(options: argparse.Namespace, code: str, variables: dict[str, Any], 
     """Run ``code`` in a kernel of its own, with ``variables`` set, and return the exit code."""
     from . import KernelInterpreter
     from .errors import KernelError
-    from .interpreter import CodeInterpreterError, FinalOutput  # type: ignore[attr-defined]  # DSPy's own
+    from .interpreter import CodeInterpreterError, FinalOutput  # DSPy's own
     from .sandboxes.choice import choose
 
     try:

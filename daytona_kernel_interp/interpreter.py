@@ -21,12 +21,12 @@ from pydantic_core import to_jsonable_python
 
 from . import settings
 from .errors import KernelError
-from .kernel import CellResult, DiedInCell, ToolAborted
+from .kernel import CellResult, DiedInCell
 from .loop import io_loop
 from .outcome import is_syntax_error, printed, returned, with_output
 from .sandboxes.choice import choose
 from .session import Session
-from .tools import InvalidTool, Tool, call, describe
+from .tools import InvalidTool, Tool, ToolAborted, call, describe
 from .wire import values
 from .wire.calls import Field, Preamble, ToolSpec
 from .wire.errors import RemoteProtocolError
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     from .cell import Output
     from .sandboxes.base import Sandbox
+
+__all__ = ["CodeExecutionError", "CodeInterpreterError", "FinalOutput", "KernelInterpreter"]
 
 log = logging.getLogger(__name__)
 
@@ -193,14 +195,12 @@ class KernelInterpreter:
         """
         with self._sole_call("execute"), self._translated():
             request = self._prepare(code, variables)
-            io_loop().run(self._ensure_session())
             return self._conclude(io_loop().run(self._run(request, self._context(), None)), request)
 
     async def aexecute(self, code: str, variables: dict[str, Any] | None = None) -> Any:
         """Like :meth:`execute`, without blocking the caller's loop; async tools run on it."""
         with self._sole_call("aexecute"), self._translated():
             request = self._prepare(code, variables)
-            await io_loop().arun(self._ensure_session())
             run = self._run(request, self._context(), asyncio.get_running_loop())
             return self._conclude(await io_loop().arun(run), request)
 
@@ -324,11 +324,11 @@ class KernelInterpreter:
                 return f"Variable {name!r} cannot be sent to the kernel: {found}."
         return f"The variables cannot be sent to the kernel: {error}."
 
-    async def _ensure_session(self) -> None:
+    async def _ensure_session(self) -> Session:
         if self._ended is not None:
             raise CodeInterpreterError(f"This interpreter cannot run code any more: {self._ended}. Create a new one.")
         if self._session is not None:
-            return
+            return self._session
         try:
             weak = weakref.WeakMethod(self.invoke_tool)
             invoke = functools.partial(_invoke, weak)
@@ -340,13 +340,12 @@ class KernelInterpreter:
             raise CodeInterpreterError(f"This interpreter cannot run code any more: {self._ended}. Create a new one.")
         self._session = session
         self._finalizer = weakref.finalize(self, _close_forgotten, session)
+        return session
 
     async def _run(
         self, request: _Request, context: contextvars.Context, caller_loop: asyncio.AbstractEventLoop | None
     ) -> CellResult:
-        session = self._session
-        if session is None:
-            raise CodeInterpreterError(f"This interpreter cannot run code any more: {self._ended}. Create a new one.")
+        session = await self._ensure_session()
         session.tools.begin_cell(self.tools, context, caller_loop)
         return await session.kernel.run(
             request.code,

@@ -23,7 +23,7 @@ from .settings import (
     REPLY_GRACE_S,
     START_S,
 )
-from .tools import Reply, ToolRunner, failure
+from .tools import Reply, ToolAborted, ToolRunner, failure
 from .wire import values
 from .wire.calls import PREAMBLE_KEY
 
@@ -157,17 +157,22 @@ class Kernel:
 
     async def _finish(self, run: _Run, timeout_s: float | None) -> CellResult:
         """Wait for the end of the cell, whatever brings it."""
-        wanted = asyncio.ensure_future(run.interrupt_wanted.wait())
-        try:
-            await _first_of(run.over, self._dead, wanted, timeout_s=timeout_s)
-            timed_out = not (run.over.done() or self._dead.done() or wanted.done())
-            rung = None
-            if timed_out or (wanted.done() and not run.over.done()):
-                rung = await self._climb(run, may_kill=timed_out or run.must_end)
-        finally:
-            wanted.cancel()
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout_s is None else loop.time() + timeout_s
+        rung, timed_out = None, False
+        while not (run.over.done() or self._dead.done() or timed_out):
+            run.interrupt_wanted.clear()
+            wanted = asyncio.ensure_future(run.interrupt_wanted.wait())
+            try:
+                left_s = None if deadline is None else max(0.0, deadline - loop.time())
+                await _first_of(run.over, self._dead, wanted, timeout_s=left_s)
+                timed_out = not (run.over.done() or self._dead.done() or wanted.done())
+            finally:
+                wanted.cancel()
+            # An interrupt that did not get through leaves the cell running, and us waiting for it.
+            rung = await self._climb(run, may_kill=timed_out or run.must_end) if timed_out or wanted.done() else rung
         if run.fatal is not None:
-            raise ToolAborted(run.fatal)
+            raise run.fatal
         if not run.over.done():
             await self._raise_death(run, timed_out)
         return CellResult(run.cell, self._take_late(), rung, timed_out)
@@ -204,7 +209,7 @@ class Kernel:
         error = self._dead.result()
         await self._drain_iopub()
         if isinstance(error, KernelDied) and run.killed:
-            why = "execution_timeout passed" if timed_out else "the interrupt was needed to end the cell"
+            why = "execution_timeout passed" if timed_out else "the cell had to end"
             died = KernelDied(
                 f"{why} and nothing stopped the code, so the kernel was killed; all variables are lost",
                 exit_code=error.exit_code,
@@ -297,10 +302,8 @@ class Kernel:
     async def _answer(self, run: _Run, call: ToolCalled) -> None:
         try:
             reply = await run.tools.run(call.name, call.buffers)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:
-            run.fatal = error
+        except ToolAborted as aborted:
+            run.fatal = aborted
             self._demand_end(run)
             return
         self._reply(call.call_id, reply)
@@ -401,14 +404,6 @@ class DiedInCell(Exception):
         self.error, self.cell = error, cell
 
 
-class ToolAborted(Exception):
-    """Carries a tool's KeyboardInterrupt or the like to the caller's thread; raised as such it would end the loop's."""
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__(repr(error))
-        self.error = error
-
-
 class _Run:
     """A cell under way, and who waits for what of it."""
 
@@ -419,7 +414,7 @@ class _Run:
         self.interrupted = False
         self.must_end = False
         self.killed = False
-        self.fatal: BaseException | None = None
+        self.fatal: ToolAborted | None = None
         self.messages = 0
         self.settling: asyncio.Task[None] | None = None
         self.after_submit: asyncio.TimerHandle | None = None

@@ -37,6 +37,17 @@ class InvalidTool(ValueError):
     """A tool that cannot be offered to a cell."""
 
 
+class ToolAborted(Exception):
+    """Carries a tool's KeyboardInterrupt or the like to the caller's thread.
+
+    It is the host's, not the cell's; raised as such it would end the thread of the event loop on its way.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(repr(error))
+        self.error = error
+
+
 @dataclass(frozen=True)
 class Reply:
     """What goes back to the cell: ``op`` is ``result`` or ``error``."""
@@ -45,13 +56,13 @@ class Reply:
     buffers: list[values.Buffer]
 
 
-def describe(name: str, tool: Tool) -> ToolSpec:
+def describe(name: object, tool: Tool) -> ToolSpec:
     """Return what the cell may know of ``tool``.
 
     Raises:
         InvalidTool: If the name is no identifier, or the tool not callable.
     """
-    if not str(name).isidentifier() or keyword.iskeyword(name):
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
         raise InvalidTool(
             f"Invalid tool name {name!r}: a tool is called by its name, so it must be a Python identifier"
         )
@@ -83,7 +94,10 @@ def bind(name: str, tool: Tool, args: Sequence[Any], kwargs: Mapping[str, Any]) 
         raise TypeError(f"{name}() {error}{_hint(signature, kwargs)}. Signature: {name}{_plain(signature)}") from None
     for parameter in signature.parameters.values():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            arguments.update(arguments.pop(parameter.name, {}))
+            extra = arguments.pop(parameter.name, {})
+            if hidden := sorted(extra.keys() & signature.parameters.keys() - {parameter.name}):
+                raise TypeError(f"{name}() takes {hidden[0]!r} by position only. Signature: {name}{_plain(signature)}")
+            arguments.update(extra)
     return arguments
 
 
@@ -157,7 +171,7 @@ class ToolRunner:
         """Run one call and return the reply to its cell.
 
         Raises:
-            BaseException: What the tool raised, if it is no Exception: KeyboardInterrupt and the like are the host's.
+            ToolAborted: If the tool raised what is no Exception: KeyboardInterrupt, a cancellation.
         """
         context = self._context.copy()  # one Context cannot be entered twice at a time
         return await asyncio.get_running_loop().run_in_executor(self._threads, context.run, self._work, name, buffers)
@@ -206,6 +220,8 @@ class ToolRunner:
             return Reply("result", self._encode(self._invoke(name, bind(name, tool, args, kwargs))))
         except Exception as error:
             return Reply("error", values.dumps(failure(error).to_value()))
+        except BaseException as error:
+            raise ToolAborted(error) from error
 
     def _encode(self, result: Any) -> list[values.Buffer]:
         try:

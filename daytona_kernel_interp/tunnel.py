@@ -206,18 +206,20 @@ class Tunnel:
         except OSError:
             return  # gone again
         task = self._spawn(self._carry(connection, channel, kernel_id))
-        task.add_done_callback(lambda _: connection.close())  # also if it was cancelled before it ran
+        task.add_done_callback(lambda task: connection.close() if task.cancelled() else None)  # maybe before it ran
 
     async def _carry(self, connection: socket.socket, channel: str, kernel_id: str) -> None:
         local = SocketEnd(*await asyncio.open_unix_connection(sock=connection, limit=MAX_PAYLOAD_BYTES))
         try:
             websocket = await self._dial(channel, kernel_id)
-            await Pump(Stream(), local, websocket).run()
-        except KernelError as error:
+        except BaseException as error:
+            local.abort()
+            if not isinstance(error, KernelError):
+                raise
             # The client sees a closed connection and dials again.
             log.debug("stream %s of kernel %s was not opened: %s", channel, kernel_id, error)
-        finally:
-            local.abort()
+            return
+        await Pump(Stream(), local, websocket).run()
 
     async def _dial(self, channel: str, kernel_id: str) -> ClientConnection:
         hello = HostHello(stream=secrets.token_hex(16), kernel=kernel_id, window=WINDOW_BYTES)

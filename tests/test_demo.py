@@ -110,9 +110,7 @@ def test_a_model_that_cannot_be_reached_is_told(
         (["--output", "{empty}"], "cannot be made: File exists"),
     ],
 )
-def test_refusals(
-    arguments: list[str], sentence: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_refusals(arguments: list[str], sentence: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """What cannot be followed is refused with one sentence and exit code 2, before anything starts."""
     files = {"binary": tmp_path / "binary", "empty": tmp_path / "empty"}
     files["binary"].write_bytes(b"\x89PNG")

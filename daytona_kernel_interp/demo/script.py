@@ -161,7 +161,7 @@ def which_mistake(prompt: str) -> str:
 def rule_lm(name: str, answer: Callable[[str], str]) -> dspy.BaseLM:
     """Return a model whose reply to a prompt is what ``answer`` makes of it."""
     if hasattr(dspy, "lm15"):  # from DSPy 3.4 on; it warns of BaseLM.forward, and 3.5 will not have it
-        return dspy.LM(name, engine=_Engine(answer), cache=False)
+        return dspy.LM(name, engine=_Engine(answer), async_engine=_AsyncEngine(answer), cache=False)
     return _LegacyLM(name, answer)
 
 
@@ -175,6 +175,14 @@ class _Engine:
         return dspy.lm15.Response(id=None, model=request.model, message=reply, finish_reason="stop", usage=usage)
 
 
+class _AsyncEngine:
+    def __init__(self, answer: Callable[[str], str]) -> None:
+        self._engine = _Engine(answer)
+
+    async def complete(self, request: Any) -> Any:
+        return self._engine.complete(request)
+
+
 class _LegacyLM(dspy.BaseLM):
     def __init__(self, name: str, answer: Callable[[str], str]) -> None:
         super().__init__(name, cache=False)
@@ -184,3 +192,6 @@ class _LegacyLM(dspy.BaseLM):
         text = self._answer(messages[-1]["content"] if messages else prompt or "")
         choice = SimpleNamespace(message=SimpleNamespace(content=text, tool_calls=None), finish_reason="stop")
         return SimpleNamespace(choices=[choice], usage={}, model=self.model)
+
+    async def aforward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)

@@ -94,7 +94,7 @@ class Kernel(IPythonKernel):
         self._failed_to_compile = False
         self._cells = 0
         self.shell.events.register("post_run_cell", self._after_cell)
-        self.shell.set_custom_exc((SubmitSignal,), lambda *_: [])
+        self.shell.set_custom_exc((SubmitSignal,), lambda *_, **__: [])
         # IPython keeps every printed string of the session for its history of outputs; a cap on output needs that off.
         if hasattr(self.shell, "_tee"):
             self.shell._tee = lambda channel: contextlib.nullcontext()

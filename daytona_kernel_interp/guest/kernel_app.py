@@ -8,12 +8,13 @@ ORDER_FD is then the lifeline: at its end the kernel ends with its whole process
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import sys
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ipykernel.kernelapp
 from traitlets.config import Config
@@ -21,11 +22,17 @@ from traitlets.config import Config
 from . import kernel as our_kernel
 from .output import CellStream
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 LIFELINE_GRACE_S = 1.0  # for atexit hooks, between SIGTERM and SIGKILL
 
 
 class KernelApp(ipykernel.kernelapp.IPKernelApp):
     """IPKernelApp without the configuration files of whoever owns the machine."""
+
+    def parse_command_line(self, argv: Any = None) -> None:
+        """Take no options: the relay's order says it all."""
 
     def load_config_file(self, *args: Any, **kwargs: Any) -> None:
         """Load nothing: the kernel is the same wherever it runs."""
@@ -40,6 +47,7 @@ def configuration(key: str) -> Config:
     """Return the kernel's whole configuration."""
     config = Config()
     config.Session.key = key.encode("ascii")
+    config.KernelApp.ip = "127.0.0.1"  # the default looks at every network interface first, for 40 ms
     config.KernelApp.kernel_class = our_kernel.Kernel
     config.KernelApp.outstream_class = f"{CellStream.__module__}.{CellStream.__qualname__}"
     config.KernelApp.exec_PYTHONSTARTUP = False
@@ -61,12 +69,23 @@ def main() -> None:
     _hide_runtime()
     order = _read_order(order_fd)
     app = KernelApp.instance(connection_file=order["connection_file"], config=configuration(order["key"]))
-    app.initialize([])
+    with _without_debugpy():
+        app.initialize()
     threading.Thread(target=_end_with_relay, args=(order_fd,), name="lifeline", daemon=True).start()
     ports = {f"{name}_port": getattr(app, f"{name}_port") for name in ("shell", "iopub", "stdin", "control", "hb")}
     os.write(ready_fd, json.dumps(ports).encode("ascii") + b"\n")
     os.close(ready_fd)
     app.start()
+
+
+@contextlib.contextmanager
+def _without_debugpy() -> Iterator[None]:
+    """Keep ipykernel from importing debugpy, two thirds of its initialization; code in cells may still import it."""
+    sys.modules["debugpy"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["debugpy"]
 
 
 def _hide_runtime() -> None:

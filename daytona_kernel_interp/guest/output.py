@@ -42,6 +42,7 @@ class OutputBudget:
         self._path = folder / name
         self._spool: Any = None
         self._spooled = 0
+        self._spool_full = self._spool_failed = False
         self._head: list[str] = []
         self._lock = threading.Lock()
         self.clipped = False  # whether a displayed text was cut
@@ -66,10 +67,9 @@ class OutputBudget:
                 return ""
             tail = "".join(self._tail)
             dropped = self._dropped + max(0, len(tail) - self._tail_chars)
-            tail = tail[-self._tail_chars :]
+            tail = tail[max(0, len(tail) - self._tail_chars) :]
             self._tail, self._tail_size, self._dropped = [], 0, 0
-            if self._spool is not None:
-                self._spool.close()
+            self._close_spool()
             return f"\n[... {dropped:,} characters left out; {self._whole()} ...]\n{tail}" if dropped else tail
 
     def clip(self, text: str) -> str:
@@ -87,35 +87,40 @@ class OutputBudget:
         if self._tail_size > 2 * self._tail_chars + _READ_BYTES:
             joined = "".join(self._tail)
             self._dropped += len(joined) - self._tail_chars
-            self._tail = [joined[-self._tail_chars :]]
+            self._tail = [joined[len(joined) - self._tail_chars :]]
             self._tail_size = self._tail_chars
 
     def _write_spool(self, text: str) -> None:
         try:
             if self._spool is None:
-                self._spool = self._path.open("w", encoding="utf-8")
+                self._spool = self._path.open("wb")
                 self._write_pieces("".join(self._head))
                 self._head = []
             self._write_pieces(text)
-        except (
-            OSError,
-            ValueError,
-        ):  # a full disk, or a late write to the closed file, must not break the cell
-            pass
+        except (OSError, ValueError):
+            # A full disk, or a late write to the closed file, must not break the cell.
+            self._spool_failed = True
 
     def _write_pieces(self, text: str) -> None:
         # In pieces: encoding a whole 1 GB string at once would double it.
         for start in range(0, len(text), 1 << 20):
-            piece = text[start : start + (1 << 20)]
-            if self._spooled + 4 * len(piece) > SPOOL_BYTES:
-                self._spooled = SPOOL_BYTES
+            piece = text[start : start + (1 << 20)].encode("utf-8", "replace")
+            if self._spool_full or self._spooled + len(piece) > SPOOL_BYTES:
+                self._spool_full = True
                 return
             self._spooled += self._spool.write(piece)
 
+    def _close_spool(self) -> None:
+        if self._spool is not None:
+            try:
+                self._spool.close()  # may write what it still buffers
+            except OSError:
+                self._spool_failed = True
+
     def _whole(self) -> str:
-        if self._spool is None:
+        if self._spool is None or self._spool_failed:
             return "the whole could not be written to a file"
-        if self._spooled >= SPOOL_BYTES:
+        if self._spool_full:
             return f"the first {SPOOL_BYTES >> 20} MB are in {self._path}"
         return f"the whole is in {self._path}"
 

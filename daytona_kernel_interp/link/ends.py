@@ -22,6 +22,9 @@ class LocalEnd(Protocol):
     async def write_eof(self) -> None:
         """Say that nothing more will be written."""
 
+    def close(self) -> None:
+        """Close the end once what was written has been taken; for a stream that ended well."""
+
     def abort(self) -> None:
         """Drop the end at once; whoever is behind it sees it close."""
 
@@ -53,6 +56,10 @@ class SocketEnd:
         with contextlib.suppress(OSError):
             self._writer.write_eof()
 
+    def close(self) -> None:
+        """Close the socket; what is buffered is still sent."""
+        self._writer.close()
+
     def abort(self) -> None:
         """Close the socket without waiting for anything."""
         self._writer.transport.abort()
@@ -81,6 +88,9 @@ class PipeEnd:
     async def write_eof(self) -> None:
         """End what the other end reads."""
         await self._outbox.put(b"")
+
+    def close(self) -> None:
+        """Nothing to do: both directions have ended."""
 
     def abort(self) -> None:
         """End both directions, even if the other end is behind."""

@@ -43,7 +43,8 @@ class Pump:
     async def run(self) -> None:
         """Pump until both sides finished (the socket is then closed with 1000) or the socket is gone.
 
-        The local end is aborted in every case, so whoever is behind it learns that the stream is over.
+        The local end is closed in every case, so whoever is behind it learns that the stream is over: after it took
+        everything if the stream ended well, at once if not.
         """
         tasks = [asyncio.create_task(step()) for step in (self._read_local, self._send, self._receive)]
         try:
@@ -53,7 +54,10 @@ class Pump:
             for task in tasks:
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
-            self._local.abort()
+            if self._stream.finished:
+                self._local.close()
+            else:
+                self._local.abort()
             await self._close(results)
 
     async def _close(self, results: list[BaseException | None]) -> None:
@@ -102,4 +106,5 @@ class Pump:
                     self._stream.delivered(len(received.payload))
             if self._stream.window_open:
                 self._drained.set()
-            self._wake.set()
+            if self._stream.has_frames or self._stream.finished:
+                self._wake.set()

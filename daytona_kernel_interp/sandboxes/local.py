@@ -148,7 +148,8 @@ class RunningLocalSandbox:
             except asyncio.TimeoutError:
                 process.kill()
                 await process.wait()
-        await asyncio.get_running_loop().run_in_executor(None, lambda: shutil.rmtree(self._folder, ignore_errors=True))
+        # Not in an executor: when the process is ending there is none any more.
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _environment(extra: Mapping[str, str], runtime: Path) -> dict[str, str]:

@@ -57,6 +57,11 @@ class Stream:
         """Whether both directions have ended and every byte of ours is acked."""
         return self._finished and self._peer_finished and self._acked == self._sent
 
+    @property
+    def has_frames(self) -> bool:
+        """Whether :meth:`frames_to_send` would return any."""
+        return bool(self._queue)
+
     def write(self, payload: bytes) -> None:
         """Queue bytes that the local socket gave; they go out with the next :meth:`frames_to_send`.
 

@@ -11,6 +11,7 @@ tag                  ``"v"``                                       Python
 ``frozenset``        list                                          frozenset
 ``dict``             list of [key, value]                          dict with other keys than str, or a key ``"$"``
 ``bytes``            base64 text                                   bytes (bytearray, memoryview)
+``text``             base64 of UTF-8 with surrogates passed         str with lone surrogates
 ``str_at``           index of a buffer, UTF-8                      str of 64 KiB or more
 ``bytes_at``         index of a buffer                             bytes of 64 KiB or more
 ``float``            ``"nan"``, ``"inf"``, ``"-inf"``              float
@@ -26,7 +27,7 @@ tag                  ``"v"``                                       Python
 ``record``           [class name, [[field, value], ...], is tuple] :class:`Record`
 =================== ============================================= =================================
 
-Lone surrogates cross as JSON's own escapes. An Enum crosses as its value; dataclasses, namedtuples and pydantic
+An Enum crosses as its value; dataclasses, namedtuples and pydantic
 models as records: the far side never imports a class by a name that came over the wire. Nothing is pickled, and
 decoding builds the types of this table only.
 """
@@ -34,6 +35,7 @@ decoding builds the types of this table only.
 from __future__ import annotations
 
 import base64
+import copy
 import dataclasses
 import datetime
 import decimal
@@ -86,6 +88,15 @@ class Record(dict[str, Any]):
         except KeyError:
             raise AttributeError(f"{self.record_type} has no field {name!r}") from None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.record_type, dict(self))
+
+    def __copy__(self) -> Record:
+        return type(self)(self.record_type, self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Record:
+        return type(self)(self.record_type, copy.deepcopy(dict(self), memo))
+
     def __repr__(self) -> str:
         return f"{self.record_type}({', '.join(f'{k}={v!r}' for k, v in self.items())})"
 
@@ -109,8 +120,10 @@ def dumps(value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES) -> list[Buffer
     encoder = _Encoder(max_bytes)
     tree = encoder.encode(value, 0)
     head = json.dumps(tree, allow_nan=False, separators=(",", ":")).encode("ascii")
-    encoder.add_size(len(head))
-    return [head, *encoder.buffers]
+    buffers = [head, *encoder.buffers]
+    if max_bytes is not None and sum(map(len, buffers)) > max_bytes:
+        raise ValueTooLarge(f"the value takes more than {max_bytes} bytes")
+    return buffers
 
 
 def loads(buffers: Sequence[Buffer]) -> Any:
@@ -126,8 +139,7 @@ def loads(buffers: Sequence[Buffer]) -> Any:
         return _Decoder(buffers).decode(tree, 0)
     except RemoteProtocolError:
         raise
-    # Whatever a hostile peer put there ends here: the builders below raise what their types raise.
-    except (ValueError, TypeError, KeyError, IndexError, ArithmeticError, RecursionError) as error:
+    except Exception as error:  # whatever a hostile peer put there: the builders below raise what their types raise
         raise RemoteProtocolError(f"not a value of format {VALUES_VERSION}: {type(error).__name__}") from error
 
 
@@ -142,8 +154,10 @@ class _Encoder:
         self.buffers: list[Buffer] = []
         self._max_bytes = max_bytes
         self._size = 0
+        self._hashed = 0  # how many sets and keys we are in
 
     def add_size(self, size: int) -> None:
+        """Count what is certain to be sent, so that a value far too large is refused before it is encoded whole."""
         self._size += size
         if self._max_bytes is not None and self._size > self._max_bytes:
             raise ValueTooLarge(f"the value takes more than {self._max_bytes} bytes")
@@ -162,7 +176,8 @@ class _Encoder:
             return self.encode(value.value, depth + 1)
         fields = _record_fields(value)
         if fields is not None:
-            return self._record(type(value).__name__, fields, isinstance(value, tuple), depth)
+            name = value.record_type if isinstance(value, Record) else type(value).__name__
+            return self._record(name, fields, isinstance(value, (tuple, SequenceRecord)), depth)
         for base, handler in _KINDS:
             if isinstance(value, base):
                 return handler(self, value, depth)
@@ -173,17 +188,17 @@ class _Encoder:
         raise UnsupportedValue(f"Unsupported value type: {type(value).__name__}")
 
     def scalar(self, value: Any, depth: int) -> Any:
-        self.add_size(8)
+        self.add_size(1)
         return value
 
     def integer(self, value: int, depth: int) -> Any:
-        self.add_size(8)
+        self.add_size(1)
         if value.bit_length() <= _INT_BITS:
             return int(value)
         return _tagged("int", hex(value))
 
     def real(self, value: float, depth: int) -> Any:
-        self.add_size(8)
+        self.add_size(1)
         if value - value == 0:  # finite
             return float(value)
         return _tagged("float", repr(float(value)))
@@ -191,11 +206,11 @@ class _Encoder:
     def text(self, value: str, depth: int) -> Any:
         value = str.__str__(value)
         self.add_size(len(value))
-        if len(value) < LARGE_BYTES:
-            return value
         try:
-            data = value.encode("utf-8")
-        except UnicodeEncodeError:  # a lone surrogate: JSON's escapes carry it
+            data = b"" if value.isascii() and len(value) < LARGE_BYTES else value.encode("utf-8")
+        except UnicodeEncodeError:  # JSON's escapes would join two lone surrogates that make a pair
+            return _tagged("text", base64.b64encode(value.encode("utf-8", "surrogatepass")).decode("ascii"))
+        if len(value) < LARGE_BYTES:
             return value
         return self._buffer("str_at", data)
 
@@ -208,14 +223,27 @@ class _Encoder:
 
     def sequence(self, value: abc.Sequence[Any], depth: int) -> Any:
         self.add_size(2)
+        if self._hashed:  # a range, say: no list is hashable
+            return _tagged("tuple", [self.encode(item, depth + 1) for item in value])
         return [self.encode(item, depth + 1) for item in value]
 
     def mapping(self, value: abc.Mapping[Any, Any], depth: int) -> Any:
         self.add_size(2)
         if _TAG not in value and all(type(key) is str for key in value):
             return {self._key(key): self.encode(item, depth + 1) for key, item in value.items()}
-        pairs = [[self.encode(k, depth + 1), self.encode(v, depth + 1)] for k, v in value.items()]
+        pairs = [[self._hashable(key, depth), self.encode(item, depth + 1)] for key, item in value.items()]
         return _tagged("dict", pairs)
+
+    def hashed(self, tag: str, value: abc.Iterable[Any], depth: int) -> Any:
+        self.add_size(2)
+        return _tagged(tag, [self._hashable(item, depth) for item in value])
+
+    def _hashable(self, value: Any, depth: int) -> Any:
+        self._hashed += 1
+        try:
+            return self.encode(value, depth + 1)
+        finally:
+            self._hashed -= 1
 
     def _key(self, key: str) -> str:
         self.add_size(len(key))
@@ -227,6 +255,10 @@ class _Encoder:
         return _tagged(tag, len(self.buffers))
 
     def _record(self, name: str, fields: abc.Mapping[str, Any], positional: bool, depth: int) -> Any:
+        if self._hashed and positional:
+            return _tagged("tuple", [self.encode(item, depth + 1) for item in fields.values()])
+        if self._hashed:
+            raise UnsupportedValue(f"Unsupported value type in a set or as a key: {name}")
         pairs = [[self._key(key), self.encode(item, depth + 1)] for key, item in fields.items()]
         return _tagged("record", [name, pairs, positional])
 
@@ -264,7 +296,7 @@ def _as_list(tag: str) -> Callable[[_Encoder, Any, int], Any]:
 
 def _as_text(tag: str, to_text: Callable[[Any], Any]) -> Callable[[_Encoder, Any, int], Any]:
     def encode(encoder: _Encoder, value: Any, depth: int) -> Any:
-        encoder.add_size(32)
+        encoder.add_size(8)
         return _tagged(tag, to_text(value))
 
     return encode
@@ -284,8 +316,8 @@ _ENCODERS: dict[type, _Handler] = {
     list: _Encoder.sequence,
     dict: _Encoder.mapping,
     tuple: _as_list("tuple"),
-    set: _as_list("set"),
-    frozenset: _as_list("frozenset"),
+    set: lambda encoder, value, depth: encoder.hashed("set", value, depth),
+    frozenset: lambda encoder, value, depth: encoder.hashed("frozenset", value, depth),
     complex: _as_text("complex", lambda v: [repr(v.real), repr(v.imag)]),
     datetime.datetime: _as_text("datetime", datetime.datetime.isoformat),
     datetime.date: _as_text("date", datetime.date.isoformat),
@@ -311,6 +343,7 @@ class _Decoder:
 
     def __init__(self, buffers: Sequence[Buffer]) -> None:
         self._buffers = buffers
+        self._used: set[int] = set()
 
     def decode(self, tree: Any, depth: int) -> Any:
         if depth > MAX_DEPTH + 2:
@@ -341,6 +374,9 @@ class _Decoder:
     def _large(self, tag: str, index: Any) -> str | bytes:
         if type(index) is not int or not 1 <= index < len(self._buffers):
             raise RemoteProtocolError("a value points to a buffer that did not come")
+        if index in self._used:  # a few bytes that point to one buffer again and again would become gigabytes
+            raise RemoteProtocolError("a value points to one buffer twice")
+        self._used.add(index)
         data = self._buffers[index]
         return str(data, "utf-8") if tag == "str_at" else bytes(data)
 
@@ -355,6 +391,7 @@ def _hex_int(text: str) -> int:
 
 
 _LEAVES: dict[str, Callable[[Any], Any]] = {
+    "text": lambda text: base64.b64decode(text, validate=True).decode("utf-8", "surrogatepass"),
     "bytes": lambda text: base64.b64decode(text, validate=True),
     "float": float,
     "int": _hex_int,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from daytona_kernel_interp.kernel import ToolAborted
+from daytona_kernel_interp.tools import ToolAborted
 from daytona_kernel_interp.wire import values
 from daytona_kernel_interp.wire.calls import Field
 
@@ -180,7 +180,10 @@ def test_calls_see_the_callers_context(driver: Driver) -> None:
     driver.tools.update(read=read, aread=aread)
     token = setting.set("callers")
     try:
-        code = "from concurrent.futures import ThreadPoolExecutor\nlist(ThreadPoolExecutor(4).map(lambda _: read(), range(8))) + [aread()]"
+        code = (
+            "from concurrent.futures import ThreadPoolExecutor\n"
+            "list(ThreadPoolExecutor(4).map(lambda _: read(), range(8))) + [aread()]"
+        )
         assert driver.value(code) == ["callers"] * 9
         assert setting.get() == "callers"
     finally:

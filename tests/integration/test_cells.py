@@ -216,6 +216,21 @@ def test_interrupt_from_another_thread_ends_the_cell(driver: Driver) -> None:
     assert driver.value("1 + 1") == 2
 
 
+def test_an_interrupt_that_does_not_get_through_is_waited_out(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """interrupt() kills nothing: code that resists goes on to its end, and its result counts."""
+    monkeypatch.setattr("daytona_kernel_interp.kernel.INTERRUPT_S", 0.05)
+    monkeypatch.setattr("daytona_kernel_interp.kernel.ASYNC_EXCEPTION_S", 0.05)
+    monkeypatch.setattr("daytona_kernel_interp.kernel.LAST_INTERRUPT_S", 0.05)
+    driver.tools["interrupt"] = driver.interrupt
+    code = (
+        "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"
+        "try:\n    interrupt()\n    sum(range(30_000_000))\nexcept KeyboardInterrupt:\n    pass\n"
+        "signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])"
+    )
+    driver.run(code)
+    assert driver.value("1 + 1") == 2
+
+
 def test_a_malformed_preamble_is_an_error_of_the_cell(driver: Driver) -> None:
     """A kernel that cannot read its preamble says so and does not run the code."""
     from daytona_kernel_interp.loop import io_loop

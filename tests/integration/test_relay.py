@@ -184,7 +184,7 @@ def test_a_lost_relay_leaves_the_outcome_unknown(own_driver: Driver) -> None:
     with pytest.raises(DiedInCell, match="whether a running cell ended is unknown") as caught:
         own_driver.run("kill_relay()\nimport time\ntime.sleep(60)")
     assert isinstance(caught.value.error, TunnelLost)
-    gone, alive = psutil.wait_procs([psutil.Process(pids[1])] if psutil.pid_exists(pids[1]) else [], timeout=10)
+    _, alive = psutil.wait_procs([psutil.Process(pids[1])] if psutil.pid_exists(pids[1]) else [], timeout=10)
     assert not alive
 
 

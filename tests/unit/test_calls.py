@@ -68,6 +68,7 @@ def test_parameter_kinds_are_those_of_inspect() -> None:
     ]
 
 
+@strategies.FEW
 @given(_PREAMBLES)
 def test_a_preamble_survives_the_wire(preamble: Preamble) -> None:
     """What the host offers is what the kernel sets up."""
@@ -86,6 +87,7 @@ def test_golden_line() -> None:
     assert line == b'{"id": 1, "op": "signal", "args": {"kernel": "\\u00e9\\n"}}\n'
 
 
+@strategies.FEW
 @given(st.lists(strategies.JSON_OBJECTS, max_size=3), st.lists(st.integers(0, 10**6), max_size=10))
 def test_lines_arrive_whole_however_they_are_cut(messages: list[dict[str, Any]], places: list[int]) -> None:
     """Every cut of the stream gives the same objects in the same order."""

@@ -81,6 +81,7 @@ _NEAR_HELLOS = st.builds(
 ).map(json.dumps)
 
 
+@strategies.FEW
 @given(st.one_of(st.none(), st.text(), strategies.JSON.map(json.dumps), _NEAR_HELLOS))
 def test_any_header_is_a_hello_or_refused(header: str | None) -> None:
     """Whatever a header holds, nothing but RemoteProtocolError comes of it."""
@@ -91,6 +92,7 @@ def test_any_header_is_a_hello_or_refused(header: str | None) -> None:
     assert said.window >= 1
 
 
+@strategies.FEW
 @given(st.one_of(st.binary(), st.text().map(lambda t: t.encode("utf-8", "replace")), _NEAR_HELLOS.map(str.encode)))
 def test_any_payload_is_a_hello_or_refused(payload: bytes) -> None:
     """Whatever a HELLO frame holds, nothing but RemoteProtocolError comes of it."""

@@ -37,14 +37,14 @@ class Tidy:
 
     def __init__(self) -> None:
         self.started, self.cleaned_up = threading.Event(), False
+        self.may_end = threading.Event()
 
     async def wait(self) -> None:
         try:
             self.started.set()
             await asyncio.Event().wait()
         finally:
-            for _ in range(3):
-                await asyncio.sleep(0)
+            await asyncio.to_thread(self.may_end.wait, 10)
             self.cleaned_up = True
 
 
@@ -65,6 +65,7 @@ def test_submit_does_not_wait(thread: LoopThread) -> None:
     future = thread.submit(tidy.wait())
     assert tidy.started.wait(10)
     assert not future.done()
+    tidy.may_end.set()
     future.cancel()
 
 
@@ -86,6 +87,7 @@ def test_ctrl_c_waits_for_the_clean_up(thread: LoopThread) -> None:
     async def press_ctrl_c() -> None:
         await asyncio.to_thread(tidy.started.wait, 10)
         signal.pthread_kill(main, signal.SIGINT)
+        tidy.may_end.set()
 
     thread.submit(press_ctrl_c())
     with pytest.raises(KeyboardInterrupt):
@@ -102,8 +104,8 @@ async def test_the_callers_loop_goes_on(thread: LoopThread) -> None:
         here.call_soon_threadsafe(gate.set)
         return threading.current_thread().name
 
-    names = await asyncio.gather(thread.arun(open_gate()), gate.wait())
-    assert names == ["test-loop", True]
+    name, opened = await asyncio.gather(thread.arun(open_gate()), gate.wait())
+    assert (name, opened) == ("test-loop", True)
 
 
 async def test_an_exception_reaches_the_awaiting_caller(thread: LoopThread) -> None:
@@ -118,14 +120,15 @@ async def test_cancelling_waits_for_the_clean_up(thread: LoopThread) -> None:
     task = asyncio.create_task(thread.arun(tidy.wait()))
     await asyncio.to_thread(tidy.started.wait, 10)
     task.cancel()
+    await asyncio.wait([task], timeout=0.05)
+    assert not task.done()
+    tidy.may_end.set()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert tidy.cleaned_up
 
 
-async def test_cancelling_what_has_not_begun_does_not_hang(
-    thread: LoopThread, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_cancelling_what_has_not_begun_does_not_hang(thread: LoopThread) -> None:
     """A call that is cancelled before the busy loop came to it ends as soon as the loop is free."""
     busy = threading.Event()
     thread.loop.call_soon_threadsafe(busy.wait, 10)

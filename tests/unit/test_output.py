@@ -46,6 +46,7 @@ def test_head_count_and_tail_add_up(limit: int, texts: list[str]) -> None:
         assert_adds_up(now, budget.close(), "".join(texts), limit)
 
 
+@strategies.FEW
 @given(limit=st.integers(0, 60), texts=_TEXTS)
 def test_the_file_holds_the_whole_text(limit: int, texts: list[str]) -> None:
     """Where something was left out, the file that the note names holds everything, the head included."""

@@ -73,7 +73,7 @@ class FakeEnd:
 
     def __init__(self) -> None:
         self.source: asyncio.Queue[bytes] = asyncio.Queue()
-        self.reads, self.got, self.eof, self.aborted = 0, b"", False, False
+        self.reads, self.got, self.eof, self.aborted, self.closed = 0, b"", False, False, False
         self.may_write = asyncio.Event()
         self.may_write.set()
 
@@ -88,6 +88,9 @@ class FakeEnd:
 
     async def write_eof(self) -> None:
         self.eof = True
+
+    def close(self) -> None:
+        self.closed = True
 
     def abort(self) -> None:
         self.aborted = True
@@ -138,7 +141,9 @@ def test_both_directions_arrive_whole(forth: list[int], back: list[int], window_
             for end, connection in zip((host_end, guest_end), connections, strict=True)
         ]
         results = asyncio.gather(carry(forth, b"f", host), carry(back, b"b", guest))
-        assert await asyncio.wait_for(results, LIMIT_S) == [b"b" * sum(back), b"f" * sum(forth)]
+        at_host, at_guest = await asyncio.wait_for(results, LIMIT_S)
+        assert at_host == b"b" * sum(back)
+        assert at_guest == b"f" * sum(forth)
         await ended(*pumps)
         assert {code for code, _ in (c.closed or (1000, "") for c in connections)} == {1000}
 

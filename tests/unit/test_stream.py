@@ -136,6 +136,17 @@ def test_the_window_closes_and_opens(window_bytes: int, sizes: list[int]) -> Non
     assert len(receiver.got) == sum(sizes)
 
 
+def test_the_window_counts_what_is_not_acked() -> None:
+    """It closes when as many bytes as it has are under way, and one ack opens it."""
+    stream = Stream(window_bytes=10)
+    stream.write(bytes(9))
+    assert stream.window_open
+    stream.write(bytes(1))
+    assert not stream.window_open
+    list(stream.receive(encode(Frame(FrameType.ACK, 0, 1))))
+    assert stream.window_open
+
+
 def test_a_write_goes_out_once() -> None:
     """Frames that were handed out are forgotten."""
     stream = Stream()
@@ -269,6 +280,13 @@ def test_data_after_the_end_is_refused() -> None:
     list(stream.receive(encode(Frame(FrameType.FIN, 0, 0))))
     with pytest.raises(RemoteProtocolError, match="after FIN"):
         list(stream.receive(data(0, b"xy")))
+
+
+def test_a_stream_ends_once() -> None:
+    """A FIN that comes again, in its place or further on, brings no second end."""
+    stream = Stream()
+    ends = [list(stream.receive(encode(Frame(FrameType.FIN, offset, 0)))) for offset in (0, 0, 1)]
+    assert ends == [[Received(finished=True)], [], []]
 
 
 def test_a_second_hello_is_refused() -> None:

@@ -9,10 +9,10 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from daytona_kernel_interp.tools import InvalidTool, Tool, ToolRunner, bind, call, describe, failure
+from daytona_kernel_interp.tools import InvalidTool, Tool, ToolAborted, ToolRunner, bind, call, describe, failure
 from daytona_kernel_interp.wire import values
 from daytona_kernel_interp.wire.calls import Parameter, ToolFailure, ToolSpec
 
@@ -118,10 +118,16 @@ _ARGUMENTS = st.lists(st.integers(0, 9), max_size=4)
 _KEYWORDS = st.dictionaries(st.sampled_from(["a", "b", "c", "d", "rest", "more"]), st.integers(10, 19), max_size=3)
 
 
+_NAMELESS = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
+
+
 @pytest.mark.parametrize("tool", _shapes(), ids=lambda tool: getattr(tool, "__name__", "object"))
+@settings(max_examples=50)
 @given(args=_ARGUMENTS, kwargs=_KEYWORDS)
 def test_a_bound_call_is_the_direct_call(tool: Tool, args: list[int], kwargs: dict[str, int]) -> None:
     """By way of a dict of named arguments, a tool gets what a direct call gives it, or fails as that does."""
+    hidden = [p.name for p in inspect.signature(tool).parameters.values() if p.kind in _NAMELESS]
+    assume(not kwargs.keys() & set(hidden))
     try:
         expected = tool(*args, **kwargs)
     except TypeError:
@@ -129,6 +135,13 @@ def test_a_bound_call_is_the_direct_call(tool: Tool, args: list[int], kwargs: di
             bind("tool", tool, args, kwargs)
         return
     assert call(tool, bind("tool", tool, args, kwargs)) == expected
+
+
+@pytest.mark.parametrize("name", ["query", "rest"])
+def test_a_keyword_that_would_hide_an_argument_is_refused(name: str) -> None:
+    """Arguments by name have no room for a ``**kwargs`` key that is called like a parameter without a keyword."""
+    with pytest.raises(TypeError, match=name):
+        bind("search", search, ["q"], {name: "x"})
 
 
 def test_arguments_are_bound_by_name() -> None:
@@ -276,12 +289,12 @@ async def test_a_tool_runs_in_a_thread_of_its_own(runners: list[Runner]) -> None
         return there.wait(10)
 
     runner = make(runners, meet=meet)
-    assert await asyncio.gather(runner.run("meet", 1), runner.run("meet", 2)) == [True, True]
+    assert list(await asyncio.gather(runner.run("meet", 1), runner.run("meet", 2))) == [True, True]
 
 
 async def test_a_failure_goes_back(runners: list[Runner]) -> None:
     """The cell gets the facts of what the tool raised."""
-    runner = make(runners, fail=lambda: {}["k"])
+    runner = make(runners, fail=lambda: dict[str, int]()["k"])
     assert await runner.run("fail") == ToolFailure("KeyError", ("KeyError", "LookupError"), "'k'")
 
 
@@ -373,8 +386,8 @@ async def test_an_async_tools_failure_goes_back(runners: list[Runner]) -> None:
     assert await make(runners, tool=tool).run("tool") == ToolFailure("ValueError", ("ValueError",), "bad")
 
 
-async def test_an_async_tool_that_is_cancelled_by_itself_is_answered(runners: list[Runner]) -> None:
-    """A CancelledError out of a tool's own code is a failed call, or the cell would wait for ever."""
+async def test_an_async_tool_that_is_cancelled_by_itself_is_the_hosts(runners: list[Runner]) -> None:
+    """A CancelledError out of a tool's own code leaves the call by name, not as our own task's cancellation."""
 
     async def tool() -> None:
         raise asyncio.CancelledError
@@ -382,7 +395,9 @@ async def test_an_async_tool_that_is_cancelled_by_itself_is_answered(runners: li
     task = asyncio.ensure_future(make(runners, tool=tool).run("tool"))
     await asyncio.wait([task], timeout=10)
     assert not task.cancelled()
-    assert task.result().type == "CancelledError"
+    error = task.exception()
+    assert isinstance(error, ToolAborted)
+    assert isinstance(error.error, asyncio.CancelledError)
 
 
 async def test_the_end_of_the_cell_cancels_async_calls(runners: list[Runner]) -> None:
@@ -414,8 +429,9 @@ async def test_what_is_no_exception_is_the_hosts(runners: list[Runner]) -> None:
     def tool() -> None:
         raise Abort
 
-    with pytest.raises(Abort):
+    with pytest.raises(ToolAborted) as caught:
         await make(runners, tool=tool).run("tool")
+    assert isinstance(caught.value.error, Abort)
 
 
 async def test_a_closed_runner_takes_no_calls(runners: list[Runner]) -> None:

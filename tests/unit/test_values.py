@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import copy
 import dataclasses
 import datetime
@@ -74,7 +75,8 @@ GOLDEN_V1: list[tuple[Any, str]] = [
     (math.inf, '{"$":"float","v":"inf"}'),
     (-math.inf, '{"$":"float","v":"-inf"}'),
     (math.nan, '{"$":"float","v":"nan"}'),
-    ("é\n\udc80", '"\\u00e9\\n\\udc80"'),
+    ("é\n", '"\\u00e9\\n"'),
+    ("é\n\udc80", '{"$":"text","v":"w6kK7bKA"}'),
     ([1, ["a"]], '[1,["a"]]'),
     ({"b": 1, "a": {}}, '{"b":1,"a":{}}'),
     ({"$": 1}, '{"$":"dict","v":[["$",1]]}'),
@@ -146,6 +148,7 @@ def test_values_come_back_equal(value: Any) -> None:
     assert same(loads(dumps(value)), value)
 
 
+@strategies.FEW
 @given(strategies.VALUES)
 def test_buffers_may_be_memoryviews(value: Any) -> None:
     """pyzmq hands out memoryviews; they decode like bytes."""
@@ -243,10 +246,8 @@ def test_a_record_can_be_copied(duplicate: Any) -> None:
     """DSPy copies inputs and results, so copies and pickles of a record are records."""
     record = loads(dumps(Point(1, [2])))
     again = None
-    try:
+    with contextlib.suppress(RecursionError):  # pytest would take minutes to show it
         again = duplicate(record)
-    except RecursionError:
-        pass  # pytest would take minutes to show it
     assert again is not None
     assert (type(again), again, again.record_type) == (SequenceRecord, record, "Point")
 
@@ -277,7 +278,7 @@ def test_a_model_with_its_own_serializer_crosses_as_that() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [object(), len, int, sys, iter([]), lambda: 0, Page, NotImplemented, ...], ids=lambda value: repr(value)[:20]
+    "value", [object(), len, int, sys, iter([]), lambda: 0, Page, ...], ids=lambda value: repr(value)[:20]
 )
 def test_what_no_codec_carries_is_refused_by_its_type(value: Any) -> None:
     """The text names the type, however deep it lies."""
@@ -319,6 +320,7 @@ def test_the_far_side_refuses_depth_too() -> None:
             loads([b"[" * depth + b"]" * depth])
 
 
+@strategies.FEW
 @given(strategies.VALUES, st.integers(0, 400))
 def test_the_limit_holds(value: Any, limit: int) -> None:
     """What dumps returns is never larger than the limit."""
@@ -347,8 +349,10 @@ def test_a_large_value_is_refused_before_it_is_encoded_whole() -> None:
 # --- what a hostile peer may send -----------------------------------------------------------------
 
 _TAGS = st.sampled_from(
-    ["tuple", "set", "frozenset", "dict", "bytes", "str_at", "bytes_at", "float", "int", "complex", "datetime", "date"]
-    + ["time", "timedelta", "decimal", "uuid", "path", "record", "", "object", "Page"]
+    [
+        *("tuple", "set", "frozenset", "dict", "bytes", "str_at", "bytes_at", "float", "int", "complex"),
+        *("datetime", "date", "time", "timedelta", "decimal", "uuid", "path", "record", "object"),
+    ]
 )
 _HOSTILE_TREES = st.recursive(
     st.one_of(st.integers(-2, 5), st.text(max_size=4), strategies.JSON),
@@ -362,10 +366,8 @@ _HOSTILE_TREES = st.recursive(
 
 
 def assert_taken_or_refused(buffers: list[Any]) -> None:
-    try:
+    with contextlib.suppress(RemoteProtocolError):
         loads(buffers)
-    except RemoteProtocolError:
-        pass
 
 
 @given(st.lists(st.binary(max_size=30), max_size=3))
@@ -382,6 +384,7 @@ def test_any_tree_of_tags_is_a_value_or_refused(tree: Any, rest: list[bytes]) ->
     assert_taken_or_refused([json.dumps(tree).encode(), *rest])
 
 
+@strategies.FEW
 @given(strategies.VALUES, st.data())
 def test_any_damage_is_survived(value: Any, data: st.DataObject) -> None:
     """A true encoding with bytes changed, dropped or put in is a value or refused."""
@@ -408,6 +411,7 @@ def test_any_damage_is_survived(value: Any, data: st.DataObject) -> None:
         '{"$":"str_at","v":1}',
         '{"$":"bytes","v":"A"}',
         '{"$":"bytes","v":"=é="}',
+        '{"$":"bytes","v":"Y*Q=="}',
         '{"$":"int","v":"0xg"}',
         '{"$":"uuid","v":"1"}',
         '{"$":"date","v":"yesterday"}',
@@ -463,12 +467,14 @@ def test_json_form(value: Any, form: Any) -> None:
     assert same(json_form(value), form)
 
 
+@strategies.FEW
 @given(strategies.VALUES)
 def test_json_form_can_be_dumped(value: Any) -> None:
     """json.dumps takes whatever json_form returns."""
     json.dumps(json_form(value))
 
 
+@strategies.FEW
 @given(strategies.JSON)
 def test_json_form_leaves_json_alone(value: Any) -> None:
     """What is JSON already stays as it is."""
