@@ -146,7 +146,9 @@ class Cell:
         self.failed_to_compile = isinstance(ours, dict) and ours.get("compiled") is False
         if content.get("status") == "error":
             name, text = str(content.get("ename", "Error")), str(content.get("evalue", ""))
-            self._reply_error = CellError(name, text, "\n".join(map(str, content.get("traceback") or [])))
+            lines = content.get("traceback")
+            traceback = "\n".join(map(str, lines)) if isinstance(lines, list) else ""
+            self._reply_error = CellError(name, text, traceback)
         elif content.get("status") == "aborted":
             self._reply_error = CellError("Aborted", "the kernel did not run the cell", "")
 
@@ -225,7 +227,7 @@ def _sizes(output: Output) -> tuple[int, int]:
     """Return the size in characters of an output's text, and of its other representations."""
     match output:
         case StreamText(text=text):
-            return len(text), 0
+            return max(1, len(text)), 0
         case CellError():
             return len(output.name) + len(output.message) + len(output.traceback), 0
         case DisplayData(data=data) | ExecuteResult(data=data):

@@ -9,6 +9,7 @@ import functools
 import inspect
 import keyword
 import logging
+import os
 import threading
 import weakref
 from dataclasses import dataclass
@@ -112,6 +113,7 @@ class KernelInterpreter:
         self._outputs: list[Output] = []
         self._lock = threading.Lock()  # held by the call that runs
         self._session: Session | None = None
+        self._pid = os.getpid()
         self._ended: str | None = None  # why there will be no further cell
         self._finalizer: weakref.finalize[Any, KernelInterpreter] | None = None
 
@@ -137,7 +139,7 @@ class KernelInterpreter:
         """End kernel and sandbox. A call running in another thread ends in an error. Calling it again does nothing."""
         self._ended = self._ended or "it was shut down"
         session, self._session = self._session, None
-        if session is not None:
+        if session is not None and self._pid == os.getpid():
             io_loop().run(session.aclose())
         if self._finalizer is not None:
             self._finalizer.detach()
@@ -252,6 +254,10 @@ class KernelInterpreter:
                 f"{what}() was called by a tool of the same interpreter, whose cell is still running: "
                 "use another interpreter there."
             )
+        if self._session is not None and self._pid != os.getpid():
+            raise CodeInterpreterError(
+                f"{what}() was called in a forked process: the sandbox is its parent's. Use spawn() for an own one."
+            )
         if not self._lock.acquire(blocking=False):
             raise CodeInterpreterError(
                 f"{what}() was called while another call runs: one interpreter runs one cell at a time."
@@ -338,8 +344,8 @@ class KernelInterpreter:
         if self._ended is not None:  # shut down from another thread meanwhile
             await session.aclose()
             raise CodeInterpreterError(f"This interpreter cannot run code any more: {self._ended}. Create a new one.")
-        self._session = session
-        self._finalizer = weakref.finalize(self, _close_forgotten, session)
+        self._session, self._pid = session, os.getpid()
+        self._finalizer = weakref.finalize(self, _close_forgotten, session, self._pid)
         return session
 
     async def _run(
@@ -432,8 +438,10 @@ def _invoke(weak: weakref.WeakMethod[Any], name: str, arguments: dict[str, Any])
     return method(name, arguments)
 
 
-def _close_forgotten(session: Session) -> None:
-    """End the sandbox of an interpreter that was dropped, or still ran at the end of the process."""
+def _close_forgotten(session: Session, pid: int) -> None:
+    """End the sandbox of an interpreter that was dropped, or still ran at the end of the process that started it."""
+    if pid != os.getpid():
+        return
     with contextlib.suppress(Exception):
         io_loop().submit(session.aclose()).result(_SHUTDOWN_S)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -442,15 +443,24 @@ def _ignore(message: Message) -> None:
 _context: zmq.asyncio.Context | None = None
 
 
+def _forget_after_fork() -> None:
+    global _context
+    _context = None
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
+
+
 def _shared_context() -> zmq.asyncio.Context:
     """Return the process's ZMQ context; each further one would cost an I/O thread.
 
-    No high-water mark: jupyter_client's sockets are read at once, and a mark drops messages instead of slowing anyone.
+    Receiving keeps libzmq's high-water mark of 1000 messages. At the mark libzmq stops reading, the tunnel's window
+    closes and the kernel has to wait: nothing is lost (the kernel's iopub has no mark, see ``guest/kernel_app.py``),
+    and a sandbox that floods us fills its own memory and not ours.
     """
     global _context
     if _context is None or _context.closed:
         _context = zmq.asyncio.Context()
-        _context.setsockopt(zmq.RCVHWM, 0)
         _context.setsockopt(zmq.SNDHWM, 0)
         _context.setsockopt(zmq.LINGER, 0)
         _context.setsockopt(zmq.RECONNECT_IVL, 5)

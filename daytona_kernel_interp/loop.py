@@ -7,17 +7,78 @@ async tools get loops of their own.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import functools
 import os
+import queue
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    import concurrent.futures
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
 T = TypeVar("T")
 
 _CANCEL_S = 30.0  # what a cancelled coroutine may take to clean up, e.g. to interrupt its cell
+
+
+class DaemonThreads(concurrent.futures.Executor):
+    """A pool of at most ``limit`` threads, started as needed, that do not hold up the end of the process.
+
+    ``ThreadPoolExecutor`` joins its threads at exit, so one host tool that never returns would keep a finished program
+    running for ever.
+    """
+
+    def __init__(self, limit: int, name: str) -> None:
+        self._limit, self._name = limit, name
+        self._work: queue.SimpleQueue[tuple[concurrent.futures.Future[Any], Callable[[], Any]] | None] = (
+            queue.SimpleQueue()
+        )
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._idle = 0
+        self._closed = False
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[T]:
+        """Run ``fn`` in one of the threads.
+
+        Raises:
+            RuntimeError: After :meth:`shutdown`.
+        """
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("this pool was shut down")
+            if self._idle > 0:
+                self._idle -= 1
+            elif self._threads < self._limit:
+                self._threads += 1
+                threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+            self._work.put((future, functools.partial(fn, *args, **kwargs)))
+        return future
+
+    def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:
+        """Take no further work; threads end when they are done. Never waits, whatever ``wait`` says."""
+        with self._lock:
+            self._closed = True
+            while cancel_futures and not self._work.empty():
+                item = self._work.get()
+                if item is not None:
+                    item[0].cancel()
+            for _ in range(self._threads):
+                self._work.put(None)
+
+    def _serve(self) -> None:
+        while (item := self._work.get()) is not None:
+            future, work = item
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work())
+                except BaseException as error:
+                    future.set_exception(error)
+            del item, future, work  # or the last call's values live as long as this thread waits
+            with self._lock:
+                self._idle += 1
 
 
 class LoopThread:

@@ -12,6 +12,7 @@ import copy
 import functools
 import inspect
 import threading
+import weakref
 from typing import Any
 
 import dspy
@@ -64,11 +65,26 @@ class Lease:
 
     def __init__(self, interpreter: Any, lent: threading.Lock) -> None:
         fields = getattr(interpreter, "output_fields", None)
-        self.__dict__["_lease"] = (interpreter, lent, dict(interpreter.tools), fields)
-        self.__dict__["_over"] = False
+        self.__dict__["_lease"] = (interpreter, dict(interpreter.tools), fields)
+        # Called once, by shutdown() or when a lease that nobody gave back is dropped.
+        self.__dict__["_release"] = weakref.finalize(self, lent.release)
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # copy and pickle look for theirs before there is a lease
+            raise AttributeError(name)
         return getattr(self._lease[0], name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """Copy the interpreter by its own rules; a loan cannot be doubled."""
+        return copy.deepcopy(self._lease[0], memo)
+
+    def __copy__(self) -> Any:
+        """Copy the interpreter by its own rules; a loan cannot be doubled."""
+        return copy.copy(self._lease[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the interpreter by its own rules."""
+        return tuple(self._lease[0].__reduce__())
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._lease[0], name, value)
@@ -90,15 +106,14 @@ class Lease:
 
     def shutdown(self) -> None:
         """Give the interpreter back as it was lent, its variables apart. Calling it again does nothing."""
-        if self._over:
+        if not self._release.alive:
             return
-        self.__dict__["_over"] = True
-        interpreter, lent, tools, fields = self._lease
+        interpreter, tools, fields = self._lease
         interpreter.tools.clear()
         interpreter.tools.update(tools)
         if hasattr(interpreter, "output_fields"):
             interpreter.output_fields = fields
-        lent.release()
+        self._release()
 
 
 def install() -> bool:

@@ -8,12 +8,13 @@ import contextvars
 import difflib
 import inspect
 import keyword
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from .loop import LoopThread
+from .loop import DaemonThreads, LoopThread
 from .settings import MAX_TOOL_THREADS
 from .wire import values
 from .wire.calls import Parameter, ToolFailure, ToolSpec
@@ -143,8 +144,9 @@ class ToolRunner:
 
     def __init__(self, invoke: Invoke, max_value_bytes: int | None) -> None:
         self._invoke, self._max_value_bytes = invoke, max_value_bytes
-        self._threads = ThreadPoolExecutor(MAX_TOOL_THREADS, thread_name_prefix="daytona-kernel-tool")
+        self._threads = DaemonThreads(MAX_TOOL_THREADS, "daytona-kernel-tool")
         self._async_loop: LoopThread | None = None
+        self._lock = threading.Lock()
         self._awaiting: set[Future[Any]] = set()
         self._context = contextvars.copy_context()
         self._caller_loop: asyncio.AbstractEventLoop | None = None
@@ -179,30 +181,33 @@ class ToolRunner:
     def close(self) -> None:
         """Take no further calls; does not wait for those under way."""
         self.end_cell()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)
         if self._async_loop is not None:
             self._async_loop.stop()
             self._async_loop = None
 
     def wait_for(self, awaitable: Awaitable[Any]) -> Any:
         """Run what an async tool returned, from its worker thread, and return its result."""
-        loop = self._caller_loop
-        if loop is None:
-            if self._async_loop is None:
-                self._async_loop = LoopThread("daytona-kernel-async-tools")
-            loop = self._async_loop.loop
+        loop = self._caller_loop or self._own_loop()
         future: Future[Any] = Future()
-        task: list[asyncio.Future[Any]] = []
+
+        async def settle() -> None:
+            # Here and not in the task's own outcome: asyncio lets a KeyboardInterrupt end the whole loop.
+            try:
+                result = await awaitable
+            except BaseException as error:
+                if not future.cancelled():
+                    future.set_exception(error)
+            else:
+                if not future.cancelled():
+                    future.set_result(result)
 
         def start() -> None:
-            task.append(asyncio.ensure_future(awaitable))
-            task[0].add_done_callback(lambda done: _copy_outcome(done, future))
+            if future.cancelled():
+                return
+            task = asyncio.ensure_future(settle())
+            future.add_done_callback(lambda done: loop.call_soon_threadsafe(task.cancel) if done.cancelled() else None)
 
-        def cancel(cancelled: Future[Any]) -> None:
-            if cancelled.cancelled() and task:
-                loop.call_soon_threadsafe(task[0].cancel)
-
-        future.add_done_callback(cancel)
         self._awaiting.add(future)
         try:
             # A task copies the context it is created in, which is this call's own copy.
@@ -210,6 +215,12 @@ class ToolRunner:
             return future.result()
         finally:
             self._awaiting.discard(future)
+
+    def _own_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._async_loop is None:
+                self._async_loop = LoopThread("daytona-kernel-async-tools")
+            return self._async_loop.loop
 
     def _work(self, name: str, buffers: Sequence[values.Buffer]) -> Reply:
         try:
@@ -228,17 +239,6 @@ class ToolRunner:
             return values.dumps(result, max_bytes=self._max_value_bytes)
         except values.UnsupportedValue:
             return values.dumps(str(result), max_bytes=self._max_value_bytes)  # as DSPy's own interpreters do
-
-
-def _copy_outcome(done: asyncio.Future[Any], future: Future[Any]) -> None:
-    if future.cancelled():
-        return
-    if done.cancelled():
-        future.set_exception(asyncio.CancelledError())
-    elif (error := done.exception()) is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(done.result())
 
 
 def _signature(tool: Tool) -> inspect.Signature | None:

@@ -159,15 +159,16 @@ class Tunnel:
 
     async def _read_relay(self, end: LocalEnd) -> None:
         lines = LineReader()
+        why = "the link to the relay was lost; whether a running cell ended is unknown"
         try:
             while data := await end.read():
                 for message in lines.feed(data):
                     self._take(message)
         except RemoteProtocolError as error:
+            why = f"the relay broke the protocol: {error}"
+        finally:
             end.abort()
-            self._lose(TunnelLost(f"the relay broke the protocol: {error}"))
-            return
-        self._lose(TunnelLost("the link to the relay was lost; whether a running cell ended is unknown"))
+            self._lose(TunnelLost(why))  # whatever happened: nobody must wait on for a reply
 
     def _take(self, message: dict[str, Any]) -> None:
         if message.get("event") == "kernel_exited":
@@ -177,7 +178,8 @@ class Tunnel:
             if on_exit is not None:
                 on_exit(message)
             return
-        reply = self._replies.get(message.get("id", 0))
+        request_id = message.get("id")
+        reply = self._replies.get(request_id) if isinstance(request_id, int) else None
         if reply is not None and not reply.done():
             reply.set_result(message)
 

@@ -30,6 +30,7 @@ from ..wire.hello import (
     Close,
     HostHello,
     RelayHello,
+    close_reason,
     parse_host_hello,
 )
 from ..wire.stream import WINDOW_BYTES, Stream
@@ -85,7 +86,7 @@ class Relay:
         try:
             hello = parse_host_hello(connection.request.headers.get(HELLO_HEADER))
         except RemoteProtocolError as error:
-            await connection.close(Close.BAD_HELLO, str(error)[:100])
+            await connection.close(Close.BAD_HELLO, close_reason(error))
             return
         if self._streams >= MAX_STREAMS:
             await connection.close(Close.TOO_MANY_STREAMS, f"this relay carries at most {MAX_STREAMS} streams")

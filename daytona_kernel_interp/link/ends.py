@@ -42,12 +42,12 @@ class SocketEnd:
         """Return the next bytes; a reset by the other side counts as its end."""
         try:
             return await self._reader.read(MAX_PAYLOAD_BYTES)
-        except ConnectionError:
+        except OSError:
             return b""
 
     async def write(self, data: bytes) -> None:
         """Write ``data``; bytes for a socket that is gone are dropped, as TCP would."""
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(OSError):
             self._writer.write(data)
             await self._writer.drain()
 

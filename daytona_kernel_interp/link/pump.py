@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from websockets.exceptions import ConnectionClosed
 
 from ..wire.errors import RemoteProtocolError
-from ..wire.hello import Close
+from ..wire.hello import Close, close_reason
 
 if TYPE_CHECKING:
     from ..wire.stream import Stream
@@ -63,7 +63,7 @@ class Pump:
     async def _close(self, results: list[BaseException | None]) -> None:
         for error in results:
             if isinstance(error, RemoteProtocolError):
-                await self._socket.close(Close.BAD_HELLO, str(error)[:100])
+                await self._socket.close(Close.BAD_HELLO, close_reason(error))
                 return
             if isinstance(error, Exception) and not isinstance(error, ConnectionClosed):
                 await self._socket.close(1011)
@@ -85,8 +85,9 @@ class Pump:
 
     async def _send(self) -> None:
         while True:
-            for frame in self._stream.frames_to_send():
-                await self._socket.send(frame)
+            while frames := self._stream.frames_to_send():  # an ack may become due while one is being sent
+                for frame in frames:
+                    await self._socket.send(frame)
             if self._stream.finished:
                 return
             await self._wake.wait()

@@ -130,7 +130,8 @@ class LineReader:
     """Cuts the relay's stream into JSON objects. Sans-I/O."""
 
     def __init__(self) -> None:
-        self._rest = bytearray()
+        self._pieces: list[bytes] = []  # of the line that has not ended; joined once
+        self._size = 0
 
     def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
         """Yield the objects that ``data`` completes.
@@ -138,10 +139,13 @@ class LineReader:
         Raises:
             RemoteProtocolError: If a line is too long, or no JSON object.
         """
-        self._rest += data
-        *lines, rest = bytes(self._rest).split(b"\n")
-        self._rest = bytearray(rest)
-        if max(map(len, (*lines, rest))) > MAX_LINE_BYTES:
+        *lines, rest = data.split(b"\n")
+        if lines:
+            lines[0] = b"".join(self._pieces) + lines[0]
+            self._pieces, self._size = [], 0
+        self._pieces.append(rest)
+        self._size += len(rest)
+        if max(self._size, *map(len, lines), 0) > MAX_LINE_BYTES:
             raise RemoteProtocolError(f"a line of the relay's stream has at most {MAX_LINE_BYTES} bytes")
         for line in lines:
             try:

@@ -40,7 +40,6 @@ class Close(IntEnum):
     BAD_HELLO = 4400
     BAD_SECRET = 4401
     UNKNOWN_STREAM = 4404
-    OVER_LIMIT = 4413
     TOO_MANY_STREAMS = 4429
     PORT_REFUSED = 4502
 
@@ -72,6 +71,11 @@ class RelayHello:
         return json.dumps(asdict(self)).encode("ascii")
 
 
+def close_reason(error: Exception) -> str:
+    """Return an error's text as a close reason, of which RFC 6455 §5.5 allows 123 bytes."""
+    return str(error).encode("ascii", "replace")[:123].decode("ascii")
+
+
 def parse_host_hello(header: str | None) -> HostHello:
     """Return the hello in an ``X-Kernel-Hello`` header.
 
@@ -82,7 +86,7 @@ def parse_host_hello(header: str | None) -> HostHello:
     stream, kernel, window = fields.get("stream"), fields.get("kernel"), fields.get("window")
     if not (isinstance(stream, str) and _STREAM_ID.fullmatch(stream)):
         raise RemoteProtocolError("hello without a stream id of 32 hex digits")
-    if not isinstance(kernel, str) or not isinstance(window, int) or window < 1:
+    if not isinstance(kernel, str) or type(window) is not int or window < 1:
         raise RemoteProtocolError("hello without a kernel id and a window")
     return HostHello(stream=stream, kernel=kernel, window=window)
 
@@ -95,7 +99,7 @@ def parse_relay_hello(payload: bytes) -> RelayHello:
     """
     fields = _parse(payload.decode("ascii", errors="replace"))
     boot, window = fields.get("boot"), fields.get("window")
-    if not isinstance(boot, str) or not isinstance(window, int) or window < 1:
+    if not isinstance(boot, str) or type(window) is not int or window < 1:
         raise RemoteProtocolError("the relay's hello names no boot id and no window")
     return RelayHello(boot=boot, window=window)
 
@@ -109,9 +113,10 @@ def _parse(text: str) -> dict[str, Any]:
         raise RemoteProtocolError("the hello is not JSON") from None
     if not isinstance(fields, dict):
         raise RemoteProtocolError("the hello is not a JSON object")
-    if fields.get("version") != WIRE_VERSION:
+    version = fields.get("version")
+    if type(version) is not int or version != WIRE_VERSION:
         raise RemoteProtocolError(
-            f"the peer speaks wire version {fields.get('version')!r}, this side {WIRE_VERSION}: "
+            f"the peer speaks wire version {repr(version)[:20]}, this side {WIRE_VERSION}: "
             "install the same daytona_kernel_interp on both sides"
         )
     return fields

@@ -66,10 +66,10 @@ class Stream:
         """Queue bytes that the local socket gave; they go out with the next :meth:`frames_to_send`.
 
         Raises:
-            LocalProtocolError: If the stream was finished, or the payload exceeds one frame.
+            LocalProtocolError: If the stream was finished, or the payload is empty or exceeds one frame.
         """
-        if self._finished:
-            raise LocalProtocolError("write after finish")
+        if self._finished or not payload:
+            raise LocalProtocolError("write after finish" if self._finished else "write of nothing")
         self._push(FrameType.DATA, payload, len(payload))
 
     def finish(self) -> None:

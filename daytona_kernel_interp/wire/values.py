@@ -102,7 +102,10 @@ class Record(dict[str, Any]):
 
 
 class SequenceRecord(Record):
-    """A namedtuple's record: integer indices and slices read it by position."""
+    """A namedtuple's record: it unpacks to its values, and integer indices and slices read it by position."""
+
+    def __iter__(self) -> abc.Iterator[Any]:
+        return iter(self.values())
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, (int, slice)):
@@ -171,7 +174,7 @@ class _Encoder:
         return self._encode_by_kind(value, depth)
 
     def _encode_by_kind(self, value: Any, depth: int) -> Any:
-        """Encode a subclass or a structured type by what it is, never by a method it overrides."""
+        """Encode a subclass as its base, a structured type as its fields."""
         if isinstance(value, enum.Enum):
             return self.encode(value.value, depth + 1)
         fields = _record_fields(value)
@@ -228,6 +231,8 @@ class _Encoder:
         return [self.encode(item, depth + 1) for item in value]
 
     def mapping(self, value: abc.Mapping[Any, Any], depth: int) -> Any:
+        if self._hashed:
+            raise UnsupportedValue(f"Unsupported value type in a set or as a key: {type(value).__name__}")
         self.add_size(2)
         if _TAG not in value and all(type(key) is str for key in value):
             return {self._key(key): self.encode(item, depth + 1) for key, item in value.items()}
@@ -271,7 +276,10 @@ def _record_fields(value: Any) -> abc.Mapping[str, Any] | None:
     if isinstance(value, Record):
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        try:
+            return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        except AttributeError as error:
+            raise UnsupportedValue(f"{type(value).__name__} has a field without a value: {error}") from None
     fields = getattr(type(value), "_fields", None)
     if isinstance(value, tuple) and isinstance(fields, tuple):
         return dict(zip(fields, value, strict=False))

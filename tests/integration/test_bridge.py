@@ -243,6 +243,22 @@ def test_a_hosts_keyboard_interrupt_leaves_execute(driver: Driver) -> None:
     assert driver.value("kept") == 5
 
 
+def test_an_async_tools_exit_leaves_execute_too(driver: Driver) -> None:
+    """SystemExit of an async tool does not end the loop that runs the next one."""
+
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    async def stay() -> int:
+        return 1
+
+    driver.tools.update(leave=leave, stay=stay)
+    with pytest.raises(ToolAborted) as caught:
+        driver.run("leave()")
+    assert isinstance(caught.value.error, SystemExit)
+    assert driver.value("stay()") == 1
+
+
 def test_tools_that_code_overwrote_come_back(driver: Driver) -> None:
     """``add = 1`` and ``SUBMIT = 1`` last one cell; the function is the same object as before."""
     driver.tools["add"] = add

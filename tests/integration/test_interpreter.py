@@ -400,6 +400,49 @@ def test_a_program_that_ends_leaves_nothing(ending: str, tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(("dk-", "daytona-kernel"))] == []
 
 
+def test_a_tool_that_never_returns_does_not_hold_the_program() -> None:
+    """A timeout ends the cell and the program can end, though its tool's thread still waits."""
+    script = """
+        import threading
+        from daytona_kernel_interp import KernelInterpreter
+        interpreter = KernelInterpreter({"stuck": threading.Event().wait}, sandbox="local", execution_timeout=0.5)
+        try:
+            interpreter.execute("stuck()")
+        except Exception as error:
+            print(str(error)[:12])
+        """
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        timeout=40,
+    )
+    assert done.stdout == "TimeoutError\n", done.stderr
+
+
+def test_a_forked_child_does_not_touch_its_parents_sandbox(interp: KernelInterpreter) -> None:
+    """The child gets an error; its end leaves the parent's kernel running."""
+    interp.execute("kept = 9")
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            interp.execute("1")
+        except CodeInterpreterError as error:
+            os.write(write, str(error).encode())
+        finally:
+            interp.shutdown()
+            os._exit(0)
+    os.waitpid(pid, 0)
+    assert b"in a forked process" in os.read(read, 1000)
+    os.close(read)
+    os.close(write)
+    assert interp.execute("kept") == 9
+
+
 def test_ctrl_c_interrupts_the_cell_and_the_caller(tmp_path: Path) -> None:
     """SIGINT at the host ends execute() with KeyboardInterrupt; the kernel and its variables live on."""
     script = """

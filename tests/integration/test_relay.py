@@ -103,6 +103,29 @@ def test_a_relay_of_another_version_is_named(driver: Driver, monkeypatch: pytest
         io_loop().run(Tunnel.open(relay_of(driver)))
 
 
+@pytest.mark.parametrize("line", [b'{"id": []}\n', b"[]\n", b"\xff\n", b"x" * (1 << 20) + b"xx"])
+async def test_a_hostile_relay_fails_the_session_and_nothing_else(line: bytes) -> None:
+    """Whatever a relay says on its own stream, a request to it ends in an error, not in a wait for ever."""
+    from websockets.asyncio.server import ServerConnection, serve
+
+    from daytona_kernel_interp.wire.frames import Frame, FrameType, encode
+    from daytona_kernel_interp.wire.hello import RelayHello
+
+    async def hostile(connection: ServerConnection) -> None:
+        await connection.send(encode(Frame(FrameType.HELLO, 0, 0, RelayHello("b", 1 << 20).to_payload())))
+        await connection.recv()  # the request
+        for start in range(0, len(line), 1 << 18):
+            await connection.send(encode(Frame(FrameType.DATA, start, 0, line[start : start + (1 << 18)])))
+        await connection.close()
+
+    async with serve(hostile, "127.0.0.1", 0, compression=None) as server:
+        port = server.sockets[0].getsockname()[1]
+        tunnel = await Tunnel.open(RelayAddress(f"ws://127.0.0.1:{port}", "s"))
+        with pytest.raises(TunnelLost):
+            await asyncio.wait_for(tunnel.signal("k", "interrupt"), 20)
+        await tunnel.aclose()
+
+
 def test_secrets_show_nowhere(driver: Driver) -> None:
     """Neither the relay's secret nor the kernel's key is in a repr, the kernel's environment or a command line."""
     address = relay_of(driver)

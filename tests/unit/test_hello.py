@@ -46,7 +46,6 @@ def test_golden_names_and_codes() -> None:
         "BAD_HELLO": 4400,
         "BAD_SECRET": 4401,
         "UNKNOWN_STREAM": 4404,
-        "OVER_LIMIT": 4413,
         "TOO_MANY_STREAMS": 4429,
         "PORT_REFUSED": 4502,
     }

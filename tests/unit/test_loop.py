@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from daytona_kernel_interp import loop as loop_module
-from daytona_kernel_interp.loop import LoopThread, io_loop
+from daytona_kernel_interp.loop import DaemonThreads, LoopThread, io_loop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,3 +168,52 @@ def test_a_forked_child_starts_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert own is not parents
     own.stop()
     parents.stop()
+
+
+# --- DaemonThreads ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pool() -> Iterator[DaemonThreads]:
+    """A pool of at most two threads."""
+    pool = DaemonThreads(2, "test-pool")
+    yield pool
+    pool.shutdown()
+
+
+def test_a_pool_runs_side_by_side_up_to_its_limit(pool: DaemonThreads) -> None:
+    """Two calls wait for each other and meet; further ones queue, and all of them end."""
+    barrier = threading.Barrier(2, timeout=10)
+
+    def meet() -> int:
+        barrier.wait()
+        return threading.get_ident()
+
+    idents = {future.result(10) for future in [pool.submit(meet) for _ in range(10)]}
+    assert len(idents) == 2
+
+
+def test_an_idle_thread_is_used_again(pool: DaemonThreads) -> None:
+    """Calls one after the other do not need a thread each, and none of them holds up the end of the process."""
+    threads = {pool.submit(threading.current_thread).result(10) for _ in range(20)}
+    assert len(threads) <= 2
+    assert all(thread.daemon and thread.name == "test-pool" for thread in threads)
+
+
+@pytest.mark.parametrize("error", [KeyError("k"), SystemExit(3)])
+def test_what_a_call_raises_is_in_its_future(pool: DaemonThreads, error: BaseException) -> None:
+    """Also what is no Exception; the thread goes on."""
+
+    def fail() -> None:
+        raise error
+
+    assert pool.submit(fail).exception(10) is error
+    assert pool.submit(len, "abc").result(10) == 3
+
+
+def test_a_pool_that_was_shut_down_takes_no_work(pool: DaemonThreads) -> None:
+    """Said twice or once, ``shutdown`` is the end."""
+    pool.shutdown()
+    pool.shutdown()
+    with pytest.raises(RuntimeError, match="shut down"):
+        pool.submit(len, "abc")

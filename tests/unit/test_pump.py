@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK
 from daytona_kernel_interp.link.ends import PipeEnd, SocketEnd, pipe
 from daytona_kernel_interp.link.pump import Pump
 from daytona_kernel_interp.wire.errors import LocalProtocolError
-from daytona_kernel_interp.wire.frames import MAX_PAYLOAD_BYTES, Frame, FrameType, encode
+from daytona_kernel_interp.wire.frames import MAX_PAYLOAD_BYTES, Frame, FrameType, decode, encode
 from daytona_kernel_interp.wire.hello import Close
 from daytona_kernel_interp.wire.stream import Stream
 
@@ -191,6 +191,29 @@ async def test_a_lost_socket_ends_the_pump() -> None:
     connection.lose()
     await ended(pump)
     assert end.aborted
+
+
+async def test_the_last_ack_goes_out_before_the_close() -> None:
+    """A peer whose FIN came while we were sending hears that it arrived: its stream ended well too."""
+
+    class Slow(FakeSocket):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate = asyncio.Event()
+
+        async def send(self, message: bytes) -> None:
+            await super().send(message)
+            await self.gate.wait()
+
+    end, connection = FakeEnd(), Slow()
+    end.source.put_nowait(b"")
+    pump = start(Stream(), end, connection)
+    await settle()  # our FIN is on its way
+    connection.inbox.put_nowait(encode(Frame(FrameType.FIN, 0, 1)))
+    await settle()
+    connection.gate.set()
+    await ended(pump)
+    assert decode(connection.sent[-1]).ack == 1
 
 
 async def test_a_socket_that_cannot_send_ends_the_pump() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import inspect
 import pickle
 from typing import TYPE_CHECKING, Any
@@ -147,9 +148,18 @@ def test_a_second_shutdown_does_not_end_the_next_lease() -> None:
 def test_an_interpreter_that_cannot_spawn_says_so() -> None:
     """The error names the class and the way out."""
     borrowed = Borrowed(Unspawnable())
-    borrowed()
+    lease = borrowed()
     with pytest.raises(dspy.primitives.code_interpreter.CodeInterpreterError, match=r"Unspawnable is in use.*factory"):
         borrowed()
+    lease.shutdown()
+
+
+def test_a_lease_that_is_dropped_is_given_back() -> None:
+    """A run that never shut its lease down does not keep the interpreter lent for ever."""
+    borrowed = Borrowed(Unspawnable())
+    borrowed()
+    gc.collect()
+    assert isinstance(borrowed(), Lease)
 
 
 def test_a_lease_is_a_code_interpreter() -> None:
