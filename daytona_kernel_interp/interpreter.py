@@ -377,7 +377,7 @@ class KernelInterpreter:
         if cell.submission is not None:
             return FinalOutput(self._submitted(cell.submission))
         text = printed(result)
-        if result.timed_out or (result.interrupted and cell.error is not None):
+        if result.timed_out or (result.interrupted and (cell.error is not None or not cell.replied)):
             summary = "KeyboardInterrupt: the cell was interrupted; variables kept"
             if result.timed_out:
                 limit = f"execution_timeout={self.execution_timeout:g} s"

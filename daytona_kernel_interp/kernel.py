@@ -7,7 +7,7 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import zmq
 import zmq.asyncio
@@ -175,7 +175,7 @@ class Kernel:
         if run.fatal is not None:
             raise run.fatal
         if not run.over.done():
-            await self._raise_death(run, timed_out)
+            await self._raise_death(run)
         return CellResult(run.cell, self._take_late(), rung, timed_out)
 
     async def _climb(self, run: _Run, *, may_kill: bool) -> str | None:
@@ -188,6 +188,7 @@ class Kernel:
             if self._dead.done() or run.over.done():
                 break
             run.interrupted = True
+            self._check_over(run)  # its idle may have come before
             try:
                 if rung == "interrupt":
                     await self._tunnel.signal(self.id, "interrupt")
@@ -199,34 +200,23 @@ class Kernel:
             if run.over.done():
                 return rung
         if may_kill and not run.over.done() and not self._dead.done():
-            run.killed = True
+            run.killed = "the cell had to end" if run.must_end else "execution_timeout passed"
             await self._tunnel.signal(self.id, "kill")
             await asyncio.wait({self._dead}, timeout=LAST_INTERRUPT_S)
         return None
 
-    async def _raise_death(self, run: _Run, timed_out: bool) -> None:
+    async def _raise_death(self, run: _Run) -> NoReturn:
         if not self._dead.done():
             raise TunnelLost("the relay did not tell that the kernel was killed; whether the cell ended is unknown")
+        await self._drain_iopub(run)
         error = self._dead.result()
-        await self._drain_iopub()
-        if isinstance(error, KernelDied) and run.killed:
-            why = "execution_timeout passed" if timed_out else "the cell had to end"
-            died = KernelDied(
-                f"{why} and nothing stopped the code, so the kernel was killed; all variables are lost",
-                exit_code=error.exit_code,
-            )
-            self._dead = asyncio.get_running_loop().create_future()
-            self._dead.set_result(died)
-            error = died
         raise DiedInCell(error, run.cell) from error
 
-    async def _drain_iopub(self) -> None:
+    async def _drain_iopub(self, run: _Run) -> None:
         """Take in what the kernel sent before it died: wait while messages keep coming."""
-        if self._run is None:
-            return
         seen = -1
-        while seen != self._run.messages:
-            seen = self._run.messages
+        while seen != run.messages:
+            seen = run.messages
             await asyncio.sleep(0.1)
 
     # --- messages -----------------------------------------------------------------------------------
@@ -366,15 +356,16 @@ class Kernel:
     def _exited(self, event: Mapping[str, Any]) -> None:
         code = event.get("code")
         how = f"signal {-code}" if isinstance(code, int) and code < 0 else f"exit code {code}"
-        tail = str(event.get("stderr", ""))
-        if not self._dead.done():
-            self._dead.set_result(
-                KernelDied(
-                    f"the kernel's process ended ({how}); all variables are lost",
-                    exit_code=code if isinstance(code, int) else None,
-                    stderr=tail,
-                )
+        what = f"the kernel's process ended ({how})"
+        if self._run is not None and self._run.killed:
+            what = f"{self._run.killed} and nothing stopped the code, so the kernel was killed"
+        self._lost(
+            KernelDied(
+                f"{what}; all variables are lost",
+                exit_code=code if isinstance(code, int) else None,
+                stderr=str(event.get("stderr", "")),
             )
+        )
 
     def _lost(self, error: KernelError) -> None:
         if not self._dead.done():
@@ -414,7 +405,7 @@ class _Run:
         self.interrupt_wanted = asyncio.Event()
         self.interrupted = False
         self.must_end = False
-        self.killed = False
+        self.killed = ""  # why, if it was
         self.fatal: ToolAborted | None = None
         self.messages = 0
         self.settling: asyncio.Task[None] | None = None

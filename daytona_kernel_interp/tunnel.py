@@ -48,6 +48,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# At level DEBUG websockets logs the headers of an upgrade, and ours hold secrets.
+_quiet = logging.getLogger(f"{__name__}.websockets")
+_quiet.setLevel(logging.INFO)
+
 _MAX_SOCKET_PATH = 100  # sun_path holds 104 bytes on macOS, 108 on Linux
 
 
@@ -241,6 +245,7 @@ class Tunnel:
                 open_timeout=DIAL_S,
                 close_timeout=1,
                 proxy=None if loopback else True,
+                logger=_quiet,
             )
         except (OSError, InvalidHandshake, asyncio.TimeoutError) as error:
             raise SandboxFailed(f"the relay at {self._address.url} cannot be reached: {error}") from error

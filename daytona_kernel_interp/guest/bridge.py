@@ -12,7 +12,6 @@ import inspect
 import itertools
 import os
 import queue
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -33,8 +32,8 @@ _SUBMIT, _TOOL_ERROR = "SUBMIT", "ToolError"
 class Bridge:
     """One per kernel."""
 
-    def __init__(self, session: Any, iopub_socket: Any) -> None:
-        self._session, self._iopub = session, iopub_socket
+    def __init__(self, session: Any, iopub_socket: Any, streams: Sequence[Any]) -> None:
+        self._session, self._iopub, self._streams = session, iopub_socket, streams
         self._comm_id: str | None = None
         self._parent: dict[str, Any] = {}
         self._waiting: dict[int, Callable[[Reply], None]] = {}
@@ -167,9 +166,8 @@ class Bridge:
         self._send({"op": "value"}, buffers)
 
     def _send(self, data: dict[str, Any], buffers: Sequence[Any]) -> None:
-        # Both, and first: prints must not be overtaken by the message that follows them.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in self._streams:  # first: prints must not be overtaken by the message that follows them
+            stream.flush()
         content = {"comm_id": self._comm_id, "data": data}
         topic = f"comm-{self._comm_id}".encode()
         self._session.send(self._iopub, "comm_msg", content, parent=self._parent, ident=topic, buffers=list(buffers))

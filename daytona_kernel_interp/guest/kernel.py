@@ -22,7 +22,6 @@ from traitlets import Type
 
 from ..wire import values
 from ..wire.calls import PREAMBLE_KEY, Preamble
-from ..wire.errors import RemoteProtocolError
 from .bridge import Bridge
 from .failures import ToolError
 from .output import CellStream, OutputBudget
@@ -86,7 +85,10 @@ class Kernel(IPythonKernel):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._bridge = Bridge(self.session, self.iopub_socket)
+        # Taken now: code in cells may put other objects there, and change the environment.
+        self._streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, CellStream)]
+        self._folder = Path(os.environ["DAYTONA_KERNEL_FOLDER"])
+        self._bridge = Bridge(self.session, self.iopub_socket, self._streams)
         self._preamble: Preamble | None = None
         self._budget: OutputBudget
         self._refusal: str | None = None
@@ -114,25 +116,20 @@ class Kernel(IPythonKernel):
             self._bridge.running = None
 
     def _apply_preamble(self, parent: dict[str, Any]) -> None:
-        buffers, parent["buffers"] = (
-            parent["buffers"],
-            [],
-        )  # ipykernel keeps the request as parent; not the payload
+        buffers = parent["buffers"]
+        parent["buffers"] = []  # ipykernel keeps the request as parent for as long as the cell runs; not its payload
         try:
             preamble = Preamble.from_value(values.loads(buffers))
-        except (RemoteProtocolError, KeyError, TypeError, ValueError) as error:
-            self._refusal = f"the kernel cannot read the cell's preamble: {error}"
+            self._bridge.begin_cell(parent, preamble, self.shell.user_ns)
+        except Exception as error:  # an error here would leave the host without any reply
+            self._refusal = f"the kernel cannot apply the cell's preamble: {error}"
             return
         self._cells += 1
-        budget = OutputBudget(
-            preamble.max_output_chars, Path(os.environ["DAYTONA_KERNEL_FOLDER"]), f"output-{self._cells}.txt"
-        )
-        for output in (sys.stdout, sys.stderr):
-            if isinstance(output, CellStream):
-                output.budget = budget
-        self.shell.displayhook.budget = self._budget = budget
+        self._budget = OutputBudget(preamble.max_output_chars, self._folder, f"output-{self._cells}.txt")
+        for stream in self._streams:
+            stream.budget = self._budget
+        self.shell.displayhook.budget = self._budget
         self._preamble = preamble
-        self._bridge.begin_cell(parent, preamble, self.shell.user_ns)
 
     async def do_execute(self, code: str, *args: Any, cell_meta: Any = None, cell_id: Any = None, **kwargs: Any) -> Any:
         """Run the cell, or refuse it if its preamble could not be applied."""
@@ -146,9 +143,8 @@ class Kernel(IPythonKernel):
         if self._preamble is None or result is None:
             return
         self._failed_to_compile = result.error_before_exec is not None
-        for output in (sys.stdout, sys.stderr):
-            if isinstance(output, CellStream):
-                output.end_cell()
+        for stream in self._streams:
+            stream.end_cell()
         wants_raw = any(name.startswith("__dspy_") for name in self._preamble.variables)
         if result.result is not None and result.error_in_exec is None and (wants_raw or not self._budget.clipped):
             self._bridge.send_value(result.result)

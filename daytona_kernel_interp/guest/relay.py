@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import http
+import logging
 import secrets
 import signal
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
 
     from websockets.http11 import Request, Response
 
+# At level DEBUG websockets logs the headers of an upgrade, and they hold secrets.
+_quiet = logging.getLogger(f"{__name__}.websockets")
+_quiet.setLevel(logging.INFO)
+
 _SIGNALS = {"interrupt": signal.SIGINT, "kill": signal.SIGKILL}
 
 
@@ -66,6 +71,7 @@ class Relay:
             max_size=MAX_FRAME_BYTES,
             ping_interval=None,  # a ping waits behind a blocked send, so it proves nothing
             close_timeout=1,
+            logger=_quiet,
         )
 
     def _announce(self, event: dict[str, Any]) -> None:

@@ -271,8 +271,21 @@ def test_a_malformed_preamble_is_an_error_of_the_cell(driver: Driver) -> None:
     assert driver.value("'ran' in globals()") is False
 
 
+def test_code_cannot_break_its_own_kernels_plumbing(own_driver: Driver) -> None:
+    """Streams replaced, environment cleared, hooks and builtins shadowed: later cells and tool calls still work."""
+    own_driver.tools["add"] = lambda a, b: a + b
+    own_driver.run(
+        "import sys, os, io, builtins, threading\n"
+        "sys.stdout = sys.stderr = io.StringIO()\nos.environ.clear()\nthreading.excepthook = None\n"
+        "values = json = comm = len = isinstance = print = get_ipython = None\nsys.modules.pop('comm', None)"
+    )
+    assert own_driver.value("add(1, 2)") == 3
+    cell = own_driver.run("SUBMIT(add(2, 2))").cell
+    assert cell.submission is not None
+
+
 def test_submit_fields_reach_the_host(driver: Driver) -> None:
-    """One end-to-end SUBMIT; its forms are in test_submit.py."""
+    """One end-to-end SUBMIT; its forms are in test_bridge.py."""
     cell = driver.run("SUBMIT('x', n=1)", fields=[Field("answer", "str"), Field("n", "int")]).cell
     assert cell.submission is not None
     assert cell.error is None

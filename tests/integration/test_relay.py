@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -126,14 +127,24 @@ async def test_a_hostile_relay_fails_the_session_and_nothing_else(line: bytes) -
         await tunnel.aclose()
 
 
-def test_secrets_show_nowhere(driver: Driver) -> None:
-    """Neither the relay's secret nor the kernel's key is in a repr, the kernel's environment or a command line."""
+def test_secrets_show_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    """The relay's secret and the kernel's key are in no log, repr, environment of the kernel or command line."""
+    caplog.set_level(logging.DEBUG)
+    driver = Driver()
+    try:
+        _look_for_secrets(driver, caplog)
+    finally:
+        driver.close()
+
+
+def _look_for_secrets(driver: Driver, caplog: pytest.LogCaptureFixture) -> None:
     address = relay_of(driver)
     key = json.loads(driver.session.kernel.connection_file.read_text())["key"]
     shown = repr(address) + repr(LocalSandbox(env={"TOKEN": "hush"}))
     shown += json.dumps(driver.value("import os; dict(os.environ)"))
     for process in psutil.Process().children(recursive=True):
         shown += " ".join(process.cmdline())
+    shown += caplog.text
     for secret in (address.secret, key, "hush"):
         assert secret not in shown
 
