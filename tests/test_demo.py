@@ -183,6 +183,15 @@ def test_a_script_that_is_over_says_so() -> None:
         lm("second")
 
 
+@needs_matplotlib
+@pytest.mark.live("OPENROUTER_API_KEY")
+@pytest.mark.timeout(600)
+def test_a_real_model_answers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """`--model` alone asks the default model about Python's reference, and it submits an answer."""
+    assert cli.main(["demo", "--output", str(tmp_path), "--model"]) == 0
+    assert re.search(r"answer +\S", capfd.readouterr().out)
+
+
 def _replace_lm(monkeypatch: pytest.MonkeyPatch, lm: Any, names: list[str]) -> None:
     def stand_in(name: str) -> Any:
         names.append(name)
