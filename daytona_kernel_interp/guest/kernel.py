@@ -146,7 +146,8 @@ class Kernel(IPythonKernel):
         for stream in self._streams:
             stream.end_cell()
         wants_raw = any(name.startswith("__dspy_") for name in self._preamble.variables)
-        if result.result is not None and result.error_in_exec is None and (wants_raw or not self._budget.clipped):
+        shown = result.result is not None and result.error_in_exec is None
+        if shown and (wants_raw or not self._budget.clipped) and _is_json(result.result):
             self._bridge.send_value(result.result)
 
     def finish_metadata(self, parent: Any, metadata: dict[str, Any], reply_content: dict[str, Any]) -> dict[str, Any]:
@@ -189,6 +190,15 @@ class Kernel(IPythonKernel):
         finally:
             self._async_cell = False
             signal.signal(signal.SIGINT, previous)
+
+
+def _is_json(value: Any) -> bool:
+    """Whether the value itself, and not only its repr, is of use to the caller."""
+    try:
+        json.dumps(value)
+    except Exception:  # not JSON; or a hostile subclass that raises anything
+        return False
+    return True
 
 
 def _message_type(frames: Any) -> str | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
-from .values import Record
+from .records import Record
 
 
 def adapt(value: Any) -> tuple[Any] | None:
@@ -22,3 +24,16 @@ def adapt(value: Any) -> tuple[Any] | None:
         return (value.model_dump(),)
     fields = {name: getattr(value, name) for name in cls.model_fields}
     return (Record(cls.__name__, {**fields, **(value.model_extra or {})}),)
+
+
+def adapt_other(value: Any) -> tuple[Any] | None:
+    """Return the JSON form of what only pydantic knows, such as patterns, addresses and deques, or None.
+
+    DSPy's own interpreter sends that. An iterator is none of it: it would be used up, and may never end.
+    """
+    if isinstance(value, Iterator):
+        return None
+    try:
+        return (to_jsonable_python(value),)
+    except (ValueError, TypeError, RecursionError):
+        return None

@@ -24,7 +24,7 @@ tag                  ``"v"``                                       Python
 ``decimal``          text                                          decimal.Decimal
 ``uuid``             text                                          uuid.UUID
 ``path``             text                                          pathlib.Path
-``record``           [class name, [[field, value], ...], is tuple] :class:`Record`
+``record``           [class name, [[field, value], ...], is tuple] :class:`~.records.Record`
 =================== ============================================= =================================
 
 An Enum crosses as its value; dataclasses, namedtuples and pydantic
@@ -35,7 +35,6 @@ decoding builds the types of this table only.
 from __future__ import annotations
 
 import base64
-import copy
 import dataclasses
 import datetime
 import decimal
@@ -49,6 +48,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .errors import RemoteProtocolError
+from .records import Record, SequenceRecord
 
 VALUES_VERSION = 1
 
@@ -67,50 +67,6 @@ class UnsupportedValue(TypeError):
 
 class ValueTooLarge(ValueError):
     """The encoded value exceeds the limit in bytes."""
-
-
-class Record(dict[str, Any]):
-    """Fields of a dataclass, namedtuple or model whose class is unknown on this side.
-
-    A dict, so that ``json.dumps`` and pydantic take it; its fields also read as attributes. ``record_type`` is
-    the name of the class it was.
-    """
-
-    record_type: str
-
-    def __init__(self, record_type: str, fields: abc.Mapping[str, Any]) -> None:
-        super().__init__(fields)
-        object.__setattr__(self, "record_type", record_type)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"{self.record_type} has no field {name!r}") from None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.record_type, dict(self))
-
-    def __copy__(self) -> Record:
-        return type(self)(self.record_type, self)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Record:
-        return type(self)(self.record_type, copy.deepcopy(dict(self), memo))
-
-    def __repr__(self) -> str:
-        return f"{self.record_type}({', '.join(f'{k}={v!r}' for k, v in self.items())})"
-
-
-class SequenceRecord(Record):
-    """A namedtuple's record: it unpacks to its values, and integer indices and slices read it by position."""
-
-    def __iter__(self) -> abc.Iterator[Any]:
-        return iter(self.values())
-
-    def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, (int, slice)):
-            return list(self.values())[key]
-        return super().__getitem__(key)
 
 
 def dumps(value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES) -> list[Buffer]:
@@ -184,10 +140,9 @@ class _Encoder:
         for base, handler in _KINDS:
             if isinstance(value, base):
                 return handler(self, value, depth)
-        for adapt in _adapters():
-            adapted = adapt(value)
-            if adapted is not None:
-                return self.encode(adapted[0], depth + 1)
+        adapted = _adapt(value, models_only=False)
+        if adapted is not None:
+            return self.encode(adapted[0], depth + 1)
         raise UnsupportedValue(f"Unsupported value type: {type(value).__name__}")
 
     def scalar(self, value: Any, depth: int) -> Any:
@@ -286,12 +241,13 @@ def _record_fields(value: Any) -> abc.Mapping[str, Any] | None:
     return None
 
 
-def _adapters() -> abc.Iterator[Callable[[Any], tuple[Any] | None]]:
-    """Adapters of the libraries that are loaded already; none is ever imported for a value's sake."""
-    if "pydantic" in sys.modules:
-        from .pydantic_values import adapt
+def _adapt(value: Any, *, models_only: bool) -> tuple[Any] | None:
+    """Return what stands for ``value`` where a library that is loaded already knows it; none is imported for it."""
+    if "pydantic" not in sys.modules:
+        return None
+    from .pydantic_values import adapt, adapt_other
 
-        yield adapt
+    return adapt(value) or (None if models_only else adapt_other(value))
 
 
 def _as_list(tag: str) -> Callable[[_Encoder, Any, int], Any]:
@@ -438,7 +394,7 @@ def json_form(value: Any, depth: int = 0) -> Any:
         return {str(key): json_form(item, depth + 1) for key, item in fields.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [json_form(item, depth + 1) for item in value]
-    adapted = next((found for adapt in _adapters() if (found := adapt(value)) is not None), None)
+    adapted = _adapt(value, models_only=True)
     return repr(value) if adapted is None else json_form(adapted[0], depth + 1)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import copy
 import gc
+import ipaddress
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +24,7 @@ import dspy
 import psutil
 import pydantic
 import pytest
+from dspy.adapters.types.history import History
 from dspy.dsp.utils.settings import settings
 from dspy.primitives.code_interpreter import CodeInterpreter, CodeInterpreterError, FinalOutput
 
@@ -108,6 +112,40 @@ def test_flex_gets_the_bare_value(interp: KernelInterpreter) -> None:
     )
     assert json.loads(result) == {"a": 1}
     assert interp.execute("__dspy_flex_inputs['d']", {"__dspy_flex_inputs": {"d": date(2026, 1, 2)}}) == "2026-01-02"
+
+
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        ("import dataclasses\n@dataclasses.dataclass\nclass D:\n    a: int\nD(1)", "D(a=1)"),
+        ("import collections\ncollections.deque([1])", "deque([1])"),
+        ("import datetime\ndatetime.date(2026, 1, 2)", "datetime.date(2026, 1, 2)"),
+        ("class E(dict):\n    def __repr__(self): return 'own repr'\nE()", "own repr"),
+    ],
+)
+def test_what_is_not_json_is_shown_as_its_repr(interp: KernelInterpreter, code: str, shown: str) -> None:
+    """An object is never turned into something else on its way to the model."""
+    assert interp.execute(code) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "arrives"),
+    [
+        (None, "None"),
+        (float("nan"), "nan"),
+        ((1, {2}), "(1, {2})"),
+        ({1: {"a": b"x"}}, "{1: {'a': b'x'}}"),
+        (date(2026, 1, 2), "datetime.date(2026, 1, 2)"),
+        (re.compile("a+"), "'a+'"),
+        (collections.deque([1, 2]), "[1, 2]"),
+        (ipaddress.ip_address("127.0.0.1"), "'127.0.0.1'"),
+        (History(messages=[{"q": 1}]), "History(messages=[{'q': 1}])"),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_variables_of_every_kind_that_dspy_takes(interp: KernelInterpreter, value: Any, arrives: str) -> None:
+    """What DSPy's own interpreter accepts as input arrives, with its type where there is one for it."""
+    assert interp.execute("print(repr(v), end='')", {"v": value}) == arrives
 
 
 class Point(pydantic.BaseModel):

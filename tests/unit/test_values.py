@@ -24,11 +24,10 @@ from hypothesis import strategies as st
 
 from daytona_kernel_interp.wire import values
 from daytona_kernel_interp.wire.errors import RemoteProtocolError
+from daytona_kernel_interp.wire.records import Record, SequenceRecord
 from daytona_kernel_interp.wire.values import (
     LARGE_BYTES,
     MAX_DEPTH,
-    Record,
-    SequenceRecord,
     UnsupportedValue,
     ValueTooLarge,
     dumps,
