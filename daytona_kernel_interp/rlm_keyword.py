@@ -30,6 +30,7 @@ class Borrowed:
     def __init__(self, interpreter: Any) -> None:
         self._interpreter = interpreter
         self._lent = threading.Lock()
+        self._own_tools: dict[str, Any] = {}
 
     @property
     def execution_instructions(self) -> str:
@@ -39,6 +40,7 @@ class Borrowed:
     def __call__(self) -> Any:
         """Return a lease on the interpreter, or a fresh one."""
         if self._lent.acquire(blocking=False):
+            self._own_tools = dict(self._interpreter.tools)
             return Lease(self._interpreter, self._lent)
         spawn = getattr(self._interpreter, "spawn", None)
         if spawn is None:
@@ -46,7 +48,10 @@ class Borrowed:
                 f"{type(self._interpreter).__name__} is in use by another run and has no spawn(): "
                 "pass interpreter_factory= instead."
             )
-        return spawn()
+        fresh = spawn()
+        fresh.tools.clear()  # those of the run that has the interpreter are not this one's
+        fresh.tools.update(self._own_tools)
+        return fresh
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Borrowed:
         """Copy the interpreter by its own rules."""

@@ -154,6 +154,15 @@ def test_an_interpreter_that_cannot_spawn_says_so() -> None:
     lease.shutdown()
 
 
+def test_a_fresh_interpreter_has_the_callers_own_tools_only() -> None:
+    """Who asks while the interpreter is lent does not get the tools of the run that has it."""
+    borrowed = Borrowed(FakeInterpreter({"own": tool}))
+    lease = borrowed()
+    lease.tools["of the run"] = tool
+    assert borrowed().tools == {"own": tool}
+    lease.shutdown()
+
+
 def test_a_lease_that_is_dropped_is_given_back() -> None:
     """A run that never shut its lease down does not keep the interpreter lent for ever."""
     borrowed = Borrowed(Unspawnable())
