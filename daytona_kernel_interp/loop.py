@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _CANCEL_S = 30.0  # what a cancelled coroutine may take to clean up, e.g. to interrupt its cell
+_STOP_S = 5.0  # what cancelled coroutines may take before a loop is closed over them
 
 
 class DaemonThreads(concurrent.futures.Executor):
@@ -92,6 +93,12 @@ class LoopThread:
     def _serve(self) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
+        tasks = asyncio.all_tasks(self.loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            self.loop.run_until_complete(asyncio.wait(tasks, timeout=_STOP_S))
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.close()
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
@@ -127,11 +134,11 @@ class LoopThread:
             await asyncio.get_running_loop().run_in_executor(None, ended.wait, _CANCEL_S)
             raise
 
-    def stop(self) -> None:
-        """Stop the loop; its thread ends and closes it."""
+    def stop(self, *, wait: bool = True) -> None:
+        """Stop the loop: what runs on it is cancelled, then its thread closes it and ends."""
         self.loop.call_soon_threadsafe(self.loop.stop)
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        if wait and threading.current_thread() is not self._thread:
+            self._thread.join(2 * _STOP_S)
 
 
 async def _and_then(coroutine: Coroutine[Any, Any, T], ended: threading.Event) -> T:

@@ -183,7 +183,7 @@ class ToolRunner:
         self.end_cell()
         self._threads.shutdown(cancel_futures=True)
         if self._async_loop is not None:
-            self._async_loop.stop()
+            self._async_loop.stop(wait=False)  # we are on the I/O loop, and the tools are the user's
             self._async_loop = None
 
     def wait_for(self, awaitable: Awaitable[Any]) -> Any:

@@ -9,6 +9,7 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,9 @@ if "CI" not in os.environ:  # there hypothesis picks its own profile: fixed seed
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give the keys back, those of ``.env`` included, where live tests were asked for."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts what runs in its background so; then Python raises no KeyboardInterrupt, here and in children.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if _live_wanted(config):
         os.environ.update({name: value for name, value in _TAKEN.items() if name not in os.environ})
         _load_env_file(config.rootpath / ".env")
