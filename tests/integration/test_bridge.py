@@ -307,9 +307,9 @@ def test_a_child_process_cannot_call(driver: Driver) -> None:
         "    try:\n        add(1)\n"
         "    except RuntimeError as e:\n        os.write(w, str(e).encode())\n"
         "    os._exit(0)\n"
-        "os.waitpid(pid, 0); os.read(r, 1000)"
+        "os.waitpid(pid, 0); os.read(r, 1000).decode()"
     )
-    assert b"not from a child process" in driver.value(code)
+    assert "not from a child process" in driver.value(code)
 
 
 @pytest.mark.parametrize(
