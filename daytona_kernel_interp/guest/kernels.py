@@ -21,9 +21,6 @@ KERNEL_MODULE = "daytona_kernel_interp.guest.kernel_app"
 _STDERR_TAIL_BYTES = 8 * 1024
 _END_S = 1.0  # from SIGTERM to SIGKILL
 
-# of the relay's environment; everything else passes on to the kernel
-_OWN_VARIABLES = ("DAYTONA_KERNEL_RELAY_PORT", "DAYTONA_KERNEL_SECRET")
-
 
 class KernelStartFailed(Exception):
     """The kernel process ended, or said nothing, before it served."""
@@ -181,15 +178,9 @@ class Kernels:
 
 
 def kernel_environment(folder: Path) -> dict[str, str]:
-    """Return the kernel's environment: the sandbox's own, without what concerns the relay only."""
-    environment = {name: value for name, value in os.environ.items() if name not in _OWN_VARIABLES}
-    environment.update(
-        DAYTONA_KERNEL_FOLDER=str(folder),
-        IPYTHONDIR=str(folder / "ipython"),
-        PYTHONNOUSERSITE="1",
-        PYDEVD_DISABLE_FILE_VALIDATION="1",  # else debugpy warns on stderr at every start
-    )
-    return environment
+    """Return the kernel's environment: the sandbox's own, and folders that are the kernel's alone."""
+    own = {"DAYTONA_KERNEL_FOLDER": str(folder), "IPYTHONDIR": str(folder / "ipython"), "PYTHONNOUSERSITE": "1"}
+    return {**os.environ, **own}
 
 
 async def _reader_of(fd: int) -> asyncio.StreamReader:
