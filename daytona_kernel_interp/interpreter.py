@@ -195,11 +195,10 @@ class KernelInterpreter:
             CodeInterpreterError: The session is over, or the call was wrong: bad names, a value that cannot
                 be sent, a second call at the same time.
         """
-        if self._session is None and id(self) not in _executing.get():
-            self._prepare(code, variables)  # a wrong call starts nothing
+        request = self._prepare(code, variables)  # first: a wrong call starts nothing
+        if self._session is None:
             self.start()
         with self._sole_call("execute"), self._translated():
-            request = self._prepare(code, variables)
             return self._conclude(io_loop().run(self._run(request, self._context(), None)), request)
 
     async def aexecute(self, code: str, variables: dict[str, Any] | None = None) -> Any:

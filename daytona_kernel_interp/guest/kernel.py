@@ -24,7 +24,7 @@ from ..wire import values
 from ..wire.calls import PREAMBLE_KEY, Preamble
 from .bridge import Bridge
 from .failures import ToolError
-from .output import CellStream, OutputBudget
+from .output import CellStream, OutputBudget, end_cell
 from .submit import SubmitSignal
 
 if TYPE_CHECKING:
@@ -143,8 +143,7 @@ class Kernel(IPythonKernel):
         if self._preamble is None or result is None:
             return
         self._failed_to_compile = result.error_before_exec is not None
-        for stream in self._streams:
-            stream.end_cell()
+        end_cell(self._streams, self._budget)
         wants_raw = any(name.startswith("__dspy_") for name in self._preamble.variables)
         shown = result.result is not None and result.error_in_exec is None
         if shown and (wants_raw or not self._budget.clipped) and _is_json(result.result):

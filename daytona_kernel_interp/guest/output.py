@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any
 from ipykernel.iostream import OutStream
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+if TYPE_CHECKING:
     from pathlib import Path
 
 SPOOL_BYTES = 256 << 20
@@ -156,16 +159,13 @@ class CellStream(OutStream):
         if self._buffers or self._flush_pending:
             super().flush()
 
-    def end_cell(self) -> None:
-        """Take in what child processes wrote, then send the rest of the budget."""
-        self._drain_pipe()
-        budget, self.budget = self.budget, None
-        if budget is not None:
-            rest = budget.close()
-            if rest:
-                super().write(rest)
+    def write_freely(self, text: str) -> None:
+        """Write ``text`` whatever the budget says: the note on what was left out, and the tail."""
+        if text:
+            super().write(text)
 
-    def _drain_pipe(self) -> None:
+    def drain(self) -> None:
+        """Take in what child processes have written to the file descriptor."""
         if not self._should_watch:
             return
         deadline = time.monotonic() + _DRAIN_S
@@ -201,6 +201,17 @@ class CellStream(OutStream):
             import sys
 
             self._exc = sys.exc_info()
+
+
+def end_cell(streams: Sequence[CellStream], budget: OutputBudget) -> None:
+    """Close the cell's budget, once both streams have everything that belongs to it, and send what it kept."""
+    for stream in streams:
+        stream.drain()
+    for stream in streams:
+        stream.budget = None
+    rest = budget.close()
+    if streams:
+        streams[0].write_freely(rest)
 
 
 def _readable_bytes(fd: int) -> int:

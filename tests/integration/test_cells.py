@@ -131,6 +131,20 @@ def test_large_output_is_cut_in_the_middle_and_kept_in_a_file(driver: Driver) ->
     assert Path(path).read_text() == whole
 
 
+def test_both_streams_share_one_cut(driver: Driver) -> None:
+    """Prints and a child's stderr beyond the limit give one note, and its count is right."""
+    code = (
+        "import subprocess, sys\nprint('a' * 5000, end='')\n"
+        "subprocess.run([sys.executable, '-c', \"import sys; sys.stderr.write('b' * 5000)\"]);"
+    )
+    for _ in range(3):
+        text = driver.run(code, max_output_chars=1000).cell.text()
+        assert text.count("left out") == 1
+        assert text.startswith("a" * 500)
+        assert "[... 9,000 characters left out; the whole is in " in text
+        assert text.endswith("b" * 500)
+
+
 def test_output_limits_hold_for_child_processes_and_values(driver: Driver) -> None:
     """Neither fd 1 nor a huge repr goes round the limit."""
     assert len(driver.run("!seq 1 100000", max_output_chars=1000).cell.text()) < 1300

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.guest import output
-from daytona_kernel_interp.guest.output import OutputBudget, _printable
+from daytona_kernel_interp.guest.output import OutputBudget, _printable, end_cell
 
 from . import strategies
 
@@ -183,3 +184,32 @@ def test_printable_text_can_be_sent(text: str) -> None:
 def test_a_surrogate_shows_as_its_escape() -> None:
     """The escape tells which it was."""
     assert _printable("é\udc80") == "é\\udc80"
+
+
+class LateStream:
+    """A stream whose pipe still holds a child's text when the cell ends."""
+
+    def __init__(self, budget: OutputBudget, in_pipe: str) -> None:
+        self.budget: OutputBudget | None = budget
+        self.in_pipe, self.sent = in_pipe, ""
+
+    def drain(self) -> None:
+        assert self.budget is not None
+        self.sent += self.budget.take(self.in_pipe)
+
+    def write_freely(self, text: str) -> None:
+        self.sent += text
+
+
+def test_both_pipes_are_drained_before_the_budget_is_closed(tmp_path: Path) -> None:
+    """What a child left in the second stream's pipe is in the one count, the tail and the file."""
+    budget = OutputBudget(10, tmp_path, "whole.txt")
+    head = budget.take("a" * 20)
+    streams: list[Any] = [LateStream(budget, ""), LateStream(budget, "b" * 20)]
+    end_cell(streams, budget)
+    assert head == "aaaaa"
+    assert streams[0].sent.startswith("\n[... 30 characters left out; the whole is in ")
+    assert streams[0].sent.endswith("\nbbbbb")
+    assert streams[1].sent == ""
+    assert (tmp_path / "whole.txt").read_text() == "a" * 20 + "b" * 20
+    assert [stream.budget for stream in streams] == [None, None]
