@@ -1,14 +1,16 @@
 """``python -m daytona_kernel_interp.guest``: start the relay.
 
-Reads one JSON line from standard input, ``{"secret": str, "port": int, "folder": str, "cwd": str}``, so that the
-secret stands neither in the arguments nor in the environment. Writes one JSON line to standard output,
-``{"port": int}``, when it listens. It ends, and its kernels with it, when standard input ends or on SIGTERM.
+Reads one JSON line from standard input, so that the secret stands neither in the arguments nor in the environment:
+``{"secret": str, "port": int, "folder": str, "cwd": str, "remove": bool}`` (``remove``: delete the folder in the end).
+Writes one JSON line to standard output, ``{"port": int}``, when it listens. It ends, and its kernels with it, when
+standard input ends or on SIGTERM.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -39,6 +41,8 @@ async def main() -> None:
         server.close()
     finally:
         await kernels.end_all()
+        if order.get("remove"):  # a folder made for this relay; a host that was killed cannot delete it
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 async def _until_host_is_gone(stdin: asyncio.StreamReader, stop: asyncio.Event) -> None:

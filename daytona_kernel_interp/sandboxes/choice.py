@@ -31,8 +31,8 @@ def choose(sandbox: Any) -> Sandbox:
         return LocalSandbox()
     if choice is None:
         raise SandboxFailed(
-            f"No sandbox was chosen: set DAYTONA_API_KEY to use Daytona, or pass sandbox= or set {SANDBOX_VARIABLE} "
-            f"({_LOCAL})."
+            f"No sandbox was chosen: pass one or set {SANDBOX_VARIABLE}. {_LOCAL}; "
+            "DAYTONA_API_KEY will choose Daytona, which is not part of this version yet."
         )
     if choice == "daytona":
         raise SandboxFailed(f"Daytona sandboxes are not part of this version yet. Until they are, {_LOCAL}.")

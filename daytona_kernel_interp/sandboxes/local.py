@@ -116,7 +116,7 @@ class RunningLocalSandbox:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         secret = secrets.token_urlsafe(32)
-        order = {"secret": secret, "port": 0, "folder": str(self._folder), "cwd": str(work)}
+        order = {"secret": secret, "port": 0, "folder": str(self._folder), "cwd": str(work), "remove": True}
         self._process.stdin.write(json.dumps(order).encode("ascii") + b"\n")
         line = await self._process.stdout.readline()
         if not line:

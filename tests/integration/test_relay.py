@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import textwrap
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -26,9 +27,6 @@ from daytona_kernel_interp.sandboxes.local import LocalSandbox
 from daytona_kernel_interp.tunnel import Tunnel
 from daytona_kernel_interp.wire.hello import HELLO_HEADER, SECRET_HEADER, Close, HostHello
 from tests.integration.driver import Driver
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.quick
 
@@ -223,7 +221,7 @@ def test_a_lost_relay_leaves_the_outcome_unknown(own_driver: Driver) -> None:
 
 
 def test_nothing_outlives_a_killed_host(tmp_path: Path) -> None:
-    """A host that is killed without warning takes relay, kernel and the kernel's children with it."""
+    """A host that is killed without warning takes relay, kernel, the kernel's children and their folder with it."""
     script = tmp_path / "host.py"
     script.write_text(
         textwrap.dedent(
@@ -232,7 +230,7 @@ def test_nothing_outlives_a_killed_host(tmp_path: Path) -> None:
             from tests.integration.driver import Driver
             driver = Driver()
             pids = driver.value("import os, subprocess; c = subprocess.Popen(['sleep', '300']); "
-                                "[os.getppid(), os.getpid(), c.pid]")
+                                "[os.getppid(), os.getpid(), c.pid, os.environ['DAYTONA_KERNEL_FOLDER']]")
             print(json.dumps(pids), flush=True)
             threading.Event().wait()
             """
@@ -244,10 +242,13 @@ def test_nothing_outlives_a_killed_host(tmp_path: Path) -> None:
     )
     assert host.stdout is not None
     with host:
-        processes = [psutil.Process(pid) for pid in json.loads(host.stdout.readline())]
+        *pids, folder = json.loads(host.stdout.readline())
+        processes = [psutil.Process(pid) for pid in pids]
+        assert Path(folder).exists()
         host.kill()
     _, alive = psutil.wait_procs(processes, timeout=15)
     assert not alive
+    assert not Path(folder).exists()
 
 
 def test_closing_ends_every_process_and_removes_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
