@@ -86,7 +86,14 @@ class Submitted:
     buffers: Sequence[Any]
 
 
-Event = OutputArrived | ToolCalled | Submitted
+@dataclass(frozen=True)
+class PendingCalls:
+    """The calls that the cell waits for, as it was asked after a link was lost."""
+
+    ids: Sequence[int]
+
+
+Event = OutputArrived | ToolCalled | Submitted | PendingCalls
 
 
 def parse_output(message: Mapping[str, Any]) -> Output | None:
@@ -122,6 +129,7 @@ class Cell:
         self._chars_left = None if max_output_chars is None else 2 * max_output_chars + _SLACK_CHARS
         self._rich_left = None if max_output_chars is None else _RICH_PER_TEXT * max_output_chars + _SLACK_CHARS
         self._refused = 0
+        self.abandoned_calls = 0  # calls that raised HostLost, because an earlier host did not answer them
 
     @property
     def over(self) -> bool:
@@ -159,8 +167,7 @@ class Cell:
             self.idle = self.idle or content.get("execution_state") == "idle"
         elif kind == "comm_msg":
             yield from self._receive_request(content.get("data"), message.get("buffers", []))
-        elif (output := parse_output(message)) is not None and self._has_room(output):
-            self._add(output)
+        elif (output := parse_output(message)) is not None and self.add(output):
             yield OutputArrived(output)
 
     def text(self) -> str:
@@ -171,6 +178,10 @@ class Cell:
                 parts.append(output.text)
             elif isinstance(output, DisplayData):
                 parts.append(f"{output.data.get('text/plain', '')}\n")
+        if self.abandoned_calls:
+            parts.append(
+                f"\n[{self.abandoned_calls} tool calls were not answered: their host died. They raised HostLost.]\n"
+            )
         if self._refused:
             parts.append(f"\n[... {self._refused} further outputs beyond the limit were left out ...]\n")
         return "".join(parts)
@@ -191,6 +202,17 @@ class Cell:
                 yield Submitted(buffers)
             case {"op": "value"}:
                 self.value = buffers
+            case {"op": "pending", "ids": [*ids]}:
+                yield PendingCalls([call_id for call_id in ids if type(call_id) is int])
+            case {"op": "abandoned", "ids": [*ids]}:
+                self.abandoned_calls = len(ids)
+
+    def add(self, output: Output) -> bool:
+        """Add an output, if there is room, and return whether there was."""
+        if not self._has_room(output):
+            return False
+        self._add(output)
+        return True
 
     def _add(self, output: Output) -> None:
         if isinstance(output, StreamText):

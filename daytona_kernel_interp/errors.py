@@ -5,8 +5,10 @@
     KernelError
     ├── SandboxFailed     a sandbox could not be started, or its relay could not be reached
     ├── TunnelLost        the link to the relay is gone; what the running cell did is unknown
+    ├── CellNotRun        the link was lost on the way to the kernel: the cell did not run, its kernel lives
     ├── WireMismatch      host and sandbox run different versions of this package
-    └── KernelDied        the kernel's process ended; its variables are gone
+    ├── KernelDied        the kernel's process ended; its variables are gone
+    └── SessionNotFound   there is no session to take up, or its host lives
 """
 
 from __future__ import annotations
@@ -24,6 +26,10 @@ class TunnelLost(KernelError):
     """The link to the relay is gone. A running cell may or may not have ended."""
 
 
+class CellNotRun(KernelError):
+    """A cell did not run: the link was lost before it reached the kernel. Variables are as they were."""
+
+
 class WireMismatch(KernelError):
     """Host and sandbox speak different versions of the wire."""
 
@@ -31,9 +37,16 @@ class WireMismatch(KernelError):
 class KernelDied(KernelError):
     """The kernel's process ended, and its variables with it.
 
-    ``exit_code`` is negative for a signal; ``stderr`` is the last of what the process wrote there.
+    ``exit_code`` is negative for a signal and None where nobody saw it; ``out_of_memory`` says that the operating
+    system killed it for that; ``stderr`` is the last of what the process wrote there.
     """
 
-    def __init__(self, why: str, *, exit_code: int | None = None, stderr: str = "") -> None:
+    def __init__(
+        self, why: str, *, exit_code: int | None = None, out_of_memory: bool = False, stderr: str = ""
+    ) -> None:
         super().__init__(why)
-        self.exit_code, self.stderr = exit_code, stderr
+        self.exit_code, self.out_of_memory, self.stderr = exit_code, out_of_memory, stderr
+
+
+class SessionNotFound(KernelError):
+    """There is no session of that id to take up, or the process that it belongs to still lives."""

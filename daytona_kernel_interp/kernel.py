@@ -3,43 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import zmq
-import zmq.asyncio
-from jupyter_client.asynchronous.client import AsyncKernelClient
-
-from .cell import Cell, Event, Output, OutputArrived, Submitted, ToolCalled
-from .errors import KernelDied, KernelError, SandboxFailed, TunnelLost
+from .calls import Calls
+from .cell import Cell, Event, Output, OutputArrived, PendingCalls, StreamText, Submitted, ToolCalled
+from .channels import Channels, Message, parent_id
+from .errors import CellNotRun, KernelDied, KernelError, SandboxFailed, TunnelLost
+from .recovery import Recovered, read_records
 from .settings import (
     AFTER_SUBMIT_S,
     ASYNC_EXCEPTION_S,
+    CANCEL_S,
     INTERRUPT_S,
     LAST_INTERRUPT_S,
-    MAX_PENDING_CALLS,
     REPLY_GRACE_S,
     START_S,
 )
-from .tools import Reply, ToolAborted, ToolRunner, failure
-from .wire import values
+from .tools import ToolAborted, ToolRunner
+from .tunnel import RelayReplaced, Watcher
 from .wire.calls import PREAMBLE_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from .tunnel import Tunnel
+    from .wire import values
 
 log = logging.getLogger(__name__)
 
-_PROBE_S = 0.05  # between kernel_info requests until iopub is subscribed
 _MESSAGE_SLACK_BYTES = 16 << 20  # above the largest value: JSON parts, the code, a figure
 _MAX_LATE_CHARS = 200_000
-
-Message = dict[str, Any]
+LOST_OUTPUT = "\n[... some output was lost with the link: the journal in the sandbox did not hold all of it ...]\n"
 
 
 @dataclass(frozen=True)
@@ -52,19 +50,21 @@ class CellResult:
     timed_out: bool = False
 
 
-class Kernel:
+class Kernel(Watcher):
     """One kernel of a sandbox."""
 
-    def __init__(self, tunnel: Tunnel, max_message_bytes: int) -> None:
-        self._tunnel, self._max_message_bytes = tunnel, max_message_bytes
-        self._client: AsyncKernelClient | None = None
-        self._readers: list[asyncio.Task[None]] = []
-        self._calls: set[asyncio.Task[None]] = set()
+    def __init__(self, tunnel: Tunnel, max_value_bytes: int | None) -> None:
+        self._tunnel = tunnel
+        self._max_message_bytes = -1 if max_value_bytes is None else max_value_bytes + _MESSAGE_SLACK_BYTES
+        self._channels: Channels | None = None
+        self._calls = Calls(self._send_control)
         self._run: _Run | None = None
+        self._sessions: set[str] = set()  # Jupyter sessions whose cells are ours
         self._late: list[str] = []
         self._late_chars = 0
-        self._barriers: dict[str, asyncio.Event] = {}
+        self._last_iopub: str | None = None  # msg_id of the last message that came from the kernel
         self._dead: asyncio.Future[KernelError] = asyncio.get_running_loop().create_future()
+        self._recovering: asyncio.Task[None] | None = None
         self.id = ""
         self.connection_file = Path()
 
@@ -76,37 +76,64 @@ class Kernel:
             SandboxFailed: If it did not start or answer in time.
             TunnelLost: If the relay went away meanwhile.
         """
-        limit = -1 if max_value_bytes is None else max_value_bytes + _MESSAGE_SLACK_BYTES
-        kernel = cls(tunnel, limit)
-        try:
-            await asyncio.wait_for(kernel._connect(), START_S)
-        except BaseException as error:
-            await kernel.aclose()
-            if isinstance(error, asyncio.TimeoutError):
-                raise SandboxFailed(f"the kernel did not answer within {START_S:g} s") from error
-            raise
+        kernel = cls(tunnel, max_value_bytes)
+        kernel.id, kernel.connection_file = await tunnel.start_kernel(kernel)
+        await kernel._begin(tunnel.kernel_started(kernel.id))
         return kernel
 
-    async def _connect(self) -> None:
-        self.id, self.connection_file = await self._tunnel.start_kernel(self._exited, self._lost)
-        context = _shared_context()
-        context.setsockopt(zmq.MAXMSGSIZE, self._max_message_bytes)
-        client = self._client = AsyncKernelClient(context=context)
-        client.load_connection_file(str(self.connection_file))
-        client.start_channels(stdin=False, hb=False)
-        for channel, take in (
-            (client.shell_channel, self._take_reply),
-            (client.iopub_channel, self._take_iopub),
-            (client.control_channel, _ignore),
-        ):
-            self._readers.append(asyncio.create_task(self._read(channel, take)))
-        await self._until_subscribed()
+    @classmethod
+    async def attach(cls, tunnel: Tunnel, kernel_id: str, key: str, *, max_value_bytes: int | None) -> Kernel:
+        """Take up a kernel that another host started.
 
-    async def _until_subscribed(self) -> None:
-        # PUB sends nothing to a subscription that has not arrived; the first idle that does proves it has.
-        while not await self._barrier(_PROBE_S):
-            if self._dead.done():
-                raise self._dead.result()
+        Raises:
+            KernelDied: If it is gone.
+            SandboxFailed, TunnelLost: As for :meth:`start`.
+        """
+        kernel = cls(tunnel, max_value_bytes)
+        kernel.id = kernel_id
+        facts = (await tunnel.kernels()).get(kernel_id)
+        if not facts or not facts.get("alive"):
+            raise _death(facts or {}, "")
+        kernel.connection_file = tunnel.open_kernel(kernel_id, key, kernel)
+        await kernel._begin()
+        return kernel
+
+    async def _begin(self, started: Any = None) -> None:
+        try:
+            self._open_channels()
+            assert self._channels is not None
+            steps = [asyncio.ensure_future(self._channels.until_subscribed())]
+            if started is not None:
+                steps.append(asyncio.ensure_future(started))
+            with self._tunnel.in_flight():
+                await self._wait_for_all(steps, START_S)
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def _wait_for_all(self, steps: list[asyncio.Future[Any]], timeout_s: float) -> None:
+        """Wait for every step, unless the kernel ends before."""
+        end = asyncio.get_running_loop().time() + timeout_s
+        try:
+            while pending := [step for step in steps if not step.done()]:
+                left_s = end - asyncio.get_running_loop().time()
+                await _first_of(*pending, self._dead, timeout_s=max(0.0, left_s))
+                for step in steps:
+                    if step.done():
+                        step.result()
+                if self._dead.done():
+                    raise self._dead.result()
+                if left_s <= 0:
+                    raise SandboxFailed(f"the kernel did not answer within {timeout_s:g} s")
+        finally:
+            for step in steps:
+                step.cancel()
+            await asyncio.gather(*steps, return_exceptions=True)
+
+    def _open_channels(self) -> Channels:
+        self._channels = Channels(self.connection_file, self._max_message_bytes, self._take_reply, self._take_iopub)
+        self._sessions.add(self._channels.session.session)
+        return self._channels
 
     # --- cells --------------------------------------------------------------------------------------
 
@@ -127,40 +154,89 @@ class Kernel:
 
         Raises:
             KernelDied, TunnelLost: If kernel or link were gone before.
+            CellNotRun: If the link was lost before the cell reached the kernel, which lives.
             DiedInCell: If the kernel ended, by itself or because nothing else stopped the cell, or the link was lost.
             ToolAborted: If a host tool raised what is no Exception. The cell was interrupted.
         """
+        if self._recovering is not None:
+            await asyncio.shield(self._recovering)
         if self._dead.done():
             raise self._dead.result()
-        assert self._client is not None
+        assert self._channels is not None
         content = {
             **{"code": code, "silent": False, "store_history": True, "user_expressions": {}},
             **{"allow_stdin": False, "stop_on_error": False},
         }
-        session = self._client.session
-        message = session.msg("execute_request", content, metadata={PREAMBLE_KEY: True})
+        message = self._channels.session.msg("execute_request", content, metadata={PREAMBLE_KEY: True})
         cell = Cell(message["header"]["msg_id"], max_output_chars=max_output_chars)
-        run = self._run = _Run(cell, tools, on_output)
-        try:
-            session.send(self._client.shell_channel.socket, message, buffers=preamble)
-            return await self._finish(run, timeout_s)
-        except asyncio.CancelledError:
-            await self._climb(run, may_kill=False)
-            raise
-        finally:
-            self._run = None
-            tools.end_cell()
+        return await self._conduct(_Run(cell, tools, on_output), timeout_s, (message, preamble))
+
+    async def resume(
+        self,
+        tools: ToolRunner,
+        *,
+        timeout_s: float | None,
+        max_output_chars: int | None,
+        on_output: Callable[[Output], None] | None = None,
+    ) -> CellResult | None:
+        """Wait for the last cell that the kernel took up, for an earlier host; None if there was none.
+
+        Tool calls that it waits for are not made again: they raise ``HostLost`` in the cell.
+
+        Raises:
+            DiedInCell, ToolAborted: As for :meth:`run`.
+        """
+        assert self._channels is not None
+        self._channels.hold()
+        recovered = await read_records(self._tunnel, self.id, self._channels.decode)
+        if recovered.cell is None:
+            self._channels.release(set())
+            return None
+        run = _Run(Cell(recovered.cell, max_output_chars=max_output_chars), tools, on_output)
+        run.ours = False
+        self._sessions.add(recovered.cell.partition("_")[0])
+        self._run = run
+        self._calls.not_ours()
+        self._apply(recovered)
+        self._channels.release(recovered.ids)
+        self._calls.abandon()
+        return await self._conduct(run, timeout_s, None)
 
     async def interrupt(self) -> None:
         """Interrupt the running cell, if there is one; its variables stay."""
         if self._run is not None:
             self._run.interrupt_wanted.set()
 
+    async def _conduct(
+        self, run: _Run, timeout_s: float | None, request: tuple[Message, list[values.Buffer]] | None
+    ) -> CellResult:
+        self._run = run
+        try:
+            with self._tunnel.in_flight():
+                if request is not None and self._channels is not None:
+                    self._channels.send(*request)
+                return await self._finish(run, timeout_s)
+        except asyncio.CancelledError:
+            await self._withdraw(run)
+            raise
+        finally:
+            self._run = None
+            self._calls.end_cell()
+            run.tools.end_cell()
+
+    async def _withdraw(self, run: _Run) -> None:
+        """Interrupt a cell whose caller has gone. Where the link does not let us, it must not run later either."""
+        with self._tunnel.in_flight(), contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._climb(run, may_kill=False), CANCEL_S)
+        if not (run.over.done() or self._tunnel.connected):
+            await self._destroy(TunnelLost("the call was cancelled while the link was down; the outcome is unknown"))
+
     async def _finish(self, run: _Run, timeout_s: float | None) -> CellResult:
         """Wait for the end of the cell, whatever brings it."""
         loop = asyncio.get_running_loop()
         deadline = None if timeout_s is None else loop.time() + timeout_s
         rung, timed_out = None, False
+        self._check_over(run)
         while not (run.over.done() or self._dead.done() or timed_out):
             run.interrupt_wanted.clear()
             wanted = asyncio.ensure_future(run.interrupt_wanted.wait())
@@ -174,12 +250,17 @@ class Kernel:
             rung = await self._climb(run, may_kill=timed_out or run.must_end) if timed_out or wanted.done() else rung
         if run.fatal is not None:
             raise run.fatal
+        if run.not_run:
+            raise CellNotRun("the link was lost before the cell reached the kernel: it did not run; variables kept")
         if not run.over.done():
             await self._raise_death(run)
         return CellResult(run.cell, self._take_late(), rung, timed_out)
 
     async def _climb(self, run: _Run, *, may_kill: bool) -> str | None:
-        """Interrupt the cell, more forcefully each time; return the rung that ended it."""
+        """Interrupt the cell, more forcefully each time; return the rung that ended it.
+
+        Patience begins when the relay has done its part, however long the link takes.
+        """
         for rung, patience_s in (
             ("interrupt", INTERRUPT_S),
             ("exception", ASYNC_EXCEPTION_S),
@@ -191,8 +272,8 @@ class Kernel:
             self._check_over(run)  # its idle may have come before
             try:
                 if rung == "interrupt":
-                    await self._tunnel.signal(self.id, "interrupt")
-                else:
+                    await self._first_or_dead(self._tunnel.signal(self.id, "interrupt"))
+                if rung == "exception" or not run.started:  # a cell still on its way is not to begin
                     self._send_control({"op": "raise", "cell": run.cell.msg_id})
             except KernelError:
                 break
@@ -201,58 +282,47 @@ class Kernel:
                 return rung
         if may_kill and not run.over.done() and not self._dead.done():
             run.killed = "the cell had to end" if run.must_end else "execution_timeout passed"
-            await self._tunnel.signal(self.id, "kill")
+            with contextlib.suppress(KernelError):
+                await self._first_or_dead(self._tunnel.signal(self.id, "kill"))
             await asyncio.wait({self._dead}, timeout=LAST_INTERRUPT_S)
         return None
+
+    async def _first_or_dead(self, step: Any) -> None:
+        task = asyncio.ensure_future(step)
+        try:
+            await _first_of(task, self._dead, timeout_s=None)
+            if task.done():
+                task.result()
+        finally:
+            task.cancel()
 
     async def _raise_death(self, run: _Run) -> NoReturn:
         if not self._dead.done():
             raise TunnelLost("the relay did not tell that the kernel was killed; whether the cell ended is unknown")
-        await self._drain_iopub(run)
         error = self._dead.result()
+        if isinstance(error, KernelDied):
+            try:
+                self._apply(await read_records(self._tunnel, self.id, self._decode, self._last_iopub, run.cell.msg_id))
+            except KernelError as failed:
+                log.warning("what the kernel said last cannot be read: %s", failed)
         raise DiedInCell(error, run.cell) from error
-
-    async def _drain_iopub(self, run: _Run) -> None:
-        """Take in what the kernel sent before it died: wait while messages keep coming."""
-        seen = -1
-        while seen != run.messages:
-            seen = run.messages
-            await asyncio.sleep(0.1)
 
     # --- messages -----------------------------------------------------------------------------------
 
-    async def _read(self, channel: Any, take: Callable[[Message], None]) -> None:
-        session = channel.session
-        while True:
-            frames = await channel.socket.recv_multipart()
-            try:
-                _, parts = session.feed_identities(frames)
-                message = session.deserialize(parts)
-            except Exception as error:  # a bad signature, or whatever a hostile kernel makes json.loads raise
-                log.warning("dropped a message that is no Jupyter message: %s", error)
-                continue
-            try:
-                take(message)
-            except Exception:
-                log.warning("dropped a malformed message of type %r", message.get("msg_type"), exc_info=True)
-
     def _take_reply(self, message: Message) -> None:
         run = self._run
-        if run is None or _parent_id(message) != run.cell.msg_id or message["msg_type"] != "execute_reply":
+        if run is None or parent_id(message) != run.cell.msg_id or message["msg_type"] != "execute_reply":
             return
         run.cell.receive_reply(message)
         self._check_over(run)
 
     def _take_iopub(self, message: Message) -> None:
-        parent, run = _parent_id(message), self._run
-        if parent in self._barriers:
-            if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
-                self._barriers[parent].set()
-            return
+        parent, run = parent_id(message), self._run
+        self._last_iopub = message["header"]["msg_id"]
         if run is None or parent != run.cell.msg_id:
             self._take_foreign(message)
             return
-        run.messages += 1
+        run.started = True
         for event in run.cell.receive_iopub(message):
             self._handle(run, event)
         self._check_over(run)
@@ -260,14 +330,13 @@ class Kernel:
     def _take_foreign(self, message: Message) -> None:
         """Take a message of a cell that has ended, or of another client's."""
         data = message["content"].get("data")
-        ours = self._client is not None and message["parent_header"].get("session") == self._client.session.session
+        ours = message["parent_header"].get("session") in self._sessions
         if message["msg_type"] == "stream" and ours and self._late_chars < _MAX_LATE_CHARS:
             text = str(message["content"].get("text", ""))[:_MAX_LATE_CHARS]
             self._late.append(text)
             self._late_chars += len(text)
         elif message["msg_type"] == "comm_msg" and isinstance(data, dict) and data.get("op") == "call":
-            error = RuntimeError("the cell that made this call has ended")
-            self._reply(data.get("id"), Reply("error", values.dumps(failure(error).to_value())))
+            self._calls.refuse(data.get("id"), "the cell that made this call has ended")
 
     def _handle(self, run: _Run, event: Event) -> None:
         match event:
@@ -275,39 +344,19 @@ class Kernel:
                 if run.on_output is not None:
                     run.on_output(output)
             case ToolCalled():
-                if len(self._calls) >= MAX_PENDING_CALLS:
-                    error = RuntimeError(f"more than {MAX_PENDING_CALLS} tool calls at once")
-                    self._reply(event.call_id, Reply("error", values.dumps(failure(error).to_value())))
-                    return
-                task = asyncio.create_task(self._answer(run, event))
-                self._calls.add(task)
-                task.add_done_callback(self._calls.discard)
+                self._calls.take(event, run.tools, run.abort)
+            case PendingCalls(ids):
+                self._calls.repeat_replies(ids)
             case Submitted():
                 loop = asyncio.get_running_loop()
-                run.after_submit = loop.call_later(AFTER_SUBMIT_S, self._demand_end, run)
+                run.after_submit = loop.call_later(AFTER_SUBMIT_S, run.demand_end)
 
-    def _demand_end(self, run: _Run) -> None:
-        run.must_end = True
-        run.interrupt_wanted.set()
+    def _send_control(self, data: dict[str, Any], buffers: Any = ()) -> None:
+        if self._channels is not None:
+            self._channels.send_control(data, buffers)
 
-    async def _answer(self, run: _Run, call: ToolCalled) -> None:
-        try:
-            reply = await run.tools.run(call.name, call.buffers)
-        except ToolAborted as aborted:
-            run.fatal = aborted
-            self._demand_end(run)
-            return
-        self._reply(call.call_id, reply)
-
-    def _reply(self, call_id: Any, reply: Reply) -> None:
-        self._send_control({"op": reply.op, "id": call_id}, reply.buffers)
-
-    def _send_control(self, data: dict[str, Any], buffers: list[values.Buffer] | None = None) -> None:
-        if self._client is None or self._client.control_channel.socket is None:
-            return
-        session = self._client.session
-        message = session.msg("comm_msg", {"comm_id": "", "data": data})
-        session.send(self._client.control_channel.socket, message, buffers=buffers or [])
+    def _decode(self, frames: list[bytes]) -> Message | None:
+        return None if self._channels is None else self._channels.decode(frames)
 
     # --- when a cell is over ---------------------------------------------------------------------------
 
@@ -322,70 +371,139 @@ class Kernel:
 
         Idle without reply: an interrupt can hit between the code's end and the reply, which then never comes.
         Reply without idle: iopub is ordered, so once a later idle came this cell's is not on its way any more.
+        No time alone decides: the kernel's journal says what was sent.
         """
         await asyncio.wait({run.over}, timeout=REPLY_GRACE_S)
         while not run.over.done() and not self._dead.done():
-            if run.cell.idle:
-                run.end()
-            elif await self._barrier(REPLY_GRACE_S):
-                log.warning("the idle status of cell %s was lost", run.cell.msg_id)
-                run.end()
-
-    async def _barrier(self, timeout_s: float) -> bool:
-        """Return whether everything that the kernel published before now has arrived, within ``timeout_s``."""
-        assert self._client is not None
-        session = self._client.session
-        message = session.msg("kernel_info_request", {})
-        msg_id = message["header"]["msg_id"]
-        passed = self._barriers[msg_id] = asyncio.Event()
-        session.send(self._client.control_channel.socket, message)
-        try:
-            await asyncio.wait_for(passed.wait(), timeout_s)
-        except asyncio.TimeoutError:
-            return False
-        finally:
-            del self._barriers[msg_id]
-        return True
+            try:
+                if self._recovering is None and self._channels is not None:
+                    await asyncio.wait_for(self._channels.barrier(), REPLY_GRACE_S)
+                    after = None if run.cell.idle else self._last_iopub
+                    self._apply(
+                        await read_records(self._tunnel, self.id, self._decode, after, run.cell.msg_id),
+                        messages=not run.cell.idle,
+                    )
+                    if not run.over.done():
+                        log.warning("cell %s ended without its reply or its idle status", run.cell.msg_id)
+                        run.end()
+                else:
+                    await asyncio.sleep(REPLY_GRACE_S)
+            except asyncio.TimeoutError:
+                continue  # the link is slow, or down; it decides nothing
+            except KernelError:
+                return
 
     def _take_late(self) -> str:
         late, self._late, self._late_chars = "".join(self._late), [], 0
         return late
 
+    # --- recovery --------------------------------------------------------------------------------------------
+
+    def broken(self) -> None:
+        """Streams cannot resume: open new ones, and make up from the journal for what they lost."""
+        if self._recovering is None and not self._dead.done():
+            self._recovering = asyncio.create_task(self._recover())
+
+    async def _recover(self) -> None:
+        try:
+            await self._close_channels()  # before anything is dialled: what they have queued is not for later
+            with self._tunnel.in_flight():
+                await self._reopen()
+        except KernelError as error:
+            await self._destroy(error)
+        except Exception as error:
+            log.exception("recovering the kernel failed")
+            await self._destroy(TunnelLost(f"the link was lost and could not be recovered: {error}"))
+        finally:
+            self._recovering = None
+
+    async def _reopen(self) -> None:
+        facts: Mapping[str, Any] = {}
+        for _ in range(3):  # a relay that is just being replaced fails the question
+            with contextlib.suppress(RelayReplaced):
+                facts = (await self._tunnel.kernels()).get(self.id) or {}
+                break
+        if not facts.get("alive"):
+            self.exited({**facts, "kernel": self.id})
+            return
+        self._tunnel.reopen_kernel(self.id)
+        channels = self._open_channels()
+        channels.hold()
+        await self._wait_for_all([asyncio.ensure_future(channels.until_subscribed())], START_S)
+        run = self._run
+        if run is None:
+            channels.release(set())
+            return
+        recovered = await read_records(self._tunnel, self.id, channels.decode, self._last_iopub, run.cell.msg_id)
+        self._apply(recovered)
+        channels.release(recovered.ids)
+        self._send_control({"op": "pending"})
+        if not run.started and run.ours:
+            await self._look_for_start(run, channels, certain=not recovered.gap)
+
+    async def _look_for_start(self, run: _Run, channels: Channels, *, certain: bool) -> None:
+        """Find out whether a cell of which nothing was heard reached the kernel."""
+        await self._wait_for_all([asyncio.ensure_future(channels.shell_barrier())], self._tunnel.lifetime_s)
+        recovered = await read_records(self._tunnel, self.id, channels.decode, None, run.cell.msg_id)
+        if recovered.cell == run.cell.msg_id or run.started:
+            run.started = True
+            return
+        if not certain:
+            raise TunnelLost("the link was lost, and with it what the running cell did: its outcome is unknown")
+        run.not_run = True
+        run.end()
+
+    def _apply(self, recovered: Recovered, *, messages: bool = True) -> None:
+        """Take in what the journal holds of the running cell: its reply and, unless told otherwise, its messages."""
+        run = self._run
+        if run is None:
+            return
+        if messages and recovered.gap and run.started:
+            run.cell.add(StreamText("stderr", LOST_OUTPUT))
+        for message in recovered.messages if messages else ():
+            with contextlib.suppress(KeyError, TypeError, AttributeError):  # evidence, not proof
+                self._take_iopub(message)
+        for text in recovered.unpublished:
+            if text.cell == run.cell.msg_id:
+                run.cell.add(StreamText(text.name, text.text))
+        reply = recovered.replies.get(run.cell.msg_id)
+        if reply is not None and not run.cell.replied:
+            run.cell.receive_reply(reply)
+            run.started = True
+        self._check_over(run)
+
     # --- the end ------------------------------------------------------------------------------------------
 
-    def _exited(self, event: Mapping[str, Any]) -> None:
-        code = event.get("code")
-        how = f"signal {-code}" if isinstance(code, int) and code < 0 else f"exit code {code}"
-        what = f"the kernel's process ended ({how})"
-        if self._run is not None and self._run.killed:
-            what = f"{self._run.killed} and nothing stopped the code, so the kernel was killed"
-        self._lost(
-            KernelDied(
-                f"{what}; all variables are lost",
-                exit_code=code if isinstance(code, int) else None,
-                stderr=str(event.get("stderr", "")),
-            )
-        )
+    def exited(self, event: Mapping[str, Any]) -> None:
+        """The kernel's process ended."""
+        self._tunnel.suspend_kernel(self.id)  # its clients have nothing to dial for; its last words are in the journal
+        self.lost(_death(event, self._run.killed if self._run is not None else ""))
 
-    def _lost(self, error: KernelError) -> None:
+    def lost(self, error: KernelError) -> None:
+        """There will be no further cell."""
         if not self._dead.done():
             self._dead.set_result(error)
 
+    async def _destroy(self, error: KernelError) -> None:
+        """End it all: nothing that is still queued for the kernel goes out."""
+        self.lost(error)
+        await self._close_channels()
+
+    async def _close_channels(self) -> None:
+        self._tunnel.suspend_kernel(self.id)
+        channels, self._channels = self._channels, None
+        if channels is not None:
+            await channels.aclose()
+
     async def aclose(self) -> None:
         """Close the channels. A running cell ends in an error. Calling it again does nothing."""
-        self._lost(TunnelLost("the interpreter was shut down"))
+        self.lost(TunnelLost("the interpreter was shut down"))
+        if self._recovering is not None:
+            self._recovering.cancel()
+            await asyncio.gather(self._recovering, return_exceptions=True)
+        await self._calls.aclose()
+        await self._close_channels()
         self._tunnel.close_kernel(self.id)
-        tasks = [*self._readers, *self._calls]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if self._client is not None:
-            for channel in ("shell", "iopub", "control"):
-                socket = getattr(self._client, f"{channel}_channel").socket
-                if socket is not None:
-                    socket.close(linger=0)
-            self._client.stop_channels()
-            self._client = None
 
 
 class DiedInCell(Exception):
@@ -403,13 +521,25 @@ class _Run:
         self.cell, self.tools, self.on_output = cell, tools, on_output
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.interrupt_wanted = asyncio.Event()
+        self.ours = True  # this process sent it
+        self.started = False  # the kernel is known to have taken it up
+        self.not_run = False  # and known not to have
         self.interrupted = False
         self.must_end = False
         self.killed = ""  # why, if it was
         self.fatal: ToolAborted | None = None
-        self.messages = 0
         self.settling: asyncio.Task[None] | None = None
         self.after_submit: asyncio.TimerHandle | None = None
+
+    def demand_end(self) -> None:
+        """The cell has to end, even if its kernel has to die for it."""
+        self.must_end = True
+        self.interrupt_wanted.set()
+
+    def abort(self, error: ToolAborted) -> None:
+        """A host tool ends the call."""
+        self.fatal = error
+        self.demand_end()
 
     def end(self) -> None:
         """The cell is over."""
@@ -419,41 +549,21 @@ class _Run:
             self.over.set_result(None)
 
 
+def _death(event: Mapping[str, Any], killed: str) -> KernelDied:
+    code, signal_name, oom = event.get("code"), event.get("signal"), event.get("oom") is True
+    how = f"signal {signal_name or -code}" if isinstance(code, int) and code < 0 else f"exit code {code}"
+    what = f"the kernel's process ended ({how})" if isinstance(code, int) else "the kernel's process is gone"
+    if oom:
+        what = f"the kernel's process was killed because the sandbox ran out of memory ({how})"
+    if killed:
+        what = f"{killed} and nothing stopped the code, so the kernel was killed"
+    return KernelDied(
+        f"{what}; all variables are lost",
+        exit_code=code if isinstance(code, int) else None,
+        out_of_memory=oom,
+        stderr=str(event.get("stderr", "")),
+    )
+
+
 async def _first_of(*futures: asyncio.Future[Any], timeout_s: float | None) -> None:
     await asyncio.wait(futures, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-
-
-def _parent_id(message: Message) -> Any:
-    return message["parent_header"].get("msg_id")
-
-
-def _ignore(message: Message) -> None:
-    """Control replies carry nothing that is waited for."""
-
-
-_context: zmq.asyncio.Context | None = None
-
-
-def _forget_after_fork() -> None:
-    global _context
-    _context = None
-
-
-os.register_at_fork(after_in_child=_forget_after_fork)
-
-
-def _shared_context() -> zmq.asyncio.Context:
-    """Return the process's ZMQ context; each further one would cost an I/O thread.
-
-    Receiving keeps libzmq's high-water mark of 1000 messages. At the mark libzmq stops reading, the tunnel's window
-    closes and the kernel has to wait: nothing is lost (the kernel's iopub has no mark, see ``guest/kernel_app.py``),
-    and a sandbox that floods us fills its own memory and not ours.
-    """
-    global _context
-    if _context is None or _context.closed:
-        _context = zmq.asyncio.Context()
-        _context.setsockopt(zmq.SNDHWM, 0)
-        _context.setsockopt(zmq.LINGER, 0)
-        _context.setsockopt(zmq.RECONNECT_IVL, 5)
-        _context.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-    return _context

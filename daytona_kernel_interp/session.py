@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import secrets
 from typing import TYPE_CHECKING
 
+from .errors import SessionNotFound
 from .kernel import Kernel
+from .records import SessionRecord, find
+from .sandboxes.choice import take_up
 from .tools import Invoke, ToolRunner
 from .tunnel import Tunnel
+from .wire.link import LinkTimes
 
 if TYPE_CHECKING:
-    from .sandboxes.base import RunningSandbox, Sandbox
+    from .sandboxes.base import RelayAddress, RunningSandbox, Sandbox
+
+log = logging.getLogger(__name__)
 
 
 class Session:
     """Lives on the I/O loop. :meth:`start` makes one, :meth:`aclose` ends all of it."""
 
-    def __init__(self, sandbox: RunningSandbox, tunnel: Tunnel, kernel: Kernel, tools: ToolRunner) -> None:
+    def __init__(
+        self, session_id: str, sandbox: RunningSandbox, tunnel: Tunnel, kernel: Kernel, tools: ToolRunner
+    ) -> None:
+        self.id = session_id
         self.sandbox, self.tunnel, self.kernel, self.tools = sandbox, tunnel, kernel, tools
+        self._record: SessionRecord | None = None
 
     @classmethod
-    async def start(cls, description: Sandbox, invoke: Invoke, max_value_bytes: int | None) -> Session:
+    async def start(
+        cls, description: Sandbox, invoke: Invoke, max_value_bytes: int | None, *, times: LinkTimes | None = None
+    ) -> Session:
         """Start what ``description`` says and a kernel in it; a failure leaves nothing behind.
 
         Raises:
@@ -31,16 +45,104 @@ class Session:
         async with contextlib.AsyncExitStack() as stack:
             sandbox = await description.start()
             stack.push_async_callback(sandbox.stop)
-            tunnel = await Tunnel.open(sandbox.address)
+            revival = _Revival(sandbox)
+            tunnel = await Tunnel.open(
+                sandbox.address,
+                revive=revival.revive,
+                times=times or LinkTimes(resume_lifetime_s=sandbox.resume_lifetime_s),
+            )
             stack.push_async_callback(tunnel.aclose)
             kernel = await Kernel.start(tunnel, max_value_bytes=max_value_bytes)
+            session = cls(secrets.token_hex(4), sandbox, tunnel, kernel, ToolRunner(invoke, max_value_bytes))
+            session._keep_record(revival)
             stack.pop_all()
-        return cls(sandbox, tunnel, kernel, ToolRunner(invoke, max_value_bytes))
+        return session
+
+    @classmethod
+    async def take_up(cls, session_id: str, invoke: Invoke, max_value_bytes: int | None) -> Session:
+        """Become the host of a session whose own host is gone.
+
+        A failure leaves it as it was, so that it can be tried again.
+
+        Raises:
+            SessionNotFound: If there is none of this id, its host lives, or nothing is left of its sandbox.
+            KernelDied: If its kernel is gone.
+            SandboxFailed, TunnelLost, WireMismatch: As for :meth:`start`.
+        """
+        record = find(session_id)
+        if record.host_lives:
+            raise SessionNotFound(f"session {session_id} belongs to process {record.pid}, which lives")
+        async with contextlib.AsyncExitStack() as stack:
+            sandbox = take_up(record.sandbox)
+            revival = _Revival(sandbox)
+            address = await sandbox.revive() or sandbox.address
+            stack.callback(sandbox.let_go)
+            times = LinkTimes(resume_lifetime_s=sandbox.resume_lifetime_s)
+            tunnel = await Tunnel.open(address, revive=revival.revive, times=times)
+            stack.push_async_callback(tunnel.aclose)
+            kernel = await Kernel.attach(tunnel, record.kernel, record.key, max_value_bytes=max_value_bytes)
+            session = cls(session_id, sandbox, tunnel, kernel, ToolRunner(invoke, max_value_bytes))
+            session._keep_record(revival)
+            stack.pop_all()
+        return session
 
     async def aclose(self) -> None:
         """End kernel, tunnel and sandbox; whatever one step raises, the others are done."""
         self.tools.close()
         async with contextlib.AsyncExitStack() as stack:
+            if self._record is not None:
+                stack.callback(self._record.delete)
             stack.push_async_callback(self.sandbox.stop)
             stack.push_async_callback(self.tunnel.aclose)
             stack.push_async_callback(self.kernel.aclose)
+
+    async def let_go(self) -> None:
+        """Close this host's side only: sandbox and kernel live on, for whoever takes the session up in time."""
+        self.tools.close()
+        if self._record is not None:
+            self._record.disown()
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self.sandbox.let_go)
+            stack.push_async_callback(self.tunnel.aclose)
+            stack.push_async_callback(self.kernel.aclose)
+
+    def _keep_record(self, revival: _Revival) -> None:
+        """Write what another process needs to take the session up, now and whenever it changes."""
+        facts = self.sandbox.record()
+        if facts is None:
+            return
+        record = self._record = SessionRecord.of_this_process(
+            self.id,
+            kernel=self.kernel.id,
+            key=self.tunnel.key_of(self.kernel.id),
+            connection_file=str(self.kernel.connection_file),
+            sandbox=facts,
+        )
+        try:
+            record.write()
+        except OSError as error:
+            log.warning("session %s cannot be taken up by another process: %s", self.id, error)
+            self._record = None
+            return
+
+        def update() -> None:
+            record.sandbox = self.sandbox.record() or record.sandbox
+            record.write()
+
+        revival.on_revived = update
+
+
+class _Revival:
+    """Restarts the sandbox's relay, and then has the session's record written again."""
+
+    def __init__(self, sandbox: RunningSandbox) -> None:
+        self._sandbox = sandbox
+        self.on_revived = lambda: None
+
+    async def revive(self) -> RelayAddress | None:
+        """Start the relay again if it has ended; see :meth:`RunningSandbox.revive`."""
+        address = await self._sandbox.revive()
+        if address is not None:
+            with contextlib.suppress(OSError):
+                self.on_revived()
+        return address

@@ -22,8 +22,11 @@ LAST_INTERRUPT_S = 4.0
 AFTER_SUBMIT_S = 5.0  # a cell that goes on after SUBMIT is interrupted
 REPLY_GRACE_S = 1.0  # idle without reply after an interrupt, or reply without idle
 
+CANCEL_S = 20.0  # what interrupting a cell may take whose caller was cancelled; less than loop.py waits for it
+
 MAX_TOOL_THREADS = 64  # per interpreter
 MAX_PENDING_CALLS = 4096  # of one cell
+KEPT_REPLY_BYTES = 64 << 20  # tool results of one cell, kept in case the link is lost with them
 
 
 def sandbox_choice() -> str | None:

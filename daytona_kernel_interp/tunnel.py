@@ -1,8 +1,9 @@
-"""The host's end of the link: local endpoints for jupyter_client, WebSockets to the relay.
+"""The host's end of the link: local endpoints for jupyter_client, resumable streams to the relay.
 
 Each kernel channel is a unix socket in a folder only this user can enter (``transport: ipc`` in the connection file);
-every connection to it becomes one stream on one WebSocket. The relay's own stream starts and signals kernels and tells
-of their exits.
+every connection to it becomes one stream. The streams of a kernel's first client are dialled before it connects, and
+its ZMTP handshake is answered here, so its first message leaves at once. The relay's own stream starts and signals
+kernels and tells of their exits.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import itertools
 import json
 import logging
+import os
 import secrets
 import shutil
 import socket
@@ -19,271 +21,412 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
-
-from .errors import KernelError, SandboxFailed, TunnelLost, WireMismatch
-from .link.ends import LocalEnd, SocketEnd, pipe
-from .link.pump import Pump
-from .settings import DIAL_S
+from .dialling import DialledStream, Dialler
+from .errors import KernelError, SandboxFailed, TunnelLost
+from .link.ends import FunctionEnd, SocketEnd
 from .wire.calls import LineReader, to_line
 from .wire.errors import RemoteProtocolError
-from .wire.frames import MAX_FRAME_BYTES, MAX_PAYLOAD_BYTES, FrameType, decode
-from .wire.hello import (
-    HELLO_HEADER,
-    KERNEL_CHANNELS,
-    PATH_PREFIX,
-    RELAY_CHANNEL,
-    SECRET_HEADER,
-    Close,
-    HostHello,
-    parse_relay_hello,
-)
-from .wire.stream import WINDOW_BYTES, Stream
+from .wire.hello import JOURNAL_CHANNEL, KERNEL_CHANNELS, RELAY_CHANNEL, Close
+from .wire.journal import Record, RecordKind, RecordReader
+from .wire.link import LinkTimes
+from .wire.zmtp import AcceptingEnd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from .sandboxes.base import RelayAddress
 
 log = logging.getLogger(__name__)
 
-# At level DEBUG websockets logs the headers of an upgrade, and ours hold secrets.
-_quiet = logging.getLogger(f"{__name__}.websockets")
-_quiet.setLevel(logging.INFO)
-
 _MAX_SOCKET_PATH = 100  # sun_path holds 104 bytes on macOS, 108 on Linux
+_PREOPENED = ("shell", "iopub", "control")  # the channels that our own client uses
+
+
+class RelayReplaced(TunnelLost):
+    """The relay that was asked is gone and another has taken its place; it may have done what was asked, or not."""
+
+
+class _Endpoints:
+    """The local sockets of one kernel, and the streams behind them."""
+
+    def __init__(self, kernel_id: str, key: str) -> None:
+        self.kernel_id, self.key = kernel_id, key
+        self.listening: list[socket.socket] = []
+        self.ready: dict[str, DialledStream] = {}  # dialled before a client came
+        self.streams: set[DialledStream] = set()
+
+
+class Watcher:
+    """What a kernel's owner is told; see :meth:`Tunnel.start_kernel`."""
+
+    def exited(self, event: dict[str, Any]) -> None:
+        """The kernel's process ended; the relay's event has its ``code``, ``signal``, ``oom`` and ``stderr``."""
+
+    def broken(self) -> None:
+        """Streams of the kernel's first client cannot resume; the relay can be reached. Called once until reopened."""
+
+    def lost(self, error: KernelError) -> None:
+        """The relay cannot be reached any more."""
 
 
 class Tunnel:
     """One relay, seen from the host. Lives on the I/O loop."""
 
-    def __init__(self, address: RelayAddress) -> None:
-        self._address = address
+    def __init__(
+        self,
+        address: RelayAddress,
+        revive: Callable[[], Awaitable[RelayAddress | None]],
+        times: LinkTimes,
+    ) -> None:
+        self._dialler = Dialler(address, revive, times)
         self._folder = _short_folder()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._listening: dict[str, list[socket.socket]] = {}
         self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._ids = itertools.count(1)
-        self._on_exit: dict[str, Callable[[dict[str, Any]], None]] = {}
-        self._on_lost: dict[str, Callable[[KernelError], None]] = {}
-        self._relay_end: LocalEnd | None = None
-        self._kernels = itertools.count(1)
+        self._kernel_ids = itertools.count(1)
+        self._kernels: dict[str, _Endpoints] = {}
+        self._watchers: dict[str, Watcher] = {}
+        self._relay: DialledStream | None = None
+        self._relay_end = FunctionEnd(lambda data: None)
+        self._streams: set[DialledStream] = set()
+        self._accepting: set[asyncio.Task[Any]] = set()
+        self._in_flight = 0
+        self._ticker = asyncio.create_task(self._tick())
+        self._lost: KernelError | None = None
 
     @classmethod
-    async def open(cls, address: RelayAddress) -> Tunnel:
-        """Connect to the relay at ``address``.
+    async def open(
+        cls,
+        address: RelayAddress,
+        *,
+        revive: Callable[[], Awaitable[RelayAddress | None]] | None = None,
+        times: LinkTimes | None = None,
+    ) -> Tunnel:
+        """Connect to the relay at ``address`` and become its host; streams of another host end.
+
+        ``revive`` starts the relay again if it has ended, and returns its new address or None.
 
         Raises:
             SandboxFailed: If it cannot be reached, or refuses the secret.
             WireMismatch: If it runs another version of the wire.
+            TunnelLost: If it closed the stream.
         """
-        tunnel = cls(address)
+        tunnel = cls(address, revive or _never, times or LinkTimes())
         try:
-            websocket = await tunnel._dial(RELAY_CHANNEL, "")
+            tunnel._open_relay()
+            assert tunnel._relay is not None
+            await asyncio.shield(tunnel._relay.opened)
         except BaseException:
             await tunnel.aclose()
             raise
-        near, far = pipe()
-        tunnel._relay_end = near
-        tunnel._spawn(Pump(Stream(), far, websocket).run())
-        tunnel._spawn(tunnel._read_relay(near))
         return tunnel
+
+    @property
+    def address(self) -> RelayAddress:
+        """Where the relay listens now."""
+        return self._dialler.address
+
+    @property
+    def connected(self) -> bool:
+        """Whether a socket carries the relay's own stream at this moment."""
+        return self._relay is not None and self._relay.attached
+
+    @property
+    def lifetime_s(self) -> float:
+        """How long a lost link is dialled, in seconds."""
+        return self._dialler.times.resume_lifetime_s
+
+    @contextlib.contextmanager
+    def in_flight(self) -> Iterator[None]:
+        """While something is waited for: every stream is kept alive, and dialled again when it is dead."""
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
 
     # --- the relay's own stream -----------------------------------------------------------------
 
-    async def start_kernel(
-        self, on_exit: Callable[[dict[str, Any]], None], on_lost: Callable[[KernelError], None]
-    ) -> tuple[str, Path]:
+    async def start_kernel(self, watcher: Watcher) -> tuple[str, Path]:
         """Start a kernel and return its id and the path of its Jupyter connection file, which this user alone can read.
 
-        ``on_exit`` gets the relay's event when the kernel's process ends, ``on_lost`` the error when the relay is lost.
+        Clients may connect at once: what they send waits in the sandbox until the kernel serves. Whether it started is
+        told by :meth:`kernel_started`.
+        """
+        kernel_id = f"{next(self._kernel_ids)}-{secrets.token_hex(4)}"
+        return kernel_id, self.open_kernel(kernel_id, secrets.token_hex(32), watcher)
+
+    async def kernel_started(self, kernel_id: str) -> None:
+        """Have the relay start the kernel, and return when it serves.
 
         Raises:
-            SandboxFailed: If the kernel did not start.
+            SandboxFailed: If it did not start.
             TunnelLost: If the relay went away meanwhile.
         """
-        kernel_id = f"{next(self._kernels)}-{secrets.token_hex(4)}"
-        key = secrets.token_hex(32)
-        self._on_exit[kernel_id], self._on_lost[kernel_id] = on_exit, on_lost
-        await self._request("start_kernel", kernel=kernel_id, key=key)
-        prefix = self._folder / kernel_id
-        listening = self._listening[kernel_id] = []
-        info: dict[str, Any] = {
-            "transport": "ipc",
-            "ip": str(prefix),
-            "key": key,
-            "signature_scheme": "hmac-sha256",
-        }
+        await self._request("start_kernel", kernel=kernel_id, key=self._kernels[kernel_id].key)
+
+    def key_of(self, kernel_id: str) -> str:
+        """Return the session key of a kernel whose endpoints are open."""
+        return self._kernels[kernel_id].key
+
+    def open_kernel(self, kernel_id: str, key: str, watcher: Watcher) -> Path:
+        """Make the endpoints of a kernel, dial its streams, and return the path of its connection file."""
+        self._watchers[kernel_id] = watcher
+        self._kernels[kernel_id] = _Endpoints(kernel_id, key)
+        self.reopen_kernel(kernel_id)
+        return self._write_connection_file(kernel_id, key)
+
+    def reopen_kernel(self, kernel_id: str) -> None:
+        """Listen for clients and dial the first client's streams; after :meth:`suspend_kernel`, afresh."""
+        endpoints = self._kernels[kernel_id]
         for port, channel in enumerate(KERNEL_CHANNELS, start=1):
-            listening.append(self._listen(f"{prefix}-{port}", channel, kernel_id))
-            info[f"{channel}_port"] = port
-        connection_file = self._folder / f"kernel-{kernel_id}.json"
-        connection_file.write_text(json.dumps(info))
-        return kernel_id, connection_file
+            endpoints.listening.append(self._listen(self._folder / f"{kernel_id}-{port}", channel, endpoints))
+        for channel in _PREOPENED:
+            stream = endpoints.ready[channel] = self._dial(channel, endpoints)
+            stream.ours = True
+
+    def suspend_kernel(self, kernel_id: str) -> None:
+        """End the kernel's streams with all they hold, and take no client until :meth:`reopen_kernel`."""
+        endpoints = self._kernels.get(kernel_id)
+        if endpoints is None:
+            return
+        for listener in endpoints.listening:
+            asyncio.get_running_loop().remove_reader(listener)
+            Path(listener.getsockname()).unlink(missing_ok=True)
+            listener.close()
+        streams = list(endpoints.streams)
+        endpoints.listening, endpoints.ready = [], {}
+        endpoints.streams.clear()
+        for stream in streams:
+            stream.close()
+
+    def close_kernel(self, kernel_id: str) -> None:
+        """Forget a kernel: its endpoints close, so that its clients do not dial on."""
+        self._watchers.pop(kernel_id, None)
+        self.suspend_kernel(kernel_id)
+        self._kernels.pop(kernel_id, None)
 
     async def signal(self, kernel_id: str, name: str) -> None:
         """Send ``interrupt`` (SIGINT) or ``kill`` (SIGKILL) to the kernel's process group.
 
+        Returns when the relay has done it, however long the link takes.
+
         Raises:
             TunnelLost: If the relay is gone.
         """
-        await self._request("signal", kernel=kernel_id, signal=name)
+        with contextlib.suppress(RelayReplaced):
+            await self._request("signal", kernel=kernel_id, signal=name)
+            return
+        await self._request("signal", kernel=kernel_id, signal=name)  # twice does no harm
 
-    def close_kernel(self, kernel_id: str) -> None:
-        """Stop listening for a kernel that is gone, so that its clients do not dial on."""
-        self._on_exit.pop(kernel_id, None)
-        self._on_lost.pop(kernel_id, None)
-        for listener in self._listening.pop(kernel_id, ()):
-            asyncio.get_running_loop().remove_reader(listener)
-            listener.close()
+    async def kernels(self) -> dict[str, Any]:
+        """Return the relay's kernels: ids to ``{"alive": bool, "code": int or None, ...}``.
+
+        Raises:
+            TunnelLost: If the relay is gone.
+        """
+        answer = await self._request("kernels")
+        found = answer.get("ok")
+        return found if isinstance(found, dict) else {}
+
+    async def end_relay(self) -> None:
+        """Have the relay end its kernels and itself.
+
+        Raises:
+            TunnelLost: If the relay is gone.
+        """
+        await self._request("end")
+
+    async def read_journal(self, kernel_id: str, after: str | None, cell: str | None) -> list[Record]:
+        """Return the kernel's journal from behind the message ``after``, or else from the start of ``cell``.
+
+        A record GAP comes first where that is not in the journal any more.
+
+        Raises:
+            TunnelLost: If the relay is gone, or what it sends is no journal.
+        """
+        done: asyncio.Future[list[Record]] = asyncio.get_running_loop().create_future()
+        records: list[Record] = []
+        reader = RecordReader()
+
+        def take(data: bytes) -> None:
+            try:
+                for record in reader.feed(data):
+                    if record.kind is RecordKind.LAST and not done.done():
+                        done.set_result(records)
+                    records.append(record)
+            except RemoteProtocolError as error:
+                fail(TunnelLost(f"the journal cannot be read: {error}"))
+
+        def fail(error: KernelError) -> None:
+            if not done.done():
+                done.set_exception(error)
+
+        end = FunctionEnd(take, lambda: fail(TunnelLost("the journal ended early")))
+        stream = self._track(DialledStream(self._dialler, JOURNAL_CHANNEL, kernel_id, lambda _, error: fail(error)))
+        stream.connect(end)
+        end.send(to_line({"after": after, "cell": cell}))
+        try:
+            with self.in_flight():
+                return (await done)[:-1]
+        finally:
+            stream.close()
 
     async def aclose(self) -> None:
-        """Close every stream and endpoint. Calling it again does nothing."""
-        for kernel_id in list(self._listening):
+        """Close every stream and endpoint; nothing that they still hold is sent. Calling it again does nothing."""
+        self._lose(TunnelLost("the interpreter was shut down"))
+        self._ticker.cancel()
+        for kernel_id in list(self._kernels):
             self.close_kernel(kernel_id)
-        for task in self._tasks:
+        streams = list(self._streams)
+        for stream in streams:
+            stream.close()
+        for task in self._accepting:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(self._ticker, *self._accepting, return_exceptions=True)
+        for stream in streams:
+            await stream.wait_closed()
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def _open_relay(self) -> None:
+        lines = LineReader()
+
+        def take(data: bytes) -> None:
+            try:
+                for message in lines.feed(data):
+                    self._take(message)
+            except RemoteProtocolError as error:
+                self._lose(TunnelLost(f"the relay broke the protocol: {error}"))
+
+        self._relay_end = FunctionEnd(take)
+        self._relay = self._track(DialledStream(self._dialler, RELAY_CHANNEL, "", self._relay_gone))
+        self._relay.connect(self._relay_end)
+
     async def _request(self, op: str, **args: Any) -> dict[str, Any]:
-        if self._relay_end is None:
-            raise TunnelLost("the link to the relay is gone")
+        if self._lost is not None:
+            raise TunnelLost(str(self._lost)) from self._lost
         request_id = next(self._ids)
         reply = self._replies[request_id] = asyncio.get_running_loop().create_future()
         try:
-            await self._relay_end.write(to_line({"id": request_id, "op": op, "args": args}))
-            answer: dict[str, Any] = await reply
+            with self.in_flight():
+                self._relay_end.send(to_line({"id": request_id, "op": op, "args": args}))
+                answer: dict[str, Any] = await reply
         finally:
             del self._replies[request_id]
         if "error" in answer:
             raise SandboxFailed(f"the relay could not do {op}: {answer['error']}")
         return answer
 
-    async def _read_relay(self, end: LocalEnd) -> None:
-        lines = LineReader()
-        why = "the link to the relay was lost; whether a running cell ended is unknown"
-        try:
-            while data := await end.read():
-                for message in lines.feed(data):
-                    self._take(message)
-        except RemoteProtocolError as error:
-            why = f"the relay broke the protocol: {error}"
-        finally:
-            end.abort()
-            self._lose(TunnelLost(why))  # whatever happened: nobody must wait on for a reply
-
     def _take(self, message: dict[str, Any]) -> None:
         if message.get("event") == "kernel_exited":
-            kernel_id = str(message.get("kernel"))
-            on_exit = self._on_exit.get(kernel_id)
-            self.close_kernel(kernel_id)
-            if on_exit is not None:
-                on_exit(message)
+            watcher = self._watchers.get(str(message.get("kernel")))
+            if watcher is not None:
+                watcher.exited(message)
             return
         request_id = message.get("id")
         reply = self._replies.get(request_id) if isinstance(request_id, int) else None
         if reply is not None and not reply.done():
             reply.set_result(message)
 
+    def _relay_gone(self, stream: DialledStream, error: KernelError) -> None:
+        """Open the relay's stream anew where a restarted relay does not know the old one; else all is lost."""
+        code = getattr(error.__cause__, "code", None)
+        if code != Close.UNKNOWN_STREAM or self._lost is not None or not stream.opened.done():
+            self._lose(error)
+            return
+        self._fail_requests(RelayReplaced("the relay was replaced while it was asked"))
+        self._open_relay()
+
     def _lose(self, error: KernelError) -> None:
-        self._relay_end = None
+        if self._lost is None:
+            self._lost = error
+            self._fail_requests(error)
+            for watcher in list(self._watchers.values()):
+                watcher.lost(error)
+
+    def _fail_requests(self, error: KernelError) -> None:
         for reply in self._replies.values():
             if not reply.done():
                 reply.set_exception(error)
-        for on_lost in list(self._on_lost.values()):
-            on_lost(error)
 
     # --- kernel channels --------------------------------------------------------------------------
 
-    def _listen(self, path: str, channel: str, kernel_id: str) -> socket.socket:
+    def _listen(self, path: Path, channel: str, endpoints: _Endpoints) -> socket.socket:
         # Not asyncio's own server, and no awaited accept: both can lose a connection that comes while they are closed.
         listener = socket.socket(socket.AF_UNIX)
         listener.setblocking(False)
-        listener.bind(path)
+        listener.bind(str(path))
         listener.listen(16)
-        asyncio.get_running_loop().add_reader(listener, self._accept, listener, channel, kernel_id)
+        asyncio.get_running_loop().add_reader(listener, self._accept, listener, channel, endpoints)
         return listener
 
-    def _accept(self, listener: socket.socket, channel: str, kernel_id: str) -> None:
+    def _accept(self, listener: socket.socket, channel: str, endpoints: _Endpoints) -> None:
         try:
             connection, _ = listener.accept()
         except OSError:
             return  # gone again
-        task = self._spawn(self._carry(connection, channel, kernel_id))
+        connection.setblocking(False)
+        stream = endpoints.ready.pop(channel, None) or self._dial(channel, endpoints)
+        end = SocketEnd(AcceptingEnd(channel))
+        stream.connect(end)
+        task = asyncio.create_task(self._hand_over(connection, end))
+        self._accepting.add(task)
+        task.add_done_callback(self._accepting.discard)
         task.add_done_callback(lambda task: connection.close() if task.cancelled() else None)  # maybe before it ran
 
-    async def _carry(self, connection: socket.socket, channel: str, kernel_id: str) -> None:
-        local = SocketEnd(*await asyncio.open_unix_connection(sock=connection, limit=MAX_PAYLOAD_BYTES))
-        try:
-            websocket = await self._dial(channel, kernel_id)
-        except BaseException as error:
-            local.abort()
-            if not isinstance(error, KernelError):
-                raise
-            # The client sees a closed connection and dials again.
-            log.debug("stream %s of kernel %s was not opened: %s", channel, kernel_id, error)
-            return
-        await Pump(Stream(), local, websocket).run()
+    async def _hand_over(self, connection: socket.socket, end: SocketEnd) -> None:
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: end, connection)
 
-    async def _dial(self, channel: str, kernel_id: str) -> ClientConnection:
-        hello = HostHello(stream=secrets.token_hex(16), kernel=kernel_id, window=WINDOW_BYTES)
-        headers = {
-            **self._address.headers,
-            SECRET_HEADER: self._address.secret,
-            HELLO_HEADER: hello.to_header(),
+    def _dial(self, channel: str, endpoints: _Endpoints) -> DialledStream:
+        stream = DialledStream(self._dialler, channel, endpoints.kernel_id, self._kernel_stream_gone)
+        endpoints.streams.add(stream)
+        return self._track(stream)
+
+    def _kernel_stream_gone(self, stream: DialledStream, error: KernelError) -> None:
+        # Another client sees a closed connection and dials again. Ours must not: what it has queued may be old.
+        log.debug("stream %s ended: %s", stream.channel, error)
+        for kernel_id, endpoints in self._kernels.items():
+            if stream in endpoints.streams:
+                endpoints.streams.discard(stream)
+                if stream.ours and kernel_id in self._watchers:
+                    self._watchers[kernel_id].broken()
+                return
+
+    def _track(self, stream: DialledStream) -> DialledStream:
+        self._streams = {other for other in self._streams if not other.carrier.ended}
+        self._streams.add(stream)
+        return stream
+
+    # --- keepalive -----------------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        """Look after every stream, four times as often as one that is waited for is asked."""
+        loop, times = asyncio.get_running_loop(), self._dialler.times
+        while True:
+            await asyncio.sleep(times.keepalive_s / 4)
+            now = loop.time()
+            for stream in list(self._streams):
+                stream.tick(now, in_flight=self._in_flight > 0, keep_warm=stream is self._relay)
+
+    def _write_connection_file(self, kernel_id: str, key: str) -> Path:
+        info: dict[str, Any] = {
+            "transport": "ipc",
+            "ip": str(self._folder / kernel_id),
+            "key": key,
+            "signature_scheme": "hmac-sha256",
         }
-        loopback = self._address.url.startswith(("ws://127.0.0.1:", "ws://[::1]:", "ws://localhost:"))
-        try:
-            websocket = await connect(
-                f"{self._address.url}{PATH_PREFIX}{channel}",
-                additional_headers=headers,
-                compression=None,
-                max_size=MAX_FRAME_BYTES,
-                ping_interval=None,
-                open_timeout=DIAL_S,
-                close_timeout=1,
-                proxy=None if loopback else True,
-                logger=_quiet,
-            )
-        except (OSError, InvalidHandshake, asyncio.TimeoutError) as error:
-            raise SandboxFailed(f"the relay at {self._address.url} cannot be reached: {error}") from error
-        try:
-            await self._shake_hands(websocket)
-        except BaseException:
-            with contextlib.suppress(Exception):
-                await websocket.close()
-            raise
-        return websocket
+        info.update({f"{channel}_port": port for port, channel in enumerate(KERNEL_CHANNELS, start=1)})
+        path = self._folder / f"kernel-{kernel_id}.json"
+        with open(path, "w", opener=_private) as file:
+            file.write(json.dumps(info))
+        return path
 
-    async def _shake_hands(self, websocket: ClientConnection) -> None:
-        try:
-            message = await asyncio.wait_for(websocket.recv(), DIAL_S)
-            frame = decode(message if isinstance(message, bytes) else b"")
-            if frame.type is not FrameType.HELLO:
-                raise RemoteProtocolError("the relay's first frame is no HELLO")
-            parse_relay_hello(frame.payload)
-        except ConnectionClosed as error:
-            reason = error.rcvd.reason if error.rcvd is not None else ""
-            if error.rcvd is not None and error.rcvd.code == Close.BAD_HELLO:
-                raise WireMismatch(reason) from error
-            raise TunnelLost(f"the relay closed the stream at once: {reason or 'no reason given'}") from error
-        except RemoteProtocolError as error:
-            raise WireMismatch(str(error)) from error
-        except asyncio.TimeoutError as error:
-            raise SandboxFailed(f"the relay at {self._address.url} accepted and then said nothing") from error
 
-    def _spawn(self, coroutine: Any) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.ensure_future(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("a stream to %s failed", self._address.url, exc_info=task.exception())
+
+async def _never() -> RelayAddress | None:
+    return None
 
 
 def _short_folder() -> Path:

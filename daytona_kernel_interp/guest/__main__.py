@@ -1,9 +1,12 @@
 """``python -m daytona_kernel_interp.guest``: start the relay.
 
 Reads one JSON line from standard input, so that the secret stands neither in the arguments nor in the environment:
-``{"secret": str, "port": int, "folder": str, "cwd": str, "remove": bool}`` (``remove``: delete the folder in the end).
-Writes one JSON line to standard output, ``{"port": int}``, when it listens. It ends, and its kernels with it, when
-standard input ends or on SIGTERM.
+``{"secret": str, "port": int, "folder": str, "cwd": str, "remove": bool, "lifetime_s": float}`` (``remove``: delete the
+folder in the end). Writes one JSON line to standard output, ``{"port": int}``, when it listens. Kernels that an earlier
+relay left in the folder are taken over.
+
+It ends, and its kernels with it, at the line ``end``, on SIGTERM, or when no host was heard of for ``lifetime_s``. That
+its standard input ends says nothing: a host that was killed has a successor, perhaps.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from .kernels import Kernels
 
 
 async def main() -> None:
-    """Serve until the host is gone."""
+    """Serve until the host wants the end, or is gone for too long."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -30,14 +33,16 @@ async def main() -> None:
     folder, cwd = Path(order["folder"]), Path(order["cwd"])
 
     # The kernel's imports take longest and websockets' come second, so they run side by side.
-    kernels = Kernels(folder, cwd)
-    await kernels.warm_up()
+    kernels = Kernels(folder, cwd, order["lifetime_s"])
     try:
+        if not kernels.adopt():
+            await kernels.warm_up()
         from .relay import Relay
 
-        server = await Relay(order["secret"], kernels).listen(order["port"])
+        relay = Relay(order["secret"], kernels, order["lifetime_s"])
+        server = await relay.listen(order["port"])
         print(json.dumps({"port": server.sockets[0].getsockname()[1]}), flush=True)
-        await _until_host_is_gone(stdin, stop)
+        await _until_end(relay.until_end(), stop.wait(), _read_end(stdin))
         server.close()
     finally:
         await kernels.end_all()
@@ -45,11 +50,19 @@ async def main() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _until_host_is_gone(stdin: asyncio.StreamReader, stop: asyncio.Event) -> None:
-    gone, told = asyncio.ensure_future(stdin.read(1)), asyncio.ensure_future(stop.wait())
-    await asyncio.wait([gone, told], return_when=asyncio.FIRST_COMPLETED)
-    gone.cancel()
-    told.cancel()
+async def _read_end(stdin: asyncio.StreamReader) -> None:
+    """Return when the host says ``end``."""
+    while line := await stdin.readline():
+        if line.strip() == b"end":
+            return
+    await asyncio.Event().wait()
+
+
+async def _until_end(*reasons: object) -> None:
+    tasks = [asyncio.ensure_future(reason) for reason in reasons]  # type: ignore[call-overload]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
 
 
 if __name__ == "__main__":

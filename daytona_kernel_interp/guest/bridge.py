@@ -174,13 +174,23 @@ class Bridge:
 
     # --- replies, on the control thread -----------------------------------------------------------
 
-    def on_control(self, content: dict[str, Any], buffers: Sequence[Any], *, async_cell: bool) -> None:
-        """Take a ``comm_msg`` of the control channel. Late and unknown ones are dropped."""
-        data = content.get("data", {})
-        if data.get("op") == "raise":
+    def on_control(self, data: dict[str, Any], buffers: Sequence[Any], *, async_cell: bool) -> None:
+        """Take a request or reply of the control channel. Late and unknown replies are dropped."""
+        op = data.get("op")
+        if op == "raise":
             self._raise_in_cell(data.get("cell"), async_cell)
-            return
-        complete = self._waiting.pop(data.get("id"), None)
+        elif op == "pending":
+            self._send({"op": "pending", "ids": sorted(self._waiting)}, ())
+        elif op == "abandon":
+            calls = list(self._waiting)
+            for call_id in calls:
+                self._complete(call_id, {**data, "op": "error"}, buffers)
+            self._send({"op": "abandoned", "ids": calls}, ())
+        else:
+            self._complete(data.get("id"), data, buffers)
+
+    def _complete(self, call_id: Any, data: dict[str, Any], buffers: Sequence[Any]) -> None:
+        complete = self._waiting.pop(call_id, None)
         if complete is not None:
             complete((data, buffers))
 

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ from .submit import SubmitSignal
 if TYPE_CHECKING:
     import types
     from collections.abc import Iterator
+
+    from .journal import JournalWriter
 
 OUR_CODE = str(Path(__file__).parent)
 _DELIMITER = b"<IDS|MSG>"
@@ -91,10 +94,12 @@ class Kernel(IPythonKernel):
         self._bridge = Bridge(self.session, self.iopub_socket, self._streams)
         self._preamble: Preamble | None = None
         self._budget: OutputBudget
-        self._refusal: str | None = None
+        self._refusal: tuple[str, str] | None = None  # name and text of the error that the cell ends with, unrun
         self._async_cell = False
         self._failed_to_compile = False
         self._cells = 0
+        self._journal: JournalWriter = self.parent.journal
+        self._cancelled: deque[str] = deque(maxlen=64)  # cells that were interrupted before they came
         self.shell.events.register("post_run_cell", self._after_cell)
         self.shell.set_custom_exc((SubmitSignal,), lambda *_, **__: [])
         # IPython keeps every printed string of the session for its history of outputs; a cap on output needs that off.
@@ -107,9 +112,15 @@ class Kernel(IPythonKernel):
     async def execute_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
         """Apply the preamble in the request's buffers, then run the cell as ipykernel does."""
         self._preamble, self._refusal, self._failed_to_compile = None, None, False
-        if PREAMBLE_KEY in parent.get("metadata", {}):
+        cell = parent["header"]["msg_id"]
+        self._journal.started(cell)
+        for output in self._streams:
+            output.cell = cell
+        if cell in self._cancelled:
+            self._refusal = ("KeyboardInterrupt", "interrupted before it began")
+        elif PREAMBLE_KEY in parent.get("metadata", {}):
             self._apply_preamble(parent)
-        self._bridge.running = parent["header"]["msg_id"]
+        self._bridge.running = cell
         try:
             await super().execute_request(stream, ident, parent)
         finally:
@@ -122,7 +133,7 @@ class Kernel(IPythonKernel):
             preamble = Preamble.from_value(values.loads(buffers))
             self._bridge.begin_cell(parent, preamble, self.shell.user_ns)
         except Exception as error:  # an error here would leave the host without any reply
-            self._refusal = f"the kernel cannot apply the cell's preamble: {error}"
+            self._refusal = ("PreambleError", f"the kernel cannot apply the cell's preamble: {error}")
             return
         self._cells += 1
         self._budget = OutputBudget(preamble.max_output_chars, self._folder, f"output-{self._cells}.txt")
@@ -135,7 +146,7 @@ class Kernel(IPythonKernel):
         """Run the cell, or refuse it if its preamble could not be applied."""
         if self._refusal is None:
             return await super().do_execute(code, *args, cell_meta=cell_meta, cell_id=cell_id, **kwargs)
-        failure = {"ename": "PreambleError", "evalue": self._refusal, "traceback": []}
+        failure = {"ename": self._refusal[0], "evalue": self._refusal[1], "traceback": []}
         self.send_response(self.iopub_socket, "error", failure)
         return {"status": "error", "execution_count": self.execution_count, "payload": [], **failure}
 
@@ -153,6 +164,7 @@ class Kernel(IPythonKernel):
         """Tell the host whether the code failed before any of it ran."""
         metadata = super().finish_metadata(parent, metadata, reply_content)
         metadata[PREAMBLE_KEY] = {"compiled": not self._failed_to_compile}
+        self._journal.ended(parent["header"]["msg_id"], reply_content, {PREAMBLE_KEY: metadata[PREAMBLE_KEY]})
         return metadata
 
     # --- control: replies and interrupts -------------------------------------------------------------
@@ -172,7 +184,11 @@ class Kernel(IPythonKernel):
         except Exception:
             self.log.error("Invalid control message", exc_info=True)
             return
-        self._bridge.on_control(message["content"], message["buffers"], async_cell=self._async_cell)
+        data = message["content"].get("data", {})
+        if data.get("op") == "raise" and data.get("cell") != self._bridge.running:
+            self._cancelled.append(str(data.get("cell")))  # it may still be on its way; if it has ended, no harm
+            return
+        self._bridge.on_control(data, message["buffers"], async_cell=self._async_cell)
 
     @contextlib.contextmanager
     def _cancel_on_sigint(self, future: Any) -> Iterator[None]:

@@ -2,8 +2,9 @@
 
 ``python -m daytona_kernel_interp.guest.kernel_app ORDER_FD READY_FD``. The relay starts it before anybody asks for a
 kernel, so the imports (most of a cold start) overlap with the relay's own. The order, one JSON line on ORDER_FD, has
-the session key and the connection file's path; the answer, one JSON line on READY_FD, the ports that were bound.
-ORDER_FD is then the lifeline: at its end the kernel ends with its whole process group.
+the session key and the paths of the connection file, the journal and the lifeline; the answer, one JSON line on READY_FD,
+the ports that were bound. ORDER_FD then tells of the relay's end. The kernel outlives it: the next relay connects to the
+lifeline, a unix socket. Only when none comes within ``lifetime_s`` the kernel ends, with its whole process group.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipykernel.kernelapp
 from traitlets.config import Config
 
 from . import kernel as our_kernel
+from .journal import JournalWriter, PendingText
 from .output import CellStream
 
 if TYPE_CHECKING:
@@ -37,10 +41,23 @@ class KernelApp(ipykernel.kernelapp.IPKernelApp):
     def load_config_file(self, *args: Any, **kwargs: Any) -> None:
         """Load nothing: the kernel is the same wherever it runs."""
 
+    journal: JournalWriter
+
     def init_iopub(self, context: Any) -> None:
-        """Bind iopub without a high-water mark: PUB drops what exceeds it, the idle status included."""
+        """Bind iopub without a high-water mark: PUB drops what exceeds it, the idle status included.
+
+        What is published goes into the journal first, in the thread that publishes it.
+        """
         context.sndhwm = 0
         super().init_iopub(context)
+        send, lock = self.iopub_thread.send_multipart, threading.Lock()
+
+        def send_multipart(frames: Any, *args: Any, **kwargs: Any) -> None:
+            with lock:  # the journal has the order of what is sent
+                self.journal.published(frames)
+                send(frames, *args, **kwargs)
+
+        self.iopub_thread.send_multipart = send_multipart
 
 
 def configuration(key: str) -> Config:
@@ -68,10 +85,19 @@ def main() -> None:
         os.set_inheritable(fd, False)
     _hide_runtime()
     order = _read_order(order_fd)
+    journal = Path(order["journal"])
+    CellStream.pending = PendingText(journal)
     app = KernelApp.instance(connection_file=order["connection_file"], config=configuration(order["key"]))
+    app.journal = JournalWriter(journal)
     with _without_debugpy():
         app.initialize()
-    threading.Thread(target=_end_with_relay, args=(order_fd,), name="lifeline", daemon=True).start()
+    lifeline = socket.socket(socket.AF_UNIX)
+    lifeline.bind(order["lifeline"])
+    lifeline.listen(1)
+    watch = threading.Thread(
+        target=_end_without_relay, args=(order_fd, lifeline, order["lifetime_s"]), name="lifeline", daemon=True
+    )
+    watch.start()
     ports = {f"{name}_port": getattr(app, f"{name}_port") for name in ("shell", "iopub", "stdin", "control", "hb")}
     os.write(ready_fd, json.dumps(ports).encode("ascii") + b"\n")
     os.close(ready_fd)
@@ -108,8 +134,19 @@ def _read_order(fd: int) -> dict[str, Any]:
     return order
 
 
-def _end_with_relay(fd: int) -> None:
-    os.read(fd, 1)  # returns at the relay's end only
+def _end_without_relay(order_fd: int, lifeline: socket.socket, lifetime_s: float) -> None:
+    """Wait for the end of the relay, and then for its successor; without one end the process group."""
+    os.read(order_fd, 1)  # returns at the relay's end only
+    os.close(order_fd)
+    while True:
+        lifeline.settimeout(lifetime_s)
+        try:
+            relay, _ = lifeline.accept()
+        except OSError:
+            break
+        with relay, contextlib.suppress(OSError):
+            relay.settimeout(None)
+            relay.recv(1)  # returns at that relay's end
     group = os.getpgrp()
     try:
         os.killpg(group, signal.SIGTERM)

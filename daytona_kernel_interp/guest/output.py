@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from ipykernel.iostream import OutStream
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from .kernels import STDERR_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from .journal import PendingText
 
 SPOOL_BYTES = 256 << 20
 _READ_BYTES = 64 * 1024
@@ -137,10 +139,15 @@ class CellStream(OutStream):
     """
 
     flush_interval = 0.02
+    pending: PendingText | None = None  # what is printed and not yet published, for the case that the process dies
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.budget: OutputBudget | None = None
+        self.cell = ""  # msg_id of the cell that runs, or ran last
         self._pipe_lock = threading.Lock()
+        self._pending_lock = threading.Lock()
+        self._published = 0
+        self._pid = os.getpid()
         super().__init__(*args, **kwargs)
 
     def write(self, string: str) -> int:
@@ -151,7 +158,7 @@ class CellStream(OutStream):
         if self.budget is not None:
             text = self.budget.take(text)
         if text:
-            super().write(text)
+            self.write_freely(text)
         return len(string)
 
     def flush(self) -> None:
@@ -161,8 +168,27 @@ class CellStream(OutStream):
 
     def write_freely(self, text: str) -> None:
         """Write ``text`` whatever the budget says: the note on what was left out, and the tail."""
-        if text:
+        if text and self.pending is not None and os.getpid() == self._pid:
+            with self._pending_lock:
+                self.pending.add(self.name, self.cell, text)
+                super().write(text)
+        elif text:
             super().write(text)
+
+    def _rotate_buffers(self) -> Any:
+        if self.pending is None or os.getpid() != self._pid:
+            return super()._rotate_buffers()
+        with self._pending_lock:
+            self._published = self.pending.size(self.name)
+            return super()._rotate_buffers()
+
+    def _flush(self) -> None:
+        """Publish what is buffered; it is then in the journal."""
+        super()._flush()
+        if self.pending is not None and os.getpid() == self._pid:
+            with self._pending_lock:
+                self.pending.drop(self.name, self._published)
+                self._published = 0
 
     def drain(self) -> None:
         """Take in what child processes have written to the file descriptor."""
@@ -193,7 +219,7 @@ class CellStream(OutStream):
                     if not data or not self._should_watch:
                         return
                     if self.name == "stderr":  # for the relay, which keeps the tail in case the kernel dies
-                        os.write(self._original_stdstream_copy, data)
+                        self._keep_for_relay(data)
                     text = decoder.decode(data)
                     if text:
                         self.write(text)
@@ -201,6 +227,15 @@ class CellStream(OutStream):
             import sys
 
             self._exc = sys.exc_info()
+
+    def _keep_for_relay(self, data: bytes) -> None:
+        fd = self._original_stdstream_copy
+        try:
+            if os.fstat(fd).st_size > STDERR_BYTES:
+                os.ftruncate(fd, 0)  # opened for appending: the next write begins the file anew
+            os.write(fd, data)
+        except OSError:  # a full disk must not stop the cell's output
+            return
 
 
 def end_cell(streams: Sequence[CellStream], budget: OutputBudget) -> None:

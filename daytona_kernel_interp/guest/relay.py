@@ -1,78 +1,88 @@
 """The relay: one WebSocket port in front of the sandbox's kernels.
 
-Every attachment is checked for the relay's secret before anything else is looked at, and becomes one
-stream: to a kernel's port, or to the relay's own service (start, signal, end kernels; tell of their exits).
+Every attachment is checked for the relay's secret before anything else is looked at. Each carries one stream: to a
+kernel's port, from a kernel's journal, or to the relay's own service. Streams outlive their WebSockets, and the relay
+its host, for ``lifetime_s``; then the kernels and the relay end.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import http
 import logging
-import secrets
+import re
 import signal
 from typing import TYPE_CHECKING, Any
 
-from websockets.asyncio.server import Server, ServerConnection, serve
-
-from ..link.ends import LocalEnd, SocketEnd, pipe
-from ..link.pump import Pump
+from ..link.carrier import Carrier
+from ..link.ends import FunctionEnd, LocalEnd, SocketEnd
+from ..link.sockets import Socket, serve_sockets
 from ..wire.calls import LineReader, to_line
 from ..wire.errors import RemoteProtocolError
-from ..wire.frames import MAX_FRAME_BYTES, Frame, FrameType, encode
+from ..wire.frames import encode
 from ..wire.hello import (
+    CHANNELS,
     HELLO_HEADER,
-    KERNEL_CHANNELS,
-    MAX_STREAMS,
-    PATH_PREFIX,
+    JOURNAL_CHANNEL,
     RELAY_CHANNEL,
     SECRET_HEADER,
     Close,
-    HostHello,
-    RelayHello,
     close_reason,
     parse_host_hello,
 )
-from ..wire.stream import WINDOW_BYTES, Stream
-from .kernels import Kernels, KernelStartFailed
+from ..wire.journal import Record, RecordKind, encode_record
+from ..wire.link import RESUME_LIFETIME_S, Refused, RelayStream, RelayStreams
+from ..wire.zmtp import ConnectingEnd
+from .journal import read_journal, read_pending
+from .kernels import Kernels, KernelStartFailed, NoSuchKernel
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from websockets.asyncio.server import Server, ServerConnection
     from websockets.http11 import Request, Response
 
-# At level DEBUG websockets logs the headers of an upgrade, and they hold secrets.
-_quiet = logging.getLogger(f"{__name__}.websockets")
-_quiet.setLevel(logging.INFO)
+log = logging.getLogger(__name__)
 
 _SIGNALS = {"interrupt": signal.SIGINT, "kill": signal.SIGKILL}
+_PATH = re.compile(rf"/v\d+/({'|'.join(CHANNELS)})")  # of any version: the hello says what is wrong with another
+_LOOKS_PER_LIFETIME = 20
 
 
 class Relay:
     """One per sandbox."""
 
-    def __init__(self, secret: str, kernels: Kernels) -> None:
+    def __init__(self, secret: str, kernels: Kernels, lifetime_s: float = RESUME_LIFETIME_S) -> None:
         self._secret = secret
-        self._boot = secrets.token_hex(8)
+        self._kernels, self._lifetime_s = kernels, lifetime_s
+        self._streams = RelayStreams(lifetime_s=lifetime_s)
+        self._attachments: dict[str, Attachment] = {}
         self._services: set[Service] = set()
-        self._streams = 0
-        self._kernels = kernels
+        self._loop = asyncio.get_running_loop()
+        self._heard_at = self._loop.time()
+        self.end = asyncio.Event()  # the host wants it, or is gone for too long
         kernels.on_exit = self._announce
 
     async def listen(self, port: int) -> Server:
         """Serve on 127.0.0.1; the returned server knows the port that was bound."""
-        return await serve(
-            self._attach,
-            "127.0.0.1",
-            port,
-            process_request=self._check,
-            compression=None,
-            max_size=MAX_FRAME_BYTES,
-            ping_interval=None,  # a ping waits behind a blocked send, so it proves nothing
-            close_timeout=1,
-            logger=_quiet,
-        )
+        return await serve_sockets(port, self._serve, self._check)
+
+    async def until_end(self) -> None:
+        """Return when the host ended the relay, or was not heard of for the lifetime."""
+        while not self.end.is_set():
+            if self._loop.time() - self._heard_at > self._lifetime_s:
+                log.warning("no host for %g s", self._lifetime_s)
+                return
+            for stream in self._streams.expired(self._loop.time()):
+                self._attachments[stream.id].carrier.end(Close.UNKNOWN_STREAM)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.end.wait(), self._lifetime_s / _LOOKS_PER_LIFETIME)
+
+    def heard(self) -> None:
+        """The host lives."""
+        self._heard_at = self._loop.time()
 
     def _announce(self, event: dict[str, Any]) -> None:
         for service in self._services:
@@ -82,90 +92,216 @@ class Relay:
         given = request.headers.get(SECRET_HEADER, "")
         if not hmac.compare_digest(given.encode("utf-8", "replace"), self._secret.encode()):
             return connection.respond(http.HTTPStatus.UNAUTHORIZED, "wrong relay secret\n")
-        if request.path.removeprefix(PATH_PREFIX) not in (*KERNEL_CHANNELS, RELAY_CHANNEL):
+        if _PATH.fullmatch(request.path) is None:
             return connection.respond(http.HTTPStatus.NOT_FOUND, "no such channel\n")
         return None
 
-    async def _attach(self, connection: ServerConnection) -> None:
-        assert connection.request is not None
-        channel = connection.request.path.removeprefix(PATH_PREFIX)
+    async def _serve(self, connection: Any) -> None:
         try:
             hello = parse_host_hello(connection.request.headers.get(HELLO_HEADER))
         except RemoteProtocolError as error:
             await connection.close(Close.BAD_HELLO, close_reason(error))
             return
-        if self._streams >= MAX_STREAMS:
-            await connection.close(Close.TOO_MANY_STREAMS, f"this relay carries at most {MAX_STREAMS} streams")
+        channel = connection.request.path.rpartition("/")[2]
+        admitted = self._streams.admit(channel, hello)
+        if isinstance(admitted, Refused):
+            await connection.close(admitted.code, close_reason(admitted.reason))
             return
-        self._streams += 1
-        try:
-            await self._carry(connection, channel, hello)
-        finally:
-            self._streams -= 1
+        self.heard()
+        if admitted.new:
+            self._begin(admitted.stream)
+        attachment = self._attachments[admitted.stream.id]
+        attachment.take_over(connection, encode(self._streams.hello_frame(admitted.stream)))
+        await connection.wait_closed()
 
-    async def _carry(self, connection: ServerConnection, channel: str, hello: HostHello) -> None:
-        service: Service | None = None
-        local: LocalEnd
-        if channel == RELAY_CHANNEL:
-            local, far = pipe()
-            service = Service(far, self._kernels)
+    def _begin(self, stream: RelayStream) -> None:
+        """Make the local end of a new stream."""
+        if stream.channel == RELAY_CHANNEL:
+            # Whoever opens this stream anew is the host from now on; one relay has one.
+            for other in [a for a in self._attachments.values() if a.stream is not stream]:
+                other.carrier.end(Close.SUPERSEDED, "another host took over")
+        attachment = self._attachments[stream.id] = Attachment(self, stream)
+        attachment.carrier.connect(self._local_end(stream, attachment))
+
+    def _local_end(self, stream: RelayStream, attachment: Attachment) -> LocalEnd:
+        if stream.channel == RELAY_CHANNEL:
+            service = Service(self, self._kernels, attachment)
             self._services.add(service)
+            attachment.on_end = lambda: self._services.discard(service)
+            return service.local
+        if stream.channel == JOURNAL_CHANNEL:
+            return JournalEnd(self._kernels, stream.kernel, attachment)
+        return KernelEnd(self._kernels, stream.kernel, stream.channel)
+
+    def lost(self, stream: RelayStream) -> None:
+        """A stream has no socket now."""
+        self._streams.detached(stream, self._loop.time())
+
+    def ended(self, stream: RelayStream) -> None:
+        """A stream is over."""
+        self._streams.remove(stream)
+        self._attachments.pop(stream.id, None)
+
+
+class Attachment:
+    """A stream and the socket that carries it now."""
+
+    def __init__(self, relay: Relay, stream: RelayStream) -> None:
+        self._relay, self.stream = relay, stream
+        self.carrier = Carrier(stream.stream, self._ended)
+        self.on_end: Callable[[], None] = lambda: None
+
+    def take_over(self, socket: Any, hello: bytes) -> None:
+        """Carry the stream on ``socket``, which was admitted, and on no other."""
+        old = self.carrier.socket
+        self.carrier.detach()
+        if old is not None:
+            old.close_soon(Close.SUPERSEDED, "a later attachment took over")
+        socket.sink = self
+        socket.post(hello)
+        self.carrier.attach(socket)
+
+    def message(self, socket: Socket, data: bytes | None) -> None:
+        """Take a message of the socket; one that was replaced says nothing any more."""
+        if self.carrier.socket is socket:
+            self._relay.heard()
+            self.carrier.message(data)
+
+    def writable(self, socket: Socket) -> None:
+        """Send on."""
+        if self.carrier.socket is socket:
+            self.carrier.flush()
+
+    def lost(self, socket: Socket, code: int, reason: str) -> None:
+        """Wait for the next socket; a host that closed the stream for good does not come again."""
+        if self.carrier.socket is not socket:
+            return
+        self.carrier.detach()
+        if code in (Close.SUPERSEDED, 1000):
+            self.carrier.end()
         else:
-            port = self._kernels.port(hello.kernel, channel)
-            if port is None:
-                await connection.close(Close.UNKNOWN_STREAM, "no such kernel")
-                return
-            try:
-                local = SocketEnd(*await asyncio.open_connection("127.0.0.1", port))
-            except OSError:
-                await connection.close(Close.PORT_REFUSED, "the kernel refused the connection")
-                return
+            self._relay.lost(self.stream)
+
+    def _ended(self) -> None:
+        self.on_end()
+        self._relay.ended(self.stream)
+
+
+class KernelEnd(SocketEnd):
+    """A connection to one channel of a kernel, made when there is something to say to it.
+
+    Not before: a kernel gives a client 30 s to finish ZMTP's handshake, and a stream may wait longer for its client.
+    """
+
+    def __init__(self, kernels: Kernels, kernel_id: str, channel: str) -> None:
+        super().__init__(ConnectingEnd())
+        self._kernels, self._kernel_id, self._channel = kernels, kernel_id, channel
+        self._connecting: asyncio.Task[None] | None = None
+
+    def write(self, data: bytes) -> None:
+        """Write ``data``; the first connects."""
+        super().write(data)
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._connect())
+
+    def abort(self) -> None:
+        """Close the connection, made or not."""
+        super().abort()
+        if self._connecting is not None:
+            self._connecting.cancel()
+
+    async def _connect(self) -> None:
         try:
-            answer = RelayHello(self._boot, WINDOW_BYTES).to_payload()
-            await connection.send(encode(Frame(FrameType.HELLO, 0, 0, answer)))
-            await Pump(Stream(), local, connection).run()
-        finally:
-            if service is not None:
-                self._services.discard(service)
-                service.close()
+            port = await self._kernels.port(self._kernel_id, self._channel)
+            await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", port)
+        except (NoSuchKernel, OSError) as error:
+            if self._feed is not None:
+                self._feed.broken(error)
+
+
+class JournalEnd(FunctionEnd):
+    """Sends a kernel's journal from where the host asks for it."""
+
+    def __init__(self, kernels: Kernels, kernel_id: str, attachment: Attachment) -> None:
+        super().__init__(self._take)
+        self._kernels, self._kernel_id, self._attachment = kernels, kernel_id, attachment
+        self._lines = LineReader()
+        self._open_window = asyncio.Event()
+        self._open_window.set()
+        self._sending: asyncio.Task[None] | None = None
+
+    def pause(self) -> None:
+        """Send no further for now."""
+        self._open_window.clear()
+
+    def resume(self) -> None:
+        """Send on."""
+        self._open_window.set()
+
+    def abort(self) -> None:
+        """Stop."""
+        super().abort()
+        if self._sending is not None:
+            self._sending.cancel()
+
+    close = abort
+
+    def _take(self, data: bytes) -> None:
+        try:
+            for request in self._lines.feed(data):
+                if self._sending is None:
+                    self._sending = asyncio.create_task(self._send(request))
+        except RemoteProtocolError as error:
+            self._attachment.carrier.end(Close.BAD_HELLO, close_reason(error))
+
+    async def _send(self, request: dict[str, Any]) -> None:
+        try:
+            files = self._kernels.files(self._kernel_id)
+        except ValueError as error:
+            self._attachment.carrier.end(Close.BAD_HELLO, close_reason(error))
+            return
+        after, cell = (value if isinstance(value, str) else None for value in (request.get("after"), request.get("cell")))
+        for piece in read_journal(files.journal, after, cell):
+            await self._open_window.wait()
+            self.send(piece)
+            await asyncio.sleep(0)  # other streams have their turn
+        if not self._kernels.facts().get(self._kernel_id, {}).get("alive"):
+            for record in read_pending(files.journal):
+                self.send(encode_record(record))
+        self.send(encode_record(Record(RecordKind.LAST)))
 
 
 class Service:
-    """Answers one host's requests on the relay's own stream."""
+    """Answers the host's requests on the relay's own stream, and tells it of exits."""
 
-    def __init__(self, end: LocalEnd, kernels: Kernels) -> None:
-        self._end, self._kernels = end, kernels
-        self._outbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    def __init__(self, relay: Relay, kernels: Kernels, attachment: Attachment) -> None:
+        self._relay, self._kernels, self._attachment = relay, kernels, attachment
+        self._lines = LineReader()
+        self.local = FunctionEnd(self._take, self._hung_up)
         self._operations: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
             "start_kernel": self._start_kernel,
             "signal": self._signal,
+            "kernels": self._list_kernels,
+            "end": self._end,
         }
-        self._tasks = {asyncio.create_task(self._read()), asyncio.create_task(self._write())}
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def tell(self, message: dict[str, Any]) -> None:
-        """Send an event."""
-        self._outbox.put_nowait(message)
+        """Send an event or a reply."""
+        self.local.send(to_line(message))
 
-    def close(self) -> None:
-        """Stop answering."""
-        for task in self._tasks:
-            task.cancel()
-
-    async def _write(self) -> None:
-        while True:
-            await self._end.write(to_line(await self._outbox.get()))
-
-    async def _read(self) -> None:
-        lines = LineReader()
+    def _take(self, data: bytes) -> None:
         try:
-            while data := await self._end.read():
-                for request in lines.feed(data):
-                    # Each on its own: an interrupt does not wait until a kernel has started.
-                    task = asyncio.create_task(self._answer(request))
-                    self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
-        except RemoteProtocolError:
-            self._end.abort()
+            for request in self._lines.feed(data):
+                # Each on its own: an interrupt does not wait until a kernel has started.
+                task = asyncio.create_task(self._answer(request))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+        except RemoteProtocolError as error:
+            self._attachment.carrier.end(Close.BAD_HELLO, close_reason(error))
+
+    def _hung_up(self) -> None:
+        self.local.send_eof()
 
     async def _answer(self, request: dict[str, Any]) -> None:
         operation = self._operations.get(str(request.get("op")))
@@ -174,7 +310,7 @@ class Service:
             if operation is None:
                 raise RemoteProtocolError(f"the relay has no operation {request.get('op')!r}")
             reply["ok"] = await operation(request.get("args") or {})
-        except (KernelStartFailed, RemoteProtocolError, OSError, KeyError, TypeError) as error:
+        except (KernelStartFailed, RemoteProtocolError, OSError, KeyError, TypeError, ValueError) as error:
             reply["error"] = f"{type(error).__name__}: {error}"
         self.tell(reply)
 
@@ -183,4 +319,11 @@ class Service:
 
     async def _signal(self, args: dict[str, Any]) -> dict[str, Any]:
         self._kernels.signal(str(args["kernel"]), _SIGNALS[args["signal"]])
+        return {}
+
+    async def _list_kernels(self, args: dict[str, Any]) -> dict[str, Any]:
+        return dict(self._kernels.facts())
+
+    async def _end(self, args: dict[str, Any]) -> dict[str, Any]:
+        asyncio.get_running_loop().call_later(0.05, self._relay.end.set)  # the reply leaves first
         return {}

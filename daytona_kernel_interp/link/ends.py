@@ -1,26 +1,54 @@
-"""Local ends of a stream: a connected socket, or a pipe within the process."""
+"""Local ends of a stream: a connected socket, or a function within the process."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
-from ..wire.frames import MAX_PAYLOAD_BYTES
+from ..wire.errors import RemoteProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Feed(Protocol):
+    """What an end gives its bytes to: a carrier."""
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes that the end read."""
+
+    def feed_eof(self) -> None:
+        """The end has nothing more to say, or is gone."""
+
+    def taken(self) -> None:
+        """What was written to the end has been taken."""
+
+    def broken(self, error: Exception) -> None:
+        """The end cannot be used: the stream is over."""
 
 
 class LocalEnd(Protocol):
-    """What a pump reads from and writes to."""
+    """What a carrier writes to."""
 
-    async def read(self) -> bytes:
-        """Return the next bytes, at most one frame's payload; empty at the end."""
+    def open(self, feed: Feed) -> None:
+        """Begin: from now on ``feed`` gets what is read."""
 
-    async def write(self, data: bytes) -> None:
-        """Write all of ``data``; returns when the reader behind it keeps up."""
+    def write(self, data: bytes) -> None:
+        """Write ``data``, without waiting; what is not taken at once counts as pending."""
 
-    async def write_eof(self) -> None:
+    @property
+    def pending(self) -> int:
+        """Bytes written and not taken yet by whoever is behind the end."""
+
+    def write_eof(self) -> None:
         """Say that nothing more will be written."""
+
+    def pause(self) -> None:
+        """Read no further for now."""
+
+    def resume(self) -> None:
+        """Read on."""
 
     def close(self) -> None:
         """Close the end once what was written has been taken; for a stream that ended well."""
@@ -29,79 +57,186 @@ class LocalEnd(Protocol):
         """Drop the end at once; whoever is behind it sees it close."""
 
 
-class SocketEnd:
-    """A connected TCP or unix socket."""
+class Handshake(Protocol):
+    """What is said on a connection before its bytes belong to the stream; see ``wire.zmtp``."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-        sock = writer.get_extra_info("socket")
-        if sock is not None and sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    @property
+    def opening(self) -> bytes:
+        """What is written at once."""
 
-    async def read(self) -> bytes:
-        """Return the next bytes; a reset by the other side counts as its end."""
-        try:
-            return await self._reader.read(MAX_PAYLOAD_BYTES)
-        except OSError:
-            return b""
+    def receive(self, data: bytes) -> bytes:
+        """Take what came and return what belongs to the stream."""
 
-    async def write(self, data: bytes) -> None:
+
+class SocketEnd(asyncio.Protocol):
+    """A TCP or unix socket that is connected now or later; bytes written before then wait."""
+
+    def __init__(self, handshake: Handshake | None = None) -> None:
+        self._handshake = handshake
+        self._feed: Feed | None = None
+        self._transport: asyncio.Transport | None = None
+        self._early: list[bytes] = []
+        self._paused = self._eof = self._lost = False
+
+    # --- LocalEnd -----------------------------------------------------------------------------------
+
+    def open(self, feed: Feed) -> None:
+        """Begin: from now on ``feed`` gets what is read."""
+        self._feed = feed
+        if self._transport is not None and not self._paused:
+            self._transport.resume_reading()
+
+    def write(self, data: bytes) -> None:
         """Write ``data``; bytes for a socket that is gone are dropped, as TCP would."""
-        with contextlib.suppress(OSError):
-            self._writer.write(data)
-            await self._writer.drain()
+        if self._transport is not None:
+            self._transport.write(data)
+        elif not self._lost:
+            self._early.append(data)
 
-    async def write_eof(self) -> None:
+    @property
+    def pending(self) -> int:
+        """Bytes that the operating system has not taken yet."""
+        if self._transport is None:
+            return sum(map(len, self._early))
+        return 0 if self._lost else self._transport.get_write_buffer_size()
+
+    def write_eof(self) -> None:
         """Half-close the socket."""
-        with contextlib.suppress(OSError):
-            self._writer.write_eof()
+        self._eof = True
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def pause(self) -> None:
+        """Read no further for now."""
+        self._paused = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        self._paused = False
+        if self._transport is not None:
+            self._transport.resume_reading()
 
     def close(self) -> None:
         """Close the socket; what is buffered is still sent."""
-        self._writer.close()
+        self._feed = None
+        if self._transport is not None:
+            self._transport.close()
 
     def abort(self) -> None:
         """Close the socket without waiting for anything."""
-        self._writer.transport.abort()
+        self._feed, self._lost, self._early = None, True, []
+        if self._transport is not None:
+            self._transport.abort()
+
+    # --- asyncio.Protocol -------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connected transport."""
+        self._transport = transport = cast("asyncio.Transport", transport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        transport.set_write_buffer_limits(high=0)  # resume_writing() then says: all of it was taken
+        if self._lost:
+            transport.abort()
+            return
+        if self._handshake is not None:
+            transport.write(self._handshake.opening)
+        for data in self._early:
+            transport.write(data)
+        self._early = []
+        if self._eof:
+            transport.write_eof()
+        if self._feed is None or self._paused:
+            transport.pause_reading()
+        if self._feed is not None:
+            self._feed.taken()
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what was read."""
+        if self._feed is None:
+            return
+        if self._handshake is not None:
+            try:
+                data = self._handshake.receive(data)
+            except RemoteProtocolError as error:
+                self._feed.broken(error)
+                return
+        if data:
+            self._feed.feed(data)
+
+    def eof_received(self) -> bool:
+        """Pass on the end; the other direction stays open."""
+        if self._feed is not None:
+            self._feed.feed_eof()
+        return True
+
+    def resume_writing(self) -> None:
+        """All of what was written has been taken."""
+        if self._feed is not None:
+            self._feed.taken()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """A reset counts as the end; what was not taken never will be."""
+        self._lost = True
+        if self._feed is not None:
+            self._feed.taken()
+            self._feed.feed_eof()
 
 
-class PipeEnd:
-    """One end of a pipe inside the process; :func:`pipe` makes two."""
+class FunctionEnd:
+    """An end inside the process: what comes goes to a function, :meth:`send` says something."""
 
-    def __init__(self, inbox: asyncio.Queue[bytes], outbox: asyncio.Queue[bytes]) -> None:
-        self._inbox, self._outbox = inbox, outbox
-        self._ended = False
+    def __init__(self, on_data: Callable[[bytes], None], on_end: Callable[[], None] = lambda: None) -> None:
+        self._on_data, self._on_end = on_data, on_end
+        self._feed: Feed | None = None
+        self._early: list[bytes] = []
+        self.paused = False
+        self.pending = 0
 
-    async def read(self) -> bytes:
-        """Return what the other end wrote last; empty once it ended."""
-        if self._ended:
-            return b""
-        data = await self._inbox.get()
-        self._ended = not data
-        return data
+    def open(self, feed: Feed) -> None:
+        """Begin; what was sent before goes out."""
+        self._feed = feed
+        for data in self._early:
+            feed.feed(data)
+        self._early = []
 
-    async def write(self, data: bytes) -> None:
-        """Hand ``data`` over in pieces of a frame; waits while the other end is 64 pieces behind."""
-        for start in range(0, len(data), MAX_PAYLOAD_BYTES):
-            await self._outbox.put(data[start : start + MAX_PAYLOAD_BYTES])
+    def send(self, data: bytes) -> None:
+        """Send ``data`` to the far side."""
+        if self._feed is None:
+            self._early.append(data)
+        else:
+            self._feed.feed(data)
 
-    async def write_eof(self) -> None:
-        """End what the other end reads."""
-        await self._outbox.put(b"")
+    def send_eof(self) -> None:
+        """Say that nothing more will be sent."""
+        if self._feed is not None:
+            self._feed.feed_eof()
+
+    def write(self, data: bytes) -> None:
+        """Give ``data`` to the function."""
+        self._on_data(data)
+
+    def write_eof(self) -> None:
+        """Tell of the far side's end."""
+        self._on_end()
+
+    def pause(self) -> None:
+        """Note that the window is full; whoever sends much looks at :attr:`paused`."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Note that the window is open."""
+        self.paused = False
 
     def close(self) -> None:
-        """Nothing to do: both directions have ended."""
+        """End it."""
+        self._feed = None
 
     def abort(self) -> None:
-        """End both directions, even if the other end is behind."""
-        for queue in (self._inbox, self._outbox):
-            while queue.full():
-                queue.get_nowait()
-            queue.put_nowait(b"")
-
-
-def pipe() -> tuple[PipeEnd, PipeEnd]:
-    """Return two connected ends: what one writes, the other reads."""
-    forth: asyncio.Queue[bytes] = asyncio.Queue(64)
-    back: asyncio.Queue[bytes] = asyncio.Queue(64)
-    return PipeEnd(forth, back), PipeEnd(back, forth)
+        """End it; the function learns of it."""
+        if self._feed is not None:
+            self._feed = None
+            self._on_end()

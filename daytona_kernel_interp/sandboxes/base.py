@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +24,26 @@ class RunningSandbox(Protocol):
     @property
     def address(self) -> RelayAddress:
         """Where its relay listens."""
+
+    @property
+    def resume_lifetime_s(self) -> float:
+        """How long the relay waits for a host, and a host for the relay, in seconds."""
+
+    def record(self) -> dict[str, Any] | None:
+        """Return what another process needs to take the sandbox up (JSON), or None where none can.
+
+        It holds the relay's secret, so it goes into files of this user only.
+        """
+
+    async def revive(self) -> RelayAddress | None:
+        """Start the relay again if it has ended, and return its address; None if it lives, or cannot be started.
+
+        Raises:
+            SandboxFailed: If it did not start.
+        """
+
+    def let_go(self) -> None:
+        """Leave relay and kernels running, for whoever takes them up within the lifetime."""
 
     async def stop(self) -> None:
         """End the relay, its kernels and the sandbox. Calling it again does nothing."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..errors import SandboxFailed
+from ..errors import SandboxFailed, SessionNotFound
 from ..settings import SANDBOX_VARIABLE, has_daytona_key, sandbox_choice
 from .base import Sandbox
-from .local import LocalSandbox
+from .local import LocalSandbox, RunningLocalSandbox
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
+
+    from .base import RunningSandbox
 
 _LOCAL = (
     'sandbox="local" runs the kernel in a child process of this one, where the model\'s code runs as you, '
@@ -39,3 +42,18 @@ def choose(sandbox: Any) -> Sandbox:
     if isinstance(choice, (str, type)) or not isinstance(choice, Sandbox):
         raise SandboxFailed(f'There is no sandbox {choice!r}: pass "local", or a description such as LocalSandbox().')
     return choice
+
+
+def take_up(record: Mapping[str, Any]) -> RunningSandbox:
+    """Return the running sandbox that a session's record tells of.
+
+    Raises:
+        SessionNotFound: If it is of a kind that this version does not know, or nothing is left of it.
+    """
+    kind = record.get("kind")
+    if kind != "local":
+        raise SessionNotFound(f"the session runs in a sandbox of kind {kind!r}, which this version cannot take up")
+    try:
+        return RunningLocalSandbox.take_up(record)
+    except (KeyError, TypeError, ValueError, SandboxFailed) as error:
+        raise SessionNotFound(f"nothing is left of the session's sandbox: {error}") from error

@@ -9,14 +9,17 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import SandboxFailed
+from ..link.processes import process_mark
 from ..settings import START_S
+from ..wire.link import RESUME_LIFETIME_S
 from .base import RelayAddress
 
 if TYPE_CHECKING:
@@ -46,11 +49,13 @@ class LocalSandbox:
         python: The interpreter that runs relay and kernel; it needs ipykernel and websockets. None: this one.
         cwd: The kernel's working folder. None: an empty one, deleted in the end.
         env: Variables to set for the kernel, besides the allow-list. They do not show in ``repr``.
+        resume_lifetime: Seconds that relay and kernels live on without a host, for :meth:`KernelInterpreter.attach`.
     """
 
     python: str | None = None
     cwd: str | os.PathLike[str] | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    resume_lifetime: float = RESUME_LIFETIME_S
 
     async def start(self) -> RunningLocalSandbox:
         """Start the relay.
@@ -59,9 +64,10 @@ class LocalSandbox:
             SandboxFailed: If the relay does not listen in time; its last words are in the message.
         """
         folder = Path(tempfile.mkdtemp(prefix="daytona-kernel-"))  # mode 0700
-        sandbox = RunningLocalSandbox(folder)
+        sandbox = RunningLocalSandbox(self, folder)
         try:
-            await asyncio.wait_for(sandbox.launch(self), START_S)
+            sandbox.prepare()
+            await asyncio.wait_for(sandbox.launch(), START_S)
         except (OSError, ValueError, asyncio.TimeoutError) as error:
             words = sandbox.last_words()
             await sandbox.stop()
@@ -79,10 +85,25 @@ class LocalSandbox:
 class RunningLocalSandbox:
     """The relay's process and its folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, description: LocalSandbox, folder: Path) -> None:
+        self._description, self._folder = description, folder
         self._process: asyncio.subprocess.Process | None = None
+        self._pid, self._started = 0, ""  # of a relay that another process started
         self._address: RelayAddress | None = None
+        self._stopped = False
+
+    @classmethod
+    def take_up(cls, record: Mapping[str, Any]) -> RunningLocalSandbox:
+        """Return the sandbox of a host that is gone, from its :meth:`record`.
+
+        Raises:
+            KeyError, TypeError, ValueError: If it is no such record.
+        """
+        description = LocalSandbox(record["python"], record["cwd"], record["env"], float(record["resume_lifetime"]))
+        sandbox = cls(description, Path(record["folder"]))
+        sandbox._address = RelayAddress(record["url"], record["secret"])
+        sandbox._pid, sandbox._started = int(record["pid"]), str(record["started"])
+        return sandbox
 
     @property
     def address(self) -> RelayAddress:
@@ -93,42 +114,96 @@ class RunningLocalSandbox:
     @property
     def pid(self) -> int:
         """The relay's process id."""
-        assert self._process is not None
-        return self._process.pid
+        return self._process.pid if self._process is not None else self._pid
 
-    async def launch(self, description: LocalSandbox) -> None:
+    @property
+    def resume_lifetime_s(self) -> float:
+        """How long the relay waits for a host, in seconds."""
+        return self._description.resume_lifetime
+
+    def record(self) -> dict[str, Any] | None:
+        """Return what :meth:`take_up` needs."""
+        description = self._description
+        return {
+            "kind": "local",
+            "folder": str(self._folder),
+            "python": description.python,
+            "cwd": None if description.cwd is None else str(description.cwd),
+            "env": dict(description.env),
+            "resume_lifetime": description.resume_lifetime,
+            "url": self.address.url,
+            "secret": self.address.secret,
+            "pid": self.pid,
+            "started": process_mark(self.pid),
+        }
+
+    def prepare(self) -> None:
+        """Fill the folder.
+
+        Raises:
+            ValueError: If the description's working folder does not exist.
+        """
+        if self._description.cwd is None:
+            self._work.mkdir()
+        elif not self._work.is_dir():
+            raise ValueError(f"its working folder {str(self._work)!r} does not exist")
+        self._lend_package()
+
+    @property
+    def _work(self) -> Path:
+        return self._folder / "work" if self._description.cwd is None else Path(self._description.cwd)
+
+    async def launch(self) -> None:
         """Start the relay and wait until it listens."""
-        work = Path(description.cwd) if description.cwd is not None else self._folder / "work"
-        if description.cwd is None:
-            work.mkdir()
-        elif not work.is_dir():
-            raise ValueError(f"its working folder {str(work)!r} does not exist")
-        with (self._folder / "relay.log").open("wb") as log_file:
+        with (self._folder / "relay.log").open("ab") as log_file:
             self._process = await asyncio.create_subprocess_exec(
-                *(description.python or sys.executable, "-s", "-m", "daytona_kernel_interp.guest"),
+                *(self._description.python or sys.executable, "-s", "-m", "daytona_kernel_interp.guest"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log_file,
-                cwd=work,
-                env=_environment(description.env, self._lend_package()),
+                cwd=self._work,
+                env=_environment(self._description.env, self._folder / "runtime"),
                 start_new_session=True,  # Ctrl-C in a terminal is for the host, which then interrupts the cell
             )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         secret = secrets.token_urlsafe(32)
-        order = {"secret": secret, "port": 0, "folder": str(self._folder), "cwd": str(work), "remove": True}
+        order = {
+            **{"secret": secret, "port": 0, "folder": str(self._folder), "cwd": str(self._work), "remove": True},
+            "lifetime_s": self._description.resume_lifetime,
+        }
         self._process.stdin.write(json.dumps(order).encode("ascii") + b"\n")
         line = await self._process.stdout.readline()
         if not line:
             raise ValueError(f"its relay ended with exit code {await self._process.wait()}")
         self._address = RelayAddress(f"ws://127.0.0.1:{json.loads(line)['port']}", secret)
 
-    def _lend_package(self) -> Path:
-        """Return a folder in which the child finds this very package, installed for its Python or not."""
+    async def revive(self) -> RelayAddress | None:
+        """Start the relay again if it has ended; its kernels live, and the new one takes them over.
+
+        Raises:
+            SandboxFailed: If it did not start.
+        """
+        ended = self._process.returncode is not None if self._process is not None else not self._others_relay_lives()
+        if self._stopped or not ended or not self._folder.is_dir():
+            return None
+        try:
+            await asyncio.wait_for(self.launch(), START_S)
+        except (OSError, ValueError, asyncio.TimeoutError) as error:
+            raise SandboxFailed(f"the relay did not start again: {error}{self.last_words()}") from error
+        return self.address
+
+    def _others_relay_lives(self) -> bool:
+        try:
+            return process_mark(self._pid) == self._started
+        except ProcessLookupError:
+            return False
+
+    def _lend_package(self) -> None:
+        """Make a folder in which the child finds this very package, installed for its Python or not."""
         runtime = self._folder / "runtime"
         runtime.mkdir()
         (runtime / _PACKAGE.name).symlink_to(_PACKAGE, target_is_directory=True)
-        return runtime
 
     def last_words(self) -> str:
         """Return the end of the relay's log, to append to an error."""
@@ -138,18 +213,40 @@ class RunningLocalSandbox:
         return ""
 
     async def stop(self) -> None:
-        """End the relay by closing its standard input, and delete the folder."""
+        """End the relay and its kernels, and delete the folder."""
+        self._stopped = True
         process, self._process = self._process, None
         if process is not None:
             assert process.stdin is not None
+            with contextlib.suppress(OSError):
+                process.stdin.write(b"end\n")
             process.stdin.close()
             try:
                 await asyncio.wait_for(process.wait(), _STOP_S)
             except asyncio.TimeoutError:
                 process.kill()
                 await process.wait()
+        elif self._pid and self._others_relay_lives():
+            await _end_process(self._pid, self._started)
         # Not in an executor: when the process is ending there is none any more.
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def let_go(self) -> None:
+        """Leave the sandbox to whoever takes it up; it is not stopped."""
+        self._stopped = True
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+
+
+async def _end_process(pid: int, mark: str) -> None:
+    """End a relay that is not our child: SIGTERM, and it ends its kernels."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+        for _ in range(int(_STOP_S / 0.02)):
+            await asyncio.sleep(0.02)
+            if process_mark(pid) != mark:
+                return
+        os.kill(pid, signal.SIGKILL)
 
 
 def _environment(extra: Mapping[str, str], runtime: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@
     ProtocolError
     ├── LocalProtocolError    our caller used a core in a way its docstring forbids: a bug of ours
     └── RemoteProtocolError   the peer sent what the format does not allow: its session is over
+        └── WindowOverrun     it sent more than it was allowed to have unacked
 
 The shells translate these into the package's public errors.
 """
@@ -22,3 +23,7 @@ class LocalProtocolError(ProtocolError):
 
 class RemoteProtocolError(ProtocolError):
     """The peer's bytes break the format."""
+
+
+class WindowOverrun(RemoteProtocolError):
+    """The peer sent more than the window allows."""

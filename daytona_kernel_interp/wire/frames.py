@@ -20,8 +20,11 @@ type    name    meaning
 3       HELLO   relay to host, first frame; payload is JSON (see :mod:`.hello`)
 ====== ======= ==========================================================
 
-Offsets are in the frames although nothing resumes yet: a gap or an overlap is noticed at once, and a
-resumed socket needs no new format.
+An ACK whose ``ack`` tells the relay nothing new is the host's question whether the link lives: the relay answers it
+with an ACK of its own at once.
+
+Versions: 1 had no resume. 2 has generations and resume secrets in the hellos, and ZMTP's handshake is no longer part of
+a kernel channel's bytes (:mod:`.zmtp`).
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from enum import IntEnum
 
 from .errors import LocalProtocolError, RemoteProtocolError
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 
 # Throughput does not grow with larger frames, and an ack or a control message waits behind one frame at most.
 MAX_PAYLOAD_BYTES = 256 * 1024

@@ -3,19 +3,22 @@
 The host sends its hello as headers of the WebSocket upgrade (never in the URL, which proxies log):
 
 * ``X-Kernel-Secret``: the relay's secret, in ASCII.
-* ``X-Kernel-Hello``: JSON with ``version`` (int), ``stream`` (32 hex digits, chosen at random by the host),
-  ``kernel`` (the kernel's id, or empty for the channel ``relay``), ``window`` (bytes the host may have unacked).
+* ``X-Kernel-Hello``: JSON with the fields of :class:`HostHello`.
 
-The channel is the last part of the path: ``/v1/{shell,iopub,stdin,control,hb,relay}``. The relay answers
-with one HELLO frame whose payload is JSON: ``version``, ``boot`` (a random id of this relay process),
-``window``. Either side ends the attachment when the versions differ.
+The channel is the last part of the path: ``/v2/{shell,iopub,stdin,control,hb,journal,relay}``. The relay answers with
+one HELLO frame: its ``ack`` is the offset below which it has received the host's bytes, its payload JSON with the
+fields of :class:`RelayHello`. Either side ends the attachment when the versions differ.
+
+A stream has a generation: 1 with the first dial, one more with each. The relay takes only a higher one than it has
+seen, so of two sockets that reach it out of order the later dialled one carries the stream. The stream's own secret,
+made by the host at random, is asked for again at every further attachment.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any
 
@@ -27,19 +30,29 @@ HELLO_HEADER = "X-Kernel-Hello"
 PATH_PREFIX = f"/v{WIRE_VERSION}/"
 
 KERNEL_CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
-RELAY_CHANNEL = "relay"
+JOURNAL_CHANNEL = "journal"  # one kernel's journal, see `journal.py`; host to relay: what is wanted, one JSON line
+RELAY_CHANNEL = "relay"  # the relay's own service, see `calls.py`
+CHANNELS = (*KERNEL_CHANNELS, JOURNAL_CHANNEL, RELAY_CHANNEL)
 
 MAX_STREAMS = 64  # per relay; a kernel needs five, every further Jupyter client four or five more
 _MAX_HELLO_CHARS = 4096
+_MAX_OFFSET = 2**63
 _STREAM_ID = re.compile(r"[0-9a-f]{32}")
+_RESUME_SECRET = re.compile(r"[0-9a-f]{64}")
 
 
 class Close(IntEnum):
-    """WebSocket close codes of ours, in the range RFC 6455 §7.4.2 leaves to applications."""
+    """WebSocket close codes of ours, in the range RFC 6455 §7.4.2 leaves to applications.
 
-    BAD_HELLO = 4400
+    After 1006, 1001, 1011 to 1013 and time-outs the host dials again; of ours, none is worth another try.
+    """
+
+    SUPERSEDED = 4001  # a later attachment, or another host, took over
+    BAD_HELLO = 4400  # or a bad frame
     BAD_SECRET = 4401
-    UNKNOWN_STREAM = 4404
+    UNKNOWN_STREAM = 4404  # the relay was restarted, the stream expired, or there is no such kernel
+    STALE_GENERATION = 4409
+    WINDOW_OVERRUN = 4413
     TOO_MANY_STREAMS = 4429
     PORT_REFUSED = 4502
 
@@ -48,9 +61,13 @@ class Close(IntEnum):
 class HostHello:
     """What the host says of the stream that it attaches."""
 
-    stream: str
-    kernel: str
-    window: int
+    stream: str  # 32 hex digits, chosen at random by the host; no secret
+    resume: str = field(repr=False)  # 64 hex digits, the stream's secret
+    kernel: str  # the kernel's id, or empty for the channel ``relay``
+    window: int  # bytes the host may have unacked
+    generation: int = 1  # of this attachment
+    received: int = 0  # offset below which the relay's bytes have come
+    known: bool = False  # whether the relay is known to have the stream
     version: int = WIRE_VERSION
 
     def to_header(self) -> str:
@@ -62,7 +79,7 @@ class HostHello:
 class RelayHello:
     """What the relay answers."""
 
-    boot: str
+    boot: str  # a random id of this relay process
     window: int
     version: int = WIRE_VERSION
 
@@ -71,7 +88,7 @@ class RelayHello:
         return json.dumps(asdict(self)).encode("ascii")
 
 
-def close_reason(error: Exception) -> str:
+def close_reason(error: Exception | str) -> str:
     """Return an error's text as a close reason, of which RFC 6455 §5.5 allows 123 bytes."""
     return str(error).encode("ascii", "replace")[:123].decode("ascii")
 
@@ -83,12 +100,25 @@ def parse_host_hello(header: str | None) -> HostHello:
         RemoteProtocolError: If it is missing, malformed or of another version.
     """
     fields = _parse(header or "")
-    stream, kernel, window = fields.get("stream"), fields.get("kernel"), fields.get("window")
+    stream, resume, kernel = (fields.get(name) for name in ("stream", "resume", "kernel"))
     if not (isinstance(stream, str) and _STREAM_ID.fullmatch(stream)):
         raise RemoteProtocolError("hello without a stream id of 32 hex digits")
-    if not isinstance(kernel, str) or type(window) is not int or window < 1:
-        raise RemoteProtocolError("hello without a kernel id and a window")
-    return HostHello(stream=stream, kernel=kernel, window=window)
+    if not (isinstance(resume, str) and _RESUME_SECRET.fullmatch(resume)):
+        raise RemoteProtocolError("hello without a resume secret of 64 hex digits")
+    if not isinstance(kernel, str):
+        raise RemoteProtocolError("hello without a kernel id")
+    known = fields.get("known")
+    if type(known) is not bool:
+        raise RemoteProtocolError("hello that does not say whether the stream is known")
+    return HostHello(
+        stream=stream,
+        resume=resume,
+        kernel=kernel,
+        window=_count(fields, "window", 1),
+        generation=_count(fields, "generation", 1),
+        received=_count(fields, "received", 0),
+        known=known,
+    )
 
 
 def parse_relay_hello(payload: bytes) -> RelayHello:
@@ -98,10 +128,17 @@ def parse_relay_hello(payload: bytes) -> RelayHello:
         RemoteProtocolError: If it is malformed or of another version.
     """
     fields = _parse(payload.decode("ascii", errors="replace"))
-    boot, window = fields.get("boot"), fields.get("window")
-    if not isinstance(boot, str) or type(window) is not int or window < 1:
-        raise RemoteProtocolError("the relay's hello names no boot id and no window")
-    return RelayHello(boot=boot, window=window)
+    boot = fields.get("boot")
+    if not isinstance(boot, str):
+        raise RemoteProtocolError("the relay's hello names no boot id")
+    return RelayHello(boot=boot, window=_count(fields, "window", 1))
+
+
+def _count(fields: dict[str, Any], name: str, least: int) -> int:
+    value = fields.get(name)
+    if type(value) is not int or not least <= value <= _MAX_OFFSET:
+        raise RemoteProtocolError(f"hello whose {name} is no number from {least}")
+    return value
 
 
 def _parse(text: str) -> dict[str, Any]:

@@ -1,11 +1,16 @@
 """A stream: ordered bytes each way between one local socket and its counterpart on the far side.
 
-Sans-I/O: a shell reads its local socket into :meth:`Stream.write`, sends what :meth:`Stream.frames_to_send`
-returns, hands every received WebSocket message to :meth:`Stream.receive`, writes the bytes that come back to its
-local socket, and then says :meth:`Stream.delivered`. The same class plays both ends.
+Sans-I/O, and the same class at both ends. A stream outlives the WebSockets that carry it, one *attachment* after the
+other. A shell hands what its local socket gave to :meth:`Stream.write`, sends what :meth:`Stream.next_frame` returns as
+long as its WebSocket takes more, gives every received message to :meth:`Stream.receive`, writes the bytes that come
+back to its local socket, and says :meth:`Stream.delivered` when that has taken them.
 
-Backpressure is end to end. The ack says what reached the far *local socket*, and a sender with
-``window_bytes`` unacked stops reading its own (:attr:`Stream.window_open`): a slow reader fills no memory on the way.
+What was sent is kept until the peer acks it. When a WebSocket is lost, both ends tell each other how far they had
+received (the hellos), and :meth:`Stream.attach` goes on from there: no byte is lost and none comes twice.
+
+Backpressure is end to end. The ack says what reached the far *local socket*, and a sender with ``window_bytes`` unacked
+stops reading its own (:attr:`Stream.window_open`): a slow reader fills no memory on the way, an outage no more than a
+window.
 """
 
 from __future__ import annotations
@@ -14,14 +19,16 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .errors import LocalProtocolError, RemoteProtocolError
+from .errors import LocalProtocolError, RemoteProtocolError, WindowOverrun
 from .frames import MAX_PAYLOAD_BYTES, Frame, FrameType, decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# 100 MB/s at a round trip of 160 ms; also the most that one stream holds in memory.
+# 100 MB/s at a round trip of 160 ms; also the most that one direction of a stream holds in memory.
 WINDOW_BYTES = 16 * 1024 * 1024
+
+_NO_BYTES = b""
 
 
 @dataclass(frozen=True)
@@ -33,50 +40,72 @@ class Received:
 
 
 class Stream:
-    """Offsets, acks and window of one stream, seen from one end."""
+    """Offsets, acks, replay and window of one stream, seen from one end."""
 
-    def __init__(self, *, window_bytes: int = WINDOW_BYTES) -> None:
-        self._window_bytes = window_bytes
+    def __init__(self, *, window_bytes: int = WINDOW_BYTES, answers: bool = False) -> None:
+        """Make a stream; ``answers``: an ACK that says nothing new is answered with one (the relay's end)."""
+        self._window_bytes, self._answers = window_bytes, answers
         self._ack_step = max(1, min(window_bytes // 8, 1024 * 1024))
-        self._sent = 0  # offset after the last byte handed out
+        self._written = 0  # offset after the last byte that the local socket gave
         self._acked = 0  # the peer's local socket has everything below
         self._received = 0  # expected offset of the peer's next byte
         self._delivered = 0  # our local socket has everything below
-        self._ack_sent = 0  # last ack that went out
-        self._queue: deque[bytes] = deque()
+        self._ack_sent = 0  # last ack that went out in this attachment
+        self._kept: deque[tuple[int, bytes]] = deque()  # (offset after it, payload) of what is unacked; FIN is empty
+        self._next = 0  # index in _kept of what this attachment sends next
+        self._ack_wanted = False
         self._finished = False
         self._peer_finished = False
 
     @property
+    def received(self) -> int:
+        """The offset below which the peer's bytes are here; what a hello says."""
+        return self._received
+
+    @property
     def window_open(self) -> bool:
         """Whether the local socket may be read: fewer than ``window_bytes`` are unacked."""
-        return self._sent - self._acked < self._window_bytes
+        return self._written - self._acked < self._window_bytes
+
+    @property
+    def unacked(self) -> bool:
+        """Whether the peer still owes an ack."""
+        return self._acked < self._written
+
+    @property
+    def ack_owed(self) -> bool:
+        """Whether we owe the peer an ack; a frame within 50 ms carries it, or one of its own."""
+        return self._delivered > self._ack_sent
+
+    @property
+    def undelivered(self) -> int:
+        """Bytes received that the local socket has not taken yet."""
+        return self._received - self._delivered
 
     @property
     def finished(self) -> bool:
         """Whether both directions have ended and every byte of ours is acked."""
-        return self._finished and self._peer_finished and self._acked == self._sent
-
-    @property
-    def has_frames(self) -> bool:
-        """Whether :meth:`frames_to_send` would return any."""
-        return bool(self._queue)
+        return self._finished and self._peer_finished and not self.unacked and self._delivered == self._received
 
     def write(self, payload: bytes) -> None:
-        """Queue bytes that the local socket gave; they go out with the next :meth:`frames_to_send`.
+        """Keep bytes that the local socket gave; :meth:`next_frame` sends them.
 
         Raises:
             LocalProtocolError: If the stream was finished, or the payload is empty or exceeds one frame.
         """
         if self._finished or not payload:
             raise LocalProtocolError("write after finish" if self._finished else "write of nothing")
-        self._push(FrameType.DATA, payload, len(payload))
+        if len(payload) > MAX_PAYLOAD_BYTES:
+            raise LocalProtocolError(f"a frame carries at most {MAX_PAYLOAD_BYTES} bytes, not {len(payload)}")
+        self._written += len(payload)
+        self._kept.append((self._written, payload))
 
     def finish(self) -> None:
         """End our direction; the local socket gave EOF. Saying it twice changes nothing."""
         if not self._finished:
             self._finished = True
-            self._push(FrameType.FIN, b"", 1)
+            self._written += 1
+            self._kept.append((self._written, _NO_BYTES))
 
     def delivered(self, size: int) -> None:
         """Note that ``size`` more received bytes reached the local socket; an ack may become due.
@@ -88,8 +117,24 @@ class Stream:
             raise LocalProtocolError("delivered more than was received")
         self._delivered += size
         due = self._delivered - self._ack_sent
-        if due >= self._ack_step or (self._peer_finished and due and self._delivered == self._received):
-            self._push(FrameType.ACK, b"", 0)
+        at_end = self._peer_finished and due and self._delivered == self._received
+        if due >= self._ack_step or at_end:
+            self._ack_wanted = True
+
+    def want_ack(self) -> None:
+        """Have :meth:`next_frame` send an ACK in any case: one is owed, or it asks whether the peer lives."""
+        self._ack_wanted = True
+
+    def next_frame(self) -> bytes | None:
+        """Return the next frame of this attachment, or None if there is nothing to send."""
+        if self._next < len(self._kept):
+            end, payload = self._kept[self._next]
+            self._next += 1
+            kind = FrameType.DATA if payload else FrameType.FIN
+            return self._encode(kind, end - max(1, len(payload)), payload)
+        if self._ack_wanted:
+            return self._encode(FrameType.ACK, self._written, _NO_BYTES)
+        return None
 
     def receive(self, message: bytes) -> Iterator[Received]:
         """Take one WebSocket message and yield what it brings for the local socket.
@@ -98,8 +143,11 @@ class Stream:
 
         Raises:
             RemoteProtocolError: If the frame leaves a gap, acks what was never sent, or follows a FIN.
+            WindowOverrun: If the peer sent more than the window.
         """
         frame = decode(message)
+        if self._answers and frame.type is FrameType.ACK and frame.ack <= self._acked:
+            self._ack_wanted = True
         self._take_ack(frame.ack)
         if frame.type is FrameType.DATA:
             yield from self._take_data(frame)
@@ -108,21 +156,36 @@ class Stream:
         elif frame.type is FrameType.HELLO:
             raise RemoteProtocolError("a second HELLO")
 
-    def frames_to_send(self) -> list[bytes]:
-        """Return the queued frames in order, and forget them."""
-        frames = list(self._queue)
-        self._queue.clear()
-        return frames
+    def attach(self, peer_received: int) -> None:
+        """Begin an attachment with a peer that has received everything below ``peer_received``.
 
-    def _push(self, kind: FrameType, payload: bytes, length: int) -> None:
-        self._queue.append(encode(Frame(kind, self._sent, self._delivered, payload)))
-        self._sent += length
-        self._ack_sent = self._delivered
+        What it has not received is sent again, from the start of the frame in which it stopped.
+
+        Raises:
+            RemoteProtocolError: If the offset lies beyond what was written, or below what the peer has acked.
+        """
+        if not self._acked <= peer_received <= self._written:
+            raise RemoteProtocolError(
+                f"the peer resumes at offset {peer_received}; kept are {self._acked} to {self._written}"
+            )
+        self._next = 0
+        while self._next < len(self._kept) and self._kept[self._next][0] <= peer_received:
+            self._next += 1
+        self._ack_sent, self._ack_wanted = 0, self._delivered > 0
+
+    def _encode(self, kind: FrameType, offset: int, payload: bytes) -> bytes:
+        self._ack_sent, self._ack_wanted = self._delivered, False
+        return encode(Frame(kind, offset, self._delivered, payload))
 
     def _take_ack(self, ack: int) -> None:
-        if ack > self._sent:
-            raise RemoteProtocolError(f"ack {ack} lies beyond the {self._sent} bytes sent")
-        self._acked = max(self._acked, ack)
+        if ack > self._written:
+            raise RemoteProtocolError(f"ack {ack} lies beyond the {self._written} bytes sent")
+        if ack <= self._acked:
+            return
+        self._acked = ack
+        while self._kept and self._kept[0][0] <= ack:
+            self._kept.popleft()
+            self._next = max(0, self._next - 1)
 
     def _take_data(self, frame: Frame) -> Iterator[Received]:
         self._check_gap(frame)
@@ -130,9 +193,9 @@ class Stream:
         if payload:
             if self._peer_finished:
                 raise RemoteProtocolError("data after FIN")
+            if self.undelivered + len(payload) > self._window_bytes + MAX_PAYLOAD_BYTES:
+                raise WindowOverrun(f"the peer sent more than the window of {self._window_bytes} bytes")
             self._received += len(payload)
-            if self._received - self._delivered > self._window_bytes + MAX_PAYLOAD_BYTES:
-                raise RemoteProtocolError(f"the peer sent more than the window of {self._window_bytes} bytes")
             yield Received(payload)
 
     def _take_fin(self, frame: Frame) -> Iterator[Received]:

@@ -30,7 +30,7 @@ from tests.integration.driver import Driver
 
 pytestmark = pytest.mark.quick
 
-HELLO = HostHello(stream="0" * 32, kernel="", window=1).to_header()
+HELLO = HostHello(stream="0" * 32, resume="0" * 64, kernel="", window=1).to_header()
 
 
 def relay_of(driver: Driver) -> RelayAddress:
@@ -47,14 +47,14 @@ async def dial(address: RelayAddress, path: str, headers: dict[str, str]) -> Any
 async def test_without_the_secret_nobody_attaches(driver: Driver, headers: dict[str, str]) -> None:
     """The relay answers 401 before it looks at anything else."""
     with pytest.raises(InvalidStatus) as caught:
-        await dial(relay_of(driver), "/v1/shell", {**headers, HELLO_HEADER: HELLO})
+        await dial(relay_of(driver), "/v2/shell", {**headers, HELLO_HEADER: HELLO})
     assert caught.value.response.status_code == 401
 
 
 async def test_an_unknown_channel_is_not_found(driver: Driver) -> None:
     """A path that is no channel gets 404."""
     with pytest.raises(InvalidStatus) as caught:
-        await dial(relay_of(driver), "/v1/files", {SECRET_HEADER: relay_of(driver).secret})
+        await dial(relay_of(driver), "/v2/files", {SECRET_HEADER: relay_of(driver).secret})
     assert caught.value.response.status_code == 404
 
 
@@ -70,7 +70,7 @@ async def test_an_unknown_channel_is_not_found(driver: Driver) -> None:
 async def test_a_bad_hello_is_closed_with_its_code(driver: Driver, hello: str, code: Close) -> None:
     """Malformed, of another version, or for a kernel that is not there: each has its close code."""
     headers = {SECRET_HEADER: relay_of(driver).secret, HELLO_HEADER: hello}
-    socket = await dial(relay_of(driver), "/v1/shell", headers)
+    socket = await dial(relay_of(driver), "/v2/shell", headers)
     with pytest.raises(ConnectionClosed) as caught:
         await socket.recv()
     assert caught.value.rcvd is not None
@@ -80,7 +80,7 @@ async def test_a_bad_hello_is_closed_with_its_code(driver: Driver, hello: str, c
 async def test_a_broken_frame_ends_its_own_stream_only(driver: Driver) -> None:
     """Garbage on one stream closes that stream; the session's cells go on."""
     headers = {SECRET_HEADER: relay_of(driver).secret, HELLO_HEADER: HELLO}
-    socket = await dial(relay_of(driver), "/v1/relay", headers)
+    socket = await dial(relay_of(driver), "/v2/relay", headers)
     await socket.recv()
     await socket.send(b"\xff" * 20)
     with pytest.raises(ConnectionClosed):

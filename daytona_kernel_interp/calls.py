@@ -1,0 +1,101 @@
+"""The tool calls of the running cell: each is made once, and its reply reaches the cell although links break."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from .settings import KEPT_REPLY_BYTES, MAX_PENDING_CALLS
+from .tools import Reply, ToolAborted, ToolRunner, failure
+from .wire import values
+from .wire.calls import ToolFailure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from .cell import ToolCalled
+
+HOST_LOST = ToolFailure(
+    "HostLost",
+    ("ConnectionError",),
+    "the host that made this call died before it answered; the call is not made again",
+)
+
+
+class Calls:
+    """Runs calls and keeps their replies until the cell is over, as far as they have room."""
+
+    def __init__(self, send: Callable[..., None]) -> None:
+        """Make it; ``send(data, buffers)`` sends a message to the cell."""
+        self._send = send
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._kept: dict[int, Reply] = {}  # oldest first
+        self._kept_bytes = 0
+        self._others = False  # calls of this cell may have been taken by a host before us
+
+    def take(self, call: ToolCalled, tools: ToolRunner, abort: Callable[[ToolAborted], None]) -> None:
+        """Make a call; ``abort`` is told if the tool raised what is no Exception."""
+        if self._others:
+            return  # read in the journal: an earlier host took it, and may have made it
+        if len(self._running) >= MAX_PENDING_CALLS:
+            self.refuse(call.call_id, f"more than {MAX_PENDING_CALLS} tool calls at once")
+            return
+        task = asyncio.create_task(self._make(call, tools, abort))
+        self._running[call.call_id] = task
+        task.add_done_callback(lambda _: self._running.pop(call.call_id, None))
+
+    def refuse(self, call_id: Any, why: str) -> None:
+        """Answer a call with an error."""
+        self._reply(call_id, Reply("error", values.dumps(failure(RuntimeError(why)).to_value())))
+
+    def repeat_replies(self, ids: Iterable[int]) -> None:
+        """Send again what may have been lost with a link, to the calls that still wait."""
+        for call_id in ids:
+            if call_id in self._kept:
+                reply = self._kept[call_id]
+                self._send({"op": reply.op, "id": call_id}, reply.buffers)
+            elif call_id not in self._running:
+                self.refuse(call_id, "the reply to this call was lost with the link; the call is not made again")
+
+    def not_ours(self) -> None:
+        """What is read now are the calls of a cell that another host began."""
+        self._others = True
+
+    def abandon(self) -> None:
+        """Have the calls that wait for another host raise; calls from now on are ours."""
+        self._send({"op": "abandon"}, values.dumps(HOST_LOST.to_value()))
+        self._others = False
+
+    def end_cell(self) -> None:
+        """The cell is over: replies have no taker any more."""
+        self._kept, self._kept_bytes = {}, 0
+
+    async def aclose(self) -> None:
+        """Drop the calls under way."""
+        tasks = list(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _make(self, call: ToolCalled, tools: ToolRunner, abort: Callable[[ToolAborted], None]) -> None:
+        try:
+            reply = await tools.run(call.name, call.buffers)
+        except ToolAborted as aborted:
+            abort(aborted)
+            return
+        self._keep(call.call_id, reply)
+        self._reply(call.call_id, reply)
+
+    def _keep(self, call_id: int, reply: Reply) -> None:
+        self._kept[call_id] = reply
+        self._kept_bytes += _size(reply)
+        while self._kept_bytes > KEPT_REPLY_BYTES and len(self._kept) > 1:
+            oldest = next(iter(self._kept))
+            self._kept_bytes -= _size(self._kept.pop(oldest))
+
+    def _reply(self, call_id: Any, reply: Reply) -> None:
+        self._send({"op": reply.op, "id": call_id}, reply.buffers)
+
+
+def _size(reply: Reply) -> int:
+    return sum(memoryview(buffer).nbytes for buffer in reply.buffers)

@@ -1,0 +1,264 @@
+"""Reaching a relay, and keeping streams to it alive over lost sockets. Lives on the I/O loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import TYPE_CHECKING
+
+from websockets.exceptions import InvalidHandshake
+
+from .errors import KernelError, SandboxFailed, TunnelLost, WireMismatch
+from .link.carrier import Carrier
+from .link.sockets import InvalidStatus, Socket, connect_socket
+from .settings import DIAL_S
+from .wire.backoff import delays
+from .wire.errors import RemoteProtocolError
+from .wire.hello import HELLO_HEADER, PATH_PREFIX, SECRET_HEADER, Close, HostHello, close_reason
+from .wire.link import FINAL_CLOSES, Beat, HostStream, LinkTimes, Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from .link.ends import LocalEnd
+    from .sandboxes.base import RelayAddress
+
+log = logging.getLogger(__name__)
+
+# Refusals of the upgrade that do not pass by themselves; previews refuse good tokens for some seconds after a start.
+_REFUSED_STATUSES = frozenset({401, 403, 404})
+_REFUSED_FOR_S = 10.0
+
+
+class StreamGone(Exception):
+    """The relay does not have the stream any more, or does not take it; ``code`` is its close code."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason or f"the relay closed the stream with code {code}")
+        self.code = code
+
+
+class Dialler:
+    """Knows where one relay is, also after it was restarted."""
+
+    def __init__(
+        self, address: RelayAddress, revive: Callable[[], Awaitable[RelayAddress | None]], times: LinkTimes
+    ) -> None:
+        self.address, self.times = address, times
+        self._revive = revive
+        self._reviving: asyncio.Task[None] | None = None
+
+    async def dial(self, channel: str, hello: HostHello, sink: DialledStream) -> Socket:
+        """Open one WebSocket to the relay.
+
+        Raises:
+            OSError, asyncio.TimeoutError, InvalidHandshake: If that did not work.
+        """
+        headers = {
+            **self.address.headers,
+            SECRET_HEADER: self.address.secret,
+            HELLO_HEADER: hello.to_header(),
+        }
+        url = f"{self.address.url}{PATH_PREFIX}{channel}"
+        return await connect_socket(url, headers, sink, timeout_s=DIAL_S)
+
+    async def revive(self) -> None:
+        """Have the sandbox start its relay again if that has ended. Streams that ask at the same time share one try."""
+        if self._reviving is None:
+            self._reviving = asyncio.create_task(self._try_to_revive())
+            self._reviving.add_done_callback(lambda _: setattr(self, "_reviving", None))
+        await asyncio.shield(self._reviving)
+
+    async def _try_to_revive(self) -> None:
+        try:
+            address = await self._revive()
+        except KernelError as error:
+            log.warning("the relay could not be restarted: %s", error)
+            return
+        if address is not None:
+            log.warning("the relay had ended and was restarted")
+            self.address = address
+
+
+class DialledStream:
+    """One stream from the host: dialled at once, and again whenever its socket is lost."""
+
+    def __init__(
+        self, dialler: Dialler, channel: str, kernel: str, on_gone: Callable[[DialledStream, KernelError], None]
+    ) -> None:
+        """Make a stream; ``on_gone`` is called once if it ends for another reason than its two local ends."""
+        self.channel = channel
+        self.ours = False  # whether this process's own client is behind it
+        self._dialler, self._on_gone = dialler, on_gone
+        self._loop = asyncio.get_running_loop()
+        self._host = HostStream(kernel)
+        self.carrier = Carrier(self._host.stream, self._ended)
+        self._watch = Watch(dialler.times, self._loop.time())
+        self._socket: Socket | None = None
+        self._lost = asyncio.Event()
+        self._answered = asyncio.Event()  # the hello came, or the socket was lost before it
+        self._gone: StreamGone | None = None
+        self.opened: asyncio.Future[None] = self._loop.create_future()
+        self._task = asyncio.create_task(self._keep_dialled())
+
+    @property
+    def boot(self) -> str | None:
+        """The id of the relay process that has the stream."""
+        return self._host.boot
+
+    @property
+    def attached(self) -> bool:
+        """Whether a socket carries it now."""
+        return self.carrier.socket is not None
+
+    def connect(self, local: LocalEnd) -> None:
+        """Give it its local end."""
+        self.carrier.connect(local)
+
+    def tick(self, now: float, *, in_flight: bool, keep_warm: bool = False) -> None:
+        """Ask for, or judge, the life of its socket."""
+        socket = self.carrier.socket
+        if socket is None:
+            return
+        self._watch.heard(socket.heard_at)
+        beat = self._watch.tick(now, in_flight=in_flight or self._host.stream.unacked, keep_warm=keep_warm)
+        if beat is Beat.KEEPALIVE:
+            self._host.stream.want_ack()
+            self.carrier.flush()
+        elif beat is Beat.DEAD:
+            log.info("stream %s: no sign of life for %g s, dialling again", self.channel, self._dialler.times.dead_after_s)
+            socket.abort()
+
+    def close(self) -> None:
+        """End the stream; nothing that it still holds is sent. Again does nothing."""
+        self._task.cancel()
+        if not self.opened.done():
+            self.opened.cancel()
+        socket, self._socket = self._socket, None
+        self.carrier.end()
+        if socket is not None:
+            socket.abort()
+
+    async def wait_closed(self) -> None:
+        """Return when nothing of it runs any more."""
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    # --- Sink ---------------------------------------------------------------------------------------
+
+    def message(self, socket: Socket, data: bytes | None) -> None:
+        """Take a message of the socket; the first is the relay's hello."""
+        if self.carrier.socket is socket:
+            self.carrier.message(data)
+            return
+        if self.carrier.socket is not None or self.carrier.ended:
+            return
+        try:
+            self._host.take_hello(data if data is not None else b"")
+        except RemoteProtocolError as error:
+            self._gone = StreamGone(Close.BAD_HELLO, str(error))
+            socket.close_soon(Close.BAD_HELLO, close_reason(error))
+            return
+        self._watch = Watch(self._dialler.times, self._loop.time())
+        if not self.opened.done():
+            self.opened.set_result(None)
+        self.carrier.attach(socket)
+        self._answered.set()
+
+    def writable(self, socket: Socket) -> None:
+        """Send on."""
+        if self.carrier.socket is socket:
+            self.carrier.flush()
+
+    def lost(self, socket: Socket, code: int, reason: str) -> None:
+        """Dial again, unless the relay said that there is no point."""
+        if self.carrier.socket is socket:
+            self.carrier.detach()
+        if code in FINAL_CLOSES and self._gone is None:
+            self._gone = StreamGone(code, reason)
+        self._lost.set()
+        self._answered.set()
+
+    # --- dialling --------------------------------------------------------------------------------------
+
+    async def _keep_dialled(self) -> None:
+        error: KernelError
+        try:
+            while True:
+                await self._dial_until_attached()
+                await self._lost.wait()
+                if self._gone is not None:
+                    raise self._gone
+        except StreamGone as gone:
+            if self.carrier.ended:
+                return
+            wire = gone.code == Close.BAD_HELLO and not self.opened.done()
+            error = WireMismatch(str(gone)) if wire else TunnelLost(f"the relay closed a stream: {gone}")
+            error.__cause__ = gone
+        except KernelError as failed:
+            error = failed
+        self._give_up(error)
+
+    async def _dial_until_attached(self) -> None:
+        """Dial until the relay said hello.
+
+        Raises:
+            StreamGone: If the relay refuses the stream.
+            SandboxFailed, TunnelLost: If it cannot be reached for as long as streams live; the first time, at once.
+        """
+        started = self._loop.time()
+        for delay_s in delays(random.random):
+            self._lost.clear()
+            self._answered.clear()
+            try:
+                socket = await self._dialler.dial(self.channel, self._host.next_hello(), self)
+                self._socket = socket
+                await self._until_hello(socket)
+            except (OSError, InvalidHandshake, asyncio.TimeoutError) as error:
+                await self._consider(error, self._loop.time() - started)
+            else:
+                if self._gone is not None:
+                    raise self._gone
+                return
+            await asyncio.sleep(delay_s)
+
+    async def _until_hello(self, socket: Socket) -> None:
+        """Wait until the socket carries the stream.
+
+        Raises:
+            ConnectionError, asyncio.TimeoutError: If it was lost before, or nothing came.
+        """
+        try:
+            await asyncio.wait_for(self._answered.wait(), DIAL_S)
+        except asyncio.TimeoutError:
+            socket.abort()
+            raise asyncio.TimeoutError("it accepted and then said nothing") from None
+        if not self.attached and self._gone is None:
+            raise ConnectionError("it closed the connection before its hello")
+
+    async def _consider(self, error: Exception, elapsed_s: float) -> None:
+        """Decide whether to go on after a failed dial."""
+        what = f"the relay at {self._dialler.address.url} cannot be reached: {error or type(error).__name__}"
+        first = not self.opened.done()
+        refused = isinstance(error, InvalidStatus) and error.response.status_code in _REFUSED_STATUSES
+        if refused and (first or elapsed_s > _REFUSED_FOR_S):
+            failed = SandboxFailed if first else TunnelLost
+            raise failed(what) from error
+        if first and elapsed_s > DIAL_S:
+            raise SandboxFailed(what) from error
+        if elapsed_s > self._dialler.times.resume_lifetime_s:
+            raise TunnelLost(f"{what}, for {elapsed_s:.0f} s") from error
+        if isinstance(error, OSError):
+            await self._dialler.revive()
+
+    def _give_up(self, error: KernelError) -> None:
+        if not self.opened.done():
+            self.opened.set_exception(error)
+            self.opened.exception()  # nobody may wait for it
+        if not self.carrier.ended:
+            self.carrier.end(Close.SUPERSEDED)
+            self._on_gone(self, error)
+
+    def _ended(self) -> None:
+        self._lost.set()
+        self._task.cancel()

@@ -1,0 +1,39 @@
+"""Telling a process from a later one that got its id."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+
+def process_mark(pid: int) -> str:
+    """Return a mark of when process ``pid`` started.
+
+    Raises:
+        ProcessLookupError: If there is no such process, or it has ended and was not waited for.
+    """
+    try:
+        # proc(5), /proc/pid/stat: field 22, after the command's name in parentheses; field 3 is the state
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        if Path("/proc/self/stat").exists():
+            raise ProcessLookupError(f"there is no process {pid}") from None
+        return _mark_without_proc(pid)
+    if fields[0] == "Z":
+        raise ProcessLookupError(f"process {pid} has ended")
+    return fields[19]
+
+
+def lives(pid: int, mark: str) -> bool:
+    """Return whether the process that had this id and mark lives."""
+    try:
+        return process_mark(pid) == mark
+    except ProcessLookupError:
+        return False
+
+
+def _mark_without_proc(pid: int) -> str:
+    os.kill(pid, 0)
+    words = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return words.stdout.strip()

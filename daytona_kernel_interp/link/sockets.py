@@ -1,0 +1,187 @@
+"""The WebSockets that carry streams, on the `websockets` library.
+
+`websockets` does the handshake, the framing, TLS and proxies. Its own ``send()`` and ``recv()`` cost a task switch and
+three coroutines a message, so messages go past them: handed over as they are parsed, and written without a wait while
+the transport takes them. Everything of the library's that this touches stands in this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from typing import TYPE_CHECKING, Any, Protocol
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import InvalidStatus
+from websockets.frames import DATA_OPCODES, Frame, Opcode
+from websockets.protocol import State
+
+from ..wire.frames import MAX_FRAME_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from websockets.http11 import Request, Response
+
+__all__ = ["InvalidStatus", "Sink", "Socket", "connect_socket", "serve_sockets"]
+
+# At level DEBUG websockets logs the headers of an upgrade, and ours hold secrets.
+_quiet = logging.getLogger(f"{__name__}.websockets")
+_quiet.setLevel(logging.INFO)
+
+LOST = 1006  # RFC 6455 §7.4.1: closed without a close frame
+_WRITE_BUFFER_BYTES = 512 * 1024  # two frames: while one is written the next is ready
+_CLOSE_S = 1.0
+
+
+class Sink(Protocol):
+    """Who gets what a socket brings."""
+
+    def message(self, socket: Socket, data: bytes | None) -> None:
+        """Take one binary message; None stands for a message that was text."""
+
+    def writable(self, socket: Socket) -> None:
+        """The socket takes messages again."""
+
+    def lost(self, socket: Socket, code: int, reason: str) -> None:
+        """The socket is closed, with the peer's close code or :data:`LOST`."""
+
+
+class Socket(Protocol):
+    """One WebSocket: everything that carries streams over it needs."""
+
+    heard_at: float  # when the last byte came, on the loop's clock
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether :meth:`post` may be called: it is open, and the peer keeps up."""
+
+    def post(self, message: bytes) -> None:
+        """Send one binary message, without waiting."""
+
+    def close_soon(self, code: int, reason: str = "") -> None:
+        """Begin to close it with a close code."""
+
+    def abort(self) -> None:
+        """Drop it at once."""
+
+
+class _Direct:
+    """Mixed into websockets' connections."""
+
+    loop: asyncio.AbstractEventLoop
+    protocol: Any
+    transport: asyncio.Transport
+    paused: bool
+
+    def __init__(self, *args: Any, sink: Sink | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sink = sink
+        self.heard_at = 0.0
+        self._parts: list[bytes] = []
+        self._closing: asyncio.Task[None] | None = None
+
+    # --- Socket ---------------------------------------------------------------------------------
+
+    @property
+    def takes_more(self) -> bool:
+        return self.protocol.state is State.OPEN and not self.paused and not self.transport.is_closing()
+
+    def post(self, message: bytes) -> None:
+        self.protocol.send_binary(message)
+        for data in self.protocol.data_to_send():
+            self.transport.write(data)
+
+    def close_soon(self, code: int, reason: str = "") -> None:
+        if self._closing is None:
+            self._closing = self.loop.create_task(self.close(code, reason))  # type: ignore[attr-defined]
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    # --- asyncio.Protocol ------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = self.loop.time()
+        super().data_received(data)  # type: ignore[misc]
+
+    def resume_writing(self) -> None:
+        super().resume_writing()  # type: ignore[misc]
+        if self.sink is not None:
+            self.sink.writable(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)  # type: ignore[misc]
+        sink, self.sink = self.sink, None
+        if sink is not None:
+            close = self.protocol.close_rcvd
+            sink.lost(self, LOST if close is None else int(close.code), "" if close is None else close.reason)
+
+    # --- websockets' Connection --------------------------------------------------------------------
+
+    def process_event(self, event: Any) -> None:
+        if self.sink is None or not isinstance(event, Frame) or event.opcode not in DATA_OPCODES:
+            super().process_event(event)  # type: ignore[misc]
+            return
+        if event.opcode is Opcode.TEXT:
+            self.sink.message(self, None)
+            return
+        self._parts.append(bytes(event.data))
+        if event.fin:  # a proxy may cut messages into fragments
+            data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+            self._parts = []
+            self.sink.message(self, data)
+
+
+class _Client(_Direct, ClientConnection):
+    pass
+
+
+class _Server(_Direct, ServerConnection):
+    pass
+
+
+async def connect_socket(url: str, headers: Mapping[str, str], sink: Sink, *, timeout_s: float) -> Socket:
+    """Dial ``url``; from the end of the handshake on ``sink`` gets what comes.
+
+    Raises:
+        OSError, asyncio.TimeoutError: If it cannot be reached.
+        websockets.exceptions.InvalidHandshake: If the upgrade was refused; ``InvalidStatus`` has the response.
+    """
+    loopback = url.startswith(("ws://127.0.0.1:", "ws://[::1]:", "ws://localhost:"))
+    return await connect(  # type: ignore[return-value]
+        url,
+        additional_headers=dict(headers),
+        compression=None,
+        max_size=MAX_FRAME_BYTES,
+        ping_interval=None,  # a ping waits behind a blocked send, so it proves nothing
+        open_timeout=timeout_s,
+        close_timeout=_CLOSE_S,
+        write_limit=_WRITE_BUFFER_BYTES,
+        proxy=None if loopback else True,
+        logger=_quiet,
+        create_connection=functools.partial(_Client, sink=sink),  # type: ignore[arg-type]
+    )
+
+
+async def serve_sockets(
+    port: int,
+    handler: Callable[[Any], Awaitable[None]],
+    check: Callable[[ServerConnection, Request], Response | None],
+) -> Server:
+    """Serve on 127.0.0.1; ``handler`` gets each socket whose upgrade ``check`` passed, and sets its ``sink``."""
+    return await serve(
+        handler,
+        "127.0.0.1",
+        port,
+        process_request=check,
+        compression=None,
+        max_size=MAX_FRAME_BYTES,
+        ping_interval=None,
+        close_timeout=_CLOSE_S,
+        write_limit=_WRITE_BUFFER_BYTES,
+        logger=_quiet,
+        create_connection=_Server,
+    )

@@ -1,0 +1,128 @@
+"""Records of sessions, by which another process of this user finds them.
+
+One file a session in Jupyter's runtime folder, ``daytona-kernel-ID.json``, mode 0600: it has the relay's secret and the
+kernel's key. It goes when the session ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jupyter_core.paths import jupyter_runtime_dir
+
+from .errors import SessionNotFound
+from .link.processes import lives, process_mark
+
+_VERSION = 1
+_NAME = re.compile(r"daytona-kernel-([0-9a-f]{8})\.json")
+
+
+@dataclass
+class SessionRecord:
+    """What is known of a session."""
+
+    id: str
+    pid: int  # of its host; 0: it was let go
+    mark: str  # of that process, see link/processes.py
+    started: float  # seconds since the epoch
+    kernel: str
+    connection_file: str  # the host's own; of no use when the host is gone
+    sandbox: dict[str, Any] = field(repr=False)
+    key: str = field(repr=False)
+    version: int = _VERSION
+
+    @classmethod
+    def of_this_process(
+        cls, session_id: str, *, kernel: str, key: str, connection_file: str, sandbox: dict[str, Any]
+    ) -> SessionRecord:
+        """Return the record of a session that this process hosts."""
+        pid = os.getpid()
+        return cls(
+            id=session_id,
+            pid=pid,
+            mark=process_mark(pid),
+            started=time.time(),
+            kernel=kernel,
+            connection_file=connection_file,
+            sandbox=sandbox,
+            key=key,
+        )
+
+    @property
+    def host_lives(self) -> bool:
+        """Whether the process that the session belongs to lives."""
+        return self.pid > 0 and lives(self.pid, self.mark)
+
+    @property
+    def path(self) -> Path:
+        """Where the record is written."""
+        return _folder() / f"daytona-kernel-{self.id}.json"
+
+    def write(self) -> None:
+        """Write the record, whole or not at all.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        unfinished = self.path.with_suffix(f".{os.getpid()}.tmp")
+        with open(unfinished, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+            json.dump(asdict(self), file)
+        unfinished.replace(self.path)
+
+    def delete(self) -> None:
+        """Delete the record. Again does nothing."""
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+
+    def disown(self) -> None:
+        """Say that no process hosts the session now."""
+        self.pid, self.mark = 0, ""
+        with contextlib.suppress(OSError):
+            self.write()
+
+
+def find(session_id: str) -> SessionRecord:
+    """Return the record of a session.
+
+    Raises:
+        SessionNotFound: If there is none.
+    """
+    for record in sessions():
+        if record.id == session_id:
+            return record
+    known = ", ".join(record.id for record in sessions()) or "none"
+    raise SessionNotFound(f"there is no session {session_id!r}; those on this machine: {known}")
+
+
+def sessions() -> list[SessionRecord]:
+    """Return the records of this user's sessions on this machine, the newest first."""
+    found = []
+    with contextlib.suppress(OSError):
+        for path in _folder().iterdir():
+            if _NAME.fullmatch(path.name):
+                record = _read(path)
+                if record is not None:
+                    found.append(record)
+    return sorted(found, key=lambda record: record.started, reverse=True)
+
+
+def _read(path: Path) -> SessionRecord | None:
+    try:
+        fields = json.loads(path.read_text())
+        if fields.get("version") != _VERSION or path.stat().st_uid != os.getuid():
+            return None
+        return SessionRecord(**fields)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None  # half of one, or of another version: not ours to judge
+
+
+def _folder() -> Path:
+    return Path(jupyter_runtime_dir())

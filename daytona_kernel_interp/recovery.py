@@ -1,0 +1,91 @@
+"""What a kernel's journal tells of a cell whose link was lost."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .wire.errors import RemoteProtocolError
+from .wire.journal import Record, RecordKind, split_frames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .tunnel import Tunnel
+
+log = logging.getLogger(__name__)
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Unpublished:
+    """Text that a cell printed and that its kernel, gone now, had not published."""
+
+    name: str
+    cell: str
+    text: str
+
+
+@dataclass
+class Recovered:
+    """What was read. All of it comes from a sandbox and may be false."""
+
+    messages: list[Message] = field(default_factory=list)  # of iopub, in order
+    replies: dict[str, Message] = field(default_factory=dict)  # execute_replies by the cell's msg_id
+    unpublished: list[Unpublished] = field(default_factory=list)
+    cell: str | None = None  # the last cell that the kernel took up
+    gap: bool = False  # whether messages are missing
+
+    @property
+    def ids(self) -> set[str]:
+        """The ids of the messages."""
+        return {message["header"]["msg_id"] for message in self.messages}
+
+
+async def read_records(
+    tunnel: Tunnel,
+    kernel_id: str,
+    decode: Callable[[list[bytes]], Message | None],
+    after: str | None = None,
+    cell: str | None = None,
+) -> Recovered:
+    """Read a kernel's journal from behind the message ``after``, or from where ``cell``, or the last cell, started.
+
+    ``decode`` checks a message's signature.
+
+    Raises:
+        TunnelLost: If the relay is gone, or has no journal.
+    """
+    recovered = Recovered()
+    for record in await tunnel.read_journal(kernel_id, after, cell):
+        try:
+            _take(record, recovered, decode)
+        except (RemoteProtocolError, ValueError, KeyError, TypeError, RecursionError) as error:
+            log.warning("dropped a malformed record of the journal: %s", error)
+    return recovered
+
+
+def _take(record: Record, recovered: Recovered, decode: Callable[[list[bytes]], Message | None]) -> None:
+    match record.kind:
+        case RecordKind.IOPUB:
+            message = decode(split_frames(record.payload))
+            if message is not None:
+                recovered.messages.append(message)
+        case RecordKind.OMITTED | RecordKind.GAP:
+            recovered.gap = True
+        case RecordKind.STARTED:
+            recovered.cell = record.payload.decode("utf-8")
+        case RecordKind.ENDED:
+            facts = json.loads(record.payload)
+            recovered.replies[str(facts["cell"])] = {
+                "content": dict(facts["content"]),
+                "metadata": dict(facts["metadata"]),
+            }
+        case RecordKind.PENDING:
+            facts = json.loads(record.payload)
+            recovered.unpublished.append(Unpublished(str(facts["name"]), str(facts["cell"]), str(facts["text"])))
+        case RecordKind.LAST:
+            pass

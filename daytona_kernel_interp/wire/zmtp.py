@@ -1,0 +1,113 @@
+"""ZMTP's handshake, answered at each end of a stream so that it costs no round trip through the link.
+
+A ZMQ peer sends a greeting and a READY command and waits for the other's before its first message: two round trips on a
+new connection. The host's end plays the kernel to the connecting client (:class:`AcceptingEnd`), the relay's end plays
+the client to the kernel (:class:`ConnectingEnd`). The client's own READY travels as the stream's first bytes, because
+it names the client's identity; the kernel's greeting and READY end at the relay.
+
+Both ends say ZMTP 3.0, so both peers speak 3.0 to each other whatever they know beyond it (3.1 sends subscriptions as
+commands, 3.0 as messages). NULL mechanism only: CURVE's keys cannot be played by a third.
+
+Greeting (ZMTP 3.1 specification, 64 bytes): ``FF 00*8 7F``, version major and minor, mechanism in 20 bytes padded with
+zeros, as-server, 31 zeros. A command: a flags byte (4, or 6 with a length of eight bytes), its length, then a name with
+its length and properties; READY has ``Socket-Type``.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from .errors import RemoteProtocolError
+
+GREETING_BYTES = 64
+_GREETING = b"\xff" + bytes(8) + b"\x7f" + bytes((3, 0)) + b"NULL".ljust(20, b"\0") + bytes(32)
+_MAX_READY_BYTES = 4096
+_COMMAND, _LONG_COMMAND = 4, 6
+
+# What the kernel's socket on each channel is (Jupyter messaging spec, "Introduction").
+SOCKET_TYPES = {"shell": b"ROUTER", "control": b"ROUTER", "stdin": b"ROUTER", "iopub": b"PUB", "hb": b"ROUTER"}
+
+
+def ready(socket_type: bytes) -> bytes:
+    """Return a READY command that names ``socket_type``."""
+    body = b"\x05READY\x0bSocket-Type" + struct.pack("!I", len(socket_type)) + socket_type
+    return bytes((_COMMAND, len(body))) + body
+
+
+class AcceptingEnd:
+    """The kernel's part, towards a client that connected to the host's end of ``channel``."""
+
+    def __init__(self, channel: str) -> None:
+        self.opening = _GREETING + ready(SOCKET_TYPES[channel])  # to be written as soon as the client connected
+        self._greeting = b""
+
+    def receive(self, data: bytes) -> bytes:
+        """Take bytes of the client and return those that belong into the stream: everything after its greeting.
+
+        Raises:
+            RemoteProtocolError: If it does not speak ZMTP 3 with the NULL mechanism.
+        """
+        missing = GREETING_BYTES - len(self._greeting)
+        if missing > 0:
+            self._greeting += data[:missing]
+            if len(self._greeting) == GREETING_BYTES:
+                check_greeting(self._greeting)
+        return data[max(0, missing) :]
+
+
+class ConnectingEnd:
+    """The client's part, towards the kernel. The stream's own first bytes are the client's READY."""
+
+    opening = _GREETING
+
+    def __init__(self) -> None:
+        self._seen = b""
+        self._left = -1  # bytes of the kernel's READY still to come; -1: its length is not known yet
+
+    def receive(self, data: bytes) -> bytes:
+        """Take bytes of the kernel and return those that belong into the stream: everything after its READY.
+
+        Raises:
+            RemoteProtocolError: If it does not speak ZMTP 3 with the NULL mechanism, or answers with an ERROR.
+        """
+        if self._left == 0:
+            return data
+        self._seen += data
+        if self._left < 0:
+            self._read_header()
+        if self._left < 0 or len(self._seen) < self._left:
+            return b""
+        rest = self._seen[self._left :]
+        self._seen, self._left = b"", 0
+        return rest
+
+    def _read_header(self) -> None:
+        if len(self._seen) < GREETING_BYTES:
+            return
+        check_greeting(self._seen[:GREETING_BYTES])
+        header = self._seen[GREETING_BYTES:]
+        if not header or len(header) < (2 if header[0] == _COMMAND else 9):
+            return
+        if header[0] not in (_COMMAND, _LONG_COMMAND):
+            raise RemoteProtocolError("a ZMTP peer sent something else than its READY")
+        start = 2 if header[0] == _COMMAND else 9
+        size = header[1] if start == 2 else int.from_bytes(header[1:9], "big")
+        if size > _MAX_READY_BYTES:
+            raise RemoteProtocolError(f"a ZMTP peer's READY has {size} bytes")
+        if len(header) < start + 6:
+            return
+        if header[start : start + 6] != b"\x05READY":
+            raise RemoteProtocolError("a ZMTP peer refused the handshake")
+        self._left = GREETING_BYTES + start + size
+
+
+def check_greeting(greeting: bytes) -> None:
+    """Check that a peer speaks ZMTP 3 with the NULL mechanism.
+
+    Raises:
+        RemoteProtocolError: If not.
+    """
+    if greeting[0] != 0xFF or greeting[9] != 0x7F or greeting[10] < 3:
+        raise RemoteProtocolError("the local peer does not speak ZMTP 3")
+    if greeting[12:32].rstrip(b"\0") != b"NULL":
+        raise RemoteProtocolError("only ZMTP's NULL mechanism passes the link: leave CURVE off")
