@@ -21,7 +21,7 @@ from dspy.utils import callback as dspy_callback
 from pydantic_core import to_jsonable_python
 
 from . import settings
-from .errors import KernelError
+from .errors import CellNotRun, KernelError
 from .kernel import CellResult, DiedInCell
 from .loop import io_loop
 from .outcome import is_syntax_error, printed, returned, with_output
@@ -114,6 +114,7 @@ class KernelInterpreter:
         self._lock = threading.Lock()  # held by the call that runs
         self._session: Session | None = None
         self._pid = os.getpid()
+        self._attached = False  # to a session of another host, of whose last cell nothing was told yet
         self._ended: str | None = None  # why there will be no further cell
         self._finalizer: weakref.finalize[Any, KernelInterpreter] | None = None
 
@@ -224,6 +225,92 @@ class KernelInterpreter:
         return list(self._outputs)
 
     @property
+    def session_id(self) -> str:
+        """The session's id, for :meth:`attach` and the command line.
+
+        Raises:
+            CodeInterpreterError: If nothing runs.
+        """
+        if self._session is None:
+            raise CodeInterpreterError("There is no session: call start() first.")
+        return self._session.id
+
+    # --- sessions of a host that is gone -------------------------------------------------------------
+
+    @classmethod
+    def attach(
+        cls,
+        session_id: str,
+        tools: Mapping[str, Tool] | None = None,
+        output_fields: list[dict[str, Any]] | None = None,
+        **options: Any,
+    ) -> KernelInterpreter:
+        """Take up a session whose host process died, and return its interpreter; its variables are there.
+
+        The session is this process's from then on: :meth:`shutdown` ends it, :meth:`resume` tells of the cell that was
+        running. Tool calls that the dead host did not answer are not made again: they raise ``HostLost`` in the cell.
+
+        Args:
+            session_id: The dead host's ``interpreter.session_id``; ``daytona-kernel ls`` lists them.
+            tools: As for the constructor, like everything that follows.
+            output_fields: As for the constructor.
+            options: The constructor's keyword arguments, but ``sandbox``.
+
+        Raises:
+            CodeInterpreterError: If there is no such session, its host lives, its kernel is gone, or its relay cannot
+                be reached.
+        """
+        interpreter = cls(tools, output_fields, **options)
+        with interpreter._sole_call("attach"), interpreter._translated():
+            io_loop().run(interpreter._take_up(session_id))
+        return interpreter
+
+    def resume(self) -> Any:
+        """Wait for the cell that was running when the host died, and return or raise what its execute would have.
+
+        If it has ended meanwhile, its outcome and output are read from the session's journal; if the host had heard
+        of them before it died, they are told again. None if the session ran no cell. The interpreter must come from
+        :meth:`attach`, and this must be its first call.
+
+        Raises:
+            CodeExecutionError: As for :meth:`execute`.
+            CodeInterpreterError: As for :meth:`execute`; and if there is no attached session, or a cell was run since.
+        """
+        with self._sole_call("resume"), self._translated():
+            if not self._attached or self._session is None:
+                raise CodeInterpreterError("resume() is for an interpreter from attach(), before its first execute().")
+            self._attached = False
+            result = io_loop().run(self._resume(self._session, self._context()))
+            return None if result is None else self._conclude(result, _Request("", [], raw_only=False))
+
+    async def _take_up(self, session_id: str) -> None:
+        invoke = functools.partial(_invoke, weakref.WeakMethod(self.invoke_tool))
+        self._adopt(await Session.take_up(session_id, invoke, self.max_value_bytes))
+        self._attached = True
+
+    async def _resume(self, session: Session, context: contextvars.Context) -> CellResult | None:
+        session.tools.begin_cell(self.tools, context, None)
+        return await session.kernel.resume(
+            session.tools,
+            timeout_s=self.execution_timeout,
+            max_output_chars=self.max_output_chars,
+            on_output=self._report if self.on_output is not None else None,
+        )
+
+    def detach(self) -> None:
+        """Leave the session without ending it: it waits for an :meth:`attach`, in this process or another, and then ends.
+
+        How long it waits is the sandbox's ``resume_lifetime``. This interpreter is over. Without a session nothing
+        happens.
+        """
+        self._ended = self._ended or "its session was let go"
+        session, self._session = self._session, None
+        if session is not None and self._pid == os.getpid():
+            io_loop().run(session.let_go())
+        if self._finalizer is not None:
+            self._finalizer.detach()
+
+    @property
     def connection_file(self) -> str:
         """Path of the kernel's Jupyter connection file, for further clients on this machine (``--existing``).
 
@@ -284,6 +371,8 @@ class KernelInterpreter:
             if stderr:
                 summary += f"\nLast words of the kernel:\n{stderr[-2000:]}"
             raise CodeInterpreterError(with_output(summary, None, died.cell.text())) from died.error
+        except CellNotRun as error:  # the kernel lives, so the model may go on
+            raise CodeExecutionError(f"{type(error).__name__}: {error}") from error
         except KernelError as error:
             self._ended = self._ended or str(error)
             raise CodeInterpreterError(f"{type(error).__name__}: {error}") from error
@@ -346,14 +435,18 @@ class KernelInterpreter:
         if self._ended is not None:  # shut down from another thread meanwhile
             await session.aclose()
             raise CodeInterpreterError(f"This interpreter cannot run code any more: {self._ended}. Create a new one.")
+        self._adopt(session)
+        return session
+
+    def _adopt(self, session: Session) -> None:
         self._session, self._pid = session, os.getpid()
         self._finalizer = weakref.finalize(self, _close_forgotten, session, self._pid)
-        return session
 
     async def _run(
         self, request: _Request, context: contextvars.Context, caller_loop: asyncio.AbstractEventLoop | None
     ) -> CellResult:
         session = await self._ensure_session()
+        self._attached = False
         session.tools.begin_cell(self.tools, context, caller_loop)
         return await session.kernel.run(
             request.code,

@@ -305,6 +305,8 @@ class Kernel(Watcher):
                 self._apply(await read_records(self._tunnel, self.id, self._decode, self._last_iopub, run.cell.msg_id))
             except KernelError as failed:
                 log.warning("what the kernel said last cannot be read: %s", failed)
+        else:
+            await self._close_channels()
         raise DiedInCell(error, run.cell) from error
 
     # --- messages -----------------------------------------------------------------------------------
@@ -461,8 +463,10 @@ class Kernel(Watcher):
         if messages and recovered.gap and run.started:
             run.cell.add(StreamText("stderr", LOST_OUTPUT))
         for message in recovered.messages if messages else ():
-            with contextlib.suppress(KeyError, TypeError, AttributeError):  # evidence, not proof
+            try:
                 self._take_iopub(message)
+            except Exception:  # the journal is evidence, not proof
+                log.warning("dropped a malformed message of the journal", exc_info=True)
         for text in recovered.unpublished:
             if text.cell == run.cell.msg_id:
                 run.cell.add(StreamText(text.name, text.text))
@@ -475,14 +479,14 @@ class Kernel(Watcher):
     # --- the end ------------------------------------------------------------------------------------------
 
     def exited(self, event: Mapping[str, Any]) -> None:
-        """The kernel's process ended."""
-        self._tunnel.suspend_kernel(self.id)  # its clients have nothing to dial for; its last words are in the journal
+        """The kernel's process ended; its last words are in the journal."""
         self.lost(_death(event, self._run.killed if self._run is not None else ""))
 
     def lost(self, error: KernelError) -> None:
-        """There will be no further cell."""
+        """There will be no further cell; nothing that is still queued for the kernel goes out."""
         if not self._dead.done():
             self._dead.set_result(error)
+            self._tunnel.suspend_kernel(self.id)
 
     async def _destroy(self, error: KernelError) -> None:
         """End it all: nothing that is still queued for the kernel goes out."""

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from jupyter_core.paths import jupyter_runtime_dir
 from .errors import SessionNotFound
 from .link.processes import lives, process_mark
 
+ENDPOINTS_PREFIX = "dk-"  # of the folders that hold a tunnel's unix sockets; short, as their paths must be
 _VERSION = 1
 _NAME = re.compile(r"daytona-kernel-([0-9a-f]{8})\.json")
 
@@ -81,6 +83,12 @@ class SessionRecord:
         """Delete the record. Again does nothing."""
         with contextlib.suppress(OSError):
             self.path.unlink()
+
+    def remove_endpoints(self) -> None:
+        """Delete the local endpoints that a host which was killed left behind."""
+        folder = Path(self.connection_file).parent
+        if folder.name.startswith(ENDPOINTS_PREFIX) and not self.host_lives:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def disown(self) -> None:
         """Say that no process hosts the session now."""

@@ -82,6 +82,7 @@ class Session:
             stack.push_async_callback(tunnel.aclose)
             kernel = await Kernel.attach(tunnel, record.kernel, record.key, max_value_bytes=max_value_bytes)
             session = cls(session_id, sandbox, tunnel, kernel, ToolRunner(invoke, max_value_bytes))
+            record.remove_endpoints()
             session._keep_record(revival)
             stack.pop_all()
         return session

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from .dialling import DialledStream, Dialler
 from .errors import KernelError, SandboxFailed, TunnelLost
 from .link.ends import FunctionEnd, SocketEnd
+from .records import ENDPOINTS_PREFIX
 from .wire.calls import LineReader, to_line
 from .wire.errors import RemoteProtocolError
 from .wire.hello import JOURNAL_CHANNEL, KERNEL_CHANNELS, RELAY_CHANNEL, Close
@@ -430,8 +431,8 @@ async def _never() -> RelayAddress | None:
 
 
 def _short_folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="dk-"))
+    folder = Path(tempfile.mkdtemp(prefix=ENDPOINTS_PREFIX))
     if len(str(folder / "00-00000000-5")) <= _MAX_SOCKET_PATH:
         return folder
     folder.rmdir()
-    return Path(tempfile.mkdtemp(prefix="dk-", dir="/tmp"))
+    return Path(tempfile.mkdtemp(prefix=ENDPOINTS_PREFIX, dir="/tmp"))

@@ -3,8 +3,8 @@
 ``python -m daytona_kernel_interp.guest.kernel_app ORDER_FD READY_FD``. The relay starts it before anybody asks for a
 kernel, so the imports (most of a cold start) overlap with the relay's own. The order, one JSON line on ORDER_FD, has
 the session key and the paths of the connection file, the journal and the lifeline; the answer, one JSON line on READY_FD,
-the ports that were bound. ORDER_FD then tells of the relay's end. The kernel outlives it: the next relay connects to the
-lifeline, a unix socket. Only when none comes within ``lifetime_s`` the kernel ends, with its whole process group.
+the ports that were bound. ORDER_FD then tells of the relay's end. The kernel outlives it: the next relay opens the
+lifeline, a FIFO. Only when none comes within ``lifetime_s`` the kernel ends, with its whole process group.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
-import socket
 import sys
 import threading
 from pathlib import Path
@@ -91,11 +91,9 @@ def main() -> None:
     app.journal = JournalWriter(journal)
     with _without_debugpy():
         app.initialize()
-    lifeline = socket.socket(socket.AF_UNIX)
-    lifeline.bind(order["lifeline"])
-    lifeline.listen(1)
+    os.mkfifo(order["lifeline"], 0o600)
     watch = threading.Thread(
-        target=_end_without_relay, args=(order_fd, lifeline, order["lifetime_s"]), name="lifeline", daemon=True
+        target=_end_without_relay, args=(order_fd, order["lifeline"], order["lifetime_s"]), name="lifeline", daemon=True
     )
     watch.start()
     ports = {f"{name}_port": getattr(app, f"{name}_port") for name in ("shell", "iopub", "stdin", "control", "hb")}
@@ -134,25 +132,29 @@ def _read_order(fd: int) -> dict[str, Any]:
     return order
 
 
-def _end_without_relay(order_fd: int, lifeline: socket.socket, lifetime_s: float) -> None:
+def _end_without_relay(order_fd: int, lifeline: str, lifetime_s: float) -> None:
     """Wait for the end of the relay, and then for its successor; without one end the process group."""
+    fd = os.open(lifeline, os.O_RDONLY | os.O_NONBLOCK)  # before the relay ends: a successor may come at once
     os.read(order_fd, 1)  # returns at the relay's end only
     os.close(order_fd)
-    while True:
-        lifeline.settimeout(lifetime_s)
-        try:
-            relay, _ = lifeline.accept()
-        except OSError:
-            break
-        with relay, contextlib.suppress(OSError):
-            relay.settimeout(None)
-            relay.recv(1)  # returns at that relay's end
+    while _readable(fd, lifetime_s):  # the byte that says: here is a relay
+        while os.read(fd, 16):
+            _readable(fd, None)
+        # A FIFO whose writer has gone says so for ever; a new descriptor waits for the next one.
+        fd, old = os.open(lifeline, os.O_RDONLY | os.O_NONBLOCK), fd
+        os.close(old)
     group = os.getpgrp()
     try:
         os.killpg(group, signal.SIGTERM)
     finally:
         threading.Event().wait(LIFELINE_GRACE_S)
         os.killpg(group, signal.SIGKILL)
+
+
+def _readable(fd: int, timeout_s: float | None) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +42,7 @@ class KernelFiles:
     def __init__(self, folder: Path, kernel_id: str) -> None:
         self.connection = folder / f"kernel-{kernel_id}.json"
         self.state = folder / f"kernel-{kernel_id}.state"  # JSON: pid, started (see `link.processes`)
-        self.lifeline = folder / f"kernel-{kernel_id}.life"  # unix socket: a connected relay is alive
+        self.lifeline = folder / f"kernel-{kernel_id}.life"  # FIFO: while a relay has it open for writing, there is one
         self.journal = folder / f"journal-{kernel_id}"
 
 
@@ -57,7 +56,7 @@ class KernelProcess:
         self._stderr = stderr
         self._order_fd = -1
         self._ready: asyncio.StreamReader | None = None
-        self._life: socket.socket | None = None
+        self._life_fd = -1
 
     @classmethod
     async def spawn(cls, folder: Path, cwd: Path, number: int) -> KernelProcess:
@@ -100,8 +99,8 @@ class KernelProcess:
             exited = asyncio.ensure_future(_until_gone(pid))
             self = cls(pid, exited, Path(state["stderr"]))
             self.ports = {channel: int(connection[f"{channel}_port"]) for channel in KERNEL_CHANNELS}
-            self._life = socket.socket(socket.AF_UNIX)
-            self._life.connect(str(files.lifeline))
+            self._life_fd = os.open(files.lifeline, os.O_WRONLY | os.O_NONBLOCK)
+            os.write(self._life_fd, b"1")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise NoSuchKernel(f"the kernel is gone: {error}") from error
         return self
@@ -154,11 +153,10 @@ class KernelProcess:
 
     def close(self) -> None:
         """Let go of the lifeline; a kernel that still lives waits for the next relay."""
-        if self._order_fd >= 0:
-            os.close(self._order_fd)
-            self._order_fd = -1
-        if self._life is not None:
-            self._life.close()
+        for fd in (self._order_fd, self._life_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._order_fd = self._life_fd = -1
 
 
 class Kernels:

@@ -1,0 +1,168 @@
+"""Links that cannot resume: the relay dies, and the kernel's journal tells what its host missed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+from daytona_kernel_interp.errors import CellNotRun, KernelDied, TunnelLost
+from daytona_kernel_interp.kernel import DiedInCell
+from daytona_kernel_interp.loop import io_loop
+from daytona_kernel_interp.wire.calls import Field
+from tests.integration.driver import Driver
+
+pytestmark = pytest.mark.quick
+
+
+def kill_relay(driver: Driver) -> None:
+    """Kill the relay and return when it is gone."""
+    process = psutil.Process(driver.session.sandbox.pid)
+    process.kill()
+    process.wait(10)
+
+
+def test_a_cell_survives_its_relay(own_driver: Driver) -> None:
+    """The relay is killed under a cell: the kernel runs on, a new relay takes it over, no output is missing."""
+    own_driver.run("x = 1")
+    own_driver.tools["kill_relay"] = lambda: kill_relay(own_driver)
+    code = "print('before')\nkill_relay()\nfor i in range(500):\n    print(i, flush=True)\nx += 1\nx"
+    result = own_driver.run(code)
+    assert result.cell.text() == "before\n" + "".join(f"{i}\n" for i in range(500))
+    assert result.cell.value_text() == "2"
+    assert own_driver.value("x") == 2
+
+
+def test_a_cell_that_ended_while_there_was_no_relay_is_told_in_full(
+    own_driver: Driver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Output, reply and SUBMIT of a cell that ended unheard come from the journal."""
+    done = tmp_path / "done"
+    launch = type(own_driver.session.sandbox).launch
+
+    async def launch_when_done(sandbox: object) -> None:
+        import asyncio
+
+        while not done.exists():
+            await asyncio.sleep(0.01)
+        await launch(sandbox)
+
+    monkeypatch.setattr(type(own_driver.session.sandbox), "launch", launch_when_done)
+    code = (
+        "import os, threading, time\nparent = os.getppid()\nprint('first', flush=True)\n"
+        "while os.getppid() == parent:\n    time.sleep(0.01)\nprint('unheard')\n"
+        f"threading.Timer(0.3, lambda: open({str(done)!r}, 'w').close()).start()\nSUBMIT(42)"
+    )
+    killer = threading.Thread(target=kill_relay, args=(own_driver,))
+    result = own_driver.run(code, fields=[Field("answer", "int")], on_output=lambda _: killer.ident or killer.start())
+    killer.join()
+    assert result.cell.text() == "first\nunheard\n"
+    assert result.cell.submission is not None
+
+
+def test_a_relay_killed_again_and_again_repeats_no_tool_call(own_driver: Driver) -> None:
+    """Each call is made once and answered, whichever relay is there when its reply leaves."""
+    calls: list[int] = []
+
+    def note(number: int) -> int:
+        calls.append(number)
+        if number % 3 == 0:
+            kill_relay(own_driver)
+        return 10 * number
+
+    own_driver.tools["note"] = note
+    assert own_driver.value("[note(i) for i in range(10)]") == [10 * i for i in range(10)]
+    assert calls == list(range(10))
+
+
+def test_a_cell_that_did_not_reach_the_kernel_is_known_not_to_have_run(own_driver: Driver) -> None:
+    """The relay dies with the request inside: the error says so, the kernel lives, and nothing runs later."""
+    own_driver.value("runs = 0")
+    sandbox = own_driver.session.sandbox
+    os.kill(sandbox.pid, signal.SIGSTOP)  # it takes the request's bytes, or not, and passes nothing on
+    outcome: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            own_driver.run("runs += 1")
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    while not own_driver.session.tunnel._in_flight:
+        pass
+    kill_relay(own_driver)
+    thread.join(30)
+    assert [type(error) for error in outcome] == [CellNotRun]
+    assert own_driver.value("runs") == 0
+
+
+def test_what_was_queued_for_a_link_that_is_lost_for_good_never_runs(
+    own_driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relay and kernel beyond reach: the call ends in an error, and its request is nowhere any more."""
+    kernel = psutil.Process(own_driver.value("import os; os.getpid()"))
+
+    async def gone(sandbox: object) -> None:
+        raise ValueError("no relay any more")
+
+    monkeypatch.setattr(type(own_driver.session.sandbox), "launch", gone)
+    monkeypatch.setattr("daytona_kernel_interp.wire.link.RESUME_LIFETIME_S", 1.0)
+    own_driver.session.tunnel._dialler.times = type(own_driver.session.tunnel._dialler.times)(resume_lifetime_s=1.0)
+    kill_relay(own_driver)
+    with pytest.raises(DiedInCell) as caught:
+        own_driver.run("import pathlib; pathlib.Path('ran').touch()")
+    assert isinstance(caught.value.error, TunnelLost)
+    assert own_driver.session.kernel._channels is None
+    assert kernel.is_running()  # it waits for a relay; the next test's end of the session is its end
+    kernel.kill()
+
+
+def test_a_kernel_that_died_without_a_relay_is_told_with_its_output(own_driver: Driver) -> None:
+    """Both die at once: the error names the kernel's death, and has what it had printed."""
+    pid = own_driver.value("import os; os.getpid()")
+
+    def kill_both() -> None:
+        os.kill(own_driver.session.sandbox.pid, signal.SIGSTOP)
+        os.kill(pid, signal.SIGKILL)
+        kill_relay(own_driver)
+
+    own_driver.tools["kill_both"] = kill_both
+    with pytest.raises(DiedInCell) as caught:
+        own_driver.run("print('last words')\nkill_both()")
+    assert isinstance(caught.value.error, KernelDied)
+    assert caught.value.cell.text() == "last words\n"
+
+
+@pytest.mark.parametrize("end", ["import os; os._exit(0)", "import ctypes; ctypes.string_at(0)"])
+def test_what_was_printed_in_the_last_instant_is_not_lost(own_driver: Driver, end: str) -> None:
+    """A process that ends without warning has said what it said, also what no thread had taken yet."""
+    with pytest.raises(DiedInCell) as caught:
+        own_driver.run(f"import sys\nfor i in range(1000):\n    print('line', i)\nsys.stderr.write('err ü')\n{end}")
+    text = caught.value.cell.text()
+    assert "".join(f"line {i}\n" for i in range(1000)) in text
+    assert "err ü" in text
+
+
+def test_an_interrupt_reaches_a_cell_on_its_way(own_driver: Driver) -> None:
+    """A cell that is interrupted before the kernel got it does not run."""
+    own_driver.value("ran = False")
+    io_loop().run(own_driver.session.kernel.interrupt())
+    kernel = psutil.Process(own_driver.value("import os; os.getpid()"))
+    kernel.suspend()
+    outcome: list[object] = []
+    thread = threading.Thread(target=lambda: outcome.append(own_driver.run("ran = True")))
+    thread.start()
+    while own_driver.session.kernel._run is None:
+        pass
+    own_driver.interrupt()
+    threading.Event().wait(1.2)  # SIGINT waits in the stopped process; the request to raise, in its socket
+    kernel.resume()
+    thread.join(30)
+    assert outcome
+    assert own_driver.value("ran") is False
