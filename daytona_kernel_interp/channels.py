@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import zmq
 import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
-from jupyter_client.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from jupyter_client.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,8 @@ class Channels:
     @property
     def session(self) -> Session:
         """The Jupyter session: makes and signs messages."""
-        return self._client.session
+        session: Session = self._client.session
+        return session
 
     def send(self, message: Message, buffers: Sequence[Any] = ()) -> None:
         """Send a message on shell."""
@@ -98,17 +100,6 @@ class Channels:
         for message in held:
             if message["header"]["msg_id"] not in known:
                 self._guard(self._on_iopub, message)
-
-    def decode(self, frames: list[bytes]) -> Message | None:
-        """Return the message in the frames of a journal record, or None if it is none or its signature is wrong."""
-        session = Session(key=self.session.key, signature_scheme=self.session.signature_scheme)
-        try:
-            _, parts = session.feed_identities(frames)
-            message: Message = session.deserialize(parts)
-        except Exception as error:
-            log.warning("dropped a record that is no Jupyter message: %s", error)
-            return None
-        return message
 
     async def aclose(self) -> None:
         """Close the channels; nothing that is still queued is sent. Calling it again does nothing."""

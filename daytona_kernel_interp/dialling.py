@@ -103,9 +103,9 @@ class DialledStream:
         self._task = asyncio.create_task(self._keep_dialled())
 
     @property
-    def boot(self) -> str | None:
-        """The id of the relay process that has the stream."""
-        return self._host.boot
+    def id(self) -> str:
+        """The stream's id, by which the relay knows it."""
+        return self._host.id
 
     @property
     def attached(self) -> bool:
@@ -127,7 +127,9 @@ class DialledStream:
             self._host.stream.want_ack()
             self.carrier.flush()
         elif beat is Beat.DEAD:
-            log.info("stream %s: no sign of life for %g s, dialling again", self.channel, self._dialler.times.dead_after_s)
+            log.info(
+                "stream %s: no sign of life for %g s, dialling again", self.channel, self._dialler.times.dead_after_s
+            )
             socket.abort()
 
     def close(self) -> None:
@@ -228,11 +230,14 @@ class DialledStream:
         Raises:
             ConnectionError, asyncio.TimeoutError: If it was lost before, or nothing came.
         """
-        try:
-            await asyncio.wait_for(self._answered.wait(), DIAL_S)
-        except asyncio.TimeoutError:
+        answered = asyncio.ensure_future(self._answered.wait())
+        try:  # wait_for() would lose a cancellation that comes with the answer (Python < 3.12)
+            await asyncio.wait({answered}, timeout=DIAL_S)
+        finally:
+            answered.cancel()
+        if not self._answered.is_set():
             socket.abort()
-            raise asyncio.TimeoutError("it accepted and then said nothing") from None
+            raise asyncio.TimeoutError("it accepted and then said nothing")
         if not self.attached and self._gone is None:
             raise ConnectionError("it closed the connection before its hello")
 

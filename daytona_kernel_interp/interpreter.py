@@ -298,7 +298,7 @@ class KernelInterpreter:
         )
 
     def detach(self) -> None:
-        """Leave the session without ending it: it waits for an :meth:`attach`, in this process or another, and then ends.
+        """Leave the session without ending it: it waits for an :meth:`attach`, in any process, and then ends.
 
         How long it waits is the sandbox's ``resume_lifetime``. This interpreter is over. Without a session nothing
         happens.

@@ -20,16 +20,17 @@ from .settings import (
     CANCEL_S,
     INTERRUPT_S,
     LAST_INTERRUPT_S,
+    MAX_RECOVERIES,
     REPLY_GRACE_S,
     START_S,
 )
-from .tools import ToolAborted, ToolRunner
 from .tunnel import RelayReplaced, Watcher
 from .wire.calls import PREAMBLE_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
+    from .tools import ToolAborted, ToolRunner
     from .tunnel import Tunnel
     from .wire import values
 
@@ -65,7 +66,9 @@ class Kernel(Watcher):
         self._last_iopub: str | None = None  # msg_id of the last message that came from the kernel
         self._dead: asyncio.Future[KernelError] = asyncio.get_running_loop().create_future()
         self._recovering: asyncio.Task[None] | None = None
-        self.id = ""
+        self._broken = asyncio.Event()  # streams broke since the last recovery began
+        self._begun = False
+        self.id = self.key = ""
         self.connection_file = Path()
 
     @classmethod
@@ -78,6 +81,7 @@ class Kernel(Watcher):
         """
         kernel = cls(tunnel, max_value_bytes)
         kernel.id, kernel.connection_file = await tunnel.start_kernel(kernel)
+        kernel.key = tunnel.key_of(kernel.id)
         await kernel._begin(tunnel.kernel_started(kernel.id))
         return kernel
 
@@ -90,7 +94,7 @@ class Kernel(Watcher):
             SandboxFailed, TunnelLost: As for :meth:`start`.
         """
         kernel = cls(tunnel, max_value_bytes)
-        kernel.id = kernel_id
+        kernel.id, kernel.key = kernel_id, key
         facts = (await tunnel.kernels()).get(kernel_id)
         if not facts or not facts.get("alive"):
             raise _death(facts or {}, "")
@@ -102,11 +106,12 @@ class Kernel(Watcher):
         try:
             self._open_channels()
             assert self._channels is not None
-            steps = [asyncio.ensure_future(self._channels.until_subscribed())]
+            steps: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._channels.until_subscribed())]
             if started is not None:
                 steps.append(asyncio.ensure_future(started))
             with self._tunnel.in_flight():
                 await self._wait_for_all(steps, START_S)
+            self._begun = True
         except BaseException:
             await self.aclose()
             raise
@@ -188,7 +193,7 @@ class Kernel(Watcher):
         """
         assert self._channels is not None
         self._channels.hold()
-        recovered = await read_records(self._tunnel, self.id, self._channels.decode)
+        recovered = await self._read_journal()
         if recovered.cell is None:
             self._channels.release(set())
             return None
@@ -302,7 +307,7 @@ class Kernel(Watcher):
         error = self._dead.result()
         if isinstance(error, KernelDied):
             try:
-                self._apply(await read_records(self._tunnel, self.id, self._decode, self._last_iopub, run.cell.msg_id))
+                self._apply(await self._read_journal(self._last_iopub, run.cell.msg_id))
             except KernelError as failed:
                 log.warning("what the kernel said last cannot be read: %s", failed)
         else:
@@ -320,6 +325,8 @@ class Kernel(Watcher):
 
     def _take_iopub(self, message: Message) -> None:
         parent, run = parent_id(message), self._run
+        if message["msg_type"] == "iopub_welcome":
+            return  # greets a subscriber; no journal has it
         self._last_iopub = message["header"]["msg_id"]
         if run is None or parent != run.cell.msg_id:
             self._take_foreign(message)
@@ -357,9 +364,6 @@ class Kernel(Watcher):
         if self._channels is not None:
             self._channels.send_control(data, buffers)
 
-    def _decode(self, frames: list[bytes]) -> Message | None:
-        return None if self._channels is None else self._channels.decode(frames)
-
     # --- when a cell is over ---------------------------------------------------------------------------
 
     def _check_over(self, run: _Run) -> None:
@@ -382,7 +386,7 @@ class Kernel(Watcher):
                     await asyncio.wait_for(self._channels.barrier(), REPLY_GRACE_S)
                     after = None if run.cell.idle else self._last_iopub
                     self._apply(
-                        await read_records(self._tunnel, self.id, self._decode, after, run.cell.msg_id),
+                        await self._read_journal(after, run.cell.msg_id),
                         messages=not run.cell.idle,
                     )
                     if not run.over.done():
@@ -403,14 +407,23 @@ class Kernel(Watcher):
 
     def broken(self) -> None:
         """Streams cannot resume: open new ones, and make up from the journal for what they lost."""
+        if not self._begun:
+            self.lost(SandboxFailed("a channel to the kernel closed before the kernel had answered"))
+            return
+        self._broken.set()
         if self._recovering is None and not self._dead.done():
             self._recovering = asyncio.create_task(self._recover())
 
     async def _recover(self) -> None:
         try:
-            await self._close_channels()  # before anything is dialled: what they have queued is not for later
-            with self._tunnel.in_flight():
-                await self._reopen()
+            for _ in range(MAX_RECOVERIES):
+                self._broken.clear()
+                await self._close_channels()  # before anything is dialled: what they have queued is not for later
+                with self._tunnel.in_flight():
+                    await self._or_broken(self._reopen())
+                if not self._broken.is_set():
+                    return
+            raise TunnelLost(f"the link was lost {MAX_RECOVERIES} times while it was recovered; the outcome is unknown")
         except KernelError as error:
             await self._destroy(error)
         except Exception as error:
@@ -418,6 +431,18 @@ class Kernel(Watcher):
             await self._destroy(TunnelLost(f"the link was lost and could not be recovered: {error}"))
         finally:
             self._recovering = None
+
+    async def _or_broken(self, step: Coroutine[Any, Any, None]) -> None:
+        """Do ``step``, unless streams break anew meanwhile."""
+        tasks = [asyncio.ensure_future(step), asyncio.ensure_future(self._broken.wait())]
+        try:
+            await _first_of(*tasks, timeout_s=None)
+            if tasks[0].done():
+                tasks[0].result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _reopen(self) -> None:
         facts: Mapping[str, Any] = {}
@@ -432,13 +457,13 @@ class Kernel(Watcher):
         channels = self._open_channels()
         channels.hold()
         await self._wait_for_all([asyncio.ensure_future(channels.until_subscribed())], START_S)
-        run = self._run
-        if run is None:
-            channels.release(set())
-            return
-        recovered = await read_records(self._tunnel, self.id, channels.decode, self._last_iopub, run.cell.msg_id)
+        cell = None if self._run is None else self._run.cell.msg_id
+        recovered = await self._read_journal(self._last_iopub, cell)
         self._apply(recovered)
         channels.release(recovered.ids)
+        run = self._run
+        if run is None:
+            return
         self._send_control({"op": "pending"})
         if not run.started and run.ours:
             await self._look_for_start(run, channels, certain=not recovered.gap)
@@ -446,7 +471,7 @@ class Kernel(Watcher):
     async def _look_for_start(self, run: _Run, channels: Channels, *, certain: bool) -> None:
         """Find out whether a cell of which nothing was heard reached the kernel."""
         await self._wait_for_all([asyncio.ensure_future(channels.shell_barrier())], self._tunnel.lifetime_s)
-        recovered = await read_records(self._tunnel, self.id, channels.decode, None, run.cell.msg_id)
+        recovered = await self._read_journal(None, run.cell.msg_id)
         if recovered.cell == run.cell.msg_id or run.started:
             run.started = True
             return
@@ -455,18 +480,23 @@ class Kernel(Watcher):
         run.not_run = True
         run.end()
 
+    async def _read_journal(self, after: str | None = None, cell: str | None = None) -> Recovered:
+        return await read_records(self._tunnel, self.id, self.key, after, cell)
+
     def _apply(self, recovered: Recovered, *, messages: bool = True) -> None:
         """Take in what the journal holds of the running cell: its reply and, unless told otherwise, its messages."""
         run = self._run
-        if run is None:
-            return
-        if messages and recovered.gap and run.started:
+        if run is not None and messages and recovered.gap and run.started:
             run.cell.add(StreamText("stderr", LOST_OUTPUT))
         for message in recovered.messages if messages else ():
             try:
-                self._take_iopub(message)
+                # Behind a gap come messages of cells that ended long ago.
+                if not recovered.gap or (run is not None and parent_id(message) == run.cell.msg_id):
+                    self._take_iopub(message)
             except Exception:  # the journal is evidence, not proof
                 log.warning("dropped a malformed message of the journal", exc_info=True)
+        if run is None:
+            return
         for text in recovered.unpublished:
             if text.cell == run.cell.msg_id:
                 run.cell.add(StreamText(text.name, text.text))

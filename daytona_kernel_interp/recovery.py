@@ -7,6 +7,8 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from jupyter_client.session import Session
+
 from .wire.errors import RemoteProtocolError
 from .wire.journal import Record, RecordKind, split_frames
 
@@ -48,18 +50,28 @@ class Recovered:
 async def read_records(
     tunnel: Tunnel,
     kernel_id: str,
-    decode: Callable[[list[bytes]], Message | None],
+    key: str,
     after: str | None = None,
     cell: str | None = None,
 ) -> Recovered:
     """Read a kernel's journal from behind the message ``after``, or from where ``cell``, or the last cell, started.
 
-    ``decode`` checks a message's signature.
+    ``key`` is the kernel's session key; messages that it did not sign are dropped.
 
     Raises:
         TunnelLost: If the relay is gone, or has no journal.
     """
-    recovered = Recovered()
+    session, recovered = Session(key=key.encode("ascii")), Recovered()
+
+    def decode(frames: list[bytes]) -> Message | None:
+        try:
+            _, parts = session.feed_identities(frames)
+            message: Message = session.deserialize(parts)
+        except Exception as error:  # whatever a hostile kernel makes json.loads raise
+            log.warning("dropped a record that is no Jupyter message: %s", error)
+            return None
+        return message
+
     for record in await tunnel.read_journal(kernel_id, after, cell):
         try:
             _take(record, recovered, decode)

@@ -16,6 +16,8 @@ from .tunnel import Tunnel
 from .wire.link import LinkTimes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .sandboxes.base import RelayAddress, RunningSandbox, Sandbox
 
 log = logging.getLogger(__name__)
@@ -115,7 +117,7 @@ class Session:
         record = self._record = SessionRecord.of_this_process(
             self.id,
             kernel=self.kernel.id,
-            key=self.tunnel.key_of(self.kernel.id),
+            key=self.kernel.key,
             connection_file=str(self.kernel.connection_file),
             sandbox=facts,
         )
@@ -138,7 +140,7 @@ class _Revival:
 
     def __init__(self, sandbox: RunningSandbox) -> None:
         self._sandbox = sandbox
-        self.on_revived = lambda: None
+        self.on_revived: Callable[[], None] = lambda: None
 
     async def revive(self) -> RelayAddress | None:
         """Start the relay again if it has ended; see :meth:`RunningSandbox.revive`."""

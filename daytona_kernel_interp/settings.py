@@ -24,6 +24,7 @@ REPLY_GRACE_S = 1.0  # idle without reply after an interrupt, or reply without i
 
 CANCEL_S = 20.0  # what interrupting a cell may take whose caller was cancelled; less than loop.py waits for it
 
+MAX_RECOVERIES = 20  # in a row, of one link
 MAX_TOOL_THREADS = 64  # per interpreter
 MAX_PENDING_CALLS = 4096  # of one cell
 KEPT_REPLY_BYTES = 64 << 20  # tool results of one cell, kept in case the link is lost with them

@@ -194,11 +194,13 @@ class Tunnel:
             asyncio.get_running_loop().remove_reader(listener)
             Path(listener.getsockname()).unlink(missing_ok=True)
             listener.close()
-        streams = list(endpoints.streams)
+        streams = [stream for stream in endpoints.streams if not stream.carrier.ended]
         endpoints.listening, endpoints.ready = [], {}
         endpoints.streams.clear()
         for stream in streams:
             stream.close()
+        if streams and self._lost is None:  # or the relay would keep them, and what they hold, for its lifetime
+            self._relay_end.send(to_line({"op": "forget", "args": {"streams": [stream.id for stream in streams]}}))
 
     def close_kernel(self, kernel_id: str) -> None:
         """Forget a kernel: its endpoints close, so that its clients do not dial on."""

@@ -158,7 +158,11 @@ def read_pending(folder: Path) -> list[Record]:
         size, length, cell = _SLOT.unpack_from(data, start)
         text = data[start + _SLOT.size :][: min(size, _PENDING_BYTES)]
         if text:
-            facts = {"name": name, "cell": cell[:length].decode("ascii", "replace"), "text": text.decode("utf-8", "replace")}
+            facts = {
+                "name": name,
+                "cell": cell[:length].decode("ascii", "replace"),
+                "text": text.decode("utf-8", "replace"),
+            }
             records.append(Record(RecordKind.PENDING, json.dumps(facts).encode()))
     return records
 

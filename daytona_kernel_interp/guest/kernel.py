@@ -98,6 +98,7 @@ class Kernel(IPythonKernel):
         self._async_cell = False
         self._failed_to_compile = False
         self._cells = 0
+        assert self.parent is not None
         self._journal: JournalWriter = self.parent.journal
         self._cancelled: deque[str] = deque(maxlen=64)  # cells that were interrupted before they came
         self.shell.events.register("post_run_cell", self._after_cell)

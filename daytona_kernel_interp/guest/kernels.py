@@ -123,7 +123,9 @@ class KernelProcess:
         line = await self._ready.readline()
         if not line:
             code = await self.exited
-            raise KernelStartFailed(f"the kernel ended with exit code {code} before it served: {self.stderr_tail()[-500:]}")
+            raise KernelStartFailed(
+                f"the kernel ended with exit code {code} before it served: {self.stderr_tail()[-500:]}"
+            )
         ports: dict[str, int] = json.loads(line)
         self.ports = {channel: ports[f"{channel}_port"] for channel in KERNEL_CHANNELS}
         state = {"pid": self.pid, "started": process_mark(self.pid), "stderr": str(self._stderr)}

@@ -11,7 +11,8 @@ def oom_kills(root: Path = _ROOT, membership: Path = Path("/proc/self/cgroup")) 
     """Return how many processes of our control group were killed for want of memory, or None if nobody counts.
 
     Version 2 counts in ``memory.events`` and version 1 in ``memory.oom_control``, both as ``oom_kill N`` (kernel
-    documentation, "Control Group v2", "Memory Interface Files"). In a container the group's own files stand at the root.
+    documentation, "Control Group v2", "Memory Interface Files"). In a container the group's own files stand at the
+    root.
     """
     for path in _candidates(root, membership):
         try:

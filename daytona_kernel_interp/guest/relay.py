@@ -133,6 +133,12 @@ class Relay:
             return JournalEnd(self._kernels, stream.kernel, attachment)
         return KernelEnd(self._kernels, stream.kernel, stream.channel)
 
+    def forget(self, ids: set[str]) -> None:
+        """The host does not come back for these streams; what they hold is dropped."""
+        for attachment in list(self._attachments.values()):
+            if attachment.stream.id in ids:
+                attachment.carrier.end(Close.SUPERSEDED)
+
     def lost(self, stream: RelayStream) -> None:
         """A stream has no socket now."""
         self._streams.detached(stream, self._loop.time())
@@ -260,7 +266,9 @@ class JournalEnd(FunctionEnd):
         except ValueError as error:
             self._attachment.carrier.end(Close.BAD_HELLO, close_reason(error))
             return
-        after, cell = (value if isinstance(value, str) else None for value in (request.get("after"), request.get("cell")))
+        after, cell = (
+            value if isinstance(value, str) else None for value in (request.get("after"), request.get("cell"))
+        )
         for piece in read_journal(files.journal, after, cell):
             await self._open_window.wait()
             self.send(piece)
@@ -282,6 +290,7 @@ class Service:
             "start_kernel": self._start_kernel,
             "signal": self._signal,
             "kernels": self._list_kernels,
+            "forget": self._forget,
             "end": self._end,
         }
         self._tasks: set[asyncio.Task[None]] = set()
@@ -323,6 +332,10 @@ class Service:
 
     async def _list_kernels(self, args: dict[str, Any]) -> dict[str, Any]:
         return dict(self._kernels.facts())
+
+    async def _forget(self, args: dict[str, Any]) -> dict[str, Any]:
+        self._relay.forget({str(stream) for stream in args["streams"]})
+        return {}
 
     async def _end(self, args: dict[str, Any]) -> dict[str, Any]:
         asyncio.get_running_loop().call_later(0.05, self._relay.end.set)  # the reply leaves first

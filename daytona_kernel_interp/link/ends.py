@@ -67,6 +67,16 @@ class Handshake(Protocol):
     def receive(self, data: bytes) -> bytes:
         """Take what came and return what belongs to the stream."""
 
+    def send(self, data: bytes) -> bytes:
+        """Take what is to be written and return what may be, by now."""
+
+    def release(self) -> bytes:
+        """Return what was kept back and may be written by now."""
+
+    @property
+    def held(self) -> int:
+        """How many bytes are kept back."""
+
 
 class SocketEnd(asyncio.Protocol):
     """A TCP or unix socket that is connected now or later; bytes written before then wait."""
@@ -88,22 +98,36 @@ class SocketEnd(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Write ``data``; bytes for a socket that is gone are dropped, as TCP would."""
-        if self._transport is not None:
+        if self._transport is None:
+            if not self._lost:
+                self._early.append(data)
+        elif self._handshake is None:
             self._transport.write(data)
-        elif not self._lost:
-            self._early.append(data)
+        else:
+            try:
+                data = self._handshake.send(data)
+            except RemoteProtocolError as error:
+                if self._feed is not None:
+                    self._feed.broken(error)
+                return
+            self._transport.write(data)
 
     @property
     def pending(self) -> int:
         """Bytes that the operating system has not taken yet."""
         if self._transport is None:
             return sum(map(len, self._early))
-        return 0 if self._lost else self._transport.get_write_buffer_size()
+        held = 0 if self._handshake is None else self._handshake.held
+        return 0 if self._lost else self._transport.get_write_buffer_size() + held
 
     def write_eof(self) -> None:
         """Half-close the socket."""
         self._eof = True
-        if self._transport is not None and not self._transport.is_closing():
+        self._write_eof()
+
+    def _write_eof(self) -> None:
+        held = 0 if self._handshake is None else self._handshake.held
+        if self._transport is not None and not self._transport.is_closing() and not held:
             self._transport.write_eof()
 
     def pause(self) -> None:
@@ -144,11 +168,11 @@ class SocketEnd(asyncio.Protocol):
             return
         if self._handshake is not None:
             transport.write(self._handshake.opening)
-        for data in self._early:
-            transport.write(data)
-        self._early = []
+        early, self._early = self._early, []
+        for data in early:
+            self.write(data)
         if self._eof:
-            transport.write_eof()
+            self._write_eof()
         if self._feed is None or self._paused:
             transport.pause_reading()
         if self._feed is not None:
@@ -164,6 +188,12 @@ class SocketEnd(asyncio.Protocol):
             except RemoteProtocolError as error:
                 self._feed.broken(error)
                 return
+            if self._handshake.held and (released := self._handshake.release()) and self._transport is not None:
+                self._transport.write(released)
+                if self._eof:
+                    self._write_eof()
+                if not self.pending:
+                    self._feed.taken()
         if data:
             self._feed.feed(data)
 

@@ -7,7 +7,6 @@ the transport takes them. Everything of the library's that this touches stands i
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +20,7 @@ from websockets.protocol import State
 from ..wire.frames import MAX_FRAME_BYTES
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Awaitable, Callable, Mapping
 
     from websockets.http11 import Request, Response

@@ -96,7 +96,7 @@ class HostStream:
 
     def __init__(self, kernel: str, *, window_bytes: int = WINDOW_BYTES) -> None:
         self.stream = Stream(window_bytes=window_bytes)
-        self._id, self._secret = secrets.token_hex(16), secrets.token_hex(32)
+        self.id, self._secret = secrets.token_hex(16), secrets.token_hex(32)
         self._kernel, self._window_bytes = kernel, window_bytes
         self._generation = 0
         self._known = False
@@ -106,7 +106,7 @@ class HostStream:
         """Return the hello of the next dial; each is used once."""
         self._generation += 1
         return HostHello(
-            stream=self._id,
+            stream=self.id,
             resume=self._secret,
             kernel=self._kernel,
             window=self._window_bytes,

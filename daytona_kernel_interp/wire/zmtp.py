@@ -54,15 +54,62 @@ class AcceptingEnd:
                 check_greeting(self._greeting)
         return data[max(0, missing) :]
 
+    def send(self, data: bytes) -> bytes:
+        """Take bytes of the stream and return those that may be written: a client has sent READY before they come."""
+        return data
+
+    def release(self) -> bytes:
+        """Return what :meth:`send` kept back and may be written now."""
+        return b""
+
+    held = 0  # bytes that `send` keeps back
+
 
 class ConnectingEnd:
-    """The client's part, towards the kernel. The stream's own first bytes are the client's READY."""
+    """The client's part, towards the kernel. The stream's own first bytes are the client's READY.
+
+    What follows it is kept back until the kernel's READY has come: libzmq takes a message before it has sent its own
+    READY for a violation of the handshake, and closes the connection.
+    """
 
     opening = _GREETING
 
     def __init__(self) -> None:
         self._seen = b""
-        self._left = -1  # bytes of the kernel's READY still to come; -1: its length is not known yet
+        self._left = -1  # bytes of the kernel's greeting and READY; -1: not known yet; 0: they have come
+        self._held = bytearray()
+        self._ready_sent = False
+
+    @property
+    def held(self) -> int:
+        """How many bytes :meth:`send` keeps back."""
+        return len(self._held)
+
+    def send(self, data: bytes) -> bytes:
+        """Take bytes of the stream and return those that may be written now.
+
+        Raises:
+            RemoteProtocolError: If they do not begin with a READY.
+        """
+        if self._left == 0 and not self._held:
+            return data
+        self._held += data
+        if self._ready_sent:
+            return b""
+        size = _ready_size(self._held)
+        if size < 0 or len(self._held) < size:
+            return b""
+        self._ready_sent = True
+        first = bytes(self._held[:size])
+        del self._held[:size]
+        return first
+
+    def release(self) -> bytes:
+        """Return what :meth:`send` kept back and may be written now."""
+        if self._left != 0 or not self._ready_sent:
+            return b""
+        rest, self._held = bytes(self._held), bytearray()
+        return rest
 
     def receive(self, data: bytes) -> bytes:
         """Take bytes of the kernel and return those that belong into the stream: everything after its READY.
@@ -85,20 +132,30 @@ class ConnectingEnd:
         if len(self._seen) < GREETING_BYTES:
             return
         check_greeting(self._seen[:GREETING_BYTES])
-        header = self._seen[GREETING_BYTES:]
-        if not header or len(header) < (2 if header[0] == _COMMAND else 9):
-            return
-        if header[0] not in (_COMMAND, _LONG_COMMAND):
-            raise RemoteProtocolError("a ZMTP peer sent something else than its READY")
-        start = 2 if header[0] == _COMMAND else 9
-        size = header[1] if start == 2 else int.from_bytes(header[1:9], "big")
-        if size > _MAX_READY_BYTES:
-            raise RemoteProtocolError(f"a ZMTP peer's READY has {size} bytes")
-        if len(header) < start + 6:
-            return
-        if header[start : start + 6] != b"\x05READY":
-            raise RemoteProtocolError("a ZMTP peer refused the handshake")
-        self._left = GREETING_BYTES + start + size
+        size = _ready_size(self._seen[GREETING_BYTES:])
+        if size > 0:
+            self._left = GREETING_BYTES + size
+
+
+def _ready_size(data: bytes | bytearray) -> int:
+    """Return how many bytes the READY has that ``data`` begins with, or -1 if too few have come to tell.
+
+    Raises:
+        RemoteProtocolError: If it is none.
+    """
+    if data and data[0] not in (_COMMAND, _LONG_COMMAND):
+        raise RemoteProtocolError("a ZMTP peer sent something else than its READY")
+    if not data or len(data) < (2 if data[0] == _COMMAND else 9):
+        return -1
+    start = 2 if data[0] == _COMMAND else 9
+    size = data[1] if start == 2 else int.from_bytes(data[1:9], "big")
+    if size > _MAX_READY_BYTES:
+        raise RemoteProtocolError(f"a ZMTP peer's READY has {size} bytes")
+    if len(data) < start + 6:
+        return -1
+    if data[start : start + 6] != b"\x05READY":
+        raise RemoteProtocolError("a ZMTP peer refused the handshake")
+    return start + size
 
 
 def check_greeting(greeting: bytes) -> None:

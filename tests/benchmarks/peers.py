@@ -16,7 +16,8 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.manager import AsyncKernelManager, start_new_async_kernel
 
 from daytona_kernel_interp import KernelInterpreter, LocalSandbox
-from daytona_kernel_interp.guest.kernels import KernelProcess
+from daytona_kernel_interp.guest.kernels import KernelFiles, KernelProcess
+from daytona_kernel_interp.wire.link import RESUME_LIFETIME_S
 
 from . import cells, report
 
@@ -155,11 +156,11 @@ class TunedKernel(_Direct):
         self._loop.close()
 
     async def _start(self) -> None:
-        connection_file = self._folder / "kernel.json"
-        self._process = await KernelProcess.spawn(self._folder, self._folder)
-        await self._process.serve(connection_file, secrets.token_hex(32))
+        files = KernelFiles(self._folder, "bench")
+        self._process = await KernelProcess.spawn(self._folder, self._folder, 1)
+        await self._process.serve(files, secrets.token_hex(32), RESUME_LIFETIME_S)
         client = self._client = AsyncKernelClient()
-        client.load_connection_file(str(connection_file))
+        client.load_connection_file(str(files.connection))
         client.start_channels(hb=False)
         await self._until_subscribed(client)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
-from pathlib import Path
+import time
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -13,15 +15,37 @@ import pytest
 from daytona_kernel_interp.errors import CellNotRun, KernelDied, TunnelLost
 from daytona_kernel_interp.kernel import DiedInCell
 from daytona_kernel_interp.loop import io_loop
+from daytona_kernel_interp.sandboxes.local import RunningLocalSandbox
 from daytona_kernel_interp.wire.calls import Field
-from tests.integration.driver import Driver
+from daytona_kernel_interp.wire.link import LinkTimes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from daytona_kernel_interp.cell import Output
+    from tests.integration.driver import Driver
 
 pytestmark = pytest.mark.quick
 
 
+def local(driver: Driver) -> RunningLocalSandbox:
+    """Return the running sandbox of a driver."""
+    sandbox = driver.session.sandbox
+    assert isinstance(sandbox, RunningLocalSandbox)
+    return sandbox
+
+
+def wait_for_file(path: Path) -> None:
+    """Return when a cell made a file; 30 s at most."""
+    end = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def kill_relay(driver: Driver) -> None:
     """Kill the relay and return when it is gone."""
-    process = psutil.Process(driver.session.sandbox.pid)
+    process = psutil.Process(local(driver).pid)
     process.kill()
     process.wait(10)
 
@@ -42,23 +66,25 @@ def test_a_cell_that_ended_while_there_was_no_relay_is_told_in_full(
 ) -> None:
     """Output, reply and SUBMIT of a cell that ended unheard come from the journal."""
     done = tmp_path / "done"
-    launch = type(own_driver.session.sandbox).launch
+    launch = RunningLocalSandbox.launch
 
-    async def launch_when_done(sandbox: object) -> None:
-        import asyncio
-
-        while not done.exists():
-            await asyncio.sleep(0.01)
+    async def launch_when_done(sandbox: RunningLocalSandbox) -> None:
+        await asyncio.to_thread(wait_for_file, done)
         await launch(sandbox)
 
-    monkeypatch.setattr(type(own_driver.session.sandbox), "launch", launch_when_done)
+    monkeypatch.setattr(RunningLocalSandbox, "launch", launch_when_done)
     code = (
         "import os, threading, time\nparent = os.getppid()\nprint('first', flush=True)\n"
         "while os.getppid() == parent:\n    time.sleep(0.01)\nprint('unheard')\n"
         f"threading.Timer(0.3, lambda: open({str(done)!r}, 'w').close()).start()\nSUBMIT(42)"
     )
     killer = threading.Thread(target=kill_relay, args=(own_driver,))
-    result = own_driver.run(code, fields=[Field("answer", "int")], on_output=lambda _: killer.ident or killer.start())
+
+    def kill_once(output: Output) -> None:
+        if killer.ident is None:
+            killer.start()
+
+    result = own_driver.run(code, fields=[Field("answer", "int")], on_output=kill_once)
     killer.join()
     assert result.cell.text() == "first\nunheard\n"
     assert result.cell.submission is not None
@@ -82,8 +108,7 @@ def test_a_relay_killed_again_and_again_repeats_no_tool_call(own_driver: Driver)
 def test_a_cell_that_did_not_reach_the_kernel_is_known_not_to_have_run(own_driver: Driver) -> None:
     """The relay dies with the request inside: the error says so, the kernel lives, and nothing runs later."""
     own_driver.value("runs = 0")
-    sandbox = own_driver.session.sandbox
-    os.kill(sandbox.pid, signal.SIGSTOP)  # it takes the request's bytes, or not, and passes nothing on
+    os.kill(local(own_driver).pid, signal.SIGSTOP)  # it takes the request's bytes, or not, and passes nothing on
     outcome: list[BaseException] = []
 
     def run() -> None:
@@ -111,9 +136,8 @@ def test_what_was_queued_for_a_link_that_is_lost_for_good_never_runs(
     async def gone(sandbox: object) -> None:
         raise ValueError("no relay any more")
 
-    monkeypatch.setattr(type(own_driver.session.sandbox), "launch", gone)
-    monkeypatch.setattr("daytona_kernel_interp.wire.link.RESUME_LIFETIME_S", 1.0)
-    own_driver.session.tunnel._dialler.times = type(own_driver.session.tunnel._dialler.times)(resume_lifetime_s=1.0)
+    monkeypatch.setattr(RunningLocalSandbox, "launch", gone)
+    own_driver.session.tunnel._dialler.times = LinkTimes(resume_lifetime_s=1.0)
     kill_relay(own_driver)
     with pytest.raises(DiedInCell) as caught:
         own_driver.run("import pathlib; pathlib.Path('ran').touch()")
@@ -128,7 +152,7 @@ def test_a_kernel_that_died_without_a_relay_is_told_with_its_output(own_driver: 
     pid = own_driver.value("import os; os.getpid()")
 
     def kill_both() -> None:
-        os.kill(own_driver.session.sandbox.pid, signal.SIGSTOP)
+        os.kill(local(own_driver).pid, signal.SIGSTOP)
         os.kill(pid, signal.SIGKILL)
         kill_relay(own_driver)
 
