@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from daytona_kernel_interp.wire.frames import HEADER_BYTES, Frame, FrameType, decode, encode
 from daytona_kernel_interp.wire.hello import Close, HostHello, parse_host_hello
-from daytona_kernel_interp.wire.link import Admitted, HostStream, Refused, RelayStream, RelayStreams
+from daytona_kernel_interp.wire.link import HostStream, Refused, RelayStream, RelayStreams
 from daytona_kernel_interp.wire.stream import Received, Stream
 
 pytestmark = pytest.mark.quick
@@ -125,9 +125,7 @@ class Network:
         if not way:
             return
         message = way.pop(0)
-        if side == RELAY and self.at_relay is socket:
-            self.receive(side, message)
-        elif side == HOST and self.at_host is socket:
+        if socket is (self.at_host, self.at_relay)[side]:
             self.receive(side, message)
         elif side == HOST:
             self.host.take_hello(message)
@@ -300,7 +298,7 @@ def test_every_byte_arrives_once_and_in_order(window_bytes: int, steps: list[tup
 
 
 def exchange(cuts: list[int]) -> tuple[Network, int]:
-    """Run one exchange, cut after each of these counts of bytes in turn; return it and the bytes of its first socket."""
+    """Run one exchange, cut after each of these counts of bytes in turn; return it and its first socket's bytes."""
     net = attached(64)
     for number in (20, 12, 1):
         net.write(HOST, number)
