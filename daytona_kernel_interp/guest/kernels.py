@@ -307,7 +307,7 @@ async def _until_gone(pid: int) -> int | None:
                 process_mark(pid)
                 await asyncio.sleep(_POLL_S)
         return None
-    loop.add_reader(fd, lambda: gone.done() or gone.set_result(None))
+    loop.add_reader(fd, lambda: None if gone.done() else gone.set_result(None))
     try:
         await gone
     finally:

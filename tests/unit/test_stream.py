@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daytona_kernel_interp.wire.errors import LocalProtocolError, RemoteProtocolError
+from daytona_kernel_interp.wire.errors import LocalProtocolError, RemoteProtocolError, WindowOverrun
 from daytona_kernel_interp.wire.frames import MAX_PAYLOAD_BYTES, Frame, FrameType, decode, encode
 from daytona_kernel_interp.wire.stream import Received, Stream
 
@@ -52,7 +52,7 @@ class Pair:
 
     def flush(self) -> None:
         for end, other in (self.ends, self.ends[::-1]):
-            other.inbox += end.stream.frames_to_send()
+            other.inbox += messages(end.stream)
 
     def settle(self) -> None:
         """Let everything arrive and be delivered."""
@@ -60,15 +60,22 @@ class Pair:
             for end in self.ends:
                 end.take_next()
                 end.deliver_next()
+                if end.stream.ack_owed and not end.waiting:
+                    end.stream.want_ack()  # the shell's timer
 
     def _flushed(self) -> bool:
         self.flush()
         return any(end.inbox for end in self.ends)
 
 
+def messages(stream: Stream) -> list[bytes]:
+    """Return what a stream wants to send, as far as it goes."""
+    return list(iter(stream.next_frame, None))
+
+
 def send(stream: Stream) -> list[Frame]:
     """Return the frames that a stream wants to send."""
-    return [decode(data) for data in stream.frames_to_send()]
+    return [decode(data) for data in messages(stream)]
 
 
 def data(offset: int, payload: bytes, ack: int = 0) -> bytes:
@@ -148,7 +155,7 @@ def test_the_window_counts_what_is_not_acked() -> None:
 
 
 def test_a_write_goes_out_once() -> None:
-    """Frames that were handed out are forgotten."""
+    """Within an attachment nothing is sent again."""
     stream = Stream()
     stream.write(b"ab")
     stream.write(b"c")
@@ -205,7 +212,7 @@ def test_the_last_bytes_are_acked_at_once() -> None:
 
 
 def test_finished_needs_both_ends_and_every_ack() -> None:
-    """A stream is over when both directions ended and our last byte was acked."""
+    """A stream is over when both directions ended, our last byte was acked and theirs taken by the local socket."""
     stream = Stream()
     stream.write(b"a")
     stream.finish()
@@ -213,6 +220,8 @@ def test_finished_needs_both_ends_and_every_ack() -> None:
     list(stream.receive(encode(Frame(FrameType.FIN, 0, 1))))
     assert not stream.finished
     list(stream.receive(encode(Frame(FrameType.ACK, 1, 2))))
+    assert not stream.finished
+    stream.delivered(1)
     assert stream.finished
 
 
@@ -289,6 +298,14 @@ def test_a_stream_ends_once() -> None:
     assert ends == [[Received(finished=True)], [], []]
 
 
+def test_an_end_before_what_came_is_none() -> None:
+    """A FIN that stands where bytes already came ends nothing."""
+    stream = Stream()
+    list(stream.receive(data(0, b"ab")))
+    assert list(stream.receive(encode(Frame(FrameType.FIN, 1, 0)))) == []
+    assert list(stream.receive(data(2, b"c"))) == [Received(b"c")]
+
+
 def test_a_second_hello_is_refused() -> None:
     """HELLO opens an attachment and is read before a stream sees it."""
     with pytest.raises(RemoteProtocolError, match="HELLO"):
@@ -296,12 +313,127 @@ def test_a_second_hello_is_refused() -> None:
 
 
 def test_a_peer_that_ignores_the_window_is_refused() -> None:
-    """No peer can make us hold more than the window and one frame."""
+    """No peer can make us hold more than the window and one frame; what the local socket took does not count."""
     stream = Stream(window_bytes=1000)
     list(stream.receive(data(0, bytes(1000))))
     list(stream.receive(data(1000, bytes(MAX_PAYLOAD_BYTES))))
-    with pytest.raises(RemoteProtocolError, match="window of 1000"):
+    with pytest.raises(WindowOverrun, match="window of 1000"):
         list(stream.receive(data(1000 + MAX_PAYLOAD_BYTES, b"x")))
+    stream.delivered(1)
+    assert list(stream.receive(data(1000 + MAX_PAYLOAD_BYTES, b"x"))) == [Received(b"x")]
+    assert stream.undelivered == 1000 + MAX_PAYLOAD_BYTES
+
+
+def test_the_relay_answers_what_says_nothing_new() -> None:
+    """An ACK without news asks whether the link lives; the relay answers it, the host does not, so they do not echo."""
+    ask = encode(Frame(FrameType.ACK, 0, 0))
+    relay, host = Stream(answers=True), Stream()
+    for stream in (relay, host):
+        list(stream.receive(ask))
+    assert [frame.type for frame in send(relay)] == [FrameType.ACK]
+    assert send(host) == []
+
+
+def test_an_ack_with_news_asks_nothing() -> None:
+    """An ACK that moves is no question."""
+    relay = Stream(answers=True)
+    relay.write(b"x")
+    send(relay)
+    list(relay.receive(encode(Frame(FrameType.ACK, 0, 1))))
+    assert send(relay) == []
+
+
+def test_a_question_goes_out_once() -> None:
+    """One wish is one ACK."""
+    host = Stream()
+    host.want_ack()
+    host.want_ack()
+    assert send(host) == [Frame(FrameType.ACK, 0, 0)]
+    assert send(host) == []
+
+
+def test_what_is_unacked_is_owed() -> None:
+    """The host asks for life only while something is owed to it."""
+    stream = Stream()
+    assert not stream.unacked
+    stream.write(b"ab")
+    assert stream.unacked
+    list(stream.receive(encode(Frame(FrameType.ACK, 0, 1))))
+    assert stream.unacked
+    list(stream.receive(encode(Frame(FrameType.ACK, 0, 2))))
+    assert not stream.unacked
+
+
+# --- attachments --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("received", "again"),
+    [(0, [b"abc", b"de", b"f", b""]), (2, [b"abc", b"de", b"f", b""]), (3, [b"de", b"f", b""]), (6, [b""]), (7, [])],
+)
+def test_an_attachment_goes_on_where_the_peer_stopped(received: int, again: list[bytes]) -> None:
+    """What the peer has not is sent again in its old frames, the one in which it stopped from its start."""
+    stream = Stream()
+    for payload in (b"abc", b"de", b"f"):
+        stream.write(payload)
+    stream.finish()
+    send(stream)
+    stream.attach(received)
+    frames = send(stream)
+    assert [frame.payload for frame in frames] == again
+    assert [frame.offset for frame in frames] == [0, 3, 5, 6][4 - len(again) :]
+
+
+def test_what_was_acked_is_kept_no_longer() -> None:
+    """A peer that asks for bytes which it acked cannot be helped."""
+    stream = Stream()
+    stream.write(b"abc")
+    send(stream)
+    list(stream.receive(encode(Frame(FrameType.ACK, 0, 3))))
+    with pytest.raises(RemoteProtocolError, match="offset 2; kept are 3 to 3"):
+        stream.attach(2)
+    stream.attach(3)
+
+
+def test_an_offset_from_the_future_is_refused_and_changes_nothing() -> None:
+    """A peer cannot have received what was never written; the stream stays as it was."""
+    stream = Stream()
+    stream.write(b"abc")
+    with pytest.raises(RemoteProtocolError, match="offset 4; kept are 0 to 3"):
+        stream.attach(4)
+    assert send(stream) == [Frame(FrameType.DATA, 0, 0, b"abc")]
+
+
+def test_an_attachment_repeats_its_ack() -> None:
+    """An ack may have been lost with a socket, so each attachment says it anew."""
+    stream = Stream()
+    list(stream.receive(data(0, b"ab")))
+    stream.delivered(2)
+    stream.want_ack()
+    assert send(stream) == [Frame(FrameType.ACK, 0, 2)]
+    assert send(stream) == []
+    stream.attach(0)
+    assert send(stream) == [Frame(FrameType.ACK, 0, 2)]
+
+
+def test_an_ack_in_mid_frame_keeps_the_frame() -> None:
+    """The part of a frame that the peer has is trimmed there, not here."""
+    stream = Stream()
+    stream.write(b"abcd")
+    send(stream)
+    list(stream.receive(encode(Frame(FrameType.ACK, 0, 2))))
+    stream.attach(2)
+    assert send(stream) == [Frame(FrameType.DATA, 0, 0, b"abcd")]
+
+
+def test_an_ack_between_frames_skips_none() -> None:
+    """An ack that comes while frames wait does not change which is next."""
+    stream = Stream()
+    for payload in (b"a", b"b", b"c"):
+        stream.write(payload)
+    first = [decode(stream.next_frame() or b"") for _ in range(2)]
+    list(stream.receive(encode(Frame(FrameType.ACK, 0, 1))))
+    assert [frame.payload for frame in [*first, *send(stream)]] == [b"a", b"b", b"c"]
 
 
 @given(
