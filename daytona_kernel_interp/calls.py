@@ -32,11 +32,13 @@ class Calls:
         self._kept: dict[int, Reply] = {}  # oldest first
         self._kept_bytes = 0
         self._others = False  # calls of this cell may have been taken by a host before us
+        self._last_other = 0
 
     def take(self, call: ToolCalled, tools: ToolRunner, abort: Callable[[ToolAborted], None]) -> None:
         """Make a call; ``abort`` is told if the tool raised what is no Exception."""
         if self._others:
-            return  # read in the journal: an earlier host took it, and may have made it
+            self._last_other = max(self._last_other, call.call_id)
+            return  # an earlier host took it, and may have made it
         if len(self._running) >= MAX_PENDING_CALLS:
             self.refuse(call.call_id, f"more than {MAX_PENDING_CALLS} tool calls at once")
             return
@@ -61,9 +63,13 @@ class Calls:
         """What is read now are the calls of a cell that another host began."""
         self._others = True
 
-    def abandon(self) -> None:
-        """Have the calls that wait for another host raise; calls from now on are ours."""
-        self._send({"op": "abandon"}, values.dumps(HOST_LOST.to_value()))
+    def abandon(self, *, all_read: bool) -> None:
+        """Have the calls that wait for another host raise; later ones are ours.
+
+        Those are the calls that were read; if not ``all_read``, every call that waits now.
+        """
+        upto = {"upto": self._last_other} if all_read else {}
+        self._send({"op": "abandon", **upto}, values.dumps(HOST_LOST.to_value()))
         self._others = False
 
     def end_cell(self) -> None:

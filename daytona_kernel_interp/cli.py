@@ -74,10 +74,18 @@ def _parser() -> _Parser:
     run.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="what the script finds in sys.argv")
     run.set_defaults(command=_run)
 
-    execute = commands.add_parser("exec", help="run code in a fresh kernel and show its last expression")
+    execute = commands.add_parser("exec", help="run code in a kernel and show its last expression")
     _add_kernel_options(execute)
+    execute.add_argument("--session", metavar="ID", help="the kernel of a running session; else a fresh one")
     execute.add_argument("code", metavar="CODE", help="the code; - reads it from standard input")
     execute.set_defaults(command=_exec)
+
+    listing = commands.add_parser("ls", help="list the sessions on this machine, with and without a living host")
+    listing.set_defaults(command=_list)
+
+    attach = commands.add_parser("attach", help="type cells into a running session; one without a host is taken up")
+    attach.add_argument("session", metavar="ID", help="see ls")
+    attach.set_defaults(command=_attach)
     return parser
 
 
@@ -121,6 +129,8 @@ def _run(options: argparse.Namespace) -> int:
 
 def _exec(options: argparse.Namespace) -> int:
     code = sys.stdin.read() if options.code == "-" else options.code
+    if options.session is not None:
+        return _execute_in_session(options, code)
     return _execute(options, code, {"_argv": ["-c"]}, show_value=True)
 
 
@@ -134,6 +144,59 @@ def _read_script(path: Path) -> str:
         raise _BadInput(f"{path} cannot be read: {error.strerror}.") from error
     except (SyntaxError, UnicodeDecodeError) as error:
         raise _BadInput(f"{path} is not a Python script: {error}.") from error
+
+
+def _list(options: argparse.Namespace) -> int:
+    import datetime
+
+    from .visiting import list_sessions
+
+    listed = list_sessions()
+    if not listed:
+        _write(sys.stderr, "No sessions on this machine.\n")
+        return 0
+    _write(sys.stdout, f"{'SESSION':10}{'HOST':16}{'SANDBOX':10}STARTED\n")
+    for session in listed:
+        host = "gone" if session.host is None else f"process {session.host}"
+        started = datetime.datetime.fromtimestamp(session.started).isoformat(" ", "seconds")
+        _write(sys.stdout, f"{session.id:10}{host:16}{session.sandbox:10}{started}\n")
+    return 0
+
+
+def _execute_in_session(options: argparse.Namespace, code: str) -> int:
+    from .errors import SessionNotFound
+    from .visiting import CellFailed, visit
+
+    if options.sandbox is not None:
+        raise _BadInput("--sandbox is for a fresh kernel, --session names a running one: give one of them.")
+    try:
+        with visit(options.session, lambda output: _show(output, show_value=True)) as session:
+            submitted = session.run(code, options.timeout)
+    except SessionNotFound as error:
+        raise _BadInput(f"{error}.") from error
+    except CellFailed as failed:
+        return _report(failed.outputs, failed)
+    if submitted is not None:
+        _write(sys.stdout, f"{submitted!r}\n")
+    return 0
+
+
+def _attach(options: argparse.Namespace) -> int:
+    from .console import Console
+    from .errors import SessionNotFound
+    from .visiting import CellFailed, visit
+
+    try:
+        with visit(options.session, lambda output: _show(output, show_value=True)) as session:
+            try:
+                session.last_cell()
+            except CellFailed as failed:
+                _report(failed.outputs, failed)
+            console = Console(session.run, lambda failed: _report(failed.outputs, failed))
+            console.interact(f"Session {options.session}. Ctrl-D leaves it as it is.", exitmsg="")
+    except SessionNotFound as error:
+        raise _BadInput(f"{error}.") from error
+    return 0
 
 
 # --- one kernel ---------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from .link.ends import LocalEnd
+    from .link.sockets import Sink
     from .sandboxes.base import RelayAddress
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class Dialler:
         self._revive = revive
         self._reviving: asyncio.Task[None] | None = None
 
-    async def dial(self, channel: str, hello: HostHello, sink: DialledStream) -> Socket:
+    async def dial(self, channel: str, hello: HostHello, sink: Sink) -> Socket:
         """Open one WebSocket to the relay.
 
         Raises:
@@ -81,6 +82,25 @@ class Dialler:
             self.address = address
 
 
+class _Attempt:
+    """What one dial's socket brings, for as long as no other took its place."""
+
+    def __init__(self, stream: DialledStream) -> None:
+        self._stream = stream
+
+    def message(self, socket: Socket, data: bytes | None) -> None:
+        if self._stream.attempt is self:
+            self._stream.message(socket, data)
+
+    def writable(self, socket: Socket) -> None:
+        if self._stream.attempt is self:
+            self._stream.writable(socket)
+
+    def lost(self, socket: Socket, code: int, reason: str) -> None:
+        if self._stream.attempt is self:
+            self._stream.lost(socket, code, reason)
+
+
 class DialledStream:
     """One stream from the host: dialled at once, and again whenever its socket is lost."""
 
@@ -96,6 +116,7 @@ class DialledStream:
         self.carrier = Carrier(self._host.stream, self._ended)
         self._watch = Watch(dialler.times, self._loop.time())
         self._socket: Socket | None = None
+        self._attempt: _Attempt | None = None  # whose socket it is that counts
         self._lost = asyncio.Event()
         self._answered = asyncio.Event()  # the hello came, or the socket was lost before it
         self._gone: StreamGone | None = None
@@ -146,7 +167,12 @@ class DialledStream:
         """Return when nothing of it runs any more."""
         await asyncio.gather(self._task, return_exceptions=True)
 
-    # --- Sink ---------------------------------------------------------------------------------------
+    # --- what the current attempt's socket brings ---------------------------------------------------
+
+    @property
+    def attempt(self) -> _Attempt | None:
+        """The attempt that counts."""
+        return self._attempt
 
     def message(self, socket: Socket, data: bytes | None) -> None:
         """Take a message of the socket; the first is the relay's hello."""
@@ -192,6 +218,8 @@ class DialledStream:
                 if self._gone is not None:
                     raise self._gone
         except StreamGone as gone:
+            if self._host.stream.both_finished and gone.code in (FINISHED, Close.UNKNOWN_STREAM):
+                self.carrier.end()  # the relay had the last ack, and its close was lost
             if self.carrier.ended:
                 return
             wire = gone.code == Close.BAD_HELLO and not self.opened.done()
@@ -213,10 +241,11 @@ class DialledStream:
             self._lost.clear()
             self._answered.clear()
             try:
-                socket = await self._dialler.dial(self.channel, self._host.next_hello(), self)
-                self._socket = socket
-                await self._until_hello(socket)
+                self._attempt = _Attempt(self)
+                self._socket = await self._dialler.dial(self.channel, self._host.next_hello(), self._attempt)
+                await self._until_hello(self._socket)
             except (OSError, InvalidHandshake, asyncio.TimeoutError) as error:
+                self._attempt = None  # a socket that is late says nothing any more
                 await self._consider(error, self._loop.time() - started)
             else:
                 if self._gone is not None:

@@ -248,7 +248,8 @@ class KernelInterpreter:
         """Take up a session whose host process died, and return its interpreter; its variables are there.
 
         The session is this process's from then on: :meth:`shutdown` ends it, :meth:`resume` tells of the cell that was
-        running. Tool calls that the dead host did not answer are not made again: they raise ``HostLost`` in the cell.
+        running. Tool calls that the dead host did not answer are not made again: they raise ``HostLost`` in the cell;
+        those that the cell makes from now on go to ``tools``. An :meth:`execute` waits until that cell is over.
 
         Args:
             session_id: The dead host's ``interpreter.session_id``; ``daytona-kernel ls`` lists them.
@@ -262,7 +263,7 @@ class KernelInterpreter:
         """
         interpreter = cls(tools, output_fields, **options)
         with interpreter._sole_call("attach"), interpreter._translated():
-            io_loop().run(interpreter._take_up(session_id))
+            io_loop().run(interpreter._take_up(session_id, interpreter._context()))
         return interpreter
 
     def resume(self) -> Any:
@@ -280,18 +281,16 @@ class KernelInterpreter:
             if not self._attached or self._session is None:
                 raise CodeInterpreterError("resume() is for an interpreter from attach(), before its first execute().")
             self._attached = False
-            result = io_loop().run(self._resume(self._session, self._context()))
+            result = io_loop().run(self._session.last_cell())
             return None if result is None else self._conclude(result, _Request("", [], raw_only=False))
 
-    async def _take_up(self, session_id: str) -> None:
+    async def _take_up(self, session_id: str, context: contextvars.Context) -> None:
         invoke = functools.partial(_invoke, weakref.WeakMethod(self.invoke_tool))
-        self._adopt(await Session.take_up(session_id, invoke, self.max_value_bytes))
+        session = await Session.take_up(session_id, invoke, self.max_value_bytes)
+        self._adopt(session)
         self._attached = True
-
-    async def _resume(self, session: Session, context: contextvars.Context) -> CellResult | None:
         session.tools.begin_cell(self.tools, context, None)
-        return await session.kernel.resume(
-            session.tools,
+        session.take_in_last_cell(
             timeout_s=self.execution_timeout,
             max_output_chars=self.max_output_chars,
             on_output=self._report if self.on_output is not None else None,
@@ -446,6 +445,7 @@ class KernelInterpreter:
         self, request: _Request, context: contextvars.Context, caller_loop: asyncio.AbstractEventLoop | None
     ) -> CellResult:
         session = await self._ensure_session()
+        await session.until_free()
         self._attached = False
         session.tools.begin_cell(self.tools, context, caller_loop)
         return await session.kernel.run(

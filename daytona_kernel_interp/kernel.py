@@ -196,15 +196,16 @@ class Kernel(Watcher):
         recovered = await self._read_journal()
         if recovered.cell is None:
             self._channels.release(set())
+            self._calls.abandon(all_read=False)
             return None
         run = _Run(Cell(recovered.cell, max_output_chars=max_output_chars), tools, on_output)
-        run.ours = False
+        run.ours, run.reply_lost = False, True
         self._sessions.add(recovered.cell.partition("_")[0])
         self._run = run
         self._calls.not_ours()
         self._apply(recovered)
         self._channels.release(recovered.ids)
-        self._calls.abandon()
+        self._calls.abandon(all_read=not recovered.gap)
         return await self._conduct(run, timeout_s, None)
 
     async def interrupt(self) -> None:
@@ -345,7 +346,8 @@ class Kernel(Watcher):
             self._late.append(text)
             self._late_chars += len(text)
         elif message["msg_type"] == "comm_msg" and isinstance(data, dict) and data.get("op") == "call":
-            self._calls.refuse(data.get("id"), "the cell that made this call has ended")
+            why = "the cell that made this call has ended" if ours else "tools are for the cells of the session's host"
+            self._calls.refuse(data.get("id"), why)
 
     def _handle(self, run: _Run, event: Event) -> None:
         match event:
@@ -369,17 +371,19 @@ class Kernel(Watcher):
     def _check_over(self, run: _Run) -> None:
         if run.cell.over:
             run.end()
-        elif (run.cell.replied or (run.cell.idle and run.interrupted)) and run.settling is None:
+        elif (run.cell.replied or (run.cell.idle and (run.interrupted or run.reply_lost))) and run.settling is None:
             run.settling = asyncio.create_task(self._settle(run))
 
     async def _settle(self, run: _Run) -> None:
         """Decide about a cell of which only one of reply and idle came.
 
-        Idle without reply: an interrupt can hit between the code's end and the reply, which then never comes.
+        Idle without reply: an interrupt can hit between the code's end and the reply, which then never comes; and a
+        kernel replies to the connection that the request came by, which another may have taken the place of.
         Reply without idle: iopub is ordered, so once a later idle came this cell's is not on its way any more.
         No time alone decides: the kernel's journal says what was sent.
         """
-        await asyncio.wait({run.over}, timeout=REPLY_GRACE_S)
+        if not run.reply_lost:
+            await asyncio.wait({run.over}, timeout=REPLY_GRACE_S)
         while not run.over.done() and not self._dead.done():
             try:
                 if self._recovering is None and self._channels is not None:
@@ -453,6 +457,8 @@ class Kernel(Watcher):
         if not facts.get("alive"):
             self.exited({**facts, "kernel": self.id})
             return
+        if self._run is not None:
+            self._run.reply_lost = True
         self._tunnel.reopen_kernel(self.id)
         channels = self._open_channels()
         channels.hold()
@@ -559,6 +565,7 @@ class _Run:
         self.started = False  # the kernel is known to have taken it up
         self.not_run = False  # and known not to have
         self.interrupted = False
+        self.reply_lost = False  # the connection that its reply goes to is gone; the journal has it
         self.must_end = False
         self.killed = ""  # why, if it was
         self.fatal: ToolAborted | None = None

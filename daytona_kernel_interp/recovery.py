@@ -88,7 +88,7 @@ def _take(record: Record, recovered: Recovered, decode: Callable[[list[bytes]], 
                 recovered.messages.append(message)
         case RecordKind.OMITTED | RecordKind.GAP:
             recovered.gap = True
-        case RecordKind.STARTED:
+        case RecordKind.STARTED | RecordKind.CONTINUED:
             recovered.cell = record.payload.decode("utf-8")
         case RecordKind.ENDED:
             facts = json.loads(record.payload)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import secrets
@@ -18,6 +19,8 @@ from .wire.link import LinkTimes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .cell import Output
+    from .kernel import CellResult
     from .sandboxes.base import RelayAddress, RunningSandbox, Sandbox
 
 log = logging.getLogger(__name__)
@@ -32,6 +35,7 @@ class Session:
         self.id = session_id
         self.sandbox, self.tunnel, self.kernel, self.tools = sandbox, tunnel, kernel, tools
         self._record: SessionRecord | None = None
+        self._last_cell: asyncio.Task[CellResult | None] | None = None
 
     @classmethod
     async def start(
@@ -76,6 +80,10 @@ class Session:
             raise SessionNotFound(f"session {session_id} belongs to process {record.pid}, which lives")
         async with contextlib.AsyncExitStack() as stack:
             sandbox = take_up(record.sandbox)
+            if not sandbox.lives():
+                record.delete()
+                record.remove_endpoints()
+                raise SessionNotFound(f"session {session_id} is over: nothing is left of its host and its sandbox")
             revival = _Revival(sandbox)
             address = await sandbox.revive() or sandbox.address
             stack.callback(sandbox.let_go)
@@ -89,12 +97,36 @@ class Session:
             stack.pop_all()
         return session
 
+    def take_in_last_cell(
+        self, *, timeout_s: float | None, max_output_chars: int | None, on_output: Callable[[Output], None] | None
+    ) -> None:
+        """Begin to wait for the cell that the kernel took up last, for the host before; see :meth:`Kernel.resume`."""
+        self._last_cell = asyncio.create_task(
+            self.kernel.resume(self.tools, timeout_s=timeout_s, max_output_chars=max_output_chars, on_output=on_output)
+        )
+
+    async def last_cell(self) -> CellResult | None:
+        """Return what that cell did; None if there was none.
+
+        Raises:
+            DiedInCell, ToolAborted: As for :meth:`Kernel.run`.
+        """
+        return None if self._last_cell is None else await self._last_cell
+
+    async def until_free(self) -> None:
+        """Return when that cell is over, however it ended."""
+        if self._last_cell is not None:
+            await asyncio.wait({self._last_cell})
+            if not self._last_cell.cancelled():
+                self._last_cell.exception()
+
     async def aclose(self) -> None:
         """End kernel, tunnel and sandbox; whatever one step raises, the others are done."""
         self.tools.close()
         async with contextlib.AsyncExitStack() as stack:
             if self._record is not None:
                 stack.callback(self._record.delete)
+            stack.push_async_callback(self.until_free)
             stack.push_async_callback(self.sandbox.stop)
             stack.push_async_callback(self.tunnel.aclose)
             stack.push_async_callback(self.kernel.aclose)
@@ -105,6 +137,7 @@ class Session:
         if self._record is not None:
             self._record.disown()
         async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self.until_free)
             stack.callback(self.sandbox.let_go)
             stack.push_async_callback(self.tunnel.aclose)
             stack.push_async_callback(self.kernel.aclose)

@@ -182,7 +182,8 @@ class Bridge:
         elif op == "pending":
             self._send({"op": "pending", "ids": sorted(self._waiting)}, ())
         elif op == "abandon":
-            calls = list(self._waiting)
+            upto = data.get("upto")
+            calls = [call_id for call_id in self._waiting if not isinstance(upto, int) or call_id <= upto]
             for call_id in calls:
                 self._complete(call_id, {**data, "op": "error"}, buffers)
             self._send({"op": "abandoned", "ids": calls}, ())

@@ -51,16 +51,19 @@ class JournalWriter:
         self._fd = -1
         self._size = 0
         self._gap = False
+        self._running = b""  # msg_id of the cell that runs
         self._pid = os.getpid()
 
     def started(self, cell: str) -> None:
         """Record that the kernel took up a cell."""
-        self._write(Record(RecordKind.STARTED, cell.encode("utf-8", "replace")))
+        self._running = cell.encode("utf-8", "replace")
+        self._write(Record(RecordKind.STARTED, self._running))
 
     def ended(self, cell: str, content: dict[str, Any], metadata: dict[str, Any]) -> None:
         """Record a cell's execute_reply."""
         facts = {"cell": cell, "content": content, "metadata": metadata}
         self._write(Record(RecordKind.ENDED, json.dumps(facts, default=str).encode("utf-8", "backslashreplace")))
+        self._running = b""
 
     def published(self, frames: Sequence[Any]) -> None:
         """Record a message of iopub, given as its frames."""
@@ -79,6 +82,8 @@ class JournalWriter:
             try:
                 if self._fd < 0 or self._size >= SEGMENT_BYTES:
                     self._next_segment()
+                    if self._running and record.kind is not RecordKind.STARTED:
+                        data = encode_record(Record(RecordKind.CONTINUED, self._running)) + data
                 if self._gap:
                     data = encode_record(Record(RecordKind.GAP)) + data
                 written = os.write(self._fd, data)
@@ -173,10 +178,10 @@ def read_journal(folder: Path, after: str | None, cell: str | None) -> Iterator[
     Without either it begins where the last cell started. Where the wanted place is not in the journal, a GAP comes
     first and then all there is.
     """
-    wanted = after or cell
     segments = _segments(folder)
     position = _find(segments, after, cell)
-    if position is None and wanted is not None:
+    whole = not segments or segments[0] == _segment(folder, 1)
+    if position is None and (not whole or after is not None or cell is not None):
         yield encode_record(Record(RecordKind.GAP))
     first, offset = position or (0, 0)
     for path in segments[first:]:

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,12 @@ class DisplayHook(ZMQShellDisplayHook):
         if self.budget is not None and "text/plain" in format_dict:
             format_dict["text/plain"] = self.budget.clip(format_dict["text/plain"])
         super().write_format_data(format_dict, md_dict)
+
+    def cull_cache(self) -> None:
+        """Forget the oldest of a thousand values; IPython would say so in the text of whichever cell it is."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            super().cull_cache()
 
 
 class Shell(ZMQInteractiveShell):

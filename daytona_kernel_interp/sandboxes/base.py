@@ -42,6 +42,9 @@ class RunningSandbox(Protocol):
             SandboxFailed: If it did not start.
         """
 
+    def lives(self) -> bool:
+        """Whether relay or kernel may still run, as far as can be told without asking them."""
+
     def let_go(self) -> None:
         """Leave relay and kernels running, for whoever takes them up within the lifetime."""
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SandboxFailed
-from ..link.processes import process_mark
+from ..link.processes import lives, process_mark
 from ..settings import START_S
 from ..wire.link import RESUME_LIFETIME_S
 from .base import RelayAddress
@@ -193,11 +193,14 @@ class RunningLocalSandbox:
             raise SandboxFailed(f"the relay did not start again: {error}{self.last_words()}") from error
         return self.address
 
+    def lives(self) -> bool:
+        """Whether relay or kernel run."""
+        if self._process is not None:
+            return self._process.returncode is None
+        return self._others_relay_lives() or any(map(_runs, self._folder.glob("kernel-*.state")))
+
     def _others_relay_lives(self) -> bool:
-        try:
-            return process_mark(self._pid) == self._started
-        except ProcessLookupError:
-            return False
+        return lives(self._pid, self._started)
 
     def _lend_package(self) -> None:
         """Make a folder in which the child finds this very package, installed for its Python or not."""
@@ -236,6 +239,15 @@ class RunningLocalSandbox:
         self._stopped = True
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
+
+
+def _runs(state: Path) -> bool:
+    """Whether the kernel lives whose process a relay noted in this file."""
+    try:
+        process = json.loads(state.read_text())
+        return lives(int(process["pid"]), str(process["started"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 async def _end_process(pid: int, mark: str) -> None:

@@ -16,18 +16,19 @@ offset  size   field
 12      ...    payload
 ====== ====== ===========================================================
 
-========= ======== ==============================================================================
-kind      name     payload
-========= ======== ==============================================================================
-1         IOPUB    a message's frames as sent, each with its length (u32) before it
-2         OMITTED  the same for a message too large to be kept, without its content and buffers
-3         STARTED  ``msg_id`` of a cell, UTF-8: its request was taken up
-4         ENDED    JSON: ``cell`` (msg_id), ``content`` and ``metadata`` of its execute_reply
-5         PENDING  text that was printed and not yet published when the kernel ended: JSON with
-                   ``name`` (stdout, stderr), ``cell`` and ``text``; made by the relay
-6         LAST     empty; made by the relay: the journal is whole up to here
-7         GAP      empty; made by the relay: what comes before is not in the journal any more
-========= ======== ==============================================================================
+========= ========= =============================================================================
+kind      name      payload
+========= ========= =============================================================================
+1         IOPUB     a message's frames as sent, each with its length (u32) before it
+2         OMITTED   the same for a message too large to be kept, without its content and buffers
+3         STARTED   ``msg_id`` of a cell, UTF-8: its request was taken up
+4         ENDED     JSON: ``cell`` (msg_id), ``content`` and ``metadata`` of its execute_reply
+5         PENDING   text that was printed and not yet published when the kernel ended: JSON with
+                    ``name`` (stdout, stderr), ``cell`` and ``text``; made by the relay
+6         LAST      empty; made by the relay: the journal is whole up to here
+7         GAP       empty; what came before is not in the journal (any more)
+8         CONTINUED ``msg_id`` of the cell that ran when its segment began
+========= ========= =============================================================================
 
 A record that a crash cut short ends its segment.
 """
@@ -65,6 +66,7 @@ class RecordKind(IntEnum):
     PENDING = 5
     LAST = 6
     GAP = 7
+    CONTINUED = 8
 
 
 @dataclass(frozen=True)

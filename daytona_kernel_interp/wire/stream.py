@@ -83,6 +83,11 @@ class Stream:
         return self._received - self._delivered
 
     @property
+    def both_finished(self) -> bool:
+        """Whether both local sockets gave EOF; acks may still be missing."""
+        return self._finished and self._peer_finished
+
+    @property
     def finished(self) -> bool:
         """Whether both directions have ended and every byte of ours is acked."""
         return self._finished and self._peer_finished and not self.unacked and self._delivered == self._received

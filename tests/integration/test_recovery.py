@@ -61,6 +61,22 @@ def test_a_cell_survives_its_relay(own_driver: Driver) -> None:
     assert own_driver.value("x") == 2
 
 
+def test_a_cell_that_ends_long_after_the_recovery_is_heard(own_driver: Driver, tmp_path: Path) -> None:
+    """The kernel's reply goes to a connection that is gone; its end is heard all the same."""
+    gate = tmp_path / "gate"
+    own_driver.tools["kill_relay"] = lambda: kill_relay(own_driver)
+    own_driver.tools["open_gate"] = gate.touch
+    code = (
+        "import os, time\nkill_relay()\nopen_gate()\n"  # the second call proves that the link is back
+        f"while not os.path.exists({str(gate)!r}):\n    time.sleep(0.01)\nprint('end')\n1 / 0"
+    )
+    result = own_driver.run(code)
+    assert result.cell.text() == "end\n"
+    assert result.cell.error is not None
+    assert result.cell.error.name == "ZeroDivisionError"
+    assert own_driver.value("1 + 1") == 2
+
+
 def test_a_cell_that_ended_while_there_was_no_relay_is_told_in_full(
     own_driver: Driver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

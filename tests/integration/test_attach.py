@@ -1,0 +1,343 @@
+"""Sessions whose host process is gone, and those of another process: listed, joined, taken up."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from daytona_kernel_interp import KernelInterpreter, LocalSandbox, cli, records
+from daytona_kernel_interp.interpreter import CodeExecutionError, CodeInterpreterError, FinalOutput
+from daytona_kernel_interp.link.processes import lives
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+# What a host does: it starts a session, says its id, and has a cell run in it until it is killed.
+HOST = """
+import sys
+from daytona_kernel_interp import KernelInterpreter, LocalSandbox
+
+def ask(question: str) -> str:
+    print("asked", flush=True)
+    sys.stdin.read()
+
+interpreter = KernelInterpreter({"ask": ask}, [{"name": "answer"}], sandbox=LocalSandbox(resume_lifetime=LIFETIME))
+interpreter.on_output = lambda output: print("output", flush=True)
+interpreter.execute("import os, time\\nkernel, relay = os.getpid(), os.getppid()")
+print(interpreter.session_id, flush=True)
+interpreter.execute(sys.argv[1])
+print("ended", flush=True)
+sys.stdin.read()
+"""
+# A cell that runs on until the test lets it end.
+UNTIL_GATE = "while not os.path.exists({gate!r}):\n    time.sleep(0.01)\n"
+
+
+class Host:
+    """A process with a session."""
+
+    def __init__(self, code: str, lifetime_s: float = 60.0) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", HOST.replace("LIFETIME", str(lifetime_s)), code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.session = self.line()
+
+    def line(self) -> str:
+        """Return the next line that the host prints."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def kill(self) -> None:
+        """Kill it and return when it is gone."""
+        self.process.kill()
+        self.process.wait(30)
+
+    @property
+    def record(self) -> records.SessionRecord:
+        """The session's record."""
+        return records.find(self.session)
+
+
+@pytest.fixture
+def make_host() -> Iterator[Callable[..., Host]]:
+    hosts: list[Host] = []
+
+    def make(code: str, **options: Any) -> Host:
+        hosts.append(Host(code, **options))
+        return hosts[-1]
+
+    yield make
+    for host in hosts:
+        host.kill()
+        for stream in (host.process.stdin, host.process.stdout):
+            assert stream is not None
+            stream.close()
+        for record in records.sessions():
+            if record.id == host.session:  # nobody took it up
+                end_sandbox(record)
+
+
+def end_sandbox(record: records.SessionRecord) -> None:
+    relay = int(record.sandbox["pid"])
+    if lives(relay, record.sandbox["started"]):
+        os.kill(relay, signal.SIGTERM)
+        psutil.Process(relay).wait(10)
+    record.delete()
+    record.remove_endpoints()
+
+
+def test_a_cell_goes_on_without_its_host(make_host: Callable[..., Host], tmp_path: Path) -> None:
+    """The host is killed under a cell; a new process has its variables, its whole output and its outcome."""
+    gate = tmp_path / "gate"
+    host = make_host(
+        f"x = 41\nprint('before', flush=True)\n{UNTIL_GATE.format(gate=str(gate))}print('after')\nx += 1\nx"
+    )
+    assert host.line() == "output"
+    host.kill()
+    shown: list[Any] = []
+    with KernelInterpreter.attach(host.session, on_output=shown.append) as interpreter:
+        gate.touch()
+        assert interpreter.resume() == "before\nafter\n42"
+        assert "".join(getattr(output, "text", "") for output in shown) == "before\nafter\n"
+        assert interpreter.execute("x + 1") == 43
+        assert interpreter.session_id == host.session
+        with pytest.raises(CodeInterpreterError, match="before its first execute"):
+            interpreter.resume()
+    assert [record.id for record in records.sessions()] == []
+
+
+def test_a_submission_while_nobody_listened_is_kept(make_host: Callable[..., Host], tmp_path: Path) -> None:
+    """SUBMIT in a cell that ended between two hosts is the answer of resume(), typed as the new host says."""
+    gate, done = tmp_path / "gate", tmp_path / "done"
+    code = f"print('go', flush=True)\n{UNTIL_GATE.format(gate=str(gate))}open({str(done)!r}, 'w')\nSUBMIT('forty-two')"
+    host = make_host(code)
+    assert host.line() == "output"
+    host.kill()
+    gate.touch()
+    until(done.exists)
+    with KernelInterpreter.attach(host.session, output_fields=[{"name": "answer"}]) as interpreter:
+        result = interpreter.resume()
+    assert isinstance(result, FinalOutput)
+    assert result.output == {"answer": "forty-two"}
+
+
+def test_a_pending_tool_call_is_not_made_again(make_host: Callable[..., Host]) -> None:
+    """A call that the dead host took raises HostLost in the cell; the next one goes to the new host's tool."""
+    code = (
+        "try:\n    ask('first')\nexcept ConnectionError as error:\n    print(type(error).__name__, error)\n"
+        "print(ask('second'))"
+    )
+    host = make_host(code)
+    assert host.line() == "asked"
+    host.kill()
+    asked: list[str] = []
+
+    def ask(question: str) -> str:
+        asked.append(question)
+        return "yes"
+
+    with KernelInterpreter.attach(host.session, {"ask": ask}) as interpreter:
+        text = interpreter.resume()
+    assert asked == ["second"]
+    assert "the host that made this call died before it answered; the call is not made again" in text
+    assert "HostLost" in text
+    assert "[1 tool calls were not answered: their host died. They raised HostLost.]" in text
+    assert "yes\n" in text
+
+
+def test_the_next_cell_waits_for_the_one_that_ran(make_host: Callable[..., Host]) -> None:
+    """execute() right after attach(): the old cell is freed from its dead host and ends first."""
+    host = make_host("try:\n    ask('?')\nexcept ConnectionError:\n    order = ['old']")
+    assert host.line() == "asked"
+    host.kill()
+    with KernelInterpreter.attach(host.session) as interpreter:
+        assert interpreter.execute("order + ['new']") == ["old", "new"]
+
+
+def test_host_and_relay_may_both_be_gone(make_host: Callable[..., Host], tmp_path: Path) -> None:
+    """Only the kernel is left: a new relay takes it over, and nothing that the cell printed is missing."""
+    gate = tmp_path / "gate"
+    host = make_host(f"print('before', flush=True)\n{UNTIL_GATE.format(gate=str(gate))}print('after')\nkernel")
+    assert host.line() == "output"
+    relay = psutil.Process(host.record.sandbox["pid"])
+    host.kill()
+    relay.kill()
+    until(lambda: not relay.is_running())
+    gate.touch()
+    with KernelInterpreter.attach(host.session) as interpreter:
+        text = interpreter.resume()
+        assert re.fullmatch(r"before\nafter\n\d+", text)
+        assert host.record.sandbox["pid"] != relay.pid
+        assert interpreter.execute("os.getpid() == kernel") is True
+
+
+def test_a_session_without_a_host_ends_in_time(make_host: Callable[..., Host]) -> None:
+    """Relay, kernel and folder are gone after resume_lifetime, and so is the session from the list."""
+    host = make_host("print('running', flush=True)\nwhile True:\n    time.sleep(0.01)", lifetime_s=1.0)
+    assert host.line() == "output"
+    record = host.record
+    relay = psutil.Process(record.sandbox["pid"])
+    kernels = relay.children()
+    assert kernels
+    host.kill()
+    assert psutil.wait_procs([relay, *kernels], timeout=20)[1] == []
+    until(lambda: not Path(record.sandbox["folder"]).exists())
+    assert cli.main(["ls"]) == 0
+    assert records.sessions() == []
+    record.write()  # as if nobody had looked
+    with pytest.raises(CodeInterpreterError, match="nothing is left of its host and its sandbox"):
+        KernelInterpreter.attach(host.session)
+    assert not record.path.exists()
+    assert not Path(record.connection_file).parent.exists()
+
+
+def test_a_session_belongs_to_one_host(capfd: pytest.CaptureFixture[str]) -> None:
+    """Whose host lives cannot be taken from it, and an id that is none is answered with those there are."""
+    with KernelInterpreter(sandbox=LocalSandbox()) as interpreter:
+        interpreter.execute("1")
+        with pytest.raises(CodeInterpreterError, match=f"belongs to process {os.getpid()}, which lives"):
+            KernelInterpreter.attach(interpreter.session_id)
+        with pytest.raises(CodeInterpreterError, match=f"no session 'nonsense'.*{interpreter.session_id}"):
+            KernelInterpreter.attach("nonsense")
+        assert interpreter.execute("1 + 1") == 2
+        with pytest.raises(CodeInterpreterError, match=r"resume\(\) is for an interpreter from attach\(\)"):
+            interpreter.resume()
+
+
+def test_the_record_is_this_users_alone_and_goes_with_the_session() -> None:
+    """Mode 0600; its secrets show in no repr; shutdown deletes it."""
+    with KernelInterpreter(sandbox=LocalSandbox()) as interpreter:
+        interpreter.execute("1")
+        record = records.find(interpreter.session_id)
+        assert stat.S_IMODE(record.path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(Path(interpreter.connection_file).stat().st_mode) == 0o600
+        assert stat.S_IMODE(Path(interpreter.connection_file).parent.stat().st_mode) == 0o700
+        assert record.sandbox["secret"] not in repr(record)
+        assert record.key not in repr(record)
+    assert not record.path.exists()
+
+
+def test_detach_leaves_a_session_to_the_next(tmp_path: Path) -> None:
+    """An interpreter may let go while nothing runs; the session goes on under the next."""
+    first = KernelInterpreter(sandbox=LocalSandbox(cwd=tmp_path))
+    first.execute("x = 1")
+    session = first.session_id
+    first.detach()
+    with pytest.raises(CodeInterpreterError, match="its session was let go"):
+        first.execute("x")
+    with KernelInterpreter.attach(session) as second:
+        assert second.execute("x + 1") == 2
+        with pytest.raises(CodeExecutionError, match="ZeroDivisionError"):
+            second.execute("1 / 0")
+
+
+# --- the command line --------------------------------------------------------------------------------
+
+
+def test_ls_tells_with_and_without_a_host(make_host: Callable[..., Host], capfd: pytest.CaptureFixture[str]) -> None:
+    """Sessions are listed with the process they belong to, if it lives; without any, that is said."""
+    assert cli.main(["ls"]) == 0
+    assert capfd.readouterr() == ("", "No sessions on this machine.\n")
+    orphan = make_host("print('x', flush=True)\ntime.sleep(60)")
+    assert orphan.line() == "output"
+    orphan.kill()
+    living = make_host("1")
+    assert cli.main(["ls"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert [line.split() for line in lines[:1]] == [["SESSION", "HOST", "SANDBOX", "STARTED"]]
+    assert {tuple(line.split()[:-2]) for line in lines[1:]} == {
+        (orphan.session, "gone", "local"),
+        (living.session, "process", str(living.process.pid), "local"),
+    }
+
+
+def test_exec_joins_a_session_whose_host_lives(
+    make_host: Callable[..., Host], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """``exec --session`` is one more client: it sees the variables, and the host keeps its session."""
+    host = make_host("x = [1, 2]")
+    assert host.line() == "ended"
+    assert cli.main(["exec", "--session", host.session, "print('hi')\nx"]) == 0
+    assert capfd.readouterr().out == "hi\n[1, 2]\n"
+    assert cli.main(["exec", "--session", host.session, "1 / 0"]) == 1
+    assert capfd.readouterr().err.endswith("ZeroDivisionError: division by zero\n")
+    assert cli.main(["exec", "--session", host.session, "--timeout", "0.2", "while True: time.sleep(0.01)"]) == 1
+    assert "interrupted after 0.2 s" in capfd.readouterr().err
+    assert host.record.pid == host.process.pid
+
+
+def test_exec_uses_a_session_without_a_host(make_host: Callable[..., Host], capfd: pytest.CaptureFixture[str]) -> None:
+    """``exec --session`` takes an orphan up and leaves it to live on; each finds what the one before left."""
+    host = make_host("x = 1\nprint('never shown twice', flush=True)")
+    assert [host.line(), host.line()] == ["output", "ended"]
+    host.kill()
+    for expected in ("2\n", "3\n"):
+        assert cli.main(["exec", "--session", host.session, "x += 1\nx"]) == 0
+        assert capfd.readouterr().out == expected
+    assert not host.record.host_lives
+
+
+def test_attach_shows_the_last_cell_and_takes_more(
+    make_host: Callable[..., Host], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``attach`` tells what the running cell did and reads cells until the input ends; the session lives on."""
+    host = make_host("x = 1\nprint('printed', flush=True)\nask('nobody')")
+    assert [host.line(), host.line()] == ["output", "asked"]
+    host.kill()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("def f():\n    return x + 1\n\nf()\n1 / 0\n%who_ls\n"))
+    assert cli.main(["attach", host.session]) == 0
+    out, err = capfd.readouterr()
+    assert "printed\n" in out
+    assert "2\n" in out
+    assert "'f'" in out
+    assert "HostLost" in err
+    assert "ZeroDivisionError" in err
+    assert not host.record.host_lives
+
+
+@pytest.mark.parametrize("command", [["attach", "0badcafe"], ["exec", "--session", "0badcafe", "1"]])
+def test_no_such_session(command: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    """An id that is none is answered in one sentence."""
+    assert cli.main(command) == 2
+    assert re.fullmatch(r"daytona-kernel: there is no session '0badcafe'; .*none\.\n", capfd.readouterr().err)
+
+
+def test_garbage_in_the_runtime_folder_does_no_harm(capfd: pytest.CaptureFixture[str]) -> None:
+    """Files that are no records, and records that lead nowhere, are passed over or deleted."""
+    folder = records.SessionRecord("0", 0, "", 0.0, "", "", {}, "").path.parent
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (folder / "daytona-kernel-00000001.json").write_text("{")
+    (folder / "daytona-kernel-00000002.json").write_text(json.dumps({"version": 1, "id": 7}))
+    stale = records.SessionRecord.of_this_process("00000003", kernel="k", key="s", connection_file="", sandbox={})
+    stale.pid, stale.sandbox = 0, {"kind": "local", "folder": "/nowhere"}
+    stale.write()
+    try:
+        assert cli.main(["exec", "--session", "00000003", "1"]) == 2
+        assert capfd.readouterr().err.count("\n") == 1
+    finally:
+        for number in (1, 2, 3):
+            (folder / f"daytona-kernel-0000000{number}.json").unlink(missing_ok=True)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another process does; 30 s at most."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        threading.Event().wait(0.01)
