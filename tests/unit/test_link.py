@@ -47,7 +47,7 @@ def beats(watch: Watch, seconds: float, *, heard: bool, in_flight: bool = True, 
 
 def test_the_rhythm_is_the_documented_one() -> None:
     """1 s and 4 s while busy, 15 s while idle, ten minutes to come back."""
-    assert TIMES == LinkTimes(1.0, 4.0, 15.0, 600.0)
+    assert LinkTimes(1.0, 4.0, 15.0, 600.0) == TIMES
 
 
 def test_a_busy_link_is_asked_once_a_second() -> None:
