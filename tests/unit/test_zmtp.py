@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import socket
 import struct
 from contextlib import contextmanager, suppress
@@ -27,6 +26,7 @@ from daytona_kernel_interp.wire.zmtp import (
 from . import strategies
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.quick
