@@ -77,6 +77,7 @@ async def read_records(
             _take(record, recovered, decode)
         except (RemoteProtocolError, ValueError, KeyError, TypeError, RecursionError) as error:
             log.warning("dropped a malformed record of the journal: %s", error)
+            recovered.gap = True
     return recovered
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..wire.errors import RemoteProtocolError
 from ..wire.journal import (
     HEADER_BYTES,
+    MAX_FRAMES,
     MAX_RECORD_BYTES,
     MAX_SEGMENTS,
     SEGMENT_BYTES,
@@ -37,6 +38,8 @@ _READ_BYTES = 256 * 1024
 _PENDING_FILE = "pending"
 _PENDING_BYTES = 256 * 1024  # for each stream; 20 ms of prints
 _STREAMS = ("stdout", "stderr")
+_REPLY_FACTS = ("status", "execution_count", "ename")
+_NO_TEXT = {"evalue": "(too large for the journal)", "traceback": []}
 _SLOT = struct.Struct("!IB127s")  # bytes of text, length and bytes of the cell's msg_id
 
 
@@ -61,8 +64,10 @@ class JournalWriter:
 
     def ended(self, cell: str, content: dict[str, Any], metadata: dict[str, Any]) -> None:
         """Record a cell's execute_reply."""
-        facts = {"cell": cell, "content": content, "metadata": metadata}
-        self._write(Record(RecordKind.ENDED, json.dumps(facts, default=str).encode("utf-8", "backslashreplace")))
+        payload = _ended(cell, content, metadata)
+        if len(payload) > MAX_RECORD_BYTES:  # an error's text has no bound
+            payload = _ended(cell, {**{name: content.get(name) for name in _REPLY_FACTS}, **_NO_TEXT}, {})
+        self._write(Record(RecordKind.ENDED, payload))
         self._running = b""
 
     def published(self, frames: Sequence[Any]) -> None:
@@ -70,11 +75,13 @@ class JournalWriter:
         if os.getpid() != self._pid:
             return  # a forked child's messages pass through its parent
         views = [memoryview(frame).cast("B") for frame in frames]
-        if sum(map(len, views)) <= MAX_RECORD_BYTES // 2:
+        if sum(map(len, views)) <= MAX_RECORD_BYTES // 2 and len(views) <= MAX_FRAMES:
             self._write(Record(RecordKind.IOPUB, join_frames(views)))
             return
         start = next((i for i, frame in enumerate(views) if frame == DELIMITER), 0)
-        self._write(Record(RecordKind.OMITTED, join_frames(views[: start + 5])))
+        payload = join_frames(views[: start + 5])
+        fits = len(payload) <= MAX_RECORD_BYTES
+        self._write(Record(RecordKind.OMITTED, payload) if fits else Record(RecordKind.GAP))
 
     def _write(self, record: Record) -> None:
         data = encode_record(record)
@@ -106,6 +113,11 @@ class JournalWriter:
         self._size = 0
         with contextlib.suppress(OSError):
             os.unlink(_segment(self._folder, self._number - MAX_SEGMENTS - 1))
+
+
+def _ended(cell: str, content: dict[str, Any], metadata: dict[str, Any]) -> bytes:
+    facts = {"cell": cell, "content": content, "metadata": metadata}
+    return json.dumps(facts, default=str).encode("utf-8", "backslashreplace")
 
 
 class PendingText:
@@ -141,11 +153,11 @@ class PendingText:
         if rest:
             self._memory.move(start, start + size, rest)
         (_, length, cell) = _SLOT.unpack_from(self._memory, self._start(name))
-        self._resize(name, rest, cell[:length].decode())
+        self._resize(name, rest, cell[:length].decode("utf-8", "replace"))
 
     def _resize(self, name: str, size: int, cell: str) -> None:
         self._sizes[name] = size
-        raw = cell.encode()[:127]
+        raw = cell.encode("utf-8", "replace")[:127]
         _SLOT.pack_into(self._memory, self._start(name), size, len(raw), raw)
 
     def _start(self, name: str) -> int:
@@ -155,17 +167,18 @@ class PendingText:
 def read_pending(folder: Path) -> list[Record]:
     """Return what a kernel that is gone had printed and not published."""
     try:
-        data = (folder / _PENDING_FILE).read_bytes()
+        with (folder / _PENDING_FILE).open("rb") as file:
+            data = file.read(len(_STREAMS) * (_SLOT.size + _PENDING_BYTES))
     except OSError:
         return []
     records = []
-    for name, start in zip(_STREAMS, range(0, len(data), _SLOT.size + _PENDING_BYTES), strict=False):
+    for name, start in zip(_STREAMS, range(0, len(data) - _SLOT.size, _SLOT.size + _PENDING_BYTES), strict=False):
         size, length, cell = _SLOT.unpack_from(data, start)
         text = data[start + _SLOT.size :][: min(size, _PENDING_BYTES)]
         if text:
             facts = {
                 "name": name,
-                "cell": cell[:length].decode("ascii", "replace"),
+                "cell": cell[:length].decode("utf-8", "replace"),
                 "text": text.decode("utf-8", "replace"),
             }
             records.append(Record(RecordKind.PENDING, json.dumps(facts).encode()))
@@ -212,34 +225,30 @@ def _is_message(payload: bytes, msg_id: str) -> bool:
         frames = split_frames(payload)
         header = json.loads(frames[frames.index(DELIMITER) + 2])
         return bool(header["msg_id"] == msg_id)
-    except (RemoteProtocolError, ValueError, IndexError, KeyError, TypeError):
+    except (RemoteProtocolError, ValueError, IndexError, KeyError, TypeError, RecursionError):
         return False
 
 
 def _records(path: Path) -> Iterator[Record]:
     reader = RecordReader()
-    for piece in _pieces(path):
-        try:
+    with contextlib.suppress(OSError, RemoteProtocolError):
+        for piece in _pieces(path):
             yield from reader.feed(piece)
-        except RemoteProtocolError:
-            return
 
 
 def _read_segment(path: Path, offset: int) -> Iterator[bytes]:
     """Yield a segment's whole records from ``offset`` on."""
     reader = RecordReader()
-    for piece in _pieces(path, offset):
-        try:
-            data = b"".join(encode_record(record) for record in reader.feed(piece))
-        except RemoteProtocolError:
-            yield encode_record(Record(RecordKind.GAP))
-            return
-        if data:
-            yield data
+    try:
+        for piece in _pieces(path, offset):
+            if data := b"".join(encode_record(record) for record in reader.feed(piece)):
+                yield data
+    except (OSError, RemoteProtocolError):  # deleted meanwhile as the oldest, or spoiled
+        yield encode_record(Record(RecordKind.GAP))
 
 
 def _pieces(path: Path, offset: int = 0) -> Iterator[bytes]:
-    with contextlib.suppress(OSError), path.open("rb") as file:
+    with path.open("rb") as file:
         file.seek(offset)
         while piece := file.read(_READ_BYTES):
             yield piece

@@ -9,11 +9,12 @@ from ..wire.errors import RemoteProtocolError, WindowOverrun
 from ..wire.frames import MAX_PAYLOAD_BYTES
 from ..wire.hello import Close, close_reason
 from ..wire.link import ACK_DELAY_S
+from ..wire.stream import Received
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..wire.stream import Received, Stream
+    from ..wire.stream import Stream
     from .ends import LocalEnd
     from .sockets import Socket
 
@@ -34,7 +35,8 @@ class Carrier:
         self._loop = asyncio.get_running_loop()
         self._on_end = on_end
         self._local: LocalEnd | None = None
-        self._early: list[Received] = []
+        self._early = bytearray()  # came before there was a local end
+        self._early_eof = False
         self._eof_written = False
         self._paused = False
         self._ack_timer: asyncio.TimerHandle | None = None
@@ -44,9 +46,11 @@ class Carrier:
         """Give the stream its local end."""
         self._local = local
         local.open(self)
-        early, self._early = self._early, []
-        for received in early:
-            self._deliver(received)
+        early, self._early = self._early, bytearray()
+        if early:
+            self._deliver(Received(bytes(early)))
+        if self._early_eof:
+            self._deliver(Received(finished=True))
         self._settle()
 
     def attach(self, socket: Socket) -> None:
@@ -131,7 +135,8 @@ class Carrier:
 
     def _deliver(self, received: Received) -> None:
         if self._local is None:
-            self._early.append(received)
+            self._early += received.payload
+            self._early_eof = self._early_eof or received.finished
         elif received.finished:
             self._eof_written = True
             self._local.write_eof()

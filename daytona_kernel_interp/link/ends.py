@@ -85,7 +85,7 @@ class SocketEnd(asyncio.Protocol):
         self._handshake = handshake
         self._feed: Feed | None = None
         self._transport: asyncio.Transport | None = None
-        self._early: list[bytes] = []
+        self._early = bytearray()
         self._paused = self._eof = self._lost = False
 
     # --- LocalEnd -----------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ class SocketEnd(asyncio.Protocol):
         """Write ``data``; bytes for a socket that is gone are dropped, as TCP would."""
         if self._transport is None:
             if not self._lost:
-                self._early.append(data)
+                self._early += data
         elif self._handshake is None:
             self._transport.write(data)
         else:
@@ -116,7 +116,7 @@ class SocketEnd(asyncio.Protocol):
     def pending(self) -> int:
         """Bytes that the operating system has not taken yet."""
         if self._transport is None:
-            return sum(map(len, self._early))
+            return len(self._early)
         held = 0 if self._handshake is None else self._handshake.held
         return 0 if self._lost else self._transport.get_write_buffer_size() + held
 
@@ -150,7 +150,7 @@ class SocketEnd(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close the socket without waiting for anything."""
-        self._feed, self._lost, self._early = None, True, []
+        self._feed, self._lost, self._early = None, True, bytearray()
         if self._transport is not None:
             self._transport.abort()
 
@@ -168,9 +168,9 @@ class SocketEnd(asyncio.Protocol):
             return
         if self._handshake is not None:
             transport.write(self._handshake.opening)
-        early, self._early = self._early, []
-        for data in early:
-            self.write(data)
+        early, self._early = self._early, bytearray()
+        if early:
+            self.write(bytes(early))
         if self._eof:
             self._write_eof()
         if self._feed is None or self._paused:

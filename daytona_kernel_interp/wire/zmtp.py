@@ -100,6 +100,8 @@ class ConnectingEnd:
         if size < 0 or len(self._held) < size:
             return b""
         self._ready_sent = True
+        if self._left == 0:  # the kernel was first, and says nothing more that would release the rest
+            return self.release()
         first = bytes(self._held[:size])
         del self._held[:size]
         return first
