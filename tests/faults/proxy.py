@@ -27,6 +27,7 @@ _CHUNK_BYTES = 256 * 1024
 _SLICE_BYTES = 16 * 1024  # of a throttled link: connections take turns after so much
 _QUEUE_BYTES = 4 * 1024 * 1024  # on the way in one direction of a connection; then the sender has to wait
 _LOOK_FOR_BYTES_S = 0.02  # a cut waits this long for bytes to fall between
+_LOOK_FOR_FAULTS_S = 0.05
 _HALF_OPEN_S = 0.05  # at most so much later than the first end of a connection the second is cut
 _BAD_GATEWAY = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -80,12 +81,21 @@ class Proxy:
 
     def cut(self, how: str = "rst") -> None:
         """Cut every connection now, both ends."""
-        self._call(lambda: [connection.cut(how) for connection in list(self._connections)])
+
+        def cut() -> None:
+            for connection in list(self._connections):
+                connection.cut(how)
+
+        self._call(cut)
 
     def freeze(self, *directions: str) -> None:
         """Let nothing pass any more on the connections that there are; no end sees a FIN, ever. New ones are free."""
-        wanted = directions or (UP, DOWN)
-        self._call(lambda: [connection.freeze(wanted) for connection in self._connections])
+
+        def freeze() -> None:
+            for connection in self._connections:
+                connection.freeze(directions or (UP, DOWN))
+
+        self._call(freeze)
 
     def refuse(self) -> None:
         """Take no new connections, as if nobody listened, until :meth:`accept`."""
@@ -122,7 +132,7 @@ class Proxy:
 
     # --- on the proxy's loop ---------------------------------------------------------------------------
 
-    def _call(self, function: Callable[[], Any]) -> None:
+    def _call(self, function: Callable[[], None]) -> None:
         async def call() -> None:
             function()
 
@@ -256,8 +266,8 @@ class _Connection:
             self._over.set_result(how)
 
     async def _wait_for_cut(self) -> None:
-        while (limits := self._proxy.faults.cut_after_s) is None:
-            await asyncio.sleep(0.05)
+        while (limits := self._proxy.faults.cut_after_s) is None:  # noqa: ASYNC110 - another thread sets it
+            await asyncio.sleep(_LOOK_FOR_FAULTS_S)
         await asyncio.sleep(self._fate.uniform(*limits))
         self._cut_due = True
         await asyncio.sleep(_LOOK_FOR_BYTES_S)

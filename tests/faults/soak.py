@@ -136,7 +136,9 @@ class Soak:
     def _bulk_up(self) -> str:
         for size in self._sizes():
             data = self._random.randbytes(size)
-            cell = self._driver.run("hashlib.sha256(data).hexdigest()", variables={"data": data}, timeout_s=_CELL_S).cell
+            cell = self._driver.run(
+                "hashlib.sha256(data).hexdigest()", variables={"data": data}, timeout_s=_CELL_S
+            ).cell
             if cell.value is None or values.loads(cell.value) != hashlib.sha256(data).hexdigest():
                 return f"{size} bytes arrived otherwise"
         self._driver.run("del data")
@@ -213,7 +215,10 @@ def main() -> int:
     print(f"| {'through a link cut every 50 to 300 ms':38} |  amount | lost       |  cuts | seconds |")
     print(f"| {'---':38} |     --: | ---        |   --: |     --: |")
     print("\n".join(map(_line, rows)))
-    print(f"\n{proxy.cut_count} cuts ({dict(proxy.cuts)}), {proxy.dials} dials, bytes passed: {proxy.passed[UP]} up, ", end="")
+    print(
+        f"\n{proxy.cut_count} cuts ({dict(proxy.cuts)}), {proxy.dials} dials, bytes passed: {proxy.passed[UP]} up, ",
+        end="",
+    )
     print(f"{proxy.passed[DOWN]} down, seed {options.seed}")
     return int(proxy.cut_count < plan.cuts or any(row.lost for row in rows))
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import random
-import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -17,7 +16,9 @@ from daytona_kernel_interp.kernel import DiedInCell, Kernel
 from daytona_kernel_interp.loop import io_loop
 from daytona_kernel_interp.tunnel import Tunnel
 from daytona_kernel_interp.wire import values
+from daytona_kernel_interp.wire.calls import Preamble
 from tests.integration.driver import Driver
+from tests.integration.test_backpressure import wait_until
 
 from .proxy import DOWN, UP, Faults, Proxy
 from .sandbox import ThroughProxy
@@ -25,7 +26,6 @@ from .soak import raw_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from concurrent.futures import Future
     from pathlib import Path
 
 MB = 1_000_000
@@ -121,18 +121,23 @@ def test_a_kernel_that_does_not_read_is_no_dead_link(driver: Driver, proxy: Prox
 
 
 def test_a_host_that_does_not_read_is_no_dead_link(driver: Driver, proxy: Proxy) -> None:
-    """Another client that reads nothing has its window full of iopub; its stream and ours live on."""
-    with raw_client(driver) as client:
-        client.iopub_channel.socket.setsockopt(17 + 7, 1)  # ZMQ_RCVHWM
+    """Another client reads nothing and so has its window full of iopub; its stream and ours live on."""
+
+    def flood(count: int) -> int:
+        begin = proxy.passed[DOWN]
+        code = f"import time\nfor _ in range({count}): print('x' * 1000, flush=True)"
+        driver.run(code, max_output_chars=None, timeout_s=50)
+        return proxy.passed[DOWN] - begin
+
+    for_one = 20 * flood(1000)
+    with raw_client(driver):
         dials = proxy.dials
-        driver.run("import time\nfor _ in range(60): print('x' * 1_000_000, flush=True)", max_output_chars=None)
+        assert flood(20_000) < 1.8 * for_one  # the other's is still in the sandbox
         driver.run("end = time.monotonic() + 3\nwhile time.monotonic() < end: time.sleep(0.01)")
         assert proxy.dials == dials
 
 
-def test_an_interrupt_does_not_wait_behind_an_upload(
-    driver: Driver, proxy: Proxy, thread: ThreadPoolExecutor
-) -> None:
+def test_an_interrupt_does_not_wait_behind_an_upload(driver: Driver, proxy: Proxy, thread: ThreadPoolExecutor) -> None:
     """500 MB are on their way at 50 MB/s when a cell is interrupted; it ends while they still are."""
     total = 500 * MB
     running = threading.Event()
@@ -143,7 +148,7 @@ def test_an_interrupt_does_not_wait_behind_an_upload(
         proxy.faults = Faults(delay_s=0.02, bytes_per_s=50 * MB)
         begin = proxy.passed[UP]
         message = client.session.msg("comm_msg", {"comm_id": "nobody", "data": {}})
-        client.session.send(client.shell_channel.socket, message, buffers=[bytes(total)], copy=False)
+        client.session.send(client.shell_channel.socket, message, buffers=[bytes(total)])
         proxy.until_passed(UP, begin + 30 * MB)
         driver.interrupt()
         result = cell.result()
@@ -165,18 +170,17 @@ def test_what_is_printed_while_nobody_listens_is_not_lost(
     done = tmp_path / "done"
     cut = threading.Event()
 
-    def cut_off() -> None:
-        proxy.refuse()
-        proxy.cut()
-        cut.set()
+    def cut_off(output: object) -> None:
+        if not cut.is_set():
+            proxy.refuse()
+            proxy.cut()
+            cut.set()
 
     code = "import time\nfor i in range(4000): print(i, flush=True)\nopen(done, 'w').close()"
-    cell = thread.submit(
-        driver.run, code, variables={"done": str(done)}, on_output=lambda _: cut.is_set() or cut_off(), max_output_chars=None
-    )
+    variables = {"done": str(done)}
+    cell = thread.submit(driver.run, code, variables=variables, on_output=cut_off, max_output_chars=None)
     assert cut.wait(30)
-    while not done.exists() and not cell.done():
-        pass
+    assert wait_until(done.exists, 30)
     proxy.accept()
     assert cell.result().cell.text() == "".join(f"{i}\n" for i in range(4000))
 
@@ -234,17 +238,20 @@ def test_a_cell_queued_for_a_link_that_was_down_never_runs_after_its_error(drive
     assert _runs_as_the_next_host_finds_them(driver) == 0
 
 
-def _runs_as_the_next_host_finds_them(driver: Driver) -> Any:
+def _runs_as_the_next_host_finds_them(driver: Driver) -> int:
     """Take the kernel up past the proxy and return its variable ``runs``."""
 
-    async def look() -> Any:
+    async def look() -> int:
         tunnel = await Tunnel.open(driver.session.sandbox.address)
         try:
             key = driver.session.tunnel.key_of(driver.session.kernel.id)
             kernel = await Kernel.attach(tunnel, driver.session.kernel.id, key, max_value_bytes=None)
             try:
-                result = await kernel.run("runs", [], driver.session.tools, timeout_s=30, max_output_chars=None)
-                return None if result.cell.value is None else values.loads(result.cell.value)
+                preamble = values.dumps(Preamble(max_output_chars=None).to_value())
+                tools = driver.session.tools
+                result = await kernel.run("print(runs)", preamble, tools, timeout_s=30, max_output_chars=None)
+                assert result.cell.error is None, result.cell.error
+                return int(result.cell.text())
             finally:
                 await kernel.aclose()
         finally:
