@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from daytona_kernel_interp.wire.calls import Preamble
 from tests.integration.driver import Driver
 from tests.integration.test_backpressure import wait_until
 
+from .conftest import TIMES
 from .proxy import DOWN, UP, Faults, Proxy
 from .sandbox import ThroughProxy
 from .soak import raw_client
@@ -135,6 +137,18 @@ def test_a_host_that_does_not_read_is_no_dead_link(driver: Driver, proxy: Proxy)
         assert flood(20_000) < 1.8 * for_one  # the other's is still in the sandbox
         driver.run("end = time.monotonic() + 3\nwhile time.monotonic() < end: time.sleep(0.01)")
         assert proxy.dials == dials
+
+
+def test_a_host_that_was_busy_is_no_dead_link(driver: Driver, proxy: Proxy) -> None:
+    """The host's loop was held for longer than silence may last: it asks before it judges."""
+    dials = proxy.dials
+
+    def hold(output: object) -> None:
+        time.sleep(1.5 * TIMES.dead_after_s)  # what is tested: nothing else runs on that loop meanwhile
+
+    code = "import time\nfor i in range(3):\n    print(i)\n    end = time.monotonic() + 1\n"
+    driver.run(code + "    while time.monotonic() < end: time.sleep(0.01)", on_output=hold)
+    assert proxy.dials == dials
 
 
 def test_an_interrupt_does_not_wait_behind_an_upload(driver: Driver, proxy: Proxy, thread: ThreadPoolExecutor) -> None:
