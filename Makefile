@@ -67,6 +67,10 @@ format: $(INSTALLED) ## Format the code and sort its imports
 bench: $(INSTALLED) ## Run the benchmarks; ARGS picks them
 	@$(KEYLESS) $(BIN)/python -m tests.benchmarks $(ARGS)
 
+.PHONY: soak
+soak: $(INSTALLED) ## Work through a link that is cut 5,000 times, and count what is lost
+	@$(KEYLESS) $(BIN)/python -m tests.faults.soak $(ARGS)
+
 .PHONY: environments
 environments: $(INSTALLED) ## Build the virtual environments of the other Pythons
 	@$(KEYLESS) $(BIN)/python -m tests.environments

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tests import hermetic
 
-from . import report
+from . import link, report
 
 if TYPE_CHECKING:
     from .samples import Key, Sample
@@ -28,12 +28,15 @@ def main() -> int:
     hermetic.isolate(os.environ, folder)
     try:
         samples = _measure(options.quick)
+        lines = _measure_link(options.quick)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(_machine())
     print(report.table(samples))
+    print(f"\n{link.table(lines)}")
     if options.json is not None:
-        options.json.write_text(json.dumps({"machine": _machine(), **report.as_json(samples)}, indent=1) + "\n")
+        measured = {"machine": _machine(), **report.as_json(samples), "link": [vars(line) for line in lines]}
+        options.json.write_text(json.dumps(measured, indent=1) + "\n")
     return 0
 
 
@@ -54,6 +57,11 @@ def _measure(quick: bool) -> dict[Key, Sample]:
             print(f"{step.__name__.replace('_', ' ')} ...", file=sys.stderr)
             samples |= step(plan)
     return samples
+
+
+def _measure_link(quick: bool) -> list[link.Line]:
+    print("measure the link ...", file=sys.stderr)
+    return list(link.measure(link.QUICK if quick else link.Plan()))
 
 
 def _machine() -> str:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from daytona_kernel_interp.cell import Output
     from daytona_kernel_interp.kernel import CellResult
+    from daytona_kernel_interp.sandboxes.base import Sandbox
+    from daytona_kernel_interp.wire.link import LinkTimes
 
 LIMIT_S = 30.0  # a cell that takes longer than this here hangs
 
@@ -25,9 +27,10 @@ LIMIT_S = 30.0  # a cell that takes longer than this here hangs
 class Driver:
     """A started session, with the calls of its host made sync."""
 
-    def __init__(self, sandbox: LocalSandbox | None = None) -> None:
+    def __init__(self, sandbox: Sandbox | None = None, times: LinkTimes | None = None) -> None:
         self.tools: dict[str, Tool] = {}
-        self.session = io_loop().run(Session.start(sandbox or LocalSandbox(), self._invoke, values.MAX_VALUE_BYTES))
+        start = Session.start(sandbox or LocalSandbox(), self._invoke, values.MAX_VALUE_BYTES, times=times)
+        self.session = io_loop().run(start)
 
     def run(
         self,

@@ -1,0 +1,34 @@
+"""A session behind a proxy, one a test: what a test does to its link is nobody else's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from daytona_kernel_interp.sandboxes.local import LocalSandbox
+from daytona_kernel_interp.wire.link import LinkTimes
+from tests.integration.driver import Driver
+
+from .proxy import Proxy
+from .sandbox import ThroughProxy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# A dead link is noticed as by default, only sooner.
+TIMES = LinkTimes(keepalive_s=0.25, dead_after_s=1.0, resume_lifetime_s=3.0)
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    with Proxy() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def driver(proxy: Proxy) -> Iterator[Driver]:
+    """Its host gives up after 3 s without a link, its relay does not."""
+    driver = Driver(ThroughProxy(proxy, LocalSandbox(resume_lifetime=60)), TIMES)
+    yield driver
+    driver.close()

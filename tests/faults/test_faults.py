@@ -1,0 +1,274 @@
+"""Links that freeze, are refused, crawl, or are gone for good, under a real kernel."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from daytona_kernel_interp.errors import TunnelLost
+from daytona_kernel_interp.kernel import DiedInCell, Kernel
+from daytona_kernel_interp.loop import io_loop
+from daytona_kernel_interp.tunnel import Tunnel
+from daytona_kernel_interp.wire import values
+from daytona_kernel_interp.wire.calls import Preamble
+from tests.integration.driver import Driver
+from tests.integration.test_backpressure import wait_until
+
+from .conftest import TIMES
+from .proxy import DOWN, UP, Faults, Proxy
+from .sandbox import ThroughProxy
+from .soak import raw_client
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MB = 1_000_000
+PROOF = "import hashlib; hashlib.sha256(data).hexdigest()"
+
+
+@pytest.fixture
+def thread() -> Iterator[ThreadPoolExecutor]:
+    """Run what blocks beside the test; its end is waited for."""
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+# --- frozen: no FIN, no RST, nothing ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("directions", [(UP, DOWN), (UP,), (DOWN,)], ids="-".join)
+def test_a_frozen_link_is_noticed_while_a_cell_runs(driver: Driver, proxy: Proxy, directions: tuple[str, ...]) -> None:
+    """A link freezes with a tool's reply or output on it: the cell ends as if nothing had been."""
+    driver.tools["freeze"] = lambda: proxy.freeze(*directions)
+    dials = proxy.dials
+    assert driver.text("print('before')\nfreeze()\nfor i in range(100): print(i, flush=True)") == (
+        "before\n" + "".join(f"{i}\n" for i in range(100))
+    )
+    assert proxy.dials > dials
+
+
+def test_a_frozen_link_is_noticed_with_the_rhythm_that_users_have(proxy: Proxy) -> None:
+    """The same with no time shortened."""
+    driver = Driver(ThroughProxy(proxy))
+    try:
+        driver.tools["freeze"] = proxy.freeze
+        assert driver.text("freeze()\nprint('after')") == "after\n"
+    finally:
+        driver.close()
+
+
+def test_a_link_frozen_in_a_bulk_send_is_noticed(driver: Driver, proxy: Proxy, thread: ThreadPoolExecutor) -> None:
+    """The host cannot get rid of its bytes, and hears nothing: it dials again, and each byte arrives once."""
+    data = random.Random(1).randbytes(100 * MB)
+    sending = thread.submit(driver.value, PROOF, data=data)
+    proxy.until_passed(UP, 20 * MB)
+    proxy.freeze()
+    assert sending.result() == digest(data)
+
+
+def test_a_link_frozen_in_a_bulk_receive_is_noticed(driver: Driver, proxy: Proxy, thread: ThreadPoolExecutor) -> None:
+    """The same the other way, with a tool's argument."""
+    taken: list[str] = []
+    driver.tools["take"] = lambda data: taken.append(digest(data))
+    sending = thread.submit(driver.value, "import os\ndata = os.urandom(100_000_000)\ntake(data)\n" + PROOF)
+    proxy.until_passed(DOWN, 20 * MB)
+    proxy.freeze()
+    assert [sending.result()] == taken
+
+
+def test_a_link_that_froze_while_idle_is_noticed_by_the_next_cell(driver: Driver, proxy: Proxy) -> None:
+    """Nothing is waited for, so nobody looks; the next cell runs once all the same."""
+    driver.run("runs = 0")
+    proxy.freeze()
+    assert driver.value("runs += 1\nruns") == 1
+    assert driver.value("runs") == 1
+
+
+def test_a_link_that_freezes_again_and_again(driver: Driver, proxy: Proxy) -> None:
+    """Each freeze costs a redial and nothing else."""
+    driver.tools["freeze"] = proxy.freeze
+    for number in range(5):
+        assert driver.text(f"freeze()\nprint({number})") == f"{number}\n"
+
+
+# --- slow is not dead -------------------------------------------------------------------------------------------------
+
+
+def test_a_kernel_that_does_not_read_is_no_dead_link(driver: Driver, proxy: Proxy, thread: ThreadPoolExecutor) -> None:
+    """A full window towards a stopped kernel: keepalives are answered all the while, and nobody dials."""
+    kernel = psutil.Process(driver.value("import os; os.getpid()"))
+    data, dials = random.Random(2).randbytes(60 * MB), proxy.dials
+    kernel.suspend()
+    try:
+        sending = thread.submit(driver.value, PROOF, data=data)
+        proxy.until_passed(UP, 10 * MB)
+        # Nothing but answers to keepalives comes down, 19 bytes each. Many more than a dead link would live to get.
+        proxy.until_passed(DOWN, proxy.passed[DOWN] + 60 * 19)
+    finally:
+        kernel.resume()
+    assert sending.result() == digest(data)
+    assert proxy.dials == dials
+
+
+def test_a_host_that_does_not_read_is_no_dead_link(driver: Driver, proxy: Proxy) -> None:
+    """Another client reads nothing and so has its window full of iopub; its stream and ours live on."""
+
+    def flood(count: int) -> int:
+        begin = proxy.passed[DOWN]
+        code = f"import time\nfor _ in range({count}): print('x' * 1000, flush=True)"
+        driver.run(code, max_output_chars=None, timeout_s=50)
+        return proxy.passed[DOWN] - begin
+
+    for_one = 20 * flood(1000)
+    with raw_client(driver):
+        dials = proxy.dials
+        assert flood(20_000) < 1.8 * for_one  # the other's is still in the sandbox
+        driver.run("end = time.monotonic() + 3\nwhile time.monotonic() < end: time.sleep(0.01)")
+        assert proxy.dials == dials
+
+
+def test_a_host_that_was_busy_is_no_dead_link(driver: Driver, proxy: Proxy) -> None:
+    """The host's loop was held for longer than silence may last: it asks before it judges."""
+    dials = proxy.dials
+
+    def hold(output: object) -> None:
+        time.sleep(1.5 * TIMES.dead_after_s)  # what is tested: nothing else runs on that loop meanwhile
+
+    code = "import time\nfor i in range(3):\n    print(i)\n    end = time.monotonic() + 1\n"
+    driver.run(code + "    while time.monotonic() < end: time.sleep(0.01)", on_output=hold)
+    assert proxy.dials == dials
+
+
+def test_an_interrupt_does_not_wait_behind_an_upload(driver: Driver, proxy: Proxy, thread: ThreadPoolExecutor) -> None:
+    """500 MB are on their way at 50 MB/s when a cell is interrupted; it ends while they still are."""
+    total = 500 * MB
+    running = threading.Event()
+    driver.tools["running"] = running.set
+    with raw_client(driver) as client:
+        cell = thread.submit(driver.run, "running()\nimport time\nwhile True: time.sleep(0.01)")
+        assert running.wait(30)
+        proxy.faults = Faults(delay_s=0.02, bytes_per_s=50 * MB)
+        begin = proxy.passed[UP]
+        message = client.session.msg("comm_msg", {"comm_id": "nobody", "data": {}})
+        client.session.send(client.shell_channel.socket, message, buffers=[bytes(total)])
+        proxy.until_passed(UP, begin + 30 * MB)
+        driver.interrupt()
+        result = cell.result()
+        assert result.interrupted == "interrupt"
+        assert result.cell.error is not None
+        assert proxy.passed[UP] - begin < total
+        proxy.faults = Faults()
+        proxy.until_passed(UP, begin + total)
+    assert driver.value("1 + 1") == 2
+
+
+# --- refused for a while -------------------------------------------------------------------------------------------
+
+
+def test_what_is_printed_while_nobody_listens_is_not_lost(
+    driver: Driver, proxy: Proxy, thread: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    """The relay cannot be reached while a cell prints 4,000 lines; all of them come, in order."""
+    done = tmp_path / "done"
+    cut = threading.Event()
+
+    def cut_off(output: object) -> None:
+        if not cut.is_set():
+            proxy.refuse()
+            proxy.cut()
+            cut.set()
+
+    code = "import time\nfor i in range(4000): print(i, flush=True)\nopen(done, 'w').close()"
+    variables = {"done": str(done)}
+    cell = thread.submit(driver.run, code, variables=variables, on_output=cut_off, max_output_chars=None)
+    assert cut.wait(30)
+    assert wait_until(done.exists, 30)
+    proxy.accept()
+    assert cell.result().cell.text() == "".join(f"{i}\n" for i in range(4000))
+
+
+def test_bad_gateways_are_tried_again(driver: Driver, proxy: Proxy, thread: ThreadPoolExecutor) -> None:
+    """A preview that answers 502 for a while, as during a deploy, costs time only."""
+    proxy.faults = Faults(bad_gateway=True)
+    proxy.cut("fin")
+    cell = thread.submit(driver.value, "40 + 2")
+    proxy.until_dialled(proxy.dials + 12)
+    proxy.faults = Faults()
+    assert cell.result() == 42
+
+
+# --- a slow tunnel and much output -----------------------------------------------------------------------------------
+
+
+def test_200_000_small_prints_through_a_slow_tunnel(driver: Driver, proxy: Proxy) -> None:
+    """Without a cut at the kernel every one of them comes; with it head and tail are exact and the count is right."""
+    proxy.faults = Faults(delay_s=0.02, bytes_per_s=4 * MB)
+    code = "for i in range(200_000): print(i)"
+    whole = "".join(f"{i}\n" for i in range(200_000))
+    cell = driver.run(code, max_output_chars=None, timeout_s=50).cell
+    assert cell.text() == whole
+    assert cell.idle
+    cell = driver.run(code, max_output_chars=2000).cell
+    assert cell.idle
+    text = cell.text()
+    assert text.startswith(whole[:1000])
+    assert text.endswith(whole[-1000:])
+    assert f"\n[... {len(whole) - 2000:,} characters left out; " in text
+
+
+def test_20_000_messages_through_a_slow_tunnel(driver: Driver, proxy: Proxy) -> None:
+    """Prints that are flushed are a message each: more than the high-water marks of both sides together."""
+    proxy.faults = Faults(delay_s=0.02, bytes_per_s=8 * MB)
+    cell = driver.run("for i in range(20_000): print(i, flush=True)", max_output_chars=None, timeout_s=50).cell
+    assert cell.text() == "".join(f"{i}\n" for i in range(20_000))
+
+
+# --- gone for good -----------------------------------------------------------------------------------------------
+
+
+def test_a_cell_queued_for_a_link_that_was_down_never_runs_after_its_error(driver: Driver, proxy: Proxy) -> None:
+    """The host gave up on a cell; then the link is there again, and the kernel has not seen the cell."""
+    driver.run("runs = 0")
+    proxy.refuse()
+    proxy.cut()
+    with pytest.raises(DiedInCell, match="cannot be reached") as caught:
+        driver.run("runs += 1")
+    assert isinstance(caught.value.error, TunnelLost)
+    proxy.accept()
+    with pytest.raises(TunnelLost):
+        driver.run("runs += 1")
+    assert _runs_as_the_next_host_finds_them(driver) == 0
+
+
+def _runs_as_the_next_host_finds_them(driver: Driver) -> int:
+    """Take the kernel up past the proxy and return its variable ``runs``."""
+
+    async def look() -> int:
+        tunnel = await Tunnel.open(driver.session.sandbox.address)
+        try:
+            key = driver.session.tunnel.key_of(driver.session.kernel.id)
+            kernel = await Kernel.attach(tunnel, driver.session.kernel.id, key, max_value_bytes=None)
+            try:
+                preamble = values.dumps(Preamble(max_output_chars=None).to_value())
+                tools = driver.session.tools
+                result = await kernel.run("print(runs)", preamble, tools, timeout_s=30, max_output_chars=None)
+                assert result.cell.error is None, result.cell.error
+                return int(result.cell.text())
+            finally:
+                await kernel.aclose()
+        finally:
+            await tunnel.aclose()
+
+    return io_loop().run(look())
