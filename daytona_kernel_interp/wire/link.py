@@ -63,6 +63,7 @@ class Watch:
         self._armed_at: float | None = None
         self._heard_at = now
         self._asked_at = now
+        self._ticked_at = now
 
     def heard(self, now: float) -> None:
         """Note that bytes came."""
@@ -72,8 +73,14 @@ class Watch:
         """Return what is due at ``now``.
 
         ``in_flight`` says whether anything is waited for; silence counts only from when it began. ``keep_warm`` asks
-        for the slow keepalive while nothing is.
+        for the slow keepalive while nothing is. Whoever ticks too late (a busy loop, a machine that slept) has not
+        listened either: then silence counts from now.
         """
+        late = now - self._ticked_at > self._times.keepalive_s
+        self._ticked_at = now
+        if in_flight and late and self._armed_at is not None:
+            self._armed_at = now
+            return self._ask(now)
         if not in_flight:
             self._armed_at = None
             if keep_warm and now - self._asked_at >= self._times.idle_keepalive_s:

@@ -51,6 +51,9 @@ class RunningThroughProxy:
         self.address = self._redirected(address)
         return self.address
 
+    def lives(self) -> bool:
+        return self.inner.lives()
+
     def let_go(self) -> None:
         self.inner.let_go()
 

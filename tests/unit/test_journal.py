@@ -54,6 +54,7 @@ def test_golden_bytes() -> None:
         "PENDING": 5,
         "LAST": 6,
         "GAP": 7,
+        "CONTINUED": 8,
     }
     assert join_frames([b"a", memoryview(b""), b"bc"]) == b"\0\0\0\x01a\0\0\0\0\0\0\0\x02bc"
 
@@ -113,7 +114,7 @@ def test_any_bytes_are_records_or_refused(pieces: list[bytes]) -> None:
         (b"DKJ\x02\x01\0\0\0\0\0\0\0", "another version"),
         (b"GET / HTTP/1", "not a journal"),
         (b"DKJ\x01\x00\0\0\0\0\0\0\0", "unknown kind 0"),
-        (b"DKJ\x01\x08\0\0\0\0\0\0\0", "unknown kind 8"),
+        (b"DKJ\x01\x09\0\0\0\0\0\0\0", "unknown kind 9"),
         (b"DKJ\x01\x01\0\0\0" + struct.pack("!I", MAX_RECORD_BYTES + 1), f"record of {MAX_RECORD_BYTES + 1} bytes"),
         (b"DKJ\x01\x01\0\0\0\xff\xff\xff\xff", "record of 4294967295 bytes"),
     ],
