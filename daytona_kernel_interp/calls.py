@@ -39,6 +39,8 @@ class Calls:
         if self._others:
             self._last_other = max(self._last_other, call.call_id)
             return  # an earlier host took it, and may have made it
+        if call.call_id in self._running or call.call_id in self._kept:
+            return  # told again; each is made once
         if len(self._running) >= MAX_PENDING_CALLS:
             self.refuse(call.call_id, f"more than {MAX_PENDING_CALLS} tool calls at once")
             return

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +24,13 @@ from .link.processes import lives, process_mark
 
 ENDPOINTS_PREFIX = "dk-"  # of the folders that hold a tunnel's unix sockets; short, as their paths must be
 _VERSION = 1
+_MAX_BYTES = 1 << 20
+_TYPES = {
+    **dict.fromkeys(("id", "mark", "kernel", "connection_file", "key"), (str,)),
+    "pid": (int,),
+    "started": (int, float),
+    "sandbox": (dict,),
+}
 _NAME = re.compile(r"daytona-kernel-([0-9a-f]{8})\.json")
 
 
@@ -75,7 +83,8 @@ class SessionRecord:
         """
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         unfinished = self.path.with_suffix(f".{os.getpid()}.tmp")
-        with open(unfinished, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        unfinished.unlink(missing_ok=True)  # of an earlier process with our id, or a link to somewhere
+        with open(unfinished, "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
             json.dump(asdict(self), file)
         unfinished.replace(self.path)
 
@@ -124,12 +133,18 @@ def sessions() -> list[SessionRecord]:
 
 def _read(path: Path) -> SessionRecord | None:
     try:
-        fields = json.loads(path.read_text())
-        if fields.get("version") != _VERSION or path.stat().st_uid != os.getuid():
+        # neither through a link, nor waiting for a FIFO's writer
+        with open(path, opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
+            facts = os.fstat(file.fileno())
+            if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_size > _MAX_BYTES:
+                return None
+            fields = json.loads(file.read(_MAX_BYTES))
+        if fields.get("version") != _VERSION or not all(type(fields.get(name)) in of for name, of in _TYPES.items()):
             return None
-        return SessionRecord(**fields)
-    except (OSError, ValueError, TypeError, AttributeError):
+        record = SessionRecord(**fields)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None  # half of one, or of another version: not ours to judge
+    return record if record.path.name == path.name else None
 
 
 def _folder() -> Path:

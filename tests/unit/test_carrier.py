@@ -423,7 +423,8 @@ async def test_sockets_aborted_in_mid_send_lose_and_repeat_nothing() -> None:
                     if fed[shell] == len(whole):
                         shell.local.feed.feed_eof()
                 victim = rng.choice([near, far]).carrier.socket
-                if sum(len(shell.local.got) for shell in sent) > limit and victim is not None:
+                # not at the very end: who has all and closed well is dialled again in vain, as a relay says with 4404
+                if limit < sum(len(shell.local.got) for shell in sent) < 23 * MB and victim is not None:
                     cuts += 1
                     victim.abort()
                     await near.lost_one.wait()
