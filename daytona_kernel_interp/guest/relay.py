@@ -210,6 +210,12 @@ class KernelEnd(SocketEnd):
         if self._connecting is None:
             self._connecting = asyncio.create_task(self._connect())
 
+    def write_eof(self) -> None:
+        """End the connection; one that was not made, because the client said nothing, has ended with that."""
+        super().write_eof()
+        if self._connecting is None and self._feed is not None:
+            asyncio.get_running_loop().call_soon(self._feed.feed_eof)
+
     def abort(self) -> None:
         """Close the connection, made or not."""
         super().abort()

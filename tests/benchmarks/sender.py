@@ -12,7 +12,7 @@ import time
 
 from jupyter_client.blocking.client import BlockingKernelClient
 
-_REPLY_S = 120.0
+_REPLY_S = 60.0
 
 
 def main() -> None:

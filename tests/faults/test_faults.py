@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,7 @@ from daytona_kernel_interp.loop import io_loop
 from daytona_kernel_interp.tunnel import Tunnel
 from daytona_kernel_interp.wire import values
 from daytona_kernel_interp.wire.calls import Preamble
+from daytona_kernel_interp.wire.hello import KERNEL_CHANNELS, MAX_STREAMS
 from tests.integration.driver import Driver
 from tests.integration.test_backpressure import wait_until
 
@@ -207,6 +210,21 @@ def test_bad_gateways_are_tried_again(driver: Driver, proxy: Proxy, thread: Thre
     proxy.until_dialled(proxy.dials + 12)
     proxy.faults = Faults()
     assert cell.result() == 42
+
+
+# --- clients that come and go ------------------------------------------------------------------------------------
+
+
+def test_clients_that_leave_without_a_word_leave_nothing_behind(driver: Driver) -> None:
+    """More of them than a relay has streams: the next client is served all the same."""
+    facts = json.loads(driver.session.kernel.connection_file.read_text())
+    for number in range(MAX_STREAMS + 10):
+        channel = KERNEL_CHANNELS[number % len(KERNEL_CHANNELS)]
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(f"{facts['ip']}-{facts[f'{channel}_port']}")
+            connection.recv(64)  # the greeting of whoever took the connection
+    with raw_client(driver) as client:
+        client.execute("1", reply=True, timeout=30)
 
 
 # --- a slow tunnel and much output -----------------------------------------------------------------------------------
