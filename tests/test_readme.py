@@ -72,7 +72,7 @@ def test_first_examples(
 def test_every_example_is_run() -> None:
     """No Python block was added that nothing runs."""
     assert len(_blocks("python")) == 2
-    assert len(_blocks("pycon")) == 2
+    assert len(_blocks("pycon")) == 3
 
 
 def test_the_example_is_ten_lines() -> None:
