@@ -1,0 +1,103 @@
+"""Kernel processes as the relay has them: how their ends are told, and who takes them over."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from daytona_kernel_interp.guest import kernels as guest_kernels
+from daytona_kernel_interp.guest.kernels import Kernels, NoSuchKernel
+from daytona_kernel_interp.kernel import _death
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+KEY = "0" * 64
+
+
+class Owner:
+    """What a relay is to its kernels."""
+
+    def __init__(self, folder: Path, lifetime_s: float = 60.0) -> None:
+        self.kernels = Kernels(folder, folder, lifetime_s)
+        self.exits: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.kernels.on_exit = self.exits.put_nowait
+
+    async def exit(self) -> dict[str, Any]:
+        return await asyncio.wait_for(self.exits.get(), 30)
+
+
+@pytest.fixture
+async def owner(tmp_path: Path) -> AsyncIterator[Owner]:
+    owner = Owner(tmp_path)
+    yield owner
+    await owner.kernels.end_all()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "name"), [(signal.SIGKILL, -9, "SIGKILL"), (signal.SIGSEGV, -11, "SIGSEGV")]
+)
+async def test_an_exit_is_told_with_its_signal(owner: Owner, number: int, code: int, name: str) -> None:
+    """As soon as the process is gone, and with how."""
+    pid = await owner.kernels.start("k", KEY)
+    os.kill(pid, number)
+    event = await owner.exit()
+    assert (event["kernel"], event["code"], event["signal"], event["oom"]) == ("k", code, name, False)
+    assert owner.kernels.facts()["k"] == {**event, "alive": False}
+    with pytest.raises(NoSuchKernel):
+        await owner.kernels.port("k", "shell")
+
+
+async def test_want_of_memory_is_named_where_the_group_counts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A SIGKILL while the control group's count of such kills rose was the operating system's; another was not."""
+    kills = 3
+    monkeypatch.setattr(guest_kernels, "oom_kills", lambda: kills)
+    owner = Owner(tmp_path)
+    try:
+        kills = 4
+        os.kill(await owner.kernels.start("first", KEY), signal.SIGKILL)
+        event = await owner.exit()
+        assert event["oom"] is True
+        error = _death(event, "")
+        assert error.out_of_memory
+        assert str(error).startswith("the kernel's process was killed because the sandbox ran out of memory")
+        os.kill(await owner.kernels.start("second", KEY), signal.SIGKILL)
+        assert (await owner.exit())["oom"] is False
+    finally:
+        await owner.kernels.end_all()
+
+
+async def test_a_successor_adopts_what_lives(tmp_path: Path) -> None:
+    """The second owner has the kernels' ports, learns of their exits by pidfd, and ends them."""
+    first, second = Owner(tmp_path), Owner(tmp_path)
+    pids = [await first.kernels.start(name, KEY) for name in ("a", "b")]
+    ports = [await first.kernels.port(name, "shell") for name in ("a", "b")]
+    os.kill(await first.kernels.start("c", KEY), signal.SIGKILL)
+    await first.exit()
+    for process in first.kernels._running.values():
+        process.close()  # as if its process had ended
+    assert second.kernels.adopt() == 2
+    assert [await second.kernels.port(name, "shell") for name in ("a", "b")] == ports
+    assert second.kernels.facts()["c"]["alive"] is False
+    os.kill(pids[0], signal.SIGKILL)
+    event = await second.exit()
+    assert (event["kernel"], event["code"]) == ("a", None)  # only a parent is told how
+    await second.kernels.end_all()
+    assert not psutil.pid_exists(pids[1]) or psutil.Process(pids[1]).status() == psutil.STATUS_ZOMBIE
+    await first.kernels.end_all()
+
+
+async def test_a_kernel_without_an_owner_ends_itself(tmp_path: Path) -> None:
+    """Nobody opens its lifeline within the lifetime: it and its children go."""
+    owner = Owner(tmp_path, lifetime_s=0.5)
+    await owner.kernels.start("k", KEY)
+    owner.kernels._running["k"].close()
+    assert (await owner.exit())["signal"] in ("SIGTERM", "SIGKILL")
