@@ -333,6 +333,43 @@ async def test_a_stream_that_ended_both_ways_closes_well() -> None:
         assert shell.ends == 1
 
 
+class FullSocket:
+    """A socket that takes nothing until it is told to."""
+
+    heard_at = 0.0
+    takes_more = False
+
+    def __init__(self) -> None:
+        self.posted: list[Frame] = []
+        self.closes: list[int] = []
+
+    def post(self, message: bytes) -> None:
+        self.posted.append(decode(message))
+
+    def close_soon(self, code: int, reason: str = "") -> None:
+        self.closes.append(code)
+
+    def abort(self) -> None:
+        self.closes.append(LOST)
+
+
+async def test_a_stream_does_not_end_before_its_last_ack_is_sent() -> None:
+    """The peer waits for it, and would dial for it in vain."""
+    shell, sock = Shell(Local()), FullSocket()
+    sock.takes_more = True
+    shell.carrier.attach(sock)
+    shell.local.feed.feed_eof()
+    sock.takes_more = False
+    shell.carrier.message(encode(Frame(FrameType.FIN, 0, 1)))
+    assert shell.stream.finished
+    assert not shell.carrier.ended
+    sock.takes_more = True
+    shell.carrier.flush()
+    assert sock.posted[-1] == Frame(FrameType.ACK, 1, 1)
+    await shell.local.until(lambda: shell.local.closed)
+    assert sock.closes == [FINISHED]
+
+
 async def test_what_comes_before_there_is_a_local_end_waits_for_it() -> None:
     """Streams are dialled before a client connects; bytes and end reach it in order, and are acked only then."""
     stream, local = Stream(), Local()

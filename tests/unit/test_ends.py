@@ -130,6 +130,23 @@ async def test_what_the_peer_does_not_read_is_pending(sockets: tuple[socket.sock
     end.abort()
 
 
+async def test_the_last_byte_that_is_taken_is_told(sockets: tuple[socket.socket, socket.socket]) -> None:
+    """However little is pending: an ack waits for it."""
+    ours, peer = sockets
+    end, feed = SocketEnd(), Recorder()
+    end.open(feed)
+    await connect(end, ours)
+    written = 0
+    while not end.pending:
+        end.write(bytes(100))
+        written += 100
+    takes = feed.takes
+    assert len(await read(peer, written)) == written
+    await feed.until(lambda: feed.takes > takes)
+    assert end.pending == 0
+    end.abort()
+
+
 async def test_a_pause_stops_reading(sockets: tuple[socket.socket, socket.socket]) -> None:
     """Paused before or after it connects, it leaves what the peer sends in the peer's socket."""
     ours, peer = sockets
@@ -250,6 +267,22 @@ async def test_a_message_waits_for_the_kernel_and_counts_as_pending(
     assert end.pending == 0
     assert feed.takes > takes
     end.abort()
+
+
+async def test_a_kernel_that_hangs_up_before_its_ready_owes_nothing(
+    sockets: tuple[socket.socket, socket.socket],
+) -> None:
+    """What was kept back for it never will be taken: it is not pending, so the stream can end."""
+    ours, peer = sockets
+    end, feed = SocketEnd(ConnectingEnd()), Recorder()
+    end.open(feed)
+    end.write(READY + b"message")
+    await connect(end, ours)
+    assert end.pending == len(b"message")
+    peer.close()
+    await feed.until(lambda: feed.ends > 0)
+    end.abort()
+    assert end.pending == 0
 
 
 @pytest.mark.parametrize("said", [b"x" * 64, GREETING + b"\x04\x0b\x05ERROR\x04nope", GREETING + b"\x00\x01x"])
