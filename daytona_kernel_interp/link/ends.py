@@ -175,8 +175,15 @@ class SocketEnd(asyncio.Protocol):
             self._write_eof()
         if self._feed is None or self._paused:
             transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._stay_paused)
         if self._feed is not None:
             self._feed.taken()
+
+    def _stay_paused(self) -> None:
+        # Python 3.10 begins to read after connection_made(), whatever that asked for.
+        if self._transport is not None and (self._feed is None or self._paused):
+            self._transport.resume_reading()
+            self._transport.pause_reading()
 
     def data_received(self, data: bytes) -> None:
         """Pass on what was read."""
