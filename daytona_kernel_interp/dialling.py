@@ -11,7 +11,7 @@ from websockets.exceptions import InvalidHandshake
 
 from .errors import KernelError, SandboxFailed, TunnelLost, WireMismatch
 from .link.carrier import FINISHED, Carrier
-from .link.sockets import InvalidStatus, Socket, connect_socket
+from .link.sockets import PEER_AT_FAULT, InvalidStatus, Socket, connect_socket
 from .settings import DIAL_S
 from .wire.backoff import delays
 from .wire.errors import RemoteProtocolError
@@ -202,7 +202,7 @@ class DialledStream:
         """Dial again, unless the relay said that there is no point."""
         if self.carrier.socket is socket:
             self.carrier.detach()
-        if (code in FINAL_CLOSES or code == FINISHED) and self._gone is None:
+        if (code in FINAL_CLOSES or code in PEER_AT_FAULT or code == FINISHED) and self._gone is None:
             self._gone = StreamGone(code, reason)
         self._lost.set()
         self._answered.set()

@@ -25,13 +25,15 @@ if TYPE_CHECKING:
 
     from websockets.http11 import Request, Response
 
-__all__ = ["InvalidStatus", "Sink", "Socket", "connect_socket", "serve_sockets"]
+__all__ = ["PEER_AT_FAULT", "InvalidStatus", "Sink", "Socket", "connect_socket", "serve_sockets"]
 
 # At level DEBUG websockets logs the headers of an upgrade, and ours hold secrets.
 _quiet = logging.getLogger(f"{__name__}.websockets")
 _quiet.setLevel(logging.INFO)
 
 LOST = 1006  # RFC 6455 §7.4.1: closed without a close frame
+# RFC 6455 §7.4.1, with which websockets closes by itself: no WebSocket, no text, a message beyond MAX_FRAME_BYTES.
+PEER_AT_FAULT = frozenset({1002, 1007, 1009})
 _WRITE_BUFFER_BYTES = 512 * 1024  # two frames: while one is written the next is ready
 _CLOSE_S = 1.0
 
@@ -46,7 +48,7 @@ class Sink(Protocol):
         """The socket takes messages again."""
 
     def lost(self, socket: Socket, code: int, reason: str) -> None:
-        """The socket is closed, with the peer's close code or :data:`LOST`."""
+        """The socket is closed, with the peer's close code, one of :data:`PEER_AT_FAULT`, or :data:`LOST`."""
 
 
 class Socket(Protocol):
@@ -116,7 +118,9 @@ class _Direct:
         super().connection_lost(exc)  # type: ignore[misc]
         sink, self.sink = self.sink, None
         if sink is not None:
-            close = self.protocol.close_rcvd
+            close, ours = self.protocol.close_rcvd, self.protocol.close_sent
+            if close is None and ours is not None and ours.code in PEER_AT_FAULT:
+                close = ours
             sink.lost(self, LOST if close is None else int(close.code), "" if close is None else close.reason)
 
     # --- websockets' Connection --------------------------------------------------------------------
