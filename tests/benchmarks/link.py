@@ -172,7 +172,10 @@ def measure_throughput(plan: Plan) -> Iterator[Line]:
 
 def _transfer(path: Path, count: int, size: int) -> float:
     command = [sys.executable, "-m", "tests.benchmarks.sender", str(path), str(count), str(size)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise AssertionError(f"the sender to {path} failed:\n{done.stderr}")
+    return float(done.stdout)
 
 
 # --- interrupts ----------------------------------------------------------------------------------------------------
