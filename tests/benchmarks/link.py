@@ -189,7 +189,7 @@ def measure_interrupts(plan: Plan) -> Iterator[Line]:
         try:
             proxy.faults = Faults(delay_s=delay_s, bytes_per_s=speed)
             alone = [_interrupt(driver, thread) for _ in range(plan.interrupts)]
-            with raw_client(driver) as client:
+            with raw_client(driver.session.kernel.connection_file) as client:
                 begin = proxy.passed[UP]
                 message = client.session.msg("comm_msg", {"comm_id": "nobody", "data": {}})
                 client.session.send(client.shell_channel.socket, message, buffers=[bytes(total)])
