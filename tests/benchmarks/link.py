@@ -45,7 +45,7 @@ class Plan:
     rounds: int = 20
     delays_s: tuple[float, ...] = (0.02, 0.04, 0.08)
     firsts: int = 9
-    transfers: int = 3
+    transfers: int = 5
     transfer_bytes: int = 1 << 30
     interrupts: int = 5
     freezes: int = 3
@@ -155,9 +155,9 @@ def measure_throughput(plan: Plan) -> Iterator[Line]:
     direct: list[float] = []
     with LinkedKernel() as kernel:
         relay = kernel.relay_pid
-        for _ in range(plan.transfers):
-            direct.append(_transfer(kernel.direct, count, message_bytes))
-            with peak_rss(relay, os.getpid()) as growth:
+        with peak_rss(relay, os.getpid()) as growth:
+            for _ in range(plan.transfers):
+                direct.append(_transfer(kernel.direct, count, message_bytes))
                 tunnel.append(_transfer(kernel.through_tunnel, count, message_bytes))
     speeds = [plan.transfer_bytes / MB / seconds for seconds in tunnel]
     beside = [plan.transfer_bytes / MB / seconds for seconds in direct]
