@@ -24,7 +24,7 @@ from tests.integration.test_backpressure import wait_until
 from .conftest import TIMES
 from .proxy import DOWN, UP, Faults, Proxy
 from .sandbox import ThroughProxy
-from .soak import raw_client
+from .soak import CUTS, raw_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -171,6 +171,38 @@ def test_an_interrupt_does_not_wait_behind_an_upload(driver: Driver, proxy: Prox
         proxy.faults = Faults()
         proxy.until_passed(UP, begin + total)
     assert driver.value("1 + 1") == 2
+
+
+# --- cut all the time; see also test_soak.py ----------------------------------------------------------------------
+
+
+def test_tool_calls_through_a_link_that_is_cut(driver: Driver, proxy: Proxy) -> None:
+    """Each call is made once, in order, and gets its own answer."""
+    calls: list[int] = []
+
+    def note(number: int) -> int:
+        calls.append(number)
+        return 10 * number
+
+    driver.tools["note"] = note
+    proxy.faults = CUTS
+    assert driver.value("[note(i) for i in range(1500)]") == [10 * i for i in range(1500)]
+    assert calls == list(range(1500))
+
+
+def test_interrupts_through_a_link_that_is_cut(driver: Driver, proxy: Proxy, thread: ThreadPoolExecutor) -> None:
+    """Each ends its own cell and no other."""
+    proxy.faults = CUTS
+    driver.run("import time\nends = []")
+    for number in range(20):
+        running = threading.Event()
+        driver.tools["running"] = running.set
+        code = f"try:\n    running()\n    while True: time.sleep(0.01)\nfinally:\n    ends.append({number})"
+        cell = thread.submit(driver.run, code)
+        assert running.wait(30)
+        driver.interrupt()
+        assert cell.result().interrupted == "interrupt"
+    assert driver.value("ends") == list(range(20))
 
 
 # --- refused for a while -------------------------------------------------------------------------------------------
