@@ -211,7 +211,13 @@ class SocketEnd(asyncio.Protocol):
         return True
 
     def resume_writing(self) -> None:
-        """All of what was written has been taken."""
+        """All of what was written has been taken.
+
+        Told later: asyncio's transport closes twice if it is closed from within this (3.11, ``_write_ready``).
+        """
+        asyncio.get_running_loop().call_soon(self._tell_taken)
+
+    def _tell_taken(self) -> None:
         if self._feed is not None:
             self._feed.taken()
 

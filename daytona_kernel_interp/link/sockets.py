@@ -111,6 +111,10 @@ class _Direct:
 
     def resume_writing(self) -> None:
         super().resume_writing()  # type: ignore[misc]
+        # Not from within: asyncio's transport closes twice if a write from here fails (3.11, `_write_ready`).
+        self.loop.call_soon(self._tell_writable)
+
+    def _tell_writable(self) -> None:
         if self.sink is not None:
             self.sink.writable(self)
 

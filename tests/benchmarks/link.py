@@ -45,7 +45,7 @@ class Plan:
     rounds: int = 20
     delays_s: tuple[float, ...] = (0.02, 0.04, 0.08)
     firsts: int = 9
-    transfers: int = 3
+    transfers: int = 5
     transfer_bytes: int = 1 << 30
     interrupts: int = 5
     freezes: int = 3
@@ -155,9 +155,9 @@ def measure_throughput(plan: Plan) -> Iterator[Line]:
     direct: list[float] = []
     with LinkedKernel() as kernel:
         relay = kernel.relay_pid
-        for _ in range(plan.transfers):
-            direct.append(_transfer(kernel.direct, count, message_bytes))
-            with peak_rss(relay, os.getpid()) as growth:
+        with peak_rss(relay, os.getpid()) as growth:
+            for _ in range(plan.transfers):
+                direct.append(_transfer(kernel.direct, count, message_bytes))
                 tunnel.append(_transfer(kernel.through_tunnel, count, message_bytes))
     speeds = [plan.transfer_bytes / MB / seconds for seconds in tunnel]
     beside = [plan.transfer_bytes / MB / seconds for seconds in direct]
@@ -172,7 +172,10 @@ def measure_throughput(plan: Plan) -> Iterator[Line]:
 
 def _transfer(path: Path, count: int, size: int) -> float:
     command = [sys.executable, "-m", "tests.benchmarks.sender", str(path), str(count), str(size)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise AssertionError(f"the sender to {path} failed:\n{done.stderr}")
+    return float(done.stdout)
 
 
 # --- interrupts ----------------------------------------------------------------------------------------------------
@@ -186,7 +189,7 @@ def measure_interrupts(plan: Plan) -> Iterator[Line]:
         try:
             proxy.faults = Faults(delay_s=delay_s, bytes_per_s=speed)
             alone = [_interrupt(driver, thread) for _ in range(plan.interrupts)]
-            with raw_client(driver) as client:
+            with raw_client(driver.session.kernel.connection_file) as client:
                 begin = proxy.passed[UP]
                 message = client.session.msg("comm_msg", {"comm_id": "nobody", "data": {}})
                 client.session.send(client.shell_channel.socket, message, buffers=[bytes(total)])

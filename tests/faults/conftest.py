@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from logging import WARNING
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
 
 # A dead link is noticed as by default, only sooner.
 TIMES = LinkTimes(keepalive_s=0.25, dead_after_s=1.0, resume_lifetime_s=3.0)
+
+
+@pytest.fixture(autouse=True)
+def _no_complaints(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fail a test whose event loop caught what nobody else did."""
+    yield
+    complaints = [r.getMessage() for r in caplog.get_records("call") if r.name == "asyncio" and r.levelno > WARNING]
+    assert complaints == []
 
 
 @pytest.fixture

@@ -114,7 +114,7 @@ class Soak:
         """Send every cell before the first reply is read, with jupyter_client alone."""
         driver, count = self._driver, self._plan.pipelined
         driver.run("seen.clear()")
-        with raw_client(driver) as client:
+        with raw_client(driver.session.kernel.connection_file) as client:
             sent = [client.execute(f"seen.append({number})") for number in range(count)]
             replied = [client.get_shell_msg(timeout=_CELL_S)["parent_header"]["msg_id"] for _ in sent]
             idle: list[str] = []
@@ -175,10 +175,10 @@ def run(plan: Plan) -> tuple[list[Row], Proxy]:
 
 
 @contextlib.contextmanager
-def raw_client(driver: Driver) -> Iterator[BlockingKernelClient]:
-    """Return another Jupyter client of the driver's kernel."""
+def raw_client(connection_file: Path) -> Iterator[BlockingKernelClient]:
+    """Return a Jupyter client that knows nothing of us."""
     client = BlockingKernelClient()
-    client.load_connection_file(str(driver.session.kernel.connection_file))
+    client.load_connection_file(str(connection_file))
     client.start_channels(stdin=False, hb=False)
     try:
         client.wait_for_ready(timeout=_CELL_S)

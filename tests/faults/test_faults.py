@@ -9,17 +9,14 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
 from daytona_kernel_interp.errors import TunnelLost
-from daytona_kernel_interp.kernel import DiedInCell, Kernel
-from daytona_kernel_interp.loop import io_loop
-from daytona_kernel_interp.tunnel import Tunnel
-from daytona_kernel_interp.wire import values
-from daytona_kernel_interp.wire.calls import Preamble
+from daytona_kernel_interp.kernel import DiedInCell
 from daytona_kernel_interp.wire.hello import KERNEL_CHANNELS, MAX_STREAMS
 from tests.integration.driver import Driver
 from tests.integration.test_backpressure import wait_until
@@ -27,11 +24,10 @@ from tests.integration.test_backpressure import wait_until
 from .conftest import TIMES
 from .proxy import DOWN, UP, Faults, Proxy
 from .sandbox import ThroughProxy
-from .soak import raw_client
+from .soak import CUTS, raw_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 MB = 1_000_000
 PROOF = "import hashlib; hashlib.sha256(data).hexdigest()"
@@ -135,7 +131,7 @@ def test_a_host_that_does_not_read_is_no_dead_link(driver: Driver, proxy: Proxy)
         return proxy.passed[DOWN] - begin
 
     for_one = 20 * flood(1000)
-    with raw_client(driver):
+    with raw_client(driver.session.kernel.connection_file):
         dials = proxy.dials
         assert flood(20_000) < 1.8 * for_one  # the other's is still in the sandbox
         driver.run("end = time.monotonic() + 3\nwhile time.monotonic() < end: time.sleep(0.01)")
@@ -159,7 +155,7 @@ def test_an_interrupt_does_not_wait_behind_an_upload(driver: Driver, proxy: Prox
     total = 500 * MB
     running = threading.Event()
     driver.tools["running"] = running.set
-    with raw_client(driver) as client:
+    with raw_client(driver.session.kernel.connection_file) as client:
         cell = thread.submit(driver.run, "running()\nimport time\nwhile True: time.sleep(0.01)")
         assert running.wait(30)
         proxy.faults = Faults(delay_s=0.02, bytes_per_s=50 * MB)
@@ -175,6 +171,38 @@ def test_an_interrupt_does_not_wait_behind_an_upload(driver: Driver, proxy: Prox
         proxy.faults = Faults()
         proxy.until_passed(UP, begin + total)
     assert driver.value("1 + 1") == 2
+
+
+# --- cut all the time; see also test_soak.py ----------------------------------------------------------------------
+
+
+def test_tool_calls_through_a_link_that_is_cut(driver: Driver, proxy: Proxy) -> None:
+    """Each call is made once, in order, and gets its own answer."""
+    calls: list[int] = []
+
+    def note(number: int) -> int:
+        calls.append(number)
+        return 10 * number
+
+    driver.tools["note"] = note
+    proxy.faults = CUTS
+    assert driver.value("[note(i) for i in range(1500)]") == [10 * i for i in range(1500)]
+    assert calls == list(range(1500))
+
+
+def test_interrupts_through_a_link_that_is_cut(driver: Driver, proxy: Proxy, thread: ThreadPoolExecutor) -> None:
+    """Each ends its own cell and no other."""
+    proxy.faults = CUTS
+    driver.run("import time\nends = []")
+    for number in range(20):
+        running = threading.Event()
+        driver.tools["running"] = running.set
+        code = f"try:\n    running()\n    while True: time.sleep(0.01)\nfinally:\n    ends.append({number})"
+        cell = thread.submit(driver.run, code)
+        assert running.wait(30)
+        driver.interrupt()
+        assert cell.result().interrupted == "interrupt"
+    assert driver.value("ends") == list(range(20))
 
 
 # --- refused for a while -------------------------------------------------------------------------------------------
@@ -223,7 +251,7 @@ def test_clients_that_leave_without_a_word_leave_nothing_behind(driver: Driver) 
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(f"{facts['ip']}-{facts[f'{channel}_port']}")
             connection.recv(64)  # the greeting of whoever took the connection
-    with raw_client(driver) as client:
+    with raw_client(driver.session.kernel.connection_file) as client:
         client.execute("1", reply=True, timeout=30)
 
 
@@ -257,8 +285,8 @@ def test_20_000_messages_through_a_slow_tunnel(driver: Driver, proxy: Proxy) -> 
 
 
 def test_a_cell_queued_for_a_link_that_was_down_never_runs_after_its_error(driver: Driver, proxy: Proxy) -> None:
-    """The host gave up on a cell; then the link is there again, and the kernel has not seen the cell."""
-    driver.run("runs = 0")
+    """The host gave up on a cell; then the link is there again, and the kernel does not get to see the cell."""
+    folder = driver.value("runs = 0\nimport os, time; os.environ['DAYTONA_KERNEL_FOLDER']")
     proxy.refuse()
     proxy.cut()
     with pytest.raises(DiedInCell, match="cannot be reached") as caught:
@@ -267,26 +295,8 @@ def test_a_cell_queued_for_a_link_that_was_down_never_runs_after_its_error(drive
     proxy.accept()
     with pytest.raises(TunnelLost):
         driver.run("runs += 1")
-    assert _runs_as_the_next_host_finds_them(driver) == 0
-
-
-def _runs_as_the_next_host_finds_them(driver: Driver) -> int:
-    """Take the kernel up past the proxy and return its variable ``runs``."""
-
-    async def look() -> int:
-        tunnel = await Tunnel.open(driver.session.sandbox.address)
-        try:
-            key = driver.session.tunnel.key_of(driver.session.kernel.id)
-            kernel = await Kernel.attach(tunnel, driver.session.kernel.id, key, max_value_bytes=None)
-            try:
-                preamble = values.dumps(Preamble(max_output_chars=None).to_value())
-                tools = driver.session.tools
-                result = await kernel.run("print(runs)", preamble, tools, timeout_s=30, max_output_chars=None)
-                assert result.cell.error is None, result.cell.error
-                return int(result.cell.text())
-            finally:
-                await kernel.aclose()
-        finally:
-            await tunnel.aclose()
-
-    return io_loop().run(look())
+    path = Path(folder) / f"kernel-{driver.session.kernel.id}.json"
+    with raw_client(path) as client:  # past relay and tunnel
+        client.execute("time.sleep(4)", reply=True, timeout=30)  # twice as long as anybody waits before he dials again
+        content = client.execute("", user_expressions={"runs": "runs"}, reply=True, timeout=30)["content"]
+    assert content["user_expressions"]["runs"]["data"]["text/plain"] == "0"
