@@ -5,7 +5,7 @@
     KernelError
     ├── SandboxFailed     a sandbox could not be started, or its relay could not be reached
     ├── TunnelLost        the link to the relay is gone; what the running cell did is unknown
-    ├── CellNotRun        the link was lost on the way to the kernel: the cell did not run, its kernel lives
+    ├── CellNotRun        lost, or interrupted, on the way to the kernel: the cell did not run, its kernel lives
     ├── WireMismatch      host and sandbox run different versions of this package
     ├── KernelDied        the kernel's process ended; its variables are gone
     └── SessionNotFound   there is no session to take up, or its host lives
@@ -27,7 +27,7 @@ class TunnelLost(KernelError):
 
 
 class CellNotRun(KernelError):
-    """A cell did not run: the link was lost before it reached the kernel. Variables are as they were."""
+    """A cell did not run: it was lost, or interrupted, on its way to the kernel. Variables are as they were."""
 
 
 class WireMismatch(KernelError):

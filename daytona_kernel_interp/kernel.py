@@ -257,7 +257,8 @@ class Kernel(Watcher):
         if run.fatal is not None:
             raise run.fatal
         if run.not_run:
-            raise CellNotRun("the link was lost before the cell reached the kernel: it did not run; variables kept")
+            why = "the cell was interrupted" if run.interrupted else "the link was lost"
+            raise CellNotRun(f"{why} before it reached the kernel: it did not run; variables kept")
         if not run.over.done():
             await self._raise_death(run)
         return CellResult(run.cell, self._take_late(), rung, timed_out)
@@ -284,6 +285,8 @@ class Kernel(Watcher):
             except KernelError:
                 break
             await _first_of(run.over, self._dead, timeout_s=patience_s)
+            if run.ours and not (run.started or run.over.done() or self._dead.done()):
+                await self._take_back(run)
             if run.over.done():
                 return rung
         if may_kill and not run.over.done() and not self._dead.done():
@@ -292,6 +295,15 @@ class Kernel(Watcher):
                 await self._first_or_dead(self._tunnel.signal(self.id, "kill"))
             await asyncio.wait({self._dead}, timeout=LAST_INTERRUPT_S)
         return None
+
+    async def _take_back(self, run: _Run) -> None:
+        """Drop a request that is still on its way, such as one with large variables on a slow link.
+
+        With its connection goes what the kernel has of it; whether that was all is then known.
+        """
+        if self._recovering is None:
+            self.broken()
+        await _first_of(run.over, self._dead, timeout_s=None)
 
     async def _first_or_dead(self, step: Any) -> None:
         task = asyncio.ensure_future(step)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from daytona_kernel_interp.errors import TunnelLost
+from daytona_kernel_interp.errors import CellNotRun, TunnelLost
 from daytona_kernel_interp.kernel import DiedInCell
 from daytona_kernel_interp.wire.hello import KERNEL_CHANNELS, MAX_STREAMS
 from tests.integration.driver import Driver
@@ -171,6 +171,27 @@ def test_an_interrupt_does_not_wait_behind_an_upload(driver: Driver, proxy: Prox
         proxy.faults = Faults()
         proxy.until_passed(UP, begin + total)
     assert driver.value("1 + 1") == 2
+
+
+@pytest.mark.parametrize("how", ["timeout", "interrupt"])
+def test_a_cell_whose_variables_are_still_on_their_way_is_taken_back(
+    driver: Driver, proxy: Proxy, thread: ThreadPoolExecutor, how: str
+) -> None:
+    """It did not run, which is said before the upload would be through; the kernel, which is idle, is not killed."""
+    total = 200 * MB
+    driver.value("runs = 0")
+    proxy.faults = Faults(delay_s=0.02, bytes_per_s=20 * MB)
+    begin = proxy.passed[UP]
+    variables = {name: bytes(total // 2) for name in "ab"}
+    cell = thread.submit(driver.run, "runs += 1", variables=variables, timeout_s=1.0 if how == "timeout" else 60)
+    proxy.until_passed(UP, begin + 10 * MB)
+    if how == "interrupt":
+        driver.interrupt()
+    with pytest.raises(CellNotRun, match="interrupted before it reached the kernel"):
+        cell.result()
+    assert proxy.passed[UP] - begin < total
+    proxy.faults = Faults()
+    assert driver.value("runs") == 0
 
 
 # --- cut all the time; see also test_soak.py ----------------------------------------------------------------------
