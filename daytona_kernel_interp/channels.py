@@ -11,6 +11,8 @@ import zmq
 import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 
+from .wire.calls import PREAMBLE_KEY
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
@@ -55,6 +57,15 @@ class Channels:
         """The Jupyter session: makes and signs messages."""
         session: Session = self._client.session
         return session
+
+    def execute_request(self, code: str) -> Message:
+        """Return the request for a cell whose preamble is in its buffers; see ``wire.calls``."""
+        content = {
+            **{"code": code, "silent": False, "store_history": True, "user_expressions": {}},
+            **{"allow_stdin": False, "stop_on_error": False},
+        }
+        message: Message = self.session.msg("execute_request", content, metadata={PREAMBLE_KEY: True})
+        return message
 
     def send(self, message: Message, buffers: Sequence[Any] = ()) -> None:
         """Send a message on shell."""

@@ -22,9 +22,9 @@ from pydantic_core import to_jsonable_python
 
 from . import settings
 from .errors import CellNotRun, KernelError
-from .kernel import CellResult, DiedInCell
 from .loop import io_loop
 from .outcome import is_syntax_error, printed, returned, with_output
+from .running import CellResult, DiedInCell
 from .sandboxes.choice import choose
 from .session import Session
 from .tools import InvalidTool, Tool, ToolAborted, call, describe

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,42 +12,21 @@ from .calls import Calls
 from .cell import Cell, Event, Output, OutputArrived, PendingCalls, StreamText, Submitted, ToolCalled
 from .channels import Channels, Message, parent_id
 from .errors import CellNotRun, KernelDied, KernelError, SandboxFailed, TunnelLost
-from .recovery import Recovered, read_records
-from .settings import (
-    AFTER_SUBMIT_S,
-    ASYNC_EXCEPTION_S,
-    CANCEL_S,
-    INTERRUPT_S,
-    LAST_INTERRUPT_S,
-    MAX_RECOVERIES,
-    REPLY_GRACE_S,
-    START_S,
-)
-from .tunnel import RelayReplaced, Watcher
-from .wire.calls import PREAMBLE_KEY
+from .recovery import LOST_OUTPUT, Recovered, read_records
+from .running import CellResult, DiedInCell, LateText, Run, death, first_of, race
+from .settings import AFTER_SUBMIT_S, CANCEL_S, LADDER, LAST_INTERRUPT_S, MAX_RECOVERIES, REPLY_GRACE_S, START_S
+from .tunnel import Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Mapping
 
-    from .tools import ToolAborted, ToolRunner
+    from .tools import ToolRunner
     from .tunnel import Tunnel
     from .wire import values
 
 log = logging.getLogger(__name__)
 
 _MESSAGE_SLACK_BYTES = 16 << 20  # above the largest value: JSON parts, the code, a figure
-_MAX_LATE_CHARS = 200_000
-LOST_OUTPUT = "\n[... some output was lost with the link: the journal in the sandbox did not hold all of it ...]\n"
-
-
-@dataclass(frozen=True)
-class CellResult:
-    """A cell that ended with its kernel alive."""
-
-    cell: Cell
-    late: str  # what earlier cells' threads printed since they ended
-    interrupted: str | None = None  # which rung of the ladder ended it: "interrupt" or "exception"
-    timed_out: bool = False
 
 
 class Kernel(Watcher):
@@ -59,14 +37,13 @@ class Kernel(Watcher):
         self._max_message_bytes = -1 if max_value_bytes is None else max_value_bytes + _MESSAGE_SLACK_BYTES
         self._channels: Channels | None = None
         self._calls = Calls(self._send_control)
-        self._run: _Run | None = None
+        self._run: Run | None = None
         self._sessions: set[str] = set()  # Jupyter sessions whose cells are ours
-        self._late: list[str] = []
-        self._late_chars = 0
+        self._late = LateText()
         self._last_iopub: str | None = None  # msg_id of the last message that came from the kernel
         self._dead: asyncio.Future[KernelError] = asyncio.get_running_loop().create_future()
         self._recovering: asyncio.Task[None] | None = None
-        self._broken = asyncio.Event()  # streams broke since the last recovery began
+        self._broken: asyncio.Future[None] = self._dead.get_loop().create_future()  # since the last recovery began
         self._begun = False
         self.id = self.key = ""
         self.connection_file = Path()
@@ -97,7 +74,7 @@ class Kernel(Watcher):
         kernel.id, kernel.key = kernel_id, key
         facts = (await tunnel.kernels()).get(kernel_id)
         if not facts or not facts.get("alive"):
-            raise _death(facts or {}, "")
+            raise death(facts or {}, "")
         kernel.connection_file = tunnel.open_kernel(kernel_id, key, kernel)
         await kernel._begin()
         return kernel
@@ -122,7 +99,7 @@ class Kernel(Watcher):
         try:
             while pending := [step for step in steps if not step.done()]:
                 left_s = end - asyncio.get_running_loop().time()
-                await _first_of(*pending, self._dead, timeout_s=max(0.0, left_s))
+                await first_of(*pending, self._dead, timeout_s=max(0.0, left_s))
                 for step in steps:
                     if step.done():
                         step.result()
@@ -168,13 +145,9 @@ class Kernel(Watcher):
         if self._dead.done():
             raise self._dead.result()
         assert self._channels is not None
-        content = {
-            **{"code": code, "silent": False, "store_history": True, "user_expressions": {}},
-            **{"allow_stdin": False, "stop_on_error": False},
-        }
-        message = self._channels.session.msg("execute_request", content, metadata={PREAMBLE_KEY: True})
+        message = self._channels.execute_request(code)
         cell = Cell(message["header"]["msg_id"], max_output_chars=max_output_chars)
-        return await self._conduct(_Run(cell, tools, on_output), timeout_s, (message, preamble))
+        return await self._conduct(Run(cell, tools, on_output), timeout_s, (message, preamble))
 
     async def resume(
         self,
@@ -198,7 +171,7 @@ class Kernel(Watcher):
             self._channels.release(set())
             self._calls.abandon(all_read=False)
             return None
-        run = _Run(Cell(recovered.cell, max_output_chars=max_output_chars), tools, on_output)
+        run = Run(Cell(recovered.cell, max_output_chars=max_output_chars), tools, on_output)
         run.ours, run.reply_lost = False, True
         self._sessions.add(recovered.cell.partition("_")[0])
         self._run = run
@@ -214,7 +187,7 @@ class Kernel(Watcher):
             self._run.interrupt_wanted.set()
 
     async def _conduct(
-        self, run: _Run, timeout_s: float | None, request: tuple[Message, list[values.Buffer]] | None
+        self, run: Run, timeout_s: float | None, request: tuple[Message, list[values.Buffer]] | None
     ) -> CellResult:
         self._run = run
         try:
@@ -230,14 +203,14 @@ class Kernel(Watcher):
             self._calls.end_cell()
             run.tools.end_cell()
 
-    async def _withdraw(self, run: _Run) -> None:
+    async def _withdraw(self, run: Run) -> None:
         """Interrupt a cell whose caller has gone. Where the link does not let us, it must not run later either."""
         with self._tunnel.in_flight(), contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._climb(run, may_kill=False), CANCEL_S)
         if not (run.over.done() or self._tunnel.connected):
             await self._destroy(TunnelLost("the call was cancelled while the link was down; the outcome is unknown"))
 
-    async def _finish(self, run: _Run, timeout_s: float | None) -> CellResult:
+    async def _finish(self, run: Run, timeout_s: float | None) -> CellResult:
         """Wait for the end of the cell, whatever brings it."""
         loop = asyncio.get_running_loop()
         deadline = None if timeout_s is None else loop.time() + timeout_s
@@ -248,7 +221,7 @@ class Kernel(Watcher):
             wanted = asyncio.ensure_future(run.interrupt_wanted.wait())
             try:
                 left_s = None if deadline is None else max(0.0, deadline - loop.time())
-                await _first_of(run.over, self._dead, wanted, timeout_s=left_s)
+                await first_of(run.over, self._dead, wanted, timeout_s=left_s)
                 timed_out = not (run.over.done() or self._dead.done() or wanted.done())
             finally:
                 wanted.cancel()
@@ -261,30 +234,26 @@ class Kernel(Watcher):
             raise CellNotRun(f"{why} before it reached the kernel: it did not run; variables kept")
         if not run.over.done():
             await self._raise_death(run)
-        return CellResult(run.cell, self._take_late(), rung, timed_out)
+        return CellResult(run.cell, self._late.take(), rung, timed_out)
 
-    async def _climb(self, run: _Run, *, may_kill: bool) -> str | None:
+    async def _climb(self, run: Run, *, may_kill: bool) -> str | None:
         """Interrupt the cell, more forcefully each time; return the rung that ended it.
 
         Patience begins when the relay has done its part, however long the link takes.
         """
-        for rung, patience_s in (
-            ("interrupt", INTERRUPT_S),
-            ("exception", ASYNC_EXCEPTION_S),
-            ("interrupt", LAST_INTERRUPT_S),
-        ):
+        for rung, patience_s in LADDER:
             if self._dead.done() or run.over.done():
                 break
             run.interrupted = True
             self._check_over(run)  # its idle may have come before
             try:
                 if rung == "interrupt":
-                    await self._first_or_dead(self._tunnel.signal(self.id, "interrupt"))
+                    await race(self._tunnel.signal(self.id, "interrupt"), self._dead)
                 if rung == "exception" or not run.started:  # a cell still on its way is not to begin
                     self._send_control({"op": "raise", "cell": run.cell.msg_id})
             except KernelError:
                 break
-            await _first_of(run.over, self._dead, timeout_s=patience_s)
+            await first_of(run.over, self._dead, timeout_s=patience_s)
             if run.ours and not (run.started or run.over.done() or self._dead.done()):
                 await self._take_back(run)
             if run.over.done():
@@ -292,29 +261,20 @@ class Kernel(Watcher):
         if may_kill and not run.over.done() and not self._dead.done():
             run.killed = "the cell had to end" if run.must_end else "execution_timeout passed"
             with contextlib.suppress(KernelError):
-                await self._first_or_dead(self._tunnel.signal(self.id, "kill"))
+                await race(self._tunnel.signal(self.id, "kill"), self._dead)
             await asyncio.wait({self._dead}, timeout=LAST_INTERRUPT_S)
         return None
 
-    async def _take_back(self, run: _Run) -> None:
+    async def _take_back(self, run: Run) -> None:
         """Drop a request that is still on its way, such as one with large variables on a slow link.
 
         With its connection goes what the kernel has of it; whether that was all is then known.
         """
         if self._recovering is None:
             self.broken()
-        await _first_of(run.over, self._dead, timeout_s=None)
+        await first_of(run.over, self._dead, timeout_s=None)
 
-    async def _first_or_dead(self, step: Any) -> None:
-        task = asyncio.ensure_future(step)
-        try:
-            await _first_of(task, self._dead, timeout_s=None)
-            if task.done():
-                task.result()
-        finally:
-            task.cancel()
-
-    async def _raise_death(self, run: _Run) -> NoReturn:
+    async def _raise_death(self, run: Run) -> NoReturn:
         if not self._dead.done():
             raise TunnelLost("the relay did not tell that the kernel was killed; whether the cell ended is unknown")
         error = self._dead.result()
@@ -353,15 +313,13 @@ class Kernel(Watcher):
         """Take a message of a cell that has ended, or of another client's."""
         data = message["content"].get("data")
         ours = message["parent_header"].get("session") in self._sessions
-        if message["msg_type"] == "stream" and ours and self._late_chars < _MAX_LATE_CHARS:
-            text = str(message["content"].get("text", ""))[:_MAX_LATE_CHARS]
-            self._late.append(text)
-            self._late_chars += len(text)
+        if message["msg_type"] == "stream" and ours:
+            self._late.add(str(message["content"].get("text", "")))
         elif message["msg_type"] == "comm_msg" and isinstance(data, dict) and data.get("op") == "call":
             why = "the cell that made this call has ended" if ours else "tools are for the cells of the session's host"
             self._calls.refuse(data.get("id"), why)
 
-    def _handle(self, run: _Run, event: Event) -> None:
+    def _handle(self, run: Run, event: Event) -> None:
         match event:
             case OutputArrived(output):
                 if run.on_output is not None:
@@ -380,13 +338,13 @@ class Kernel(Watcher):
 
     # --- when a cell is over ---------------------------------------------------------------------------
 
-    def _check_over(self, run: _Run) -> None:
+    def _check_over(self, run: Run) -> None:
         if run.cell.over:
             run.end()
         elif (run.cell.replied or (run.cell.idle and (run.interrupted or run.reply_lost))) and run.settling is None:
             run.settling = asyncio.create_task(self._settle(run))
 
-    async def _settle(self, run: _Run) -> None:
+    async def _settle(self, run: Run) -> None:
         """Decide about a cell of which only one of reply and idle came.
 
         Idle without reply: an interrupt can hit between the code's end and the reply, which then never comes; and a
@@ -415,10 +373,6 @@ class Kernel(Watcher):
             except KernelError:
                 return
 
-    def _take_late(self) -> str:
-        late, self._late, self._late_chars = "".join(self._late), [], 0
-        return late
-
     # --- recovery --------------------------------------------------------------------------------------------
 
     def broken(self) -> None:
@@ -426,18 +380,19 @@ class Kernel(Watcher):
         if not self._begun:
             self.lost(SandboxFailed("a channel to the kernel closed before the kernel had answered"))
             return
-        self._broken.set()
+        if not self._broken.done():
+            self._broken.set_result(None)
         if self._recovering is None and not self._dead.done():
             self._recovering = asyncio.create_task(self._recover())
 
     async def _recover(self) -> None:
         try:
             for _ in range(MAX_RECOVERIES):
-                self._broken.clear()
+                self._broken = asyncio.get_running_loop().create_future()
                 await self._close_channels()  # before anything is dialled: what they have queued is not for later
                 with self._tunnel.in_flight():
-                    await self._or_broken(self._reopen())
-                if not self._broken.is_set():
+                    await race(self._reopen(), self._broken)
+                if not self._broken.done():
                     return
             raise TunnelLost(f"the link was lost {MAX_RECOVERIES} times while it was recovered; the outcome is unknown")
         except KernelError as error:
@@ -448,24 +403,8 @@ class Kernel(Watcher):
         finally:
             self._recovering = None
 
-    async def _or_broken(self, step: Coroutine[Any, Any, None]) -> None:
-        """Do ``step``, unless streams break anew meanwhile."""
-        tasks = [asyncio.ensure_future(step), asyncio.ensure_future(self._broken.wait())]
-        try:
-            await _first_of(*tasks, timeout_s=None)
-            if tasks[0].done():
-                tasks[0].result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
     async def _reopen(self) -> None:
-        facts: Mapping[str, Any] = {}
-        for _ in range(3):  # a relay that is just being replaced fails the question
-            with contextlib.suppress(RelayReplaced):
-                facts = (await self._tunnel.kernels()).get(self.id) or {}
-                break
+        facts = (await self._tunnel.kernels()).get(self.id) or {}
         if not facts.get("alive"):
             self.exited({**facts, "kernel": self.id})
             return
@@ -486,7 +425,7 @@ class Kernel(Watcher):
         if not run.started and run.ours:
             await self._look_for_start(run, channels, certain=not recovered.gap)
 
-    async def _look_for_start(self, run: _Run, channels: Channels, *, certain: bool) -> None:
+    async def _look_for_start(self, run: Run, channels: Channels, *, certain: bool) -> None:
         """Find out whether a cell of which nothing was heard reached the kernel."""
         await self._wait_for_all([asyncio.ensure_future(channels.shell_barrier())], self._tunnel.lifetime_s)
         recovered = await self._read_journal(None, run.cell.msg_id)
@@ -528,7 +467,7 @@ class Kernel(Watcher):
 
     def exited(self, event: Mapping[str, Any]) -> None:
         """The kernel's process ended; its last words are in the journal."""
-        self.lost(_death(event, self._run.killed if self._run is not None else ""))
+        self.lost(death(event, self._run.killed if self._run is not None else ""))
 
     def lost(self, error: KernelError) -> None:
         """There will be no further cell; nothing that is still queued for the kernel goes out."""
@@ -556,67 +495,3 @@ class Kernel(Watcher):
         await self._calls.aclose()
         await self._close_channels()
         self._tunnel.close_kernel(self.id)
-
-
-class DiedInCell(Exception):
-    """A cell whose kernel died or whose link was lost: the error, and what the cell had shown."""
-
-    def __init__(self, error: KernelError, cell: Cell) -> None:
-        super().__init__(str(error))
-        self.error, self.cell = error, cell
-
-
-class _Run:
-    """A cell under way, and who waits for what of it."""
-
-    def __init__(self, cell: Cell, tools: ToolRunner, on_output: Callable[[Output], None] | None) -> None:
-        self.cell, self.tools, self.on_output = cell, tools, on_output
-        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.interrupt_wanted = asyncio.Event()
-        self.ours = True  # this process sent it
-        self.started = False  # the kernel is known to have taken it up
-        self.not_run = False  # and known not to have
-        self.interrupted = False
-        self.reply_lost = False  # the connection that its reply goes to is gone; the journal has it
-        self.must_end = False
-        self.killed = ""  # why, if it was
-        self.fatal: ToolAborted | None = None
-        self.settling: asyncio.Task[None] | None = None
-        self.after_submit: asyncio.TimerHandle | None = None
-
-    def demand_end(self) -> None:
-        """The cell has to end, even if its kernel has to die for it."""
-        self.must_end = True
-        self.interrupt_wanted.set()
-
-    def abort(self, error: ToolAborted) -> None:
-        """A host tool ends the call."""
-        self.fatal = error
-        self.demand_end()
-
-    def end(self) -> None:
-        """The cell is over."""
-        if self.after_submit is not None:
-            self.after_submit.cancel()
-        if not self.over.done():
-            self.over.set_result(None)
-
-
-def _death(event: Mapping[str, Any], killed: str) -> KernelDied:
-    code, signal_name, oom = event.get("code"), event.get("signal"), event.get("oom") is True
-    how = f"signal {signal_name or -code}" if isinstance(code, int) and code < 0 else f"exit code {code}"
-    what = f"the kernel's process ended ({how})" if isinstance(code, int) else "the kernel's process is gone"
-    if oom:
-        what = f"the kernel's process was killed because the sandbox ran out of memory ({how})"
-    if killed:
-        what = f"{killed} and nothing stopped the code, so the kernel was killed"
-    return KernelDied(
-        f"{what}; all variables are lost",
-        exit_code=code if isinstance(code, int) else None,
-        out_of_memory=oom,
-        stderr=str(event.get("stderr", "")),
-    )
-
-
-async def _first_of(*futures: asyncio.Future[Any], timeout_s: float | None) -> None:
-    await asyncio.wait(futures, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)

@@ -11,7 +11,7 @@ from .wire.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
     from .cell import Cell, CellError
-    from .kernel import CellResult
+    from .running import CellResult
 
 LATE_NOTE = "[printed after an earlier cell had ended]\n"
 

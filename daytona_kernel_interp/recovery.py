@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 Message = dict[str, Any]
 
+LOST_OUTPUT = "\n[... some output was lost with the link: the journal in the sandbox did not hold all of it ...]\n"
+
 
 @dataclass(frozen=True)
 class Unpublished:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .cell import Output
-    from .kernel import CellResult
+    from .running import CellResult
     from .sandboxes.base import RelayAddress, RunningSandbox, Sandbox
 
 log = logging.getLogger(__name__)

@@ -19,6 +19,7 @@ DIAL_S = 10.0
 INTERRUPT_S = 0.5
 ASYNC_EXCEPTION_S = 0.5
 LAST_INTERRUPT_S = 4.0
+LADDER = (("interrupt", INTERRUPT_S), ("exception", ASYNC_EXCEPTION_S), ("interrupt", LAST_INTERRUPT_S))
 AFTER_SUBMIT_S = 5.0  # a cell that goes on after SUBMIT is interrupted
 REPLY_GRACE_S = 1.0  # idle without reply after an interrupt, or reply without idle
 

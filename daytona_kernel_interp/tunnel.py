@@ -25,6 +25,7 @@ from .dialling import DialledStream, Dialler
 from .errors import KernelError, SandboxFailed, TunnelLost
 from .link.ends import FunctionEnd, SocketEnd
 from .records import ENDPOINTS_PREFIX
+from .settings import MAX_RECOVERIES
 from .wire.calls import LineReader, to_line
 from .wire.errors import RemoteProtocolError
 from .wire.hello import JOURNAL_CHANNEL, KERNEL_CHANNELS, RELAY_CHANNEL, Close
@@ -216,10 +217,7 @@ class Tunnel:
         Raises:
             TunnelLost: If the relay is gone.
         """
-        with contextlib.suppress(RelayReplaced):
-            await self._request("signal", kernel=kernel_id, signal=name)
-            return
-        await self._request("signal", kernel=kernel_id, signal=name)  # twice does no harm
+        await self._request_again("signal", kernel=kernel_id, signal=name)
 
     async def kernels(self) -> dict[str, Any]:
         """Return the relay's kernels: ids to ``{"alive": bool, "code": int or None, ...}``.
@@ -227,7 +225,7 @@ class Tunnel:
         Raises:
             TunnelLost: If the relay is gone.
         """
-        answer = await self._request("kernels")
+        answer = await self._request_again("kernels")
         found = answer.get("ok")
         return found if isinstance(found, dict) else {}
 
@@ -303,6 +301,13 @@ class Tunnel:
         self._relay_end = FunctionEnd(take)
         self._relay = self._track(DialledStream(self._dialler, RELAY_CHANNEL, "", self._relay_gone))
         self._relay.connect(self._relay_end)
+
+    async def _request_again(self, op: str, **args: Any) -> dict[str, Any]:
+        """Ask for what does no harm twice; a relay that is just being replaced may have done it, or not."""
+        for _ in range(MAX_RECOVERIES):
+            with contextlib.suppress(RelayReplaced):
+                return await self._request(op, **args)
+        raise TunnelLost(f"the relay was replaced {MAX_RECOVERIES} times while it was asked")
 
     async def _request(self, op: str, **args: Any) -> dict[str, Any]:
         if self._lost is not None:

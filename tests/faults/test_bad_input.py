@@ -13,8 +13,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from daytona_kernel_interp.errors import KernelDied, SandboxFailed, TunnelLost
-from daytona_kernel_interp.kernel import DiedInCell
 from daytona_kernel_interp.loop import io_loop
+from daytona_kernel_interp.running import DiedInCell
 from daytona_kernel_interp.tunnel import Tunnel
 from daytona_kernel_interp.wire.frames import MAX_FRAME_BYTES, MAX_PAYLOAD_BYTES, Frame, FrameType, decode, encode
 from daytona_kernel_interp.wire.hello import HELLO_HEADER, MAX_STREAMS, PATH_PREFIX, SECRET_HEADER, Close, HostHello

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from daytona_kernel_interp.cell import Output
-    from daytona_kernel_interp.kernel import CellResult
+    from daytona_kernel_interp.running import CellResult
     from daytona_kernel_interp.sandboxes.base import Sandbox
     from daytona_kernel_interp.wire.link import LinkTimes
 

@@ -12,7 +12,7 @@ import pytest
 
 from daytona_kernel_interp.guest import kernels as guest_kernels
 from daytona_kernel_interp.guest.kernels import Kernels, NoSuchKernel
-from daytona_kernel_interp.kernel import _death
+from daytona_kernel_interp.running import death
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -66,7 +66,7 @@ async def test_want_of_memory_is_named_where_the_group_counts_it(
         os.kill(await owner.kernels.start("first", KEY), signal.SIGKILL)
         event = await owner.exit()
         assert event["oom"] is True
-        error = _death(event, "")
+        error = death(event, "")
         assert error.out_of_memory
         assert str(error).startswith("the kernel's process was killed because the sandbox ran out of memory")
         os.kill(await owner.kernels.start("second", KEY), signal.SIGKILL)

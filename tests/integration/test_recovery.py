@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from daytona_kernel_interp.errors import CellNotRun, KernelDied, TunnelLost
-from daytona_kernel_interp.kernel import DiedInCell
 from daytona_kernel_interp.loop import io_loop
+from daytona_kernel_interp.running import DiedInCell
 from daytona_kernel_interp.sandboxes.local import RunningLocalSandbox
 from daytona_kernel_interp.wire.calls import Field
 from daytona_kernel_interp.wire.link import LinkTimes

@@ -19,8 +19,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from daytona_kernel_interp.errors import KernelDied, SandboxFailed, TunnelLost, WireMismatch
-from daytona_kernel_interp.kernel import DiedInCell
 from daytona_kernel_interp.loop import io_loop
+from daytona_kernel_interp.running import DiedInCell
 from daytona_kernel_interp.sandboxes.base import RelayAddress
 from daytona_kernel_interp.sandboxes.local import LocalSandbox
 from daytona_kernel_interp.tunnel import Tunnel
