@@ -49,7 +49,7 @@ class Plan:
     seed: int = 1
 
 
-MINUTE = Plan(sequential=600, pipelined=400, lines=4000, bulk_bytes=120_000_000, value_bytes=40_000_000, cuts=250)
+MINUTE = Plan(sequential=1500, pipelined=1000, lines=10_000, bulk_bytes=300_000_000, value_bytes=50_000_000, cuts=700)
 
 
 @dataclass(frozen=True)
