@@ -137,11 +137,11 @@ class DialledStream:
         """Give it its local end."""
         self.carrier.connect(local)
 
-    def tick(self, now: float, *, in_flight: bool, keep_warm: bool = False) -> None:
-        """Ask for, or judge, the life of its socket."""
+    def tick(self, now: float, *, in_flight: bool, keep_warm: bool = False) -> bool:
+        """Ask for, or judge, the life of its socket; return whether it was found dead."""
         socket = self.carrier.socket
         if socket is None:
-            return
+            return False
         self._watch.heard(socket.heard_at)
         beat = self._watch.tick(now, in_flight=in_flight or self._host.stream.unacked, keep_warm=keep_warm)
         if beat is Beat.KEEPALIVE:
@@ -152,6 +152,7 @@ class DialledStream:
                 "stream %s: no sign of life for %g s, dialling again", self.channel, self._dialler.times.dead_after_s
             )
             socket.abort()
+        return beat is Beat.DEAD
 
     def close(self) -> None:
         """End the stream; nothing that it still holds is sent. Again does nothing."""

@@ -409,11 +409,14 @@ class Tunnel:
     async def _tick(self) -> None:
         """Look after every stream, four times as often as one that is waited for is asked."""
         loop, times = asyncio.get_running_loop(), self._dialler.times
+        doubtful_until = 0.0
         while True:
             await asyncio.sleep(times.keepalive_s / 4)
             now = loop.time()
-            for stream in list(self._streams):
-                stream.tick(now, in_flight=self._in_flight > 0, keep_warm=stream is self._relay)
+            in_flight = self._in_flight > 0 or now < doubtful_until
+            dead = [s for s in list(self._streams) if s.tick(now, in_flight=in_flight, keep_warm=s is self._relay)]
+            if dead:  # the others, of another client perhaps, may owe nothing and be dead all the same
+                doubtful_until = now + 2 * times.dead_after_s
 
     def _write_connection_file(self, kernel_id: str, key: str) -> Path:
         info: dict[str, Any] = {

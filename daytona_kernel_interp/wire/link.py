@@ -64,17 +64,20 @@ class Watch:
         self._heard_at = now
         self._asked_at = now
         self._ticked_at = now
+        self._warmed_at: float | None = None  # when the slow keepalive asked, until an answer comes
 
     def heard(self, now: float) -> None:
         """Note that bytes came."""
         self._heard_at = now
+        if self._warmed_at is not None and now > self._warmed_at:
+            self._warmed_at = None
 
     def tick(self, now: float, *, in_flight: bool, keep_warm: bool = False) -> Beat:
         """Return what is due at ``now``.
 
         ``in_flight`` says whether anything is waited for; silence counts only from when it began. ``keep_warm`` asks
-        for the slow keepalive while nothing is. Whoever ticks too late (a busy loop, a machine that slept) has not
-        listened either: then silence counts from now.
+        for the slow keepalive while nothing is; that nothing answers it counts as well. Whoever ticks too late (a busy
+        loop, a machine that slept) has not listened either: then silence counts from now.
         """
         late = now - self._ticked_at > self._times.keepalive_s
         self._ticked_at = now
@@ -83,9 +86,15 @@ class Watch:
             return self._ask(now)
         if not in_flight:
             self._armed_at = None
+            if self._warmed_at is not None:
+                if late:
+                    self._warmed_at = now
+                return Beat.DEAD if now - self._warmed_at >= self._times.dead_after_s else Beat.NOTHING
             if keep_warm and now - self._asked_at >= self._times.idle_keepalive_s:
+                self._warmed_at = now
                 return self._ask(now)
             return Beat.NOTHING
+        self._warmed_at = None
         if self._armed_at is None:  # no question yet: most cells end before one is due
             self._armed_at = self._asked_at = now
             return Beat.NOTHING

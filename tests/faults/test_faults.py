@@ -102,6 +102,26 @@ def test_a_link_that_freezes_again_and_again(driver: Driver, proxy: Proxy) -> No
         assert driver.text(f"freeze()\nprint({number})") == f"{number}\n"
 
 
+def test_a_link_that_freezes_under_another_clients_cell(driver: Driver, proxy: Proxy, tmp_path: Path) -> None:
+    """We wait for nothing, so the slow keepalive finds it; the other client's output and idle come all the same."""
+    gate = tmp_path / "gate"
+    with raw_client(driver.session.kernel.connection_file) as client:
+        code = (
+            "import os, time\nprint('begun', flush=True)\n"
+            f"while not os.path.exists({str(gate)!r}): time.sleep(0.01)\nprint('ended')"
+        )
+        client.execute(code)
+        said: list[str] = []
+        while "idle" not in said:
+            message = client.get_iopub_msg(timeout=20)
+            content = message["content"]
+            said.append(str(content.get("text") or content.get("execution_state")))
+            if said[-1] == "begun\n":
+                proxy.freeze()
+                gate.touch()
+    assert said[-2:] == ["ended\n", "idle"]
+
+
 # --- slow is not dead -------------------------------------------------------------------------------------------------
 
 

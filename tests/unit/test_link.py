@@ -105,8 +105,27 @@ def test_any_byte_is_a_sign_of_life() -> None:
 
 @pytest.mark.parametrize(("warm", "asked"), [(True, [15.0, 30.0, 45.0]), (False, [])])
 def test_an_idle_link_is_kept_warm_where_it_is_asked_for(warm: bool, asked: list[float]) -> None:
-    """One stream of an idle session is asked every 15 s; silence there proves nothing and kills nothing."""
-    assert beats(Watch(TIMES, 0.0), 59.5, heard=False, in_flight=False, warm=warm) == asked
+    """One stream of an idle session is asked every 15 s."""
+    assert beats(Watch(TIMES, 0.0), 59.5, heard=True, in_flight=False, warm=warm) == asked
+
+
+def test_an_idle_link_that_does_not_answer_is_dead() -> None:
+    """Four seconds after it was asked; before, its silence proves nothing."""
+    assert beats(Watch(TIMES, 0.0), 19.0, heard=False, in_flight=False, warm=True) == [15.0, -19.0]
+
+
+def test_an_idle_link_that_was_asked_late_is_asked_for_its_answer_anew() -> None:
+    """A machine that slept after the question has not listened for the answer."""
+    watch = Watch(TIMES, 0.0)
+    for second in range(1, 16):
+        beat = watch.tick(float(second), in_flight=False, keep_warm=True)
+    assert beat is Beat.KEEPALIVE
+    assert watch.tick(9000.0, in_flight=False, keep_warm=True) is Beat.NOTHING
+    watch.heard(9001.0)
+    assert [watch.tick(9001.0 + second, in_flight=False, keep_warm=True) for second in range(4)] == [
+        Beat.KEEPALIVE,
+        *[Beat.NOTHING] * 3,
+    ]
 
 
 @given(st.lists(st.tuples(st.floats(0, 1.5), st.booleans(), st.booleans()), max_size=60))
