@@ -1,0 +1,229 @@
+"""The host's end of a sandbox's processes: one child that starts and ends all others (``pid1.py``)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from . import pid1
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_PID1 = str(Path(pid1.__file__))
+_PROBE_S = 5.0
+_START_S = 10.0
+_LISTEN = "0A"  # how /proc/net/tcp spells TCP_LISTEN
+
+
+class MachineGone(Exception):
+    """The sandbox's first process has ended, and everything in it."""
+
+
+class Child:
+    """A process in a sandbox."""
+
+    def __init__(self, pid: int, exited: asyncio.Future[int]) -> None:
+        self.pid, self.exited = pid, exited
+
+
+class Machine:
+    """The processes of one started sandbox. Use it from one event loop."""
+
+    def __init__(self, process: asyncio.subprocess.Process, control: socket.socket, *, isolated: bool) -> None:
+        self._process, self._control, self.isolated = process, control, isolated
+        self._loop = asyncio.get_running_loop()
+        self._lock = asyncio.Lock()  # one request at a time: a datagram queue is short
+        self._reply: asyncio.Future[tuple[list[str], list[int]]] = self._loop.create_future()
+        self._children: dict[int, asyncio.Future[int]] = {}
+        self.gone = self._loop.create_task(self._watch())
+        self._loop.add_reader(control.fileno(), self._receive)
+
+    @classmethod
+    async def start(cls, *, isolated: bool) -> Machine:
+        """Start one; it has no processes but its first yet."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        ours.setblocking(False)
+        command = [sys.executable, "-I", "-S", _PID1, str(theirs.fileno()), "isolated" if isolated else "shared"]
+        if isolated:
+            command = ["unshare", "--map-root-user", "--net", *command]
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+                cwd="/",
+                env={"PATH": os.defpath},
+            )
+        machine = cls(process, ours, isolated=isolated)
+        try:
+            await asyncio.wait_for(machine._answer(), _START_S)
+        except BaseException:
+            await machine.end()
+            raise
+        return machine
+
+    @property
+    def pid(self) -> int:
+        """The first process's id on this machine."""
+        return self._process.pid
+
+    async def spawn(self, arguments: Sequence[str], env: Mapping[str, str], cwd: Path, fds: Sequence[int]) -> Child:
+        """Start a process on three file descriptors, which stay the caller's to close.
+
+        Raises:
+            OSError: If it cannot be started, e.g. in a folder that is not there.
+            MachineGone: If the sandbox has ended.
+        """
+        environment = [f"{name}={value}" for name, value in env.items()]
+        fields = ["spawn", str(cwd), str(len(arguments)), *arguments, *environment]
+        (pid, *_), _ = await self._ask(fields, fds)
+        return Child(int(pid), self._children.setdefault(int(pid), self._loop.create_future()))
+
+    async def connect(self, port: int) -> socket.socket | None:
+        """Return a socket that is connected to a port of the sandbox's loopback, or None if nobody listens."""
+        if not self.isolated and not await asyncio.to_thread(owns_port, self.pid, port):
+            return None
+        for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+            with contextlib.suppress(OSError):
+                return await self._connected(family, host, port)
+        return None
+
+    async def ports(self) -> list[int]:
+        """Return the ports on which the sandbox's processes listen."""
+        found = _namespace_listening(self.pid) if self.isolated else await asyncio.to_thread(listening, self.pid)
+        return sorted(found)
+
+    async def kill(self, pid: int, number: int = signal.SIGKILL, *, whole_tree: bool = False) -> None:
+        """Signal a process's group, and all that descend from it if asked; nothing happens if it has gone."""
+        with contextlib.suppress(MachineGone):
+            await self._ask(["kill", str(pid), str(int(number)), "tree" if whole_tree else "group"])
+
+    async def end(self) -> None:
+        """Kill every process at once. Calling it again does nothing."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        await asyncio.wait((self.gone,))  # awaited itself, it would be cancelled with whoever waits
+
+    async def _connected(self, family: socket.AddressFamily, host: str, port: int) -> socket.socket:
+        if self.isolated:
+            # A socket belongs to the network namespace it was made in, whoever connects it.
+            _, (fd,) = await self._ask(["socket", "6" if family is socket.AF_INET6 else "4"])
+            os.set_inheritable(fd, False)
+            made = socket.socket(fileno=fd)
+        else:
+            made = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            made.setblocking(False)
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await self._loop.sock_connect(made, (host, port))
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    async def _ask(self, fields: Sequence[str], fds: Sequence[int] = ()) -> tuple[list[str], list[int]]:
+        data = "\0".join(fields).encode("utf-8", "surrogateescape")
+        if len(data) > pid1.REQUEST_BYTES:
+            raise OSError("Argument list too long")
+        async with self._lock:
+            if self.gone.done():
+                raise MachineGone
+            self._reply = self._loop.create_future()
+            try:
+                socket.send_fds(self._control, [data], list(fds))
+            except (BrokenPipeError, ConnectionError) as error:
+                raise MachineGone from error
+            return await asyncio.shield(asyncio.ensure_future(self._answer()))
+
+    async def _answer(self) -> tuple[list[str], list[int]]:
+        reply = self._reply
+        await asyncio.wait((reply, self.gone), return_when=asyncio.FIRST_COMPLETED)
+        if not reply.done():
+            raise MachineGone
+        (status, *fields), fds = reply.result()
+        if status == "error":
+            raise OSError(fields[0])
+        return fields, fds
+
+    def _receive(self) -> None:
+        try:
+            data, fds, _, _ = socket.recv_fds(self._control, pid1.REQUEST_BYTES, 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._loop.remove_reader(self._control.fileno())
+            return
+        kind, *fields = data.decode().split("\0")
+        if kind == "exit":
+            exited = self._children.setdefault(int(fields[0]), self._loop.create_future())
+            if not exited.done():
+                exited.set_result(int(fields[1]))
+        elif not self._reply.done():
+            self._reply.set_result(([kind, *fields], fds))
+
+    async def _watch(self) -> None:
+        await self._process.wait()
+        self._loop.remove_reader(self._control.fileno())
+        self._control.close()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        for exited in self._children.values():
+            if not exited.done():
+                exited.set_result(-signal.SIGKILL)
+
+
+def owns_port(pid: int, port: int) -> bool:
+    """Whether a process at or below ``pid`` listens on ``port``."""
+    return port in listening(pid)
+
+
+def listening(pid: int) -> set[int]:
+    """Return the TCP ports on which processes at or below ``pid`` listen."""
+    try:
+        processes = psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return set()
+    ports: set[int] = set()
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            connections = process.net_connections("tcp")
+            ports.update(known.laddr.port for known in connections if known.status == psutil.CONN_LISTEN)
+    return ports
+
+
+def _namespace_listening(pid: int) -> set[int]:
+    ports = set()
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+                _, local, _, state, *_ = line.split()
+                if state == _LISTEN:
+                    ports.add(int(local.rpartition(":")[2], 16))
+    return ports
+
+
+@functools.cache
+def can_isolate() -> bool:
+    """Whether ``unshare`` can give a process a network namespace of its own here."""
+    unshare = shutil.which("unshare")
+    if sys.platform != "linux" or unshare is None:
+        return False
+    command = [unshare, "--map-root-user", "--net", "true"]
+    try:
+        return subprocess.run(command, capture_output=True, timeout=_PROBE_S, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
