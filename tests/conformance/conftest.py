@@ -1,0 +1,42 @@
+"""Which service the checks run on: the emulator always, the real one too under ``-m live``."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from daytona_kernel_interp.testing import DaytonaEmulator
+
+from .service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+REAL_URL = "https://app.daytona.io/api"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "service" not in metafunc.fixturenames:
+        return
+    where: list[object] = ["emulator"]
+    expression = str(metafunc.config.getoption("markexpr", default=""))
+    if re.search(r"(?<!not )\blive\b", expression):
+        live = (pytest.mark.live("DAYTONA_API_KEY"), pytest.mark.timeout(600))
+        where.append(pytest.param("real", marks=live))
+    metafunc.parametrize("service", where, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def service(request: pytest.FixtureRequest) -> Iterator[Service]:
+    if request.param == "real":
+        made = Service(os.environ.get("DAYTONA_API_URL", REAL_URL), os.environ["DAYTONA_API_KEY"])
+        yield made
+        made.close()
+        return
+    with DaytonaEmulator() as emulator:
+        made = Service(emulator.api_url, emulator.api_key)
+        yield made
+        made.close()

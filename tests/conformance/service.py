@@ -1,0 +1,140 @@
+"""The service that the checks talk to: through the SDK, and by plain HTTP."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+from daytona import CreateSandboxFromSnapshotParams, Daytona, DaytonaConfig, Sandbox, SessionExecuteRequest
+from daytona.common.errors import DaytonaError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+APP = Path(__file__).with_name("app.py")
+APP_PORT = 3456
+OTHER_PORT = 3457  # nobody listens here
+LABEL = "conformance"
+TOKEN_HEADER = "X-Daytona-Preview-Token"
+UNAUTHORIZED = (307, 401)  # old servers send to a login page, newer ones refuse
+WAIT_S = 20.0
+
+
+def until(condition: Callable[[], Any], what: str) -> Any:
+    """Return what ``condition`` gives once that is true."""
+    deadline = time.monotonic() + WAIT_S
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {WAIT_S} s for {what}")
+        time.sleep(0.05)
+    return value
+
+
+class Service:
+    """One Daytona, and a user of it."""
+
+    def __init__(self, api_url: str, api_key: str) -> None:
+        self.api_url, self.api_key = api_url, api_key
+        self.sdk = Daytona(DaytonaConfig(api_key=api_key, api_url=api_url))
+        self.plain = httpx.Client(trust_env=False, timeout=30)
+        self.api = httpx.Client(
+            base_url=api_url, headers={"Authorization": f"Bearer {api_key}"}, trust_env=False, timeout=30
+        )
+        self.run = uuid.uuid4().hex[:8]
+        self._shared: Sandbox | None = None
+        self._server: Sandbox | None = None
+
+    def close(self) -> None:
+        """Delete what the checks made and left."""
+        for item in self.pages(labels=json.dumps({LABEL: self.run})):
+            with contextlib.suppress(httpx.HTTPError):
+                self.api.delete(f"/sandbox/{item['id']}")
+        self.plain.close()
+        self.api.close()
+        # The sync SDK has no close(); its socket would try to connect again for ever.
+        dispatcher = self.sdk._event_dispatcher
+        if dispatcher is not None:
+            dispatcher.disconnect()
+
+    def pages(self, **query: str) -> list[dict[str, Any]]:
+        """Return the items of all pages of a list."""
+        found, cursor = [], ""
+        for _ in range(100):
+            page = self.api.get("/sandbox", params={**query, **({"cursor": cursor} if cursor else {})}).json()
+            found += page["items"]
+            cursor = page["nextCursor"]
+            if not cursor:
+                break
+        return found
+
+    def params(self, **given: Any) -> CreateSandboxFromSnapshotParams:
+        """Return what to create: labelled as ours, and gone by itself should nobody delete it."""
+        labels = {LABEL: self.run, **given.pop("labels", {})}
+        return CreateSandboxFromSnapshotParams(
+            **{"auto_stop_interval": 15, "auto_delete_interval": 30, **given}, labels=labels
+        )
+
+    @contextlib.contextmanager
+    def sandbox(self, **given: Any) -> Iterator[Sandbox]:
+        """Lend a sandbox of one's own."""
+        made = self.sdk.create(self.params(**given))
+        try:
+            yield made
+        finally:
+            with contextlib.suppress(DaytonaError):
+                made.delete()
+
+    @property
+    def shared(self) -> Sandbox:
+        """A started sandbox for checks that leave it as it is."""
+        if self._shared is None:
+            self._shared = self.sdk.create(self.params())
+        return self._shared
+
+    @property
+    def server(self) -> Sandbox:
+        """A started sandbox in which :mod:`tests.conformance.app` listens."""
+        if self._server is None:
+            self._server = self.sdk.create(self.params())
+            start_app(self._server)
+        return self._server
+
+    def toolbox(self, method: str, path: str, sandbox: Sandbox | None = None, **options: Any) -> httpx.Response:
+        """Send a plain request to a sandbox's toolbox."""
+        used = sandbox or self.shared
+        base = self.api.get(f"/sandbox/{used.id}").json()["toolboxProxyUrl"]
+        headers = {"Authorization": f"Bearer {self.api_key}", **options.pop("headers", {})}
+        return self.plain.request(method, f"{base}/{used.id}{path}", headers=headers, **options)
+
+    def preview(self, path: str = "/", **options: Any) -> httpx.Response:
+        """Send a plain request with the token to the app in :attr:`server`."""
+        link = self.server.get_preview_link(APP_PORT)
+        headers = {TOKEN_HEADER: link.token, **options.pop("headers", {})}
+        return self.plain.request(options.pop("method", "GET"), link.url + path, headers=headers, **options)
+
+
+def start_app(sandbox: Sandbox, port: int = APP_PORT) -> None:
+    """Start the app in a sandbox; returns when the preview reaches it."""
+    sandbox.fs.upload_file(APP.read_bytes(), "app.py")
+    name = f"app-{port}-{uuid.uuid4().hex[:6]}"
+    sandbox.process.create_session(name)
+    sandbox.process.execute_session_command(
+        name, SessionExecuteRequest(command=f"exec python3 app.py {port}", run_async=True)
+    )
+    link = sandbox.get_preview_link(port)
+
+    def answers() -> bool:
+        return httpx.get(link.url, headers={TOKEN_HEADER: link.token}, trust_env=False).status_code == 200
+
+    until(answers, "the app in the sandbox")
+
+
+def encode(value: bytes) -> str:
+    """Return bytes as text for a shell command."""
+    return base64.b64encode(value).decode()
