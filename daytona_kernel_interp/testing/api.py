@@ -374,7 +374,7 @@ class Api:
             cpu=asked.get("cpu", 1),
             mem=asked.get("memory", 1),
             disk=asked.get("disk", 3),
-            state="pending",
+            state="building" if "buildInfo" in asked else "pending",
             entrypoint=asked.get("entrypoint"),
         )
         self._world.images.add(snapshot)

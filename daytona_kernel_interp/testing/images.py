@@ -121,7 +121,6 @@ class Images:
 
     async def build(self, snapshot: Snapshot) -> None:
         """Build a snapshot's image and make it active."""
-        snapshot.state = "building"
         snapshot.state = "active" if await self.built(snapshot.image) else "build_failed"
 
     async def built(self, image: Image) -> bool:

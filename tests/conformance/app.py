@@ -39,10 +39,7 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
         status = int(target.split("/")[2])
     if target.startswith("/big/"):
         payload = "x" * int(target.split("/")[2])
-    if target.startswith("/cookie"):
-        headers_out = "Set-Cookie: own=1\r\nX-App: yes\r\n"
-    else:
-        headers_out = "X-App: yes\r\n"
+    headers_out = "Set-Cookie: own=1\r\nX-App: yes\r\n" if target.startswith("/cookie") else "X-App: yes\r\n"
     data = payload.encode()
     writer.write(f"HTTP/1.1 {status} Said\r\n{headers_out}Content-Length: {len(data)}\r\n\r\n".encode())
     if method != "HEAD":

@@ -1,4 +1,5 @@
-"""Which service the checks run on: the emulator always, the real one too under ``-m live``."""
+"""Which service the checks run on: the emulator always (with and without network namespaces),
+the real one too under ``-m live``."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from daytona_kernel_interp.testing import DaytonaEmulator
+from daytona_kernel_interp.testing.processes import can_isolate
 
 from .service import Service
 
@@ -21,7 +23,7 @@ REAL_URL = "https://app.daytona.io/api"
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "service" not in metafunc.fixturenames:
         return
-    where: list[object] = ["emulator"]
+    where: list[object] = ["shared", *(["isolated"] if can_isolate() else [])]
     expression = str(metafunc.config.getoption("markexpr", default=""))
     if re.search(r"(?<!not )\blive\b", expression):
         live = (pytest.mark.live("DAYTONA_API_KEY"), pytest.mark.timeout(600))
@@ -36,7 +38,7 @@ def service(request: pytest.FixtureRequest) -> Iterator[Service]:
         yield made
         made.close()
         return
-    with DaytonaEmulator() as emulator:
+    with DaytonaEmulator(isolated=request.param == "isolated") as emulator:
         made = Service(emulator.api_url, emulator.api_key)
         yield made
         made.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import time
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 APP = Path(__file__).with_name("app.py")
-APP_PORT = 3456
+APP_PORT = "${DAYTONA_KERNEL_RELAY_PORT:-3456}"  # the variable is set where sandboxes share one loopback
 OTHER_PORT = 3457  # nobody listens here
 LABEL = "conformance"
 TOKEN_HEADER = "X-Daytona-Preview-Token"
@@ -49,6 +48,7 @@ class Service:
         self.run = uuid.uuid4().hex[:8]
         self._shared: Sandbox | None = None
         self._server: Sandbox | None = None
+        self._port = 0
 
     def close(self) -> None:
         """Delete what the checks made and left."""
@@ -102,8 +102,14 @@ class Service:
         """A started sandbox in which :mod:`tests.conformance.app` listens."""
         if self._server is None:
             self._server = self.sdk.create(self.params())
-            start_app(self._server)
+            self._port = start_app(self._server)
         return self._server
+
+    @property
+    def port(self) -> int:
+        """The port on which the app in :attr:`server` listens."""
+        assert self.server is not None
+        return self._port
 
     def toolbox(self, method: str, path: str, sandbox: Sandbox | None = None, **options: Any) -> httpx.Response:
         """Send a plain request to a sandbox's toolbox."""
@@ -114,27 +120,23 @@ class Service:
 
     def preview(self, path: str = "/", **options: Any) -> httpx.Response:
         """Send a plain request with the token to the app in :attr:`server`."""
-        link = self.server.get_preview_link(APP_PORT)
+        link = self.server.get_preview_link(self.port)
         headers = {TOKEN_HEADER: link.token, **options.pop("headers", {})}
         return self.plain.request(options.pop("method", "GET"), link.url + path, headers=headers, **options)
 
 
-def start_app(sandbox: Sandbox, port: int = APP_PORT) -> None:
-    """Start the app in a sandbox; returns when the preview reaches it."""
+def start_app(sandbox: Sandbox) -> int:
+    """Start the app in a sandbox; returns its port when the preview reaches it."""
+    port = int(sandbox.process.exec(f"echo {APP_PORT}").result)
     sandbox.fs.upload_file(APP.read_bytes(), "app.py")
-    name = f"app-{port}-{uuid.uuid4().hex[:6]}"
+    name = f"app-{uuid.uuid4().hex[:6]}"
     sandbox.process.create_session(name)
-    sandbox.process.execute_session_command(
-        name, SessionExecuteRequest(command=f"exec python3 app.py {port}", run_async=True)
-    )
+    request = SessionExecuteRequest(command=f"exec python3 app.py {port}", run_async=True)
+    sandbox.process.execute_session_command(name, request)
     link = sandbox.get_preview_link(port)
 
     def answers() -> bool:
         return httpx.get(link.url, headers={TOKEN_HEADER: link.token}, trust_env=False).status_code == 200
 
     until(answers, "the app in the sandbox")
-
-
-def encode(value: bytes) -> str:
-    """Return bytes as text for a shell command."""
-    return base64.b64encode(value).decode()
+    return port

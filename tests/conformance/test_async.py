@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from daytona import AsyncDaytona, DaytonaConfig, SessionExecuteRequest
+from daytona import AsyncDaytona, DaytonaConfig, SandboxState, SessionExecuteRequest
 from daytona.common.errors import DaytonaNotFoundError
 
 from .facts import Known, fact
@@ -25,10 +25,11 @@ async def test_whole_life(service: Service) -> None:
             await made.fs.upload_file(APP.read_bytes(), "app.py")
             assert await made.fs.download_file("app.py") == APP.read_bytes()
             await made.process.create_session("app")
-            request = SessionExecuteRequest(command=f"exec python3 app.py {APP_PORT}", run_async=True)
+            port = int((await made.process.exec(f"echo {APP_PORT}")).result)
+            request = SessionExecuteRequest(command=f"exec python3 app.py {port}", run_async=True)
             command = await made.process.execute_session_command("app", request)
             assert command.cmd_id
-            link = await made.get_preview_link(APP_PORT)
+            link = await made.get_preview_link(port)
             async with httpx.AsyncClient(trust_env=False) as client:
                 for _ in range(200):
                     answer = await client.get(link.url, headers={TOKEN_HEADER: link.token})
@@ -37,7 +38,7 @@ async def test_whole_life(service: Service) -> None:
                 assert answer.json()["method"] == "GET"
             await made.stop()
             await made.start()
-            assert made.state.value == "started"
+            assert made.state is SandboxState.STARTED
         finally:
             await made.delete(wait=True)
         with pytest.raises(DaytonaNotFoundError):
@@ -66,7 +67,7 @@ async def test_list(service: Service) -> None:
 
     from .service import LABEL
 
-    assert service.shared.state.value == "started"
+    assert service.shared.state is SandboxState.STARTED
     async with AsyncDaytona(DaytonaConfig(api_key=service.api_key, api_url=service.api_url)) as daytona:
         query = ListSandboxesQuery(labels={LABEL: service.run}, limit=1)
         found = [item.id async for item in daytona.list(query)]

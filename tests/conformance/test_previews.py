@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosedError, InvalidHandshake, Inval
 from websockets.sync.client import ClientConnection, connect
 
 from .facts import Known, fact
-from .service import APP_PORT, OTHER_PORT, TOKEN_HEADER, UNAUTHORIZED, start_app, until
+from .service import OTHER_PORT, TOKEN_HEADER, UNAUTHORIZED, start_app, until
 
 if TYPE_CHECKING:
     from .service import Service
@@ -27,24 +27,25 @@ def names(answer: httpx.Response) -> dict[str, str]:
 
 
 def dial(service: Service, path: str = "/", **options: Any) -> ClientConnection:
-    link = service.server.get_preview_link(APP_PORT)
+    link = service.server.get_preview_link(service.port)
     headers = {TOKEN_HEADER: link.token, **options.pop("headers", {})}
     url = link.url.replace("http", "ws", 1) + path
-    return connect(url, additional_headers=headers, proxy=None, max_size=None, **options)
+    made: ClientConnection = connect(url, additional_headers=headers, proxy=None, max_size=None, **options)
+    return made
 
 
 @fact(
     "a preview's host begins with port, dash and sandbox id; its token has 32 lower-case characters", Known.OLD_SERVER
 )
 def test_link(service: Service) -> None:
-    link = service.server.get_preview_link(APP_PORT)
-    assert httpx.URL(link.url).host.startswith(f"{APP_PORT}-{service.server.id}.")
+    link = service.server.get_preview_link(service.port)
+    assert httpx.URL(link.url).host.startswith(f"{service.port}-{service.server.id}.")
     assert re.fullmatch(r"[a-z0-9_-]{32}", link.token)
 
 
 @fact("the answer to preview-url has sandboxId, url and token", Known.SDK)
 def test_fields_of_a_link(service: Service) -> None:
-    body = service.api.get(f"/sandbox/{service.server.id}/ports/{APP_PORT}/preview-url").json()
+    body = service.api.get(f"/sandbox/{service.server.id}/ports/{service.port}/preview-url").json()
     assert {name: type(body[name]) for name in ("sandboxId", "url", "token")} == {
         "sandboxId": str,
         "url": str,
@@ -67,7 +68,7 @@ def test_token_header(service: Service) -> None:
 
 @fact("the token opens a preview as a query parameter, which the app does not get", Known.OLD_SERVER)
 def test_token_query(service: Service) -> None:
-    link = service.server.get_preview_link(APP_PORT)
+    link = service.server.get_preview_link(service.port)
     answer = service.plain.get(f"{link.url}/a?x=1&{QUERY}={link.token}&y=2")
     assert answer.status_code == 200
     assert answer.json()["target"] == "/a?x=1&y=2"
@@ -75,7 +76,7 @@ def test_token_query(service: Service) -> None:
 
 @fact("an API key opens a preview as bearer, which the app does not get", Known.OLD_SERVER)
 def test_bearer(service: Service) -> None:
-    link = service.server.get_preview_link(APP_PORT)
+    link = service.server.get_preview_link(service.port)
     answer = service.plain.get(link.url, headers={"Authorization": f"Bearer {service.api_key}"})
     assert answer.status_code == 200
     assert "authorization" not in names(answer)
@@ -83,20 +84,20 @@ def test_bearer(service: Service) -> None:
 
 @fact("a caller without a token is refused: 307 to a login page, 401 on newer servers", Known.OLD_SERVER)
 def test_no_token(service: Service) -> None:
-    link = service.server.get_preview_link(APP_PORT)
+    link = service.server.get_preview_link(service.port)
     assert service.plain.get(link.url).status_code in UNAUTHORIZED
 
 
 @fact("a wrong token is refused in the same way", Known.OLD_SERVER)
 def test_wrong_token(service: Service) -> None:
-    link = service.server.get_preview_link(APP_PORT)
+    link = service.server.get_preview_link(service.port)
     assert service.plain.get(link.url, headers={TOKEN_HEADER: "x" * 32}).status_code in UNAUTHORIZED
     assert service.plain.get(link.url, params={QUERY: "x" * 32}).status_code in UNAUTHORIZED
 
 
 @fact("one token opens every port of its sandbox", Known.OLD_SERVER)
 def test_one_token_for_all_ports(service: Service) -> None:
-    token = service.server.get_preview_link(APP_PORT).token
+    token = service.server.get_preview_link(service.port).token
     other = service.server.get_preview_link(OTHER_PORT)
     assert other.token == token
     assert service.plain.get(other.url, headers={TOKEN_HEADER: token}).status_code == 502
@@ -111,56 +112,56 @@ def test_token_opens_the_toolbox(service: Service) -> None:
 
 @fact("another sandbox's token opens nothing", Known.OLD_SERVER)
 def test_foreign_token(service: Service) -> None:
-    link = service.server.get_preview_link(APP_PORT)
-    foreign = service.shared.get_preview_link(APP_PORT).token
+    link = service.server.get_preview_link(service.port)
+    foreign = service.shared.get_preview_link(service.port).token
     assert service.plain.get(link.url, headers={TOKEN_HEADER: foreign}).status_code in UNAUTHORIZED
 
 
 @fact("the answer to signed-preview-url has sandboxId, port, token and url", Known.SDK)
 def test_fields_of_a_signed_link(service: Service) -> None:
-    path = f"/sandbox/{service.server.id}/ports/{APP_PORT}/signed-preview-url"
+    path = f"/sandbox/{service.server.id}/ports/{service.port}/signed-preview-url"
     body = service.api.get(path, params={"expiresInSeconds": 60}).json()
     assert body["sandboxId"] == service.server.id
-    assert body["port"] == APP_PORT
+    assert body["port"] == service.port
     assert body["token"] in body["url"]
 
 
 @fact("a signed URL opens its port without anything else, and sets a cookie that then suffices", Known.OLD_SERVER)
 def test_signed_url(service: Service) -> None:
-    signed = service.server.create_signed_preview_url(APP_PORT, 60)
+    signed = service.server.create_signed_preview_url(service.port, 60)
     with httpx.Client(trust_env=False) as browser:
         assert browser.get(signed.url).status_code == 200
         assert f"daytona-sandbox-auth-{signed.token}" in browser.cookies
-        service.server.expire_signed_preview_url(APP_PORT, signed.token)
+        service.server.expire_signed_preview_url(service.port, signed.token)
         # The cookie goes on for up to an hour after the token was revoked.
         assert browser.get(signed.url, follow_redirects=False).status_code in (200, *UNAUTHORIZED)
 
 
 @fact("a signed URL's token is revoked by expire", Known.OLD_SERVER)
 def test_expire_signed_url(service: Service) -> None:
-    signed = service.server.create_signed_preview_url(APP_PORT, 60)
-    service.server.expire_signed_preview_url(APP_PORT, signed.token)
+    signed = service.server.create_signed_preview_url(service.port, 60)
+    service.server.expire_signed_preview_url(service.port, signed.token)
     assert service.plain.get(signed.url).status_code in UNAUTHORIZED
 
 
 @fact("a signed token opens no other port", Known.OLD_SERVER)
 def test_signed_url_of_another_port(service: Service) -> None:
-    signed = service.server.create_signed_preview_url(APP_PORT, 60)
-    url = signed.url.replace(f"{APP_PORT}-", f"{OTHER_PORT}-", 1)
+    signed = service.server.create_signed_preview_url(service.port, 60)
+    url = signed.url.replace(f"{service.port}-", f"{OTHER_PORT}-", 1)
     assert service.plain.get(url).status_code in UNAUTHORIZED
 
 
 @pytest.mark.parametrize("seconds", ["0", "86401", "soon"])
 @fact("a signed URL lives from 1 s to 24 h, else 400", Known.OLD_SERVER)
 def test_signed_url_lifetime(service: Service, seconds: str) -> None:
-    path = f"/sandbox/{service.server.id}/ports/{APP_PORT}/signed-preview-url"
+    path = f"/sandbox/{service.server.id}/ports/{service.port}/signed-preview-url"
     assert service.api.get(path, params={"expiresInSeconds": seconds}).status_code == 400
 
 
 @fact("the SDK passes that on as a bad request", Known.SDK)
 def test_signed_url_by_sdk(service: Service) -> None:
     with pytest.raises(DaytonaBadRequestError):
-        service.server.create_signed_preview_url(APP_PORT, 100_000)
+        service.server.create_signed_preview_url(service.port, 100_000)
 
 
 @fact("where nothing listens the answer is 502", Known.OLD_SERVER)
@@ -171,7 +172,7 @@ def test_nothing_listens(service: Service) -> None:
 
 @fact("a host whose first label is no port and id is not found", Known.OLD_SERVER)
 def test_host_that_is_none(service: Service) -> None:
-    url = httpx.URL(service.server.get_preview_link(APP_PORT).url)
+    url = httpx.URL(service.server.get_preview_link(service.port).url)
     host = f"nonsense.{url.host.partition('.')[2]}"
     assert service.plain.get(url, headers={"Host": f"{host}:{url.port}"}).status_code == 404
 
@@ -179,8 +180,8 @@ def test_host_that_is_none(service: Service) -> None:
 @fact("the app sees localhost and its port as host; the real one is in X-Forwarded-Host", Known.OLD_SERVER)
 def test_host_header(service: Service) -> None:
     seen = names(service.preview("/"))
-    assert seen["host"] == f"localhost:{APP_PORT}"
-    assert seen["x-forwarded-host"].startswith(f"{APP_PORT}-{service.server.id}.")
+    assert seen["host"] == f"localhost:{service.port}"
+    assert seen["x-forwarded-host"].startswith(f"{service.port}-{service.server.id}.")
     assert seen["x-forwarded-for"]
 
 
@@ -254,7 +255,7 @@ def test_warning_page(service: Service) -> None:
 def test_websocket(service: Service) -> None:
     with dial(service) as socket:
         hello = json.loads(socket.recv(timeout=10))
-        assert hello["host"] == f"localhost:{APP_PORT}"
+        assert hello["host"] == f"localhost:{service.port}"
         assert TOKEN_HEADER.lower() not in hello
         for message in ("text", b"\0\xffbinary"):
             socket.send(message)
@@ -337,7 +338,7 @@ def test_websocket_to_nothing(service: Service) -> None:
 
 @fact("a signed URL opens a WebSocket", Known.OLD_SERVER)
 def test_websocket_by_signed_url(service: Service) -> None:
-    signed = service.server.create_signed_preview_url(APP_PORT, 60)
+    signed = service.server.create_signed_preview_url(service.port, 60)
     with connect(signed.url.replace("http", "ws", 1), proxy=None) as socket:
         socket.send("hello")
         assert [socket.recv(timeout=10) for _ in range(2)][1] == "hello"
@@ -346,8 +347,7 @@ def test_websocket_by_signed_url(service: Service) -> None:
 @fact("a public sandbox asks for nothing and hands credentials on to the app", Known.OLD_SERVER)
 def test_public(service: Service) -> None:
     with service.sandbox(public=True) as made:
-        start_app(made)
-        link = made.get_preview_link(APP_PORT)
+        link = made.get_preview_link(start_app(made))
         answer = service.plain.get(link.url, headers={"Authorization": "Bearer not-a-key"})
         assert answer.status_code == 200
         assert names(answer)["authorization"] == "Bearer not-a-key"
@@ -363,8 +363,7 @@ def test_public_toolbox(service: Service) -> None:
 @fact("a stopped sandbox's preview is refused, not answered by the app", Known.INFERRED)
 def test_stopped(service: Service) -> None:
     with service.sandbox() as made:
-        start_app(made)
-        link = made.get_preview_link(APP_PORT)
+        link = made.get_preview_link(start_app(made))
         made.stop()
         answer = service.plain.get(link.url, headers={TOKEN_HEADER: link.token})
         assert 300 <= answer.status_code < 600
@@ -374,8 +373,7 @@ def test_stopped(service: Service) -> None:
 @fact("a stop cuts live connections", Known.OLD_SERVER)
 def test_stop_cuts(service: Service) -> None:
     with service.sandbox() as made:
-        start_app(made)
-        link = made.get_preview_link(APP_PORT)
+        link = made.get_preview_link(start_app(made))
         headers = {TOKEN_HEADER: link.token}
         with connect(link.url.replace("http", "ws", 1), additional_headers=headers, proxy=None) as socket:
             socket.recv(timeout=10)

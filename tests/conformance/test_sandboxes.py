@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import uuid
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 import socketio
-from daytona import ListSandboxesQuery
+from daytona import ListSandboxesQuery, SandboxState
 from daytona.common.errors import (
     DaytonaAuthenticationError,
     DaytonaBadRequestError,
@@ -46,7 +47,7 @@ UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
 @fact("create ends in a started sandbox", Known.SDK)
 def test_create_is_started(service: Service) -> None:
-    assert service.shared.state.value == "started"
+    assert service.shared.state is SandboxState.STARTED
 
 
 @fact("a sandbox has fifteen fields that the SDK cannot do without, strictly typed", Known.SDK)
@@ -182,13 +183,12 @@ def test_list_by_labels(service: Service) -> None:
 @fact("pages follow one another by cursor, each sandbox once", Known.SDK)
 def test_list_pages(service: Service) -> None:
     mark = uuid.uuid4().hex[:8]
-    with service.sandbox(labels={"mark": mark}) as one, service.sandbox(labels={"mark": mark}) as two:
-        with service.sandbox(labels={"mark": mark}) as three:
-            made = {one.id, two.id, three.id}
-            ids = [item["id"] for item in service.pages(labels=json.dumps({"mark": mark}), limit="1")]
-            assert sorted(ids) == sorted(made)
-            listed = service.sdk.list(ListSandboxesQuery(labels={"mark": mark}, limit=2))
-            assert {item.id for item in listed} == made
+    with contextlib.ExitStack() as stack:
+        made = {stack.enter_context(service.sandbox(labels={"mark": mark})).id for _ in range(3)}
+        ids = [item["id"] for item in service.pages(labels=json.dumps({"mark": mark}), limit="1")]
+        assert sorted(ids) == sorted(made)
+        listed = service.sdk.list(ListSandboxesQuery(labels={"mark": mark}, limit=2))
+        assert {item.id for item in listed} == made
 
 
 @fact("a label filter that is no JSON is refused with 400", Known.OLD_SERVER)
@@ -266,16 +266,16 @@ def test_pause_of_a_container(service: Service) -> None:
 @fact("a stop keeps files and ends processes; the start after it makes a new preview token", Known.OLD_SERVER)
 def test_stop_and_start(service: Service) -> None:
     with service.sandbox() as made:
-        start_app(made)
+        port = start_app(made)
         made.fs.upload_file(b"kept", "kept.txt")
-        token = made.get_preview_link(3456).token
+        token = made.get_preview_link(port).token
         made.stop()
-        assert made.state.value == "stopped"
+        assert made.state is SandboxState.STOPPED
         assert service.api.post(f"/sandbox/{made.id}/stop").status_code == 400
         made.start()
-        assert made.state.value == "started"
+        assert made.state is SandboxState.STARTED
         assert made.fs.download_file("kept.txt") == b"kept"
-        link = made.get_preview_link(3456)
+        link = made.get_preview_link(port)
         assert link.token != token
         assert service.plain.get(link.url, headers={"X-Daytona-Preview-Token": link.token}).status_code == 502
         assert service.toolbox("GET", "/process/session", made).json() == []

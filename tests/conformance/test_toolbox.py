@@ -318,12 +318,12 @@ def test_interpreter_environment(service: Service) -> None:
 
 @fact("the daemon tells which ports are listened on, at most a second late", Known.OLD_SERVER)
 def test_ports(service: Service) -> None:
-    from .service import APP_PORT, OTHER_PORT
+    from .service import OTHER_PORT
 
     def ports() -> Any:
         return service.toolbox("GET", "/port", service.server).json()["ports"]
 
-    until(lambda: APP_PORT in (ports() or ()), "the port to be listed")
+    until(lambda: service.port in (ports() or ()), "the port to be listed")
     told = service.toolbox("GET", f"/port/{OTHER_PORT}/in-use", service.server).json()
     assert told == {"isInUse": False}
 
