@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
-from daytona import CreateSandboxFromSnapshotParams, Daytona, DaytonaConfig, Sandbox, SessionExecuteRequest
+from daytona import (
+    AsyncSandbox,
+    CreateSandboxFromSnapshotParams,
+    Daytona,
+    DaytonaConfig,
+    Sandbox,
+    SessionExecuteRequest,
+)
 from daytona.common.errors import DaytonaError
 
 if TYPE_CHECKING:
@@ -33,6 +40,11 @@ def until(condition: Callable[[], Any], what: str) -> Any:
             raise AssertionError(f"waited {WAIT_S} s for {what}")
         time.sleep(0.05)
     return value
+
+
+def state_of(sandbox: Sandbox | AsyncSandbox) -> str:
+    """Return a sandbox's state as the SDK last heard of it."""
+    return "" if sandbox.state is None else sandbox.state.value
 
 
 class Service:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from daytona import AsyncDaytona, DaytonaConfig, SandboxState, SessionExecuteRequest
+from daytona import AsyncDaytona, DaytonaConfig, SessionExecuteRequest
 from daytona.common.errors import DaytonaNotFoundError
 
 from .facts import Known, fact
-from .service import APP, APP_PORT, TOKEN_HEADER
+from .service import APP, APP_PORT, TOKEN_HEADER, state_of
 
 if TYPE_CHECKING:
     from .service import Service
@@ -38,7 +38,7 @@ async def test_whole_life(service: Service) -> None:
                 assert answer.json()["method"] == "GET"
             await made.stop()
             await made.start()
-            assert made.state is SandboxState.STARTED
+            assert state_of(made) == "started"
         finally:
             await made.delete(wait=True)
         with pytest.raises(DaytonaNotFoundError):
@@ -67,7 +67,7 @@ async def test_list(service: Service) -> None:
 
     from .service import LABEL
 
-    assert service.shared.state is SandboxState.STARTED
+    assert state_of(service.shared) == "started"
     async with AsyncDaytona(DaytonaConfig(api_key=service.api_key, api_url=service.api_url)) as daytona:
         query = ListSandboxesQuery(labels={LABEL: service.run}, limit=1)
         found = [item.id async for item in daytona.list(query)]

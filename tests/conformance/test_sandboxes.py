@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 import socketio
-from daytona import ListSandboxesQuery, SandboxState
+from daytona import ListSandboxesQuery
 from daytona.common.errors import (
     DaytonaAuthenticationError,
     DaytonaBadRequestError,
@@ -20,7 +20,7 @@ from daytona.common.errors import (
 )
 
 from .facts import Known, fact
-from .service import LABEL, start_app, until
+from .service import LABEL, start_app, state_of, until
 
 if TYPE_CHECKING:
     from .service import Service
@@ -47,7 +47,7 @@ UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
 @fact("create ends in a started sandbox", Known.SDK)
 def test_create_is_started(service: Service) -> None:
-    assert service.shared.state is SandboxState.STARTED
+    assert state_of(service.shared) == "started"
 
 
 @fact("a sandbox has fifteen fields that the SDK cannot do without, strictly typed", Known.SDK)
@@ -270,10 +270,10 @@ def test_stop_and_start(service: Service) -> None:
         made.fs.upload_file(b"kept", "kept.txt")
         token = made.get_preview_link(port).token
         made.stop()
-        assert made.state is SandboxState.STOPPED
+        assert state_of(made) == "stopped"
         assert service.api.post(f"/sandbox/{made.id}/stop").status_code == 400
         made.start()
-        assert made.state is SandboxState.STARTED
+        assert state_of(made) == "started"
         assert made.fs.download_file("kept.txt") == b"kept"
         link = made.get_preview_link(port)
         assert link.token != token
