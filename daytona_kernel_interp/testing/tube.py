@@ -122,8 +122,14 @@ class Shaper:
             wait_s = came_at + self._shape.delay_s + self._shape.buffer_s - self._loop.time()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
+            over = False
+            while self._shape.buffer_s and not self._queue.empty() and not over:
+                more = self._queue.get_nowait()
+                data, over = (data, True) if more is None else (data + more[1], False)
             if not await self._pass(data):
                 return
+            if over:
+                break
         self._out.close()
 
     async def _pass(self, data: bytes) -> bool:

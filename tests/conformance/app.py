@@ -12,6 +12,9 @@ GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
 
+seen: list[str] = []  # the targets of all requests
+
+
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         while await answer(reader, writer):
@@ -32,11 +35,14 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
         await echo(reader, writer, known)
         return False
     body = await read_body(reader, known)
+    seen.append(target)
     if target.startswith("/die"):
         return False
     status, payload = 200, json.dumps({"method": method, "target": target, "headers": headers, "bytes": len(body)})
     if target.startswith("/status/"):
         status = int(target.split("/")[2])
+    if target == "/seen":
+        payload = json.dumps(seen)
     if target.startswith("/big/"):
         payload = "x" * int(target.split("/")[2])
     headers_out = "Set-Cookie: own=1\r\nX-App: yes\r\n" if target.startswith("/cookie") else "X-App: yes\r\n"
