@@ -106,7 +106,7 @@ def shape_of(faults: list[Fault]) -> Fault | None:
         given = {
             known.name: getattr(fault, known.name)
             for known in dataclasses.fields(Fault)
-            if getattr(fault, known.name) not in (None, 0.0, False)
+            if known.name != "headers" and getattr(fault, known.name) != known.default
         }
         merged = dataclasses.replace(merged, **given)
     return merged

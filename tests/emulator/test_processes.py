@@ -78,7 +78,7 @@ def test_end_of_the_emulator(own: Callable[..., Local]) -> None:
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     assert not os.path.exists(home)
     emulator.start()  # and so that the fixture finds it as it was lent
-    service.api.base_url = emulator.api_url  # type: ignore[assignment]
+    service.api.base_url = emulator.api_url
 
 
 KILLED = """
