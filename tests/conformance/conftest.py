@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from daytona_kernel_interp.testing import DaytonaEmulator
-from daytona_kernel_interp.testing.processes import can_isolate
-
-from .service import Service
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from .service import Service
+
+# The emulator and the SDK are imported where they are used: this file is read where they are not installed.
 
 REAL_URL = "https://app.daytona.io/api"
 
@@ -23,6 +22,8 @@ REAL_URL = "https://app.daytona.io/api"
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "service" not in metafunc.fixturenames:
         return
+    from daytona_kernel_interp.testing.processes import can_isolate
+
     where: list[object] = ["shared", *(["isolated"] if can_isolate() else [])]
     expression = str(metafunc.config.getoption("markexpr", default=""))
     if re.search(r"(?<!not )\blive\b", expression):
@@ -33,6 +34,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def service(request: pytest.FixtureRequest) -> Iterator[Service]:
+    from daytona_kernel_interp.testing import DaytonaEmulator
+
+    from .service import Service
+
     if request.param == "real":
         made = Service(os.environ.get("DAYTONA_API_URL", REAL_URL), os.environ["DAYTONA_API_KEY"])
         yield made

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from daytona_kernel_interp.testing import DaytonaEmulator
-from tests.conformance.service import Service
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from daytona_kernel_interp.testing import DaytonaEmulator
+    from tests.conformance.service import Service
+
+# Both are imported where they are used: this file is read where aiohttp and the SDK are not installed.
 
 
 class Local(NamedTuple):
@@ -23,6 +25,9 @@ class Local(NamedTuple):
 
 @contextlib.contextmanager
 def _local(**options: Any) -> Iterator[Local]:
+    from daytona_kernel_interp.testing import DaytonaEmulator
+    from tests.conformance.service import Service
+
     with DaytonaEmulator(**options) as emulator:
         service = Service(emulator.api_url, emulator.api_key)
         try:
