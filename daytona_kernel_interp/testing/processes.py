@@ -186,6 +186,31 @@ class Machine:
                 exited.set_result(-signal.SIGKILL)
 
 
+class Machines:
+    """Machines to come. One is always started ahead, because starting a Python is most of what a sandbox waits for."""
+
+    def __init__(self, *, isolated: bool) -> None:
+        self._isolated = isolated
+        self._next: asyncio.Task[Machine] | None = None
+
+    def prepare(self) -> None:
+        """Begin to start the next one."""
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_task(Machine.start(isolated=self._isolated))
+
+    async def take(self) -> Machine:
+        """Return a machine that nobody has."""
+        ahead, self._next = self._next, None
+        machine = await (ahead or Machine.start(isolated=self._isolated))
+        return await Machine.start(isolated=self._isolated) if machine.gone.done() else machine
+
+    async def close(self) -> None:
+        """End the one that was started ahead."""
+        if self._next is not None:
+            with contextlib.suppress(Exception):
+                await (await self._next).end()
+
+
 def owns_port(pid: int, port: int) -> bool:
     """Whether a process at or below ``pid`` listens on ``port``."""
     return port in listening(pid)

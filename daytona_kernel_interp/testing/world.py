@@ -19,7 +19,7 @@ from .clock import Clock
 from .faults import FaultPlan
 from .images import Image, Images, Snapshot
 from .model import Act, Fleet, Record, Refused, State
-from .processes import Machine, MachineGone
+from .processes import Machine, MachineGone, Machines
 from .sessions import ENTRYPOINT, Session, Sessions
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class World:
         self.images = Images(self.clock)
         self.keys: dict[str, str] = {}  # API key -> organisation
         self.boxes: dict[str, Box] = {}
+        self.machines = Machines(isolated=options.isolated)
         self.emit: Emit = _nobody_listens
         self.address = ""  # host:port once it serves
         self.on_public_change: Callable[[str], None] = lambda _: None
@@ -87,13 +88,14 @@ class World:
     def start(self) -> None:
         """Let time act on the sandboxes."""
         self.background(self._keep_time())
+        self.machines.prepare()
 
     async def close(self) -> None:
         """End every sandbox and everything under way."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(self._power_off(box) for box in self.boxes.values()))
+        await asyncio.gather(self.machines.close(), *(self._power_off(box) for box in self.boxes.values()))
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Carry ``work`` on until it ends or the service does."""
@@ -191,6 +193,7 @@ class World:
             await self._failed(record, change, f"the sandbox could not be started: {error}")
             return
         await self._finish(record, change)
+        self.machines.prepare()  # only now, so that it costs this one nothing
 
     async def _build(self, record: Record, box: Box, change: int) -> bool:
         while record.state in (State.PENDING_BUILD, State.BUILDING):
@@ -222,7 +225,7 @@ class World:
     async def _power_on(self, record: Record, box: Box) -> None:
         if not self.options.isolated:
             box.relay_port = free_port()
-        machine = await Machine.start(isolated=self.options.isolated)
+        machine = await self.machines.take()
         box.machine, box.sessions = machine, Sessions(machine, box.folder / "sessions")
         if box.image.entrypoint:
             session = await box.sessions.create(ENTRYPOINT, self.environment(record), box.workdir)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tests import hermetic
 
-from . import link, report
+from . import emulator, link, report
 
 if TYPE_CHECKING:
     from .samples import Key, Sample
@@ -29,11 +29,13 @@ def main() -> int:
     try:
         samples = _measure(options.quick)
         lines = _measure_link(options.quick)
+        emulated = emulator.run(options.quick)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(_machine())
     print(report.table(samples))
     print(f"\n{link.table(lines)}")
+    print(f"\n{emulated}")
     if options.json is not None:
         measured = {"machine": _machine(), **report.as_json(samples), "link": [vars(line) for line in lines]}
         options.json.write_text(json.dumps(measured, indent=1) + "\n")
