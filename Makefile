@@ -84,7 +84,7 @@ $(UV):
 $(INSTALLED): $(UV) pyproject.toml constraints/dspy-$(DSPY).txt
 	@echo "Installing into .venv"
 	@$(UV) pip install --quiet --python $(BIN)/python --constraint constraints/dspy-$(DSPY).txt \
-		--group dev --editable '.[demo]'
+		--group dev --editable '.[demo,testing]'
 	@mkdir -p $(CACHE) && touch $@
 
 # $(1) file of pins, $(2) Python, $(3) what to resolve, $(4) what to hold it to
@@ -95,7 +95,7 @@ define pin
 		--output-file constraints/$(1).txt >/dev/null
 endef
 
-WHOLE := pyproject.toml --extra demo --group dev
+WHOLE := pyproject.toml --extra demo --extra testing --group dev
 KERNEL := --group kernel
 
 .PHONY: constraints

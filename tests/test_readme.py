@@ -69,9 +69,24 @@ def test_first_examples(
     assert len(namespace["result"].trajectory) == len(steps)
 
 
+def test_emulator_example(capsys: pytest.CaptureFixture[str]) -> None:
+    """The example on the emulated Daytona, run as it stands, prints what its comments say."""
+    code = _blocks("python")[2]
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    try:
+        exec(compile(code, "README.md, example 3", "exec"), namespace)
+    finally:
+        # The sync SDK has no close(): its event thread would dial the emulator's port to the end of the session.
+        if "daytona" in namespace:
+            namespace["daytona"]._event_dispatcher.disconnect()
+    expected = re.findall(r"print\(.*\)  # (.+)$", code, re.MULTILINE)
+    assert capsys.readouterr().out.splitlines() == expected
+    assert len(expected) == 3
+
+
 def test_every_example_is_run() -> None:
     """No Python block was added that nothing runs."""
-    assert len(_blocks("python")) == 2
+    assert len(_blocks("python")) == 3
     assert len(_blocks("pycon")) == 3
 
 
