@@ -34,14 +34,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def service(request: pytest.FixtureRequest) -> Iterator[Service]:
-    from daytona_kernel_interp.testing import DaytonaEmulator
+    from daytona_kernel_interp.testing import DaytonaEmulator, resolver, resolving
 
     from .service import Service
 
     if request.param == "real":
-        made = Service(os.environ.get("DAYTONA_API_URL", REAL_URL), os.environ["DAYTONA_API_KEY"])
-        yield made
-        made.close()
+        # The resolver knows no name unless the environment leads to an emulator in another process.
+        with resolving(resolver()):
+            made = Service(os.environ.get("DAYTONA_API_URL", REAL_URL), os.environ["DAYTONA_API_KEY"])
+            yield made
+            made.close()
         return
     with DaytonaEmulator(isolated=request.param == "isolated") as emulator:
         made = Service(emulator.api_url, emulator.api_key)

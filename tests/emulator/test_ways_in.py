@@ -112,6 +112,22 @@ def test_names_in_this_process(local: Local) -> None:
     assert local.emulator.resolve("example.com") is None
 
 
+def test_checks_of_a_service_elsewhere(local: Local) -> None:
+    """The way to run the checks on the real service works: here it leads to this emulator, from another process."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", "tests/conformance", "-q", "-m", "live", "-p", "no:cacheprovider"]
+        + ["-k", "test_stop_and_start or test_websocket_order or test_followed_logs or test_bulk"],
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+        cwd=PROJECT,
+        env={**os.environ, **local.emulator.environment()},
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "5 passed" in ended.stdout
+
+
 def test_control_of_faults(local: Local) -> None:
     """Faults are added and cleared over HTTP, with a key; nonsense is refused with what is wrong."""
     control = f"{local.emulator.control_url}/faults"
