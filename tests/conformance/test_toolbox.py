@@ -77,9 +77,12 @@ def test_exec_in_no_folder(service: Service) -> None:
 @fact("a command that takes too long is killed and answered with 408", Known.OLD_SERVER)
 def test_exec_timeout(service: Service) -> None:
     started = time.monotonic()
+    name = f"pid-{uuid.uuid4().hex[:8]}"
     with pytest.raises(DaytonaTimeoutError):
-        service.shared.process.exec(SLOW, timeout=1)
-    assert time.monotonic() - started < 5
+        service.shared.process.exec(f"echo $$ > {name}; {SLOW}", timeout=1)
+    assert time.monotonic() - started < 10
+    gone = f"kill -0 $(cat {name}) 2> /dev/null"
+    until(lambda: service.shared.process.exec(gone).exit_code != 0, "the command's end")
 
 
 @fact("an empty command is refused with 400", Known.OLD_SERVER)
@@ -242,6 +245,15 @@ def test_delete_session_kills(service: Service, session: str) -> None:
     until(lambda: service.shared.process.exec(f"kill -0 {pid} 2> /dev/null").exit_code != 0, "the child's end")
     with pytest.raises(DaytonaNotFoundError):
         service.shared.process.get_session(session)
+
+
+@fact("what a deleted session ran is asked to end first, by SIGTERM", Known.OLD_SERVER)
+def test_delete_session_asks(service: Service, session: str) -> None:
+    script = f"trap 'echo asked > asked-{session}; exit 0' TERM; echo set; while :; do sleep 0.05; done"
+    command = run(service, session, f'bash -c "{script}"', wait=False)
+    until(lambda: service.shared.process.get_session_command_logs(session, command.cmd_id).stdout, "the trap")
+    service.shared.process.delete_session(session)
+    until(lambda: service.shared.process.exec(f"cat asked-{session}").result == "asked\n", "the trap's work")
 
 
 @fact("a session tells of all its commands", Known.SDK)
