@@ -64,7 +64,7 @@ class Context:
     async def end(self, machine: Machine) -> None:
         """Kill the process; the next code starts a new one."""
         if self._child is not None:
-            await machine.kill(self._child.pid, whole_tree=True)
+            await machine.end_tree(self._child.pid, 0)
             self._child = None
 
     async def _start(self, machine: Machine, env: Mapping[str, str]) -> None:

@@ -2,7 +2,7 @@
 
 It runs as a file of its own (``python -I -S pid1.py CONTROL_FD ISOLATED``), imports little because every sandbox
 waits for it, and may have a network namespace to itself. Requests come in over a socket, one a datagram, fields
-joined by NUL bytes: ``spawn`` (with three file descriptors), ``socket``, ``kill``, ``end``. When its standard input
+joined by NUL bytes: ``spawn`` (with three file descriptors), ``socket``, ``signal``, ``tree``. When its standard input
 ends, so does the sandbox: whatever happens to the emulator, nothing is left running.
 """
 
@@ -60,9 +60,12 @@ def serve(control: socket.socket) -> bool:
             family = socket.AF_INET6 if fields[0] == "6" else socket.AF_INET
             with socket.socket(family, socket.SOCK_STREAM) as made:
                 socket.send_fds(control, [b"ok\0"], [made.fileno()])
-        elif operation == "kill":
-            kill(int(fields[0]), int(fields[1]), whole_tree=fields[2] == "tree")
-            control.send(b"ok\0")
+        elif operation == "signal":
+            number, *targets = map(int, fields)
+            control.send(b"ok\0" + b"\0".join(b"%d" % pid for pid in targets if kill(pid, number)))
+        elif operation == "tree":
+            pid = int(fields[0])
+            control.send(b"ok\0" + b"\0".join(b"%d" % known for known in (-pid, pid, *descendants(pid))))
         else:
             return False
     except OSError as error:
@@ -85,14 +88,13 @@ def spawn(fields: list[str], fds: list[int]) -> int:
     )
 
 
-def kill(pid: int, number: int, *, whole_tree: bool) -> None:
-    """Signal a process group and, if asked, all that descend from its first process."""
-    targets = descendants(pid) if whole_tree else []
-    for end, target in ((os.killpg, pid), *((os.kill, target) for target in targets)):
-        try:
-            end(target, number)
-        except OSError:
-            continue
+def kill(pid: int, number: int) -> bool:
+    """Signal a process, or the group that a negative number names; False if there is none. Signal 0 only asks."""
+    try:
+        os.kill(pid, number)
+    except OSError:
+        return False
+    return True
 
 
 def reap(control: socket.socket | None) -> bool:

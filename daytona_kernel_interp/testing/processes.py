@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _PID1 = str(Path(pid1.__file__))
 _PROBE_S = 5.0
+_LOOK_S = 0.02
 _START_S = 10.0
 _LISTEN = "0A"  # how /proc/net/tcp spells TCP_LISTEN
 
@@ -107,10 +108,29 @@ class Machine:
         found = _namespace_listening(self.pid) if self.isolated else await asyncio.to_thread(listening, self.pid)
         return sorted(found)
 
-    async def kill(self, pid: int, number: int = signal.SIGKILL, *, whole_tree: bool = False) -> None:
-        """Signal a process's group, and all that descend from it if asked; nothing happens if it has gone."""
+    async def kill(self, pid: int) -> None:
+        """Kill a process's group; nothing happens if it has gone."""
         with contextlib.suppress(MachineGone):
-            await self._ask(["kill", str(pid), str(int(number)), "tree" if whole_tree else "group"])
+            await self._signal(signal.SIGKILL, [str(-pid)])
+
+    async def end_tree(self, pid: int, grace_s: float) -> None:
+        """End a process's group and all that descend from it: asked first, and killed after ``grace_s``."""
+        with contextlib.suppress(MachineGone):
+            # Looked up once: whoever is left behind when its parent ends has another one then.
+            tree, _ = await self._ask(["tree", str(pid)])
+            left = await self._signal(signal.SIGTERM, tree)
+            deadline = self._loop.time() + grace_s
+            while left and self._loop.time() < deadline:
+                await asyncio.sleep(_LOOK_S)
+                left = await self._signal(0, left)
+            await self._signal(signal.SIGKILL, left)
+
+    async def _signal(self, number: int, targets: Sequence[str]) -> list[str]:
+        """Send a signal and return those who were there to get it."""
+        if not targets:
+            return []
+        found, _ = await self._ask(["signal", str(int(number)), *targets])
+        return [pid for pid in found if pid]
 
     async def end(self) -> None:
         """Kill every process at once. Calling it again does nothing."""

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import signal
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -114,10 +113,7 @@ class Session:
     async def delete(self) -> None:
         """End the shell and all that it started: asked first, then forced."""
         if not self.shell.exited.done():
-            await self._machine.kill(self.shell.pid, signal.SIGTERM, whole_tree=True)
-            # An interactive shell ignores SIGTERM, ours does not; what it started may.
-            await asyncio.wait((self.shell.exited,), timeout=_GRACE_S)
-            await self._machine.kill(self.shell.pid, signal.SIGKILL, whole_tree=True)
+            await self._machine.end_tree(self.shell.pid, _GRACE_S)
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -176,13 +172,13 @@ class Session:
 
     async def _watch_shell(self) -> None:
         code = await self.shell.exited
-        for reader in self._readers:
-            reader.close()
-        for command in self.commands.values():
-            if command.exit_code is None:
-                command.exit_code = code if code >= 0 else 128 - code
+        unfinished = [command for command in self.commands.values() if command.exit_code is None]
+        for position, command in enumerate(unfinished):
+            command.exit_code = code if code >= 0 else 128 - code
+            # The first one ran, and what it started may still write: its log ends when they have. The others never ran.
+            if position > 0:
                 command.ended.set()
-                command.tell()
+            command.tell()
 
     async def _end(self, command: Command, streams: list[asyncio.Task[None]]) -> None:
         with contextlib.suppress(asyncio.CancelledError):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import shutil
-import signal
 import socket
 import sys
 import uuid
@@ -237,9 +235,7 @@ class World:
             return
         entrypoint: Session | None = None if sessions is None else sessions.known.get(ENTRYPOINT)
         if entrypoint is not None and not at_once:
-            with contextlib.suppress(MachineGone):
-                await machine.kill(entrypoint.shell.pid, signal.SIGTERM, whole_tree=True)
-            await asyncio.wait((entrypoint.shell.exited,), timeout=_ENTRYPOINT_S)
+            await machine.end_tree(entrypoint.shell.pid, _ENTRYPOINT_S)
         await machine.end()
         box.machine = box.sessions = None
         for tube in list(box.tubes):

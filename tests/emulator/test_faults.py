@@ -290,10 +290,10 @@ def test_create_that_hangs(local: Local) -> None:
 def test_create_that_fails(local: Local) -> None:
     """A start may end in an error with a reason; the sandbox is there and can be deleted."""
     local.emulator.fail(Fault("start", error="no runner has room"))
-    with pytest.raises(DaytonaError, match="no runner has room"):
+    with pytest.raises(DaytonaError, match="error state"):
         local.service.sdk.create(local.service.params(name="broken"), timeout=30)
     left = local.service.sdk.get("broken")
-    assert state_of(left) == "error"
+    assert (state_of(left), left.error_reason) == ("error", "no runner has room")
     left.delete(wait=True)
 
 

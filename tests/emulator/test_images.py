@@ -34,9 +34,11 @@ def test_build_that_fails(local: Local) -> None:
     """A build that fails ends in ``build_failed`` and says which step it was."""
     local.emulator.fail_builds_with("no-such-package")
     image = Image.base("python:3.12-slim").pip_install("no-such-package")
-    with pytest.raises(DaytonaError, match="no-such-package"):
+    with pytest.raises(DaytonaError, match="BUILD_FAILED"):
         local.service.sdk.create(CreateSandboxFromImageParams(name="unbuilt", image=image))
-    assert local.service.api.get("/sandbox/unbuilt").json()["state"] == "build_failed"
+    body = local.service.api.get("/sandbox/unbuilt").json()
+    assert body["state"] == "build_failed"
+    assert "no-such-package" in body["errorReason"]
     assert local.service.api.delete("/sandbox/unbuilt").status_code == 200
     with pytest.raises(DaytonaError, match="no-such-package"):
         local.service.sdk.snapshot.create(CreateSnapshotParams(name="unbuilt", image=image))
