@@ -2,8 +2,8 @@
 
 It runs as a file of its own (``python -I -S pid1.py CONTROL_FD ISOLATED``), imports little because every sandbox
 waits for it, and may have a network namespace to itself. Requests come in over a socket, one a datagram, fields
-joined by NUL bytes: ``spawn`` (with three file descriptors), ``socket``, ``signal``, ``tree``. When its standard input
-ends, so does the sandbox: whatever happens to the emulator, nothing is left running.
+joined by NUL bytes: ``spawn`` (with three file descriptors), ``socket``, ``listen``, ``signal``, ``tree``. When its
+standard input ends, so does the sandbox: whatever happens to the emulator, nothing is left running.
 """
 
 from __future__ import annotations
@@ -60,6 +60,9 @@ def serve(control: socket.socket) -> bool:
             family = socket.AF_INET6 if fields[0] == "6" else socket.AF_INET
             with socket.socket(family, socket.SOCK_STREAM) as made:
                 socket.send_fds(control, [b"ok\0"], [made.fileno()])
+        elif operation == "listen":
+            with socket.create_server(("127.0.0.1", 0)) as made:
+                socket.send_fds(control, [b"ok\0%d" % made.getsockname()[1]], [made.fileno()])
         elif operation == "signal":
             number, *targets = map(int, fields)
             control.send(b"ok\0" + b"\0".join(b"%d" % pid for pid in targets if kill(pid, number)))

@@ -103,6 +103,14 @@ class Machine:
                 return await self._connected(family, host, port)
         return None
 
+    async def listen(self) -> tuple[int, socket.socket]:
+        """Return a port of the sandbox's loopback and a socket that listens on it, to be served from here."""
+        (port,), (fd,) = await self._ask(["listen"])
+        os.set_inheritable(fd, False)
+        made = socket.socket(fileno=fd)
+        made.setblocking(False)
+        return int(port), made
+
     async def ports(self) -> list[int]:
         """Return the ports on which the sandbox's processes listen."""
         found = _namespace_listening(self.pid) if self.isolated else await asyncio.to_thread(listening, self.pid)

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .clock import Clock
+from .egress import open_way_out
+from .egress import variables as way_out_variables
 from .faults import FaultPlan
 from .images import Image, Images, Snapshot
 from .model import Act, Fleet, Record, Refused, State
@@ -54,6 +56,7 @@ class Box:
     machine: Machine | None = None
     sessions: Sessions | None = None
     relay_port: int | None = None
+    way_out: int | None = None  # the port of its proxy, where it has a network namespace and may leave it
     tubes: set[Tube] = field(default_factory=set)
 
     @property
@@ -225,6 +228,9 @@ class World:
             box.relay_port = free_port()
         machine = await self.machines.take()
         box.machine, box.sessions = machine, Sessions(machine, box.folder / "sessions")
+        box.way_out = None
+        if machine.isolated and not record.network_block_all:
+            box.way_out = await open_way_out(machine)
         if box.image.entrypoint:
             session = await box.sessions.create(ENTRYPOINT, self.environment(record), box.workdir)
             await session.run(box.image.entrypoint, command_id=f"{ENTRYPOINT}_command")
@@ -283,6 +289,8 @@ class World:
         }
         if box.relay_port is not None:
             variables[RELAY_PORT_VARIABLE] = str(box.relay_port)
+        if box.way_out is not None:
+            variables |= way_out_variables(box.way_out)
         return {**variables, **box.image.env, **record.env}
 
 
