@@ -42,6 +42,15 @@ def until(condition: Callable[[], Any], what: str) -> Any:
     return value
 
 
+def hang_up(daytona: Daytona) -> None:
+    """Close the sync SDK's event socket: it has no close(), and its thread would connect again for ever."""
+    dispatcher = daytona._event_dispatcher
+    if dispatcher is not None:
+        # A socket that is just being opened has no thread to be waited for yet (engineio 4.15).
+        with contextlib.suppress(AttributeError):
+            dispatcher.disconnect()
+
+
 def state_of(sandbox: Sandbox | AsyncSandbox) -> str:
     """Return a sandbox's state as the SDK last heard of it."""
     return "" if sandbox.state is None else sandbox.state.value
@@ -69,10 +78,7 @@ class Service:
                 self.api.delete(f"/sandbox/{item['id']}")
         self.plain.close()
         self.api.close()
-        # The sync SDK has no close(); its socket would try to connect again for ever.
-        dispatcher = self.sdk._event_dispatcher
-        if dispatcher is not None:
-            dispatcher.disconnect()
+        hang_up(self.sdk)
 
     def pages(self, **query: str) -> list[dict[str, Any]]:
         """Return the items of all pages of a list."""

@@ -38,6 +38,7 @@ async def test_whole_life(service: Service) -> None:
                 assert answer.json()["method"] == "GET"
             await made.stop()
             await made.start()
+            await made.refresh_data()
             assert state_of(made) == "started"
         finally:
             await made.delete(wait=True)

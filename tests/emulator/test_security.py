@@ -16,7 +16,7 @@ from daytona.common.errors import DaytonaError, DaytonaNotFoundError
 
 from daytona_kernel_interp.testing import DaytonaEmulator
 from daytona_kernel_interp.testing.operations import API, TOOLBOX, match, operations
-from tests.conformance.service import TOKEN_HEADER
+from tests.conformance.service import TOKEN_HEADER, hang_up
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,9 +97,7 @@ def test_shared_loopback_has_owners(tmp_path: Path) -> None:
             with pytest.raises(DaytonaError, match="networkBlockAll"):
                 daytona.create(CreateSandboxFromSnapshotParams(network_block_all=True))
         finally:
-            dispatcher = daytona._event_dispatcher
-            assert dispatcher is not None
-            dispatcher.disconnect()
+            hang_up(daytona)
 
 
 def _sdk_operations(package: str) -> set[tuple[str, str, str]]:

@@ -15,7 +15,7 @@ import pytest
 from daytona import Daytona, DaytonaConfig
 
 from daytona_kernel_interp.testing import NAMES_VARIABLE, DaytonaEmulator
-from tests.conformance.service import TOKEN_HEADER
+from tests.conformance.service import TOKEN_HEADER, hang_up
 
 if TYPE_CHECKING:
     from .conftest import Local
@@ -163,9 +163,7 @@ def test_control_of_sandboxes_and_time() -> None:
             assert str(made.state.value if made.state else "") in ("stopped", "stopping")
             assert control.post(f"/sandboxes/{made.id}/fly").status_code == 404
             assert control.post("/sandboxes/no-such/kill-daemon").status_code == 404
-        dispatcher = daytona._event_dispatcher
-        assert dispatcher is not None
-        dispatcher.disconnect()
+        hang_up(daytona)
 
 
 def test_two_at_once() -> None:
