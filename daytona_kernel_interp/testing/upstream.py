@@ -189,6 +189,9 @@ async def _answer(
     for added, text in forwarded.added:
         response.headers.add(added, text)
     await response.prepare(forwarded.request)
+    client = forwarded.request.transport
+    if shape is not None and shape.cut_after_s is not None and client is not None:
+        asyncio.get_running_loop().call_later(shape.cut_after_s, client.abort)
     while isinstance(piece := await _next(connection, parser), h11.Data):
         data = bytes(piece.data)
         if shape is not None:
