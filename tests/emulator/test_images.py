@@ -34,7 +34,7 @@ def test_build_that_fails(local: Local) -> None:
     """A build that fails ends in ``build_failed`` and says which step it was."""
     local.emulator.fail_builds_with("no-such-package")
     image = Image.base("python:3.12-slim").pip_install("no-such-package")
-    with pytest.raises(DaytonaError, match="(?i)build_failed"):
+    with pytest.raises(DaytonaError, match=r"(?i)build_failed"):
         local.service.sdk.create(CreateSandboxFromImageParams(name="unbuilt", image=image))
     body = local.service.api.get("/sandbox/unbuilt").json()
     assert body["state"] == "build_failed"
