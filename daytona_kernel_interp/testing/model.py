@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 MINUTE_S = 60.0
 CHECK_S = 10.0  # the service looks for idle sandboxes every 10 s
 ACTIVITY_S = 5.0  # and writes activity down at most every 5 s
-AUTO_STOP_MIN = 15.0
-AUTO_ARCHIVE_MIN = 7 * 24 * 60.0
-AUTO_ARCHIVE_MAX_MIN = 30 * 24 * 60.0
+AUTO_STOP_MIN = 15
+AUTO_ARCHIVE_MIN = 7 * 24 * 60
+AUTO_ARCHIVE_MAX_MIN = 30 * 24 * 60
 TOKEN_CHARS = 32
 IN_PROGRESS = "Sandbox state change in progress"
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from .service import Service
 
@@ -30,6 +30,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         live = (pytest.mark.live("DAYTONA_API_KEY"), pytest.mark.timeout(600))
         where.append(pytest.param("real", marks=live))
     metafunc.parametrize("service", where, indirect=True, scope="session")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """Say below a failed check what it checks and where that is known from."""
+    report = yield
+    mark = item.get_closest_marker("fact")
+    if mark is not None and report.failed:
+        text, known = mark.args
+        report.sections.append(("the fact", f"{text}\nknown from: {known.value}"))
+    return report
 
 
 @pytest.fixture(scope="session")

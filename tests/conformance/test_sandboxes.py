@@ -198,7 +198,8 @@ def test_list_by_malformed_labels(service: Service) -> None:
 def test_default_intervals(service: Service) -> None:
     with service.sandbox(auto_stop_interval=None, auto_delete_interval=None) as made:
         body = service.api.get(f"/sandbox/{made.id}").json()
-        assert (body["autoStopInterval"], body["autoDeleteInterval"]) == (15, -1)
+        found = [body["autoStopInterval"], body["autoDeleteInterval"]]
+        assert (found, [type(number) for number in found]) == ([15, -1], [int, int])
 
 
 @fact("intervals are set by their numbers in the path", Known.SDK)
