@@ -52,7 +52,7 @@ def service(request: pytest.FixtureRequest) -> Iterator[Service]:
     if request.param == "real":
         # The resolver knows no name unless the environment leads to an emulator in another process.
         with resolving(resolver()):
-            made = Service(os.environ.get("DAYTONA_API_URL", REAL_URL), os.environ["DAYTONA_API_KEY"])
+            made = Service(os.environ.get("DAYTONA_API_URL") or REAL_URL, os.environ["DAYTONA_API_KEY"])
             yield made
             made.close()
         return
