@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import secrets
 import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import psutil
 
 from daytona_kernel_interp.loop import LoopThread
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DOMAIN = "preview.daytona.localhost"
+_FOLDER = "dki-daytona-"
 _DOMAIN = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+")
 
 
@@ -90,7 +94,8 @@ class DaytonaEmulator:
         if self._running is not None:
             raise RuntimeError("this emulator runs already")
         with contextlib.ExitStack() as stack:
-            folder = Path(tempfile.mkdtemp(prefix="dki-daytona-"))
+            _sweep()
+            folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-"))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             loop = LoopThread("daytona-emulator")
             stack.callback(loop.stop)
@@ -195,6 +200,15 @@ class DaytonaEmulator:
             return work()
 
         return self._run(on_the_loop())
+
+
+def _sweep() -> None:
+    """Delete the folders of emulators that were killed: their processes ended by themselves, their files did not."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*-*"):
+        pid = folder.name.removeprefix(_FOLDER).partition("-")[0]
+        with contextlib.suppress(OSError):
+            if pid.isdigit() and folder.lstat().st_uid == os.getuid() and not psutil.pid_exists(int(pid)):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 async def _make(options: Options, folder: Path) -> Server:

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -106,6 +108,10 @@ def test_killed_emulator() -> None:
         program.stdin.close()
         program.stdout.close()
     until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, "the end of its processes")
+    folders = list(Path(tempfile.gettempdir()).glob(f"dki-daytona-{program.pid}-*"))
+    assert len(folders) == 1
+    with DaytonaEmulator():  # the next one tidies up
+        assert not folders[0].exists()
 
 
 def test_many_at_once(local: Local) -> None:
