@@ -70,10 +70,11 @@ class KernelInterpreter:
     """
 
     execution_instructions = (
-        "The REPL is a real IPython kernel: variables, imports and functions stay between steps; magics, `!shell` and "
-        "top-level `await` work. Print what you want to see, or make it the last expression. Tools are plain "
-        "functions (`await tool.aio(...)` in async code); their errors are exceptions you can catch by type. "
-        "End with SUBMIT(...)."
+        "The REPL is a live IPython kernel: all state (variables, imports, functions) stays between steps; magics, "
+        "`!shell` and top-level `await` work; files stay in the working folder; figures are shown. You see what is "
+        "printed and the value of the last line. Tools are plain functions (`await tool.aio(...)` in async code); "
+        "their errors are exceptions that you can catch by type. Input variables are set anew at every step: keep "
+        "changes under other names. End with SUBMIT(...)."
     )
 
     def __init__(
