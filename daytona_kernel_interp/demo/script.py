@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import dspy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
 
 @dataclass(frozen=True)
@@ -186,6 +186,9 @@ class _Engine:
         usage = dspy.lm15.Usage(input_tokens=0, output_tokens=0, total_tokens=0)
         return dspy.lm15.Response(id=None, model=request.model, message=reply, finish_reason="stop", usage=usage)
 
+    def stream(self, request: Any) -> Iterator[Any]:
+        yield from dspy.lm15.response_to_events(self.complete(request))
+
 
 class _AsyncEngine:
     def __init__(self, answer: Callable[[str], str]) -> None:
@@ -193,6 +196,10 @@ class _AsyncEngine:
 
     async def complete(self, request: Any) -> Any:
         return self._engine.complete(request)
+
+    async def stream(self, request: Any) -> AsyncIterator[Any]:
+        for event in self._engine.stream(request):
+            yield event
 
 
 class _LegacyLM(dspy.BaseLM):
