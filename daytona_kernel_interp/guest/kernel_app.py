@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipykernel.kernelapp
+from tornado.ioloop import IOLoop
 from traitlets.config import Config
 
 from . import kernel as our_kernel
@@ -42,6 +43,21 @@ class KernelApp(ipykernel.kernelapp.IPKernelApp):
         """Load nothing: the kernel is the same wherever it runs."""
 
     journal: JournalWriter
+
+    def start(self) -> None:
+        """Serve until a shutdown request stops the loop.
+
+        A KeyboardInterrupt or SystemExit that a task of the code raises leaves asyncio's loop; the task has ended with
+        it, and everything else goes on.
+        """
+        self.kernel.start()
+        self.io_loop = IOLoop.current()
+        while True:
+            try:
+                self.io_loop.start()
+                return
+            except (KeyboardInterrupt, SystemExit):
+                continue
 
     def init_iopub(self, context: Any) -> None:
         """Bind iopub without a high-water mark: PUB drops what exceeds it, the idle status included.
