@@ -47,6 +47,7 @@ _DELIMITER = b"<IDS|MSG>"
 _GROUP = getattr(builtins, "BaseExceptionGroup", ())
 _NO_TEXT = "<exception str() failed>"  # Python's own words for it
 _ENDINGS = (Exception, KeyboardInterrupt, SystemExit)  # kept: code can replace builtins
+_NOT_BEGUN = ("KeyboardInterrupt", "interrupted before it began")
 _NO_STDIN = "cannot ask anybody: nobody sits at this kernel. Use a variable or a tool instead"
 
 
@@ -189,9 +190,12 @@ class Kernel(IPythonKernel):
         for output in self._streams:
             output.cell = cell
         if cell in self._cancelled:
-            self._refusal = ("KeyboardInterrupt", "interrupted before it began")
+            self._refusal = _NOT_BEGUN
         elif PREAMBLE_KEY in parent.get("metadata", {}):
-            self._apply_preamble(parent)
+            try:
+                self._apply_preamble(parent)
+            except KeyboardInterrupt:  # while it decoded large variables
+                self._refusal = _NOT_BEGUN
         self._bridge.running = cell
         try:
             await super().execute_request(stream, ident, parent)

@@ -9,6 +9,7 @@ opens the lifeline, a FIFO. Only when none comes within ``lifetime_s`` the kerne
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -48,7 +49,8 @@ class KernelApp(ipykernel.kernelapp.IPKernelApp):
         """Serve until a shutdown request stops the loop.
 
         A KeyboardInterrupt or SystemExit that a task of the code raises leaves asyncio's loop; the task has ended with
-        it, and everything else goes on.
+        it, and everything else goes on. So does it after an exception that was meant for an async cell and came while
+        the loop waited.
         """
         self.kernel.start()
         self.io_loop = IOLoop.current()
@@ -56,7 +58,7 @@ class KernelApp(ipykernel.kernelapp.IPKernelApp):
             try:
                 self.io_loop.start()
                 return
-            except (KeyboardInterrupt, SystemExit):
+            except (KeyboardInterrupt, SystemExit, asyncio.CancelledError):
                 continue
 
     def init_iopub(self, context: Any) -> None:
