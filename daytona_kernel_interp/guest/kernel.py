@@ -19,6 +19,7 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ipykernel import ipkernel
 from ipykernel.displayhook import ZMQShellDisplayHook
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.zmqshell import ZMQInteractiveShell
@@ -49,6 +50,23 @@ _NO_TEXT = "<exception str() failed>"  # Python's own words for it
 _ENDINGS = (Exception, KeyboardInterrupt, SystemExit)  # kept: code can replace builtins
 _NOT_BEGUN = ("KeyboardInterrupt", "interrupted before it began")
 _NO_STDIN = "cannot ask anybody: nobody sits at this kernel. Use a variable or a tool instead"
+
+
+def _remember(accepts: Any) -> Any:
+    """Make ipykernel look once at what a method accepts, and not at every cell."""
+    known: dict[Any, dict[str, bool]] = {}
+
+    def remembered(method: Any, names: list[str]) -> dict[str, bool]:
+        key = (getattr(method, "__func__", method), *names)
+        if key not in known:
+            known[key] = accepts(method, names)
+        return known[key]
+
+    return remembered
+
+
+if hasattr(ipkernel, "_accepts_parameters"):
+    ipkernel._accepts_parameters = _remember(ipkernel._accepts_parameters)
 
 
 class DisplayHook(ZMQShellDisplayHook):
@@ -86,6 +104,18 @@ class Shell(ZMQInteractiveShell):
     @default("exiter")
     def _default_exiter(self) -> ExitCell:
         return ExitCell(self)
+
+    # A cell's source, and what IPython's transformers made of it. ipykernel asks for it, then run_cell again.
+    transformed: tuple[str, str] | None = None
+
+    def transform_cell(self, raw_cell: str) -> str:
+        """Translate magics to Python, once a cell."""
+        known, self.transformed = self.transformed, None
+        if known is not None and known[0] == raw_cell:
+            return known[1]
+        cell: str = super().transform_cell(raw_cell)
+        self.transformed = (raw_cell, cell)
+        return cell
 
     def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         """Show an exception: a SystemExit like any other; a group, and one without a text, as Python shows them.
@@ -166,6 +196,7 @@ class Kernel(IPythonKernel):
         self._cancelled: deque[str] = deque(maxlen=64)  # cells that were interrupted before they came
         self._belongings = Belongings(self.shell, self._streams)
         self._error: BaseException | None = None  # what ended the cell
+        self._value: str | None = None  # the cell's last expression, where it is small
         self.session.pack = pack
         # IPython says so at each SystemExit, of its terminal.
         warnings.filterwarnings("ignore", message="To exit: use 'exit', 'quit', or Ctrl-D.")
@@ -179,9 +210,11 @@ class Kernel(IPythonKernel):
 
     async def execute_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
         """Apply the preamble in the request's buffers, then run the cell as ipykernel does."""
-        self._preamble, self._refusal, self._failed_to_compile, self._error = None, None, False, None
+        self._preamble, self._refusal, self._failed_to_compile = None, None, False
+        self._error = self._value = None
         self._belongings.mend()
-        self.shell._last_traceback = None
+        self._belongings.mend_descriptors()
+        self.shell._last_traceback = self.shell.transformed = None
         after = self.shell.events.callbacks["post_run_cell"]
         if self._after_cell not in after:
             after.append(self._after_cell)
@@ -258,12 +291,14 @@ class Kernel(IPythonKernel):
         wants_raw = any(name.startswith("__dspy_") for name in self._preamble.variables)
         shown = result.result is not None and result.error_in_exec is None
         if shown and (wants_raw or not self._budget.clipped) and _is_json(result.result):
-            self._bridge.send_value(result.result)
+            self._value = self._bridge.send_value(result.result)
 
     def finish_metadata(self, parent: Any, metadata: dict[str, Any], reply_content: dict[str, Any]) -> dict[str, Any]:
-        """Tell the host whether the code failed before any of it ran."""
+        """Tell the host whether the code failed before any of it ran, and a small value."""
         metadata = super().finish_metadata(parent, metadata, reply_content)
         metadata[PREAMBLE_KEY] = {"compiled": not self._failed_to_compile}
+        if self._value is not None:
+            metadata[PREAMBLE_KEY]["value"] = self._value
         self._journal.ended(parent["header"]["msg_id"], reply_content, {PREAMBLE_KEY: metadata[PREAMBLE_KEY]})
         return metadata
 

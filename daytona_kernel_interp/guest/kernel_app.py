@@ -109,6 +109,7 @@ def main() -> None:
     app.journal = JournalWriter(journal)
     with _without_debugpy():
         app.initialize()
+    app.log.setLevel(app.log_level)  # traitlets lets records be made for its handler to drop
     os.mkfifo(order["lifeline"], 0o600)
     watch = threading.Thread(
         target=_end_without_relay, args=(order_fd, order["lifeline"], order["lifetime_s"]), name="lifeline", daemon=True

@@ -23,7 +23,7 @@ class Belongings:
         self._sys, self._os = sys, os  # the modules: code can take them out of sys.modules, or out of ours
         self._builtins, self._kept = vars(builtins), dict(vars(builtins))
         # Copies, so that the pipe behind 1 and 2 has a writer whatever code closes, and its reader no end.
-        self._fds = {fd: os.dup(fd) for fd in (1, 2)}
+        self._fds = {fd: (os.dup(fd), self._identity(fd)) for fd in (1, 2)}
 
     def mend(self) -> None:
         """Put everything back. Cheap where nothing is missing."""
@@ -32,17 +32,21 @@ class Belongings:
         for stream in self._streams:
             for method in ("write", "flush", "close"):
                 stream.__dict__.pop(method, None)
-        for fd, kept in self._fds.items():
-            if not self._is(fd, kept):
-                self._os.dup2(kept, fd)
         self._shell.user_module, self._shell.user_ns = self._module, vars(self._module)
         self._mend_names(self._shell.user_ns)
 
-    def _is(self, fd: int, kept: int) -> bool:
+    def mend_descriptors(self) -> None:
+        """Lead 1 and 2 into our pipes again, for what child processes write. Before a cell is soon enough."""
+        for fd, (kept, identity) in self._fds.items():
+            if self._identity(fd) != identity:
+                self._os.dup2(kept, fd)
+
+    def _identity(self, fd: int) -> tuple[int, int] | None:
         try:
-            return self._os.path.sameopenfile(fd, kept)
+            found = self._os.fstat(fd)
         except OSError:
-            return False
+            return None
+        return found.st_dev, found.st_ino
 
     def _mend_names(self, namespace: MutableMapping[str, Any]) -> None:
         history = self._shell.history_manager
