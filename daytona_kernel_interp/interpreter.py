@@ -20,7 +20,7 @@ from .dspy_versions import REOPENS, CodeExecutionError, with_callbacks
 from .errors import CellNotRun, KernelError
 from .loop import io_loop
 from .outcome import is_syntax_error, printed, returned, with_output
-from .request import InvalidRequest, Request, fields_of, prepare
+from .request import InvalidRequest, Request, check_limits, fields_of, prepare, tools_of
 from .running import CellResult, DiedInCell
 from .sandboxes.choice import choose
 from .session import Session
@@ -89,7 +89,7 @@ class KernelInterpreter:
         on_output: Callable[[Output], None] | None = None,
         callbacks: list[Any] | None = None,
     ) -> None:
-        self.tools: dict[str, Tool] = dict(tools or {})
+        self.tools: dict[str, Tool] = tools_of(tools)
         self.output_fields = output_fields
         self.execution_timeout = execution_timeout
         self.max_output_chars, self.max_value_bytes = max_output_chars, max_value_bytes
@@ -372,6 +372,7 @@ class KernelInterpreter:
 
     def _prepare(self, code: str, variables: Mapping[str, Any] | None) -> Request:
         try:
+            check_limits(execution_timeout=self.execution_timeout, max_output_chars=self.max_output_chars)
             return prepare(
                 code,
                 variables,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from .wire import values
 from .wire.calls import Field, Preamble, ToolSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 
 class InvalidRequest(ValueError):
@@ -45,8 +46,7 @@ def prepare(
         SyntaxError: If the code cannot be source text.
     """
     _check_code(code)
-    given = dict(variables or {})
-    _check_names(given)
+    given = _named(variables)
     raw_only = any(name.startswith("__dspy_") for name in given)
     preamble = Preamble(
         variables={name: _dspy_form(name, value) for name, value in given.items()} if raw_only else given,
@@ -63,10 +63,48 @@ def prepare(
 
 
 def fields_of(output_fields: Sequence[Mapping[str, Any]] | None) -> tuple[Field, ...] | None:
-    """Return what SUBMIT takes, or None if that is one value without a name of its own."""
+    """Return what SUBMIT takes, or None if that is one value without a name of its own.
+
+    Raises:
+        InvalidRequest: If they are no list of fields with different names.
+    """
     if output_fields is None:
         return None
-    return tuple(Field(str(field["name"]), str(field.get("type", ""))) for field in output_fields)
+    if not isinstance(output_fields, (list, tuple)):
+        raise InvalidRequest(f"output_fields must be a list of fields or None, not {type(output_fields).__name__}.")
+    fields = []
+    for field in output_fields:
+        if not isinstance(field, Mapping) or not isinstance(field.get("name"), str):
+            raise InvalidRequest(f'An output field is {{"name": str, "type": str}}, "type" optional; not {field!r}.')
+        fields.append(Field(field["name"], str(field.get("type") or "")))
+    names = [field.name for field in fields]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InvalidRequest(f"Two output fields are called {twice!r}.")
+    return tuple(fields)
+
+
+def tools_of(tools: Mapping[str, Tool] | None) -> dict[str, Tool]:
+    """Return a dict of the tools, the constructor's own.
+
+    Raises:
+        TypeError: If they are no mapping.
+    """
+    if tools is not None and not isinstance(tools, Mapping):
+        raise TypeError(f"tools must be a dict of names and functions, not {type(tools).__name__}.")
+    return dict(tools or {})
+
+
+def check_limits(**limits: float | None) -> None:
+    """Check settings of which each is a positive number, or None for no limit.
+
+    Raises:
+        InvalidRequest: If one is neither.
+    """
+    for name, limit in limits.items():
+        if limit is None:
+            continue
+        if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0:
+            raise InvalidRequest(f"{name} must be a positive number or None, not {limit!r}.")
 
 
 def _check_code(code: str) -> None:
@@ -78,13 +116,18 @@ def _check_code(code: str) -> None:
         raise SyntaxError(f"Invalid Python syntax. A lone surrogate at position {error.start}.") from None
 
 
-def _check_names(variables: Mapping[str, Any]) -> None:
-    for name in variables:
+def _named(variables: Mapping[str, Any] | None) -> dict[str, Any]:
+    if variables is not None and not isinstance(variables, Mapping):
+        raise InvalidRequest(f"variables must be a dict of names and values, not {type(variables).__name__}.")
+    for name in variables or {}:
         if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
             raise InvalidRequest(f"Invalid variable name: {name!r}. It must be a Python identifier.")
+    return dict(variables or {})
 
 
 def _specs(tools: Mapping[str, Tool]) -> tuple[ToolSpec, ...]:
+    if not isinstance(tools, Mapping):
+        raise InvalidRequest(f"tools must be a dict of names and functions, not {type(tools).__name__}.")
     try:
         return tuple(describe(name, tool) for name, tool in tools.items())
     except InvalidTool as error:

@@ -9,7 +9,6 @@ import ipaddress
 import json
 import pickle
 import re
-import threading
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -204,60 +203,6 @@ def test_a_callback_that_raises_does_not_hurt_the_cell(interp: KernelInterpreter
 
     interp.on_output = broken
     assert interp.execute("print('a')") == "a\n"
-
-
-@pytest.mark.parametrize("name", ["1x", "a b", "class", "", "a.b"])
-def test_invalid_variable_names_are_refused(interp: KernelInterpreter, name: str) -> None:
-    """One sentence, before anything is sent."""
-    with pytest.raises(CodeInterpreterError, match="Invalid variable name"):
-        interp.execute("1", {name: 1})
-
-
-def test_a_value_that_no_codec_knows_names_its_variable(interp: KernelInterpreter) -> None:
-    """The error says which variable and which type; the session goes on."""
-    with pytest.raises(
-        CodeInterpreterError, match="Variable 'v' cannot be sent to the kernel: Unsupported value type: object"
-    ):
-        interp.execute("1", {"ok": 1, "v": [object()]})
-    assert interp.execute("1 + 1") == 2
-
-
-@pytest.mark.parametrize(
-    ("tools", "words"),
-    [
-        ({"not a name": print}, "Invalid tool name"),
-        ({"for": print}, "Invalid tool name"),
-        ({"t": 5}, "is not callable"),
-    ],
-)
-def test_invalid_tools_are_refused(interp: KernelInterpreter, tools: dict[str, Any], words: str) -> None:
-    """A tool that cannot be called is refused at execute, by name."""
-    interp.tools.update(tools)
-    with pytest.raises(CodeInterpreterError, match=words):
-        interp.execute("1")
-
-
-def test_two_executes_at_once_are_refused(interp: KernelInterpreter) -> None:
-    """The second call gets an error and the first one its result."""
-    inside, release = threading.Event(), threading.Event()
-    results: list[Any] = []
-
-    def hold() -> str:
-        inside.set()
-        release.wait(20)
-        return "held"
-
-    interp.tools["hold"] = hold
-    thread = threading.Thread(target=lambda: results.append(interp.execute("hold()")))
-    thread.start()
-    inside.wait(10)
-    try:
-        with pytest.raises(CodeInterpreterError, match="one interpreter runs one cell at a time"):
-            interp.execute("1")
-    finally:
-        release.set()
-        thread.join()
-    assert results == ["held"]
 
 
 def test_a_tool_cannot_re_enter_its_interpreter(interp: KernelInterpreter) -> None:
