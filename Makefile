@@ -45,8 +45,9 @@ test: static environments ## Check everything and run every test, on every Pytho
 	@$(KEYLESS) $(BIN)/python -m pytest tests $(ARGS)
 
 .PHONY: test-dspy-versions
-test-dspy-versions: environments ## Run the DSPy contract on every DSPy version that is supported
-	@$(KEYLESS) $(BIN)/python -m pytest tests/integration -m dspy $(ARGS)
+test-dspy-versions: $(INSTALLED) ## Run the DSPy contract on every DSPy version that is supported
+	@$(KEYLESS) $(BIN)/python -m tests.environments $(basename $(notdir $(wildcard constraints/dspy-*.txt)))
+	@$(KEYLESS) $(BIN)/python -m pytest tests -m dspy $(ARGS)
 	@$(KEYLESS) $(BIN)/python -m pytest tests/matrix -k dspy $(ARGS)
 
 .PHONY: check
