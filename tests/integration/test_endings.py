@@ -267,10 +267,11 @@ def test_running_out_of_memory_kills_nothing_but_the_cell() -> None:
     """An allocation that the system refuses is a MemoryError of the cell; the kernel goes on."""
     with KernelInterpreter({"add": lambda a, b: a + b}, sandbox="local") as interpreter:
         interpreter.execute(
-            "import resource; resource.setrlimit(resource.RLIMIT_AS, (4 << 30, resource.RLIM_INFINITY))"
+            "import resource\npages = int(open('/proc/self/statm').read().split()[0])\n"
+            "resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (256 << 20), -1))"
         )
         with pytest.raises(CodeExecutionError, match="MemoryError"):
-            interpreter.execute("hoard = []\nwhile True:\n    hoard.append(bytearray(1 << 28))")
+            interpreter.execute("hoard = []\nwhile True:\n    hoard.append(bytearray(1 << 24))")
         interpreter.execute("del hoard")
         check_next_cell(interpreter)
 

@@ -22,7 +22,8 @@ from daytona_kernel_interp.dspy_versions import REOPENS, CodeExecutionError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.dspy
+# Marked one by one: how a program ends depends on no version of DSPy, and each one that ends takes seconds.
+dspy_contract = pytest.mark.dspy
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -43,6 +44,7 @@ def assert_gone(*pids: int) -> None:
     assert not alive
 
 
+@dspy_contract
 def test_without_a_choice_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """No key, no sandbox: the sentence names the key, sandbox="local", and what that means."""
     for name in ("DAYTONA_API_KEY", "DAYTONA_KERNEL_SANDBOX"):
@@ -67,6 +69,7 @@ def test_the_environment_can_choose(monkeypatch: pytest.MonkeyPatch) -> None:
         assert interpreter("1 + 1") == 2
 
 
+@dspy_contract
 def test_shutdown_ends_everything() -> None:
     """Processes are gone, and a second shutdown does nothing."""
     interpreter = KernelInterpreter(sandbox="local")
@@ -80,6 +83,7 @@ def test_shutdown_ends_everything() -> None:
     assert_gone(*pids)
 
 
+@dspy_contract
 @pytest.mark.skipif(REOPENS, reason="DSPy before 3.3 uses an interpreter again after its shutdown")
 async def test_after_shutdown_the_session_is_over() -> None:
     """From DSPy 3.3 neither start nor execute brings a session back; both say so, in DSPy's terminal class."""
@@ -93,6 +97,7 @@ async def test_after_shutdown_the_session_is_over() -> None:
         await interpreter.aexecute("1")
 
 
+@dspy_contract
 @pytest.mark.skipif(not REOPENS, reason="from DSPy 3.3 on a session that was shut down stays so")
 def test_before_dspy_3_3_a_new_session_opens(caplog: pytest.LogCaptureFixture) -> None:
     """After a shutdown, also of a dead kernel's session, start and execute open a fresh session and log that."""
@@ -111,6 +116,7 @@ def test_before_dspy_3_3_a_new_session_opens(caplog: pytest.LogCaptureFixture) -
         assert interpreter.execute("1 + 1") == 2
 
 
+@dspy_contract
 def test_shutdown_ends_a_running_execute() -> None:
     """From another thread; the execute ends in an error instead of waiting."""
     interpreter = KernelInterpreter(sandbox="local")
@@ -128,6 +134,7 @@ def test_shutdown_ends_a_running_execute() -> None:
     thread.join()
 
 
+@dspy_contract
 def test_a_dead_kernel_is_terminal_and_says_so() -> None:
     """Not a silent restart: the death is told, and again at each later call, until shutdown."""
     with KernelInterpreter(sandbox="local") as interpreter:
@@ -139,6 +146,7 @@ def test_a_dead_kernel_is_terminal_and_says_so() -> None:
             interpreter.execute("1")
 
 
+@dspy_contract
 def test_a_forgotten_interpreter_ends_its_sandbox() -> None:
     """Dropping the last reference ends relay and kernel."""
     interpreter = KernelInterpreter(sandbox="local")
