@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .interpreter import KernelInterpreter
+    from .sandboxes.daytona import DaytonaSandbox
     from .sandboxes.local import LocalSandbox
 
-__all__ = ["KernelInterpreter", "LocalSandbox"]
+__all__ = ["DaytonaSandbox", "KernelInterpreter", "LocalSandbox"]
 __version__ = "0.1.0"
 
 
@@ -31,6 +32,10 @@ def __getattr__(name: str) -> Any:
 
         install()
         return KernelInterpreter
+    if name == "DaytonaSandbox":
+        from .sandboxes.daytona import DaytonaSandbox
+
+        return DaytonaSandbox
     if name == "LocalSandbox":
         from .sandboxes.local import LocalSandbox
 

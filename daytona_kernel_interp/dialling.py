@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from websockets.exceptions import InvalidHandshake
 
-from .errors import KernelError, SandboxFailed, TunnelLost, WireMismatch
+from .errors import KernelError, SandboxFailed, SandboxGone, TunnelLost, WireMismatch
 from .link.carrier import FINISHED, Carrier
 from .link.sockets import PEER_AT_FAULT, InvalidStatus, Socket, connect_socket
 from .settings import DIAL_S
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Refusals of the upgrade that do not pass by themselves; previews refuse good tokens for some seconds after a start.
-_REFUSED_STATUSES = frozenset({401, 403, 404})
+_REFUSED_STATUSES = frozenset({307, 401, 403, 404})
 _REFUSED_FOR_S = 10.0
 
 
@@ -62,10 +62,14 @@ class Dialler:
             HELLO_HEADER: hello.to_header(),
         }
         url = f"{self.address.url}{PATH_PREFIX}{channel}"
-        return await connect_socket(url, headers, sink, timeout_s=DIAL_S)
+        return await connect_socket(url, headers, sink, timeout_s=DIAL_S, host=self.address.host)
 
     async def revive(self) -> None:
-        """Have the sandbox start its relay again if that has ended. Streams that ask at the same time share one try."""
+        """Have the sandbox start its relay again if that has ended. Streams that ask at the same time share one try.
+
+        Raises:
+            SandboxGone: If there is nothing left to dial.
+        """
         if self._reviving is None:
             self._reviving = asyncio.create_task(self._try_to_revive())
             self._reviving.add_done_callback(lambda _: setattr(self, "_reviving", None))
@@ -74,11 +78,13 @@ class Dialler:
     async def _try_to_revive(self) -> None:
         try:
             address = await self._revive()
+        except SandboxGone:
+            raise
         except KernelError as error:
             log.warning("the relay could not be restarted: %s", error)
             return
         if address is not None:
-            log.warning("the relay had ended and was restarted")
+            log.warning("the relay is dialled at a new address, or anew")
             self.address = address
 
 
@@ -276,15 +282,16 @@ class DialledStream:
         what = f"the relay at {self._dialler.address.url} cannot be reached: {error or type(error).__name__}"
         first = not self.opened.done()
         refused = isinstance(error, InvalidStatus) and error.response.status_code in _REFUSED_STATUSES
-        if refused and (first or elapsed_s > _REFUSED_FOR_S):
+        patience_s = self._dialler.address.refused_for_s
+        if refused and elapsed_s >= (patience_s if first else _REFUSED_FOR_S):
             failed = SandboxFailed if first else TunnelLost
             raise failed(what) from error
-        if first and elapsed_s > DIAL_S:
+        if first and elapsed_s > max(DIAL_S, patience_s):
             raise SandboxFailed(what) from error
         if elapsed_s > self._dialler.times.resume_lifetime_s:
             raise TunnelLost(f"{what}, for {elapsed_s:.0f} s") from error
-        if isinstance(error, OSError):
-            await self._dialler.revive()
+        # Whatever it was: behind a proxy, refusals are how a relay that is gone shows.
+        await self._dialler.revive()
 
     def _give_up(self, error: KernelError) -> None:
         if not self.opened.done():

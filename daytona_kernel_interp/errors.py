@@ -4,6 +4,7 @@
 
     KernelError
     ├── SandboxFailed     a sandbox could not be started, or its relay could not be reached
+    │   └── SandboxGone   a sandbox was stopped or deleted under us; its kernels and their variables are gone
     ├── TunnelLost        the link to the relay is gone; what the running cell did is unknown
     ├── CellNotRun        lost, or interrupted, on the way to the kernel: the cell did not run, its kernel lives
     ├── WireMismatch      host and sandbox run different versions of this package
@@ -20,6 +21,10 @@ class KernelError(Exception):
 
 class SandboxFailed(KernelError):
     """A sandbox could not be started, or its relay could not be reached."""
+
+
+class SandboxGone(SandboxFailed):
+    """A sandbox was stopped or deleted, or its relay cannot run; its kernels and their variables are gone."""
 
 
 class TunnelLost(KernelError):

@@ -8,7 +8,7 @@ import logging
 import secrets
 from typing import TYPE_CHECKING
 
-from .errors import SessionNotFound
+from .errors import SandboxGone, SessionNotFound
 from .kernel import Kernel
 from .records import SessionRecord, find
 from .sandboxes.choice import take_up
@@ -85,7 +85,12 @@ class Session:
                 record.remove_endpoints()
                 raise SessionNotFound(f"session {session_id} is over: nothing is left of its host and its sandbox")
             revival = _Revival(sandbox)
-            address = await sandbox.revive() or sandbox.address
+            try:
+                address = await sandbox.revive() or sandbox.address
+            except SandboxGone as error:
+                record.delete()
+                record.remove_endpoints()
+                raise SessionNotFound(f"session {session_id} is over: {error}") from error
             stack.callback(sandbox.let_go)
             times = LinkTimes(resume_lifetime_s=sandbox.resume_lifetime_s)
             tunnel = await Tunnel.open(address, revive=revival.revive, times=times)

@@ -7,11 +7,14 @@ import os
 SANDBOX_VARIABLE = "DAYTONA_KERNEL_SANDBOX"
 RLM_KEYWORD_VARIABLE = "DAYTONA_KERNEL_RLM_KEYWORD"
 DAYTONA_KEY_VARIABLE = "DAYTONA_API_KEY"
+SNAPSHOT_VARIABLE = "DAYTONA_KERNEL_SNAPSHOT"
+NAMES_VARIABLE = "DAYTONA_KERNEL_NAMES"
 
 MAX_OUTPUT_CHARS = 200_000
 MAX_VALUE_BYTES = 256 << 20
 
 START_S = 60.0  # from create to a kernel that answers
+DAYTONA_BUILD_S = 900.0  # the same, where an image may have to be built
 DIAL_S = 10.0
 
 # The timeout ladder. Interrupts reach most code within milliseconds; what does not react to any is in native code
@@ -39,6 +42,20 @@ def sandbox_choice() -> str | None:
 def has_daytona_key() -> bool:
     """Return whether a Daytona key is set."""
     return bool(os.environ.get(DAYTONA_KEY_VARIABLE))
+
+
+def daytona_snapshot() -> str | None:
+    """Return the snapshot that the environment names for Daytona sandboxes, if any."""
+    return os.environ.get(SNAPSHOT_VARIABLE) or None
+
+
+def preview_address(host: str) -> str | None:
+    """Return the address that the environment gives for a preview's host, as ``.DOMAIN=ADDRESS,…``, if any."""
+    for item in os.environ.get(NAMES_VARIABLE, "").split(","):
+        domain, _, address = item.partition("=")
+        if domain and address and host.endswith(domain):
+            return address
+    return None
 
 
 def rlm_keyword_wanted() -> bool:

@@ -123,7 +123,6 @@ def test_run_fails_with_the_scripts_traceback(tmp_path: Path, capfd: pytest.Capt
         (["exec", "--timeout", "soon", "1"], "'soon' is no number of seconds"),
         (["exec", "--timeout", "0", "1"], "'0' is no number of seconds"),
         (["exec", "--sandbox", "nowhere", "1"], "invalid choice: 'nowhere'"),
-        (["exec", "--sandbox", "daytona", "1"], "Daytona sandboxes are not part of this version yet"),
         (["exec", "1"], "No sandbox was chosen"),
         (["run", "no-such-file.py"], "no-such-file.py cannot be read: No such file or directory"),
         (["run", os.devnull + "/x"], "cannot be read: Not a directory"),

@@ -5,6 +5,8 @@ Reads one JSON line from standard input, so that the secret stands neither in th
 folder in the end). Writes one JSON line to standard output, ``{"port": int}``, when it listens. Kernels that an earlier
 relay left in the folder are taken over.
 
+With an argument, the line is read from the file of that name, which may come later, and which is deleted.
+
 It ends, and its kernels with it, at the line ``end``, on SIGTERM, or when no host was heard of for ``lifetime_s``. That
 its standard input ends says nothing: a host that was killed has a successor, perhaps.
 """
@@ -20,6 +22,9 @@ from pathlib import Path
 
 from .kernels import Kernels
 
+_ORDER_S = 60.0
+_LOOK_S = 0.01
+
 
 async def main() -> None:
     """Serve until the host wants the end, or is gone for too long."""
@@ -28,8 +33,11 @@ async def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     stdin = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
-    order = json.loads(await stdin.readline())
+    if len(sys.argv) > 1:
+        order = json.loads(await _when_written(Path(sys.argv[1])))
+    else:
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
+        order = json.loads(await stdin.readline())
     folder, cwd = Path(order["folder"]), Path(order["cwd"])
 
     # The kernel's imports take longest and websockets' come second, so they run side by side.
@@ -48,6 +56,26 @@ async def main() -> None:
         await kernels.end_all()
         if order.get("remove"):  # a folder made for this relay; a host that was killed cannot delete it
             shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _when_written(path: Path) -> bytes:
+    """Return the line in a file that somebody is about to write, and delete the file."""
+    for _ in range(int(_ORDER_S / _LOOK_S)):
+        if line := _take_line(path):
+            return line
+        await asyncio.sleep(_LOOK_S)
+    raise SystemExit(f"no order came in {_ORDER_S:g} s")
+
+
+def _take_line(path: Path) -> bytes:
+    try:
+        line = path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    if not line.endswith(b"\n"):
+        return b""
+    path.unlink()
+    return line
 
 
 async def _read_end(stdin: asyncio.StreamReader) -> None:

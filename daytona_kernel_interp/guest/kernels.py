@@ -25,6 +25,8 @@ _STDERR_TAIL_BYTES = 8 * 1024
 _END_S = 1.0  # from SIGTERM to SIGKILL
 _START_S = 60.0
 _KERNEL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# The user's site-packages are the kernel's if they are ours: on somebody's machine they are not, in a sandbox they are.
+_USER_SITE = ("-s",) if sys.flags.no_user_site else ()
 _POLL_S = 0.2  # where there are no pidfds (Linux 5.3, Python 3.9)
 
 
@@ -66,9 +68,9 @@ class KernelProcess:
         stderr = folder / f"stderr-{os.getpid()}-{number}"
         try:
             with stderr.open("ab") as stderr_file:
-                # -s: no user site-packages. A group of its own: it outlives the relay.
+                # A group of its own: it outlives the relay.
                 process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-s", "-m", KERNEL_MODULE, str(order_read), str(ready_write)),
+                    *(sys.executable, *_USER_SITE, "-m", KERNEL_MODULE, str(order_read), str(ready_write)),
                     pass_fds=(order_read, ready_write),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
@@ -290,7 +292,7 @@ def _exit_event(kernel_id: str, code: int | None, stderr: str, *, oom: bool) -> 
 
 def kernel_environment(folder: Path) -> dict[str, str]:
     """Return the kernel's environment: the sandbox's own, and folders that are the kernel's alone."""
-    own = {"DAYTONA_KERNEL_FOLDER": str(folder), "IPYTHONDIR": str(folder / "ipython"), "PYTHONNOUSERSITE": "1"}
+    own = {"DAYTONA_KERNEL_FOLDER": str(folder), "IPYTHONDIR": str(folder / "ipython")}
     inherited = {name: value for name, value in os.environ.items() if name != "JPY_PARENT_PID"}  # it ends with us
     return {**inherited, **own}
 

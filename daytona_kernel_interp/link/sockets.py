@@ -151,15 +151,25 @@ class _Server(_Direct, ServerConnection):
     pass
 
 
-async def connect_socket(url: str, headers: Mapping[str, str], sink: Sink, *, timeout_s: float) -> Socket:
-    """Dial ``url``; from the end of the handshake on ``sink`` gets what comes.
+class _Connect(connect):
+    """Takes a redirect as the refusal that it is: it leads to a login page, and our headers are for nobody else."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
+async def connect_socket(
+    url: str, headers: Mapping[str, str], sink: Sink, *, timeout_s: float, host: str | None = None
+) -> Socket:
+    """Dial ``url``, at ``host`` if given; from the end of the handshake on ``sink`` gets what comes.
 
     Raises:
         OSError, asyncio.TimeoutError: If it cannot be reached.
         websockets.exceptions.InvalidHandshake: If the upgrade was refused; ``InvalidStatus`` has the response.
     """
-    loopback = url.startswith(("ws://127.0.0.1:", "ws://[::1]:", "ws://localhost:"))
-    return await connect(  # type: ignore[return-value]
+    direct = host is not None or url.startswith(("ws://127.0.0.1:", "ws://[::1]:", "ws://localhost:"))
+    elsewhere: dict[str, Any] = {} if host is None else {"host": host}
+    return await _Connect(  # type: ignore[return-value]
         url,
         additional_headers=dict(headers),
         compression=None,
@@ -168,9 +178,10 @@ async def connect_socket(url: str, headers: Mapping[str, str], sink: Sink, *, ti
         open_timeout=timeout_s,
         close_timeout=_CLOSE_S,
         write_limit=_WRITE_BUFFER_BYTES,
-        proxy=None if loopback else True,
+        proxy=None if direct else True,
         logger=_quiet,
         create_connection=functools.partial(_Client, sink=sink),  # type: ignore[arg-type]
+        **elsewhere,
     )
 
 

@@ -16,6 +16,8 @@ class RelayAddress:
     url: str  # ws://… or wss://…, without a path
     secret: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    host: str | None = None  # where to connect to, if not to the host that the url names
+    refused_for_s: float = 0.0  # how long refusals may last at the start, without being final
 
 
 class RunningSandbox(Protocol):
@@ -40,6 +42,7 @@ class RunningSandbox(Protocol):
 
         Raises:
             SandboxFailed: If it did not start.
+            SandboxGone: If it never will.
         """
 
     def lives(self) -> bool:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from ..errors import SandboxFailed, SessionNotFound
 from ..settings import SANDBOX_VARIABLE, has_daytona_key, sandbox_choice
 from .base import Sandbox
+from .daytona import DaytonaSandbox
+from .daytona.running import RunningDaytonaSandbox
 from .local import LocalSandbox, RunningLocalSandbox
 
 if TYPE_CHECKING:
@@ -32,15 +34,18 @@ def choose(sandbox: Any) -> Sandbox:
         choice = "daytona"
     if choice == "local":
         return LocalSandbox()
+    if choice == "daytona":
+        return DaytonaSandbox()
     if choice is None:
         raise SandboxFailed(
-            f"No sandbox was chosen: pass one or set {SANDBOX_VARIABLE}. {_LOCAL}; "
-            "DAYTONA_API_KEY will choose Daytona, which is not part of this version yet."
+            f"No sandbox was chosen: set DAYTONA_API_KEY for one at Daytona, pass one, or set {SANDBOX_VARIABLE}. "
+            f"{_LOCAL}."
         )
-    if choice == "daytona":
-        raise SandboxFailed(f"Daytona sandboxes are not part of this version yet. Until they are, {_LOCAL}.")
     if isinstance(choice, (str, type)) or not isinstance(choice, Sandbox):
-        raise SandboxFailed(f'There is no sandbox {choice!r}: pass "local", or a description such as LocalSandbox().')
+        raise SandboxFailed(
+            f'There is no sandbox {choice!r}: pass "daytona", "local", or a description such as DaytonaSandbox() or '
+            "LocalSandbox()."
+        )
     return choice
 
 
@@ -50,10 +55,15 @@ def take_up(record: Mapping[str, Any]) -> RunningSandbox:
     Raises:
         SessionNotFound: If it is of a kind that this version does not know, or nothing is left of it.
     """
-    kind = record.get("kind")
-    if kind != "local":
-        raise SessionNotFound(f"the session runs in a sandbox of kind {kind!r}, which this version cannot take up")
     try:
-        return RunningLocalSandbox.take_up(record)
+        match record.get("kind"):
+            case "local":
+                return RunningLocalSandbox.take_up(record)
+            case "daytona":
+                return RunningDaytonaSandbox.take_up(record)
+            case kind:
+                raise SessionNotFound(
+                    f"the session runs in a sandbox of kind {kind!r}, which this version cannot take up"
+                )
     except (KeyError, TypeError, ValueError, SandboxFailed) as error:
         raise SessionNotFound(f"nothing is left of the session's sandbox: {error}") from error

@@ -1,0 +1,167 @@
+"""Runs inside a new Daytona sandbox, by whatever Python it has: looks at what is there, and installs what is not.
+
+The host sends this file's text to ``python -c`` with one argument, a JSON object. It imports nothing of ours, and its
+syntax is old on purpose: a Python that is too old shall say so itself. Its answer is the last line it prints.
+"""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+
+MARK = "daytona-kernel-answer:"
+PARTS = ("wire", "link", "guest")  # what of the package runs in a sandbox, besides its __init__
+_INSTALL_S = 280  # HTTP connections were seen to be cut after 300 s
+_WORDS = 1500
+
+
+def digest(package):
+    # type: (pathlib.Path) -> str
+    """Return a hash of the modules that run in a sandbox: equal where host and sandbox have the same ones."""
+    found = hashlib.sha256()
+    for path in modules(package):
+        found.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return found.hexdigest()[:16]
+
+
+def modules(package):
+    # type: (pathlib.Path) -> list[pathlib.Path]
+    """Return the files of those modules, in order."""
+    return [package / "__init__.py", *sorted(path for part in PARTS for path in (package / part).glob("*.py"))]
+
+
+def look(order):
+    # type: (dict[str, object]) -> dict[str, object]
+    """Return what the sandbox has, and make our folder in it."""
+    folder = _folder()
+    runtime = folder / str(order["runtime_file"])
+    return {
+        "python": sys.executable,
+        "version": list(sys.version_info[:2]),
+        "missing": [name for name, oldest in _wanted(order) if not _has(name, oldest)],
+        "installed": _installed(str(order["runtime"])),
+        "uploaded": runtime.is_file() and hashlib.sha256(runtime.read_bytes()).hexdigest() == order["runtime_sha256"],
+        "folder": str(folder),
+        "cwd": os.getcwd(),
+        "port": _free_port(str(order["port"] or os.environ.get("DAYTONA_KERNEL_RELAY_PORT") or "")),
+    }
+
+
+def install(order):
+    # type: (dict[str, object]) -> dict[str, object]
+    """Install what is missing into an environment of its own, which sees all that the sandbox's Python has."""
+    environment = _folder() / "environment"
+    python = environment / "bin" / "python"
+    wanted = [f"{name}>={'.'.join(map(str, oldest))}" for name, oldest in _wanted(order)]
+    make, fill = _tools(environment, python)
+    if make is None:
+        return {"error": "it has neither pip nor uv"}
+    if not python.exists():
+        done = _run(make)
+        if done is not None:
+            return {"error": done}
+    done = _run([*fill, *wanted])
+    return {"python": str(python)} if done is None else {"error": done}
+
+
+def _tools(environment, python):
+    # type: (pathlib.Path, pathlib.Path) -> tuple[list[str] | None, list[str]]
+    """Return how to make an environment, and how to install into it; None for the first where nothing can."""
+    uv = shutil.which("uv")
+    if uv is not None:
+        make = [uv, "venv", "--quiet", "--system-site-packages", "--python", sys.executable, str(environment)]
+        return make, [uv, "pip", "install", "--quiet", "--python", str(python)]
+    if importlib.util.find_spec("pip") is None:
+        return None, []
+    # Without a pip of its own: Debian keeps what would be needed for that in another package.
+    make = [sys.executable, "-m", "venv", "--without-pip", "--system-site-packages", str(environment)]
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check"]
+    return make, [*pip, "--retries", "1"]
+
+
+def _run(command):
+    # type: (list[str]) -> str | None
+    """Run a command; return what it said if it failed."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=_INSTALL_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    text = done.stdout.decode("utf-8", "replace").strip()
+    return None if done.returncode == 0 else text[-_WORDS:] or f"exit code {done.returncode}"
+
+
+def _folder():
+    # type: () -> pathlib.Path
+    """Return a folder that is ours alone; a home may be missing, or not writable."""
+    homes = [os.path.expanduser("~"), os.environ.get("TMPDIR", "/tmp"), "/tmp"]
+    for home in homes:
+        folder = pathlib.Path(home) / f".daytona-kernel-{os.getuid()}"
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if folder.stat().st_uid == os.getuid() and not folder.is_symlink():
+                folder.chmod(0o700)
+                return folder
+        except OSError:
+            continue
+    raise SystemExit(f"none of {', '.join(homes)} can be written to")
+
+
+def _wanted(order):
+    # type: (dict[str, object]) -> list[tuple[str, list[int]]]
+    wanted = order["wanted"]
+    assert isinstance(wanted, dict)
+    return sorted(wanted.items())
+
+
+def _has(name, oldest):
+    # type: (str, list[int]) -> bool
+    try:
+        if importlib.util.find_spec(name) is None:
+            return False
+        version = importlib.metadata.version(name).split(".")
+        return [int(part) for part in version[: len(oldest)] if part.isdigit()] >= oldest
+    except (ImportError, ValueError):
+        return False
+
+
+def _installed(wanted):
+    # type: (str) -> bool
+    """Whether the package is there, the same as the host's."""
+    try:
+        found = importlib.util.find_spec("daytona_kernel_interp")
+        return found is not None and found.origin is not None and digest(pathlib.Path(found.origin).parent) == wanted
+    except (ImportError, OSError, ValueError):
+        return False
+
+
+def _free_port(wanted):
+    # type: (str) -> int | None
+    """Return the port that is wanted, else one that previews reach and nobody uses; None if it is taken."""
+    for port in [int(wanted)] if wanted else range(4290, 4390):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    return None
+
+
+if __name__ == "__main__":
+    given = json.loads(sys.argv[1])
+    answer = install(given) if given["do"] == "install" else look(given)
+    print(MARK + json.dumps(answer))

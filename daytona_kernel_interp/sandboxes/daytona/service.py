@@ -1,0 +1,275 @@
+"""Daytona's service, as far as it is needed here, through its SDK's async client.
+
+The sync one keeps its time limits by SIGALRM, or by exceptions thrown into threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import json
+import logging
+import os
+import shlex
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import SandboxFailed, SandboxGone
+from . import owner, prepare
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from daytona import AsyncDaytona, AsyncSandbox
+
+    from . import DaytonaSandbox
+
+log = logging.getLogger(__name__)
+
+_REQUEST_S = 15.0
+_LOOKS_S = (0.0, 0.3, 1.0, 2.0)  # before each look for what an unanswered create made
+_BUSY_S = 30.0  # what another change of a sandbox's state may take
+_BUILD_LINES = 15
+_PREPARE = Path(prepare.__file__).read_text(encoding="utf-8")
+_URL_VARIABLES = ("DAYTONA_API_URL", "DAYTONA_SERVER_URL")
+_REAL_URL = "https://app.daytona.io/api"
+
+
+def load_sdk() -> Any:
+    """Import the SDK, which takes seconds; call it in a thread."""
+    from daytona import AsyncDaytona, DaytonaError
+
+    return AsyncDaytona, DaytonaError
+
+
+class Service:
+    """A client. Use it from one event loop, and close it."""
+
+    def __init__(self, client: AsyncDaytona) -> None:
+        self._client = client
+
+    @classmethod
+    async def connect(cls, region: str | None = None) -> Service:
+        """Make a client.
+
+        Raises:
+            SandboxFailed: If there is no key.
+        """
+        await asyncio.to_thread(load_sdk)
+        from daytona import AsyncDaytona, DaytonaConfig, DaytonaError
+
+        try:
+            return cls(AsyncDaytona(DaytonaConfig(target=region) if region else None))
+        except DaytonaError as error:
+            raise SandboxFailed(
+                "There is no key for Daytona: set DAYTONA_API_KEY in the environment or in .env, "
+                'or choose another sandbox, such as sandbox="local".'
+            ) from error
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self._client.close(), _REQUEST_S)  # type: ignore[no-untyped-call]
+
+    async def create(self, wanted: DaytonaSandbox, labels: dict[str, str]) -> AsyncSandbox:
+        """Create a sandbox and wait until it has started.
+
+        Raises:
+            SandboxFailed: If that did not work. There may be a sandbox all the same: see :meth:`remove_made`.
+        """
+        from daytona import DaytonaError
+
+        lines: collections.deque[str] = collections.deque(maxlen=_BUILD_LINES)
+
+        def built(text: str) -> None:
+            for line in filter(None, map(str.rstrip, text.splitlines())):
+                lines.append(line)
+                log.info("image: %s", line)
+
+        parameters, image = _parameters(wanted, labels), wanted.image is not None
+        try:
+            return await self._client.create(
+                parameters, timeout=0, **({"on_snapshot_create_logs": built} if image else {})
+            )
+        except DaytonaError as error:
+            tail = "".join(f"\n  {line}" for line in lines)
+            said = f"\nThe last lines of its build:{tail}" if lines else ""
+            raise SandboxFailed(f"Daytona did not make a sandbox: {sentence(error)}{said}") from error
+
+    async def get(self, sandbox_id: str) -> AsyncSandbox:
+        """Return a sandbox.
+
+        Raises:
+            SandboxGone: If there is none.
+            SandboxFailed: If Daytona cannot be asked.
+        """
+        from daytona import DaytonaError
+
+        try:
+            return await self._client.get(sandbox_id)
+        except DaytonaError as error:
+            if error.status_code == 404:
+                raise SandboxGone("the Daytona sandbox was deleted, and kernel and variables with it") from error
+            raise SandboxFailed(f"Daytona cannot be asked for the sandbox: {sentence(error)}") from error
+
+    async def list(self, labels: dict[str, str]) -> AsyncIterator[AsyncSandbox]:
+        """Yield the sandboxes that have these labels."""
+        from daytona import ListSandboxesQuery
+
+        async for found in self._client.list(ListSandboxesQuery(labels=labels)):
+            yield found
+
+    async def remove_made(self, start: str) -> None:
+        """Delete what a create made that failed, or was given up before it answered."""
+        from daytona import DaytonaError
+
+        for delay_s in _LOOKS_S:
+            await asyncio.sleep(delay_s)
+            try:
+                found = [made async for made in self.list({owner.START: start})]
+            except DaytonaError as error:
+                if error.status_code in (401, 403):
+                    return  # nor was the create allowed
+                continue
+            for made in found:
+                await self.delete(made.id)
+            if found:
+                return
+
+    async def delete(self, sandbox_id: str) -> None:
+        """Delete a sandbox; one that is gone already is fine.
+
+        Raises:
+            SandboxFailed: If Daytona does not do it.
+        """
+        await self._end(sandbox_id, delete=True)
+
+    async def stop(self, sandbox_id: str) -> None:
+        """Stop a sandbox, which keeps its disk.
+
+        Raises:
+            SandboxFailed: If Daytona does not do it.
+        """
+        await self._end(sandbox_id, delete=False)
+
+    async def _end(self, sandbox_id: str, *, delete: bool) -> None:
+        from daytona import DaytonaError
+
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _BUSY_S
+        while True:
+            try:
+                found = await self._client.get(sandbox_id)
+                if delete:
+                    await self._client.delete(found, timeout=_REQUEST_S)
+                elif state_of(found) not in ("stopped", "stopping", "archived"):
+                    await found.stop(timeout=_REQUEST_S)
+                return
+            except DaytonaError as error:
+                if error.status_code in (404, 410):
+                    return
+                final = error.status_code in (400, 401, 403) and not _busy(error)
+                if final or loop.time() > deadline:
+                    what = "deleted" if delete else "stopped"
+                    raise SandboxFailed(
+                        f"the Daytona sandbox {sandbox_id} was not {what}: {sentence(error)}"
+                    ) from error
+            except RuntimeError as error:  # the process is ending, and takes up no new work (name look-ups, say)
+                log.debug("deleting without the SDK: %s", error)
+                if delete:
+                    delete_plainly(sandbox_id)
+                return
+            await asyncio.sleep(0.3)
+
+    async def prepare(self, sandbox: AsyncSandbox, do: str, python: str | None, **facts: Any) -> dict[str, Any]:
+        """Run ``prepare.py`` in the sandbox and return its answer.
+
+        Raises:
+            SandboxFailed: If there is no Python, or it gave no answer.
+        """
+        from daytona import DaytonaError
+
+        candidates = " ".join(shlex.quote(name) for name in ([python] if python else ["python3", "python"]))
+        order = shlex.quote(json.dumps({"do": do, **facts}))
+        script = (
+            f'for python in {candidates}; do if command -v "$python" >/dev/null 2>&1; then '
+            f'exec "$python" -c {shlex.quote(_PREPARE)} {order}; fi; done; echo no python here; exit 127'
+        )
+        try:
+            # A shell of our own: an image's may be zsh, where some of this means something else.
+            done = await sandbox.process.exec(f"sh -c {shlex.quote(script)} </dev/null", timeout=300)
+        except DaytonaError as error:
+            raise SandboxFailed(f"the new Daytona sandbox cannot be used: {sentence(error)}") from error
+        for line in reversed(done.result.splitlines()):
+            if line.startswith(prepare.MARK):
+                answer: dict[str, Any] = json.loads(line[len(prepare.MARK) :])
+                return answer
+        if done.exit_code == 127:
+            named = repr(python) if python else "Python"
+            raise SandboxFailed(f"there is no {named} in the Daytona sandbox: choose an image or snapshot that has one")
+        raise SandboxFailed(f"the Daytona sandbox could not be prepared: {done.result.strip()[-1000:]}")
+
+
+def sentence(error: Exception) -> str:
+    """Return what an error of the SDK's means, and what to do about it."""
+    status = getattr(error, "status_code", None)
+    text = str(error).removeprefix("Failed to create sandbox: ").strip() or type(error).__name__
+    if status == 401:
+        return f"it does not accept the key in DAYTONA_API_KEY ({text})"
+    if status == 403:
+        return f"the key, or the organisation, may not do this ({text})"
+    if status == 429:
+        return f"too many requests, try again later ({text})"
+    if status is None and ("Cannot connect" in text or "Max retries" in text):
+        return f"its API at {api_url()} cannot be reached ({text})"
+    return text
+
+
+def api_url() -> str:
+    """Where the SDK finds the API."""
+    return next((os.environ[name] for name in _URL_VARIABLES if os.environ.get(name)), _REAL_URL)
+
+
+def state_of(sandbox: AsyncSandbox) -> str:
+    """Return a sandbox's state as last heard of it."""
+    return "unknown" if sandbox.state is None else str(getattr(sandbox.state, "value", sandbox.state))
+
+
+def delete_plainly(sandbox_id: str) -> None:
+    """Delete a sandbox by one blocking request, for a process that is about to end."""
+    url = f"{api_url()}/sandbox/{urllib.parse.quote(sandbox_id)}"
+    key = os.environ.get("DAYTONA_API_KEY", "")
+    request = urllib.request.Request(url, method="DELETE", headers={"Authorization": f"Bearer {key}"})
+    with contextlib.suppress(OSError, urllib.error.URLError):
+        urllib.request.urlopen(request, timeout=_REQUEST_S).close()
+
+
+def _busy(error: Exception) -> bool:
+    # As users saw it: 409, or 400 with the same words.
+    return "state change in progress" in str(error).lower()
+
+
+def _parameters(wanted: DaytonaSandbox, labels: dict[str, str]) -> Any:
+    from daytona import CreateSandboxFromImageParams, CreateSandboxFromSnapshotParams, Resources, VolumeMount
+
+    given: dict[str, Any] = {
+        "env_vars": dict(wanted.env) or None,
+        "labels": {**wanted.labels, **labels},
+        "public": False,
+        "auto_stop_interval": wanted.auto_stop_minutes,
+        "auto_delete_interval": None if wanted.keep else 0,
+        "ttl_minutes": wanted.ttl,
+        "volumes": [VolumeMount(volume_id=name, mount_path=path) for name, path in wanted.volumes.items()] or None,
+        "network_block_all": wanted.network_block_all or None,
+        "network_allow_list": wanted.network_allow_list,
+        "domain_allow_list": wanted.domain_allow_list,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if wanted.image is None:
+        return CreateSandboxFromSnapshotParams(snapshot=wanted.snapshot_name, **given)
+    resources = Resources(cpu=wanted.cpu, memory=wanted.memory, disk=wanted.disk)
+    return CreateSandboxFromImageParams(image=wanted.image, resources=resources, **given)

@@ -1,0 +1,149 @@
+"""From a description to a relay that is about to listen; whatever fails on the way leaves no sandbox behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from ...errors import SandboxFailed
+from . import owner
+from .running import Place, RunningDaytonaSandbox
+from .runtime import WANTED, runtime
+from .service import Service
+
+if TYPE_CHECKING:
+    from daytona import AsyncSandbox
+
+    from . import DaytonaSandbox
+
+log = logging.getLogger(__name__)
+
+_OLDEST_PYTHON = [3, 10]
+
+
+async def start(wanted: DaytonaSandbox) -> RunningDaytonaSandbox:
+    """Create the sandbox that is described, and start the relay in it.
+
+    Raises:
+        SandboxFailed: If that did not work; the sandbox is deleted.
+    """
+    service = await Service.connect(wanted.region)
+    mark = secrets.token_hex(16)
+    made: list[str] = []
+    begun = asyncio.ensure_future(_start(service, wanted, mark, made))
+    try:
+        done, _ = await asyncio.wait({begun}, timeout=wanted.start_timeout_s)
+        if not done:
+            raise SandboxFailed(
+                f"Daytona had not started a sandbox after {wanted.start_timeout_s:g} s: "
+                "try again, or give it longer with start_timeout"
+            )
+        return begun.result()
+    except BaseException:
+        begun.cancel()
+        await asyncio.gather(begun, return_exceptions=True)
+        await asyncio.shield(_clean_up(service, mark, made))
+        raise
+
+
+async def _start(service: Service, wanted: DaytonaSandbox, mark: str, made: list[str]) -> RunningDaytonaSandbox:
+    log.info("creating a Daytona sandbox%s", "" if wanted.image is None else "; a first build takes minutes")
+    reading = asyncio.ensure_future(asyncio.to_thread(runtime))  # while the service works
+    sandbox = await service.create(wanted, owner.labels(mark))
+    made.append(sandbox.id)
+    log.info("Daytona sandbox %s started", sandbox.id)
+    await reading
+    running = RunningDaytonaSandbox(wanted, service, sandbox, sandbox.id)
+    session = running.new_session()
+    async with _together(running.open_session(session)) as opened:
+        place = await _prepare(service, sandbox, wanted)
+        await opened
+    await running.launch(place, session)
+    return running
+
+
+async def _prepare(service: Service, sandbox: AsyncSandbox, wanted: DaytonaSandbox) -> Place:
+    """Look what the sandbox has, bring what it has not, and return where things are."""
+    ours = runtime()
+    order: dict[str, Any] = {
+        "runtime": ours.digest,
+        "runtime_file": ours.file,
+        "runtime_sha256": ours.sha256,
+        "wanted": WANTED,
+        "port": wanted.port,
+    }
+    found = await service.prepare(sandbox, "look", wanted.python, **order)
+    _check(found, wanted)
+    python, path = str(found["python"]), ""
+    async with contextlib.AsyncExitStack() as stack:
+        if wanted.upload or (wanted.upload is None and not found["installed"]):
+            path = f"{found['folder']}/{ours.file}"
+            if not found["uploaded"]:
+                log.info("uploading the relay (%d KiB)", len(ours.data) >> 10)
+                uploaded = await stack.enter_async_context(_together(_upload(sandbox, ours.data, path)))
+                stack.push_async_callback(asyncio.wait_for, uploaded, None)
+        if found["missing"]:
+            log.info("installing %s in the sandbox", " and ".join(found["missing"]))
+            installed = await service.prepare(sandbox, "install", wanted.python, **order)
+            if "error" in installed:
+                raise SandboxFailed(_uninstallable(found["missing"], str(installed["error"]), wanted))
+            python = str(installed["python"])
+    folder = f"{found['folder']}/session-{secrets.token_hex(4)}"
+    return Place(python, path, folder, str(found["cwd"]), int(found["port"]))
+
+
+def _check(found: dict[str, Any], wanted: DaytonaSandbox) -> None:
+    if found["version"] < _OLDEST_PYTHON:
+        version = ".".join(map(str, found["version"]))
+        raise SandboxFailed(
+            f"the Daytona sandbox has Python {version} ({found['python']}), and the kernel needs 3.10 or later: "
+            "choose another image, or name its python"
+        )
+    if found["port"] is None:
+        taken = f"port {wanted.port} is" if wanted.port else "every port for the relay is"
+        raise SandboxFailed(f"{taken} taken in the Daytona sandbox: choose another with DaytonaSandbox(port=...)")
+
+
+def _uninstallable(missing: list[str], said: str, wanted: DaytonaSandbox) -> str:
+    why = " and the sandbox has no way out (network_block_all)" if wanted.network_block_all else ""
+    return (
+        f"{' and '.join(missing)} could not be installed in the Daytona sandbox{why}: "
+        f"choose an image or snapshot that has them. It said: {said}"
+    )
+
+
+async def _upload(sandbox: AsyncSandbox, data: bytes, path: str) -> None:
+    from daytona import DaytonaError
+
+    try:
+        await sandbox.fs.upload_file(data, path)
+    except DaytonaError as error:
+        raise SandboxFailed(f"the relay could not be uploaded to the Daytona sandbox: {error}") from error
+
+
+@contextlib.asynccontextmanager
+async def _together(work: Any) -> Any:
+    """Let ``work`` go on meanwhile; it is cancelled when the block fails."""
+    task = asyncio.ensure_future(work)
+    try:
+        yield task
+    except BaseException:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        raise
+
+
+async def _clean_up(service: Service, mark: str, made: list[str]) -> None:
+    """Delete what was made, whether its create answered or not."""
+    try:
+        if made:
+            await service.delete(made[0])
+        else:
+            await service.remove_made(mark)
+    except SandboxFailed as error:
+        log.warning("%s; it ends by itself", error)
+    finally:
+        await service.aclose()
