@@ -1,0 +1,375 @@
+"""Kernels in sandboxes of a Daytona on loopback, driven through the real SDK."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+import dspy
+import pytest
+
+from daytona_kernel_interp import DaytonaSandbox, KernelInterpreter
+from daytona_kernel_interp.demo.script import Step, scripted_lm
+from daytona_kernel_interp.interpreter import CodeInterpreterError, FinalOutput
+from daytona_kernel_interp.testing import DaytonaEmulator, Fault
+from daytona_kernel_interp.testing.processes import can_isolate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+WAIT_S = 20.0
+NOTHING = DaytonaSandbox(upload=True)
+
+
+class Service:
+    """The emulator, seen by plain HTTP."""
+
+    def __init__(self, emulator: DaytonaEmulator) -> None:
+        self.emulator = emulator
+
+    def ask(self, method: str, path: str) -> Any:
+        headers = {"Authorization": f"Bearer {self.emulator.api_key}"}
+        request = urllib.request.Request(self.emulator.api_url + path, method=method, headers=headers)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.loads(answer.read() or b"null")
+
+    @property
+    def sandboxes(self) -> list[dict[str, Any]]:
+        return [item for item in self.ask("GET", "/sandbox")["items"] if item["state"] not in ("destroyed",)]
+
+    @property
+    def only(self) -> dict[str, Any]:
+        (found,) = self.sandboxes
+        return dict(self.ask("GET", f"/sandbox/{found['id']}"))
+
+    def nothing_left(self) -> bool:
+        return until(lambda: not self.sandboxes, "the last sandbox's end")
+
+
+def until(condition: Callable[[], bool], what: str) -> bool:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {WAIT_S} s for {what}"
+        time.sleep(0.05)
+    return True
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[DaytonaEmulator]:
+    with DaytonaEmulator() as made:
+        yield made
+
+
+@pytest.fixture
+def daytona(emulator: DaytonaEmulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    """An emulator that the environment names; whatever a test does, no sandbox may be left when it is over."""
+    for name, value in emulator.environment().items():
+        monkeypatch.setenv(name, value)
+    service = Service(emulator)
+    yield service
+    emulator.heal()
+    emulator.forget_tokens()
+    assert service.nothing_left()
+
+
+@pytest.fixture
+def interpreter(daytona: Service) -> Iterator[KernelInterpreter]:
+    with KernelInterpreter({"add": lambda a, b: a + b}) as made:
+        yield made
+
+
+# --- a session ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_a_key_in_the_environment_is_all_it_needs(isolated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells, state, tools, values, interrupts and SUBMIT in a sandbox, with a loopback of its own or not."""
+    if isolated and not can_isolate():
+        pytest.skip("`unshare -rn` does not work here")
+    with DaytonaEmulator(isolated=isolated) as emulator:
+        for name, value in emulator.environment().items():
+            monkeypatch.setenv(name, value)
+        service = Service(emulator)
+        with KernelInterpreter({"add": lambda a, b: a + b}, execution_timeout=20) as interpreter:
+            assert interpreter.execute("x = add(40, b=2); print(x)") == "42\n"
+            assert interpreter.execute("x + len(data)", {"data": b"12"}) == 44
+            assert interpreter.execute("import os; os.environ.get('DAYTONA_API_KEY')") in (None, "")
+            assert interpreter.execute("SUBMIT(x)") == FinalOutput({"output": 42})
+            assert service.only["id"] == interpreter.execute("os.environ['DAYTONA_SANDBOX_ID']")
+        assert service.nothing_left()
+
+
+def test_an_rlm_works_in_a_sandbox(daytona: Service) -> None:
+    """dspy.RLM with a scripted model."""
+    steps = [Step("Look.", "n = len(text); print(n)"), Step("Answer.", "SUBMIT(str(n))")]
+    rlm: Any = dspy.RLM
+    with KernelInterpreter() as interpreter, dspy.context(lm=scripted_lm(steps)):
+        assert rlm("text -> answer", interpreter=interpreter)(text="x" * 1000).answer == "1000"
+
+
+def test_the_relay_is_uploaded_where_it_is_missing(daytona: Service) -> None:
+    """The kernel then runs from the uploaded file, and not from this machine's package."""
+    with KernelInterpreter(sandbox=DaytonaSandbox(upload=True)) as interpreter:
+        path = interpreter.execute("import daytona_kernel_interp; daytona_kernel_interp.__file__")
+        assert ".zip/daytona_kernel_interp/" in path
+        assert interpreter.execute("2 + 2") == 4
+
+
+def test_what_a_sandbox_is_asked_for(daytona: Service) -> None:
+    """Labels name the owner, the dead man's switches are set, and variables and threads are those of the sandbox."""
+    wanted = DaytonaSandbox(env={"COLOUR": "red"}, labels={"team": "a"}, ttl=60, resume_lifetime=600, region="eu")
+    with KernelInterpreter(sandbox=wanted) as interpreter:
+        assert interpreter.execute("import os; os.environ['COLOUR'], os.environ['OMP_NUM_THREADS']") == ("red", "1")
+        made = daytona.only
+        assert made["labels"]["team"] == "a"
+        assert {"daytona-kernel", "daytona-kernel-machine", "daytona-kernel-process"} < set(made["labels"])
+        assert (made["autoStopInterval"], made["autoDeleteInterval"]) == (15, 0)
+        assert not made["public"]
+
+
+def test_no_secret_is_to_be_seen_in_the_sandbox(interpreter: KernelInterpreter, daytona: Service) -> None:
+    """Neither key, token nor the relay's secret stands in arguments, environments or files that are left."""
+    interpreter.start()
+    assert interpreter._session is not None
+    address = interpreter._session.sandbox.address
+    code = """
+import os, pathlib
+seen = []
+for process in pathlib.Path("/proc").glob("[0-9]*"):
+    for name in ("cmdline", "environ"):
+        try:
+            data = (process / name).read_bytes()
+        except OSError:
+            continue
+        if b"daytona_kernel_interp.guest" in (process / "cmdline").read_bytes():
+            seen.append(data)
+for path in pathlib.Path.home().rglob("*"):
+    if path.is_file() and path.suffix == ".json" and "order" in path.name:
+        seen.append(path.read_bytes())
+b"".join(seen)
+"""
+    seen = interpreter.execute(code)
+    assert b"daytona_kernel_interp.guest" in seen
+    for secret in (address.secret, *address.headers.values(), daytona.emulator.api_key):
+        assert secret.encode() not in seen
+        assert secret not in repr(address)
+
+
+def test_descriptions_are_pickled_and_hide_what_is_secret() -> None:
+    """A copy is equal; variables do not show."""
+    wanted = DaytonaSandbox(snapshot="s", env={"TOKEN": "hush"}, keep=True)
+    assert pickle.loads(pickle.dumps(wanted)) == wanted
+    assert "hush" not in repr(wanted)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"snapshot": "a", "image": "b:1"}, "give one of them"),
+        ({"cpu": 2}, "come with the snapshot"),
+        ({"auto_stop": 10, "resume_lifetime": 600}, "not longer than resume_lifetime"),
+        ({"ttl": 5}, "not longer than resume_lifetime"),
+        ({"port": 80}, "from 3000 to 9999"),
+        ({"resume_lifetime": 0}, "a number of seconds"),
+    ],
+)
+def test_a_description_that_cannot_be_meant_is_refused(options: dict[str, Any], words: str) -> None:
+    """One sentence says why."""
+    with pytest.raises(ValueError, match=words):
+        DaytonaSandbox(**options)
+
+
+def test_a_kept_sandbox_is_stopped_and_not_deleted(daytona: Service) -> None:
+    """It has no automatic deletion, and its disk is there afterwards."""
+    with KernelInterpreter(sandbox=DaytonaSandbox(keep=True)) as interpreter:
+        interpreter.execute("1")
+        made = daytona.only
+        assert made["autoDeleteInterval"] != 0
+    until(lambda: daytona.only["state"] == "stopped", "the stop")
+    daytona.ask("DELETE", f"/sandbox/{made['id']}")
+
+
+# --- trouble under way --------------------------------------------------------------------------------------
+
+
+def relay_pid(interpreter: KernelInterpreter) -> int:
+    """Return the relay's process id on this machine: it is the kernel's parent."""
+    pid = interpreter.execute("import os; os.getppid()")
+    assert isinstance(pid, int)
+    return pid
+
+
+def test_a_relay_that_is_killed_is_started_again(interpreter: KernelInterpreter) -> None:
+    """Through the toolbox; the kernel lives, with its variables, and the cell under way ends as if nothing had been."""
+    interpreter.execute("x = 1")
+    pid = relay_pid(interpreter)
+    cell = f"import os, time; os.kill({pid}, 9); time.sleep(1); print('after'); x"
+    assert interpreter.execute(cell) == "after\n1"
+    assert interpreter.execute("x + 1") == 2
+    assert relay_pid(interpreter) != pid
+
+
+@pytest.mark.parametrize("how", ["stop", "delete"])
+def test_a_sandbox_that_goes_away_is_told_at_once(interpreter: KernelInterpreter, daytona: Service, how: str) -> None:
+    """Stopped or deleted under a running cell: one error that says so, long before the link's lifetime is over."""
+    interpreter.execute("x = 1")
+    made = daytona.only["id"]
+    begun, end = threading.Event(), {}
+    interpreter.tools["begun"] = begun.set
+
+    def go_away() -> None:
+        begun.wait(WAIT_S)
+        end[how] = daytona.ask(
+            *(("POST", f"/sandbox/{made}/stop") if how == "stop" else ("DELETE", f"/sandbox/{made}"))
+        )
+
+    helper = threading.Thread(target=go_away)
+    helper.start()
+    with pytest.raises(CodeInterpreterError, match=r"SandboxGone: the Daytona sandbox (was deleted|is stopp)"):
+        interpreter.execute("begun()\nimport time\ntime.sleep(60)")
+    helper.join()
+
+
+def test_a_new_token_is_taken_up(interpreter: KernelInterpreter, daytona: Service) -> None:
+    """A link that breaks after the token was changed comes back with the new one."""
+    interpreter.execute("x = 1")
+    emulator = daytona.emulator
+    emulator.rotate_token(daytona.only["id"])
+    emulator.forget_tokens()
+    emulator.fail(Fault("preview", cut_after_bytes=0, times=4))
+    assert interpreter._session is not None
+    for stream in interpreter._session.tunnel._streams:
+        if stream.carrier.socket is not None:
+            stream.carrier.socket.abort()
+    assert interpreter.execute("x") == 1
+
+
+def test_tokens_refused_at_the_start_are_waited_for(daytona: Service) -> None:
+    """A preview that refuses a good token for some seconds does not fail a start."""
+    daytona.emulator.fail(Fault("preview", status=401, body='{"message": "unauthorized"}', times=5))
+    with KernelInterpreter() as interpreter:
+        assert interpreter.execute("1 + 1") == 2
+
+
+def test_a_redirect_to_a_login_page_is_a_refusal(daytona: Service) -> None:
+    """As old servers refuse; nothing of ours goes to where it leads."""
+    elsewhere = {"Location": "http://127.0.0.1:9/login"}
+    daytona.emulator.fail(Fault("preview", status=307, headers=elsewhere, times=3))
+    with KernelInterpreter() as interpreter:
+        assert interpreter.execute("1 + 1") == 2
+
+
+# --- starts that fail ---------------------------------------------------------------------------------------
+
+
+def failure(sandbox: DaytonaSandbox | None = None) -> str:
+    """Return what a start that must fail says."""
+    with pytest.raises(CodeInterpreterError) as caught:
+        KernelInterpreter(sandbox=sandbox or DaytonaSandbox()).start()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(Fault("api", "createSandbox", status=500, body='{"message": "oh"}'), id="create fails"),
+        pytest.param(Fault("api", "createSandbox", status=502, after=True), id="create made it and says it failed"),
+        pytest.param(Fault("api", "createSandbox", refuse=True, after=True), id="create made it and says nothing"),
+        pytest.param(Fault("start", error="no room"), id="it does not start"),
+        pytest.param(Fault("toolbox", "executeCommand", status=502), id="nothing can be run"),
+        pytest.param(Fault("toolbox", "createSession", status=500), id="no session"),
+        pytest.param(Fault("toolbox", "uploadFiles", status=500, times=None), id="no upload"),
+        pytest.param(Fault("toolbox", "sessionExecuteCommand", status=500), id="no relay"),
+        pytest.param(Fault("api", "getPortPreviewUrl", status=500), id="no preview"),
+        pytest.param(Fault("preview", status=403, times=None), id="the preview refuses for good"),
+    ],
+)
+def test_no_step_of_a_start_leaves_a_sandbox(daytona: Service, fault: Fault) -> None:
+    """Whatever fails: one error, and the fixture finds nothing left."""
+    daytona.emulator.fail(fault)
+    assert failure(NOTHING)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(Fault("api", "createSandbox", hang=True), id="create hangs"),
+        pytest.param(Fault("api", "createSandbox", hang=True, after=True), id="create made it and hangs"),
+        pytest.param(Fault("start", hang=True), id="the sandbox never starts"),
+        pytest.param(Fault("toolbox", "executeCommand", hang=True), id="the toolbox hangs"),
+    ],
+)
+def test_a_start_that_takes_too_long_leaves_nothing(daytona: Service, fault: Fault) -> None:
+    """The time is up, and what was made, known or not, is deleted."""
+    daytona.emulator.fail(fault)
+    assert "after 2 s" in failure(DaytonaSandbox(start_timeout=2))
+
+
+def test_what_the_user_has_to_mend_is_told_in_a_sentence(daytona: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key, a wrong key, an unknown snapshot, no quota, no Python, no API."""
+    assert "Snapshot nowhere not found" in failure(DaytonaSandbox(snapshot="nowhere"))
+    assert "there is no 'python9' in the Daytona sandbox" in failure(DaytonaSandbox(python="python9"))
+    quota = '{"message": "Total memory limit exceeded. Maximum allowed: 10GiB."}'
+    daytona.emulator.fail(Fault("api", "createSandbox", status=403, body=quota))
+    assert "Total memory limit exceeded" in failure()
+    monkeypatch.setenv("DAYTONA_API_KEY", "dtn_wrong")
+    assert "does not accept the key in DAYTONA_API_KEY" in failure()
+    monkeypatch.setenv("DAYTONA_API_URL", "http://127.0.0.1:9/api")
+    assert "its API at http://127.0.0.1:9/api cannot be reached" in failure()
+    monkeypatch.delenv("DAYTONA_API_KEY")
+    assert "There is no key for Daytona: set DAYTONA_API_KEY" in failure()
+
+
+def test_a_failed_build_shows_the_end_of_its_log(daytona: Service) -> None:
+    """The lines that say what went wrong are in the error."""
+    from daytona import Image
+
+    daytona.emulator.fail_builds_with("no-such-package")
+    image = Image.base("python:3.12-slim").pip_install("no-such-package")
+    said = failure(DaytonaSandbox(image=image))
+    assert "no-such-package" in said
+    assert "returned a non-zero code" in said
+
+
+def test_a_snapshot_named_in_the_environment_is_used(daytona: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DAYTONA_KERNEL_SNAPSHOT names the default."""
+    monkeypatch.setenv("DAYTONA_KERNEL_SNAPSHOT", "daytona-medium")
+    with KernelInterpreter() as interpreter:
+        interpreter.start()
+        assert daytona.only["snapshot"] == "daytona-medium"
+
+
+# --- another host -------------------------------------------------------------------------------------------
+
+HOST = """
+import sys, time
+from daytona_kernel_interp import KernelInterpreter
+interpreter = KernelInterpreter()
+interpreter.execute("x = 42")
+print(interpreter.session_id, flush=True)
+interpreter.execute("import time; time.sleep(1); print('went on')")
+"""
+
+
+def test_a_session_whose_host_was_killed_is_taken_up(daytona: Service) -> None:
+    """By this process: the cell under way ended, its output is there, and the sandbox now names this process."""
+    host = subprocess.Popen(
+        [sys.executable, "-c", HOST], stdout=subprocess.PIPE, env={**os.environ, **daytona.emulator.environment()}
+    )
+    assert host.stdout is not None
+    with host, contextlib.closing(host.stdout):
+        session = host.stdout.readline().decode().strip()
+        host.send_signal(signal.SIGKILL)
+        host.wait()
+    with KernelInterpreter.attach(session) as interpreter:
+        assert interpreter.execute("x") == 42
+        assert str(os.getpid()) in daytona.only["labels"]["daytona-kernel-process"]
