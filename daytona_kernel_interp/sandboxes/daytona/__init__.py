@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from .running import RunningDaytonaSandbox
 
+_DAY_MINUTES = 24 * 60
 _SPARE_MINUTES = 5  # between the relay's end and the sandbox's, where nobody says otherwise
 
 
@@ -39,7 +40,8 @@ class DaytonaSandbox:
         network_allow_list: The only networks to be reached, as CIDRs joined by commas.
         domain_allow_list: The only names to be reached, joined by commas.
         auto_stop: Minutes without a host after which the sandbox stops; longer than ``resume_lifetime``. None: 5 more.
-        ttl: Minutes after which it is deleted, whatever it does. None: no limit.
+        ttl: Minutes after which it is deleted, whatever it does; 0: never. None: a day, unless it is kept. It is what
+            ends a sandbox that never started, or whose host hangs.
         keep: Stop the sandbox at shutdown, and when its host is gone, instead of deleting it.
         resume_lifetime: Seconds that relay and kernels live on without a host, for :meth:`KernelInterpreter.attach`.
         start_timeout: Seconds from nothing to a started sandbox with a relay in it. None: 60, or 900 with an image.
@@ -79,7 +81,7 @@ class DaytonaSandbox:
         if not 0 < self.resume_lifetime < math.inf:
             raise ValueError(f"resume_lifetime is a number of seconds, not {self.resume_lifetime!r}")
         for name, minutes in (("auto_stop", self.auto_stop), ("ttl", self.ttl)):
-            if minutes is not None and minutes * 60 <= self.resume_lifetime:
+            if (minutes or name == "auto_stop") and minutes is not None and minutes * 60 <= self.resume_lifetime:
                 raise ValueError(
                     f"{name} of {minutes} minutes is not longer than resume_lifetime ({self.resume_lifetime:g} s): "
                     "the sandbox would end before its session may be taken up"
@@ -91,6 +93,13 @@ class DaytonaSandbox:
     def auto_stop_minutes(self) -> int:
         """After how many minutes without a host the sandbox stops."""
         return self.auto_stop or math.ceil(self.resume_lifetime / 60) + _SPARE_MINUTES
+
+    @property
+    def ttl_minutes(self) -> int:
+        """After how many minutes it is deleted, whatever it does; 0: never."""
+        if self.ttl is not None:
+            return self.ttl
+        return 0 if self.keep else max(_DAY_MINUTES, self.auto_stop_minutes)
 
     @property
     def start_timeout_s(self) -> float:

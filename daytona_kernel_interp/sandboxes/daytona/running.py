@@ -82,9 +82,7 @@ class RunningDaytonaSandbox:
         """
         from . import DaytonaSandbox
 
-        described = DaytonaSandbox(
-            region=record["region"], keep=bool(record["keep"]), resume_lifetime=float(record["resume_lifetime"])
-        )
+        described = DaytonaSandbox(keep=bool(record["keep"]), resume_lifetime=float(record["resume_lifetime"]))
         sandbox = cls(described, None, None, str(record["id"]))
         sandbox._place = Place(**record["place"])
         sandbox._launched = Launched(**record["launched"])
@@ -111,7 +109,6 @@ class RunningDaytonaSandbox:
         return {
             "kind": "daytona",
             "id": self.id,
-            "region": self._description.region,
             "keep": self._description.keep,
             "resume_lifetime": self._description.resume_lifetime,
             "place": asdict(self._place),
@@ -269,7 +266,7 @@ class RunningDaytonaSandbox:
     async def _connected(self) -> AsyncSandbox:
         """Return the SDK's object; of a sandbox that was taken up it is fetched now."""
         if self._service is None:
-            self._service = await Service.connect(self._description.region)
+            self._service = await Service.connect()
         if self._sandbox is None:
             self._sandbox = await self._service.get(self.id)
         if not self._owned:
@@ -290,7 +287,7 @@ class RunningDaytonaSandbox:
             return
         self._stopped = True
         try:
-            service = self._service = self._service or await Service.connect(self._description.region)
+            service = self._service = self._service or await Service.connect()
             await (service.stop if self._description.keep else service.delete)(self.id)
         except SandboxFailed as error:
             minutes = self._description.auto_stop_minutes

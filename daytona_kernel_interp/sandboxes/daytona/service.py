@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import random
 import shlex
 import urllib.error
 import urllib.parse
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import SandboxFailed, SandboxGone
+from ...wire.backoff import delays
 from . import owner, prepare
 
 if TYPE_CHECKING:
@@ -53,17 +55,17 @@ class Service:
         self._client = client
 
     @classmethod
-    async def connect(cls, region: str | None = None) -> Service:
+    async def connect(cls) -> Service:
         """Make a client.
 
         Raises:
             SandboxFailed: If there is no key.
         """
         await asyncio.to_thread(load_sdk)
-        from daytona import AsyncDaytona, DaytonaConfig, DaytonaError
+        from daytona import AsyncDaytona, DaytonaError
 
         try:
-            return cls(AsyncDaytona(DaytonaConfig(target=region) if region else None))
+            return cls(AsyncDaytona())
         except DaytonaError as error:
             raise SandboxFailed(
                 "There is no key for Daytona: set DAYTONA_API_KEY in the environment or in .env, "
@@ -90,11 +92,21 @@ class Service:
                 lines.append(line)
                 log.info("image: %s", line)
 
-        parameters, image = _parameters(wanted, labels), wanted.image is not None
+        follow = {} if wanted.image is None else {"on_snapshot_create_logs": built}
+        parameters = _parameters(wanted, labels)
         try:
-            return await self._client.create(
-                parameters, timeout=0, **({"on_snapshot_create_logs": built} if image else {})
-            )
+            try:
+                return await self._client.create(parameters, timeout=0, **follow)
+            except DaytonaError as error:
+                # Not every server, or organisation, may know limits to the whole life of a sandbox.
+                if (
+                    wanted.ttl is not None
+                    or error.status_code not in (400, 403, 422)
+                    or "ttl" not in str(error).lower()
+                ):
+                    raise
+                parameters.ttl_minutes = None
+                return await self._client.create(parameters, timeout=0, **follow)
         except DaytonaError as error:
             tail = "".join(f"\n  {line}" for line in lines)
             said = f"\nThe last lines of its build:{tail}" if lines else ""
@@ -123,11 +135,17 @@ class Service:
         async for found in self._client.list(ListSandboxesQuery(labels=labels)):
             yield found
 
-    async def remove_made(self, start: str) -> None:
-        """Delete what a create made that failed, or was given up before it answered."""
+    async def remove_made(self, start: str, *, sure: bool, busy_s: float) -> None:
+        """Delete what a create made that failed, or was given up before it answered.
+
+        ``sure`` says that it did answer, so that one look is enough.
+
+        Raises:
+            SandboxFailed: If Daytona does not delete what was found.
+        """
         from daytona import DaytonaError
 
-        for delay_s in _LOOKS_S:
+        for delay_s in _LOOKS_S[:1] if sure else _LOOKS_S:
             await asyncio.sleep(delay_s)
             try:
                 found = [made async for made in self.list({owner.START: start})]
@@ -136,17 +154,17 @@ class Service:
                     return  # nor was the create allowed
                 continue
             for made in found:
-                await self.delete(made.id)
+                await self.delete(made.id, busy_s=busy_s)
             if found:
                 return
 
-    async def delete(self, sandbox_id: str) -> None:
+    async def delete(self, sandbox_id: str, *, busy_s: float = _BUSY_S) -> None:
         """Delete a sandbox; one that is gone already is fine.
 
         Raises:
             SandboxFailed: If Daytona does not do it.
         """
-        await self._end(sandbox_id, delete=True)
+        await self._end(sandbox_id, delete=True, busy_s=busy_s)
 
     async def stop(self, sandbox_id: str) -> None:
         """Stop a sandbox, which keeps its disk.
@@ -154,13 +172,14 @@ class Service:
         Raises:
             SandboxFailed: If Daytona does not do it.
         """
-        await self._end(sandbox_id, delete=False)
+        await self._end(sandbox_id, delete=False, busy_s=_BUSY_S)
 
-    async def _end(self, sandbox_id: str, *, delete: bool) -> None:
+    async def _end(self, sandbox_id: str, *, delete: bool, busy_s: float) -> None:
         from daytona import DaytonaError
 
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + _BUSY_S
+        deadline = loop.time() + busy_s
+        waits = delays(random.random)
         while True:
             try:
                 found = await self._client.get(sandbox_id)
@@ -183,7 +202,7 @@ class Service:
                 if delete:
                     delete_plainly(sandbox_id)
                 return
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(next(waits))
 
     async def prepare(self, sandbox: AsyncSandbox, do: str, python: str | None, **facts: Any) -> dict[str, Any]:
         """Run ``prepare.py`` in the sandbox and return its answer.
@@ -262,7 +281,8 @@ def _parameters(wanted: DaytonaSandbox, labels: dict[str, str]) -> Any:
         "public": False,
         "auto_stop_interval": wanted.auto_stop_minutes,
         "auto_delete_interval": None if wanted.keep else 0,
-        "ttl_minutes": wanted.ttl,
+        "ttl_minutes": wanted.ttl_minutes or None,
+        "target": wanted.region,
         "volumes": [VolumeMount(volume_id=name, mount_path=path) for name, path in wanted.volumes.items()] or None,
         "network_block_all": wanted.network_block_all or None,
         "network_allow_list": wanted.network_allow_list,

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _OLDEST_PYTHON = [3, 10]
+_CLEAN_UP_S = 10.0  # what a failed start waits for its sandbox's end
+_BUSY_S = 600.0  # what is tried, in the background, to delete a sandbox that cannot be deleted yet
+_cleaning: set[asyncio.Future[None]] = set()
 
 
 async def start(wanted: DaytonaSandbox) -> RunningDaytonaSandbox:
@@ -30,7 +33,7 @@ async def start(wanted: DaytonaSandbox) -> RunningDaytonaSandbox:
     Raises:
         SandboxFailed: If that did not work; the sandbox is deleted.
     """
-    service = await Service.connect(wanted.region)
+    service = await Service.connect()
     mark = secrets.token_hex(16)
     made: list[str] = []
     begun = asyncio.ensure_future(_start(service, wanted, mark, made))
@@ -42,10 +45,10 @@ async def start(wanted: DaytonaSandbox) -> RunningDaytonaSandbox:
                 "try again, or give it longer with start_timeout"
             )
         return begun.result()
-    except BaseException:
+    except BaseException as error:
         begun.cancel()
         await asyncio.gather(begun, return_exceptions=True)
-        await asyncio.shield(_clean_up(service, mark, made))
+        await asyncio.shield(_clean_up(service, mark, made, error))
         raise
 
 
@@ -136,14 +139,26 @@ async def _together(work: Any) -> Any:
         raise
 
 
-async def _clean_up(service: Service, mark: str, made: list[str]) -> None:
-    """Delete what was made, whether its create answered or not."""
+async def _clean_up(service: Service, mark: str, made: list[str], error: BaseException) -> None:
+    """Delete what was made, whether its create answered or not.
+
+    A sandbox that is just changing cannot be deleted yet: the caller need not wait for that.
+    """
+    task = asyncio.ensure_future(_remove(service, mark, made, error))
+    _cleaning.add(task)
+    task.add_done_callback(_cleaning.discard)
+    await asyncio.wait({task}, timeout=_CLEAN_UP_S)
+
+
+async def _remove(service: Service, mark: str, made: list[str], error: BaseException) -> None:
     try:
         if made:
-            await service.delete(made[0])
+            await service.delete(made[0], busy_s=_BUSY_S)
         else:
-            await service.remove_made(mark)
-    except SandboxFailed as error:
-        log.warning("%s; it ends by itself", error)
+            status = getattr(error.__cause__, "status_code", None)
+            answered = status is not None and 400 <= status < 500  # so what it made, if anything, is there by now
+            await service.remove_made(mark, sure=answered, busy_s=_BUSY_S)
+    except SandboxFailed as failed:
+        log.warning("%s; it ends by itself", failed)
     finally:
         await service.aclose()
