@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
 
-from . import settings
+from . import registry, settings
 from .dspy_versions import REOPENS, CodeExecutionError, with_callbacks
 from .errors import CellNotRun, KernelError
 from .loop import io_loop
@@ -335,6 +335,7 @@ class KernelInterpreter:
             raise CodeInterpreterError(
                 f"{what}() was called in a forked process: the sandbox is its parent's. Use spawn() for an own one."
             )
+        registry.watch_for_termination()
         if not self._lock.acquire(blocking=False):
             raise CodeInterpreterError(
                 f"{what}() was called while another call runs: one interpreter runs one cell at a time."
@@ -407,6 +408,7 @@ class KernelInterpreter:
     def _adopt(self, session: Session) -> None:
         self._session, self._pid = session, os.getpid()
         self._finalizer = weakref.finalize(self, _close_forgotten, session, self._pid)
+        self._finalizer.atexit = False  # the registry closes what is open then
 
     async def _run(
         self, request: Request, context: contextvars.Context, caller_loop: asyncio.AbstractEventLoop | None

@@ -8,6 +8,7 @@ import logging
 import secrets
 from typing import TYPE_CHECKING
 
+from . import registry
 from .errors import SandboxGone, SessionNotFound
 from .kernel import Kernel
 from .records import SessionRecord, find
@@ -48,6 +49,13 @@ class Session:
             TunnelLost: If the relay went away meanwhile.
             WireMismatch: If the sandbox runs another version of the wire.
         """
+        with registry.starting():
+            return await cls._start(description, invoke, max_value_bytes, times)
+
+    @classmethod
+    async def _start(
+        cls, description: Sandbox, invoke: Invoke, max_value_bytes: int | None, times: LinkTimes | None
+    ) -> Session:
         async with contextlib.AsyncExitStack() as stack:
             sandbox = await description.start()
             stack.push_async_callback(sandbox.stop)
@@ -61,6 +69,7 @@ class Session:
             kernel = await Kernel.start(tunnel, max_value_bytes=max_value_bytes)
             session = cls(secrets.token_hex(4), sandbox, tunnel, kernel, ToolRunner(invoke, max_value_bytes))
             session._keep_record(revival)
+            registry.opened(session)
             stack.pop_all()
         return session
 
@@ -99,6 +108,7 @@ class Session:
             session = cls(session_id, sandbox, tunnel, kernel, ToolRunner(invoke, max_value_bytes))
             record.remove_endpoints()
             session._keep_record(revival)
+            registry.opened(session)
             stack.pop_all()
         return session
 
@@ -129,6 +139,7 @@ class Session:
         """End kernel, tunnel and sandbox; whatever one step raises, the others are done."""
         self.tools.close()
         async with contextlib.AsyncExitStack() as stack:
+            stack.callback(registry.closed, self)
             if self._record is not None:
                 stack.callback(self._record.delete)
             stack.push_async_callback(self.until_free)
@@ -139,6 +150,7 @@ class Session:
     async def let_go(self) -> None:
         """Close this host's side only: sandbox and kernel live on, for whoever takes the session up in time."""
         self.tools.close()
+        registry.closed(self)
         if self._record is not None:
             self._record.disown()
         async with contextlib.AsyncExitStack() as stack:

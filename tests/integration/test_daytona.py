@@ -318,7 +318,7 @@ def test_a_sandbox_that_never_starts_is_deleted_by_its_time_limit(daytona: Servi
     """The service refuses to delete what is still starting; the limit that it was made with does it."""
     daytona.emulator.fail(Fault("start", hang=True))
     assert "after 1 s" in failure(DaytonaSandbox(start_timeout=1))
-    assert daytona.only["state"] == "starting"
+    assert daytona.only["state"] in ("creating", "starting")
     daytona.emulator.advance(24 * 3600)
 
 
@@ -381,3 +381,65 @@ def test_a_session_whose_host_was_killed_is_taken_up(daytona: Service) -> None:
     with KernelInterpreter.attach(session) as interpreter:
         assert interpreter.execute("x") == 42
         assert str(os.getpid()) in daytona.only["labels"]["daytona-kernel-process"]
+
+
+# --- this process's end -------------------------------------------------------------------------------------
+
+ENDS = """
+import os, signal, sys, threading, time
+from daytona_kernel_interp import KernelInterpreter
+interpreter = KernelInterpreter()
+interpreter.execute("x = 42")
+print("ready", flush=True)
+END
+"""
+MID_START = """
+import sys
+from daytona_kernel_interp import KernelInterpreter
+print("ready", flush=True)
+KernelInterpreter().execute("x = 42")
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "number"),
+    [
+        pytest.param("pass", None, id="it ends"),
+        pytest.param("1 / 0", None, id="it raises"),
+        pytest.param("interpreter.execute('import time; time.sleep(60)')", signal.SIGTERM, id="SIGTERM in a cell"),
+        pytest.param("time.sleep(60)", signal.SIGTERM, id="SIGTERM"),
+        pytest.param("interpreter.execute('import time; time.sleep(60)')", signal.SIGINT, id="SIGINT in a cell"),
+    ],
+)
+def test_a_process_that_ends_deletes_its_sandbox(daytona: Service, end: str, number: int | None) -> None:
+    """However it ends; the fixture sees that nothing is left, and a signal stays the cause of its death."""
+    host = start_host(daytona, ENDS.replace("END", end))
+    if number is not None:
+        host.send_signal(number)
+    code = host.wait(WAIT_S)
+    if number == signal.SIGTERM:
+        assert code == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_that_ends_while_it_starts_one_deletes_it(daytona: Service, number: int) -> None:
+    """The create has been answered, and the sandbox is about to start."""
+    daytona.emulator.fail(Fault("start", delay_s=1.0))
+    host = start_host(daytona, MID_START)
+    until(lambda: bool(daytona.sandboxes), "the sandbox")
+    host.send_signal(number)
+    host.wait(WAIT_S)
+
+
+def start_host(daytona: Service, code: str) -> subprocess.Popen[bytes]:
+    """Start a process that uses the emulator, and return when it says that it is ready."""
+    host = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **daytona.emulator.environment()},
+    )
+    assert host.stdout is not None
+    with contextlib.closing(host.stdout):
+        assert host.stdout.readline() == b"ready\n"
+    return host

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from ... import registry
 from ...errors import SandboxFailed, SandboxGone
 from ...settings import preview_address
 from ..base import RelayAddress
@@ -288,6 +289,9 @@ class RunningDaytonaSandbox:
         self._stopped = True
         try:
             service = self._service = self._service or await Service.connect()
+            if registry.process_ends():
+                service.end_now(self.id, delete=not self._description.keep)
+                return
             await (service.stop if self._description.keep else service.delete)(self.id)
         except SandboxFailed as error:
             minutes = self._description.auto_stop_minutes
@@ -302,7 +306,7 @@ class RunningDaytonaSandbox:
 
     async def _close(self) -> None:
         service, self._service = self._service, None
-        if service is not None:
+        if service is not None and not registry.process_ends():
             await service.aclose()
 
 

@@ -13,6 +13,7 @@ import logging
 import os
 import random
 import shlex
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -36,6 +37,7 @@ _REQUEST_S = 15.0
 _LOOKS_S = (0.0, 0.3, 1.0, 2.0)  # before each look for what an unanswered create made
 _BUSY_S = 30.0  # what another change of a sandbox's state may take
 _BUILD_LINES = 15
+_LAST_TRIES = 10  # to delete what the service is busy with, when the process ends
 _PREPARE = Path(prepare.__file__).read_text(encoding="utf-8")
 _URL_VARIABLES = ("DAYTONA_API_URL", "DAYTONA_SERVER_URL")
 _REAL_URL = "https://app.daytona.io/api"
@@ -197,12 +199,29 @@ class Service:
                     raise SandboxFailed(
                         f"the Daytona sandbox {sandbox_id} was not {what}: {sentence(error)}"
                     ) from error
-            except RuntimeError as error:  # the process is ending, and takes up no new work (name look-ups, say)
-                log.debug("deleting without the SDK: %s", error)
-                if delete:
-                    delete_plainly(sandbox_id)
-                return
             await asyncio.sleep(next(waits))
+
+    def end_now(self, sandbox_id: str, *, delete: bool) -> None:
+        """Delete or stop a sandbox by plain requests that block, for a process that is about to end.
+
+        There asyncio has no executor any more, so that nothing new can be awaited for sure.
+        """
+        path = f"{api_url()}/sandbox/{urllib.parse.quote(sandbox_id)}"
+        method, url = ("DELETE", path) if delete else ("POST", f"{path}/stop")
+        headers = {"Authorization": f"Bearer {os.environ.get('DAYTONA_API_KEY', '')}"}
+        headers.update(getattr(getattr(self._client, "_api_client", None), "default_headers", {}))
+        for _ in range(_LAST_TRIES):
+            try:
+                urllib.request.urlopen(urllib.request.Request(url, method=method, headers=headers), timeout=5).close()
+            except urllib.error.HTTPError as error:
+                with error:
+                    if error.code not in (400, 409):
+                        return
+            except OSError:
+                return
+            else:
+                return
+            time.sleep(0.5)
 
     async def prepare(self, sandbox: AsyncSandbox, do: str, python: str | None, **facts: Any) -> dict[str, Any]:
         """Run ``prepare.py`` in the sandbox and return its answer.
@@ -256,15 +275,6 @@ def api_url() -> str:
 def state_of(sandbox: AsyncSandbox) -> str:
     """Return a sandbox's state as last heard of it."""
     return "unknown" if sandbox.state is None else str(getattr(sandbox.state, "value", sandbox.state))
-
-
-def delete_plainly(sandbox_id: str) -> None:
-    """Delete a sandbox by one blocking request, for a process that is about to end."""
-    url = f"{api_url()}/sandbox/{urllib.parse.quote(sandbox_id)}"
-    key = os.environ.get("DAYTONA_API_KEY", "")
-    request = urllib.request.Request(url, method="DELETE", headers={"Authorization": f"Bearer {key}"})
-    with contextlib.suppress(OSError, urllib.error.URLError):
-        urllib.request.urlopen(request, timeout=_REQUEST_S).close()
 
 
 def _busy(error: Exception) -> bool:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _OLDEST_PYTHON = [3, 10]
-_CLEAN_UP_S = 10.0  # what a failed start waits for its sandbox's end
+_CLEAN_UP_S = 5.0  # what a failed start waits for its sandbox's end
 _BUSY_S = 600.0  # what is tried, in the background, to delete a sandbox that cannot be deleted yet
 _cleaning: set[asyncio.Future[None]] = set()
 

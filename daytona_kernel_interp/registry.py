@@ -1,0 +1,118 @@
+"""What this process has open: sessions, and starts under way. All of it is closed when the process ends.
+
+At exit, and on SIGTERM where nobody else handles it. SIGINT arrives as KeyboardInterrupt and closes what it interrupts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import functools
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CLOSE_S = 15.0  # for all of them together
+
+
+class Closable(Protocol):
+    """Something open."""
+
+    async def aclose(self) -> None:
+        """Close it. Calling it again does nothing."""
+
+
+_open: dict[Closable, asyncio.AbstractEventLoop] = {}
+_ending = threading.Event()
+_starting: dict[asyncio.Task[Any], asyncio.AbstractEventLoop] = {}
+
+
+def opened(session: Closable) -> None:
+    """Have it closed when the process ends. Call it on the session's loop."""
+    _at_exit()
+    _open[session] = asyncio.get_running_loop()
+
+
+def closed(session: Closable) -> None:
+    """It is nobody's any more, or another process's."""
+    _open.pop(session, None)
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """While this is open, the current task is cancelled when the process ends, and given time to clean up."""
+    _at_exit()
+    task = asyncio.current_task()
+    assert task is not None
+    _starting[task] = asyncio.get_running_loop()
+    try:
+        yield
+    finally:
+        _starting.pop(task, None)
+
+
+def process_ends() -> bool:
+    """Whether the interpreter is shutting down; its loops still run, but threads and executors are gone."""
+    return _ending.is_set()
+
+
+def close_all() -> None:
+    """Close everything, side by side; returns after some seconds at the latest. Call it from no event loop."""
+    futures = []
+    for task, loop in list(_starting.items()):
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            futures.append(asyncio.run_coroutine_threadsafe(_cancelled(task), loop))
+    for session, loop in list(_open.items()):
+        _open.pop(session, None)
+        with contextlib.suppress(RuntimeError):
+            futures.append(asyncio.run_coroutine_threadsafe(_closed(session), loop))
+    for future in futures:
+        with contextlib.suppress(Exception):
+            future.result(_CLOSE_S)
+
+
+def watch_for_termination() -> None:
+    """Close everything on SIGTERM as well, if this is the main thread and the signal would just end the process."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+    close_all()
+    os.kill(os.getpid(), number)
+
+
+async def _closed(session: Closable) -> None:
+    with contextlib.suppress(Exception):
+        await asyncio.wait_for(session.aclose(), _CLOSE_S)
+
+
+async def _cancelled(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.wait({task}, timeout=_CLOSE_S)
+
+
+@functools.cache
+def _at_exit() -> None:
+    atexit.register(_end)
+
+
+def _end() -> None:
+    _ending.set()
+    close_all()
+
+
+def _forget_after_fork() -> None:
+    _open.clear()  # they are the parent's
+    _starting.clear()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
