@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .cell import Output
+    from .sandboxes.daytona.lost import Found
 
 PROGRAM = "daytona-kernel"
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -80,8 +81,16 @@ def _parser() -> _Parser:
     execute.add_argument("code", metavar="CODE", help="the code; - reads it from standard input")
     execute.set_defaults(command=_exec)
 
-    listing = commands.add_parser("ls", help="list the sessions on this machine, with and without a living host")
+    listing = commands.add_parser("ls", help="list the sessions on this machine and, with a key, sandboxes at Daytona")
     listing.set_defaults(command=_list)
+
+    collect = commands.add_parser("gc", help="delete sandboxes at Daytona whose process is gone; asks first")
+    collect.add_argument(
+        "--older-than", type=_hours, default=1.0, metavar="HOURS", help="also those idle for longer (%(default)g)"
+    )
+    collect.add_argument("--all-owners", action="store_true", help="also those of other machines and users")
+    collect.add_argument("--yes", action="store_true", help="do not ask")
+    collect.set_defaults(command=_collect)
 
     attach = commands.add_parser("attach", help="type cells into a running session; one without a host is taken up")
     attach.add_argument("session", metavar="ID", help="see ls")
@@ -104,6 +113,10 @@ def _seconds(text: str) -> float:
         if 0 < seconds < float("inf"):
             return seconds
     raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+
+
+def _hours(text: str) -> float:
+    return _seconds(text)
 
 
 # --- commands -----------------------------------------------------------------------------------------
@@ -149,17 +162,71 @@ def _read_script(path: Path) -> str:
 def _list(options: argparse.Namespace) -> int:
     import datetime
 
+    from .settings import has_daytona_key
     from .visiting import list_sessions
 
     listed = list_sessions()
     if not listed:
         _write(sys.stderr, "No sessions on this machine.\n")
-        return 0
-    _write(sys.stdout, f"{'SESSION':10}{'HOST':16}{'SANDBOX':10}STARTED\n")
+    else:
+        _write(sys.stdout, f"{'SESSION':10}{'HOST':16}{'SANDBOX':10}STARTED\n")
     for session in listed:
         host = "gone" if session.host is None else f"process {session.host}"
         started = datetime.datetime.fromtimestamp(session.started).isoformat(" ", "seconds")
         _write(sys.stdout, f"{session.id:10}{host:16}{session.sandbox:10}{started}\n")
+    if not has_daytona_key():
+        return 0
+    return _show_sandboxes(_find_sandboxes())
+
+
+def _collect(options: argparse.Namespace) -> int:
+    from .errors import SandboxFailed
+    from .loop import io_loop
+    from .sandboxes.daytona import lost
+
+    found = [
+        sandbox
+        for sandbox in _find_sandboxes()
+        if sandbox.lost(options.older_than * 3600, all_owners=options.all_owners)
+    ]
+    if not found:
+        _write(sys.stderr, "No sandbox at Daytona is lost.\n")
+        return 0
+    _show_sandboxes(found)
+    if not options.yes:
+        _write(sys.stderr, f"Delete {len(found)}? [y/N] ")
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            return 0
+    try:
+        io_loop().run(lost.delete([sandbox.id for sandbox in found]))
+    except SandboxFailed as error:
+        return _fail(f"{error}.", FAILED)
+    _write(sys.stderr, f"Deleted {len(found)}.\n")
+    return 0
+
+
+def _find_sandboxes() -> list[Found]:
+    from .errors import SandboxFailed
+    from .loop import io_loop
+    from .records import sessions
+    from .sandboxes.daytona import lost
+
+    in_use = {str(record.sandbox.get("id")) for record in sessions() if record.host_lives}
+    try:
+        return io_loop().run(lost.find(in_use))
+    except SandboxFailed as error:
+        raise _BadInput(str(error).rstrip(".") + ".") from error
+
+
+def _show_sandboxes(found: list[Found]) -> int:
+    if not found:
+        _write(sys.stderr, "No sandboxes at Daytona.\n")
+        return 0
+    _write(sys.stdout, f"{'SANDBOX AT DAYTONA':40}{'STATE':12}{'MADE BY':28}IDLE\n")
+    for sandbox in found:
+        whose = sandbox.whose if sandbox.host_lives else f"{sandbox.whose}, gone"
+        idle = "" if sandbox.idle_s is None else f"{sandbox.idle_s / 60:.0f} min"
+        _write(sys.stdout, f"{sandbox.id:40}{sandbox.state:12}{whose:28}{idle}\n")
     return 0
 
 

@@ -69,12 +69,20 @@ def test_first_examples(
     assert len(namespace["result"].trajectory) == len(steps)
 
 
+def test_daytona_example() -> None:
+    """The example of a description makes what it says, and starts nothing."""
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(_blocks("python")[2], "README.md, example 3", "exec"), namespace)
+    assert namespace["sandbox"].network_block_all
+    assert namespace["interpreter"]._session is None
+
+
 def test_emulator_example(capsys: pytest.CaptureFixture[str]) -> None:
     """The example on the emulated Daytona, run as it stands, prints what its comments say."""
-    code = _blocks("python")[2]
+    code = _blocks("python")[3]
     namespace: dict[str, Any] = {"__name__": "__main__"}
     try:
-        exec(compile(code, "README.md, example 3", "exec"), namespace)
+        exec(compile(code, "README.md, example 4", "exec"), namespace)
     finally:
         # The sync SDK has no close(): its event thread would dial the emulator's port to the end of the session.
         if "daytona" in namespace:
@@ -86,7 +94,7 @@ def test_emulator_example(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_example_is_run() -> None:
     """No Python block was added that nothing runs."""
-    assert len(_blocks("python")) == 3
+    assert len(_blocks("python")) == 4
     assert len(_blocks("pycon")) == 3
 
 

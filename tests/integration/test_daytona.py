@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import dspy
 import pytest
 
-from daytona_kernel_interp import DaytonaSandbox, KernelInterpreter
+from daytona_kernel_interp import DaytonaSandbox, KernelInterpreter, cli
 from daytona_kernel_interp.demo.script import Step, scripted_lm
 from daytona_kernel_interp.interpreter import CodeInterpreterError, FinalOutput
 from daytona_kernel_interp.testing import DaytonaEmulator, Fault
@@ -429,6 +429,26 @@ def test_a_process_that_ends_while_it_starts_one_deletes_it(daytona: Service, nu
     until(lambda: bool(daytona.sandboxes), "the sandbox")
     host.send_signal(number)
     host.wait(WAIT_S)
+
+
+def test_lost_sandboxes_are_listed_and_deleted(daytona: Service, capfd: pytest.CaptureFixture[str]) -> None:
+    """That of a process that was killed; not that of this one, nor when the answer is no."""
+    host = start_host(daytona, ENDS.replace("END", "time.sleep(60)"))
+    (lost,) = (sandbox["id"] for sandbox in daytona.sandboxes)
+    with KernelInterpreter() as interpreter:
+        interpreter.start()
+        assert cli.main(["gc", "--yes"]) == 0
+        assert "No sandbox at Daytona is lost" in capfd.readouterr().err
+        host.kill()
+        host.wait()
+        assert cli.main(["ls"]) == 0
+        assert f"process {host.pid}, gone" in capfd.readouterr().out
+        assert cli.main(["gc", "--yes"]) == 0
+        shown = capfd.readouterr()
+        assert lost in shown.out
+        assert "Deleted 1." in shown.err
+        until(lambda: len(daytona.sandboxes) == 1, "the lost one's end")
+        assert interpreter.execute("1 + 1") == 2
 
 
 def start_host(daytona: Service, code: str) -> subprocess.Popen[bytes]:
