@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from .interpreter import KernelInterpreter
     from .sandboxes.daytona import DaytonaSandbox
     from .sandboxes.local import LocalSandbox
+    from .sandboxes.relay import RelaySandbox
 
-__all__ = ["DaytonaSandbox", "KernelInterpreter", "LocalSandbox"]
+__all__ = ["DaytonaSandbox", "KernelInterpreter", "LocalSandbox", "RelaySandbox"]
 __version__ = "0.1.0"
 
 
@@ -36,6 +37,10 @@ def __getattr__(name: str) -> Any:
         from .sandboxes.daytona import DaytonaSandbox
 
         return DaytonaSandbox
+    if name == "RelaySandbox":
+        from .sandboxes.relay import RelaySandbox
+
+        return RelaySandbox
     if name == "LocalSandbox":
         from .sandboxes.local import LocalSandbox
 

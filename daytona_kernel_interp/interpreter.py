@@ -495,7 +495,6 @@ def _invoke(weak: weakref.WeakMethod[Any], name: str, arguments: dict[str, Any])
 
 def _close_forgotten(session: Session, pid: int) -> None:
     """End the sandbox of an interpreter that was dropped, or still ran at the end of the process that started it."""
-    if pid != os.getpid():
-        return
-    with contextlib.suppress(Exception):
-        io_loop().submit(session.aclose()).result(_SHUTDOWN_S)
+    if pid == os.getpid():
+        with contextlib.suppress(Exception):
+            io_loop().submit(session.aclose()).result(_SHUTDOWN_S)

@@ -9,10 +9,12 @@ import secrets
 from typing import TYPE_CHECKING
 
 from . import registry
-from .errors import SandboxGone, SessionNotFound
+from .errors import KernelError, SandboxGone, SessionNotFound
 from .kernel import Kernel
 from .records import SessionRecord, find
 from .sandboxes.choice import take_up
+from .sandboxes.relay import RunningRelaySandbox
+from .settings import DIAL_S
 from .tools import Invoke, ToolRunner
 from .tunnel import Tunnel
 from .wire.link import LinkTimes
@@ -146,6 +148,12 @@ class Session:
             stack.push_async_callback(self.sandbox.stop)
             stack.push_async_callback(self.tunnel.aclose)
             stack.push_async_callback(self.kernel.aclose)
+            if isinstance(self.sandbox, RunningRelaySandbox):  # which lives on
+                stack.push_async_callback(self._end_kernel)
+
+    async def _end_kernel(self) -> None:
+        with contextlib.suppress(KernelError, asyncio.TimeoutError):
+            await asyncio.wait_for(self.tunnel.signal(self.kernel.id, "kill"), DIAL_S)
 
     async def let_go(self) -> None:
         """Close this host's side only: sandbox and kernel live on, for whoever takes the session up in time."""

@@ -10,6 +10,7 @@ from .base import Sandbox
 from .daytona import DaytonaSandbox
 from .daytona.running import RunningDaytonaSandbox
 from .local import LocalSandbox, RunningLocalSandbox
+from .relay import RunningRelaySandbox
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,6 +62,8 @@ def take_up(record: Mapping[str, Any]) -> RunningSandbox:
                 return RunningLocalSandbox.take_up(record)
             case "daytona":
                 return RunningDaytonaSandbox.take_up(record)
+            case "relay":
+                return RunningRelaySandbox.take_up(record)
             case kind:
                 raise SessionNotFound(
                     f"the session runs in a sandbox of kind {kind!r}, which this version cannot take up"

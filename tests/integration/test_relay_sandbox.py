@@ -1,0 +1,62 @@
+"""A relay that was started by hand, and its hosts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from daytona_kernel_interp import KernelInterpreter, RelaySandbox
+from daytona_kernel_interp.interpreter import CodeInterpreterError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TOKEN = "a-secret-of-my-own"
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    """A relay started as the README says."""
+    order = {"secret": TOKEN, "port": 0, "folder": str(tmp_path), "cwd": str(tmp_path), "lifetime_s": 60}
+    relay = subprocess.Popen(
+        [sys.executable, "-m", "daytona_kernel_interp.guest"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with relay:
+        assert relay.stdin is not None
+        assert relay.stdout is not None
+        relay.stdin.write(json.dumps(order).encode() + b"\n")
+        relay.stdin.flush()
+        yield f"http://127.0.0.1:{json.loads(relay.stdout.readline())['port']}"
+        relay.terminate()
+
+
+def test_hosts_come_and_go_and_the_relay_stays(url: str) -> None:
+    """Each gets a kernel of its own, which ends with it."""
+    pids = []
+    for _ in range(2):
+        with KernelInterpreter(sandbox=RelaySandbox(url, TOKEN)) as interpreter:
+            assert interpreter.execute("'x' in globals()") == "False"
+            pids.append(interpreter.execute("x = 1; import os; os.getpid()"))
+    assert pids[0] != pids[1]
+    with KernelInterpreter(sandbox=RelaySandbox(url, TOKEN)) as interpreter:
+        code = "import subprocess; subprocess.run(['kill', '-0', str(pid)], capture_output=True).returncode"
+        assert [interpreter.execute(code, {"pid": pid}) for pid in pids] == [1, 1]
+
+
+def test_a_wrong_token_is_refused_at_once(url: str) -> None:
+    """With an error that does not show it."""
+    with pytest.raises(CodeInterpreterError, match=r"cannot be reached.*401") as caught:
+        KernelInterpreter(sandbox=RelaySandbox(url, "wrong-token")).start()
+    assert "wrong-token" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["localhost:1", "ftp://host", "ws://host/path", "ws://"])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    """One sentence says how it looks."""
+    with pytest.raises(ValueError, match="without a path"):
+        RelaySandbox(url, TOKEN)
