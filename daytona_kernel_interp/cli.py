@@ -92,6 +92,10 @@ def _parser() -> _Parser:
     collect.add_argument("--yes", action="store_true", help="do not ask")
     collect.set_defaults(command=_collect)
 
+    doctor = commands.add_parser("doctor", help="check the way from the key to a cell in a sandbox at Daytona")
+    doctor.add_argument("--snapshot", metavar="NAME", help="start from this one")
+    doctor.set_defaults(command=_examine)
+
     attach = commands.add_parser("attach", help="type cells into a running session; one without a host is taken up")
     attach.add_argument("session", metavar="ID", help="see ls")
     attach.set_defaults(command=_attach)
@@ -203,6 +207,20 @@ def _collect(options: argparse.Namespace) -> int:
         return _fail(f"{error}.", FAILED)
     _write(sys.stderr, f"Deleted {len(found)}.\n")
     return 0
+
+
+def _examine(options: argparse.Namespace) -> int:
+    from . import doctor
+    from .sandboxes.daytona import DaytonaSandbox
+
+    failed = False
+    for check in doctor.examine(DaytonaSandbox(snapshot=options.snapshot)):
+        took = "" if check.took_s is None else f"{check.took_s * 1000:.0f} ms"
+        _write(sys.stdout, f"{'ok' if not check.advice else 'FAILED':8}{check.what:10}{took:>10}  {check.found}\n")
+        if check.advice:
+            failed = True
+            _write(sys.stdout, f"{'':30}{check.advice}\n")
+    return FAILED if failed else 0
 
 
 def _find_sandboxes() -> list[Found]:

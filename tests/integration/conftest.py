@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.integration.daytona_service import Service
 from tests.integration.driver import Driver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from daytona_kernel_interp.testing import DaytonaEmulator
 
 
 @pytest.fixture(scope="module")
@@ -33,3 +38,27 @@ def own_driver() -> Iterator[Driver]:
     driver = Driver()
     yield driver
     driver.close()
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[DaytonaEmulator]:
+    from daytona_kernel_interp.testing import DaytonaEmulator  # it needs aiohttp, which is not everywhere
+
+    with DaytonaEmulator() as made:
+        yield made
+
+
+@pytest.fixture
+def daytona(emulator: DaytonaEmulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    """An emulator that the environment names; whatever a test does, no sandbox may be left when it is over."""
+    for name, value in emulator.environment().items():
+        monkeypatch.setenv(name, value)
+    service = Service(emulator)
+    yield service
+    emulator.heal()
+    emulator.forget_tokens()
+    assert service.nothing_left()
+    with warnings.catch_warnings():
+        # The SDK's event socket, refused or closed while it was being opened, leaves a connection to the collector.
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()

@@ -3,82 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import threading
-import time
-import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dspy
 import pytest
 
-from daytona_kernel_interp import DaytonaSandbox, KernelInterpreter, cli
+from daytona_kernel_interp import DaytonaSandbox, KernelInterpreter
 from daytona_kernel_interp.demo.script import Step, scripted_lm
+from daytona_kernel_interp.errors import SandboxFailed
 from daytona_kernel_interp.interpreter import CodeInterpreterError, FinalOutput
+from daytona_kernel_interp.sandboxes.daytona import starting
 from daytona_kernel_interp.testing import DaytonaEmulator, Fault
 from daytona_kernel_interp.testing.processes import can_isolate
+from tests.integration.daytona_service import WAIT_S, Service, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-WAIT_S = 20.0
 NOTHING = DaytonaSandbox(upload=True)
-
-
-class Service:
-    """The emulator, seen by plain HTTP."""
-
-    def __init__(self, emulator: DaytonaEmulator) -> None:
-        self.emulator = emulator
-
-    def ask(self, method: str, path: str) -> Any:
-        headers = {"Authorization": f"Bearer {self.emulator.api_key}"}
-        request = urllib.request.Request(self.emulator.api_url + path, method=method, headers=headers)
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.loads(answer.read() or b"null")
-
-    @property
-    def sandboxes(self) -> list[dict[str, Any]]:
-        return [item for item in self.ask("GET", "/sandbox")["items"] if item["state"] not in ("destroyed",)]
-
-    @property
-    def only(self) -> dict[str, Any]:
-        (found,) = self.sandboxes
-        return dict(self.ask("GET", f"/sandbox/{found['id']}"))
-
-    def nothing_left(self) -> bool:
-        return until(lambda: not self.sandboxes, "the last sandbox's end")
-
-
-def until(condition: Callable[[], bool], what: str) -> bool:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {WAIT_S} s for {what}"
-        time.sleep(0.05)
-    return True
-
-
-@pytest.fixture(scope="module")
-def emulator() -> Iterator[DaytonaEmulator]:
-    with DaytonaEmulator() as made:
-        yield made
-
-
-@pytest.fixture
-def daytona(emulator: DaytonaEmulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    """An emulator that the environment names; whatever a test does, no sandbox may be left when it is over."""
-    for name, value in emulator.environment().items():
-        monkeypatch.setenv(name, value)
-    service = Service(emulator)
-    yield service
-    emulator.heal()
-    emulator.forget_tokens()
-    assert service.nothing_left()
 
 
 @pytest.fixture
@@ -337,6 +287,48 @@ def test_what_the_user_has_to_mend_is_told_in_a_sentence(daytona: Service, monke
     assert "There is no key for Daytona: set DAYTONA_API_KEY" in failure()
 
 
+@pytest.fixture(scope="module")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Python that has nothing installed."""
+    folder = tmp_path_factory.mktemp("bare")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    return str(folder / "bin" / "python")
+
+
+def test_a_python_without_packages_and_pip_is_told(daytona: Service, bare_python: str) -> None:
+    """Neither pip nor uv is there, so the image has to bring what is missing."""
+    said = failure(DaytonaSandbox(python=bare_python, env={"PATH": "/usr/bin:/bin"}))
+    assert "ipykernel and websockets could not be installed" in said
+    assert "it has neither pip nor uv" in said
+
+
+@pytest.mark.skipif(shutil.which("uv", path=str(Path(sys.executable).parent)) is None, reason="uv is not beside Python")
+def test_packages_that_cannot_be_fetched_are_told(daytona: Service, bare_python: str) -> None:
+    """The sandbox has no way out: the installer's own words are in the error."""
+    nowhere = "http://127.0.0.1:9/simple"
+    env = {"UV_INDEX_URL": nowhere, "UV_DEFAULT_INDEX": nowhere, "UV_HTTP_TIMEOUT": "1", "UV_NO_CACHE": "1"}
+    said = failure(DaytonaSandbox(python=bare_python, env={**env, "UV_HTTP_RETRIES": "0"}, network_block_all=True))
+    assert "the sandbox has no way out (network_block_all)" in said
+    assert "127.0.0.1:9" in said
+
+
+def test_a_sandbox_without_a_way_out_works_where_nothing_is_missing(daytona: Service) -> None:
+    """With network_block_all the toolbox and the preview still do."""
+    if not can_isolate():
+        pytest.skip("`unshare -rn` does not work here")
+    with KernelInterpreter(sandbox=DaytonaSandbox(network_block_all=True)) as interpreter:
+        assert interpreter.execute("1 + 1") == 2
+
+
+def test_a_port_that_is_taken_is_told() -> None:
+    """One that was asked for; else another is taken."""
+    found = {"python": "python3", "version": [3, 12], "port": None}
+    with pytest.raises(SandboxFailed, match=r"port 4000 is taken .* DaytonaSandbox\(port=...\)"):
+        starting._check(found, DaytonaSandbox(port=4000))
+    with pytest.raises(SandboxFailed, match=r"has Python 3\.8 .* needs 3\.10"):
+        starting._check({**found, "version": [3, 8]}, DaytonaSandbox())
+
+
 def test_a_failed_build_shows_the_end_of_its_log(daytona: Service) -> None:
     """The lines that say what went wrong are in the error."""
     from daytona import Image
@@ -381,85 +373,3 @@ def test_a_session_whose_host_was_killed_is_taken_up(daytona: Service) -> None:
     with KernelInterpreter.attach(session) as interpreter:
         assert interpreter.execute("x") == 42
         assert str(os.getpid()) in daytona.only["labels"]["daytona-kernel-process"]
-
-
-# --- this process's end -------------------------------------------------------------------------------------
-
-ENDS = """
-import os, signal, sys, threading, time
-from daytona_kernel_interp import KernelInterpreter
-interpreter = KernelInterpreter()
-interpreter.execute("x = 42")
-print("ready", flush=True)
-END
-"""
-MID_START = """
-import sys
-from daytona_kernel_interp import KernelInterpreter
-print("ready", flush=True)
-KernelInterpreter().execute("x = 42")
-"""
-
-
-@pytest.mark.parametrize(
-    ("end", "number"),
-    [
-        pytest.param("pass", None, id="it ends"),
-        pytest.param("1 / 0", None, id="it raises"),
-        pytest.param("interpreter.execute('import time; time.sleep(60)')", signal.SIGTERM, id="SIGTERM in a cell"),
-        pytest.param("time.sleep(60)", signal.SIGTERM, id="SIGTERM"),
-        pytest.param("interpreter.execute('import time; time.sleep(60)')", signal.SIGINT, id="SIGINT in a cell"),
-    ],
-)
-def test_a_process_that_ends_deletes_its_sandbox(daytona: Service, end: str, number: int | None) -> None:
-    """However it ends; the fixture sees that nothing is left, and a signal stays the cause of its death."""
-    host = start_host(daytona, ENDS.replace("END", end))
-    if number is not None:
-        host.send_signal(number)
-    code = host.wait(WAIT_S)
-    if number == signal.SIGTERM:
-        assert code == -signal.SIGTERM
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_process_that_ends_while_it_starts_one_deletes_it(daytona: Service, number: int) -> None:
-    """The create has been answered, and the sandbox is about to start."""
-    daytona.emulator.fail(Fault("start", delay_s=1.0))
-    host = start_host(daytona, MID_START)
-    until(lambda: bool(daytona.sandboxes), "the sandbox")
-    host.send_signal(number)
-    host.wait(WAIT_S)
-
-
-def test_lost_sandboxes_are_listed_and_deleted(daytona: Service, capfd: pytest.CaptureFixture[str]) -> None:
-    """That of a process that was killed; not that of this one, nor when the answer is no."""
-    host = start_host(daytona, ENDS.replace("END", "time.sleep(60)"))
-    (lost,) = (sandbox["id"] for sandbox in daytona.sandboxes)
-    with KernelInterpreter() as interpreter:
-        interpreter.start()
-        assert cli.main(["gc", "--yes"]) == 0
-        assert "No sandbox at Daytona is lost" in capfd.readouterr().err
-        host.kill()
-        host.wait()
-        assert cli.main(["ls"]) == 0
-        assert f"process {host.pid}, gone" in capfd.readouterr().out
-        assert cli.main(["gc", "--yes"]) == 0
-        shown = capfd.readouterr()
-        assert lost in shown.out
-        assert "Deleted 1." in shown.err
-        until(lambda: len(daytona.sandboxes) == 1, "the lost one's end")
-        assert interpreter.execute("1 + 1") == 2
-
-
-def start_host(daytona: Service, code: str) -> subprocess.Popen[bytes]:
-    """Start a process that uses the emulator, and return when it says that it is ready."""
-    host = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, **daytona.emulator.environment()},
-    )
-    assert host.stdout is not None
-    with contextlib.closing(host.stdout):
-        assert host.stdout.readline() == b"ready\n"
-    return host

@@ -1,0 +1,48 @@
+"""An emulated Daytona, seen by plain HTTP."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from daytona_kernel_interp.testing import DaytonaEmulator
+
+WAIT_S = 20.0
+
+
+class Service:
+    """The emulator, seen by plain HTTP."""
+
+    def __init__(self, emulator: DaytonaEmulator) -> None:
+        self.emulator = emulator
+
+    def ask(self, method: str, path: str) -> Any:
+        headers = {"Authorization": f"Bearer {self.emulator.api_key}"}
+        request = urllib.request.Request(self.emulator.api_url + path, method=method, headers=headers)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.loads(answer.read() or b"null")
+
+    @property
+    def sandboxes(self) -> list[dict[str, Any]]:
+        return [item for item in self.ask("GET", "/sandbox")["items"] if item["state"] not in ("destroyed",)]
+
+    @property
+    def only(self) -> dict[str, Any]:
+        (found,) = self.sandboxes
+        return dict(self.ask("GET", f"/sandbox/{found['id']}"))
+
+    def nothing_left(self) -> bool:
+        return until(lambda: not self.sandboxes, "the last sandbox's end")
+
+
+def until(condition: Callable[[], bool], what: str) -> bool:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {WAIT_S} s for {what}"
+        time.sleep(0.05)
+    return True
