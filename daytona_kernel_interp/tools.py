@@ -236,7 +236,7 @@ class ToolRunner:
 
     def _encode(self, result: Any) -> list[values.Buffer]:
         try:
-            return values.dumps(result, max_bytes=self._max_value_bytes)
+            return values.dumps(result, max_bytes=self._max_value_bytes, snapshot=True)  # the tool may go on with it
         except values.UnsupportedValue:
             return values.dumps(str(result), max_bytes=self._max_value_bytes)  # as DSPy's own interpreters do
 

@@ -136,7 +136,7 @@ class Bridge:
         if os.getpid() != self._pid:
             raise RuntimeError(f"{name}() can be called from the cell and its threads, not from a child process")
         try:
-            buffers = values.dumps([list(args), kwargs], max_bytes=self._max_value_bytes)
+            buffers = values.dumps([list(args), kwargs], max_bytes=self._max_value_bytes, snapshot=True)
         except (values.UnsupportedValue, values.ValueTooLarge) as error:
             raise TypeError(f"{name}() cannot send this argument to the host: {error}") from None
         call_id = next(self._ids)
