@@ -303,7 +303,8 @@ def test_create_that_fails(local: Local) -> None:
         local.service.sdk.create(local.service.params(name="broken"), timeout=30)
     left = local.service.sdk.get("broken")
     assert (state_of(left), left.error_reason) == ("error", "no runner has room")
-    left.delete(wait=True)
+    left.delete()  # wait=True may take a late event of the start's error for the deletion's
+    until(lambda: local.service.api.get(f"/sandbox/{left.id}").status_code == 404, "the deletion")
 
 
 def test_create_whose_answer_is_lost(local: Local) -> None:

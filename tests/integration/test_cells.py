@@ -237,9 +237,8 @@ def test_interrupt_from_another_thread_ends_the_cell(driver: Driver) -> None:
 
 def test_an_interrupt_that_does_not_get_through_is_waited_out(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     """interrupt() kills nothing: code that resists goes on to its end, and its result counts."""
-    monkeypatch.setattr("daytona_kernel_interp.kernel.INTERRUPT_S", 0.05)
-    monkeypatch.setattr("daytona_kernel_interp.kernel.ASYNC_EXCEPTION_S", 0.05)
-    monkeypatch.setattr("daytona_kernel_interp.kernel.LAST_INTERRUPT_S", 0.05)
+    ladder = tuple((rung, 0.05) for rung in ("interrupt", "exception", "interrupt"))
+    monkeypatch.setattr("daytona_kernel_interp.kernel.LADDER", ladder)
     driver.tools["interrupt"] = driver.interrupt
     code = (
         "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"
