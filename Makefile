@@ -34,7 +34,7 @@ KEYLESS := env $(KEYS:%=-u %) PYTHON_DOTENV_DISABLED=1
 
 .PHONY: help
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(INSTALLED) ## Run the demo; ARGS="--model ..." lets a real model write the code
@@ -43,6 +43,12 @@ demo: $(INSTALLED) ## Run the demo; ARGS="--model ..." lets a real model write t
 .PHONY: test
 test: static environments ## Check everything and run every test, on every Python found
 	@$(KEYLESS) $(BIN)/python -m pytest tests $(ARGS)
+
+.PHONY: test-dspy-versions
+test-dspy-versions: $(INSTALLED) ## Run the DSPy contract on every DSPy version that is supported
+	@$(KEYLESS) $(BIN)/python -m tests.environments $(basename $(notdir $(wildcard constraints/dspy-*.txt)))
+	@$(KEYLESS) $(BIN)/python -m pytest tests -m dspy $(ARGS)
+	@$(KEYLESS) $(BIN)/python -m pytest tests/matrix -k dspy $(ARGS)
 
 .PHONY: check
 check: static test-unit ## Format, lint, types, imports and the unit tests
@@ -101,7 +107,9 @@ KERNEL := --group kernel
 .PHONY: constraints
 constraints: $(UV) ## Pin the newest versions of everything anew
 	@$(call pin,dspy-3.4.1,3.11,$(WHOLE),dspy==3.4.1 ipykernel==7.4.0)
+	@$(call pin,dspy-3.3.1,3.11,$(WHOLE),dspy==3.3.1)
 	@$(call pin,dspy-3.2.1,3.11,$(WHOLE),dspy==3.2.1)
+	@$(call pin,dspy-3.1.3,3.11,$(WHOLE),dspy==3.1.3)
 	@$(call pin,python3.10-ipykernel6,3.10,$(KERNEL),ipykernel==6.31.0)
 	@$(call pin,python3.11-ipykernel6,3.11,$(KERNEL),ipykernel==6.31.0)
 	@$(call pin,python3.12,3.12,$(KERNEL),ipykernel==7.4.0)

@@ -151,7 +151,10 @@ class Cell:
         self.replied = True
         content = message["content"]
         ours = message["metadata"].get(PREAMBLE_KEY)
-        self.failed_to_compile = isinstance(ours, dict) and ours.get("compiled") is False
+        if isinstance(ours, dict):
+            self.failed_to_compile = ours.get("compiled") is False
+            if isinstance(ours.get("value"), str):
+                self.value = [ours["value"].encode("utf-8", "replace")]
         if content.get("status") == "error":
             name, text = str(content.get("ename", "Error")), str(content.get("evalue", ""))
             lines = content.get("traceback")

@@ -11,6 +11,7 @@ import zmq
 import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 
+from .messages import parse
 from .wire.calls import PREAMBLE_KEY
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class Channels:
             frames = await channel.socket.recv_multipart()
             try:
                 _, parts = session.feed_identities(frames)
-                message = session.deserialize(parts)
+                message = parse(session, parts)
             except Exception as error:  # a bad signature, or whatever a hostile kernel makes json.loads raise
                 log.warning("dropped a message that is no Jupyter message: %s", error)
                 continue

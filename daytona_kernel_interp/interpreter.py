@@ -7,29 +7,26 @@ import contextlib
 import contextvars
 import functools
 import inspect
-import keyword
 import logging
 import os
 import threading
 import weakref
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dspy.primitives import code_interpreter as dspy_interpreter
 from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
-from dspy.utils import callback as dspy_callback
-from pydantic_core import to_jsonable_python
 
 from . import settings
+from .dspy_versions import REOPENS, CodeExecutionError, with_callbacks
 from .errors import CellNotRun, KernelError
 from .loop import io_loop
 from .outcome import is_syntax_error, printed, returned, with_output
+from .request import InvalidRequest, Request, check_limits, fields_of, prepare, tools_of
 from .running import CellResult, DiedInCell
 from .sandboxes.choice import choose
 from .session import Session
-from .tools import InvalidTool, Tool, ToolAborted, call, describe
+from .tools import Tool, ToolAborted, call
 from .wire import values
-from .wire.calls import Field, Preamble, ToolSpec
+from .wire.calls import Field
 from .wire.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
@@ -42,24 +39,12 @@ __all__ = ["CodeExecutionError", "CodeInterpreterError", "FinalOutput", "KernelI
 
 log = logging.getLogger(__name__)
 
-# DSPy before 3.3 has no class of its own for errors that the model can mend.
-CodeExecutionError: type[CodeInterpreterError] = getattr(dspy_interpreter, "CodeExecutionError", CodeInterpreterError)
-
 _SHUTDOWN_S = 10.0
+_SHUT_DOWN = "it was shut down"
 
 _executing: contextvars.ContextVar[frozenset[int]] = contextvars.ContextVar(
     "daytona_kernel_executing", default=frozenset()
 )
-
-
-def _with_callbacks(method: Any) -> Any:
-    """Report ``method`` to DSPy's callbacks, where DSPy (from 3.3.1) has hooks for interpreters.
-
-    Before, its decorator would report interpreters as modules.
-    """
-    if hasattr(dspy_callback.BaseCallback, "on_interpreter_execute_start"):
-        return dspy_callback.with_callbacks(method)
-    return method
 
 
 class KernelInterpreter:
@@ -85,10 +70,11 @@ class KernelInterpreter:
     """
 
     execution_instructions = (
-        "The REPL is a real IPython kernel: variables, imports and functions stay between steps; magics, `!shell` and "
-        "top-level `await` work. Print what you want to see, or make it the last expression. Tools are plain "
-        "functions (`await tool.aio(...)` in async code); their errors are exceptions you can catch by type. "
-        "End with SUBMIT(...)."
+        "The REPL is a live IPython kernel: all state (variables, imports, functions) stays between steps; magics, "
+        "`!shell` and top-level `await` work; files stay in the working folder; figures are shown. You see what is "
+        "printed and the value of the last line. Tools are plain functions (`await tool.aio(...)` in async code); "
+        "their errors are exceptions that you can catch by type. Input variables are set anew at every step: keep "
+        "changes under other names. End with SUBMIT(...)."
     )
 
     def __init__(
@@ -103,7 +89,7 @@ class KernelInterpreter:
         on_output: Callable[[Output], None] | None = None,
         callbacks: list[Any] | None = None,
     ) -> None:
-        self.tools: dict[str, Tool] = dict(tools or {})
+        self.tools: dict[str, Tool] = tools_of(tools)
         self.output_fields = output_fields
         self.execution_timeout = execution_timeout
         self.max_output_chars, self.max_value_bytes = max_output_chars, max_value_bytes
@@ -120,7 +106,7 @@ class KernelInterpreter:
 
     # --- lifecycle ----------------------------------------------------------------------------------
 
-    @_with_callbacks
+    @with_callbacks
     def start(self) -> None:
         """Start sandbox and kernel. Does nothing if they run.
 
@@ -135,10 +121,13 @@ class KernelInterpreter:
         with self._sole_call("astart"):
             await io_loop().arun(self._ensure_session())
 
-    @_with_callbacks
+    @with_callbacks
     def shutdown(self) -> None:
-        """End kernel and sandbox. A call running in another thread ends in an error. Calling it again does nothing."""
-        self._ended = self._ended or "it was shut down"
+        """End kernel and sandbox. A call running in another thread ends in an error. Calling it again does nothing.
+
+        There is no way back; only on DSPy before 3.3, which needs one, the next call opens a new session.
+        """
+        self._ended = _SHUT_DOWN if REOPENS else self._ended or _SHUT_DOWN
         session, self._session = self._session, None
         if session is not None and self._pid == os.getpid():
             io_loop().run(session.aclose())
@@ -180,7 +169,7 @@ class KernelInterpreter:
 
     # --- cells --------------------------------------------------------------------------------------
 
-    @_with_callbacks
+    @with_callbacks
     def execute(self, code: str, variables: dict[str, Any] | None = None) -> Any:
         """Run ``code`` as one cell, with ``variables`` bound first, and return what it gave.
 
@@ -282,7 +271,7 @@ class KernelInterpreter:
                 raise CodeInterpreterError("resume() is for an interpreter from attach(), before its first execute().")
             self._attached = False
             result = io_loop().run(self._session.last_cell())
-            return None if result is None else self._conclude(result, _Request("", [], raw_only=False))
+            return None if result is None else self._conclude(result, Request("", [], raw_only=False))
 
     async def _take_up(self, session_id: str, context: contextvars.Context) -> None:
         invoke = functools.partial(_invoke, weakref.WeakMethod(self.invoke_tool))
@@ -322,7 +311,7 @@ class KernelInterpreter:
             raise CodeInterpreterError("There is no kernel to connect to: call start() first.")
         return str(self._session.kernel.connection_file)
 
-    @_with_callbacks
+    @with_callbacks
     def invoke_tool(self, tool_name: str, kwargs: dict[str, Any]) -> Any:
         """Run one host tool with its arguments by name; DSPy's callbacks see every call through this method."""
         result = call(self.tools[tool_name], kwargs)
@@ -381,46 +370,24 @@ class KernelInterpreter:
         context.run(_executing.set, _executing.get() | {id(self)})
         return context
 
-    def _prepare(self, code: str, variables: Mapping[str, Any] | None) -> _Request:
-        if not isinstance(code, str):
-            raise CodeInterpreterError(f"code must be a str, not {type(code).__name__}.")
+    def _prepare(self, code: str, variables: Mapping[str, Any] | None) -> Request:
         try:
-            code.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise SyntaxError(f"Invalid Python syntax. A lone surrogate at position {error.start}.") from None
-        given = dict(variables or {})
-        for name in given:
-            if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
-                raise CodeInterpreterError(f"Invalid variable name: {name!r}. It must be a Python identifier.")
-        raw_only = any(name.startswith("__dspy_") for name in given)
-        preamble = Preamble(
-            variables={name: _dspy_form(name, value) for name, value in given.items()} if raw_only else given,
-            tools=self._tool_specs(),
-            fields=_fields(self.output_fields),
-            max_output_chars=self.max_output_chars,
-            max_value_bytes=self.max_value_bytes,
-        )
-        try:
-            buffers = values.dumps(preamble.to_value(), max_bytes=self.max_value_bytes)
-        except (values.UnsupportedValue, values.ValueTooLarge) as error:
-            raise CodeInterpreterError(self._why_unsendable(given, error)) from error
-        return _Request(code, buffers, raw_only)
-
-    def _tool_specs(self) -> tuple[ToolSpec, ...]:
-        try:
-            return tuple(describe(name, tool) for name, tool in self.tools.items())
-        except InvalidTool as error:
-            raise CodeInterpreterError(f"{error}.") from None
-
-    def _why_unsendable(self, variables: Mapping[str, Any], error: Exception) -> str:
-        for name, value in variables.items():
-            try:
-                values.dumps(value, max_bytes=self.max_value_bytes)
-            except (values.UnsupportedValue, values.ValueTooLarge) as found:
-                return f"Variable {name!r} cannot be sent to the kernel: {found}."
-        return f"The variables cannot be sent to the kernel: {error}."
+            check_limits(execution_timeout=self.execution_timeout, max_output_chars=self.max_output_chars)
+            return prepare(
+                code,
+                variables,
+                self.tools,
+                self.output_fields,
+                max_output_chars=self.max_output_chars,
+                max_value_bytes=self.max_value_bytes,
+            )
+        except InvalidRequest as error:
+            raise CodeInterpreterError(str(error)) from error.__cause__
 
     async def _ensure_session(self) -> Session:
+        if REOPENS and self._ended == _SHUT_DOWN:
+            log.info("opening a new session after shutdown(), as DSPy before 3.3 needs; variables are not kept")
+            self._ended = None
         if self._ended is not None:
             raise CodeInterpreterError(f"This interpreter cannot run code any more: {self._ended}. Create a new one.")
         if self._session is not None:
@@ -442,7 +409,7 @@ class KernelInterpreter:
         self._finalizer = weakref.finalize(self, _close_forgotten, session, self._pid)
 
     async def _run(
-        self, request: _Request, context: contextvars.Context, caller_loop: asyncio.AbstractEventLoop | None
+        self, request: Request, context: contextvars.Context, caller_loop: asyncio.AbstractEventLoop | None
     ) -> CellResult:
         session = await self._ensure_session()
         await session.until_free()
@@ -466,7 +433,7 @@ class KernelInterpreter:
 
     # --- what a cell gave ---------------------------------------------------------------------------------
 
-    def _conclude(self, result: CellResult, request: _Request) -> Any:
+    def _conclude(self, result: CellResult, request: Request) -> Any:
         cell = result.cell
         self._outputs = cell.outputs
         if cell.submission is not None:
@@ -488,7 +455,7 @@ class KernelInterpreter:
             answer = values.loads(buffers)
         except RemoteProtocolError as error:
             raise CodeInterpreterError(f"The sandbox sent a SUBMIT that is no value: {error}.") from error
-        names = [field.name for field in _fields(self.output_fields) or (Field("output"),)]
+        names = [field.name for field in fields_of(self.output_fields) or (Field("output"),)]
         if not isinstance(answer, dict) or list(answer) != names:
             raise CodeInterpreterError("The sandbox sent a SUBMIT whose fields are not the output fields.")
         return answer
@@ -505,7 +472,7 @@ class KernelInterpreter:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the configuration; tools must be picklable."""
-        keywords = {
+        keywords: dict[str, Any] = {
             "sandbox": self._sandbox,
             "execution_timeout": self.execution_timeout,
             "max_output_chars": self.max_output_chars,
@@ -513,16 +480,7 @@ class KernelInterpreter:
             "on_output": self.on_output,
             "callbacks": self.callbacks,
         }
-        return _rebuild, (dict(self.tools), self.output_fields, keywords)
-
-
-@dataclass(frozen=True)
-class _Request:
-    """A cell, ready to be sent."""
-
-    code: str
-    buffers: list[values.Buffer]  # its preamble
-    raw_only: bool  # Flex's cells want the bare value of the last expression
+        return functools.partial(KernelInterpreter, **keywords), (dict(self.tools), self.output_fields)
 
 
 def _invoke(weak: weakref.WeakMethod[Any], name: str, arguments: dict[str, Any]) -> Any:
@@ -539,23 +497,3 @@ def _close_forgotten(session: Session, pid: int) -> None:
         return
     with contextlib.suppress(Exception):
         io_loop().submit(session.aclose()).result(_SHUTDOWN_S)
-
-
-def _rebuild(tools: dict[str, Tool], output_fields: Any, keywords: dict[str, Any]) -> KernelInterpreter:
-    return KernelInterpreter(tools, output_fields, **keywords)
-
-
-def _fields(output_fields: list[dict[str, Any]] | None) -> tuple[Field, ...] | None:
-    if output_fields is None:
-        return None
-    return tuple(Field(str(field["name"]), str(field.get("type", ""))) for field in output_fields)
-
-
-def _dspy_form(name: str, value: Any) -> Any:
-    """Return the JSON form in which DSPy's own interpreters send ``__dspy_`` variables; Flex compares it as text."""
-    if not name.startswith("__dspy_"):
-        return value
-    try:
-        return to_jsonable_python(value)
-    except ValueError as error:
-        raise CodeInterpreterError(f"Variable {name!r} cannot be sent to the kernel: {error}.") from error

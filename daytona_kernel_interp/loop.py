@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextvars
 import functools
 import os
 import queue
@@ -86,7 +87,8 @@ class LoopThread:
     """An event loop in a daemon thread of its own."""
 
     def __init__(self, name: str) -> None:
-        self.loop = asyncio.new_event_loop()
+        # A loop keeps the context that it is made in, as submit() would keep its caller's.
+        self.loop = contextvars.Context().run(asyncio.new_event_loop)
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
@@ -102,8 +104,12 @@ class LoopThread:
         self.loop.close()
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Start ``coroutine`` on the loop; callable from any thread."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        """Start ``coroutine`` on the loop; callable from any thread.
+
+        Not in the caller's context: what starts here may live as long as a session, and would keep alive whatever the
+        caller's variables hold, such as the program that has the interpreter.
+        """
+        return contextvars.Context().run(asyncio.run_coroutine_threadsafe, coroutine, self.loop)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run ``coroutine`` on the loop and wait for its result.

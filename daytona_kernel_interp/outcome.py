@@ -42,11 +42,11 @@ def returned(cell: Cell, text: str, *, raw_only: bool) -> Any:
 
 
 def _visible(value: Any) -> bool:
-    """Whether RLM shows ``value`` as it is: it hides what is falsy, and joins lists with newlines."""
+    """Whether RLM shows ``value`` as it is: it hides what is falsy, joins lists with newlines, and sends UTF-8."""
     if not value or (isinstance(value, list) and not "".join(map(str, value))):
         return False
     try:
-        json.dumps(value)
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (TypeError, ValueError, RecursionError):
         return False
     return True

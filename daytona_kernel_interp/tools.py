@@ -148,7 +148,7 @@ class ToolRunner:
         self._async_loop: LoopThread | None = None
         self._lock = threading.Lock()
         self._awaiting: set[Future[Any]] = set()
-        self._context = contextvars.copy_context()
+        self._context = contextvars.Context()
         self._caller_loop: asyncio.AbstractEventLoop | None = None
         self._tools: Mapping[str, Tool] = {}
 
@@ -165,9 +165,13 @@ class ToolRunner:
         self._tools, self._context, self._caller_loop = dict(tools), context, caller_loop
 
     def end_cell(self) -> None:
-        """Cancel the async calls nobody waits for any more. Threads cannot be stopped; their results are dropped."""
+        """Cancel the async calls nobody waits for any more. Threads cannot be stopped; their results are dropped.
+
+        The caller's tools and context are let go: they may hold the interpreter, and the session outlives it.
+        """
         for future in list(self._awaiting):
             future.cancel()
+        self._tools, self._context, self._caller_loop = {}, contextvars.Context(), None
 
     async def run(self, name: str, buffers: Sequence[values.Buffer]) -> Reply:
         """Run one call and return the reply to its cell.

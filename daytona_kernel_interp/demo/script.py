@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import dspy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
 
 @dataclass(frozen=True)
@@ -165,14 +165,29 @@ def rule_lm(name: str, answer: Callable[[str], str]) -> dspy.BaseLM:
     return _LegacyLM(name, answer)
 
 
+def _text(parts: Iterable[Any]) -> str:
+    """Return the text of a prompt that may hold images and the like."""
+    return "\n".join(part.text for part in parts if isinstance(getattr(part, "text", None), str))
+
+
+class _Part:
+    """A part of a message in the older form."""
+
+    def __init__(self, part: dict[str, Any]) -> None:
+        self.text = part.get("text")
+
+
 class _Engine:
     def __init__(self, answer: Callable[[str], str]) -> None:
         self._answer = answer
 
     def complete(self, request: Any) -> Any:
-        reply = dspy.lm15.Message.assistant([dspy.lm15.TextPart(self._answer(request.messages[-1].text or ""))])
+        reply = dspy.lm15.Message.assistant([dspy.lm15.TextPart(self._answer(_text(request.messages[-1].parts)))])
         usage = dspy.lm15.Usage(input_tokens=0, output_tokens=0, total_tokens=0)
         return dspy.lm15.Response(id=None, model=request.model, message=reply, finish_reason="stop", usage=usage)
+
+    def stream(self, request: Any) -> Iterator[Any]:
+        yield from dspy.lm15.response_to_events(self.complete(request))
 
 
 class _AsyncEngine:
@@ -182,6 +197,10 @@ class _AsyncEngine:
     async def complete(self, request: Any) -> Any:
         return self._engine.complete(request)
 
+    async def stream(self, request: Any) -> AsyncIterator[Any]:
+        for event in self._engine.stream(request):
+            yield event
+
 
 class _LegacyLM(dspy.BaseLM):
     def __init__(self, name: str, answer: Callable[[str], str]) -> None:
@@ -189,7 +208,8 @@ class _LegacyLM(dspy.BaseLM):
         self._answer = answer
 
     def forward(self, prompt: str | None = None, messages: list[dict[str, Any]] | None = None, **kwargs: Any) -> Any:
-        text = self._answer(messages[-1]["content"] if messages else prompt or "")
+        content = messages[-1]["content"] if messages else prompt or ""
+        text = self._answer(content if isinstance(content, str) else _text(map(_Part, content)))
         choice = SimpleNamespace(message=SimpleNamespace(content=text, tool_calls=None), finish_reason="stop")
         return SimpleNamespace(choices=[choice], usage={}, model=self.model)
 

@@ -19,7 +19,7 @@ from typing import Any
 import comm
 
 from ..wire import values
-from ..wire.calls import COMM_TARGET, Preamble, ToolFailure, ToolSpec
+from ..wire.calls import COMM_TARGET, SMALL_VALUE_BYTES, Field, Preamble, ToolFailure, ToolSpec
 from .failures import ToolError, to_exception
 from .submit import make_submit
 
@@ -39,6 +39,7 @@ class Bridge:
         self._waiting: dict[int, Callable[[Reply], None]] = {}
         self._ids = itertools.count(1)
         self._specs: dict[str, tuple[ToolSpec, Callable[..., Any]]] = {}
+        self._submit: tuple[tuple[Field, ...] | None, Callable[..., None]] | None = None  # its fields, and it
         self._max_value_bytes: int | None = None
         self._pid = os.getpid()
         self._main_thread = threading.main_thread().ident
@@ -57,7 +58,10 @@ class Bridge:
         self._parent = {"header": parent["header"]}
         self._max_value_bytes = preamble.max_value_bytes
         self._bind_tools(preamble.tools, namespace)
-        namespace[_SUBMIT] = make_submit(preamble.fields, self._submit_sender(json_only=preamble.fields is None))
+        if self._submit is None or self._submit[0] != preamble.fields:
+            sender = self._submit_sender(json_only=preamble.fields is None)
+            self._submit = (preamble.fields, make_submit(preamble.fields, sender))
+        namespace[_SUBMIT] = self._submit[1]
         namespace.update(preamble.variables)
 
     def _bind_tools(self, specs: Sequence[ToolSpec], namespace: dict[str, Any]) -> None:
@@ -157,13 +161,19 @@ class Bridge:
 
         return send
 
-    def send_value(self, value: Any) -> None:
-        """Send the cell's last expression, where the codec carries it; else its repr has to do."""
+    def send_value(self, value: Any) -> str | None:
+        """Send the cell's last expression, where the codec carries it; else its repr has to do.
+
+        A small one is returned instead, for the cell's reply: a message of its own costs a tenth of a cell.
+        """
         try:
             buffers = values.dumps(value, max_bytes=self._max_value_bytes)
+            if len(buffers) == 1 and len(buffers[0]) <= SMALL_VALUE_BYTES:
+                return bytes(buffers[0]).decode("utf-8")
         except Exception:  # a hostile __iter__ or property of the value may raise anything
-            return
+            return None
         self._send({"op": "value"}, buffers)
+        return None
 
     def _send(self, data: dict[str, Any], buffers: Sequence[Any]) -> None:
         for stream in self._streams:  # first: prints must not be overtaken by the message that follows them

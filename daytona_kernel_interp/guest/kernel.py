@@ -6,27 +6,34 @@ Works on ipykernel 6.31 and 7.x; what it overrides exists in both.
 from __future__ import annotations
 
 import asyncio
+import builtins
 import contextlib
 import json
 import os
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ipykernel import ipkernel
 from ipykernel.displayhook import ZMQShellDisplayHook
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.zmqshell import ZMQInteractiveShell
-from traitlets import Type
+from IPython.core import interactiveshell
+from IPython.core.autocall import ZMQExitAutocall
+from IPython.core.error import StdinNotImplementedError
+from traitlets import Instance, Type, default
 
 from ..wire import values
 from ..wire.calls import PREAMBLE_KEY, Preamble
 from .bridge import Bridge
 from .failures import ToolError
-from .output import CellStream, OutputBudget, end_cell
+from .mending import Belongings
+from .output import CellStream, OutputBudget, end_cell, pack
 from .submit import SubmitSignal
 
 if TYPE_CHECKING:
@@ -36,7 +43,30 @@ if TYPE_CHECKING:
     from .journal import JournalWriter
 
 OUR_CODE = str(Path(__file__).parent)
+_IPYTHON = str(Path(interactiveshell.__file__).parent)
 _DELIMITER = b"<IDS|MSG>"
+_GROUP = getattr(builtins, "BaseExceptionGroup", ())
+_NO_TEXT = "<exception str() failed>"  # Python's own words for it
+_ENDINGS = (Exception, KeyboardInterrupt, SystemExit)  # kept: code can replace builtins
+_NOT_BEGUN = ("KeyboardInterrupt", "interrupted before it began")
+_NO_STDIN = "cannot ask anybody: nobody sits at this kernel. Use a variable or a tool instead"
+
+
+def _remember(accepts: Any) -> Any:
+    """Make ipykernel look once at what a method accepts, and not at every cell."""
+    known: dict[Any, dict[str, bool]] = {}
+
+    def remembered(method: Any, names: list[str]) -> dict[str, bool]:
+        key = (getattr(method, "__func__", method), *names)
+        if key not in known:
+            known[key] = accepts(method, names)
+        return known[key]
+
+    return remembered
+
+
+if hasattr(ipkernel, "_accepts_parameters"):
+    ipkernel._accepts_parameters = _remember(ipkernel._accepts_parameters)
 
 
 class DisplayHook(ZMQShellDisplayHook):
@@ -57,10 +87,54 @@ class DisplayHook(ZMQShellDisplayHook):
             super().cull_cache()
 
 
+class ExitCell(ZMQExitAutocall):
+    """``exit`` and ``quit``."""
+
+    def __call__(self, *code: object) -> None:
+        """End the cell as ``sys.exit`` does, not the kernel."""
+        raise SystemExit(*code)
+
+
 class Shell(ZMQInteractiveShell):
     """IPython's shell, with tracebacks of the model's own lines."""
 
     displayhook_class = Type(DisplayHook)
+    exiter = Instance(ExitCell)
+
+    @default("exiter")
+    def _default_exiter(self) -> ExitCell:
+        return ExitCell(self)
+
+    # A cell's source, and what IPython's transformers made of it. ipykernel asks for it, then run_cell again.
+    transformed: tuple[str, str] | None = None
+
+    def transform_cell(self, raw_cell: str) -> str:
+        """Translate magics to Python, once a cell."""
+        known, self.transformed = self.transformed, None
+        if known is not None and known[0] == raw_cell:
+            return known[1]
+        cell: str = super().transform_cell(raw_cell)
+        self.transformed = (raw_cell, cell)
+        return cell
+
+    def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Show an exception: a SystemExit like any other; a group, and one without a text, as Python shows them.
+
+        IPython would write a group to stderr, with its own frames, and break off at an exception whose text raises.
+        """
+        kwargs["exception_only"] = False
+        error = exc_tuple[1] if exc_tuple else sys.exc_info()[1]
+        if not isinstance(error, _GROUP) and message_of(error) is not _NO_TEXT:
+            super().showtraceback(exc_tuple, *args, **kwargs)
+            return
+        etype, value, tb = self._get_exc_info(exc_tuple)
+        while tb is not None and tb.tb_frame.f_code.co_filename.startswith(_IPYTHON):
+            tb = tb.tb_next
+        self._showtraceback(etype, value, ["".join(traceback.format_exception(etype, value, tb))])
+
+    def _format_exception_for_storage(self, exception: BaseException, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        # For IPython's history of errors, which nobody reads here: no second traceback, no str() that may raise.
+        return {"ename": type(exception).__name__, "evalue": "", "traceback": []}
 
     def _get_exc_info(self, exc_tuple: Any = None) -> Any:
         etype, value, tb = super()._get_exc_info(exc_tuple)
@@ -71,7 +145,19 @@ class Shell(ZMQInteractiveShell):
             # str(evalue) begins with its type, and so does a traceback's last line: once is enough.
             stb = [*stb[:-1], str(stb[-1]).replace(f"{evalue.type}: {evalue}", str(evalue), 1)]
             evalue = evalue.message
-        super()._showtraceback(etype, evalue, stb)
+        budget: OutputBudget | None = getattr(self.displayhook, "budget", None)
+        if budget is not None:
+            stb = [budget.clip("\n".join(map(str, stb)))]
+        text = message_of(evalue)
+        super()._showtraceback(etype, text if budget is None else budget.clip(text), stb)
+
+
+def message_of(error: object) -> str:
+    """Return an exception's text, whatever its ``__str__`` does."""
+    try:
+        return str(error)
+    except BaseException:
+        return _NO_TEXT
 
 
 def _without_our_frames(tb: types.TracebackType | None) -> types.TracebackType | None:
@@ -108,7 +194,12 @@ class Kernel(IPythonKernel):
         assert self.parent is not None
         self._journal: JournalWriter = self.parent.journal
         self._cancelled: deque[str] = deque(maxlen=64)  # cells that were interrupted before they came
-        self.shell.events.register("post_run_cell", self._after_cell)
+        self._belongings = Belongings(self.shell, self._streams)
+        self._error: BaseException | None = None  # what ended the cell
+        self._value: str | None = None  # the cell's last expression, where it is small
+        self.session.pack = pack
+        # IPython says so at each SystemExit, of its terminal.
+        warnings.filterwarnings("ignore", message="To exit: use 'exit', 'quit', or Ctrl-D.")
         self.shell.set_custom_exc((SubmitSignal,), lambda *_, **__: [])
         # IPython keeps every printed string of the session for its history of outputs; a cap on output needs that off.
         if hasattr(self.shell, "_tee"):
@@ -120,14 +211,24 @@ class Kernel(IPythonKernel):
     async def execute_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
         """Apply the preamble in the request's buffers, then run the cell as ipykernel does."""
         self._preamble, self._refusal, self._failed_to_compile = None, None, False
+        self._error = self._value = None
+        self._belongings.mend()
+        self._belongings.mend_descriptors()
+        self.shell._last_traceback = self.shell.transformed = None
+        after = self.shell.events.callbacks["post_run_cell"]
+        if self._after_cell not in after:
+            after.append(self._after_cell)
         cell = parent["header"]["msg_id"]
         self._journal.started(cell)
         for output in self._streams:
             output.cell = cell
         if cell in self._cancelled:
-            self._refusal = ("KeyboardInterrupt", "interrupted before it began")
+            self._refusal = _NOT_BEGUN
         elif PREAMBLE_KEY in parent.get("metadata", {}):
-            self._apply_preamble(parent)
+            try:
+                self._apply_preamble(parent)
+            except KeyboardInterrupt:  # while it decoded large variables
+                self._refusal = _NOT_BEGUN
         self._bridge.running = cell
         try:
             await super().execute_request(stream, ident, parent)
@@ -152,26 +253,52 @@ class Kernel(IPythonKernel):
 
     async def do_execute(self, code: str, *args: Any, cell_meta: Any = None, cell_id: Any = None, **kwargs: Any) -> Any:
         """Run the cell, or refuse it if its preamble could not be applied."""
+        name, text = self._refusal or ("", "")
         if self._refusal is None:
-            return await super().do_execute(code, *args, cell_meta=cell_meta, cell_id=cell_id, **kwargs)
-        failure = {"ename": self._refusal[0], "evalue": self._refusal[1], "traceback": []}
+            try:
+                reply: dict[str, Any] = await super().do_execute(
+                    code, *args, cell_meta=cell_meta, cell_id=cell_id, **kwargs
+                )
+                return reply
+            except _ENDINGS as error:
+                # IPython stumbled over what the code did, such as replacing builtins; the cell has ended, though.
+                self._belongings.mend()
+                name, text = type(self._error or error).__name__, message_of(self._error or error)
+            finally:
+                self._belongings.mend()
+        failure = {"ename": name, "evalue": text, "traceback": self.shell._last_traceback or []}
         self.send_response(self.iopub_socket, "error", failure)
         return {"status": "error", "execution_count": self.execution_count, "payload": [], **failure}
+
+    def raw_input(self, prompt: str = "") -> Any:
+        """Answer ``input()``: by asking a client that can, else by an error at once."""
+        if not self._allow_stdin:
+            raise StdinNotImplementedError(f"input() {_NO_STDIN}")
+        return super().raw_input(prompt)
+
+    def getpass(self, prompt: str = "", *args: Any, **kwargs: Any) -> Any:
+        """Answer ``getpass()`` in the same way."""
+        if not self._allow_stdin:
+            raise StdinNotImplementedError(f"getpass() {_NO_STDIN}")
+        return super().getpass(prompt, *args, **kwargs)
 
     def _after_cell(self, result: Any) -> None:
         if self._preamble is None or result is None:
             return
+        self._error = result.error_before_exec or result.error_in_exec
         self._failed_to_compile = result.error_before_exec is not None
         end_cell(self._streams, self._budget)
         wants_raw = any(name.startswith("__dspy_") for name in self._preamble.variables)
         shown = result.result is not None and result.error_in_exec is None
         if shown and (wants_raw or not self._budget.clipped) and _is_json(result.result):
-            self._bridge.send_value(result.result)
+            self._value = self._bridge.send_value(result.result)
 
     def finish_metadata(self, parent: Any, metadata: dict[str, Any], reply_content: dict[str, Any]) -> dict[str, Any]:
-        """Tell the host whether the code failed before any of it ran."""
+        """Tell the host whether the code failed before any of it ran, and a small value."""
         metadata = super().finish_metadata(parent, metadata, reply_content)
         metadata[PREAMBLE_KEY] = {"compiled": not self._failed_to_compile}
+        if self._value is not None:
+            metadata[PREAMBLE_KEY]["value"] = self._value
         self._journal.ended(parent["header"]["msg_id"], reply_content, {PREAMBLE_KEY: metadata[PREAMBLE_KEY]})
         return metadata
 

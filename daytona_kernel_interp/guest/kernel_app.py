@@ -9,6 +9,7 @@ opens the lifeline, a FIFO. Only when none comes within ``lifetime_s`` the kerne
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipykernel.kernelapp
+from tornado.ioloop import IOLoop
 from traitlets.config import Config
 
 from . import kernel as our_kernel
@@ -42,6 +44,22 @@ class KernelApp(ipykernel.kernelapp.IPKernelApp):
         """Load nothing: the kernel is the same wherever it runs."""
 
     journal: JournalWriter
+
+    def start(self) -> None:
+        """Serve until a shutdown request stops the loop.
+
+        A KeyboardInterrupt or SystemExit that a task of the code raises leaves asyncio's loop; the task has ended with
+        it, and everything else goes on. So does it after an exception that was meant for an async cell and came while
+        the loop waited.
+        """
+        self.kernel.start()
+        self.io_loop = IOLoop.current()
+        while True:
+            try:
+                self.io_loop.start()
+                return
+            except (KeyboardInterrupt, SystemExit, asyncio.CancelledError):
+                continue
 
     def init_iopub(self, context: Any) -> None:
         """Bind iopub without a high-water mark: PUB drops what exceeds it, the idle status included.
@@ -91,6 +109,7 @@ def main() -> None:
     app.journal = JournalWriter(journal)
     with _without_debugpy():
         app.initialize()
+    app.log.setLevel(app.log_level)  # traitlets lets records be made for its handler to drop
     os.mkfifo(order["lifeline"], 0o600)
     watch = threading.Thread(
         target=_end_without_relay, args=(order_fd, order["lifeline"], order["lifetime_s"]), name="lifeline", daemon=True

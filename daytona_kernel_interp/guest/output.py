@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import codecs
 import fcntl
+import json
 import os
 import select
 import termios
@@ -17,6 +18,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ipykernel.iostream import OutStream
+from jupyter_client.jsonutil import json_default
+from jupyter_client.session import json_packer
 
 from .kernels import STDERR_BYTES
 
@@ -161,6 +164,10 @@ class CellStream(OutStream):
             self.write_freely(text)
         return len(string)
 
+    def close(self) -> None:
+        """Send what is buffered, and stay open: the stream is the kernel's, not the cell's."""
+        self.flush()
+
     def flush(self) -> None:
         """Send what is buffered. What was handed to the iopub thread already stays in order without a wait."""
         if self._buffers or self._flush_pending:
@@ -247,6 +254,25 @@ def end_cell(streams: Sequence[CellStream], budget: OutputBudget) -> None:
     rest = budget.close()
     if streams:
         streams[0].write_freely(rest)
+
+
+def pack(message: Any) -> bytes:
+    """Return a message as JSON; what UTF-8 cannot carry is escaped as in prints, not refused."""
+    try:
+        return json.dumps(message, default=json_default, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(message, default=json_default, ensure_ascii=False, allow_nan=False)
+        return text.encode("utf-8", "daytona_kernel_escape")
+    except (TypeError, ValueError):
+        return bytes(json_packer(message))  # it cleans what is no JSON
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(f"\\\\u{ord(char):04x}" for char in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("daytona_kernel_escape", _escape)
 
 
 def _readable_bytes(fd: int) -> int:

@@ -17,7 +17,9 @@ raise      to cell     ``cell`` msg_id                 none; KeyboardInterrupt i
 ========= =========== =============================== ==================================================
 
 **The preamble.** An ``execute_request`` whose metadata has the key :data:`PREAMBLE_KEY` carries one value in its
-buffers: :class:`Preamble` as a dict. The kernel applies it before the cell runs.
+buffers: :class:`Preamble` as a dict. The kernel applies it before the cell runs. The ``execute_reply`` has an object
+under the same key of its metadata: ``compiled`` says whether any of the code ran, and ``value`` is the last expression
+as text, where it is one buffer of at most :data:`SMALL_VALUE_BYTES` in UTF-8; else it comes as a ``value`` above.
 
 **The relay's stream.** JSON objects, one a line, at most :data:`MAX_LINE_BYTES`. Requests have ``id``, ``op`` and
 ``args``; a reply has the ``id`` and either ``ok`` (an object) or ``error`` (text); an event has ``event`` and its
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 COMM_TARGET = "daytona_kernel_interp"
 PREAMBLE_KEY = "daytona_kernel_preamble"
+SMALL_VALUE_BYTES = 4096
 MAX_LINE_BYTES = 1024 * 1024
 
 

@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tests import hermetic
 
@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from .samples import Key, Sample
 
 
+class Lives(NamedTuple):
+    """What ``lifecycle`` measured, and its table."""
+
+    samples: dict[Key, Sample]
+    table: str
+
+
 def main() -> int:
     """Run what was asked for; the exit code is 0 whether or not targets were reached."""
     options = _options()
@@ -28,16 +35,21 @@ def main() -> int:
     hermetic.isolate(os.environ, folder)
     try:
         samples = _measure(options.quick)
+        lives = _measure_lives(options.quick)
         lines = _measure_link(options.quick)
         emulated = emulator.run(options.quick)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(_machine())
-    print(report.table(samples))
+    print(f"{report.table(samples)}\n\n{lives.table}")
     print(f"\n{link.table(lines)}")
     print(f"\n{emulated}")
     if options.json is not None:
-        measured = {"machine": _machine(), **report.as_json(samples), "link": [vars(line) for line in lines]}
+        measured = {
+            "machine": _machine(),
+            **report.as_json(samples | lives.samples),
+            "link": [vars(line) for line in lines],
+        }
         options.json.write_text(json.dumps(measured, indent=1) + "\n")
     return 0
 
@@ -59,6 +71,14 @@ def _measure(quick: bool) -> dict[Key, Sample]:
             print(f"{step.__name__.replace('_', ' ')} ...", file=sys.stderr)
             samples |= step(plan)
     return samples
+
+
+def _measure_lives(quick: bool) -> Lives:
+    from . import lifecycle  # imports dspy, which reads the environment
+
+    print("measure lives ...", file=sys.stderr)
+    samples = lifecycle.measure(lifecycle.QUICK if quick else lifecycle.Plan())
+    return Lives(samples, lifecycle.table(samples))
 
 
 def _measure_link(quick: bool) -> list[link.Line]:

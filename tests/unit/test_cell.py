@@ -379,3 +379,11 @@ def test_without_a_limit_nothing_is_refused() -> None:
     cell = Cell("m")
     feed(cell, *[stream("x" * 100_000)] * 20)
     assert len(cell.text()) == 2_000_000
+
+
+def test_a_small_value_comes_with_the_reply() -> None:
+    """The reply's metadata can hold the last expression; what is no text there is ignored."""
+    for value, taken in (("[1]", [b"[1]"]), (5, None), ("\ud800", [b"?"])):
+        cell = Cell("id")
+        cell.receive_reply({**reply(), "metadata": {PREAMBLE_KEY: {"compiled": True, "value": value}}})
+        assert cell.value == taken

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import gc
 import signal
 import threading
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -217,3 +220,38 @@ def test_a_pool_that_was_shut_down_takes_no_work(pool: DaemonThreads) -> None:
     pool.shutdown()
     with pytest.raises(RuntimeError, match="shut down"):
         pool.submit(len, "abc")
+
+
+def test_a_loop_keeps_nothing_of_its_callers_context() -> None:
+    """What a caller's context variables hold can go, although what was started for it runs on."""
+
+    class Held:
+        pass
+
+    variable: contextvars.ContextVar[Held] = contextvars.ContextVar("held")
+    started, threads = threading.Event(), []
+
+    async def stay() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    async def begin() -> asyncio.Task[None]:
+        return asyncio.ensure_future(stay())
+
+    def call() -> asyncio.Task[None]:
+        variable.set(Held())
+        threads.append(LoopThread("test-loop"))  # a loop keeps the context that it is made in
+        task = threads[0].run(begin())
+        started.wait(10)
+        return task
+
+    context = contextvars.Context()
+    task = context.run(call)
+    held = weakref.ref(context[variable])
+    del context
+    try:
+        gc.collect()
+        assert held() is None
+        assert not task.done()
+    finally:
+        threads[0].stop()

@@ -1,0 +1,36 @@
+"""Jupyter messages as they come from a kernel."""
+
+from __future__ import annotations
+
+import hmac
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jupyter_client.session import Session
+
+_SIGNED = (
+    4  # header, parent header, metadata and content; buffers are not (Jupyter messaging spec, "The Wire Protocol")
+)
+
+
+def parse(session: Session, parts: Sequence[bytes]) -> dict[str, Any]:
+    """Return the message in ``parts``, which begin with its signature.
+
+    ``Session.deserialize`` makes dates of texts besides: two in each message, nobody reads them, and they cost as much
+    as everything else that it does.
+
+    Raises:
+        ValueError: If the signature is wrong, or the parts are no message.
+    """
+    signature, signed, buffers = parts[0], list(parts[1 : 1 + _SIGNED]), parts[1 + _SIGNED :]
+    if len(signed) != _SIGNED or not hmac.compare_digest(session.sign(signed), signature):
+        raise ValueError("it is not signed with the session's key")
+    header, parent, metadata, content = (session.unpack(part) for part in signed)
+    if not all(isinstance(part, dict) for part in (header, parent, metadata, content)):
+        raise ValueError("its parts are no objects")
+    return {
+        **{"header": header, "msg_id": header["msg_id"], "msg_type": header["msg_type"], "parent_header": parent},
+        **{"metadata": metadata, "content": content, "buffers": [memoryview(buffer) for buffer in buffers]},
+    }

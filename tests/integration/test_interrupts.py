@@ -1,0 +1,137 @@
+"""``interrupt()`` wherever a cell may be: in a tool, in C code, in an await that nothing ends, among large values."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from daytona_kernel_interp import KernelInterpreter
+from daytona_kernel_interp.interpreter import CodeExecutionError, CodeInterpreterError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[KernelInterpreter]:
+    with KernelInterpreter(sandbox="local") as interpreter:
+        interpreter.start()
+        yield interpreter
+
+
+@pytest.fixture
+def interp(shared: KernelInterpreter) -> Iterator[KernelInterpreter]:
+    shared.execute("kept = 'kept'")
+    yield shared
+    shared.tools.clear()
+    assert shared.execute("kept") == "kept"
+
+
+def interrupted(
+    interpreter: KernelInterpreter, code: str, variables: dict[str, Any] | None, ready: Callable[[float], bool]
+) -> str:
+    """Run a cell, interrupt it from when ``ready`` says so until it ends, and return the text of its error."""
+    over = threading.Event()
+
+    def interrupt() -> None:
+        assert ready(20)
+        while not over.wait(0.02):
+            interpreter.interrupt()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        with pytest.raises(
+            CodeExecutionError, match="KeyboardInterrupt: the cell was interrupted; variables kept"
+        ) as e:
+            interpreter.execute(code, variables)
+        return str(e.value)
+    finally:
+        over.set()
+        thread.join()
+
+
+def at_once(_: float) -> bool:
+    return True
+
+
+WAITS = {
+    "a tool": "hold()",
+    "an async tool": "await hold.aio()",
+    "tools in threads": "from concurrent.futures import ThreadPoolExecutor\n"
+    "with ThreadPoolExecutor(2) as pool:\n    list(pool.map(lambda _: hold(), range(2)))",
+    "an await that nothing ends": "import asyncio\nawait asyncio.Event().wait()",
+    "an await that defies cancellation once": "import asyncio\ntry:\n    await asyncio.Event().wait()\n"
+    "except asyncio.CancelledError:\n    await asyncio.Event().wait()",
+    "a Python loop": "while True: pass",
+    "a lock": "import threading\nlock = threading.Lock(); lock.acquire(); lock.acquire()",
+    "C code that looks at signals": "import re\nre.match('(a+)+$', 'a' * 64 + 'b')",
+    "C code that does not": "for _ in range(1000): sum(range(3_000_000))",
+}
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_an_interrupt_reaches(interp: KernelInterpreter, name: str) -> None:
+    """It ends as an interrupted cell, with its prints; variables and the next cell are fine."""
+    inside, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        inside.set()
+        release.wait(30)
+
+    interp.tools.update(inside=inside.set, hold=hold)
+    first = "" if "hold" in name or "tool" in name else "inside()\n"
+    try:
+        if "threads" in name:
+            # The pool's own end waits for its threads, which wait for the tool.
+            threading.Timer(1.0, release.set).start()
+        text = interrupted(interp, f"print('printed')\n{first}{WAITS[name]}", None, inside.wait)
+    finally:
+        release.set()
+    assert "Output before the error:\nprinted\n" in text
+
+
+def test_while_a_variable_is_decoded(interp: KernelInterpreter) -> None:
+    """A large input is still on its way in: its cell does not begin, and says so."""
+    rows = [{"n": number, "text": str(number)} for number in range(400_000)]
+    text = interrupted(interp, "ran = True\nimport time; time.sleep(60)", {"rows": rows}, at_once)
+    assert "line 2" not in text
+    assert interp.execute("'ran' in globals()") == "False"
+
+
+def test_while_a_tools_result_is_decoded(interp: KernelInterpreter) -> None:
+    """The call ends in the interrupt; the tool is not called again, and later calls get their own results."""
+    gave, calls = threading.Event(), []
+
+    def rows() -> list[dict[str, Any]]:
+        calls.append(1)
+        gave.set()
+        return [{"n": number, "text": str(number)} for number in range(400_000)]
+
+    interp.tools.update(rows=rows, add=lambda a, b: a + b)
+    interrupted(interp, "big = rows()\nimport time; time.sleep(60)", None, gave.wait)
+    assert len(calls) == 1
+    assert interp.execute("add(1, 2)") == 3
+
+
+def test_only_a_timeout_kills_what_nothing_reaches() -> None:
+    """One call into C that never looks at signals: after its time the kernel dies, and the error says why."""
+    code = "print('printed', flush=True)\nsum(range(10**12))"
+    with KernelInterpreter(sandbox="local", execution_timeout=0.5) as interpreter:
+        interpreter.start()
+        with pytest.raises(CodeInterpreterError, match="nothing stopped the code, so the kernel was killed") as caught:
+            interpreter.execute(code)
+        assert "all variables are lost" in str(caught.value)
+        assert "printed" in str(caught.value)
+
+
+def test_without_a_cell_nothing_happens(interp: KernelInterpreter) -> None:
+    """Before a start, between cells and after the end."""
+    interp.interrupt()
+    assert interp.execute("1 + 1") == 2
+    other = KernelInterpreter(sandbox="local")
+    other.interrupt()
+    other.shutdown()
+    other.interrupt()
