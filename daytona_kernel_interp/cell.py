@@ -124,6 +124,9 @@ class Cell:
         self.failed_to_compile = False
         self.submission: Sequence[Any] | None = None
         self.value: Sequence[Any] | None = None
+        self.variable: Sequence[Any] | None = None
+        self.kept: list[str] = []  # keys of the large variables that the kernel keeps
+        self.forgotten = False  # it lacked one, and did not run the cell
         self._shown_error: CellError | None = None
         self._reply_error: CellError | None = None
         self._chars_left = None if max_output_chars is None else 2 * max_output_chars + _SLACK_CHARS
@@ -155,6 +158,9 @@ class Cell:
             self.failed_to_compile = ours.get("compiled") is False
             if isinstance(ours.get("value"), str):
                 self.value = [ours["value"].encode("utf-8", "replace")]
+            if isinstance(ours.get("kept"), list):
+                self.kept = [key for key in ours["kept"] if isinstance(key, str)]
+            self.forgotten = ours.get("forgotten") is True
         if content.get("status") == "error":
             name, text = str(content.get("ename", "Error")), str(content.get("evalue", ""))
             lines = content.get("traceback")
@@ -205,6 +211,8 @@ class Cell:
                 yield Submitted(buffers)
             case {"op": "value"}:
                 self.value = buffers
+            case {"op": "variable"}:
+                self.variable = buffers
             case {"op": "pending", "ids": [*ids]}:
                 yield PendingCalls([call_id for call_id in ids if type(call_id) is int])
             case {"op": "abandoned", "ids": [*ids]}:

@@ -9,6 +9,7 @@ import difflib
 import inspect
 import keyword
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -137,6 +138,19 @@ def failure(error: BaseException) -> ToolFailure:
     except Exception:
         message = ""
     return ToolFailure(type(error).__name__, tuple(bases), message)
+
+
+def weakly(invoke: Invoke) -> Invoke:
+    """Return a method's like that does not keep its object alive: a session must not keep its interpreter so."""
+    weak = weakref.WeakMethod(invoke)
+
+    def call_method(name: str, arguments: dict[str, Any]) -> Any:
+        method = weak()
+        if method is None:
+            raise RuntimeError("the interpreter is gone")
+        return method(name, arguments)
+
+    return call_method
 
 
 class ToolRunner:

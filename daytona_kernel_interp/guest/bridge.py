@@ -175,6 +175,21 @@ class Bridge:
         self._send({"op": "value"}, buffers)
         return None
 
+    def send_variable(self, name: str, namespace: dict[str, Any]) -> None:
+        """Send a variable that the host asked for.
+
+        Raises:
+            NameError: If there is none.
+            TypeError: If it cannot leave the sandbox.
+        """
+        if name not in namespace:
+            raise NameError(f"name {name!r} is not defined")
+        try:
+            buffers = values.dumps(namespace[name], max_bytes=self._max_value_bytes, snapshot=True)
+        except (values.UnsupportedValue, values.ValueTooLarge) as error:
+            raise TypeError(f"variable {name!r} cannot be sent to the host: {error}") from None
+        self._send({"op": "variable"}, buffers)
+
     def _send(self, data: dict[str, Any], buffers: Sequence[Any]) -> None:
         for stream in self._streams:  # first: prints must not be overtaken by the message that follows them
             stream.flush()

@@ -79,14 +79,20 @@ def dumps(value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES, snapshot: bool
         UnsupportedValue: If it, or something in it, has a type that no codec carries, or nests too deeply.
         ValueTooLarge: If the buffers together exceed ``max_bytes``.
     """
+    buffers, _ = encode(value, max_bytes=max_bytes)
+    return list(map(bytes, buffers)) if snapshot else buffers
+
+
+def encode(value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES) -> tuple[list[Buffer], bool]:
+    """Return the buffers, and whether everything in the value has exactly a type that Python has, none of it binary."""
     encoder = _Encoder(max_bytes)
-    with _collector_paused():
+    with collector_paused():
         tree = encoder.encode(value, 0)
     head = json.dumps(tree, allow_nan=False, separators=(",", ":")).encode("ascii")
     buffers = [head, *encoder.buffers]
     if max_bytes is not None and sum(map(len, buffers)) > max_bytes:
         raise ValueTooLarge(f"the value takes more than {max_bytes} bytes")
-    return list(map(bytes, buffers)) if snapshot else buffers
+    return buffers, encoder.exact
 
 
 def loads(buffers: Sequence[Buffer]) -> Any:
@@ -95,12 +101,18 @@ def loads(buffers: Sequence[Buffer]) -> Any:
     Raises:
         RemoteProtocolError: If they are not what :func:`dumps` makes.
     """
+    return decode(buffers)[0]
+
+
+def decode(buffers: Sequence[Buffer]) -> tuple[Any, bool]:
+    """Return the value, and whether it is made of JSON's types, texts, numbers, tuples and sets, or is bytes."""
     if not buffers:
         raise RemoteProtocolError("a value without buffers")
     try:
-        with _collector_paused():
+        with collector_paused():
             tree = json.loads(bytes(buffers[0]), parse_constant=_refuse_constant)
-            return _Decoder(buffers).decode(tree, 0)
+            decoder = _Decoder(buffers)
+            return decoder.decode(tree, 0), decoder.exact
     except RemoteProtocolError:
         raise
     except Exception as error:  # whatever a hostile peer put there: the builders below raise what their types raise
@@ -108,7 +120,7 @@ def loads(buffers: Sequence[Buffer]) -> Any:
 
 
 @contextlib.contextmanager
-def _collector_paused() -> Iterator[None]:
+def collector_paused() -> Iterator[None]:
     """Keep the cyclic collector from walking over and over what is being built: it takes half the time otherwise."""
     if not gc.isenabled():
         yield
@@ -132,6 +144,7 @@ class _Encoder:
         self._max_bytes = max_bytes
         self._size = 0
         self._hashed = 0  # how many sets and keys we are in
+        self.exact = True
 
     def add_size(self, size: int) -> None:
         """Count what is certain to be sent, so that a value far too large is refused before it is encoded whole."""
@@ -149,6 +162,7 @@ class _Encoder:
 
     def _encode_by_kind(self, value: Any, depth: int) -> Any:
         """Encode a subclass as its base, a structured type as its fields."""
+        self.exact = False
         if isinstance(value, enum.Enum):
             return self.encode(value.value, depth + 1)
         fields = _record_fields(value)
@@ -196,6 +210,7 @@ class _Encoder:
 
     def binary(self, value: bytes | bytearray | memoryview, depth: int) -> Any:
         data = bytes(value)
+        self.exact = False
         if len(data) < LARGE_BYTES:
             self.add_size(len(data))
             return _tagged("bytes", base64.b64encode(data).decode("ascii"))
@@ -337,6 +352,7 @@ class _Decoder:
         self._buffers = buffers
         self._used: set[int] = set()
         self._claimed = 0
+        self.exact = True
 
     def decode(self, tree: Any, depth: int) -> Any:
         if depth > MAX_DEPTH + 2:
@@ -350,6 +366,7 @@ class _Decoder:
         return self._build(tree[_TAG], tree["v"], depth)
 
     def _build(self, tag: Any, value: Any, depth: int) -> Any:
+        self.exact = self.exact and tag in _EXACT
         leaf = _LEAVES.get(tag)
         if leaf is not None:
             return leaf(value)
@@ -412,6 +429,10 @@ _LEAVES: dict[str, Callable[[Any], Any]] = {
     "uuid": uuid.UUID,
     "path": pathlib.Path,
 }
+
+_EXACT = frozenset(
+    ("tuple", "set", "frozenset", "dict", "bytes", "text", "str_at", "bytes_at", "float", "int", "complex")
+)
 
 _CONTAINERS: dict[str, Callable[[abc.Iterable[Any]], Any]] = {
     "tuple": tuple,
