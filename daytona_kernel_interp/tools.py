@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+from .arguments import validated
 from .loop import DaemonThreads, LoopThread
 from .settings import MAX_TOOL_THREADS
 from .wire import values
@@ -246,7 +247,7 @@ class ToolRunner:
             if tool is None:
                 raise NameError(f"the host offers no tool {name!r}")
             args, kwargs = values.loads(buffers)
-            return Reply("result", self._encode(self._invoke(name, bind(name, tool, args, kwargs))))
+            return Reply("result", self._encode(self._invoke(name, validated(tool, bind(name, tool, args, kwargs)))))
         except Exception as error:
             return Reply("error", values.dumps(failure(error).to_value()))
         except BaseException as error:
