@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .shown import describe, plain_text
 from .wire.calls import PREAMBLE_KEY
 
 if TYPE_CHECKING:
@@ -186,20 +187,20 @@ class Cell:
             if isinstance(output, StreamText):
                 parts.append(output.text)
             elif isinstance(output, DisplayData):
-                parts.append(f"{output.data.get('text/plain', '')}\n")
+                parts.append(f"{describe(output.data)}\n")
         if self.abandoned_calls:
             parts.append(
                 f"\n[{self.abandoned_calls} tool calls were not answered: their host died. They raised HostLost.]\n"
             )
         if self._refused:
             parts.append(f"\n[... {self._refused} further outputs beyond the limit were left out ...]\n")
-        return "".join(parts)
+        return plain_text("".join(parts))
 
     def value_text(self) -> str | None:
         """Return the repr of the last expression, or None if the cell showed none."""
         for output in reversed(self.outputs):
             if isinstance(output, ExecuteResult):
-                return str(output.data.get("text/plain", ""))
+                return describe(output.data)
         return None
 
     def _receive_request(self, data: Any, buffers: Sequence[Any]) -> Iterator[Event]:

@@ -88,6 +88,22 @@ def test_get_and_put(interp: KernelInterpreter) -> None:
     assert interp.execute("c") == 4
 
 
+def test_a_model_reads_what_a_picture_is(interp: KernelInterpreter) -> None:
+    """The text names it with its size; the outputs have it whole."""
+    interp.execute("from IPython.display import display, HTML, JSON\nfrom PIL import Image")
+    shown = interp.execute("display(Image.new('RGB', (64, 48)))\ndisplay(HTML('<b>x</b>'))\nprint('done')")
+    assert shown == "[figure 64x48 PNG]\n[HTML, 8 characters]\ndone\n"
+    picture, html, _ = interp.outputs
+    assert picture.data["image/png"].startswith("iVBOR")  # type: ignore[union-attr]
+    assert html.data["text/html"] == "<b>x</b>"  # type: ignore[union-attr]
+
+
+def test_a_progress_bar_counts_once(interp: KernelInterpreter) -> None:
+    """A model reads its last state, without colours."""
+    code = "import sys\nfor i in range(3): print(f'\\r\\x1b[32m{i}/2', end='', file=sys.stderr)\nprint('\\x1b[0m', file=sys.stderr)"
+    assert interp.execute(code) == "2/2\n"
+
+
 def sent(interp: KernelInterpreter, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return the list that gets the size of each request's buffers."""
     sizes: list[int] = []
