@@ -278,3 +278,28 @@ def test_submit_fields_reach_the_host(driver: Driver) -> None:
     cell = driver.run("SUBMIT('x', n=1)", fields=[Field("answer", "str"), Field("n", "int")]).cell
     assert cell.submission is not None
     assert cell.error is None
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("exit()", "SystemExit"),
+        ("import asyncio\nasync def f(): raise SystemExit(4)\nawait asyncio.create_task(f())", "SystemExit"),
+        ("import asyncio\nasync def f(): raise KeyboardInterrupt\nawait asyncio.gather(f())", "KeyboardInterrupt"),
+        ("input()", "StdinNotImplementedError"),
+        ("raise ValueError('\\ud800')", "ValueError"),
+        ("class Bad(Exception):\n    def __str__(self): raise RuntimeError\nraise Bad", "Bad"),
+        ("import builtins\nbuiltins.print = builtins.len = None", "TypeError"),
+        ("import os, sys\nsys.stdout.close(); sys.stdout = None; os.close(1)", None),
+        ("globals().clear()", None),
+        ("get_ipython().events.callbacks['post_run_cell'].clear()", None),
+    ],
+)
+def test_what_a_cell_broke_is_mended(driver: Driver, code: str, error: str | None) -> None:
+    """On every Python and ipykernel: the cell's own prints are kept, and the next one has all that it needs."""
+    driver.tools["add"] = lambda a, b: a + b
+    cell = driver.run(f"print('printed')\n{code}").cell
+    assert (cell.error.name if cell.error else None) == error
+    assert "printed\n" in cell.text()
+    assert driver.text("import os\nprint('next', flush=True); os.system('echo child');") == "next\nchild\n"
+    assert driver.value("(add(1, 2), len('abc'))") == (3, 3)
