@@ -125,7 +125,7 @@ class Cell:
         self.failed_to_compile = False
         self.submission: Sequence[Any] | None = None
         self.value: Sequence[Any] | None = None
-        self.variable: Sequence[Any] | None = None
+        self.wanted: Sequence[Any] | None = None
         self.kept: list[str] = []  # keys of the large variables that the kernel keeps
         self.forgotten = False  # it lacked one, and did not run the cell
         self._shown_error: CellError | None = None
@@ -212,8 +212,8 @@ class Cell:
                 yield Submitted(buffers)
             case {"op": "value"}:
                 self.value = buffers
-            case {"op": "variable"}:
-                self.variable = buffers
+            case {"op": "wanted"}:
+                self.wanted = buffers
             case {"op": "pending", "ids": [*ids]}:
                 yield PendingCalls([call_id for call_id in ids if type(call_id) is int])
             case {"op": "abandoned", "ids": [*ids]}:

@@ -372,7 +372,7 @@ class KernelInterpreter(Exchange):
         context.run(_executing.set, _executing.get() | {id(self)})
         return context
 
-    def _prepare(self, code: str, variables: Mapping[str, Any] | None, wanted: str | None = None) -> Request:
+    def _prepare(self, code: str, variables: Mapping[str, Any] | None, wanted: Any = None) -> Request:
         try:
             check_limits(execution_timeout=self.execution_timeout, max_output_chars=self.max_output_chars)
             return prepare(

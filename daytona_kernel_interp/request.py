@@ -42,11 +42,11 @@ def prepare(
     max_output_chars: int | None,
     max_value_bytes: int | None,
     inputs: Inputs | None = None,
-    wanted: str | None = None,
+    wanted: str | dict[str, Any] | None = None,
 ) -> Request:
     """Return the request for one cell.
 
-    ``inputs`` knows what need not be sent; ``wanted`` is a variable to be sent back after the cell.
+    ``inputs`` knows what need not be sent; ``wanted`` is what it is to send back after the cell.
 
     Raises:
         InvalidRequest: If code, a name, a tool or a variable is none that can be sent.

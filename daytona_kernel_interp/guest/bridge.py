@@ -21,6 +21,7 @@ import comm
 from ..wire import values
 from ..wire.calls import COMM_TARGET, SMALL_VALUE_BYTES, Field, Preamble, ToolFailure, ToolSpec
 from .failures import ToolError, to_exception
+from .files import serve
 from .submit import make_submit
 
 Reply = tuple[dict[str, Any], Sequence[Any]]
@@ -175,20 +176,22 @@ class Bridge:
         self._send({"op": "value"}, buffers)
         return None
 
-    def send_variable(self, name: str, namespace: dict[str, Any]) -> None:
-        """Send a variable that the host asked for.
+    def send_wanted(self, wanted: str | dict[str, Any], namespace: dict[str, Any]) -> None:
+        """Send the variable of that name, or the answer to a request for a file.
 
         Raises:
-            NameError: If there is none.
+            NameError: If there is no such variable.
             TypeError: If it cannot leave the sandbox.
+            OSError: If the file cannot be read or written.
         """
-        if name not in namespace:
-            raise NameError(f"name {name!r} is not defined")
+        if isinstance(wanted, str) and wanted not in namespace:
+            raise NameError(f"name {wanted!r} is not defined")
+        answer = namespace[wanted] if isinstance(wanted, str) else serve(wanted)
         try:
-            buffers = values.dumps(namespace[name], max_bytes=self._max_value_bytes, snapshot=True)
+            buffers = values.dumps(answer, max_bytes=self._max_value_bytes, snapshot=True)
         except (values.UnsupportedValue, values.ValueTooLarge) as error:
-            raise TypeError(f"variable {name!r} cannot be sent to the host: {error}") from None
-        self._send({"op": "variable"}, buffers)
+            raise TypeError(f"variable {wanted!r} cannot be sent to the host: {error}") from None
+        self._send({"op": "wanted"}, buffers)
 
     def _send(self, data: dict[str, Any], buffers: Sequence[Any]) -> None:
         for stream in self._streams:  # first: prints must not be overtaken by the message that follows them

@@ -269,7 +269,7 @@ class Kernel(IPythonKernel):
                     code, *args, cell_meta=cell_meta, cell_id=cell_id, **kwargs
                 )
                 if self._preamble is not None and self._preamble.wanted is not None:
-                    self._bridge.send_variable(self._preamble.wanted, self.shell.user_ns)
+                    self._bridge.send_wanted(self._preamble.wanted, self.shell.user_ns)
                 return reply
             except _ENDINGS as error:
                 # IPython stumbled over what the code did, such as replacing builtins; the cell has ended, though.

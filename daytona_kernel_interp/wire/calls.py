@@ -11,7 +11,7 @@ of its own). ``content.data`` is one of the objects below, values travel as the 
 call       to host     ``id`` int, ``name`` str        [args, kwargs]
 submit     to host                                     {field: value}
 value      to host                                     the cell's last expression, where JSON carries it
-variable   to host                                     the value that :attr:`Preamble.wanted` names
+wanted     to host                                     the answer to :attr:`Preamble.wanted`
 result     to cell     ``id``                          the tool's return value
 error      to cell     ``id``                          :class:`ToolFailure` as a dict
 raise      to cell     ``cell`` msg_id                 none; KeyboardInterrupt into that cell's main thread
@@ -89,7 +89,9 @@ class Preamble:
     max_output_chars: int | None = None
     max_value_bytes: int | None = None
     kept: tuple[tuple[str, str, int], ...] = ()
-    wanted: str | None = None  # a variable that the host wants to have after the cell
+    # What the host wants after the cell: the variable of this name; or a step with a file, see guest/files.py: "do"
+    # (write, folder, list or read), "path", and what that takes.
+    wanted: str | dict[str, Any] | None = None
 
     def to_value(self) -> dict[str, Any]:
         """Return the plain dict that goes through the value codec."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -100,8 +101,8 @@ def test_a_model_reads_what_a_picture_is(interp: KernelInterpreter) -> None:
 
 def test_a_progress_bar_counts_once(interp: KernelInterpreter) -> None:
     """A model reads its last state, without colours."""
-    code = "import sys\nfor i in range(3): print(f'\\r\\x1b[32m{i}/2', end='', file=sys.stderr)\nprint('\\x1b[0m', file=sys.stderr)"
-    assert interp.execute(code) == "2/2\n"
+    bar = "for i in range(3): print(f'\\r\\x1b[32m{i}/2', end='', file=sys.stderr)"
+    assert interp.execute(f"import sys\n{bar}\nprint('\\x1b[0m', file=sys.stderr)") == "2/2\n"
 
 
 def sent(interp: KernelInterpreter, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -157,3 +158,65 @@ def test_a_missing_library_is_named_with_the_variable(interp: KernelInterpreter)
     finally:
         interp.execute("sys.modules.update(kept)")
     assert interp.execute("v.height", {"v": pl.DataFrame({"a": [1]})}) == 1
+
+
+# --- files ------------------------------------------------------------------------------------------------
+
+
+def test_files_and_folders_there_and_back(interp: KernelInterpreter, tmp_path: Path) -> None:
+    """Also empty ones, and one of several pieces, which is told as it goes."""
+    source = tmp_path / "source"
+    (source / "inner" / "empty").mkdir(parents=True)
+    (source / "a.txt").write_text("äöü")
+    (source / "nothing").touch()
+    (source / "inner" / "large.bin").write_bytes(bytes(range(256)) * (80 << 10))
+    (source / "circle").symlink_to(source)
+    steps: list[tuple[int, int]] = []
+    interp.upload(source, "up/loaded", lambda *step: steps.append(step))
+    size = (20 << 20) + 6
+    assert steps[-1] == (size, size)
+    assert len(steps) >= 4
+    assert interp.execute("import os; sorted(os.listdir('up/loaded'))") == ["a.txt", "inner", "nothing"]
+    steps.clear()
+    copy = interp.download("up/loaded", tmp_path / "copy", lambda *step: steps.append(step))
+    assert steps[-1] == (size, size)
+    assert copy == tmp_path / "copy"
+    names = sorted(path.relative_to(copy).as_posix() for path in copy.rglob("*"))
+    assert names == ["a.txt", "inner", "inner/empty", "inner/large.bin", "nothing"]
+    for name in ("a.txt", "nothing", "inner/large.bin"):
+        assert (copy / name).read_bytes() == (source / name).read_bytes()
+
+
+def test_one_file(interp: KernelInterpreter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under its own name, if no other is given; what was there is replaced, though it was longer."""
+    monkeypatch.chdir(tmp_path)
+    for text in ("long text", "short"):
+        Path("one.txt").write_text(text)
+        interp.upload("one.txt")
+        Path("one.txt").unlink()
+        assert interp.download("one.txt").read_text() == text
+
+
+def test_files_that_are_not_there(interp: KernelInterpreter, tmp_path: Path) -> None:
+    """The error is that of the side which lacks it."""
+    with pytest.raises(FileNotFoundError):
+        interp.upload(tmp_path / "nothing")
+    with pytest.raises(CodeExecutionError, match=r"download\(\): FileNotFoundError: .*nothing"):
+        interp.download("nothing", tmp_path / "x")
+    with pytest.raises(CodeExecutionError, match=r"upload\(\): \w+Error: .*/dev/null"):
+        interp.upload(__file__, "/dev/null/x")
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "a/../../x", "a\\x", "a\0", 5])
+def test_a_sandbox_cannot_write_outside_of_the_folder(interp: KernelInterpreter, tmp_path: Path, name: Any) -> None:
+    """It may list whatever it likes."""
+    interp.execute(
+        "import daytona_kernel_interp.guest.bridge as bridge\nkept = bridge.serve\n"
+        "bridge.serve = lambda request: [(name, 1)] if request['do'] == 'list' else b'x'",
+        {"name": name},
+    )
+    try:
+        with pytest.raises(CodeInterpreterError, match="cannot be one of the folder's"):
+            interp.download("folder", tmp_path / "x")
+    finally:
+        interp.execute("bridge.serve = kept")
