@@ -2,7 +2,8 @@
 
 A cell has no instance of a host's class to pass; it passes a dict, or an object that arrives as a record. A parameter
 annotated with a pydantic model or a dataclass, also within a list or the like, gets a validated instance. Nothing else
-is converted: a tool that is annotated with ``int`` gets what the cell passed.
+is converted: a tool that is annotated with ``int`` gets what the cell passed. Without pydantic, which comes with DSPy,
+nothing is.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ import inspect
 import typing
 import weakref
 from typing import TYPE_CHECKING, Any
-
-import pydantic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -59,18 +58,22 @@ def _wanted(tool: Callable[..., Any]) -> dict[str, tuple[Any, bool]]:
 def _look_at(tool: Callable[..., Any]) -> dict[str, tuple[Any, bool]]:
     wanted: dict[str, tuple[Any, bool]] = {}
     try:
+        from pydantic import BaseModel, TypeAdapter  # a kernel can be driven where it is not installed
+    except ImportError:
+        return {}
+    try:
         signature = inspect.signature(tool)
         hints = typing.get_type_hints(inspect.unwrap(tool), include_extras=True)
     except Exception:  # builtins; names in annotations that exist for type checkers only
         return {}
     for parameter in signature.parameters.values():
         hint: Any = hints.get(parameter.name)
-        if _is_structured(hint):
-            wanted[parameter.name] = (pydantic.TypeAdapter(hint), parameter.kind is parameter.VAR_POSITIONAL)
+        if _is_structured(hint, BaseModel):
+            wanted[parameter.name] = (TypeAdapter(hint), parameter.kind is parameter.VAR_POSITIONAL)
     return wanted
 
 
-def _is_structured(hint: Any, depth: int = 0) -> bool:
-    if inspect.isclass(hint) and (dataclasses.is_dataclass(hint) or issubclass(hint, pydantic.BaseModel)):
+def _is_structured(hint: Any, model: type, depth: int = 0) -> bool:
+    if inspect.isclass(hint) and (dataclasses.is_dataclass(hint) or issubclass(hint, model)):
         return True
-    return depth < _MAX_DEPTH and any(_is_structured(inner, depth + 1) for inner in typing.get_args(hint))
+    return depth < _MAX_DEPTH and any(_is_structured(inner, model, depth + 1) for inner in typing.get_args(hint))
