@@ -29,6 +29,7 @@ _DICTIONARY_BATCH, _RECORD_BATCH = 2, 3
 _CONTINUATION = 0xFFFFFFFF
 _EXTENSION = b"ARROW:extension"
 _COLUMN = "column"
+_MAX_DEPTH = 64
 
 
 def take_apart(value: Any) -> tuple[str, Any, list[Any]] | None:
@@ -90,8 +91,22 @@ def _read(data: memoryview) -> Any:
             raise ValueError("a compressed batch")
     with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
         table = reader.read_all()
+    for field in table.schema:
+        _check_names(field, 0)
     table.validate(full=True)
     return table
+
+
+def _check_names(field: Any, depth: int) -> None:
+    """Read all names: validate() leaves those that are no UTF-8 to whoever looks at them first."""
+    if depth > _MAX_DEPTH:
+        raise ValueError("types nest too deeply")
+    str(field.name)
+    kind = field.type
+    if pa.types.is_dictionary(kind):
+        _check_names(pa.field("", kind.value_type), depth + 1)
+    for place in range(kind.num_fields):
+        _check_names(kind.field(place), depth + 1)
 
 
 # --- the messages of a stream, as far as they must be known before pyarrow reads them -------------------------

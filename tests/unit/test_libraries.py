@@ -447,6 +447,7 @@ def test_arrow_streams_that_could_harm_are_refused() -> None:
     assert offsets in true
     assert_refused("pyarrow.table", [], true.replace(offsets, lie))
     assert_refused("pyarrow.table", [], true[:-40])
+    assert_refused("pyarrow.table", [], stream(pa.table({"t": [{"name": 1}]})).replace(b"name", b"\xffame"))
 
 
 _SEEDS: list[Any] = [
