@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .shown import describe, plain_text
 from .wire.calls import PREAMBLE_KEY
 
 if TYPE_CHECKING:
@@ -124,6 +125,9 @@ class Cell:
         self.failed_to_compile = False
         self.submission: Sequence[Any] | None = None
         self.value: Sequence[Any] | None = None
+        self.wanted: Sequence[Any] | None = None
+        self.kept: list[str] = []  # keys of the large variables that the kernel keeps
+        self.forgotten = False  # it lacked one, and did not run the cell
         self._shown_error: CellError | None = None
         self._reply_error: CellError | None = None
         self._chars_left = None if max_output_chars is None else 2 * max_output_chars + _SLACK_CHARS
@@ -155,6 +159,9 @@ class Cell:
             self.failed_to_compile = ours.get("compiled") is False
             if isinstance(ours.get("value"), str):
                 self.value = [ours["value"].encode("utf-8", "replace")]
+            if isinstance(ours.get("kept"), list):
+                self.kept = [key for key in ours["kept"] if isinstance(key, str)]
+            self.forgotten = ours.get("forgotten") is True
         if content.get("status") == "error":
             name, text = str(content.get("ename", "Error")), str(content.get("evalue", ""))
             lines = content.get("traceback")
@@ -180,20 +187,20 @@ class Cell:
             if isinstance(output, StreamText):
                 parts.append(output.text)
             elif isinstance(output, DisplayData):
-                parts.append(f"{output.data.get('text/plain', '')}\n")
+                parts.append(f"{describe(output.data)}\n")
         if self.abandoned_calls:
             parts.append(
                 f"\n[{self.abandoned_calls} tool calls were not answered: their host died. They raised HostLost.]\n"
             )
         if self._refused:
             parts.append(f"\n[... {self._refused} further outputs beyond the limit were left out ...]\n")
-        return "".join(parts)
+        return plain_text("".join(parts))
 
     def value_text(self) -> str | None:
         """Return the repr of the last expression, or None if the cell showed none."""
         for output in reversed(self.outputs):
             if isinstance(output, ExecuteResult):
-                return str(output.data.get("text/plain", ""))
+                return describe(output.data)
         return None
 
     def _receive_request(self, data: Any, buffers: Sequence[Any]) -> Iterator[Event]:
@@ -205,6 +212,8 @@ class Cell:
                 yield Submitted(buffers)
             case {"op": "value"}:
                 self.value = buffers
+            case {"op": "wanted"}:
+                self.wanted = buffers
             case {"op": "pending", "ids": [*ids]}:
                 yield PendingCalls([call_id for call_id in ids if type(call_id) is int])
             case {"op": "abandoned", "ids": [*ids]}:

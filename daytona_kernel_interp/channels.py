@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PROBE_S = 0.05  # between kernel_info requests until iopub is subscribed
+_PROBE_S, _SLOW_PROBE_S = 0.05, 5.0  # between kernel_info requests until iopub is subscribed
+_QUICK_PROBES = 100
 
 Message = dict[str, Any]
 
@@ -85,7 +86,8 @@ class Channels:
         probes: set[asyncio.Future[None]] = set()
         while not any(probe.done() for probe in probes):
             probes.add(self._probe())
-            await asyncio.wait(probes, timeout=_PROBE_S, return_when=asyncio.FIRST_COMPLETED)
+            wait_s = _PROBE_S if len(probes) < _QUICK_PROBES else _SLOW_PROBE_S  # C code may hold the kernel for hours
+            await asyncio.wait(probes, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
 
     async def barrier(self) -> None:
         """Return when everything that the kernel published before now has arrived: iopub is in order."""

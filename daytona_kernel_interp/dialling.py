@@ -135,6 +135,11 @@ class DialledStream:
         return self._host.id
 
     @property
+    def unacked(self) -> bool:
+        """Whether the far end owes an ack."""
+        return self._host.stream.unacked
+
+    @property
     def attached(self) -> bool:
         """Whether a socket carries it now."""
         return self.carrier.socket is not None

@@ -18,14 +18,15 @@ from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
 from . import registry, settings
 from .dspy_versions import REOPENS, CodeExecutionError, with_callbacks
 from .errors import CellNotRun, KernelError
+from .exchange import Exchange
+from .inputs import Inputs
 from .loop import io_loop
-from .outcome import is_syntax_error, printed, returned, with_output
+from .outcome import is_syntax_error, printed, returned, submitted, with_output
 from .request import InvalidRequest, Request, check_limits, fields_of, prepare, tools_of
 from .running import CellResult, DiedInCell
 from .sandboxes.choice import choose
 from .session import Session
-from .tools import Tool, ToolAborted, call
-from .wire import values
+from .tools import Tool, ToolAborted, call, weakly
 from .wire.calls import Field
 from .wire.errors import RemoteProtocolError
 
@@ -47,7 +48,7 @@ _executing: contextvars.ContextVar[frozenset[int]] = contextvars.ContextVar(
 )
 
 
-class KernelInterpreter:
+class KernelInterpreter(Exchange):
     """A Python REPL for ``dspy.RLM`` and DSPy's other code-writing modules: a real IPython kernel in a sandbox.
 
     Nothing starts before the first :meth:`start` or :meth:`execute`. One call at a time; state is kept between calls
@@ -97,6 +98,7 @@ class KernelInterpreter:
         self.callbacks = list(callbacks or [])
         self._sandbox = sandbox
         self._outputs: list[Output] = []
+        self._inputs = Inputs()
         self._lock = threading.Lock()  # held by the call that runs
         self._session: Session | None = None
         self._pid = os.getpid()
@@ -274,7 +276,7 @@ class KernelInterpreter:
             return None if result is None else self._conclude(result, Request("", [], raw_only=False))
 
     async def _take_up(self, session_id: str, context: contextvars.Context) -> None:
-        invoke = functools.partial(_invoke, weakref.WeakMethod(self.invoke_tool))
+        invoke = weakly(self.invoke_tool)
         session = await Session.take_up(session_id, invoke, self.max_value_bytes)
         self._adopt(session)
         self._attached = True
@@ -371,7 +373,7 @@ class KernelInterpreter:
         context.run(_executing.set, _executing.get() | {id(self)})
         return context
 
-    def _prepare(self, code: str, variables: Mapping[str, Any] | None) -> Request:
+    def _prepare(self, code: str, variables: Mapping[str, Any] | None, wanted: Any = None) -> Request:
         try:
             check_limits(execution_timeout=self.execution_timeout, max_output_chars=self.max_output_chars)
             return prepare(
@@ -381,6 +383,8 @@ class KernelInterpreter:
                 self.output_fields,
                 max_output_chars=self.max_output_chars,
                 max_value_bytes=self.max_value_bytes,
+                inputs=self._inputs,
+                wanted=wanted,
             )
         except InvalidRequest as error:
             raise CodeInterpreterError(str(error)) from error.__cause__
@@ -394,9 +398,7 @@ class KernelInterpreter:
         if self._session is not None:
             return self._session
         try:
-            weak = weakref.WeakMethod(self.invoke_tool)
-            invoke = functools.partial(_invoke, weak)
-            session = await Session.start(choose(self._sandbox), invoke, self.max_value_bytes)
+            session = await Session.start(choose(self._sandbox), weakly(self.invoke_tool), self.max_value_bytes)
         except KernelError as error:  # nothing was started, so a later call may try again
             raise CodeInterpreterError(str(error)) from error
         if self._ended is not None:  # shut down from another thread meanwhile
@@ -407,6 +409,7 @@ class KernelInterpreter:
 
     def _adopt(self, session: Session) -> None:
         self._session, self._pid = session, os.getpid()
+        self._inputs.kernel_has(())
         self._finalizer = weakref.finalize(self, _close_forgotten, session, self._pid)
         self._finalizer.atexit = False  # the registry closes what is open then
 
@@ -417,7 +420,7 @@ class KernelInterpreter:
         await session.until_free()
         self._attached = False
         session.tools.begin_cell(self.tools, context, caller_loop)
-        return await session.kernel.run(
+        result = await session.kernel.run(
             request.code,
             request.buffers,
             session.tools,
@@ -425,6 +428,10 @@ class KernelInterpreter:
             max_output_chars=self.max_output_chars,
             on_output=self._report if self.on_output is not None else None,
         )
+        self._inputs.kernel_has(result.cell.kept)
+        if result.cell.forgotten and request.whole is not None:  # nothing has run
+            return await self._run(request.whole(), context, caller_loop)
+        return result
 
     def _report(self, output: Output) -> None:
         assert self.on_output is not None
@@ -454,13 +461,9 @@ class KernelInterpreter:
 
     def _submitted(self, buffers: Any) -> Any:
         try:
-            answer = values.loads(buffers)
+            return submitted(buffers, [field.name for field in fields_of(self.output_fields) or (Field("output"),)])
         except RemoteProtocolError as error:
-            raise CodeInterpreterError(f"The sandbox sent a SUBMIT that is no value: {error}.") from error
-        names = [field.name for field in fields_of(self.output_fields) or (Field("output"),)]
-        if not isinstance(answer, dict) or list(answer) != names:
-            raise CodeInterpreterError("The sandbox sent a SUBMIT whose fields are not the output fields.")
-        return answer
+            raise CodeInterpreterError(f"The sandbox sent a SUBMIT {error}.") from error
 
     # --- copies: a fresh, unstarted interpreter of the same configuration -----------------------------------
 
@@ -483,14 +486,6 @@ class KernelInterpreter:
             "callbacks": self.callbacks,
         }
         return functools.partial(KernelInterpreter, **keywords), (dict(self.tools), self.output_fields)
-
-
-def _invoke(weak: weakref.WeakMethod[Any], name: str, arguments: dict[str, Any]) -> Any:
-    # The session must not keep its interpreter alive, or a forgotten one would never end.
-    method = weak()
-    if method is None:
-        raise RuntimeError("the interpreter is gone")
-    return method(name, arguments)
 
 
 def _close_forgotten(session: Session, pid: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -99,7 +100,7 @@ class Kernel(Watcher):
         try:
             while pending := [step for step in steps if not step.done()]:
                 left_s = end - asyncio.get_running_loop().time()
-                await first_of(*pending, self._dead, timeout_s=max(0.0, left_s))
+                await first_of(*pending, self._dead, timeout_s=None if left_s == math.inf else max(0.0, left_s))
                 for step in steps:
                     if step.done():
                         step.result()
@@ -254,7 +255,7 @@ class Kernel(Watcher):
             except KernelError:
                 break
             await first_of(run.over, self._dead, timeout_s=patience_s)
-            if run.ours and not (run.started or run.over.done() or self._dead.done()):
+            if not (run.started or run.over.done() or self._dead.done()) and self._tunnel.on_its_way(self.id, "shell"):
                 await self._take_back(run)
             if run.over.done():
                 return rung
@@ -413,7 +414,9 @@ class Kernel(Watcher):
         self._tunnel.reopen_kernel(self.id)
         channels = self._open_channels()
         channels.hold()
-        await self._wait_for_all([asyncio.ensure_future(channels.until_subscribed())], START_S)
+        await self._wait_for_all(
+            [asyncio.ensure_future(channels.until_subscribed())], math.inf
+        )  # C code may hold it up
         cell = None if self._run is None else self._run.cell.msg_id
         recovered = await self._read_journal(self._last_iopub, cell)
         self._apply(recovered)

@@ -10,6 +10,8 @@ from .wire import values
 from .wire.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .cell import Cell, CellError
     from .running import CellResult
 
@@ -56,6 +58,21 @@ def is_syntax_error(cell: Cell) -> bool:
     """Whether the cell's own source does not compile (an ``exec`` that fails in it is another matter)."""
     names = ("SyntaxError", "IndentationError", "TabError")
     return cell.error is not None and cell.failed_to_compile and cell.error.name in names
+
+
+def submitted(buffers: Sequence[values.Buffer], names: Sequence[str]) -> dict[str, Any]:
+    """Return what SUBMIT carried.
+
+    Raises:
+        RemoteProtocolError: If it is no value, or its fields have not these names in this order.
+    """
+    try:
+        answer = values.loads(buffers)
+    except RemoteProtocolError as error:
+        raise RemoteProtocolError(f"that is no value: {error}") from error
+    if not isinstance(answer, dict) or list(answer) != list(names):
+        raise RemoteProtocolError("whose fields are not the output fields")
+    return answer
 
 
 def with_output(summary: str, error: CellError | None, text: str) -> str:

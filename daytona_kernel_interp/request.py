@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import keyword
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_jsonable_python
 
+from .inputs import Encoded, Inputs
 from .tools import InvalidTool, Tool, describe
 from .wire import values
 from .wire.calls import Field, Preamble, ToolSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 class InvalidRequest(ValueError):
@@ -28,6 +30,7 @@ class Request:
     code: str
     buffers: list[values.Buffer]  # its preamble
     raw_only: bool  # Flex's cells want the bare value of the last expression
+    whole: Callable[[], Request] | None = None  # the same with what the kernel is thought to have, if that is anything
 
 
 def prepare(
@@ -38,8 +41,12 @@ def prepare(
     *,
     max_output_chars: int | None,
     max_value_bytes: int | None,
+    inputs: Inputs | None = None,
+    wanted: str | dict[str, Any] | None = None,
 ) -> Request:
     """Return the request for one cell.
+
+    ``inputs`` knows what need not be sent; ``wanted`` is what it is to send back after the cell.
 
     Raises:
         InvalidRequest: If code, a name, a tool or a variable is none that can be sent.
@@ -48,18 +55,50 @@ def prepare(
     _check_code(code)
     given = _named(variables)
     raw_only = any(name.startswith("__dspy_") for name in given)
+    given = {name: _dspy_form(name, value) for name, value in given.items()} if raw_only else given
+    encoded = _encode_each(given, inputs or Inputs(), max_value_bytes)
+    large = {name: one for name, one in encoded.items() if one.key}
     preamble = Preamble(
-        variables={name: _dspy_form(name, value) for name, value in given.items()} if raw_only else given,
+        variables={name: value for name, value in given.items() if name not in large},
         tools=_specs(tools),
         fields=fields_of(output_fields),
         max_output_chars=max_output_chars,
         max_value_bytes=max_value_bytes,
+        kept=tuple((name, one.key, len(one.buffers)) for name, one in large.items()),
+        wanted=wanted,
     )
     try:
         buffers = values.dumps(preamble.to_value(), max_bytes=max_value_bytes)
     except (values.UnsupportedValue, values.ValueTooLarge) as error:
-        raise InvalidRequest(_why_unsendable(given, error, max_value_bytes)) from error
-    return Request(code, buffers, raw_only)
+        raise InvalidRequest(f"The variables cannot be sent to the kernel: {error}.") from error
+    for one in large.values():
+        buffers += one.buffers
+    whole = None
+    if not all(one.buffers for one in large.values()):
+        whole = functools.partial(
+            prepare,
+            code,
+            variables,
+            tools,
+            output_fields,
+            max_output_chars=max_output_chars,
+            max_value_bytes=max_value_bytes,
+            wanted=wanted,
+        )
+    return Request(code, buffers, raw_only, whole)
+
+
+def _encode_each(given: Mapping[str, Any], inputs: Inputs, max_bytes: int | None) -> dict[str, Encoded]:
+    encoded, size = {}, 0
+    for name, value in given.items():
+        try:
+            encoded[name] = inputs.encode(name, value, max_bytes)
+        except (values.UnsupportedValue, values.ValueTooLarge) as error:
+            raise InvalidRequest(f"Variable {name!r} cannot be sent to the kernel: {error}.") from error
+        size += sum(map(len, encoded[name].buffers))
+    if max_bytes is not None and size > max_bytes:
+        raise InvalidRequest(f"The variables cannot be sent to the kernel: they take more than {max_bytes} bytes.")
+    return encoded
 
 
 def fields_of(output_fields: Sequence[Mapping[str, Any]] | None) -> tuple[Field, ...] | None:
@@ -132,15 +171,6 @@ def _specs(tools: Mapping[str, Tool]) -> tuple[ToolSpec, ...]:
         return tuple(describe(name, tool) for name, tool in tools.items())
     except InvalidTool as error:
         raise InvalidRequest(f"{error}.") from None
-
-
-def _why_unsendable(variables: Mapping[str, Any], error: Exception, max_bytes: int | None) -> str:
-    for name, value in variables.items():
-        try:
-            values.dumps(value, max_bytes=max_bytes)
-        except (values.UnsupportedValue, values.ValueTooLarge) as found:
-            return f"Variable {name!r} cannot be sent to the kernel: {found}."
-    return f"The variables cannot be sent to the kernel: {error}."
 
 
 def _dspy_form(name: str, value: Any) -> Any:

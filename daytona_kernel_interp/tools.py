@@ -9,11 +9,13 @@ import difflib
 import inspect
 import keyword
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+from .arguments import validated
 from .loop import DaemonThreads, LoopThread
 from .settings import MAX_TOOL_THREADS
 from .wire import values
@@ -139,6 +141,19 @@ def failure(error: BaseException) -> ToolFailure:
     return ToolFailure(type(error).__name__, tuple(bases), message)
 
 
+def weakly(invoke: Invoke) -> Invoke:
+    """Return a method's like that does not keep its object alive: a session must not keep its interpreter so."""
+    weak = weakref.WeakMethod(invoke)
+
+    def call_method(name: str, arguments: dict[str, Any]) -> Any:
+        method = weak()
+        if method is None:
+            raise RuntimeError("the interpreter is gone")
+        return method(name, arguments)
+
+    return call_method
+
+
 class ToolRunner:
     """Runs one interpreter's tool calls: each in a worker thread, in its own copy of the caller's context."""
 
@@ -232,7 +247,7 @@ class ToolRunner:
             if tool is None:
                 raise NameError(f"the host offers no tool {name!r}")
             args, kwargs = values.loads(buffers)
-            return Reply("result", self._encode(self._invoke(name, bind(name, tool, args, kwargs))))
+            return Reply("result", self._encode(self._invoke(name, validated(tool, bind(name, tool, args, kwargs)))))
         except Exception as error:
             return Reply("error", values.dumps(failure(error).to_value()))
         except BaseException as error:
@@ -240,7 +255,7 @@ class ToolRunner:
 
     def _encode(self, result: Any) -> list[values.Buffer]:
         try:
-            return values.dumps(result, max_bytes=self._max_value_bytes)
+            return values.dumps(result, max_bytes=self._max_value_bytes, snapshot=True)  # the tool may go on with it
         except values.UnsupportedValue:
             return values.dumps(str(result), max_bytes=self._max_value_bytes)  # as DSPy's own interpreters do
 

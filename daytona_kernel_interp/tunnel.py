@@ -209,6 +209,12 @@ class Tunnel:
         self.suspend_kernel(kernel_id)
         self._kernels.pop(kernel_id, None)
 
+    def on_its_way(self, kernel_id: str, channel: str) -> bool:
+        """Whether bytes of our own client have not all reached the kernel's socket of ``channel``."""
+        endpoints = self._kernels.get(kernel_id)
+        streams = endpoints.streams if endpoints is not None else ()
+        return any(stream.ours and stream.channel == channel and stream.unacked for stream in streams)
+
     async def signal(self, kernel_id: str, name: str) -> None:
         """Send ``interrupt`` (SIGINT) or ``kill`` (SIGKILL) to the kernel's process group.
 

@@ -21,6 +21,7 @@ import comm
 from ..wire import values
 from ..wire.calls import COMM_TARGET, SMALL_VALUE_BYTES, Field, Preamble, ToolFailure, ToolSpec
 from .failures import ToolError, to_exception
+from .files import serve
 from .submit import make_submit
 
 Reply = tuple[dict[str, Any], Sequence[Any]]
@@ -140,7 +141,7 @@ class Bridge:
         if os.getpid() != self._pid:
             raise RuntimeError(f"{name}() can be called from the cell and its threads, not from a child process")
         try:
-            buffers = values.dumps([list(args), kwargs], max_bytes=self._max_value_bytes)
+            buffers = values.dumps([list(args), kwargs], max_bytes=self._max_value_bytes, snapshot=True)
         except (values.UnsupportedValue, values.ValueTooLarge) as error:
             raise TypeError(f"{name}() cannot send this argument to the host: {error}") from None
         call_id = next(self._ids)
@@ -174,6 +175,23 @@ class Bridge:
             return None
         self._send({"op": "value"}, buffers)
         return None
+
+    def send_wanted(self, wanted: str | dict[str, Any], namespace: dict[str, Any]) -> None:
+        """Send the variable of that name, or the answer to a request for a file.
+
+        Raises:
+            NameError: If there is no such variable.
+            TypeError: If it cannot leave the sandbox.
+            OSError: If the file cannot be read or written.
+        """
+        if isinstance(wanted, str) and wanted not in namespace:
+            raise NameError(f"name {wanted!r} is not defined")
+        answer = namespace[wanted] if isinstance(wanted, str) else serve(wanted)
+        try:
+            buffers = values.dumps(answer, max_bytes=self._max_value_bytes, snapshot=True)
+        except (values.UnsupportedValue, values.ValueTooLarge) as error:
+            raise TypeError(f"variable {wanted!r} cannot be sent to the host: {error}") from None
+        self._send({"op": "wanted"}, buffers)
 
     def _send(self, data: dict[str, Any], buffers: Sequence[Any]) -> None:
         for stream in self._streams:  # first: prints must not be overtaken by the message that follows them

@@ -32,6 +32,7 @@ from ..wire import values
 from ..wire.calls import PREAMBLE_KEY, Preamble
 from .bridge import Bridge
 from .failures import ToolError
+from .keeping import Keeping, ValueForgotten, resolve
 from .mending import Belongings
 from .output import CellStream, OutputBudget, end_cell, pack
 from .submit import SubmitSignal
@@ -197,6 +198,8 @@ class Kernel(IPythonKernel):
         self._belongings = Belongings(self.shell, self._streams)
         self._error: BaseException | None = None  # what ended the cell
         self._value: str | None = None  # the cell's last expression, where it is small
+        self._keeping = Keeping()
+        self._forgotten = False
         self.session.pack = pack
         # IPython says so at each SystemExit, of its terminal.
         warnings.filterwarnings("ignore", message="To exit: use 'exit', 'quit', or Ctrl-D.")
@@ -212,6 +215,7 @@ class Kernel(IPythonKernel):
         """Apply the preamble in the request's buffers, then run the cell as ipykernel does."""
         self._preamble, self._refusal, self._failed_to_compile = None, None, False
         self._error = self._value = None
+        self._forgotten = False
         self._belongings.mend()
         self._belongings.mend_descriptors()
         self.shell._last_traceback = self.shell.transformed = None
@@ -240,7 +244,12 @@ class Kernel(IPythonKernel):
         parent["buffers"] = []  # ipykernel keeps the request as parent for as long as the cell runs; not its payload
         try:
             preamble = Preamble.from_value(values.loads(buffers))
+            preamble.variables.update(resolve(self._keeping, preamble.kept, buffers))
             self._bridge.begin_cell(parent, preamble, self.shell.user_ns)
+        except ValueForgotten as error:
+            self._forgotten = True
+            self._refusal = ("ValueForgotten", str(error))
+            return
         except Exception as error:  # an error here would leave the host without any reply
             self._refusal = ("PreambleError", f"the kernel cannot apply the cell's preamble: {error}")
             return
@@ -259,6 +268,8 @@ class Kernel(IPythonKernel):
                 reply: dict[str, Any] = await super().do_execute(
                     code, *args, cell_meta=cell_meta, cell_id=cell_id, **kwargs
                 )
+                if self._preamble is not None and self._preamble.wanted is not None:
+                    self._bridge.send_wanted(self._preamble.wanted, self.shell.user_ns)
                 return reply
             except _ENDINGS as error:
                 # IPython stumbled over what the code did, such as replacing builtins; the cell has ended, though.
@@ -296,7 +307,9 @@ class Kernel(IPythonKernel):
     def finish_metadata(self, parent: Any, metadata: dict[str, Any], reply_content: dict[str, Any]) -> dict[str, Any]:
         """Tell the host whether the code failed before any of it ran, and a small value."""
         metadata = super().finish_metadata(parent, metadata, reply_content)
-        metadata[PREAMBLE_KEY] = {"compiled": not self._failed_to_compile}
+        metadata[PREAMBLE_KEY] = {"compiled": not self._failed_to_compile, "kept": self._keeping.keys}
+        if self._forgotten:
+            metadata[PREAMBLE_KEY]["forgotten"] = True
         if self._value is not None:
             metadata[PREAMBLE_KEY]["value"] = self._value
         self._journal.ended(parent["header"]["msg_id"], reply_content, {PREAMBLE_KEY: metadata[PREAMBLE_KEY]})

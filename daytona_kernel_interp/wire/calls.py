@@ -11,6 +11,7 @@ of its own). ``content.data`` is one of the objects below, values travel as the 
 call       to host     ``id`` int, ``name`` str        [args, kwargs]
 submit     to host                                     {field: value}
 value      to host                                     the cell's last expression, where JSON carries it
+wanted     to host                                     the answer to :attr:`Preamble.wanted`
 result     to cell     ``id``                          the tool's return value
 error      to cell     ``id``                          :class:`ToolFailure` as a dict
 raise      to cell     ``cell`` msg_id                 none; KeyboardInterrupt into that cell's main thread
@@ -18,8 +19,13 @@ raise      to cell     ``cell`` msg_id                 none; KeyboardInterrupt i
 
 **The preamble.** An ``execute_request`` whose metadata has the key :data:`PREAMBLE_KEY` carries one value in its
 buffers: :class:`Preamble` as a dict. The kernel applies it before the cell runs. The ``execute_reply`` has an object
-under the same key of its metadata: ``compiled`` says whether any of the code ran, and ``value`` is the last expression
-as text, where it is one buffer of at most :data:`SMALL_VALUE_BYTES` in UTF-8; else it comes as a ``value`` above.
+under the same key of its metadata:
+
+- ``compiled``: whether any of the code ran.
+- ``value``: the last expression as text, where it is one buffer of at most :data:`SMALL_VALUE_BYTES` in UTF-8; else it
+  comes as a ``value`` above.
+- ``kept``: the keys of the large variables that the kernel keeps.
+- ``forgotten``: true if it was to have one that it has not; it did not run the cell then.
 
 **The relay's stream.** JSON objects, one a line, at most :data:`MAX_LINE_BYTES`. Requests have ``id``, ``op`` and
 ``args``; a reply has the ``id`` and either ``ok`` (an object) or ``error`` (text); an event has ``event`` and its
@@ -71,13 +77,21 @@ class Field:
 
 @dataclass(frozen=True)
 class Preamble:
-    """What the kernel sets up before the cell runs."""
+    """What the kernel sets up before the cell runs.
+
+    A large variable is in ``kept``: its name, the hash of its encoding, and how many buffers of the message are its
+    own; none if the kernel has it from an earlier cell. These buffers come last, in the order of ``kept``.
+    """
 
     variables: dict[str, Any] = field(default_factory=dict)
     tools: tuple[ToolSpec, ...] = ()
     fields: tuple[Field, ...] | None = None
     max_output_chars: int | None = None
     max_value_bytes: int | None = None
+    kept: tuple[tuple[str, str, int], ...] = ()
+    # What the host wants after the cell: the variable of this name; or a step with a file, see guest/files.py: "do"
+    # (write, folder, list or read), "path", and what that takes.
+    wanted: str | dict[str, Any] | None = None
 
     def to_value(self) -> dict[str, Any]:
         """Return the plain dict that goes through the value codec."""
@@ -94,6 +108,8 @@ class Preamble:
             "fields": None if self.fields is None else [[f.name, f.type] for f in self.fields],
             "max_output_chars": self.max_output_chars,
             "max_value_bytes": self.max_value_bytes,
+            **({"kept": [list(kept) for kept in self.kept]} if self.kept else {}),
+            **({} if self.wanted is None else {"wanted": self.wanted}),
         }
 
     @classmethod
@@ -108,6 +124,8 @@ class Preamble:
             fields=None if value["fields"] is None else tuple(Field(*f) for f in value["fields"]),
             max_output_chars=value["max_output_chars"],
             max_value_bytes=value["max_value_bytes"],
+            kept=tuple((name, key, count) for name, key, count in value.get("kept", ())),
+            wanted=value.get("wanted"),
         )
 
 

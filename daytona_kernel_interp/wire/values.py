@@ -25,6 +25,7 @@ tag                  ``"v"``                                       Python
 ``uuid``             text                                          uuid.UUID
 ``path``             text                                          pathlib.Path
 ``record``           [class name, [[field, value], ...], is tuple] :class:`~.records.Record`
+``numpy.array`` etc. [value, pieces]                               what libraries have, see :mod:`.libraries`
 =================== ============================================= =================================
 
 An Enum crosses as its value; dataclasses, namedtuples and pydantic
@@ -35,19 +36,23 @@ decoding builds the types of this table only.
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import datetime
 import decimal
 import enum
+import gc
 import json
 import pathlib
 import sys
 import uuid
 from collections import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from . import libraries
 from .errors import RemoteProtocolError
+from .libraries import UnsupportedValue as UnsupportedValue
 from .records import Record, SequenceRecord
 
 VALUES_VERSION = 1
@@ -61,28 +66,33 @@ _INT_BITS = 63
 _TAG = "$"
 
 
-class UnsupportedValue(TypeError):
-    """No codec carries this value."""
-
-
 class ValueTooLarge(ValueError):
     """The encoded value exceeds the limit in bytes."""
 
 
-def dumps(value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES) -> list[Buffer]:
+def dumps(value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES, snapshot: bool = False) -> list[Buffer]:
     """Return the buffers that carry ``value``.
+
+    Some may be the memory of its arrays; with ``snapshot`` they are copies, for a value that may change meanwhile.
 
     Raises:
         UnsupportedValue: If it, or something in it, has a type that no codec carries, or nests too deeply.
         ValueTooLarge: If the buffers together exceed ``max_bytes``.
     """
+    buffers, _ = encode(value, max_bytes=max_bytes)
+    return list(map(bytes, buffers)) if snapshot else buffers
+
+
+def encode(value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES) -> tuple[list[Buffer], bool]:
+    """Return the buffers, and whether everything in the value has exactly a type that Python has, none of it binary."""
     encoder = _Encoder(max_bytes)
-    tree = encoder.encode(value, 0)
+    with collector_paused():
+        tree = encoder.encode(value, 0)
     head = json.dumps(tree, allow_nan=False, separators=(",", ":")).encode("ascii")
     buffers = [head, *encoder.buffers]
     if max_bytes is not None and sum(map(len, buffers)) > max_bytes:
         raise ValueTooLarge(f"the value takes more than {max_bytes} bytes")
-    return buffers
+    return buffers, encoder.exact
 
 
 def loads(buffers: Sequence[Buffer]) -> Any:
@@ -91,15 +101,35 @@ def loads(buffers: Sequence[Buffer]) -> Any:
     Raises:
         RemoteProtocolError: If they are not what :func:`dumps` makes.
     """
+    return decode(buffers)[0]
+
+
+def decode(buffers: Sequence[Buffer]) -> tuple[Any, bool]:
+    """Return the value, and whether it is made of JSON's types, texts, numbers, tuples and sets, or is bytes."""
     if not buffers:
         raise RemoteProtocolError("a value without buffers")
     try:
-        tree = json.loads(bytes(buffers[0]), parse_constant=_refuse_constant)
-        return _Decoder(buffers).decode(tree, 0)
+        with collector_paused():
+            tree = json.loads(bytes(buffers[0]), parse_constant=_refuse_constant)
+            decoder = _Decoder(buffers)
+            return decoder.decode(tree, 0), decoder.exact
     except RemoteProtocolError:
         raise
     except Exception as error:  # whatever a hostile peer put there: the builders below raise what their types raise
         raise RemoteProtocolError(f"not a value of format {VALUES_VERSION}: {type(error).__name__}") from error
+
+
+@contextlib.contextmanager
+def collector_paused() -> Iterator[None]:
+    """Keep the cyclic collector from walking over and over what is being built: it takes half the time otherwise."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _refuse_constant(name: str) -> float:
@@ -114,6 +144,7 @@ class _Encoder:
         self._max_bytes = max_bytes
         self._size = 0
         self._hashed = 0  # how many sets and keys we are in
+        self.exact = True
 
     def add_size(self, size: int) -> None:
         """Count what is certain to be sent, so that a value far too large is refused before it is encoded whole."""
@@ -131,12 +162,17 @@ class _Encoder:
 
     def _encode_by_kind(self, value: Any, depth: int) -> Any:
         """Encode a subclass as its base, a structured type as its fields."""
+        self.exact = False
         if isinstance(value, enum.Enum):
             return self.encode(value.value, depth + 1)
         fields = _record_fields(value)
         if fields is not None:
             name = value.record_type if isinstance(value, Record) else type(value).__name__
             return self._record(name, fields, isinstance(value, (tuple, SequenceRecord)), depth)
+        parts = libraries.take_apart(value)  # before the kinds: a numpy float is a float too
+        if parts is not None:
+            kind, inner, buffers = parts
+            return _tagged(kind, [self.encode(inner, depth + 1), [self._piece(data) for data in buffers]])
         for base, handler in _KINDS:
             if isinstance(value, base):
                 return handler(self, value, depth)
@@ -174,6 +210,7 @@ class _Encoder:
 
     def binary(self, value: bytes | bytearray | memoryview, depth: int) -> Any:
         data = bytes(value)
+        self.exact = False
         if len(data) < LARGE_BYTES:
             self.add_size(len(data))
             return _tagged("bytes", base64.b64encode(data).decode("ascii"))
@@ -209,7 +246,13 @@ class _Encoder:
         self.add_size(len(key))
         return key
 
-    def _buffer(self, tag: str, data: bytes) -> Any:
+    def _piece(self, data: bytes | memoryview) -> Any:
+        if len(data) < LARGE_BYTES:
+            self.add_size(len(data))
+            return base64.b64encode(data).decode("ascii")
+        return self._buffer("", data)["v"]
+
+    def _buffer(self, tag: str, data: bytes | memoryview) -> Any:
         self.add_size(len(data))
         self.buffers.append(data)
         return _tagged(tag, len(self.buffers))
@@ -308,6 +351,8 @@ class _Decoder:
     def __init__(self, buffers: Sequence[Buffer]) -> None:
         self._buffers = buffers
         self._used: set[int] = set()
+        self._claimed = 0
+        self.exact = True
 
     def decode(self, tree: Any, depth: int) -> Any:
         if depth > MAX_DEPTH + 2:
@@ -321,6 +366,7 @@ class _Decoder:
         return self._build(tree[_TAG], tree["v"], depth)
 
     def _build(self, tag: Any, value: Any, depth: int) -> Any:
+        self.exact = self.exact and tag in _EXACT
         leaf = _LEAVES.get(tag)
         if leaf is not None:
             return leaf(value)
@@ -331,18 +377,33 @@ class _Decoder:
         if tag == "dict":
             return {self.decode(k, depth + 1): self.decode(v, depth + 1) for k, v in value}
         container = _CONTAINERS.get(tag)
+        if container is None and type(tag) is str and "." in tag:
+            inner, pieces = value
+            buffers = [self._piece(piece) for piece in pieces]
+            return libraries.put_together(tag, self.decode(inner, depth + 1), buffers, self._claim)
         if container is None:
             raise RemoteProtocolError(f"values have no tag {str(tag)[:40]!r}")
         return container(self.decode(item, depth + 1) for item in value)
 
     def _large(self, tag: str, index: Any) -> str | bytes:
+        data = self._buffer(index)
+        return str(data, "utf-8") if tag == "str_at" else bytes(data)
+
+    def _piece(self, piece: Any) -> Buffer:
+        return base64.b64decode(piece, validate=True) if isinstance(piece, str) else self._buffer(piece)
+
+    def _claim(self, size: int) -> None:
+        self._claimed += size
+        if self._claimed > MAX_VALUE_BYTES:
+            raise RemoteProtocolError(f"a value would unpack to more than {MAX_VALUE_BYTES} bytes")
+
+    def _buffer(self, index: Any) -> Buffer:
         if type(index) is not int or not 1 <= index < len(self._buffers):
             raise RemoteProtocolError("a value points to a buffer that did not come")
         if index in self._used:  # a few bytes that point to one buffer again and again would become gigabytes
             raise RemoteProtocolError("a value points to one buffer twice")
         self._used.add(index)
-        data = self._buffers[index]
-        return str(data, "utf-8") if tag == "str_at" else bytes(data)
+        return self._buffers[index]
 
     def _record(self, value: Any, depth: int) -> Record:
         name, pairs, positional = value
@@ -369,6 +430,10 @@ _LEAVES: dict[str, Callable[[Any], Any]] = {
     "path": pathlib.Path,
 }
 
+_EXACT = frozenset(
+    ("tuple", "set", "frozenset", "dict", "bytes", "text", "str_at", "bytes_at", "float", "int", "complex")
+)
+
 _CONTAINERS: dict[str, Callable[[abc.Iterable[Any]], Any]] = {
     "tuple": tuple,
     "set": set,
@@ -394,8 +459,8 @@ def json_form(value: Any, depth: int = 0) -> Any:
         return {str(key): json_form(item, depth + 1) for key, item in fields.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [json_form(item, depth + 1) for item in value]
-    adapted = _adapt(value, models_only=True)
-    return repr(value) if adapted is None else json_form(adapted[0], depth + 1)
+    plain = _adapt(value, models_only=True) or libraries.plain_form(value)
+    return repr(value) if plain is None else json_form(plain[0], depth + 1)
 
 
 def _plain_scalar(value: Any) -> Any:

@@ -38,12 +38,13 @@ def main() -> int:
         lives = _measure_lives(options.quick)
         lines = _measure_link(options.quick)
         emulated = emulator.run(options.quick)
+        carried = _measure_values(options.quick)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(_machine())
     print(f"{report.table(samples)}\n\n{lives.table}")
     print(f"\n{link.table(lines)}")
-    print(f"\n{emulated}")
+    print(f"\n{emulated}\n\n{carried}")
     if options.json is not None:
         measured = {
             "machine": _machine(),
@@ -84,6 +85,13 @@ def _measure_lives(quick: bool) -> Lives:
 def _measure_link(quick: bool) -> list[link.Line]:
     print("measure the link ...", file=sys.stderr)
     return list(link.measure(link.QUICK if quick else link.Plan()))
+
+
+def _measure_values(quick: bool) -> str:
+    from . import values  # imports dspy, which reads the environment
+
+    print("measure values ...", file=sys.stderr)
+    return values.run(quick)
 
 
 def _machine() -> str:

@@ -57,6 +57,14 @@ def test_golden_preamble() -> None:
     assert (calls.COMM_TARGET, calls.PREAMBLE_KEY) == ("daytona_kernel_interp", "daytona_kernel_preamble")
 
 
+def test_golden_preamble_of_large_variables() -> None:
+    """What wire version 1 says of variables that are kept, and of one that is wanted."""
+    preamble = Preamble(kept=(("x", "00ff", 2), ("y", "11ee", 0)), wanted="z")
+    value = preamble.to_value()
+    assert (value["kept"], value["wanted"]) == ([["x", "00ff", 2], ["y", "11ee", 0]], "z")
+    assert Preamble.from_value(value) == preamble
+
+
 def test_parameter_kinds_are_those_of_inspect() -> None:
     """The numbers on the wire are the ones that ``inspect`` gives the kinds."""
     assert [kind.name for kind in sorted(inspect._ParameterKind)] == [

@@ -22,6 +22,7 @@ from daytona_kernel_interp.cell import (
     ToolCalled,
     parse_output,
 )
+from daytona_kernel_interp.shown import plain_text
 from daytona_kernel_interp.wire.calls import PREAMBLE_KEY
 
 from . import strategies
@@ -137,7 +138,9 @@ def test_no_printed_character_is_lost_or_moved(pieces: list[tuple[str, str]]) ->
     """However prints are cut into messages, the text is what was printed; each message is also an event."""
     cell = Cell("m", max_output_chars=10)
     events = feed(cell, *(stream(text, name) for name, text in pieces))
-    assert cell.text() == "".join(text for _, text in pieces)
+    whole = "".join(text for _, text in pieces)
+    assert "".join(output.text for output in cell.outputs if isinstance(output, StreamText)) == whole
+    assert cell.text() == plain_text(whole)
     assert events == [OutputArrived(StreamText(name, text)) for name, text in pieces]
 
 

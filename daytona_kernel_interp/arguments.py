@@ -1,0 +1,79 @@
+"""Arguments: what a tool's annotations ask for, made of what came from the cell.
+
+A cell has no instance of a host's class to pass; it passes a dict, or an object that arrives as a record. A parameter
+annotated with a pydantic model or a dataclass, also within a list or the like, gets a validated instance. Nothing else
+is converted: a tool that is annotated with ``int`` gets what the cell passed. Without pydantic, which comes with DSPy,
+nothing is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+import weakref
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_MAX_DEPTH = 8
+# Weak: a tool may hold the interpreter, which must be able to end.
+_known: weakref.WeakKeyDictionary[Any, dict[str, tuple[Any, bool]]] = weakref.WeakKeyDictionary()
+
+
+def validated(tool: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments, by name, with instances in the place of dicts and records.
+
+    Raises:
+        pydantic.ValidationError: If they do not fit; its text names each field that is wrong.
+    """
+    if "__signature__" in getattr(tool, "__dict__", {}):  # a wrapper, such as DSPy's, that validates on its own
+        return dict(arguments)
+    return {name: _convert(_wanted(tool).get(name), value) for name, value in arguments.items()}
+
+
+def _convert(wanted: tuple[Any, bool] | None, value: Any) -> Any:
+    if wanted is None:
+        return value
+    adapter, is_variable = wanted
+    if is_variable:
+        return tuple(adapter.validate_python(item) for item in value)
+    return adapter.validate_python(value)
+
+
+def _wanted(tool: Callable[..., Any]) -> dict[str, tuple[Any, bool]]:
+    """Return a validator for each parameter that wants one, and whether it takes many."""
+    try:
+        if tool not in _known:
+            _known[tool] = _look_at(tool)
+        return _known[tool]
+    except (
+        TypeError,
+        KeyError,
+    ):  # one that cannot be hashed or referred to weakly; a method, which is made at each use
+        return _look_at(tool)
+
+
+def _look_at(tool: Callable[..., Any]) -> dict[str, tuple[Any, bool]]:
+    wanted: dict[str, tuple[Any, bool]] = {}
+    try:
+        from pydantic import BaseModel, TypeAdapter  # a kernel can be driven where it is not installed
+    except ImportError:
+        return {}
+    try:
+        signature = inspect.signature(tool)
+        hints = typing.get_type_hints(inspect.unwrap(tool), include_extras=True)
+    except Exception:  # builtins; names in annotations that exist for type checkers only
+        return {}
+    for parameter in signature.parameters.values():
+        hint: Any = hints.get(parameter.name)
+        if _is_structured(hint, BaseModel):
+            wanted[parameter.name] = (TypeAdapter(hint), parameter.kind is parameter.VAR_POSITIONAL)
+    return wanted
+
+
+def _is_structured(hint: Any, model: type, depth: int = 0) -> bool:
+    if inspect.isclass(hint) and (dataclasses.is_dataclass(hint) or issubclass(hint, model)):
+        return True
+    return depth < _MAX_DEPTH and any(_is_structured(inner, model, depth + 1) for inner in typing.get_args(hint))

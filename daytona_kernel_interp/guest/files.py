@@ -1,0 +1,62 @@
+"""Files of the sandbox, in pieces, as the host asks for them; paths are relative to the kernel's folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+MAX_FILES = 100_000
+
+
+def serve(request: dict[str, Any]) -> Any:
+    """Do one step of an upload or download and return what the host wants to know.
+
+    Raises:
+        OSError: If it cannot be done.
+    """
+    path = Path(request["path"]).expanduser()
+    match request["do"]:
+        case "write":
+            return _write(path, request["at"], request["data"])
+        case "folder":
+            return path.mkdir(parents=True, exist_ok=True)
+        case "list":
+            return _list(path)
+        case "read":
+            with path.open("rb") as file:
+                file.seek(request["at"])
+                return file.read(request["size"])
+    raise ValueError("no such request")
+
+
+def _write(path: Path, at: int, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("r+b" if at else "wb") as file:
+        file.seek(at)
+        file.write(data)
+
+
+def _list(path: Path) -> list[tuple[str, int | None]]:
+    """Return a file's size, under an empty name; or what is in a folder, folders before their files and without a size.
+
+    What is neither file nor folder is left out, and so are links to folders, which may lead in circles.
+    """
+    if not path.is_dir():
+        return [("", path.stat().st_size)]
+    found: list[tuple[str, int | None]] = []
+    for folder, _, names in os.walk(path, onerror=_raise):
+        here = Path(folder)
+        found.append((here.relative_to(path).as_posix(), None))
+        found += [
+            ((here / name).relative_to(path).as_posix(), (here / name).stat().st_size)
+            for name in names
+            if (here / name).is_file()
+        ]
+        if len(found) > MAX_FILES:
+            raise OSError(f"{path} has more than {MAX_FILES:,} files: make an archive of it")
+    return found
+
+
+def _raise(error: OSError) -> None:
+    raise error

@@ -1,0 +1,151 @@
+"""pyarrow: tables, batches, arrays and schemas as Arrow IPC streams.
+
+=================== ==== ============================================
+kind                 tree buffers
+=================== ==== ============================================
+``table``, ``batch`` []   an IPC stream (Arrow Columnar Format, "IPC")
+``array``            []   a stream of one column
+``chunked``          []   a stream of one column
+``schema``           []   a stream without batches
+=================== ==== ============================================
+
+No compression, which could unpack to any size; no extension types, whose classes run code; validated in full, since
+pyarrow takes offsets and lengths on trust.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from .libraries import UnsupportedValue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+_DICTIONARY_BATCH, _RECORD_BATCH = 2, 3
+_CONTINUATION = 0xFFFFFFFF
+_EXTENSION = b"ARROW:extension"
+_COLUMN = "column"
+_MAX_DEPTH = 64
+
+
+def take_apart(value: Any) -> tuple[str, Any, list[Any]] | None:
+    """Return kind, tree and buffers of what pyarrow has."""
+    if isinstance(value, pa.Table):
+        return "table", [], [_stream(value)]
+    if isinstance(value, pa.RecordBatch):
+        return "batch", [], [_stream(pa.Table.from_batches([value]))]
+    if isinstance(value, pa.ChunkedArray):
+        return "chunked", [], [_stream(pa.table({_COLUMN: value}))]
+    if isinstance(value, pa.Array):
+        return "array", [], [_stream(pa.table({_COLUMN: value}))]
+    if isinstance(value, pa.Schema):
+        return "schema", [], [_stream(value.empty_table())]
+    return None
+
+
+def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[int], None]) -> Any:
+    """Return the value; it is immutable, so its memory is the buffer's."""
+    (data,) = buffers
+    table = _read(memoryview(data))
+    if kind == "table":
+        return table
+    if kind == "schema":
+        return table.schema
+    if kind == "batch":
+        batches = table.combine_chunks().to_batches()
+        return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
+    column = table.column(0)
+    if kind == "chunked":
+        return column
+    if kind == "array":
+        return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [_empty(column)])
+    raise ValueError("no such kind")
+
+
+def _empty(column: Any) -> Any:
+    return pa.array([], column.type)
+
+
+def _stream(table: Any) -> memoryview:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=None)) as writer:
+        writer.write_table(table)
+    data = memoryview(sink.getvalue()).cast("B")
+    if _EXTENSION in next(_messages(data))[0]:
+        raise UnsupportedValue("an Arrow extension type cannot be sent: cast the column to its storage type")
+    return data
+
+
+def _read(data: memoryview) -> Any:
+    for place, (head, kind, header) in enumerate(_messages(data)):
+        if place == 0 and _EXTENSION in head:
+            raise ValueError("an extension type")
+        if kind == _DICTIONARY_BATCH:
+            batch = _field(head, header, 1)
+            header = 0 if batch is None else _follow(head, batch)
+        if kind in (_DICTIONARY_BATCH, _RECORD_BATCH) and _field(head, header, 3) is not None:
+            raise ValueError("a compressed batch")
+    with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
+        table = reader.read_all()
+    for field in table.schema:
+        _check_names(field, 0)
+    table.validate(full=True)
+    return table
+
+
+def _check_names(field: Any, depth: int) -> None:
+    """Read all names: validate() leaves those that are no UTF-8 to whoever looks at them first."""
+    if depth > _MAX_DEPTH:
+        raise ValueError("types nest too deeply")
+    str(field.name)
+    kind = field.type
+    if pa.types.is_dictionary(kind):
+        _check_names(pa.field("", kind.value_type), depth + 1)
+    for place in range(kind.num_fields):
+        _check_names(kind.field(place), depth + 1)
+
+
+# --- the messages of a stream, as far as they must be known before pyarrow reads them -------------------------
+
+
+def _messages(data: memoryview) -> Iterator[tuple[bytes, int, int]]:
+    """Yield each message's flatbuffer, the kind of its header, and where the header's table is."""
+    place = 0
+    while place < len(data):
+        mark, size = struct.unpack_from("<Ii", data, place)
+        if mark != _CONTINUATION or size < 0:
+            raise ValueError("not an Arrow stream")
+        if size == 0:
+            return
+        head = bytes(data[place + 8 : place + 8 + size])
+        root = _follow(head, 0)
+        kind, header, body = (_field(head, root, number) for number in (1, 2, 3))
+        if kind is None or header is None:
+            raise ValueError("an Arrow message without a header")
+        length = 0 if body is None else struct.unpack_from("<q", head, body)[0]
+        if length < 0:
+            raise ValueError("a message of negative length")
+        yield head, head[kind], _follow(head, header)
+        place += 8 + size + length
+
+
+def _follow(head: bytes, place: int) -> int:
+    """Return where the table is that an offset points to (FlatBuffers, "Internals")."""
+    return place + int(struct.unpack_from("<I", head, place)[0])
+
+
+def _field(head: bytes, table: int, number: int) -> int | None:
+    """Return where a table's field is, or None if it has none of that number."""
+    vtable = table - int(struct.unpack_from("<i", head, table)[0])
+    if vtable < 0:
+        raise ValueError("a table without a vtable")
+    (size,) = struct.unpack_from("<H", head, vtable)
+    slot = 4 + 2 * number
+    if slot + 2 > size:
+        return None
+    (offset,) = struct.unpack_from("<H", head, vtable + slot)
+    return table + int(offset) if offset else None

@@ -1,0 +1,222 @@
+"""Values in and out of a real kernel: frames, images, arrays; get and put; what is not sent twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
+
+from daytona_kernel_interp import KernelInterpreter
+from daytona_kernel_interp.dspy_versions import CodeExecutionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+np = pytest.importorskip("numpy", reason="numpy is not installed in this environment")
+pd = pytest.importorskip("pandas", reason="pandas is not installed in this environment")
+pl = pytest.importorskip("polars", reason="polars is not installed in this environment")
+pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed in this environment")
+Image = pytest.importorskip("PIL.Image", reason="pillow is not installed in this environment")
+
+LARGE = "x" * (1 << 20)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[KernelInterpreter]:
+    with KernelInterpreter(sandbox="local") as interpreter:
+        yield interpreter
+
+
+@pytest.fixture
+def interp(shared: KernelInterpreter) -> Iterator[KernelInterpreter]:
+    """A running interpreter, its configuration as new after the test."""
+    yield shared
+    shared.tools.clear()
+    shared.output_fields = None
+
+
+def values() -> list[Any]:
+    frame = pd.DataFrame({"a": [1, 2], "s": ["x", None], "t": pd.date_range("2020", periods=2, tz="Europe/Berlin")})
+    return [
+        np.arange(6.0).reshape(2, 3),
+        np.float32(1.5),
+        frame,
+        frame.t,
+        pl.DataFrame({"a": [1, None], "s": ["x", "y"]}),
+        pa.table({"a": [1, 2]}),
+        Image.new("RGB", (3, 2), (1, 2, 3)),
+        (1, {2, 3}, b"x"),
+        "123",
+    ]
+
+
+def equal(left: Any, right: Any) -> bool:
+    if isinstance(left, (pd.DataFrame, pd.Series, pl.DataFrame, pa.Table)):
+        return bool(left.equals(right))
+    return type(left) is type(right) and bool(np.all(left == right))
+
+
+@pytest.mark.parametrize("place", range(len(values())))
+def test_every_type_in_and_out(interp: KernelInterpreter, place: int) -> None:
+    """Through variables, tools, SUBMIT, put and get, the type is kept."""
+    value = values()[place]
+    interp.tools["same"] = lambda v: v
+    interp.output_fields = [{"name": "answer"}]
+    submitted = interp.execute("SUBMIT(same(v))", {"v": value})
+    assert isinstance(submitted, FinalOutput)
+    assert equal(submitted.output["answer"], value)
+    interp.put(w=value)
+    assert equal(interp.get("w"), value)
+    assert interp.execute("type(w).__qualname__ == type(v).__qualname__") is True
+
+
+def test_get_and_put(interp: KernelInterpreter) -> None:
+    """Values of the session, without code; execution goes on as before."""
+    interp.put(a=[1, (2,)], b="text")
+    interp.execute("a.append(3); f = lambda: 1; c = len(b)")
+    assert (interp.get("a"), interp.get("c")) == ([1, (2,), 3], 4)
+    interp.put()
+    with pytest.raises(CodeExecutionError, match=r"get\(\): NameError: name 'nothing' is not defined"):
+        interp.get("nothing")
+    with pytest.raises(CodeExecutionError, match="variable 'f' cannot be sent to the host: Unsupported value type"):
+        interp.get("f")
+    with pytest.raises(CodeInterpreterError, match=r"name of one variable, not 'a\.b'"):
+        interp.get("a.b")
+    with pytest.raises(CodeInterpreterError, match="Variable 'x' cannot be sent"):
+        interp.put(x=lambda: 1)
+    assert interp.execute("c") == 4
+
+
+def test_a_model_reads_what_a_picture_is(interp: KernelInterpreter) -> None:
+    """The text names it with its size; the outputs have it whole."""
+    interp.execute("from IPython.display import display, HTML, JSON\nfrom PIL import Image")
+    shown = interp.execute("display(Image.new('RGB', (64, 48)))\ndisplay(HTML('<b>x</b>'))\nprint('done')")
+    assert shown == "[figure 64x48 PNG]\n[HTML, 8 characters]\ndone\n"
+    picture, html, _ = interp.outputs
+    assert picture.data["image/png"].startswith("iVBOR")  # type: ignore[union-attr]
+    assert html.data["text/html"] == "<b>x</b>"  # type: ignore[union-attr]
+
+
+def test_a_progress_bar_counts_once(interp: KernelInterpreter) -> None:
+    """A model reads its last state, without colours."""
+    bar = "for i in range(3): print(f'\\r\\x1b[32m{i}/2', end='', file=sys.stderr)"
+    assert interp.execute(f"import sys\n{bar}\nprint('\\x1b[0m', file=sys.stderr)") == "2/2\n"
+
+
+def sent(interp: KernelInterpreter, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the list that gets the size of each request's buffers."""
+    sizes: list[int] = []
+    kernel = interp._session.kernel  # type: ignore[union-attr]
+    run = kernel.run
+
+    async def watched(code: str, preamble: Any, *args: Any, **kwargs: Any) -> Any:
+        sizes.append(sum(map(len, preamble)))
+        return await run(code, preamble, *args, **kwargs)
+
+    monkeypatch.setattr(kernel, "run", watched)
+    return sizes
+
+
+@pytest.mark.parametrize("value", [LARGE, [LARGE, 1], np.zeros(1 << 20)], ids=["text", "list", "array"])
+def test_an_input_that_did_not_change_is_sent_once(
+    interp: KernelInterpreter, monkeypatch: pytest.MonkeyPatch, value: Any
+) -> None:
+    """And is fresh in each cell all the same; after a change it is sent again."""
+    interp.execute("import numpy")
+    sizes = sent(interp, monkeypatch)
+    change = "v += 'y'" if isinstance(value, str) else "v[0] = 5"
+    for _ in range(3):
+        assert interp.execute("print(len(v), v[0] == 5)\n" + change, {"v": value}) == f"{len(value)} False\n"
+    assert sizes[0] > 1 << 20
+    assert max(sizes[1:]) < 10_000
+    changed: Any = value[1:]
+    assert interp.execute("len(v)", {"v": changed}) == len(changed)
+
+
+def test_a_kernel_that_lost_its_values_gets_them_again(
+    interp: KernelInterpreter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cell runs once, with its variables."""
+    interp.execute("n = 0", {"v": LARGE})
+    interp.execute("import gc\nfor o in gc.get_objects():\n    if type(o).__name__ == 'Keeping': o._drop(o.keys[-1])")
+    interp._inputs.kernel_has([interp._inputs._sent["v"].key])
+    sizes = sent(interp, monkeypatch)
+    assert interp.execute("n += 1\nprint(n, len(v))", {"v": LARGE}) == f"1 {len(LARGE)}\n"
+    assert len(sizes) == 2
+    assert interp.execute("n") == 1
+
+
+def test_a_missing_library_is_named_with_the_variable(interp: KernelInterpreter) -> None:
+    """The error says what to install where, and the session goes on."""
+    interp.execute("import sys\nkept = {n: sys.modules.pop(n) for n in list(sys.modules) if 'polars' in n}\n"
+                   "sys.modules['polars'] = None")  # fmt: skip
+    try:
+        with pytest.raises(CodeExecutionError, match="polars is not installed where it arrived: install polars there"):
+            interp.execute("1", {"v": pl.DataFrame({"a": [1]})})
+    finally:
+        interp.execute("sys.modules.update(kept)")
+    assert interp.execute("v.height", {"v": pl.DataFrame({"a": [1]})}) == 1
+
+
+# --- files ------------------------------------------------------------------------------------------------
+
+
+def test_files_and_folders_there_and_back(interp: KernelInterpreter, tmp_path: Path) -> None:
+    """Also empty ones, and one of several pieces, which is told as it goes."""
+    source = tmp_path / "source"
+    (source / "inner" / "empty").mkdir(parents=True)
+    (source / "a.txt").write_text("äöü")
+    (source / "nothing").touch()
+    (source / "inner" / "large.bin").write_bytes(bytes(range(256)) * (80 << 10))
+    (source / "circle").symlink_to(source)
+    steps: list[tuple[int, int]] = []
+    interp.upload(source, "up/loaded", lambda *step: steps.append(step))
+    size = (20 << 20) + 6
+    assert steps[-1] == (size, size)
+    assert len(steps) >= 4
+    assert interp.execute("import os; sorted(os.listdir('up/loaded'))") == ["a.txt", "inner", "nothing"]
+    steps.clear()
+    copy = interp.download("up/loaded", tmp_path / "copy", lambda *step: steps.append(step))
+    assert steps[-1] == (size, size)
+    assert copy == tmp_path / "copy"
+    names = sorted(path.relative_to(copy).as_posix() for path in copy.rglob("*"))
+    assert names == ["a.txt", "inner", "inner/empty", "inner/large.bin", "nothing"]
+    for name in ("a.txt", "nothing", "inner/large.bin"):
+        assert (copy / name).read_bytes() == (source / name).read_bytes()
+
+
+def test_one_file(interp: KernelInterpreter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under its own name, if no other is given; what was there is replaced, though it was longer."""
+    monkeypatch.chdir(tmp_path)
+    for text in ("long text", "short"):
+        Path("one.txt").write_text(text)
+        interp.upload("one.txt")
+        Path("one.txt").unlink()
+        assert interp.download("one.txt").read_text() == text
+
+
+def test_files_that_are_not_there(interp: KernelInterpreter, tmp_path: Path) -> None:
+    """The error is that of the side which lacks it."""
+    with pytest.raises(FileNotFoundError):
+        interp.upload(tmp_path / "nothing")
+    with pytest.raises(CodeExecutionError, match=r"download\(\): FileNotFoundError: .*nothing"):
+        interp.download("nothing", tmp_path / "x")
+    with pytest.raises(CodeExecutionError, match=r"upload\(\): \w+Error: .*/dev/null"):
+        interp.upload(__file__, "/dev/null/x")
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "a/../../x", "a\\x", "a\0", 5])
+def test_a_sandbox_cannot_write_outside_of_the_folder(interp: KernelInterpreter, tmp_path: Path, name: Any) -> None:
+    """It may list whatever it likes."""
+    interp.execute(
+        "import daytona_kernel_interp.guest.bridge as bridge\nkept = bridge.serve\n"
+        "bridge.serve = lambda request: [(name, 1)] if request['do'] == 'list' else b'x'",
+        {"name": name},
+    )
+    try:
+        with pytest.raises(CodeInterpreterError, match="cannot be one of the folder's"):
+            interp.download("folder", tmp_path / "x")
+    finally:
+        interp.execute("bridge.serve = kept")
