@@ -414,9 +414,8 @@ class Kernel(Watcher):
         self._tunnel.reopen_kernel(self.id)
         channels = self._open_channels()
         channels.hold()
-        await self._wait_for_all(
-            [asyncio.ensure_future(channels.until_subscribed())], math.inf
-        )  # C code may hold it up
+        # However long: native code may hold the kernel up.
+        await self._wait_for_all([asyncio.ensure_future(channels.until_subscribed())], math.inf)
         cell = None if self._run is None else self._run.cell.msg_id
         recovered = await self._read_journal(self._last_iopub, cell)
         self._apply(recovered)
