@@ -298,7 +298,8 @@ def test_submit_fields_reach_the_host(driver: Driver) -> None:
 def test_what_a_cell_broke_is_mended(driver: Driver, code: str, error: str | None) -> None:
     """On every Python and ipykernel: the cell's own prints are kept, and the next one has all that it needs."""
     driver.tools["add"] = lambda a, b: a + b
-    cell = driver.run(f"print('printed')\n{code}").cell
+    # Flushed: who breaks the builtins breaks the thread that would publish it 20 ms later, too.
+    cell = driver.run(f"print('printed', flush=True)\n{code}").cell
     assert (cell.error.name if cell.error else None) == error
     assert "printed\n" in cell.text()
     assert driver.text("import os\nprint('next', flush=True); os.system('echo child');") == "next\nchild\n"
