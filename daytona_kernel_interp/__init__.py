@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
     from .interpreter import KernelInterpreter
     from .sandboxes.daytona import DaytonaSandbox
+    from .sandboxes.daytona.image import KernelImage
     from .sandboxes.local import LocalSandbox
     from .sandboxes.relay import RelaySandbox
 
-__all__ = ["DaytonaSandbox", "KernelInterpreter", "LocalSandbox", "RelaySandbox"]
+__all__ = ["DaytonaSandbox", "KernelImage", "KernelInterpreter", "LocalSandbox", "RelaySandbox"]
 __version__ = "0.1.0"
 
 
@@ -37,6 +38,10 @@ def __getattr__(name: str) -> Any:
         from .sandboxes.daytona import DaytonaSandbox
 
         return DaytonaSandbox
+    if name == "KernelImage":
+        from .sandboxes.daytona.image import KernelImage
+
+        return KernelImage
     if name == "RelaySandbox":
         from .sandboxes.relay import RelaySandbox
 

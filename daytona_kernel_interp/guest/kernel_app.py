@@ -103,6 +103,8 @@ def main() -> None:
         os.set_inheritable(fd, False)
     _hide_runtime()
     order = _read_order(order_fd)
+    for name, value in order["environment"].items():
+        os.environ.setdefault(name, value)
     journal = Path(order["journal"])
     CellStream.pending = PendingText(journal)
     app = KernelApp.instance(connection_file=order["connection_file"], config=configuration(order["key"]))

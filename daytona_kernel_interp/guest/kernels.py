@@ -17,7 +17,7 @@ from ..wire.hello import KERNEL_CHANNELS
 from .memory import oom_kills
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 KERNEL_MODULE = "daytona_kernel_interp.guest.kernel_app"
 STDERR_BYTES = 64 * 1024  # the file is emptied when it has grown to this
@@ -107,7 +107,9 @@ class KernelProcess:
             raise NoSuchKernel(f"the kernel is gone: {error}") from error
         return self
 
-    async def serve(self, files: KernelFiles, key: str, lifetime_s: float) -> None:
+    async def serve(
+        self, files: KernelFiles, key: str, lifetime_s: float, environment: Mapping[str, str] | None = None
+    ) -> None:
         """Have the kernel bind its ports and serve with ``key`` as session key.
 
         Raises:
@@ -120,6 +122,7 @@ class KernelProcess:
             "journal": str(files.journal),
             "lifeline": str(files.lifeline),
             "lifetime_s": lifetime_s,
+            "environment": dict(environment or {}),
         }
         os.write(self._order_fd, json.dumps(order).encode("ascii") + b"\n")
         line = await self._ready.readline()
@@ -167,7 +170,8 @@ class Kernels:
     """The relay's kernels. One process is kept importing ahead of the first order."""
 
     def __init__(self, folder: Path, cwd: Path, lifetime_s: float) -> None:
-        self._folder, self._cwd, self._lifetime_s = folder, cwd, lifetime_s
+        self._folder, self._cwd, self.lifetime_s = folder, cwd, lifetime_s
+        self.environment: dict[str, str] = {}  # variables for kernels that have none of these names
         self._spare: KernelProcess | None = None
         self._spawned = 0
         self._running: dict[str, KernelProcess] = {}
@@ -210,7 +214,7 @@ class Kernels:
         spare, self._spare = self._spare, None
         process = spare or await self._spawn()
         try:
-            await process.serve(self.files(kernel_id), key, self._lifetime_s)
+            await process.serve(self.files(kernel_id), key, self.lifetime_s, self.environment)
         except BaseException as error:
             await process.end()
             self._settle(kernel_id, error if isinstance(error, KernelStartFailed) else None)

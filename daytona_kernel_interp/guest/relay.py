@@ -65,9 +65,9 @@ class Relay:
         self.end = asyncio.Event()  # the host wants it, or is gone for too long
         kernels.on_exit = self._announce
 
-    async def listen(self, port: int) -> Server:
-        """Serve on 127.0.0.1; the returned server knows the port that was bound."""
-        return await serve_sockets(port, self._serve, self._check)
+    async def listen(self, port: int, host: str = "127.0.0.1") -> Server:
+        """Serve on ``host``; the returned server knows the port that was bound."""
+        return await serve_sockets(port, self._serve, self._check, host)
 
     async def until_end(self) -> None:
         """Return when the host ended the relay, or was not heard of for the lifetime."""
