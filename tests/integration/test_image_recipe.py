@@ -149,8 +149,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("not built: run `make environments`")
     wheel = tmp_path_factory.mktemp("wheel") / image.wheel_name()
     wheel.write_bytes(image.wheel())
-    install = [BIN / "uv", "pip", "install", "--quiet", "--offline", "--no-deps", "--no-index", "--reinstall"]
-    subprocess.run([*install, "--python", IMAGE.python, wheel], check=True)
+    install = ["pip", "install", "--quiet", "--offline", "--no-deps", "--no-index", "--reinstall", "--python"]
+    subprocess.run([BIN / "uv", *install, IMAGE.python, wheel], check=True)
     return IMAGE.python.parent
 
 
