@@ -90,7 +90,7 @@ $(UV):
 $(INSTALLED): $(UV) pyproject.toml constraints/dspy-$(DSPY).txt
 	@echo "Installing into .venv"
 	@$(UV) pip install --quiet --python $(BIN)/python --constraint constraints/dspy-$(DSPY).txt \
-		--group dev --editable '.[demo,testing]'
+		--group dev --editable '.[demo,report,jupyter,testing]'
 	@mkdir -p $(CACHE) && touch $@
 
 # $(1) file of pins, $(2) Python, $(3) what to resolve, $(4) what to hold it to
@@ -101,7 +101,7 @@ define pin
 		--output-file constraints/$(1).txt >/dev/null
 endef
 
-WHOLE := pyproject.toml --extra demo --extra testing --group dev
+WHOLE := pyproject.toml --extra demo --extra report --extra jupyter --extra testing --group dev
 KERNEL := --group kernel
 
 .PHONY: constraints

@@ -14,7 +14,7 @@ from .cell import Cell, Event, Output, OutputArrived, PendingCalls, StreamText, 
 from .channels import Channels, Message, parent_id
 from .errors import CellNotRun, KernelDied, KernelError, SandboxFailed, TunnelLost
 from .recovery import LOST_OUTPUT, Recovered, read_records
-from .running import CellResult, DiedInCell, LateText, Run, death, first_of, race
+from .running import CellResult, DiedInCell, LateText, Run, all_of, death, first_of, race
 from .settings import AFTER_SUBMIT_S, CANCEL_S, LADDER, LAST_INTERRUPT_S, MAX_RECOVERIES, REPLY_GRACE_S, START_S
 from .tunnel import Watcher
 
@@ -88,30 +88,11 @@ class Kernel(Watcher):
             if started is not None:
                 steps.append(asyncio.ensure_future(started))
             with self._tunnel.in_flight():
-                await self._wait_for_all(steps, START_S)
+                await all_of(steps, self._dead, START_S)
             self._begun = True
         except BaseException:
             await self.aclose()
             raise
-
-    async def _wait_for_all(self, steps: list[asyncio.Future[Any]], timeout_s: float) -> None:
-        """Wait for every step, unless the kernel ends before."""
-        end = asyncio.get_running_loop().time() + timeout_s
-        try:
-            while pending := [step for step in steps if not step.done()]:
-                left_s = end - asyncio.get_running_loop().time()
-                await first_of(*pending, self._dead, timeout_s=None if left_s == math.inf else max(0.0, left_s))
-                for step in steps:
-                    if step.done():
-                        step.result()
-                if self._dead.done():
-                    raise self._dead.result()
-                if left_s <= 0:
-                    raise SandboxFailed(f"the kernel did not answer within {timeout_s:g} s")
-        finally:
-            for step in steps:
-                step.cancel()
-            await asyncio.gather(*steps, return_exceptions=True)
 
     def _open_channels(self) -> Channels:
         self._channels = Channels(self.connection_file, self._max_message_bytes, self._take_reply, self._take_iopub)
@@ -415,7 +396,7 @@ class Kernel(Watcher):
         channels = self._open_channels()
         channels.hold()
         # However long: native code may hold the kernel up.
-        await self._wait_for_all([asyncio.ensure_future(channels.until_subscribed())], math.inf)
+        await all_of([asyncio.ensure_future(channels.until_subscribed())], self._dead, math.inf)
         cell = None if self._run is None else self._run.cell.msg_id
         recovered = await self._read_journal(self._last_iopub, cell)
         self._apply(recovered)
@@ -429,7 +410,7 @@ class Kernel(Watcher):
 
     async def _look_for_start(self, run: Run, channels: Channels, *, certain: bool) -> None:
         """Find out whether a cell of which nothing was heard reached the kernel."""
-        await self._wait_for_all([asyncio.ensure_future(channels.shell_barrier())], self._tunnel.lifetime_s)
+        await all_of([asyncio.ensure_future(channels.shell_barrier())], self._dead, self._tunnel.lifetime_s)
         recovered = await self._read_journal(None, run.cell.msg_id)
         if recovered.cell == run.cell.msg_id or run.started:
             run.started = True

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .errors import KernelDied
+from .errors import KernelDied, SandboxFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -112,6 +113,31 @@ def death(event: Mapping[str, Any], killed: str) -> KernelDied:
 async def first_of(*futures: asyncio.Future[Any], timeout_s: float | None) -> None:
     """Return when one of them is done, or the time is up; nothing is raised."""
     await asyncio.wait(futures, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def all_of(steps: list[asyncio.Future[Any]], dead: asyncio.Future[KernelError], timeout_s: float) -> None:
+    """Wait for every step, unless the kernel is ``dead`` before.
+
+    Raises:
+        SandboxFailed: If the time was up.
+        KernelError: What the kernel died of, or what a step raised.
+    """
+    end = asyncio.get_running_loop().time() + timeout_s
+    try:
+        while pending := [step for step in steps if not step.done()]:
+            left_s = end - asyncio.get_running_loop().time()
+            await first_of(*pending, dead, timeout_s=None if left_s == math.inf else max(0.0, left_s))
+            for step in steps:
+                if step.done():
+                    step.result()
+            if dead.done():
+                raise dead.result()
+            if left_s <= 0:
+                raise SandboxFailed(f"the kernel did not answer within {timeout_s:g} s")
+    finally:
+        for step in steps:
+            step.cancel()
+        await asyncio.gather(*steps, return_exceptions=True)
 
 
 async def race(step: Coroutine[Any, Any, None], end: asyncio.Future[Any]) -> None:
