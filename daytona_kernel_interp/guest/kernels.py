@@ -121,7 +121,8 @@ class KernelProcess:
             "lifeline": str(files.lifeline),
             "lifetime_s": lifetime_s,
         }
-        os.write(self._order_fd, json.dumps(order).encode("ascii") + b"\n")
+        with contextlib.suppress(BrokenPipeError):  # it ended while it imported
+            os.write(self._order_fd, json.dumps(order).encode("ascii") + b"\n")
         line = await self._ready.readline()
         if not line:
             code = await self.exited
