@@ -126,7 +126,7 @@ def ways(folder: Path) -> list[Way]:
             options=f"python={str(folder / 'bare/bin/python')!r}, env={{'PATH': '/usr/bin:/bin'}}",
         ),
         _fails("the relay is not started", "no relay can be started", _toolbox("sessionExecuteCommand", status=500)),
-        _fails("no preview link", "no relay can be started", _api("getPortPreviewUrl", status=500)),
+        _fails("no preview link", "a planned fault", _api("getPortPreviewUrl", status=500)),
         _fails("the preview refuses", "cannot be reached", Fault("preview", status=403, times=None)),
         _fails(
             "the relay ends at once",
@@ -181,11 +181,12 @@ class Lane:
                 way = self._all[number % len(self._all)]
                 row = rows.setdefault(way.name, Row(way.name))
                 row.sessions += 1
+                before = set(self._made)
                 if unlike := self._one(emulator, way):
                     row.unlike.append(unlike)
                 emulator.heal()
                 emulator.forget_tokens()
-                row.left += sum(self._made[record.id] == way.name for record in _there(emulator))
+                row.left += sum(record.id not in before for record in _there(emulator))
             until(lambda: not any(record.open_sockets for record in _fleet(emulator)), "the last link's end")
             emulator.advance(_NO_HOST_S)
             for record in _there(emulator):
