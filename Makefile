@@ -77,6 +77,10 @@ bench: $(INSTALLED) ## Run the benchmarks; ARGS picks them
 soak: $(INSTALLED) ## Work through a link that is cut 5,000 times, and count what is lost
 	@$(KEYLESS) $(BIN)/python -m tests.faults.soak $(ARGS)
 
+.PHONY: leaks
+leaks: $(INSTALLED) ## Start and end 200 sessions at an emulated Daytona in every way, and count the sandboxes left
+	@$(KEYLESS) timeout 1200 $(BIN)/python -m tests.faults.leaks $(ARGS)
+
 .PHONY: environments
 environments: $(INSTALLED) ## Build the virtual environments of the other Pythons
 	@$(KEYLESS) $(BIN)/python -m tests.environments

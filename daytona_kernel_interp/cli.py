@@ -90,6 +90,7 @@ def _parser() -> _Parser:
         "--older-than", type=_hours, default=1.0, metavar="HOURS", help="also those idle for longer (%(default)g)"
     )
     collect.add_argument("--all-owners", action="store_true", help="also those of other machines and users")
+    collect.add_argument("--kept", action="store_true", help="also those that were made to be kept")
     collect.add_argument("--yes", action="store_true", help="do not ask")
     collect.set_defaults(command=_collect)
 
@@ -207,19 +208,23 @@ def _collect(options: argparse.Namespace) -> int:
     from .loop import io_loop
     from .sandboxes.daytona import lost
 
-    found = [
-        sandbox
-        for sandbox in _find_sandboxes()
-        if sandbox.lost(options.older_than * 3600, all_owners=options.all_owners)
-    ]
+    def find() -> list[Found]:
+        older_than_s, others, kept = options.older_than * 3600, options.all_owners, options.kept
+        return [each for each in _find_sandboxes() if each.lost(older_than_s, all_owners=others, kept=kept)]
+
+    found = find()
     if not found:
         _write(sys.stderr, "No sandbox at Daytona is lost.\n")
         return 0
     _show_sandboxes(found)
     if not options.yes:
+        if not sys.stdin.isatty():
+            raise _BadInput("nobody can be asked here whether to delete them: give --yes.")
         _write(sys.stderr, f"Delete {len(found)}? [y/N] ")
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             return 0
+        shown = {sandbox.id for sandbox in found}  # one may have been taken up meanwhile
+        found = [sandbox for sandbox in find() if sandbox.id in shown]
     try:
         io_loop().run(lost.delete([sandbox.id for sandbox in found]))
     except SandboxFailed as error:
@@ -300,11 +305,11 @@ def _show_sandboxes(found: list[Found]) -> int:
     if not found:
         _write(sys.stderr, "No sandboxes at Daytona.\n")
         return 0
-    _write(sys.stdout, f"{'SANDBOX AT DAYTONA':40}{'STATE':12}{'MADE BY':28}IDLE\n")
+    _write(sys.stdout, f"{'SANDBOX AT DAYTONA':40}{'STATE':12}{'MADE BY':30}IDLE\n")
     for sandbox in found:
-        whose = sandbox.whose if sandbox.host_lives else f"{sandbox.whose}, gone"
+        whose = sandbox.whose + (", gone" if not sandbox.host_lives else "") + (", kept" if sandbox.kept else "")
         idle = "" if sandbox.idle_s is None else f"{sandbox.idle_s / 60:.0f} min"
-        _write(sys.stdout, f"{sandbox.id:40}{sandbox.state:12}{whose:28}{idle}\n")
+        _write(sys.stdout, f"{sandbox.id:40}{sandbox.state:12}{whose:30}{idle}\n")
     return 0
 
 

@@ -124,7 +124,8 @@ class KernelProcess:
             "lifetime_s": lifetime_s,
             "environment": dict(environment or {}),
         }
-        os.write(self._order_fd, json.dumps(order).encode("ascii") + b"\n")
+        with contextlib.suppress(BrokenPipeError):  # it ended while it imported
+            os.write(self._order_fd, json.dumps(order).encode("ascii") + b"\n")
         line = await self._ready.readline()
         if not line:
             code = await self.exited

@@ -60,7 +60,7 @@ async def start(wanted: DaytonaSandbox) -> RunningDaytonaSandbox:
 async def _start(service: Service, wanted: DaytonaSandbox, mark: str, made: list[str]) -> RunningDaytonaSandbox:
     log.info("creating a Daytona sandbox%s", "" if wanted.image is None else "; a first build takes minutes")
     reading = asyncio.ensure_future(asyncio.to_thread(runtime))  # while the service works
-    sandbox = await service.create(wanted, owner.labels(mark))
+    sandbox = await service.create(wanted, owner.labels(mark, kept=wanted.keep))
     made.append(sandbox.id)
     log.info("Daytona sandbox %s started", sandbox.id)
     await reading
