@@ -226,7 +226,7 @@ class Kernel(IPythonKernel):
         cell = parent["header"]["msg_id"]
         self._journal.started(cell)
         for output in self._streams:
-            output.cell = cell
+            output.cell, output.budget = cell, None
         if cell in self._cancelled:
             self._refusal = _NOT_BEGUN
         elif PREAMBLE_KEY in parent.get("metadata", {}):
