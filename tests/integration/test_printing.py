@@ -33,7 +33,9 @@ def test_every_way_has_the_one_budget(driver: Driver, way: str) -> None:
     text = "".join(f"{number}\n" for number in range(10_000))
     lines = "".join(f"before {number}\n" for number in range(1000))
     shown = driver.run(
-        f"{_IMPORTS}print(lines, end='')\n{WAYS[way]};", variables={"text": text, "lines": lines}, max_output_chars=LIMIT
+        f"{_IMPORTS}print(lines, end='')\n{WAYS[way]};",
+        variables={"text": text, "lines": lines},
+        max_output_chars=LIMIT,
     ).cell.text()
     whole = lines + text
     assert shown.startswith(whole[: LIMIT // 2])
@@ -45,7 +47,9 @@ def test_every_way_has_the_one_budget(driver: Driver, way: str) -> None:
 def test_a_redrawn_line_counts_once_whichever_way(driver: Driver, way: str) -> None:
     """Ten thousand states of a bar take the place of one, and a model reads that one."""
     text = "".join(f"\r{number:5}|{'#' * 40}" for number in range(10_000)) + "\n"
-    shown = driver.run(f"{_IMPORTS}print('begin')\n{WAYS[way]};", variables={"text": text}, max_output_chars=1000).cell.text()
+    shown = driver.run(
+        f"{_IMPORTS}print('begin')\n{WAYS[way]};", variables={"text": text}, max_output_chars=1000
+    ).cell.text()
     assert shown == f"begin\n 9999|{'#' * 40}\n"
 
 
