@@ -29,7 +29,8 @@ from IPython.core.error import StdinNotImplementedError
 from traitlets import Instance, Type, default
 
 from ..wire import values
-from ..wire.calls import PREAMBLE_KEY, Preamble
+from ..wire.calls import HAS_ARROW, PREAMBLE_KEY, Preamble
+from ..wire.libraries import has_arrow
 from .bridge import Bridge
 from .failures import ToolError
 from .keeping import Keeping, ValueForgotten, resolve
@@ -225,7 +226,7 @@ class Kernel(IPythonKernel):
         cell = parent["header"]["msg_id"]
         self._journal.started(cell)
         for output in self._streams:
-            output.cell = cell
+            output.cell, output.budget = cell, None
         if cell in self._cancelled:
             self._refusal = _NOT_BEGUN
         elif PREAMBLE_KEY in parent.get("metadata", {}):
@@ -307,13 +308,16 @@ class Kernel(IPythonKernel):
     def finish_metadata(self, parent: Any, metadata: dict[str, Any], reply_content: dict[str, Any]) -> dict[str, Any]:
         """Tell the host whether the code failed before any of it ran, and a small value."""
         metadata = super().finish_metadata(parent, metadata, reply_content)
-        metadata[PREAMBLE_KEY] = {"compiled": not self._failed_to_compile, "kept": self._keeping.keys}
+        metadata[PREAMBLE_KEY] = {"compiled": not self._failed_to_compile, "kept": self._kept()}
         if self._forgotten:
             metadata[PREAMBLE_KEY]["forgotten"] = True
         if self._value is not None:
             metadata[PREAMBLE_KEY]["value"] = self._value
         self._journal.ended(parent["header"]["msg_id"], reply_content, {PREAMBLE_KEY: metadata[PREAMBLE_KEY]})
         return metadata
+
+    def _kept(self) -> list[str]:
+        return [*self._keeping.keys, *([HAS_ARROW] if has_arrow() else [])]
 
     # --- control: replies and interrupts -------------------------------------------------------------
 
