@@ -107,8 +107,8 @@ class KernelProcess:
             raise NoSuchKernel(f"the kernel is gone: {error}") from error
         return self
 
-    async def serve(self, files: KernelFiles, key: str, lifetime_s: float) -> None:
-        """Have the kernel bind its ports and serve with ``key`` as session key.
+    async def serve(self, files: KernelFiles, key: str, lifetime_s: float, *, personal: bool = False) -> None:
+        """Have the kernel bind its ports and serve with ``key`` as session key, a program or a person.
 
         Raises:
             KernelStartFailed: If it ends instead; the message has the end of its stderr.
@@ -120,6 +120,7 @@ class KernelProcess:
             "journal": str(files.journal),
             "lifeline": str(files.lifeline),
             "lifetime_s": lifetime_s,
+            "personal": personal,
         }
         os.write(self._order_fd, json.dumps(order).encode("ascii") + b"\n")
         line = await self._ready.readline()
@@ -201,8 +202,8 @@ class Kernels:
             raise ValueError(f"{kernel_id[:40]!r} is no kernel's id")
         return KernelFiles(self._folder, kernel_id)
 
-    async def start(self, kernel_id: str, key: str) -> int:
-        """Start a kernel and return its pid.
+    async def start(self, kernel_id: str, key: str, *, personal: bool = False) -> int:
+        """Start a kernel, a ``personal`` one for somebody who sits at it, and return its pid.
 
         Raises:
             KernelStartFailed: If it could not serve.
@@ -210,7 +211,7 @@ class Kernels:
         spare, self._spare = self._spare, None
         process = spare or await self._spawn()
         try:
-            await process.serve(self.files(kernel_id), key, self._lifetime_s)
+            await process.serve(self.files(kernel_id), key, self._lifetime_s, personal=personal)
         except BaseException as error:
             await process.end()
             self._settle(kernel_id, error if isinstance(error, KernelStartFailed) else None)
