@@ -22,17 +22,21 @@ PROVISIONER = "daytona-kernel"  # the name of its entry point
 _SANDBOXES: dict[str, type[DaytonaSandbox] | type[LocalSandbox]] = {"daytona": DaytonaSandbox, "local": LocalSandbox}
 _PLACES = {"daytona": "a sandbox at Daytona", "local": "the local sandbox"}
 _NOT_IN_FILES = ("resolve",)  # no JSON says it
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(type(text) is str for text in value.values())
+
+
 # What a field's annotation takes, in words and as a check.
-_TEXTS: Callable[[Any], bool] = lambda value: isinstance(value, dict) and all(type(text) is str for text in value.values())
-_NUMBER: Callable[[Any], bool] = lambda value: type(value) in (int, float)
 _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "str": ("a text", lambda value: type(value) is str),
     "str | os.PathLike[str]": ("a text", lambda value: type(value) is str),
     "Any": ("a text", lambda value: type(value) is str),
     "int": ("a whole number", lambda value: type(value) is int),
-    "float": ("a number", _NUMBER),
+    "float": ("a number", lambda value: type(value) in (int, float)),
     "bool": ("true or false", lambda value: type(value) is bool),
-    "Mapping[str, str]": ("names with a text each", _TEXTS),
+    "Mapping[str, str]": ("names with a text each", _is_texts),
 }
 
 

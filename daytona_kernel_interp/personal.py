@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import secrets
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,8 @@ from .tunnel import Tunnel, Watcher, endpoints_folder
 from .wire.link import LinkTimes
 
 if TYPE_CHECKING:
+    import logging
+
     from .sandboxes.base import RunningSandbox, Sandbox
 
 _UNKNOWN_EXIT = 1  # the exit code of a kernel of which nobody saw how it ended
@@ -27,8 +28,8 @@ _ENDPOINTS = "k"  # the name of the endpoints: a kernel that follows another is 
 class PersonalSession(Watcher):
     """Made for the first kernel; :meth:`aclose` ends everything.
 
-    Every kernel has the same endpoints and the same key, whatever became of the one before it or of its sandbox, so that
-    clients need not know of restarts.
+    Every kernel has the same endpoints and the same key, whatever became of the one before it or of its sandbox, so
+    that clients need not know of restarts.
     """
 
     def __init__(self, description: Sandbox, log: logging.Logger | logging.LoggerAdapter[Any]) -> None:

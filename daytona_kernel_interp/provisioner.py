@@ -1,14 +1,14 @@
 """``SandboxProvisioner``: jupyter_client's way to a kernel in a sandbox, for every Jupyter program.
 
-A kernelspec names it (``daytona-kernel install`` writes two), and has the sandbox's options. All that it starts lives on
-the I/O loop's own thread, so that a program without a loop, or with a busy one, does not hold up the tunnel.
+A kernelspec names it (``daytona-kernel install`` writes two), and has the sandbox's options. All that it starts lives
+on the I/O loop's own thread, so that a program without a loop, or with a busy one, does not hold up the tunnel.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
@@ -69,8 +69,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         else:
             info = await io_loop().arun(self._session.start_kernel())
         self._there = True
-        info["key"] = info["key"].encode("ascii")
-        self.connection_info = info
+        self.connection_info = cast("KernelConnectionInfo", {**info, "key": info["key"].encode("ascii")})
         return self.connection_info
 
     @property
@@ -131,6 +130,6 @@ async def _make(description: Any, log: Any) -> PersonalSession:
 
 if __name__ == "__main__":
     sys.exit(
-        "daytona-kernel: this program starts kernels by their command line, and this kernel is started by jupyter_client's "
+        "daytona-kernel: this program starts kernels by their command line, and this one is started by jupyter_client's "
         "provisioners: use a program that knows them, such as JupyterLab, nbclient or jupyter console."
     )
