@@ -6,6 +6,7 @@ on the I/O loop's own thread, so that a program without a loop, or with a busy o
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any, cast
@@ -59,7 +60,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         """
         registry.watch_for_termination()
         if self._session is None:
-            description = describe(self._options, env=kwargs.get("env") or {}, cwd=kwargs.get("cwd"))
+            description = describe(self._options, env=kwargs.get("env") or {}, cwd=kwargs.get("cwd") or os.getcwd())
             self._session = await io_loop().arun(_make(description, self.log))
             try:
                 info = await io_loop().arun(self._session.start_kernel())
@@ -130,6 +131,6 @@ async def _make(description: Any, log: Any) -> PersonalSession:
 
 if __name__ == "__main__":
     sys.exit(
-        "daytona-kernel: this program starts kernels by their command line, and this one is started by jupyter_client's "
+        "daytona-kernel: this program starts kernels by a command line, and this one is started by jupyter_client's "
         "provisioners: use a program that knows them, such as JupyterLab, nbclient or jupyter console."
     )

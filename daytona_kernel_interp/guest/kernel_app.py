@@ -1,6 +1,6 @@
 """The kernel process: imports, waits for its order, serves, and ends when its relay is gone.
 
-``python -m daytona_kernel_interp.guest.kernel_app ORDER_FD READY_FD``. The relay starts it before anybody asks for a
+``python -m daytona_kernel_interp.guest.kernel_app ORDER_FD READY_FD CWD``. The relay starts it before anybody asks for a
 kernel, so the imports (most of a cold start) overlap with the relay's own. The order, one JSON line on ORDER_FD, has
 the session key and the paths of the connection file, the journal and the lifeline; the answer, one JSON line on
 READY_FD, the ports that were bound. ORDER_FD then tells of the relay's end. The kernel outlives it: the next relay
@@ -109,6 +109,7 @@ def main() -> None:
     for fd in (order_fd, ready_fd):
         os.set_inheritable(fd, False)
     _hide_runtime()
+    _work_in(sys.argv[3])
     order = _read_order(order_fd)
     personal = bool(order.get("personal"))
     configured = configuration(order["key"], personal=personal)
@@ -148,6 +149,16 @@ def _hide_runtime() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(rest)
     if not rest:
         del os.environ["PYTHONPATH"]
+
+
+def _work_in(cwd: str) -> None:
+    """Go where the code works. What lies there is for the code: a ``random.py`` must not be ours.
+
+    IPython looks there for modules as well, behind what is imported by now.
+    """
+    if sys.path and sys.path[0] == os.getcwd():
+        del sys.path[0]
+    os.chdir(cwd)
 
 
 def _read_order(fd: int) -> dict[str, Any]:

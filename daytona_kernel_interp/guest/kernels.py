@@ -70,13 +70,14 @@ class KernelProcess:
             with stderr.open("ab") as stderr_file:
                 # A group of its own: it outlives the relay.
                 process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, *_USER_SITE, "-m", KERNEL_MODULE, str(order_read), str(ready_write)),
+                    *(sys.executable, *_USER_SITE, "-m", KERNEL_MODULE),
+                    *(str(order_read), str(ready_write), str(cwd.absolute())),
                     pass_fds=(order_read, ready_write),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
                     stderr=stderr_file,
                     start_new_session=True,
-                    cwd=cwd,
+                    cwd=folder,  # of ours: Python looks for modules where it is started
                     env=kernel_environment(folder),
                 )
         finally:
