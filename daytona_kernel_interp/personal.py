@@ -41,6 +41,7 @@ class PersonalSession(Watcher):
         self._kernel = ""
         self._ended = asyncio.Event()
         self._ending_wanted = False
+        self._asking: asyncio.Task[None] | None = None
         self.exit_code: int | None = None  # of the last kernel; None: it runs. Read from other threads as well
 
     async def start_kernel(self) -> dict[str, Any]:
@@ -126,11 +127,19 @@ class PersonalSession(Watcher):
         self._end(code if isinstance(code, int) else _UNKNOWN_EXIT)
 
     def broken(self) -> None:
-        """Say that messages may be missing: a client's own requests cannot be repeated for it."""
-        self._log.warning(
-            "The link to the kernel had to be made anew: output of the running cell, and its end, may not be shown. "
-            "The kernel lives and has its variables; interrupt it if its cell does not seem to end."
-        )
+        """Say that messages may be missing, if the kernel lives: a client's own requests cannot be repeated for it."""
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._tell_of_break())
+            self._asking.add_done_callback(lambda _: setattr(self, "_asking", None))
+
+    async def _tell_of_break(self) -> None:
+        tunnel = self._tunnel
+        with contextlib.suppress(KernelError):  # then it is lost, which is told
+            if tunnel is not None and (await tunnel.kernels()).get(self._kernel, {}).get("alive"):
+                self._log.warning(
+                    "The link to the kernel had to be made anew: what the running cell shows, and its end, may be "
+                    "missing. The kernel has its variables; interrupt it if a cell does not seem to end."
+                )
 
     def lost(self, error: KernelError) -> None:
         """The sandbox, or the link to it, is gone, and the kernel with it."""
