@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from . import __version__
+from . import __version__, installing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else litellm fetches its price list at import
     try:
         return int(options.command(options))
-    except _BadInput as error:
+    except (_BadInput, installing.CannotInstall) as error:
         return _fail(str(error), BAD_INPUT)
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -104,6 +104,8 @@ def _parser() -> _Parser:
     attach = commands.add_parser("attach", help="type cells into a running session; one without a host is taken up")
     attach.add_argument("session", metavar="ID", help="see ls")
     attach.set_defaults(command=_attach)
+
+    installing.add_commands(commands)
     return parser
 
 

@@ -5,12 +5,10 @@ Works on ipykernel 6.31 and 7.x; what it overrides exists in both.
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import contextlib
 import json
 import os
-import signal
 import sys
 import threading
 import traceback
@@ -33,6 +31,7 @@ from ..wire.calls import HAS_ARROW, PREAMBLE_KEY, Preamble
 from ..wire.libraries import has_arrow
 from .bridge import Bridge
 from .failures import ToolError
+from .interrupts import cancelled_by_sigint
 from .keeping import Keeping, ValueForgotten, resolve
 from .mending import Belongings
 from .output import CellStream, OutputBudget, end_cell, pack
@@ -344,19 +343,13 @@ class Kernel(IPythonKernel):
 
     @contextlib.contextmanager
     def _cancel_on_sigint(self, future: Any) -> Iterator[None]:
-        """Let SIGINT cancel an async cell, also one that only waits.
-
-        ipykernel schedules the cancellation from the signal handler without waking the event loop, so a top-level await
-        would sleep on until something else wakes it (ipython/ipykernel#1239).
-        """
-        loop = asyncio.get_running_loop()
-        previous = signal.signal(signal.SIGINT, lambda *_: loop.call_soon_threadsafe(future.cancel))
+        """Let SIGINT cancel an async cell, also one that only waits."""
         self._async_cell = True
         try:
-            yield
+            with cancelled_by_sigint(future):
+                yield
         finally:
             self._async_cell = False
-            signal.signal(signal.SIGINT, previous)
 
 
 def _is_json(value: Any) -> bool:

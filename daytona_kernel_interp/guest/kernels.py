@@ -70,13 +70,14 @@ class KernelProcess:
             with stderr.open("ab") as stderr_file:
                 # A group of its own: it outlives the relay.
                 process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, *_USER_SITE, "-m", KERNEL_MODULE, str(order_read), str(ready_write)),
+                    *(sys.executable, *_USER_SITE, "-m", KERNEL_MODULE),
+                    *(str(order_read), str(ready_write), str(cwd.absolute())),
                     pass_fds=(order_read, ready_write),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
                     stderr=stderr_file,
                     start_new_session=True,
-                    cwd=cwd,
+                    cwd=folder,  # of ours: Python looks for modules where it is started
                     env=kernel_environment(folder),
                 )
         finally:
@@ -108,9 +109,15 @@ class KernelProcess:
         return self
 
     async def serve(
-        self, files: KernelFiles, key: str, lifetime_s: float, environment: Mapping[str, str] | None = None
+        self,
+        files: KernelFiles,
+        key: str,
+        lifetime_s: float,
+        environment: Mapping[str, str] | None = None,
+        *,
+        personal: bool = False,
     ) -> None:
-        """Have the kernel bind its ports and serve with ``key`` as session key.
+        """Have the kernel bind its ports and serve with ``key`` as session key, a program or a person.
 
         Raises:
             KernelStartFailed: If it ends instead; the message has the end of its stderr.
@@ -123,6 +130,7 @@ class KernelProcess:
             "lifeline": str(files.lifeline),
             "lifetime_s": lifetime_s,
             "environment": dict(environment or {}),
+            "personal": personal,
         }
         with contextlib.suppress(BrokenPipeError):  # it ended while it imported
             os.write(self._order_fd, json.dumps(order).encode("ascii") + b"\n")
@@ -206,8 +214,8 @@ class Kernels:
             raise ValueError(f"{kernel_id[:40]!r} is no kernel's id")
         return KernelFiles(self._folder, kernel_id)
 
-    async def start(self, kernel_id: str, key: str) -> int:
-        """Start a kernel and return its pid.
+    async def start(self, kernel_id: str, key: str, *, personal: bool = False) -> int:
+        """Start a kernel, a ``personal`` one for somebody who sits at it, and return its pid.
 
         Raises:
             KernelStartFailed: If it could not serve.
@@ -215,7 +223,7 @@ class Kernels:
         spare, self._spare = self._spare, None
         process = spare or await self._spawn()
         try:
-            await process.serve(self.files(kernel_id), key, self.lifetime_s, self.environment)
+            await process.serve(self.files(kernel_id), key, self.lifetime_s, self.environment, personal=personal)
         except BaseException as error:
             await process.end()
             self._settle(kernel_id, error if isinstance(error, KernelStartFailed) else None)

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SIGNALS = {"interrupt": signal.SIGINT, "kill": signal.SIGKILL}
+_SIGNALS = {"interrupt": signal.SIGINT, "terminate": signal.SIGTERM, "kill": signal.SIGKILL}
 _PATH = re.compile(rf"/v\d+/({'|'.join(CHANNELS)})")  # of any version: the hello says what is wrong with another
 _LOOKS_PER_LIFETIME = 20
 
@@ -330,7 +330,8 @@ class Service:
         self.tell(reply)
 
     async def _start_kernel(self, args: dict[str, Any]) -> dict[str, Any]:
-        return {"pid": await self._kernels.start(str(args["kernel"]), str(args["key"]))}
+        kernel_id, key, personal = str(args["kernel"]), str(args["key"]), args.get("personal") is True
+        return {"pid": await self._kernels.start(kernel_id, key, personal=personal)}
 
     async def _signal(self, args: dict[str, Any]) -> dict[str, Any]:
         self._kernels.signal(str(args["kernel"]), _SIGNALS[args["signal"]])
