@@ -248,6 +248,16 @@ class Tunnel:
         found = answer.get("ok")
         return found if isinstance(found, dict) else {}
 
+    async def look(self, kernel_id: str) -> dict[str, Any]:
+        """Return what the relay can tell of a kernel, a little later; see ``wire.looks``. May be cancelled.
+
+        Raises:
+            SandboxFailed: If it cannot tell anything.
+            TunnelLost: If the relay is gone.
+        """
+        answer = (await self._request("look", kernel=kernel_id)).get("ok")
+        return answer if isinstance(answer, dict) else {}
+
     async def end_relay(self) -> None:
         """Have the relay end its kernels and itself.
 
@@ -338,6 +348,10 @@ class Tunnel:
             with self.in_flight():
                 self._relay_end.send(to_line({"id": request_id, "op": op, "args": args}))
                 answer: dict[str, Any] = await reply
+        except asyncio.CancelledError:
+            if op == "look":
+                self._relay_end.send(to_line({"op": "enough", "args": {"look": request_id}}))
+            raise
         finally:
             del self._replies[request_id]
         if "error" in answer:

@@ -2,7 +2,7 @@
 
 ``python -m daytona_kernel_interp.guest.kernel_app ORDER_FD READY_FD CWD``. The relay starts it before anybody asks for a
 kernel, so the imports (most of a cold start) overlap with the relay's own. The order, one JSON line on ORDER_FD, has
-the session key and the paths of the connection file, the journal and the lifeline; the answer, one JSON line on
+the session key and the paths of the connection file, journal, board and lifeline; the answer, one JSON line on
 READY_FD, the ports that were bound. ORDER_FD then tells of the relay's end. The kernel outlives it: the next relay
 opens the lifeline, a FIFO. Only when none comes within ``lifetime_s`` the kernel ends, with its whole process group.
 """
@@ -25,6 +25,7 @@ from tornado.ioloop import IOLoop
 from traitlets.config import Config
 
 from . import kernel as our_kernel
+from .board import Board
 from .journal import JournalWriter, PendingText
 from .output import CellStream
 from .personal import PersonalKernel
@@ -45,6 +46,7 @@ class KernelApp(ipykernel.kernelapp.IPKernelApp):
         """Load nothing: the kernel is the same wherever it runs."""
 
     journal: JournalWriter | None = None
+    board: Board
 
     def start(self) -> None:
         """Serve until a shutdown request stops the loop.
@@ -116,10 +118,11 @@ def main() -> None:
     personal = bool(order.get("personal"))
     configured = configuration(order["key"], personal=personal)
     app = KernelApp.instance(connection_file=order["connection_file"], config=configured)
-    if not personal:  # a journal is for a host that asks for it
+    if not personal:  # journal and board are for a host that asks for them
         journal = Path(order["journal"])
         CellStream.pending = PendingText(journal)
         app.journal = JournalWriter(journal)
+        app.board = Board(Path(order["board"]))
     with contextlib.nullcontext() if personal else _without_debugpy():
         app.initialize()
     app.log.setLevel(app.log_level)  # traitlets lets records be made for its handler to drop

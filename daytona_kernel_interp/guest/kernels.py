@@ -9,12 +9,16 @@ import os
 import re
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..link.processes import process_mark
+from ..wire.calls import MAX_LINE_BYTES
 from ..wire.hello import KERNEL_CHANNELS
-from .memory import oom_kills
+from ..wire.looks import PATIENCE_S
+from .board import read_board
+from .memory import oom_kills, use_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,6 +31,7 @@ _START_S = 60.0
 _KERNEL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # The user's site-packages are the kernel's if they are ours: on somebody's machine they are not, in a sandbox they are.
 _USER_SITE = ("-s",) if sys.flags.no_user_site else ()
+_MAX_SUMMARY_BYTES = MAX_LINE_BYTES - 128 * 1024  # what else there is to say needs room in the line
 _POLL_S = 0.2  # where there are no pidfds (Linux 5.3, Python 3.9)
 
 
@@ -46,6 +51,7 @@ class KernelFiles:
         self.state = folder / f"kernel-{kernel_id}.state"  # JSON: pid, started (see `link.processes`)
         self.lifeline = folder / f"kernel-{kernel_id}.life"  # FIFO: while a relay has it open for writing, there is one
         self.journal = folder / f"journal-{kernel_id}"
+        self.board = folder / f"board-{kernel_id}"
 
 
 class KernelProcess:
@@ -127,6 +133,7 @@ class KernelProcess:
             "connection_file": str(files.connection),
             "key": key,
             "journal": str(files.journal),
+            "board": str(files.board),
             "lifeline": str(files.lifeline),
             "lifetime_s": lifetime_s,
             "environment": dict(environment or {}),
@@ -257,6 +264,28 @@ class Kernels:
         alive = {kernel_id: {"alive": True, "pid": process.pid} for kernel_id, process in self._running.items()}
         return {**{kernel_id: {**event, "alive": False} for kernel_id, event in self._gone.items()}, **alive}
 
+    async def look(self, kernel_id: str) -> dict[str, Any]:
+        """Return what can be told of a kernel that does not speak, some time later; see ``wire.looks``.
+
+        Raises:
+            NoSuchKernel: If it is gone.
+        """
+        process = self._running.get(kernel_id)
+        if process is None:
+            raise NoSuchKernel("there is no such kernel")
+        began, before = time.monotonic(), use_of(process.pid)
+        await asyncio.sleep(PATIENCE_S)
+        running, summary = read_board(self.files(kernel_id).board)
+        now, after = time.monotonic(), use_of(process.pid)
+        cell = running.get("running")
+        return {
+            "summary": summary.get("summary") if len(json.dumps(summary)) <= _MAX_SUMMARY_BYTES else None,
+            "age_s": _since(summary, now),
+            "running": {**cell, "elapsed_s": _since(running, now)} if isinstance(cell, dict) else None,
+            "cpu_percent": None if not before or not after else 100 * (after[0] - before[0]) / (now - began),
+            "memory_bytes": after[1] if after else None,
+        }
+
     async def end_all(self) -> None:
         """End every kernel, and the spare process."""
         processes = list(self._running.values())
@@ -301,6 +330,11 @@ def _exit_event(kernel_id: str, code: int | None, stderr: str, *, oom: bool) -> 
         with contextlib.suppress(ValueError):
             name = signal.Signals(-code).name
     return {"event": "kernel_exited", "kernel": kernel_id, "code": code, "signal": name, "oom": oom, "stderr": stderr}
+
+
+def _since(slot: dict[str, Any], now: float) -> float | None:
+    at = slot.get("at")
+    return max(0.0, now - at) if isinstance(at, float) else None
 
 
 def kernel_environment(folder: Path) -> dict[str, str]:
