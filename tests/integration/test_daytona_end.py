@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from daytona_kernel_interp import KernelInterpreter, cli, doctor
+from daytona_kernel_interp import KernelInterpreter, cli
 from daytona_kernel_interp.testing import Fault
 from tests.integration.daytona_service import WAIT_S, until
 
@@ -96,24 +96,3 @@ def start_host(daytona: Service, code: str) -> subprocess.Popen[bytes]:
     with contextlib.closing(host.stdout):
         assert host.stdout.readline() == b"ready\n"
     return host
-
-
-def test_the_doctor_goes_all_the_way(daytona: Service, capfd: pytest.CaptureFixture[str]) -> None:
-    """Every check is passed; then the first that fails says what to do, and is the last."""
-    assert cli.main(["doctor"]) == 0
-    lines = capfd.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines] == [
-        ["ok", what] for what in ("key", "clock", "API", "sandbox", "preview", "versions")
-    ]
-    assert cli.main(["doctor", "--snapshot", "nowhere"]) == 1
-    lines = capfd.readouterr().out.splitlines()
-    assert lines[-2].split()[:2] == ["FAILED", "sandbox"]
-    assert "Snapshot nowhere not found" in lines[-1]
-
-
-def test_the_doctor_names_what_is_wrong_with_the_key(daytona: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong one, and none."""
-    monkeypatch.setenv("DAYTONA_API_KEY", "dtn_wrong")
-    assert "does not accept the key" in list(doctor.examine())[-1].advice
-    monkeypatch.delenv("DAYTONA_API_KEY")
-    assert "set DAYTONA_API_KEY" in list(doctor.examine())[-1].advice

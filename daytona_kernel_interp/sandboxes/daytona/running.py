@@ -100,6 +100,11 @@ class RunningDaytonaSandbox:
         return self._address
 
     @property
+    def region(self) -> str:
+        """Where it runs."""
+        return "" if self._sandbox is None else str(self._sandbox.target)
+
+    @property
     def resume_lifetime_s(self) -> float:
         """How long the relay waits for a host, in seconds."""
         return self._description.resume_lifetime
