@@ -62,13 +62,15 @@ class Session:
             sandbox = await description.start()
             stack.push_async_callback(sandbox.stop)
             revival = _Revival(sandbox)
-            tunnel = await Tunnel.open(
+            tunnel = Tunnel.begin(
                 sandbox.address,
                 revive=revival.revive,
                 times=times or LinkTimes(resume_lifetime_s=sandbox.resume_lifetime_s),
             )
             stack.push_async_callback(tunnel.aclose)
-            kernel = await Kernel.start(tunnel, max_value_bytes=max_value_bytes)
+            if isinstance(sandbox, RunningRelaySandbox):  # a host before us may have left it streams, which end first
+                await tunnel.until_open()
+            kernel = await _kernel_behind(tunnel, max_value_bytes)
             session = cls(secrets.token_hex(4), sandbox, tunnel, kernel, ToolRunner(invoke, max_value_bytes))
             session._keep_record(revival)
             registry.opened(session)
@@ -191,6 +193,18 @@ class Session:
             record.write()
 
         revival.on_revived = update
+
+
+async def _kernel_behind(tunnel: Tunnel, max_value_bytes: int | None) -> Kernel:
+    """Start a kernel while the tunnel opens; if both fail, the tunnel's reason is the one to tell."""
+    starting = asyncio.ensure_future(Kernel.start(tunnel, max_value_bytes=max_value_bytes))
+    try:
+        await tunnel.until_open()
+        return await starting
+    except BaseException:
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        raise
 
 
 class _Revival:

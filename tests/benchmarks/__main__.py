@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tests import hermetic
 
-from . import emulator, link, report
+from . import daytona, emulator, link, report
 
 if TYPE_CHECKING:
     from .samples import Key, Sample
@@ -41,13 +41,14 @@ def main() -> int:
         lives = _measure_lives(options.quick)
         lines = _measure_link(options.quick)
         emulated = emulator.run(options.quick)
+        sandboxes = daytona.run(options.quick)
         carried = _measure_values(options.quick)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(_machine())
     print(f"{report.table(samples)}\n\n{lives.table}")
     print(f"\n{link.table(lines)}")
-    print(f"\n{emulated}\n\n{carried}")
+    print(f"\n{emulated}\n\n{sandboxes}\n\n{carried}")
     if options.json is not None:
         measured = {
             "machine": _machine(),
