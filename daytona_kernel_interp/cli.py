@@ -12,12 +12,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from . import __version__
+from . import __version__, installing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .cell import Output
+    from .sandboxes.daytona.image import KernelImage
     from .sandboxes.daytona.lost import Found
 
 PROGRAM = "daytona-kernel"
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else litellm fetches its price list at import
     try:
         return int(options.command(options))
-    except _BadInput as error:
+    except (_BadInput, installing.CannotInstall) as error:
         return _fail(str(error), BAD_INPUT)
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -97,10 +98,30 @@ def _parser() -> _Parser:
     doctor.add_argument("--snapshot", metavar="NAME", help="start from this one")
     doctor.set_defaults(command=_examine)
 
+    image = commands.add_parser("image", help="the sandbox's image: a snapshot of it at Daytona, or its recipe")
+    _add_image_commands(image.add_subparsers(metavar="COMMAND", required=True))
+
     attach = commands.add_parser("attach", help="type cells into a running session; one without a host is taken up")
     attach.add_argument("session", metavar="ID", help="see ls")
     attach.set_defaults(command=_attach)
+
+    installing.add_commands(commands)
     return parser
+
+
+def _add_image_commands(commands: Any) -> None:
+    build = commands.add_parser("build", help="make a snapshot of the image at Daytona; takes minutes")
+    build.add_argument("--name", metavar="NAME", help="the snapshot's (else one that says version and contents)")
+    for what, unit in (("cpu", "cores"), ("memory", "GiB"), ("disk", "GiB")):
+        build.add_argument(f"--{what}", type=int, metavar="N", help=f"{unit} of each sandbox (else Daytona's default)")
+    build.add_argument("--region", metavar="NAME", help="where it is to be used (else the organisation's default)")
+    build.set_defaults(command=_build_image)
+    files = commands.add_parser("files", help="write what `docker build` needs into a folder")
+    files.add_argument("folder", type=Path, metavar="FOLDER")
+    files.set_defaults(command=_write_image)
+    for parser in (build, files):
+        parser.add_argument("--package", action="append", default=[], metavar="NAME", help="install this one besides")
+        parser.add_argument("--no-data", action="store_true", help="leave out the data-science set")
 
 
 def _add_kernel_options(parser: argparse.ArgumentParser) -> None:
@@ -226,6 +247,47 @@ def _examine(options: argparse.Namespace) -> int:
             failed = True
             _write(sys.stdout, f"{'':30}{check.advice}\n")
     return FAILED if failed else 0
+
+
+def _build_image(options: argparse.Namespace) -> int:
+    from .errors import SandboxFailed
+    from .loop import io_loop
+    from .progress import BuildLog
+    from .sandboxes.daytona.image import build_snapshot
+    from .settings import SNAPSHOT_VARIABLE
+
+    image = _image(options)
+    name = options.name or image.name()
+    resources = {what: getattr(options, what) for what in ("cpu", "memory", "disk", "region")}
+    try:
+        with BuildLog(f"building the snapshot {name}", sys.stderr) as shown:
+            fresh = io_loop().run(build_snapshot(image, name, shown.line, **resources))
+    except SandboxFailed as error:
+        return _fail(f"{error}", FAILED)
+    _write(sys.stderr, f"{'It is built' if fresh else 'It was there already'}. To use it:\n")
+    _write(sys.stdout, f"export {SNAPSHOT_VARIABLE}={name}\n")
+    return 0
+
+
+def _write_image(options: argparse.Namespace) -> int:
+    from .errors import SandboxFailed
+    from .sandboxes.daytona.image import write_context
+
+    try:
+        write_context(options.folder, _image(options))
+    except (OSError, SandboxFailed) as error:
+        raise _BadInput(f"{options.folder} was not filled: {error}.") from error
+    _write(sys.stdout, f"docker build -t daytona-kernel {options.folder}\n")
+    return 0
+
+
+def _image(options: argparse.Namespace) -> KernelImage:
+    from .sandboxes.daytona.image import KernelImage
+
+    try:
+        return KernelImage(packages=tuple(options.package), data=not options.no_data)
+    except ValueError as error:
+        raise _BadInput(f"{error}.") from error
 
 
 def _find_sandboxes() -> list[Found]:
