@@ -11,6 +11,7 @@ import pytest
 
 from daytona_kernel_interp import DaytonaSandbox, KernelInterpreter
 from daytona_kernel_interp.interpreter import CodeInterpreterError
+from daytona_kernel_interp.sandboxes.daytona.running import RunningDaytonaSandbox
 from daytona_kernel_interp.testing import Fault
 from tests.integration.daytona_service import WAIT_S, Service, until
 
@@ -49,6 +50,13 @@ def meanwhile(interpreter: KernelInterpreter, act: Callable[[], object]) -> Iter
     assert not failed, failed
 
 
+def running(interpreter: KernelInterpreter) -> RunningDaytonaSandbox:
+    assert interpreter._session is not None
+    sandbox = interpreter._session.sandbox
+    assert isinstance(sandbox, RunningDaytonaSandbox)
+    return sandbox
+
+
 def test_a_host_keeps_its_sandbox_up_until_its_time_is_over(interpreter: KernelInterpreter, daytona: Service) -> None:
     """A cell that calls nothing for an hour, then a session that runs none; a day after the create it is deleted."""
 
@@ -57,8 +65,13 @@ def test_a_host_keeps_its_sandbox_up_until_its_time_is_over(interpreter: KernelI
             daytona.emulator.advance(AUTO_STOP_S - MINUTE_S)
 
     passed = threading.Event()
+
+    def pass_an_hour() -> None:
+        an_hour()
+        passed.set()
+
     interpreter.tools["wait"] = lambda: passed.wait(WAIT_S)
-    with meanwhile(interpreter, lambda: (an_hour(), passed.set())):
+    with meanwhile(interpreter, pass_an_hour):
         assert interpreter.execute("begun(); x = wait(); x") is True
     an_hour()
     assert daytona.only["state"] == "started"
@@ -78,7 +91,7 @@ interpreter.execute("import time; time.sleep(60)")
 
 
 def test_a_kept_sandbox_of_a_dead_host_waits_and_is_taken_up(daytona: Service, hosts: Hosts) -> None:
-    """Until its auto-stop it runs on, variables and all; who takes it up stops it at shutdown, as its first host had."""
+    """Until its auto-stop it runs on, variables and all; who takes it up stops it at shutdown."""
     host = hosts.start(KEEPS, daytona.emulator.environment())
     session = host.line()
     host.send_signal(signal.SIGKILL)
@@ -88,7 +101,7 @@ def test_a_kept_sandbox_of_a_dead_host_waits_and_is_taken_up(daytona: Service, h
         interpreter.interrupt()
         assert interpreter.execute("x") == 42
     until(lambda: daytona.only["state"] == "stopped", "its stop")
-    with pytest.raises(CodeInterpreterError, match="no session|is over"):
+    with pytest.raises(CodeInterpreterError, match=r"no session|is over"):
         KernelInterpreter.attach(session)
     daytona.ask("DELETE", f"/sandbox/{daytona.only['id']}")
 
@@ -120,17 +133,19 @@ def test_a_sandbox_that_was_restarted_is_told(daytona: Service) -> None:
 def test_a_sandbox_out_of_memory_is_told_when_the_service_notices(
     interpreter: KernelInterpreter, daytona: Service
 ) -> None:
-    """All in it is dead, the state says started for minutes more: then one error that names what may have been."""
+    """All in it is dead, the state says started for minutes more, no reason is given: the error names a likely one."""
     interpreter.execute("x = 1")
-    made = daytona.only["id"]
+    made, sandbox = daytona.only["id"], running(interpreter)
 
     def kill() -> None:
         daytona.emulator.out_of_memory(made)
+        until(lambda: sandbox._silent, "a look at it")
         daytona.emulator.advance(160)
 
     with meanwhile(interpreter, kill), pytest.raises(CodeInterpreterError) as caught:
         interpreter.execute("begun(); import time; time.sleep(60)")
-    assert "SandboxGone" in str(caught.value)
+    assert "SandboxGone: the Daytona sandbox was deleted" in str(caught.value)
+    assert "it may have run out of its 1 GiB of memory" in str(caught.value)
 
 
 def test_a_dead_daemon_is_waited_for_as_long_as_a_lost_link(daytona: Service) -> None:
@@ -138,6 +153,6 @@ def test_a_dead_daemon_is_waited_for_as_long_as_a_lost_link(daytona: Service) ->
     with KernelInterpreter(sandbox=DaytonaSandbox(resume_lifetime=3)) as interpreter:
         interpreter.execute("x = 1")
         made = daytona.only["id"]
-        with meanwhile(interpreter, lambda: daytona.emulator.kill_daemon(made)):
-            with pytest.raises(CodeInterpreterError, match=r"TunnelLost: .*HTTP 502"):
-                interpreter.execute("begun(); import time; time.sleep(60)")
+        kill = meanwhile(interpreter, lambda: daytona.emulator.kill_daemon(made))
+        with kill, pytest.raises(CodeInterpreterError, match=r"TunnelLost: .*HTTP 502"):
+            interpreter.execute("begun(); import time; time.sleep(60)")
