@@ -156,3 +156,21 @@ def test_a_dead_daemon_is_waited_for_as_long_as_a_lost_link(daytona: Service) ->
         kill = meanwhile(interpreter, lambda: daytona.emulator.kill_daemon(made))
         with kill, pytest.raises(CodeInterpreterError, match=r"TunnelLost: .*HTTP 502"):
             interpreter.execute("begun(); import time; time.sleep(60)")
+
+
+def test_a_paused_sandbox_is_resumed_with_its_kernel(daytona: Service) -> None:
+    """Of a VM class, in the middle of a cell: the cell ends as if nothing had been, and variables are there."""
+    daytona.ask("POST", "/snapshots", {"name": "vm", "imageName": "python:3.12-slim", "sandboxClass": "linux-vm"})
+    until(lambda: daytona.ask("GET", "/snapshots/vm")["state"] == "active", "the snapshot")
+    with KernelInterpreter(sandbox=DaytonaSandbox(snapshot="vm")) as interpreter:
+        pid = interpreter.execute("import os; x = 42; os.getpid()")
+        made, states = daytona.only["id"], []
+
+        def pause() -> None:
+            states.append(daytona.ask("POST", f"/sandbox/{made}/pause")["state"])
+
+        with meanwhile(interpreter, pause):
+            assert interpreter.execute("begun(); import time; time.sleep(1); print('went on')") == "went on\n"
+        assert states == ["pausing"]
+        assert interpreter.execute("x, os.getpid()") == (42, pid)
+        assert daytona.only["state"] == "started"
