@@ -170,6 +170,22 @@ def install(order):
     return {"python": str(python)} if done is None else {"error": done}
 
 
+def lives(order):
+    # type: (dict[str, object]) -> dict[str, object]
+    """Return whether a kernel of a relay's folder lives; None where none was started."""
+    found = None
+    for path in pathlib.Path(str(order["folder"])).glob("kernel-*.state"):
+        found = found or False
+        try:
+            state = json.loads(path.read_text())
+            # proc(5): after the command in parentheses the state, and 19 fields on when it started
+            fields = pathlib.Path("/proc", str(int(state["pid"])), "stat").read_text().rpartition(")")[2].split()
+            found = found or (fields[0] != "Z" and fields[19] == state["started"])
+        except (OSError, ValueError, KeyError, IndexError):
+            continue
+    return {"lives": found}
+
+
 def _tools(environment, python):
     # type: (pathlib.Path, pathlib.Path) -> tuple[list[str] | None, list[str]]
     """Return how to make an environment, and how to install into it; None for the first where nothing can."""
@@ -265,5 +281,5 @@ def _free_port(wanted):
 
 if __name__ == "__main__":
     given = json.loads(sys.argv[1])
-    answer = install(given) if given["do"] == "install" else look(given)
+    answer = {"install": install, "look": look, "lives": lives}[given["do"]](given)
     print(MARK + json.dumps(answer))
