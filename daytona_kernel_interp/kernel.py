@@ -13,6 +13,7 @@ from .calls import Calls
 from .cell import Cell, Event, Output, OutputArrived, PendingCalls, StreamText, Submitted, ToolCalled
 from .channels import Channels, Message, parent_id
 from .errors import CellNotRun, KernelDied, KernelError, SandboxFailed, TunnelLost
+from .looking import look
 from .recovery import LOST_OUTPUT, Recovered, read_records
 from .running import CellResult, DiedInCell, LateText, Run, all_of, death, first_of, race
 from .settings import AFTER_SUBMIT_S, CANCEL_S, LADDER, LAST_INTERRUPT_S, MAX_RECOVERIES, REPLY_GRACE_S, START_S
@@ -167,6 +168,16 @@ class Kernel(Watcher):
         """Interrupt the running cell, if there is one; its variables stay."""
         if self._run is not None:
             self._run.interrupt_wanted.set()
+
+    async def look(self, name: str | None = None) -> dict[str, Any]:
+        """Return what is in the kernel and what it runs, or one variable; also while a cell runs. See ``wire.looks``.
+
+        Raises:
+            KernelError: If it is dead, or neither kernel nor relay answers.
+        """
+        if self._dead.done():
+            raise self._dead.result()
+        return await look(self._channels, self._tunnel, self.id, name)
 
     async def _conduct(
         self, run: Run, timeout_s: float | None, request: tuple[Message, list[values.Buffer]] | None

@@ -13,6 +13,7 @@ import itertools
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,6 +40,7 @@ class Bridge:
         self._comm_id: str | None = None
         self._parent: dict[str, Any] = {}
         self._waiting: dict[int, Callable[[Reply], None]] = {}
+        self._under_way: dict[int, tuple[str, float]] = {}  # of those: the tool's name, and when it was called
         self._ids = itertools.count(1)
         self._specs: dict[str, tuple[ToolSpec, Callable[..., Any]]] = {}
         self._submit: tuple[tuple[Field, ...] | None, Callable[..., None]] | None = None  # its fields, and it
@@ -115,7 +117,7 @@ class Bridge:
         try:
             reply = inbox.get()  # SIGINT interrupts this in the main thread
         finally:
-            self._waiting.pop(call_id, None)
+            self._forget_call(call_id)
         return _outcome(reply)
 
     async def acall(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -134,7 +136,7 @@ class Bridge:
         try:
             reply = await future
         finally:
-            self._waiting.pop(call_id, None)
+            self._forget_call(call_id)
         return _outcome(reply)
 
     def _send_call(
@@ -147,9 +149,24 @@ class Bridge:
         except (values.UnsupportedValue, values.ValueTooLarge) as error:
             raise TypeError(f"{name}() cannot send this argument to the host: {error}") from None
         call_id = next(self._ids)
+        self._under_way[call_id] = (name, time.monotonic())
         self._waiting[call_id] = complete
         self._send({"op": "call", "id": call_id, "name": name, **({"arrow": True} if has_arrow() else {})}, buffers)
         return call_id
+
+    def _forget_call(self, call_id: int) -> None:
+        self._waiting.pop(call_id, None)
+        self._under_way.pop(call_id, None)
+
+    def under_way(self) -> list[tuple[str, float]]:
+        """Return the tools that code waits for, and when it called each (``time.monotonic``). Any thread may."""
+        return list(dict.copy(self._under_way).values())
+
+    def offered(self) -> dict[str, Any]:
+        """Return what was bound into the namespace, by name, but for variables. Any thread may."""
+        found = {name: stub for name, (_, stub) in dict.copy(self._specs).items()}
+        submit = {} if self._submit is None else {_SUBMIT: self._submit[1]}
+        return {**found, **submit, **({_TOOL_ERROR: ToolError} if found else {})}
 
     def _submit_sender(self, *, json_only: bool) -> Callable[[dict[str, Any]], None]:
         def send(fields: dict[str, Any]) -> None:

@@ -16,6 +16,8 @@ wanted     to host                                     the answer to :attr:`Prea
 result     to cell     ``id``                          the tool's return value
 error      to cell     ``id``                          :class:`ToolFailure` as a dict
 raise      to cell     ``cell`` msg_id                 none; KeyboardInterrupt into that cell's main thread
+inspect    to cell     ``name`` str, or none           none; answered on control, see :mod:`.looks`
+inspected  to host     see :mod:`.looks`               none, or a variable's value
 ========= =========== =============================== ==================================================
 
 **The preamble.** An ``execute_request`` whose metadata has the key :data:`PREAMBLE_KEY` carries one value in its
