@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from .sandboxes.daytona import DaytonaSandbox
     from .sandboxes.local import LocalSandbox
     from .sandboxes.relay import RelaySandbox
+    from .watching import live
 
-__all__ = ["DaytonaSandbox", "KernelInterpreter", "LocalSandbox", "RelaySandbox"]
+__all__ = ["DaytonaSandbox", "KernelInterpreter", "LocalSandbox", "RelaySandbox", "live"]
 __version__ = "0.1.0"
 
 
@@ -45,7 +46,18 @@ def __getattr__(name: str) -> Any:
         from .sandboxes.local import LocalSandbox
 
         return LocalSandbox
+    if name == "live":
+        from .watching import live
+
+        return live
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Add ``%sandbox_sessions``, ``%sandbox_vars``, ``%%sandbox`` and ``%sandbox_get``: ``%load_ext`` calls this."""
+    from .magics import load
+
+    load(shell)
 
 
 def __dir__() -> list[str]:
