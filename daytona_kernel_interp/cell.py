@@ -79,6 +79,7 @@ class ToolCalled:
     call_id: int
     name: str
     buffers: Sequence[Any]
+    arrow: bool = False  # whether frames may come back as Arrow IPC
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ class Cell:
     def _receive_request(self, data: Any, buffers: Sequence[Any]) -> Iterator[Event]:
         match data:
             case {"op": "call", "id": int(call_id), "name": str(name)}:
-                yield ToolCalled(call_id, name, buffers)
+                yield ToolCalled(call_id, name, buffers, data.get("arrow") is True)
             case {"op": "submit"} if self.submission is None:
                 self.submission = buffers
                 yield Submitted(buffers)

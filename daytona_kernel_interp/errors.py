@@ -9,7 +9,9 @@
     ├── CellNotRun        lost, or interrupted, on the way to the kernel: the cell did not run, its kernel lives
     ├── WireMismatch      host and sandbox run different versions of this package
     ├── KernelDied        the kernel's process ended; its variables are gone
-    └── SessionNotFound   there is no session to take up, or its host lives
+    ├── SessionNotFound   there is no session to take up, or its host lives
+    ├── RecordingError    a recording cannot be read, or a value of it is missing
+    └── ReplayMismatch    what a program asks for is not what was recorded
 """
 
 from __future__ import annotations
@@ -55,3 +57,11 @@ class KernelDied(KernelError):
 
 class SessionNotFound(KernelError):
     """There is no session of that id to take up, or the process that it belongs to still lives."""
+
+
+class RecordingError(KernelError):
+    """A file is no recording, or of another version, or was cut off, or lacks a value."""
+
+
+class ReplayMismatch(KernelError):
+    """A program that runs against a recording asks for something else than was recorded. Nothing was run."""

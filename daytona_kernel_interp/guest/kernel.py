@@ -5,12 +5,10 @@ Works on ipykernel 6.31 and 7.x; what it overrides exists in both.
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import contextlib
 import json
 import os
-import signal
 import sys
 import threading
 import traceback
@@ -29,9 +27,11 @@ from IPython.core.error import StdinNotImplementedError
 from traitlets import Instance, Type, default
 
 from ..wire import values
-from ..wire.calls import PREAMBLE_KEY, Preamble
+from ..wire.calls import HAS_ARROW, PREAMBLE_KEY, Preamble
+from ..wire.libraries import has_arrow
 from .bridge import Bridge
 from .failures import ToolError
+from .interrupts import cancelled_by_sigint
 from .keeping import Keeping, ValueForgotten, resolve
 from .looking import Looks
 from .mending import Belongings
@@ -229,7 +229,7 @@ class Kernel(IPythonKernel):
         cell = parent["header"]["msg_id"]
         self._journal.started(cell)
         for output in self._streams:
-            output.cell = cell
+            output.cell, output.budget = cell, None
         if cell in self._cancelled:
             self._refusal = _NOT_BEGUN
         elif PREAMBLE_KEY in parent.get("metadata", {}):
@@ -313,13 +313,16 @@ class Kernel(IPythonKernel):
     def finish_metadata(self, parent: Any, metadata: dict[str, Any], reply_content: dict[str, Any]) -> dict[str, Any]:
         """Tell the host whether the code failed before any of it ran, and a small value."""
         metadata = super().finish_metadata(parent, metadata, reply_content)
-        metadata[PREAMBLE_KEY] = {"compiled": not self._failed_to_compile, "kept": self._keeping.keys}
+        metadata[PREAMBLE_KEY] = {"compiled": not self._failed_to_compile, "kept": self._kept()}
         if self._forgotten:
             metadata[PREAMBLE_KEY]["forgotten"] = True
         if self._value is not None:
             metadata[PREAMBLE_KEY]["value"] = self._value
         self._journal.ended(parent["header"]["msg_id"], reply_content, {PREAMBLE_KEY: metadata[PREAMBLE_KEY]})
         return metadata
+
+    def _kept(self) -> list[str]:
+        return [*self._keeping.keys, *([HAS_ARROW] if has_arrow() else [])]
 
     # --- control: replies and interrupts -------------------------------------------------------------
 
@@ -363,19 +366,13 @@ class Kernel(IPythonKernel):
 
     @contextlib.contextmanager
     def _cancel_on_sigint(self, future: Any) -> Iterator[None]:
-        """Let SIGINT cancel an async cell, also one that only waits.
-
-        ipykernel schedules the cancellation from the signal handler without waking the event loop, so a top-level await
-        would sleep on until something else wakes it (ipython/ipykernel#1239).
-        """
-        loop = asyncio.get_running_loop()
-        previous = signal.signal(signal.SIGINT, lambda *_: loop.call_soon_threadsafe(future.cancel))
+        """Let SIGINT cancel an async cell, also one that only waits."""
         self._async_cell = True
         try:
-            yield
+            with cancelled_by_sigint(future):
+                yield
         finally:
             self._async_cell = False
-            signal.signal(signal.SIGINT, previous)
 
 
 def _is_json(value: Any) -> bool:

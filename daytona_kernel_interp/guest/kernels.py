@@ -21,7 +21,7 @@ from .board import read_board
 from .memory import oom_kills, use_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 KERNEL_MODULE = "daytona_kernel_interp.guest.kernel_app"
 STDERR_BYTES = 64 * 1024  # the file is emptied when it has grown to this
@@ -76,13 +76,14 @@ class KernelProcess:
             with stderr.open("ab") as stderr_file:
                 # A group of its own: it outlives the relay.
                 process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, *_USER_SITE, "-m", KERNEL_MODULE, str(order_read), str(ready_write)),
+                    *(sys.executable, *_USER_SITE, "-m", KERNEL_MODULE),
+                    *(str(order_read), str(ready_write), str(cwd.absolute())),
                     pass_fds=(order_read, ready_write),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
                     stderr=stderr_file,
                     start_new_session=True,
-                    cwd=cwd,
+                    cwd=folder,  # of ours: Python looks for modules where it is started
                     env=kernel_environment(folder),
                 )
         finally:
@@ -113,8 +114,16 @@ class KernelProcess:
             raise NoSuchKernel(f"the kernel is gone: {error}") from error
         return self
 
-    async def serve(self, files: KernelFiles, key: str, lifetime_s: float) -> None:
-        """Have the kernel bind its ports and serve with ``key`` as session key.
+    async def serve(
+        self,
+        files: KernelFiles,
+        key: str,
+        lifetime_s: float,
+        environment: Mapping[str, str] | None = None,
+        *,
+        personal: bool = False,
+    ) -> None:
+        """Have the kernel bind its ports and serve with ``key`` as session key, a program or a person.
 
         Raises:
             KernelStartFailed: If it ends instead; the message has the end of its stderr.
@@ -127,8 +136,11 @@ class KernelProcess:
             "board": str(files.board),
             "lifeline": str(files.lifeline),
             "lifetime_s": lifetime_s,
+            "environment": dict(environment or {}),
+            "personal": personal,
         }
-        os.write(self._order_fd, json.dumps(order).encode("ascii") + b"\n")
+        with contextlib.suppress(BrokenPipeError):  # it ended while it imported
+            os.write(self._order_fd, json.dumps(order).encode("ascii") + b"\n")
         line = await self._ready.readline()
         if not line:
             code = await self.exited
@@ -174,7 +186,8 @@ class Kernels:
     """The relay's kernels. One process is kept importing ahead of the first order."""
 
     def __init__(self, folder: Path, cwd: Path, lifetime_s: float) -> None:
-        self._folder, self._cwd, self._lifetime_s = folder, cwd, lifetime_s
+        self._folder, self._cwd, self.lifetime_s = folder, cwd, lifetime_s
+        self.environment: dict[str, str] = {}  # variables for kernels that have none of these names
         self._spare: KernelProcess | None = None
         self._spawned = 0
         self._running: dict[str, KernelProcess] = {}
@@ -208,8 +221,8 @@ class Kernels:
             raise ValueError(f"{kernel_id[:40]!r} is no kernel's id")
         return KernelFiles(self._folder, kernel_id)
 
-    async def start(self, kernel_id: str, key: str) -> int:
-        """Start a kernel and return its pid.
+    async def start(self, kernel_id: str, key: str, *, personal: bool = False) -> int:
+        """Start a kernel, a ``personal`` one for somebody who sits at it, and return its pid.
 
         Raises:
             KernelStartFailed: If it could not serve.
@@ -217,7 +230,7 @@ class Kernels:
         spare, self._spare = self._spare, None
         process = spare or await self._spawn()
         try:
-            await process.serve(self.files(kernel_id), key, self._lifetime_s)
+            await process.serve(self.files(kernel_id), key, self.lifetime_s, self.environment, personal=personal)
         except BaseException as error:
             await process.end()
             self._settle(kernel_id, error if isinstance(error, KernelStartFailed) else None)

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SIGNALS = {"interrupt": signal.SIGINT, "kill": signal.SIGKILL}
+_SIGNALS = {"interrupt": signal.SIGINT, "terminate": signal.SIGTERM, "kill": signal.SIGKILL}
 _PATH = re.compile(rf"/v\d+/({'|'.join(CHANNELS)})")  # of any version: the hello says what is wrong with another
 _LOOKS_PER_LIFETIME = 20
 _REFUSALS = (KernelStartFailed, NoSuchKernel, RemoteProtocolError, OSError, KeyError, TypeError, ValueError)
@@ -67,9 +67,9 @@ class Relay:
         self.end = asyncio.Event()  # the host wants it, or is gone for too long
         kernels.on_exit = self._announce
 
-    async def listen(self, port: int) -> Server:
-        """Serve on 127.0.0.1; the returned server knows the port that was bound."""
-        return await serve_sockets(port, self._serve, self._check)
+    async def listen(self, port: int, host: str = "127.0.0.1") -> Server:
+        """Serve on ``host``; the returned server knows the port that was bound."""
+        return await serve_sockets(port, self._serve, self._check, host)
 
     async def until_end(self) -> None:
         """Return when the host ended the relay, or was not heard of for the lifetime."""
@@ -341,7 +341,8 @@ class Service:
         self.tell(reply)
 
     async def _start_kernel(self, args: dict[str, Any]) -> dict[str, Any]:
-        return {"pid": await self._kernels.start(str(args["kernel"]), str(args["key"]))}
+        kernel_id, key, personal = str(args["kernel"]), str(args["key"]), args.get("personal") is True
+        return {"pid": await self._kernels.start(kernel_id, key, personal=personal)}
 
     async def _signal(self, args: dict[str, Any]) -> dict[str, Any]:
         self._kernels.signal(str(args["kernel"]), _SIGNALS[args["signal"]])

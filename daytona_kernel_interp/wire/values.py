@@ -70,22 +70,25 @@ class ValueTooLarge(ValueError):
     """The encoded value exceeds the limit in bytes."""
 
 
-def dumps(value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES, snapshot: bool = False) -> list[Buffer]:
+def dumps(
+    value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES, snapshot: bool = False, arrow: bool = False
+) -> list[Buffer]:
     """Return the buffers that carry ``value``.
 
     Some may be the memory of its arrays; with ``snapshot`` they are copies, for a value that may change meanwhile.
+    With ``arrow``, the far side has pyarrow: frames go as Arrow IPC then, if it is here too.
 
     Raises:
         UnsupportedValue: If it, or something in it, has a type that no codec carries, or nests too deeply.
         ValueTooLarge: If the buffers together exceed ``max_bytes``.
     """
-    buffers, _ = encode(value, max_bytes=max_bytes)
+    buffers, _ = encode(value, max_bytes=max_bytes, arrow=arrow)
     return list(map(bytes, buffers)) if snapshot else buffers
 
 
-def encode(value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES) -> tuple[list[Buffer], bool]:
+def encode(value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES, arrow: bool = False) -> tuple[list[Buffer], bool]:
     """Return the buffers, and whether everything in the value has exactly a type that Python has, none of it binary."""
-    encoder = _Encoder(max_bytes)
+    encoder = _Encoder(max_bytes, arrow and libraries.has_arrow())
     with collector_paused():
         tree = encoder.encode(value, 0)
     head = json.dumps(tree, allow_nan=False, separators=(",", ":")).encode("ascii")
@@ -139,9 +142,9 @@ def _refuse_constant(name: str) -> float:
 class _Encoder:
     """Walks one value; collects large pieces as buffers."""
 
-    def __init__(self, max_bytes: int | None) -> None:
+    def __init__(self, max_bytes: int | None, arrow: bool) -> None:
         self.buffers: list[Buffer] = []
-        self._max_bytes = max_bytes
+        self._max_bytes, self._arrow = max_bytes, arrow
         self._size = 0
         self._hashed = 0  # how many sets and keys we are in
         self.exact = True
@@ -169,7 +172,7 @@ class _Encoder:
         if fields is not None:
             name = value.record_type if isinstance(value, Record) else type(value).__name__
             return self._record(name, fields, isinstance(value, (tuple, SequenceRecord)), depth)
-        parts = libraries.take_apart(value)  # before the kinds: a numpy float is a float too
+        parts = libraries.take_apart(value, self._arrow)  # before the kinds: a numpy float is a float too
         if parts is not None:
             kind, inner, buffers = parts
             return _tagged(kind, [self.encode(inner, depth + 1), [self._piece(data) for data in buffers]])

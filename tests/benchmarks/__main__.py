@@ -34,6 +34,9 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="dki-bench-"))
     hermetic.isolate(os.environ, folder)
     try:
+        if options.only_values:
+            print(f"{_machine()}\n{_measure_values(options.quick)}")
+            return 0
         samples = _measure(options.quick)
         lives = _measure_lives(options.quick)
         lines = _measure_link(options.quick)
@@ -58,6 +61,7 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description="Measure this package beside its peers.")
     parser.add_argument("--quick", action="store_true", help="few samples: a look, no proof")
+    parser.add_argument("--only-values", action="store_true", help="values and prints alone")
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write every sample to PATH")
     return parser.parse_args()
 

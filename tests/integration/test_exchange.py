@@ -220,3 +220,41 @@ def test_a_sandbox_cannot_write_outside_of_the_folder(interp: KernelInterpreter,
             interp.download("folder", tmp_path / "x")
     finally:
         interp.execute("bridge.serve = kept")
+
+
+def test_frames_travel_as_arrow_once_each_side_knows_of_the_other(
+    interp: KernelInterpreter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Into the cell, into a tool and back, and out through SUBMIT: each way as one stream."""
+    interp.execute("import pandas")  # its reply tells of pyarrow
+    frame = pd.DataFrame({"a": np.arange(20_000), "s": [f"text {n}" for n in range(20_000)]})
+    interp.tools["same"], interp.output_fields = lambda f: f, [{"name": "answer"}]
+    decoded: list[bytes] = []
+    monkeypatch.setattr("daytona_kernel_interp.wire.values.decode", _spy(decoded))
+    code = """
+from daytona_kernel_interp.wire import values
+heads, decode = [], values.decode
+values.decode = lambda buffers: heads.append(bytes(buffers[0])) or decode(buffers)
+try:
+    back = same(f)
+finally:
+    values.decode = decode
+assert b'"ipc"' in heads[-1]
+"""
+    encoded = interp._inputs.encode("f", frame, None)
+    assert b'"ipc"' in bytes(encoded.buffers[0])
+    submitted = interp.execute(f"{code}SUBMIT(back)", {"f": frame})
+    pd.testing.assert_frame_equal(submitted.output["answer"], frame)
+    assert [b'"ipc"' in head for head in decoded] == [True, True]  # the tool's argument, the answer
+
+
+def _spy(heads: list[bytes]) -> Any:
+    from daytona_kernel_interp.wire import values
+
+    decode = values.decode
+
+    def spy(buffers: Any) -> Any:
+        heads.append(bytes(buffers[0]))
+        return decode(buffers)
+
+    return spy

@@ -14,11 +14,15 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 
 MARK = "daytona-kernel-answer:"
 PARTS = ("wire", "link", "guest")  # what of the package runs in a sandbox, besides its __init__
+FIRST_PORT = 4290  # the relay's, if it is free
 _INSTALL_S = 280  # HTTP connections were seen to be cut after 300 s
 _WORDS = 1500
+_RELAY_S = 20.0  # what the image's relay may take to come up
+_APPEARS_S = 0.5  # after the sandbox has started, to be seen among its processes at all
 
 
 def digest(package):
@@ -38,10 +42,15 @@ def modules(package):
 
 def look(order):
     # type: (dict[str, object]) -> dict[str, object]
-    """Return what the sandbox has, and make our folder in it."""
+    """Return what the sandbox has, and make our folder in it; or, where a relay waits for its order, give it that."""
+    port = _free_port(str(order["port"] or os.environ.get("DAYTONA_KERNEL_RELAY_PORT") or ""))
+    relay = None if port is None else _waiting_relay(order, port)
+    if relay is not None:
+        return {"relay": relay}
     folder = _folder()
     runtime = folder / str(order["runtime_file"])
     return {
+        "relay": None,
         "python": sys.executable,
         "version": list(sys.version_info[:2]),
         "missing": [name for name, oldest in _wanted(order) if not _has(name, oldest)],
@@ -49,8 +58,59 @@ def look(order):
         "uploaded": runtime.is_file() and hashlib.sha256(runtime.read_bytes()).hexdigest() == order["runtime_sha256"],
         "folder": str(folder),
         "cwd": os.getcwd(),
-        "port": _free_port(str(order["port"] or os.environ.get("DAYTONA_KERNEL_RELAY_PORT") or "")),
+        "port": port,
     }
+
+
+def _waiting_relay(order, port):
+    # type: (dict[str, object], int) -> dict[str, object] | None
+    """Have the relay that our image started serve, and return its answer; one of another version is ended."""
+    connection = _connection(os.environ.get("DAYTONA_KERNEL_WAITING"))
+    if connection is None:
+        return None
+    try:
+        with connection, connection.makefile("rwb") as lines:
+            package = json.loads(lines.readline())["package"]
+            same = bool(order["take_waiting"]) and digest(pathlib.Path(package)) == order["runtime"]
+            given = {"lifetime_s": order["lifetime_s"], "environment": order["environment"], "port": port}
+            lines.write(json.dumps(given if same else {"end": True}).encode() + b"\n")
+            lines.flush()
+            answer = json.loads(lines.readline()) if same else None
+            assert answer is None or isinstance(answer, dict)
+            return answer
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _connection(where):
+    # type: (str | None) -> socket.socket | None
+    """Return a connection to the relay that waits there; one that is just being started is waited for."""
+    begun = time.monotonic()
+    while where:
+        made = socket.socket(socket.AF_UNIX)
+        made.settimeout(_RELAY_S)
+        try:
+            made.connect(os.path.expanduser(where))
+            return made
+        except OSError:
+            made.close()
+        waited = time.monotonic() - begun
+        if waited > _RELAY_S or (waited > _APPEARS_S and not _relay_runs()):
+            break
+        time.sleep(0.01)
+    return None
+
+
+def _relay_runs():
+    # type: () -> bool
+    """Whether there is a process that was started to wait for us."""
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if b"daytona_kernel_interp.guest.entrypoint" in path.read_bytes().split(b"\0"):
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def install(order):
@@ -150,7 +210,7 @@ def _installed(wanted):
 def _free_port(wanted):
     # type: (str) -> int | None
     """Return the port that is wanted, else one that previews reach and nobody uses; None if it is taken."""
-    for port in [int(wanted)] if wanted else range(4290, 4390):
+    for port in [int(wanted)] if wanted else range(FIRST_PORT, FIRST_PORT + 100):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

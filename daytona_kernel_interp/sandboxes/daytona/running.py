@@ -34,6 +34,7 @@ _REFUSED_FOR_S = 12.0
 _LOOK_S = 1.0  # between looks at what became of a relay that does not answer
 _REQUEST_S = 15.0
 _RESUME_S = 60.0
+_ENTRYPOINT = "entrypoint"  # the session that is the image's own
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _RUNNING = ("started", "starting", "resuming")
 _GONE = ("destroyed", "destroying")
@@ -136,7 +137,24 @@ class RunningDaytonaSandbox:
             if getattr(error, "status_code", None) != 409:  # a request that was repeated on the way
                 raise SandboxFailed(f"no relay can be started in the Daytona sandbox: {sentence(error)}") from error
 
-    async def launch(self, place: Place, session: str) -> None:
+    async def preview(self, port: int) -> Any:
+        """Return the address and the token of a port's preview.
+
+        Raises:
+            SandboxFailed: If Daytona gives none.
+        """
+        sandbox = await self._connected()
+        try:
+            return await sandbox.get_preview_link(port, request_timeout=_REQUEST_S)
+        except Exception as error:
+            raise SandboxFailed(f"Daytona gives no preview of the sandbox: {sentence(error)}") from error
+
+    def take_relay(self, place: Place, secret: str, link: Any) -> None:
+        """Take the relay that the image started, which serves us since it was told to."""
+        self._place, self._launched = place, Launched(_ENTRYPOINT, "")
+        self._address = self._address_of(link, secret)
+
+    async def launch(self, place: Place, session: str, link: Any) -> None:
         """Start a relay in a session that was opened; it is about to listen when this returns.
 
         Its order goes as a file in our folder there, mode 0700, which it reads and deletes: what stands in arguments or
@@ -157,10 +175,9 @@ class RunningDaytonaSandbox:
         request = SessionExecuteRequest(command=self._command(place, order_file, sandbox), run_async=True)
         try:
             # The relay waits for its order, so that nothing here waits for anything else.
-            _, begun, link = await _all(
+            _, begun = await _all(
                 sandbox.fs.upload_file(json.dumps(order).encode("ascii") + b"\n", order_file),
                 sandbox.process.execute_session_command(session, request, timeout=int(_REQUEST_S)),
-                sandbox.get_preview_link(place.port, request_timeout=_REQUEST_S),
             )
         except DaytonaError as error:
             raise SandboxFailed(f"no relay can be started in the Daytona sandbox: {sentence(error)}") from error
@@ -168,8 +185,7 @@ class RunningDaytonaSandbox:
         self._address = self._address_of(link, secret)
 
     def _command(self, place: Place, order_file: str, sandbox: AsyncSandbox) -> str:
-        threads = str(max(1, int(sandbox.cpu)))  # os.cpu_count() tells of the whole machine
-        lines = [f"export {name}=${{{name}:-{threads}}}" for name in _THREADS]
+        lines = [f"export {name}=${{{name}:-{count}}}" for name, count in threads(sandbox).items()]
         if place.path:
             lines.append(f"export PYTHONPATH={shlex.quote(place.path)}${{PYTHONPATH:+:$PYTHONPATH}}")
         folder = shlex.quote(place.folder)
@@ -202,10 +218,10 @@ class RunningDaytonaSandbox:
             log.info("starting the relay in Daytona sandbox %s again", self.id)
             assert self._place is not None
             session = self.new_session()
-            await self.open_session(session)
-            await self.launch(self._place, session)
+            _, link = await _all(self.open_session(session), self.preview(self._place.port))
+            await self.launch(self._place, session, link)
             return self.address
-        return await self._look_for_token(sandbox)
+        return await self._look_for_token()
 
     async def _see_that_it_runs(self, sandbox: AsyncSandbox) -> None:
         try:
@@ -237,6 +253,9 @@ class RunningDaytonaSandbox:
         assert launched is not None
         process = sandbox.process
         try:
+            if launched.session == _ENTRYPOINT:
+                entrypoint = await process.get_entrypoint_session(request_timeout=_REQUEST_S)
+                return all(command.exit_code is not None for command in entrypoint.commands or ())
             command = await process.get_session_command(launched.session, launched.command, request_timeout=_REQUEST_S)
             if command.exit_code is None:
                 return False
@@ -252,13 +271,9 @@ class RunningDaytonaSandbox:
             raise SandboxGone(f"the relay in the Daytona sandbox ended with exit code {command.exit_code}: {said}")
         return True
 
-    async def _look_for_token(self, sandbox: AsyncSandbox) -> RelayAddress | None:
+    async def _look_for_token(self) -> RelayAddress | None:
         assert self._place is not None
-        try:
-            link = await sandbox.get_preview_link(self._place.port, request_timeout=_REQUEST_S)
-        except Exception as error:
-            raise SandboxFailed(f"Daytona gives no preview of the sandbox: {sentence(error)}") from error
-        address = self._address_of(link, self.address.secret)
+        address = self._address_of(await self.preview(self._place.port), self.address.secret)
         if address == self.address:
             return None
         self._address = address
@@ -308,6 +323,11 @@ class RunningDaytonaSandbox:
         service, self._service = self._service, None
         if service is not None and not registry.process_ends():
             await service.aclose()
+
+
+def threads(sandbox: AsyncSandbox) -> dict[str, str]:
+    """Return what tells numeric libraries how many threads to start; os.cpu_count() tells of the whole machine."""
+    return dict.fromkeys(_THREADS, str(max(1, int(sandbox.cpu))))
 
 
 async def _all(*work: Awaitable[Any]) -> list[Any]:

@@ -1,0 +1,1 @@
+"""Sessions as notebooks: recorded, replayed, compared and shown."""
