@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tests import hermetic
 
-from . import emulator, link, report
+from . import emulator, inspecting, link, report
 
 if TYPE_CHECKING:
     from .samples import Key, Sample
@@ -42,12 +42,13 @@ def main() -> int:
         lines = _measure_link(options.quick)
         emulated = emulator.run(options.quick)
         carried = _measure_values(options.quick)
+        looked = _measure_looks(options.quick)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(_machine())
     print(f"{report.table(samples)}\n\n{lives.table}")
     print(f"\n{link.table(lines)}")
-    print(f"\n{emulated}\n\n{carried}")
+    print(f"\n{emulated}\n\n{carried}\n\n{looked}")
     if options.json is not None:
         measured = {
             "machine": _machine(),
@@ -96,6 +97,11 @@ def _measure_values(quick: bool) -> str:
 
     print("measure values ...", file=sys.stderr)
     return values.run(quick)
+
+
+def _measure_looks(quick: bool) -> str:
+    print("measure looks ...", file=sys.stderr)
+    return inspecting.run(quick)
 
 
 def _machine() -> str:
