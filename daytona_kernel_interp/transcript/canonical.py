@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 
 _TAG = "$"
 _UNORDERED = ("set", "frozenset", "dict")
-_OWN_TAGS = frozenset(
-    "tuple set frozenset dict bytes text float int complex datetime date time timedelta decimal uuid path record".split()
-)
+# fmt: off
+_OWN_TAGS = frozenset((
+    "tuple", "set", "frozenset", "dict", "bytes", "text", "float", "int", "complex", "datetime", "date", "time",
+    "timedelta", "decimal", "uuid", "path", "record",
+))
+# fmt: on
 
 
 def same(one: Sequence[Buffer], other: Sequence[Buffer]) -> bool:
