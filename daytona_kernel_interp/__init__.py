@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from .sandboxes.daytona import DaytonaSandbox
     from .sandboxes.local import LocalSandbox
     from .sandboxes.relay import RelaySandbox
+    from .transcript.offline import ReplayInterpreter
 
-__all__ = ["DaytonaSandbox", "KernelInterpreter", "LocalSandbox", "RelaySandbox"]
+__all__ = ["DaytonaSandbox", "KernelInterpreter", "LocalSandbox", "RelaySandbox", "ReplayInterpreter"]
 __version__ = "0.1.0"
 
 
@@ -45,6 +46,12 @@ def __getattr__(name: str) -> Any:
         from .sandboxes.local import LocalSandbox
 
         return LocalSandbox
+    if name == "ReplayInterpreter":
+        from .rlm_keyword import install
+        from .transcript.offline import ReplayInterpreter
+
+        install()
+        return ReplayInterpreter
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
