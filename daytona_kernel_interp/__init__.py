@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from .sandboxes.local import LocalSandbox
     from .sandboxes.relay import RelaySandbox
     from .transcript.offline import ReplayInterpreter
+    from .transcript.recording import Recording
 
-__all__ = ["DaytonaSandbox", "KernelInterpreter", "LocalSandbox", "RelaySandbox", "ReplayInterpreter"]
+__all__ = ["DaytonaSandbox", "KernelInterpreter", "LocalSandbox", "Recording", "RelaySandbox", "ReplayInterpreter"]
 __version__ = "0.1.0"
 
 
@@ -52,6 +53,10 @@ def __getattr__(name: str) -> Any:
 
         install()
         return ReplayInterpreter
+    if name == "Recording":
+        from .transcript.recording import Recording
+
+        return Recording
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RecordingError, ReplayMismatch
 from ..inputs import Inputs
-from ..inputs import _key as hash_of
 from ..request import fields_of
 from ..wire import values
 from ..wire.errors import RemoteProtocolError
 from .canonical import same
 from .comparing import value_text
+from .store import hash_of
 from .tape import diff_text
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from . import notebook
 from .model import Transcript
 
 
@@ -21,8 +22,5 @@ def opened(run: Any) -> tuple[Transcript, str]:
     if isinstance(found := getattr(run, "transcript", None), Transcript):
         return found, "the recording"
     if isinstance(run, (str, os.PathLike)):
-        from . import notebook  # type: ignore[attr-defined]
-
-        transcript: Transcript = notebook.read(Path(run))
-        return transcript, Path(run).name
+        return notebook.read(run), Path(run).name
     raise TypeError(f"a recording is named by its path, or is a Recording; {type(run).__name__} is neither")
