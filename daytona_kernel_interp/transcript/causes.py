@@ -70,10 +70,14 @@ class Suspects:
         self._modules: dict[str, str] = {}  # what a name stands for, as imports bound it
         self._names: dict[str, str] = {}  # suspect names: why
         self._bound: set[str] = set()  # every name that a cell has given a meaning of its own
+        self._differing: dict[str, int] = {}  # names that a step bound which differed: that step
+        self._last: set[str] = set()  # what the last cell bound
+        self.followed: list[int] = []  # the steps that differed, of whose names the last cell reads some
 
     def look(self, step: int, code: str) -> str:
         """Take in a cell and return why it may differ, ``""`` if nothing in it says so."""
         tree, reasons = _parse(code)
+        self._last, self.followed = set(), []
         if tree is None:
             return ", ".join(reasons)
         visitor = _Visitor(self._modules, self._bound)
@@ -81,12 +85,24 @@ class Suspects:
         reasons += [reason for reason in visitor.reasons if reason not in reasons]
         inherited = [self._names[name] for name in sorted(visitor.read) if name in self._names]
         self._bound |= visitor.bound
+        self._last = visitor.bound
+        self.followed = sorted({self._differing[name] for name in visitor.read if name in self._differing})
+        for name in visitor.bound:
+            if self.followed:
+                self._differing.setdefault(name, self.followed[0])
+            else:
+                self._differing.pop(name, None)
         for name in visitor.bound:
             if reasons or inherited:
                 self._names[name] = f"{', '.join(reasons)} (step {step})" if reasons else inherited[0]
             else:
                 self._names.pop(name, None)
         return ", ".join([*reasons, *dict.fromkeys(inherited)])
+
+    def differed(self, step: int) -> None:
+        """The last cell, which was this step, did something else this time: so may what it bound."""
+        for name in self._last:
+            self._differing.setdefault(name, step)
 
 
 def _parse(code: str) -> tuple[ast.AST | None, list[str]]:

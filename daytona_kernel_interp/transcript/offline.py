@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .model import Entry, Outcome, Ref
 
 _SHUT_DOWN = "it was shut down"
+_MENDABLE = ("error", "interrupted", "timeout")
 
 
 class ReplayedOtherwise(CodeInterpreterError, ReplayMismatch):
@@ -212,7 +213,8 @@ class ReplayInterpreter:
                 raise self._over(f"{self._name} ends within this step: its host did, before the cell was over")
         if outcome.error == "SyntaxError":
             raise SyntaxError(outcome.text)
-        if outcome.error == "CodeExecutionError" or (REOPENS and outcome.ending not in ("died", "unknown")):
+        # DSPy before 3.3 had no class of its own for what the model can mend; how the cell ended tells.
+        if outcome.error == "CodeExecutionError" or outcome.ending in _MENDABLE:
             raise CodeExecutionError(outcome.text)
         raise CodeInterpreterError(outcome.text)
 
