@@ -29,7 +29,7 @@ from .rerunning import Desk, KeptStore, Rerun, time_limit
 from .tape import Tape, call_text, diff_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from ..interpreter import KernelInterpreter
     from ..sandboxes.base import Sandbox
@@ -209,6 +209,7 @@ class _Replay:
         self._comparison = Comparison(transcript.store, self._kept, tolerance)
         self._telltales = {why: Comparison(transcript.store, self._kept, one) for why, one in _TELLTALE.items()}
         self._suspects = Suspects()
+        self._why: dict[int, str] = {}  # what in a step's source may make it differ
         self._divergences: list[Divergence] = []
         self._skipped: list[Skipped] = []
         self._came: list[Entry] = []
@@ -238,7 +239,7 @@ class _Replay:
                 interpreter.shutdown()
             raise
         self._tell_calls(entries[-1].index if entries else -1)
-        if interpreter is not None and keep:
+        if interpreter is not None and keep and self._lost is None:
             interpreter.hand_over()
             interpreter.execution_timeout = _limit(self._transcript)
         elif interpreter is not None:
@@ -262,10 +263,10 @@ class _Replay:
         limit = time_limit(entry, self._transcript.facts.options)
         came = interpreter.again(again, self._variables(entry), self._kept, limit)
         self._came.append(came)
-        why = self._suspects.look(entry.index, code)
+        self._why[entry.index] = self._suspects.look(entry.index, code)
         found = list(self._comparison.results(entry, came))
         for difference in found:
-            self._tell(entry, came, difference, why)
+            self._tell(entry, came, difference)
         if found:
             self._suspects.differed(entry.index)
         if came.outcome.ending in ("died", "unknown"):
@@ -287,37 +288,42 @@ class _Replay:
             given[name] = self._values[name][1]
         return given
 
-    def _tell(self, entry: Entry, came: Entry, difference: Difference, why: str) -> None:
+    def _tell(self, entry: Entry, came: Entry, difference: Difference) -> None:
         cause = self._edited(entry.index)
+        if not cause and any(step == entry.index for step, _, _ in self._desk.misses):
+            cause = "a call is not on the tape"
+        if not cause and any(step == entry.index for step, _ in self._answered_otherwise()):
+            cause = "live tool"
         if not cause and (followed := self._suspects.followed):
             cause = f"follows from step {', '.join(map(str, followed))}"
         if not cause:
             telltale = next((why for why, one in self._telltales.items() if not list(one.results(entry, came))), "")
-            source = why or telltale
-            cause = f"nondeterministic: {source}" if source else ""
-        if not cause and any(step == entry.index for step, _, _ in self._desk.misses):
-            cause = "a call is not on the tape"
+            cause = _by_chance(self._why[entry.index] or telltale)
         self._divergences.append(Divergence(entry.index, difference.what, difference.expected, difference.came, cause))
 
     def _edited(self, step: int) -> str:
         before = [edited for edited in sorted(self._edits) if edited <= step]
-        return f"edited: step {before[0]}" if before else ""
+        return f"edited: step {before[-1]}" if before else ""
 
     def _tell_calls(self, last: int) -> None:
         """Tell of the calls: not on the tape, never made, or answered otherwise by a live tool."""
         store = self._transcript.store
         for step, _, text in self._desk.misses:
-            self._divergences.append(Divergence(step, "calls", "(not called)", text, self._edited(step)))
+            cause = self._edited(step) or _by_chance(self._why.get(step, ""))
+            self._divergences.append(Divergence(step, "calls", "(not called)", text, cause))
         ran = {entry.index for entry in self._came}
         for step in range(last + 1):
             for call in self._tape.left(step) if step in ran else ():
-                text = call_text(call.name, store.load(call.arguments))
-                self._divergences.append(Divergence(step, "calls", text, "(not called)", self._edited(step)))
-        for step, recorded, live in self._desk.answered_otherwise:
-            differs = next(self._comparison.answers(recorded, live), None)
-            if differs is not None:
-                self._divergences.append(Divergence(step, "calls", differs.expected, differs.came, "live tool"))
+                text, cause = call_text(call.name, store.load(call.arguments)), self._edited(step)
+                self._divergences.append(Divergence(step, "calls", text, "(not called)", cause))
+        for step, differs in self._answered_otherwise():
+            self._divergences.append(Divergence(step, "calls", differs.expected, differs.came, "live tool"))
         self._divergences.sort(key=lambda found: found.step)
+
+    def _answered_otherwise(self) -> Iterator[tuple[int, Difference]]:
+        for step, recorded, live in self._desk.answered_otherwise:
+            for difference in self._comparison.answers(recorded, live):
+                yield step, difference
 
     def _report(self, interpreter: KernelInterpreter | None) -> ReplayReport:
         return ReplayReport(
@@ -329,6 +335,10 @@ class _Replay:
             Transcript(self._transcript.facts, self._came, self._kept),
             interpreter,
         )
+
+
+def _by_chance(source: str) -> str:
+    return f"nondeterministic: {source}" if source else ""
 
 
 def _limit(transcript: Transcript) -> float | None:
