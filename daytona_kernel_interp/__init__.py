@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from .sandboxes.daytona import DaytonaSandbox
     from .sandboxes.local import LocalSandbox
     from .sandboxes.relay import RelaySandbox
+    from .transcript.recording import Recording
 
-__all__ = ["DaytonaSandbox", "KernelInterpreter", "LocalSandbox", "RelaySandbox"]
+__all__ = ["DaytonaSandbox", "KernelInterpreter", "LocalSandbox", "Recording", "RelaySandbox"]
 __version__ = "0.1.0"
 
 
@@ -45,6 +46,10 @@ def __getattr__(name: str) -> Any:
         from .sandboxes.local import LocalSandbox
 
         return LocalSandbox
+    if name == "Recording":
+        from .transcript.recording import Recording
+
+        return Recording
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

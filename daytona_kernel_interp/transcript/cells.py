@@ -1,0 +1,251 @@
+"""The cells of a recording's notebook: made from entries, and what of them a reader of the file needs.
+
+In order: one of Markdown with the session's facts; for each entry what the model thought, the code with its outputs,
+and below it the calls and the answer; one that ends it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..cell import CellError, DisplayData, ExecuteResult, Output, StreamText
+from ..errors import RecordingError
+from ..wire import values
+from . import fields, prose
+from .model import METADATA_KEY, SCHEMA_VERSION, Entry, Facts, LMCall, Ref
+from .store import ValueStore, ref_to, value_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from ..wire.calls import ToolSpec
+
+CellJson = dict[str, Any]
+
+SEPARATOR = ",\n"
+OPENING = '{\n "cells": [\n'
+_ANSWER_CHARS = 20_000
+_JSON_MIME = re.compile(r"application/(.*\+)?json")
+
+
+# --- outputs ---------------------------------------------------------------------------------------------
+
+
+def output_to_json(output: Output, count: int) -> dict[str, Any]:
+    """Return an output in nbformat's form; ``count`` is its cell's number."""
+    match output:
+        case StreamText(name, text):
+            return {"output_type": "stream", "name": name, "text": _lines(text)}
+        case DisplayData(data, metadata):
+            return {"output_type": "display_data", "data": _mimes(data), "metadata": dict(metadata)}
+        case ExecuteResult(data, metadata):
+            shown = {"data": _mimes(data), "metadata": dict(metadata)}
+            return {"output_type": "execute_result", "execution_count": count, **shown}
+        case CellError(name, message, traceback):
+            lines = traceback.split("\n")
+            return {"output_type": "error", "ename": name, "evalue": message, "traceback": lines}
+
+
+def output_from_json(data: Mapping[str, Any]) -> Output:
+    """Return an output from nbformat's form."""
+    match data["output_type"]:
+        case "stream":
+            return StreamText(str(data["name"]), joined(data["text"]))
+        case "display_data":
+            return DisplayData(_joined_mimes(data["data"]), dict(data["metadata"]))
+        case "execute_result":
+            return ExecuteResult(_joined_mimes(data["data"]), dict(data["metadata"]))
+        case "error":
+            return CellError(str(data["ename"]), str(data["evalue"]), "\n".join(map(str, data["traceback"])))
+        case other:
+            raise ValueError(f"there is no output of type {other!r}")
+
+
+def _lines(text: str) -> list[str]:
+    return text.splitlines(keepends=True)
+
+
+def joined(text: Any) -> str:
+    """Return a text that nbformat has as one, or as its lines."""
+    return text if isinstance(text, str) else "".join(map(str, text))
+
+
+def _mimes(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {mime: _mime(mime, value) for mime, value in data.items()}
+
+
+def _mime(mime: str, value: Any) -> Any:
+    if _JSON_MIME.fullmatch(mime):
+        return value
+    text = value if isinstance(value, str) else str(value)
+    return _lines(text) if mime.startswith("text/") or mime == "image/svg+xml" else text
+
+
+def _joined_mimes(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {mime: value if _JSON_MIME.fullmatch(mime) else joined(value) for mime, value in data.items()}
+
+
+# --- cells -----------------------------------------------------------------------------------------------
+
+
+def _markdown(cell_id: str, text: str, **ours: Any) -> CellJson:
+    return {"cell_type": "markdown", "id": cell_id, "metadata": {METADATA_KEY: ours}, "source": _lines(text)}
+
+
+def head_cell(facts: Facts) -> CellJson:
+    """Return the cell that a recording begins with. It has the facts too, in case the notebook's end is cut off."""
+    told = {"part": "head", "schema": SCHEMA_VERSION, "facts": fields.facts_to_json(facts)}
+    return _markdown("head", prose.head(facts), **told)
+
+
+def end_cell(*, complete: bool, callback: bool, cells: int) -> CellJson:
+    """Return the cell that a recording ends with."""
+    return _markdown("end", prose.end(complete=complete, callback=callback, cells=cells), part="end")
+
+
+def model_cell(calls: Sequence[LMCall], reasoning: str | None, number: int, inline: Mapping[str, str]) -> CellJson:
+    """Return the cell that shows what the model thought; ``inline`` are the small values that are new with it."""
+    told = {"part": "model", "lm_calls": [fields.lm_call_to_json(call) for call in calls], "values": dict(inline)}
+    return _markdown(f"model-{number}", prose.model(calls, reasoning), **told)
+
+
+def entry_cells(
+    entry: Entry,
+    tools: Ref | None,
+    lm_calls: Sequence[LMCall],
+    inline: Mapping[str, str],
+    submitted: Mapping[str, str] | None,
+    *,
+    hidden: bool = False,
+) -> list[CellJson]:
+    """Return the cells of one entry: its code, and what stands below it if anything does.
+
+    Args:
+        entry: The entry.
+        tools: What names the list of its tools.
+        lm_calls: Those that its code made.
+        inline: The small values that are new with it.
+        submitted: Its answer, for a reader.
+        hidden: Fold the code: it is not the model's.
+    """
+    count = entry.index + 1
+    ours: dict[str, Any] = {
+        "part": "entry",
+        "entry": fields.entry_to_json(entry, tools),
+        "lm_calls": [fields.lm_call_to_json(call) for call in lm_calls],
+        "values": dict(inline),
+    }
+    cell = {
+        "cell_type": "code",
+        "execution_count": count,
+        "id": f"entry-{entry.index}",
+        "metadata": {METADATA_KEY: ours, **({"jupyter": {"source_hidden": True}} if hidden else {})},
+        "outputs": [output_to_json(output, count) for output in entry.outputs],
+        "source": _lines(entry.code),
+    }
+    ours["sha256"] = seal(cell)
+    text = prose.below(entry, submitted)
+    return [cell] if not text else [cell, _markdown(f"below-{entry.index}", text, part="below")]
+
+
+def seal(cell: CellJson) -> str:
+    """Return the hash by which a cell that was edited by hand is known."""
+    ours = cell["metadata"][METADATA_KEY]
+    shown = [joined(cell["source"]), *map(_sealed, cell["outputs"]), ours["entry"], ours["lm_calls"]]
+    return hashlib.sha256(json.dumps(shown, sort_keys=True, separators=(",", ":")).encode("ascii")).hexdigest()
+
+
+def _sealed(output: Mapping[str, Any]) -> Any:
+    """Return of an output what no program that saves notebooks changes: its texts."""
+    kind = output["output_type"]
+    if kind == "stream":
+        return [kind, output["name"], joined(output["text"])]
+    if kind == "error":
+        return [kind, output["ename"], output["evalue"], output["traceback"]]
+    data = output["data"]
+    return [kind, {mime: joined(value) for mime, value in data.items() if not _JSON_MIME.fullmatch(mime)}]
+
+
+def answer_of(entry: Entry, store: Any) -> dict[str, str] | None:
+    """Return what SUBMIT took, for a reader; None if it was not called."""
+    if entry.outcome.kind != "submitted" or entry.outcome.value is None:
+        return None
+    try:
+        answer = value_of(store, entry.outcome.value)
+    except RecordingError:
+        return {"answer": entry.outcome.value.summary}
+    shown = {name: value if isinstance(value, str) else repr(value) for name, value in answer.items()}
+    return {name: text[:_ANSWER_CHARS] for name, text in shown.items()}
+
+
+def cell_text(cell: CellJson) -> str:
+    """Return a cell as JSON, without what JSON or UTF-8 do not have."""
+    try:
+        text = json.dumps(cell, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a lone surrogate
+        text = json.dumps(cell, allow_nan=False, separators=(",", ":"))
+    except (ValueError, TypeError, RecursionError):  # of a sandbox that sends what is no JSON
+        text = json.dumps(_plain(cell, 0), separators=(",", ":"))
+    return text
+
+
+def _plain(value: Any, depth: int) -> Any:
+    if depth > 100:
+        return "…"
+    if isinstance(value, dict):
+        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, depth + 1) for item in value]
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return value if isinstance(value, float) and value - value == 0 else str(value)
+
+
+def notebook_metadata(facts: Facts, *, complete: bool, callback: bool) -> str:
+    """Return the notebook's metadata as JSON."""
+    ours = {
+        "schema": SCHEMA_VERSION,
+        "facts": fields.facts_to_json(facts),
+        "complete": complete,
+        "callback": callback,
+    }
+    metadata = {
+        METADATA_KEY: ours,
+        "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    return json.dumps(metadata)
+
+
+def ending(metadata: str, *, complete: bool, callback: bool, cells: int) -> str:
+    """Return what closes the document: its last cell and the notebook's metadata."""
+    last = cell_text(end_cell(complete=complete, callback=callback, cells=cells))
+    return f'{last}\n ],\n "metadata": {metadata},\n "nbformat": 4,\n "nbformat_minor": 5\n}}\n'
+
+
+def keep_tools(tools: Sequence[ToolSpec], store: ValueStore) -> tuple[Ref | None, dict[str, str]]:
+    """Keep the list of a cell's tools, and return what names it and, if it is new and small, its text."""
+    if not tools:
+        return None, {}
+    buffers = values.dumps(fields.tools_to_json(tools), max_bytes=None)
+    ref = replace(ref_to(buffers), summary=", ".join(tool.name for tool in tools)[:120])
+    text = store.keep(ref, buffers)
+    return ref, {} if text is None else {ref.hash: text}
+
+
+def refs_of(calls: Iterable[LMCall]) -> list[Ref]:
+    """Return the values that calls of language models name."""
+    return [ref for call in calls for ref in (call.request, call.outputs) if ref is not None]
+
+
+def refs_in(entry: Entry) -> list[Ref]:
+    """Return the values that an entry names, its tools apart."""
+    named = [*entry.variables.values(), entry.outcome.value]
+    for call in entry.calls:
+        named += [call.arguments, call.result]
+    return [ref for ref in named if ref is not None]

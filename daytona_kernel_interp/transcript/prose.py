@@ -1,0 +1,142 @@
+"""What a reader of the notebook sees beside code and outputs: Markdown about the session, the model and the calls.
+
+Whatever came from a sandbox, a model or a tool stands in code blocks, whose fence is longer than any in the text.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .model import Call, Entry, Facts, LMCall, Ref, Usage
+
+_SHOWN_CALLS = 200  # of one cell; the metadata has all
+_SHOWN_CHARS = 4000
+_RUN_OF_TICKS = re.compile("`+")
+_ENDINGS = {
+    "interrupted": "It was interrupted; variables kept.",
+    "timeout": "It was interrupted, because its time was up; variables kept.",
+    "died": "Its kernel died.",
+    "not_run": "It did not run.",
+    "unknown": "What became of it is not known.",
+}
+
+
+def block(text: str, language: str = "text") -> str:
+    """Return ``text`` as a code block, cut in the middle if it is long."""
+    if len(text) > _SHOWN_CHARS:
+        half = _SHOWN_CHARS // 2
+        text = f"{text[:half]}\n[… {len(text) - 2 * half:,} characters more …]\n{text[-half:]}"
+    longest = max(map(len, _RUN_OF_TICKS.findall(text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def inline(text: str) -> str:
+    """Return ``text`` as code in a line."""
+    text = " ".join(text.split())
+    longest = max(map(len, _RUN_OF_TICKS.findall(text)), default=0)
+    fence = "`" * (longest + 1)
+    pad = " " if text.startswith("`") or text.endswith("`") or not text else ""
+    return f"{fence}{pad}{text}{pad}{fence}"
+
+
+def duration(elapsed_s: float | None) -> str:
+    """Return a time for a reader."""
+    if elapsed_s is None:
+        return "not answered"
+    if elapsed_s < 1:
+        return f"{elapsed_s * 1000:.3g} ms"
+    return f"{elapsed_s:.3g} s" if elapsed_s < 120 else f"{elapsed_s / 60:.3g} min"
+
+
+def usage_of(usage: Usage | None) -> str:
+    """Return what a model took for a reader; empty if nothing is known."""
+    if usage is None:
+        return ""
+    parts = [] if usage.model is None else [inline(usage.model)]
+    if usage.prompt_tokens is not None or usage.completion_tokens is not None:
+        parts.append(f"{usage.prompt_tokens or 0:,} + {usage.completion_tokens or 0:,} tokens")
+    if usage.cost_usd is not None:
+        parts.append(f"${usage.cost_usd:.6f}".rstrip("0").rstrip("."))
+    return ", ".join(parts)
+
+
+def head(facts: Facts) -> str:
+    """Return what the notebook begins with."""
+    versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
+    return (
+        f"# Session {inline(facts.session_id)}\n\n"
+        f"Recorded from {facts.began:%Y-%m-%d %H:%M:%S} UTC on; kernel: {facts.sandbox}. {versions}.\n\n"
+        "Each code cell is what the model sent, with what it showed. Below it stand the calls that it made of tools "
+        "and models, and its answer. What only a replay needs is in the cells' metadata."
+    )
+
+
+def end(*, complete: bool, callback: bool, cells: int) -> str:
+    """Return what the notebook ends with."""
+    lines = [f"{cells:,} cells. " + ("The session was shut down." if complete else _STILL_OPEN)]
+    if not callback:
+        lines.append(_NO_CALLBACK)
+    return "\n\n".join(["---", *lines])
+
+
+_STILL_OPEN = "The session was not shut down: it still runs, or its host died."
+_NO_CALLBACK = (
+    "Recorded without DSPy's callback: the model's reasoning, tokens and cost are not in it. "
+    "`dspy.RLM(..., interpreter=KernelInterpreter(record=...))` brings it along; elsewhere "
+    "`dspy.configure(callbacks=[Recording.callback()])` does."
+)
+
+
+def model(calls: Sequence[LMCall], reasoning: str | None) -> str:
+    """Return what the model thought before a cell, and what it took to write it."""
+    parts = []
+    if reasoning:
+        parts.append("\n".join(f"> {line}".rstrip() for line in reasoning.splitlines()))
+    for call in calls:
+        facts = [text for text in (usage_of(call.usage), duration(call.elapsed_s)) if text]
+        parts.append(f"*Model:* {', '.join(facts)}" + (f" — raised {inline(call.error)}" if call.error else ""))
+    return "\n\n".join(parts)
+
+
+def below(entry: Entry, submitted: Mapping[str, str] | None) -> str:
+    """Return what stands under a cell: its calls, its answer and how it ended; empty if there is nothing to say.
+
+    ``submitted`` has its answer's fields, for a reader.
+    """
+    parts = []
+    if entry.late:
+        parts.append(f"Printed since by threads of earlier cells:\n\n{block(entry.late)}")
+    parts += map(_call, entry.calls[:_SHOWN_CALLS])
+    if len(entry.calls) > _SHOWN_CALLS:
+        parts.append(f"… and {len(entry.calls) - _SHOWN_CALLS:,} calls more, in the metadata.")
+    if submitted is not None:
+        parts.append("**SUBMIT**")
+        parts += [f"{inline(name)}\n\n{block(text)}" for name, text in submitted.items()]
+    if entry.outcome.kind == "unfinished":
+        parts.append("**The session's host ended before this cell did.**")
+    elif entry.outcome.ending in _ENDINGS:
+        parts.append(f"**{_ENDINGS[entry.outcome.ending]}**")
+        if entry.outcome.text:
+            parts.append(block(entry.outcome.text.splitlines()[0]))
+    return "\n\n".join(parts)
+
+
+def _call(call: Call) -> str:
+    sign = {"llm": "*Model call*", "tool": "*Tool call*"}[call.kind]
+    facts = [text for text in (usage_of(call.usage), duration(call.elapsed_s)) if text]
+    lines = [f"{sign} {inline(call.name)} — {', '.join(facts)}", f"- arguments: {_shown(call.arguments)}"]
+    if call.error is not None:
+        name, _, message = call.error
+        lines.append(f"- raised: {inline(f'{name}: {message}'[:_SHOWN_CHARS])}")
+    elif call.result is not None:
+        lines.append(f"- returned: {_shown(call.result)}")
+    return "\n".join(lines)
+
+
+def _shown(ref: Ref) -> str:
+    return inline(ref.summary)

@@ -1,0 +1,253 @@
+"""Transcripts as notebooks: what is written is read back, opens anywhere, and says what is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import nbformat
+import pytest
+from hypothesis import given, settings
+
+from daytona_kernel_interp import Recording
+from daytona_kernel_interp.cell import StreamText
+from daytona_kernel_interp.errors import RecordingError
+from daytona_kernel_interp.transcript import notebook
+from daytona_kernel_interp.transcript.cells import refs_in, refs_of
+from daytona_kernel_interp.transcript.model import METADATA_KEY, Call, Entry, Facts, LMCall, Outcome, Transcript, Usage
+from daytona_kernel_interp.transcript.store import folder_of
+from daytona_kernel_interp.wire.calls import Parameter, ToolSpec
+
+from .transcripts import BEGAN, Memory, transcripts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SCHEMA = json.loads(resources.files("daytona_kernel_interp.transcript").joinpath("schema/v1.json").read_text())
+LARGE = "large " * 20_000
+
+
+def sample() -> Transcript:
+    """Return a session of two steps: one that calls, and one that submits."""
+    store = Memory()
+    call = Call(
+        7, "llm_query", "llm", 0.5, 0.25, store.keep([["hi"], {}]), store.keep("ho"), usage=Usage("m", 3, 4, 0.01)
+    )
+    failed = Call(8, "look", "tool", 1, None, store.keep([[], {"key": "a"}]), error=("KeyError", ("LookupError",), "a"))
+    entries = (
+        Entry(
+            0,
+            "id-0",
+            "print(1)",
+            BEGAN,
+            Outcome("returned", "ok", store.keep("1\n")),
+            variables={"text": store.keep(LARGE)},
+            tools=(ToolSpec("look", "Look up.", (Parameter("key", 1, None),)),),
+            outputs=(StreamText("stdout", "1\n"),),
+            calls=(call, failed),
+            elapsed_s=1.5,
+            reasoning="I print ```one```.",
+        ),
+        Entry(1, "id-1", "SUBMIT(2)", BEGAN, Outcome("submitted", "ok", store.keep({"output": 2}))),
+    )
+    lm_calls = (LMCall("c", 0, BEGAN, 0.1, store.keep({"prompt": "hi"}), store.keep(["ho"])),)
+    return Transcript(
+        Facts("abcd", BEGAN, "local sandbox", {"python": "3.11.1"}, {}, {"random": 7}), entries, store, lm_calls
+    )
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    path = tmp_path / "run.ipynb"
+    notebook.write(sample(), path)
+    return path
+
+
+def everything(transcript: Transcript) -> dict[str, Any]:
+    """Return a transcript with its values in the place of their names."""
+    refs = [*refs_of(transcript.lm_calls)]
+    refs += [ref for entry in transcript.entries for ref in refs_in(entry)]
+    loaded = {ref.hash: [bytes(buffer) for buffer in transcript.store.load(ref)] for ref in refs}
+    return {**vars(transcript), "store": loaded}
+
+
+@given(transcript=transcripts())
+@settings(max_examples=25)
+def test_what_is_written_is_read_back(transcript: Transcript) -> None:
+    """Any session comes back whole, its notebook is nbformat's and its metadata is as the schema says."""
+    folder = Path(tempfile.mkdtemp())
+    try:
+        path = folder / "run.ipynb"
+        notebook.write(transcript, path)
+        assert everything(notebook.read(path)) == everything(transcript)
+        document = json.loads(path.read_text())
+        nbformat.validate(nbformat.reads(path.read_text(), as_version=4), relax_add_props=False)
+        jsonschema.validate(document, SCHEMA)
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_saving_it_elsewhere_changes_nothing(written: Path) -> None:
+    """A program that opens the notebook and saves it, with other whitespace and order, leaves a whole recording."""
+    nbformat.write(nbformat.read(written, as_version=4), written)
+    transcript = notebook.read(written)
+    assert transcript.problems == ()
+    assert everything(transcript) == everything(sample())
+
+
+def test_a_large_value_lies_beside_by_its_hash(written: Path) -> None:
+    """What is small stands in the notebook; the rest is a file whose SHA-256 is its name."""
+    files = list(folder_of(written).iterdir())
+    assert [file.name for file in files] == [hashlib.sha256(files[0].read_bytes()).hexdigest()]
+    assert written.stat().st_size < 20_000
+
+
+def test_a_reader_sees_the_session(written: Path) -> None:
+    """Reasoning, code, outputs, calls with arguments, result, error, time and cost, and the answer."""
+    cells = nbformat.read(written, as_version=4).cells
+    text = "\n".join(cell.source for cell in cells)
+    for shown in (
+        "Session `abcd`",
+        "> I print ```one```.",
+        "print(1)",
+        "*Model call* `llm_query` — `m`, 3 + 4 tokens, $0.01, 250 ms",
+        "arguments: `[['hi'], {}]`",
+        "returned: `'ho'`",
+        "*Tool call* `look` — not answered",
+        "raised: `KeyError: a`",
+        "**SUBMIT**",
+        "Recorded without DSPy's callback",
+    ):
+        assert shown in text
+    assert cells[2].outputs[0].text == "1\n"
+
+
+def test_a_recording_is_a_sequence_of_steps(written: Path) -> None:
+    """Length, order, indices, slices, facts and values."""
+    recording = Recording.load(written)
+    assert len(recording) == 2
+    assert [step.code for step in recording] == ["print(1)", "SUBMIT(2)"]
+    assert recording[-1].outcome.kind == "submitted"
+    assert recording[:1][0].index == 0
+    assert recording.facts.seeds == {"random": 7}
+    assert recording.value(recording[0].variables["text"]) == LARGE
+    assert "abcd" in repr(recording)
+
+
+def test_the_steps_as_a_dataframe(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row a step; without pandas one sentence says what to install."""
+    frame = Recording.load(written).to_dataframe()
+    assert list(frame["kind"]) == ["returned", "submitted"]
+    assert list(frame["llm_calls"]) == [1, 0]
+    assert frame.loc[0, "printed"] == "1\n"
+    monkeypatch.setitem(__import__("sys").modules, "pandas", None)
+    with pytest.raises(RecordingError, match="pip install pandas"):
+        Recording.load(written).to_dataframe()
+
+
+# --- bad input ---------------------------------------------------------------------------------------------
+
+
+def change(path: Path, how: Callable[[dict[str, Any]], None]) -> None:
+    document = json.loads(path.read_text())
+    how(document)
+    path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (None, "cannot be read: No such file"),
+        ("hello", "is no notebook: it is not JSON"),
+        ("[1]", "is no notebook: its JSON has no list of cells"),
+        ('{"cells": [], "metadata": {}}', "is a notebook, but no recording.*can be run as plain cells"),
+    ],
+)
+def test_what_is_no_recording_is_refused(tmp_path: Path, text: str | None, why: str) -> None:
+    """One sentence says what it is instead."""
+    path = tmp_path / "run.ipynb"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(RecordingError, match=why):
+        Recording.load(path)
+
+
+def test_another_version_is_refused_by_name(written: Path) -> None:
+    """A recording of a later schema is not misread."""
+    change(written, lambda document: document["metadata"][METADATA_KEY].update(schema=2))
+    with pytest.raises(RecordingError, match=r"recording of schema version 2; this version .* reads version 1"):
+        Recording.load(written)
+
+
+def test_what_comes_before_a_cut_is_readable(written: Path) -> None:
+    """Wherever the file ends, the whole cells before are there, or one sentence says that there are none."""
+    whole = written.read_text()
+    lengths = set()
+    for at in range(40, len(whole) - 2, 397):
+        written.write_text(whole[:at])
+        try:
+            recording = Recording.load(written)
+        except RecordingError:
+            lengths.add(-1)
+            continue
+        assert recording.problems[0].startswith("The file is cut off after")
+        assert not recording.complete
+        assert recording.facts == sample().facts
+        lengths.add(len(recording))
+    assert lengths == {-1, 0, 1, 2}
+
+
+def test_a_missing_side_file_is_named(written: Path) -> None:
+    """The steps are there; the value says which file is missing."""
+    shutil.rmtree(folder_of(written))
+    recording = Recording.load(written)
+    assert "1 values are missing: they lie in run.values/" in recording.problems[0]
+    assert recording[0].code == "print(1)"
+    with pytest.raises(RecordingError, match=r"is missing: .*Keep run.values/ beside the notebook"):
+        recording.value(recording[0].variables["text"])
+
+
+def test_a_changed_value_is_found(written: Path) -> None:
+    """Neither a side file nor a small value of the notebook can be changed unnoticed."""
+    (file,) = folder_of(written).iterdir()
+    file.write_bytes(file.read_bytes().replace(b"large", b"Large"))
+    written.write_text(written.read_text().replace('\\"ho\\"', '\\"no\\"', 1))
+    recording = Recording.load(written)
+    for ref in (recording[0].variables["text"], recording[0].calls[0].result):
+        assert ref is not None
+        with pytest.raises(RecordingError, match="was changed since it was recorded"):
+            recording.value(ref)
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        (lambda cells: cells[2].update(source="print(2)"), "Step 0 was edited"),
+        (lambda cells: cells[2]["outputs"].clear(), "Step 0 was edited"),
+        (lambda cells: cells[2]["metadata"][METADATA_KEY]["entry"]["calls"].pop(), "Step 0 was edited"),
+        (lambda cells: cells[2]["metadata"][METADATA_KEY]["entry"].pop("outcome"), "record of step 0 cannot be read"),
+        (lambda cells: cells[2]["outputs"].append({"output_type": "x"}), "An output of step 0 cannot be read"),
+        (lambda cells: cells[2]["metadata"].clear(), "A code cell before step 0 was added"),
+        (lambda cells: cells.pop(2), "Step 0 was recorded as step 1"),
+    ],
+)
+def test_an_edit_by_hand_is_named(written: Path, how: Callable[[Any], None], why: str) -> None:
+    """Whatever was changed in a cell is said, and what can be read is."""
+    change(written, lambda document: how(document["cells"]))
+    recording = Recording.load(written)
+    assert any(why in problem for problem in recording.problems), recording.problems
+    assert recording[-1].code == "SUBMIT(2)"
+
+
+def test_a_name_is_not_a_path(written: Path) -> None:
+    """A recording from a stranger cannot have files read from elsewhere."""
+    recording = Recording.load(written)
+    with pytest.raises(RecordingError, match="which is no SHA-256"):
+        recording.value(replace(recording[0].variables["text"], hash="../../etc/passwd"))
