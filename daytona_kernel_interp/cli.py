@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from . import __version__
+from .transcript import exporting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,6 +96,10 @@ def _parser() -> _Parser:
     doctor = commands.add_parser("doctor", help="check the way from the key to a cell in a sandbox at Daytona")
     doctor.add_argument("--snapshot", metavar="NAME", help="start from this one")
     doctor.set_defaults(command=_examine)
+
+    export = commands.add_parser("export", help="show a recorded session as a page, or hand it to another program")
+    exporting.add_options(export)
+    export.set_defaults(command=_export)
 
     attach = commands.add_parser("attach", help="type cells into a running session; one without a host is taken up")
     attach.add_argument("session", metavar="ID", help="see ls")
@@ -281,6 +286,17 @@ def _attach(options: argparse.Namespace) -> int:
             console.interact(f"Session {options.session}. Ctrl-D leaves it as it is.", exitmsg="")
     except SessionNotFound as error:
         raise _BadInput(f"{error}.") from error
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    try:
+        target, problems = exporting.export(options.notebook, options.kind, options.output)
+    except exporting.ExportError as error:
+        raise _BadInput(str(error)) from error
+    for problem in problems:
+        _write(sys.stderr, f"{PROGRAM}: {problem}\n")
+    _write(sys.stdout, f"{target}\n")
     return 0
 
 

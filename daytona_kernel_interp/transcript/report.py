@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from .model import Call, Entry, Transcript, Usage
 
-MISSING_EXTRA = "the page needs the report extra: pip install 'daytona-kernel-interp[report]'"
+MISSING_EXTRA = "The page needs the extra `report`: pip install 'daytona-kernel-interp[report]'."
 
 _BUDGET_CHARS = 1_200_000  # of printed texts and values in the whole page: what is longest is cut until it fits
 _MIN_CUT, _MAX_CUT = 400, 20_000

@@ -36,8 +36,8 @@ def to_jsonl(transcript: Transcript) -> str:
 
 def _metadata(transcript: Transcript) -> dict[str, Any]:
     facts = transcript.facts
-    usages = [one.usage for one in (*transcript.lm_calls, *transcript.entries) if one.usage is not None]
-    model = next((usage.model for usage in usages if usage.model), None)
+    usages = [*(one.usage for one in transcript.lm_calls), *(one.usage for one in transcript.entries)]
+    model = next((usage.model for usage in usages if usage is not None and usage.model), None)
     return {
         "type": "metadata",
         "timestamp": _timestamp(facts.began),

@@ -13,7 +13,7 @@ from daytona_kernel_interp.cell import CellError, DisplayData, ExecuteResult, St
 from daytona_kernel_interp.transcript.model import Call, Entry, Facts, Outcome, Ref, Transcript, Usage
 from daytona_kernel_interp.transcript.report import to_html
 from daytona_kernel_interp.wire.calls import ToolSpec
-from tests import transcripts
+from tests import sessions
 from tests.browser import browser as running_browser
 
 expect = pytest.importorskip("playwright.sync_api", reason="needs the package playwright").expect
@@ -60,7 +60,7 @@ class Opened:
 
 @pytest.fixture
 def small(browser: Browser, tmp_path: Path) -> Iterator[Page]:
-    opened = Opened(browser, tmp_path / "small.html", to_html(transcripts.small(), "run.ipynb"), color_scheme="light")
+    opened = Opened(browser, tmp_path / "small.html", to_html(sessions.small(), "run.ipynb"), color_scheme="light")
     yield opened.page
     asked, noise = opened.requests, opened.noise
     opened.close()
@@ -71,7 +71,7 @@ def small(browser: Browser, tmp_path: Path) -> Iterator[Page]:
 @pytest.fixture(scope="module")
 def long(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     path = tmp_path_factory.mktemp("page") / "long.html"
-    opened = Opened(browser, path, to_html(transcripts.long(60, 3), "long.ipynb"))
+    opened = Opened(browser, path, to_html(sessions.long(60, 3), "long.ipynb"))
     yield opened.page
     opened.close()
 
@@ -95,7 +95,7 @@ def test_it_says_what_happened(small: Page) -> None:
     first = small.locator("#s0")
     assert "sections = re.split" in first.locator(".source").inner_text()
     assert first.locator(".reasoning strong").inner_text() == "look"
-    assert first.locator(".outputs").inner_text().split()[1:] == ["51,204", "characters", "38"]
+    assert first.locator(".outputs").inner_text().split()[1:] == ["51,200", "characters", "38"]
     assert small.locator("#s2 .state").inner_text() == "ZeroDivisionError"
     figure = small.locator("#s3 figure img")
     figure.scroll_into_view_if_needed()
@@ -131,7 +131,7 @@ def test_a_call_opens(small: Page) -> None:
         "Which one?",
         "returned",
         "refunds",
-        transcripts.MODEL,
+        sessions.MODEL,
         "410 in / 35 out",
         "$0.0002",
         "1.7 s",
@@ -149,7 +149,7 @@ def test_look_changes(small: Page, browser: Browser, tmp_path: Path) -> None:
     assert _background(small) == dark
     small.keyboard.press("t")
     assert _background(small) == light
-    other = Opened(browser, tmp_path / "dark.html", to_html(transcripts.small(), "x"), color_scheme="dark")
+    other = Opened(browser, tmp_path / "dark.html", to_html(sessions.small(), "x"), color_scheme="dark")
     assert _background(other.page) == dark
     other.close()
 
@@ -244,7 +244,7 @@ def _payloads(port: int) -> list[str]:
 
 def _hostile(port: int) -> Transcript:
     """A session whose every text is an attack."""
-    store = transcripts.MemoryStore()
+    store = sessions.MemoryStore()
     entries = []
     for index, evil in enumerate(_payloads(port)):
         svg = f"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'>{evil}</svg>"
@@ -256,13 +256,13 @@ def _hostile(port: int) -> Transcript:
             {"text/markdown": evil},
             {"application/javascript": evil, "application/json": {evil: evil}, "text/plain": evil},
         ]
-        call = transcripts.call(store, 1, evil, 0.1, 1.0, evil, kind="llm", result=evil, usage=Usage(evil, 1, 1, 1.0))
+        call = sessions.call(store, 1, evil, 0.1, 1.0, evil, kind="llm", result=evil, usage=Usage(evil, 1, 1, 1.0))
         entries.append(
             Entry(
                 index,
                 evil,
                 evil,
-                transcripts.BEGAN,
+                sessions.BEGAN,
                 Outcome("submitted", value=store.put({evil: evil}))
                 if index % 2
                 else Outcome("raised", "error", None, evil, evil),
@@ -283,7 +283,7 @@ def _hostile(port: int) -> Transcript:
             )
         )
     evil = _payloads(port)[1]
-    facts = Facts(evil, transcripts.BEGAN, evil, {evil: evil}, {evil: evil}, {})
+    facts = Facts(evil, sessions.BEGAN, evil, {evil: evil}, {evil: evil}, {})
     return Transcript(facts, entries, store, problems=_payloads(port))
 
 
@@ -350,8 +350,8 @@ def _assert_first_visitor(browser: Browser, server: socket.socket) -> None:
 
 def test_a_call_of_another_file_is_not_found(browser: Browser, tmp_path: Path) -> None:
     """A session of values that are missing is shown by what is said of them in the notebook."""
-    session = transcripts.small()
-    lost = replace(session, store=transcripts.MemoryStore())
+    session = sessions.small()
+    lost = replace(session, store=sessions.MemoryStore())
     calls: list[Call] = list(session.entries[1].calls)
     page = to_html(lost, "x")
     assert calls[0].arguments.summary in page.replace("&#39;", "'")

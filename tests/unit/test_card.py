@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from daytona_kernel_interp.cell import StreamText
 from daytona_kernel_interp.transcript.card import to_card
-from tests.transcripts import long, small
+from tests.sessions import long, small
 
 ALLOWED = re.compile(r"</?(?:details|summary|strong)>|</?(?:div|span|b|pre)(?: style=(?:'[^'<>]*'|\"[^\"<>]*\"))?>")
 
@@ -17,7 +17,7 @@ def test_it_says_what_happened() -> None:
     card = to_card(small(), "run.ipynb")
     for wanted in ("5 steps", "1 failed", "3 tool calls", "17,200 tokens", "$0.0080", "Three searches at once."):
         assert wanted in card
-    for wanted in ("51,204 characters", "ZeroDivisionError", "[figure 240x120 PNG]", "SUBMIT {&#x27;answer&#x27;"):
+    for wanted in ("51,200 characters", "ZeroDivisionError", "[figure 240x120 PNG]", "SUBMIT {&#x27;answer&#x27;"):
         assert wanted in card
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from daytona_kernel_interp.cell import CellError, DisplayData, ExecuteResult, StreamText
 from daytona_kernel_interp.transcript import html_parts
-from tests.transcripts import png
+from tests.sessions import png
 
 EVIL = "<script>PWNED=1</script><img src=x onerror=PWNED=1>\"'>"
 # The only elements and attributes that any piece is made of.

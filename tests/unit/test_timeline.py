@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from daytona_kernel_interp.transcript import charts, timeline
 from daytona_kernel_interp.transcript.model import Entry, LMCall, Outcome, Usage
-from tests.transcripts import BEGAN, MODEL, MemoryStore, call, small
+from tests.sessions import BEGAN, MODEL, MemoryStore, call, small
 
 TIMES = st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True))
 

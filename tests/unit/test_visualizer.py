@@ -8,7 +8,7 @@ from typing import Any
 
 from daytona_kernel_interp.transcript.model import Facts, Transcript
 from daytona_kernel_interp.transcript.visualizer import to_jsonl
-from tests.transcripts import BEGAN, MODEL, MemoryStore, small
+from tests.sessions import BEGAN, MODEL, MemoryStore, small
 
 # github.com/alexzhang13/rlm, visualizer/src/lib/types.ts: RLMConfigMetadata, RLMIteration, CodeBlock, REPLResult and
 # RLMChatCompletion, each with the types that its fields may have.
@@ -90,7 +90,7 @@ def test_steps_say_what_happened() -> None:
     """Reasoning, prints, figures by name, errors, calls of the model and the answer stand where it looks."""
     _, first, second, third, fourth, last = _lines(small())
     assert first["response"].startswith("First I **look** at the text.")
-    assert first["code_blocks"][0]["result"]["stdout"] == "51,204 characters\n38\n"
+    assert first["code_blocks"][0]["result"]["stdout"] == "51,200 characters\n38\n"
     assert first["code_blocks"][0]["result"]["locals"]["question"] == "Who pays?"
     assert first["iteration_time"] == 0.031 + 2.9
     (call,) = second["code_blocks"][0]["result"]["rlm_calls"]

@@ -1,9 +1,8 @@
-"""Transcripts made by hand, with their values in memory: for what reads or shows recorded sessions."""
+"""Recorded sessions made by hand, with their values in memory: for what reads or shows recorded sessions."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import zlib
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from daytona_kernel_interp.cell import CellError, DisplayData, ExecuteResult, StreamText
 from daytona_kernel_interp.errors import RecordingError
 from daytona_kernel_interp.transcript.model import Call, Entry, Facts, LMCall, Outcome, Ref, Transcript, Usage
+from daytona_kernel_interp.transcript.store import ref_to
 from daytona_kernel_interp.wire import values
 from daytona_kernel_interp.wire.calls import ToolSpec
 
@@ -33,9 +33,9 @@ class MemoryStore:
 
     def put(self, value: Any) -> Ref:
         buffers = values.dumps(value)
-        digest = hashlib.sha256(b"".join(map(bytes, buffers))).hexdigest()
-        self._kept[digest] = buffers
-        return Ref(digest, sum(map(len, buffers)), repr(value)[:80])
+        ref = ref_to(buffers)
+        self._kept[ref.hash] = buffers
+        return ref
 
     def load(self, ref: Ref) -> Sequence[Buffer]:
         try:
@@ -96,11 +96,11 @@ def _working(store: MemoryStore) -> list[Entry]:
             'import re\n\nsections = re.split(r"\\n## ", text)\n'
             'print(f"{len(text):,} characters")\nlen(sections)  # how many',
             BEGAN + timedelta(seconds=4.2),
-            Outcome("returned", value=store.put("51,204 characters\n38")),
-            variables={"text": Ref("0" * 64, 51_204, "str, 51,204 characters"), "question": store.put("Who pays?")},
+            Outcome("returned", value=store.put("51,200 characters\n38")),
+            variables={"text": store.put("Who pays? " * 5_120), "question": store.put("Who pays?")},
             tools=[ToolSpec("search"), ToolSpec("llm_query"), ToolSpec("llm_query_batched")],
             output_fields=[{"name": "answer", "type": "str"}, {"name": "score", "type": "float"}],
-            outputs=[StreamText("stdout", "51,204 characters\n"), ExecuteResult({"text/plain": "38"}, {})],
+            outputs=[StreamText("stdout", "51,200 characters\n"), ExecuteResult({"text/plain": "38"}, {})],
             elapsed_s=0.031,
             reasoning="First I **look** at the text.\n\n- its size\n- its `sections`\n\nSee [the docs](https://example.org).",
             usage=WROTE,
