@@ -116,7 +116,7 @@ class Tunnel:
             WireMismatch: If it runs another version of the wire.
             TunnelLost: If it closed the stream.
         """
-        tunnel = cls.begin(address, revive=revive, times=times, folder=folder)
+        tunnel = cls.begin(address, revive, times, folder)
         try:
             await tunnel.until_open()
         except BaseException:
@@ -128,9 +128,8 @@ class Tunnel:
     def begin(
         cls,
         address: RelayAddress,
-        *,
-        revive: Callable[[], Awaitable[RelayAddress | None]] | None = None,
-        times: LinkTimes | None = None,
+        revive: Callable[[], Awaitable[RelayAddress | None]] | None,
+        times: LinkTimes | None,
         folder: Path | None = None,
     ) -> Tunnel:
         """Begin to connect to a relay that has had no other host, so that a kernel's streams are dialled meanwhile."""
@@ -140,8 +139,8 @@ class Tunnel:
 
     async def until_open(self) -> None:
         """Return when it is connected; raises as :meth:`open` does, and leaves it to be closed."""
-        assert self._relay is not None
-        await asyncio.shield(self._relay.opened)
+        if self._relay is not None:
+            await asyncio.shield(self._relay.opened)
 
     @property
     def address(self) -> RelayAddress:
