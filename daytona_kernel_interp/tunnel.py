@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
     from .sandboxes.base import RelayAddress
 
+    Revive = Callable[[], Awaitable[RelayAddress | None]]
+
 log = logging.getLogger(__name__)
 
 _MAX_SOCKET_PATH = 100  # sun_path holds 104 bytes on macOS, 108 on Linux
@@ -75,13 +77,7 @@ class Watcher:
 class Tunnel:
     """One relay, seen from the host. Lives on the I/O loop."""
 
-    def __init__(
-        self,
-        address: RelayAddress,
-        revive: Callable[[], Awaitable[RelayAddress | None]],
-        times: LinkTimes,
-        folder: Path | None = None,
-    ) -> None:
+    def __init__(self, address: RelayAddress, revive: Revive, times: LinkTimes, folder: Path | None = None) -> None:
         self._dialler = Dialler(address, revive, times)
         self._folder, self._folder_is_ours = folder or endpoints_folder(), folder is None
         self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -102,7 +98,7 @@ class Tunnel:
         cls,
         address: RelayAddress,
         *,
-        revive: Callable[[], Awaitable[RelayAddress | None]] | None = None,
+        revive: Revive | None = None,
         times: LinkTimes | None = None,
         folder: Path | None = None,
     ) -> Tunnel:
@@ -126,11 +122,7 @@ class Tunnel:
 
     @classmethod
     def begin(
-        cls,
-        address: RelayAddress,
-        revive: Callable[[], Awaitable[RelayAddress | None]] | None,
-        times: LinkTimes | None,
-        folder: Path | None = None,
+        cls, address: RelayAddress, revive: Revive | None, times: LinkTimes | None, folder: Path | None = None
     ) -> Tunnel:
         """Begin to connect to a relay that has had no other host, so that a kernel's streams are dialled meanwhile."""
         tunnel = cls(address, revive or _never, times or LinkTimes(), folder)
