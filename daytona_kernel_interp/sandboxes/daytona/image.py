@@ -12,6 +12,7 @@ import base64
 import bz2
 import collections
 import contextlib
+import functools
 import hashlib
 import io
 import logging
@@ -131,6 +132,7 @@ def wheel_name() -> str:
     return f"daytona_kernel_interp-{__version__}-py3-none-any.whl"
 
 
+@functools.cache
 def wheel() -> bytes:
     """Return a wheel of what runs in a sandbox, made of the installed files; the same files make the same wheel.
 
