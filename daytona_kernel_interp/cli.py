@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from . import __version__, installing
+from .transcript import exporting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,9 +102,18 @@ def _parser() -> _Parser:
     image = commands.add_parser("image", help="the sandbox's image: a snapshot of it at Daytona, or its recipe")
     _add_image_commands(image.add_subparsers(metavar="COMMAND", required=True))
 
+    export = commands.add_parser("export", help="show a recorded session as a page, or hand it to another program")
+    exporting.add_options(export)
+    export.set_defaults(command=_export)
+
     attach = commands.add_parser("attach", help="type cells into a running session; one without a host is taken up")
-    attach.add_argument("session", metavar="ID", help="see ls")
+    attach.add_argument("session", nargs="?", metavar="SESSION", help="see ls; else the newest")
     attach.set_defaults(command=_attach)
+
+    inspect = commands.add_parser("inspect", help="show what is in a running session and what it runs")
+    inspect.add_argument("session", nargs="?", metavar="SESSION", help="see ls; else the newest")
+    inspect.add_argument("name", nargs="?", metavar="NAME", help="one variable, with its own text")
+    inspect.set_defaults(command=_inspect)
 
     installing.add_commands(commands)
     return parser
@@ -241,7 +251,7 @@ def _examine(options: argparse.Namespace) -> int:
 
     failed = False
     for check in doctor.examine(DaytonaSandbox(snapshot=options.snapshot)):
-        took = "" if check.took_s is None else f"{check.took_s * 1000:.0f} ms"
+        took = f"{check.took_s * 1000:.0f} ms" if check.took_s else ""
         _write(sys.stdout, f"{'ok' if not check.advice else 'FAILED':8}{check.what:10}{took:>10}  {check.found}\n")
         if check.advice:
             failed = True
@@ -333,12 +343,31 @@ def _execute_in_session(options: argparse.Namespace, code: str) -> int:
     return 0
 
 
-def _attach(options: argparse.Namespace) -> int:
-    from .console import Console
-    from .errors import SessionNotFound
-    from .visiting import CellFailed, visit
+def _inspect(options: argparse.Namespace) -> int:
+    from .errors import KernelError
+    from .watching import live
 
     try:
+        _write(sys.stdout, f"{live(options.session).inspect(options.name)}\n")
+    except (KernelError, NameError) as error:
+        raise _BadInput(f"{str(error).rstrip('.')}.") from error
+    return 0
+
+
+def _attach(options: argparse.Namespace) -> int:
+    from .console import Console, open_jupyter_console
+    from .errors import SessionNotFound
+    from .records import sessions
+    from .visiting import CellFailed, visit
+
+    if options.session is None:
+        known = sessions()
+        if not known:
+            raise _BadInput("No session is alive on this machine.")
+        options.session = known[0].id
+    try:
+        if sys.stdin.isatty() and (code := open_jupyter_console(options.session)) is not None:
+            return code
         with visit(options.session, lambda output: _show(output, show_value=True)) as session:
             try:
                 session.last_cell()
@@ -348,6 +377,17 @@ def _attach(options: argparse.Namespace) -> int:
             console.interact(f"Session {options.session}. Ctrl-D leaves it as it is.", exitmsg="")
     except SessionNotFound as error:
         raise _BadInput(f"{error}.") from error
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    try:
+        target, problems = exporting.export(options.notebook, options.kind, options.output)
+    except exporting.ExportError as error:
+        raise _BadInput(str(error)) from error
+    for problem in problems:
+        _write(sys.stderr, f"{PROGRAM}: {problem}\n")
+    _write(sys.stdout, f"{target}\n")
     return 0
 
 

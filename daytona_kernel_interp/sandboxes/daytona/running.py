@@ -56,8 +56,8 @@ class Place:
 class Launched:
     """A relay, as the toolbox knows it."""
 
-    session: str
-    command: str
+    session: str  # empty: it is a process of its own
+    command: str  # then: process id, and when it started as /proc has it
 
 
 class RunningDaytonaSandbox:
@@ -100,6 +100,11 @@ class RunningDaytonaSandbox:
         """Where its relay listens, seen from here."""
         assert self._address is not None
         return self._address
+
+    @property
+    def region(self) -> str:
+        """Where it runs."""
+        return "" if self._sandbox is None else str(self._sandbox.target)
 
     @property
     def resume_lifetime_s(self) -> float:
@@ -151,9 +156,9 @@ class RunningDaytonaSandbox:
         except Exception as error:
             raise SandboxFailed(f"Daytona gives no preview of the sandbox: {sentence(error)}") from error
 
-    def take_relay(self, place: Place, secret: str, link: Any) -> None:
-        """Take the relay that the image started, which serves us since it was told to."""
-        self._place, self._launched = place, Launched(_ENTRYPOINT, "")
+    def take_relay(self, place: Place, secret: str, process: str, link: Any) -> None:
+        """Take a relay that was told to serve us: the image's entrypoint, or a ``process`` of its own."""
+        self._place, self._launched = place, Launched("" if process else _ENTRYPOINT, process)
         self._address = self._address_of(link, secret)
 
     async def launch(self, place: Place, session: str, link: Any) -> None:
@@ -270,6 +275,8 @@ class RunningDaytonaSandbox:
             if launched.session == _ENTRYPOINT:
                 entrypoint = await process.get_entrypoint_session(request_timeout=_REQUEST_S)
                 return all(command.exit_code is not None for command in entrypoint.commands or ())
+            if not launched.session:
+                return await self._process_ended(sandbox, *launched.command.split(" "))
             command = await process.get_session_command(launched.session, launched.command, request_timeout=_REQUEST_S)
             if command.exit_code is None:
                 return False
@@ -285,6 +292,11 @@ class RunningDaytonaSandbox:
             said = (logs.stderr or logs.output or "").strip()[-1000:]
             raise SandboxGone(f"the relay in the Daytona sandbox ended with exit code {command.exit_code}: {said}")
         return True
+
+    async def _process_ended(self, sandbox: AsyncSandbox, pid: str, started: str = "") -> bool:
+        told = await sandbox.process.exec(f"cat /proc/{int(pid)}/stat", timeout=int(_REQUEST_S))
+        state, *rest = told.result.rpartition(")")[2].split() or ["Z"]
+        return told.exit_code != 0 or state == "Z" or (started != "" and started not in rest)
 
     async def _see_that_kernels_live(self, sandbox: AsyncSandbox, place: Place) -> None:
         assert self._service is not None
