@@ -118,14 +118,14 @@ class _TapeRunner(ToolRunner):
         super().end_cell()
         self._over.set()
 
-    async def run(self, name: str, buffers: Sequence[Buffer]) -> Reply:
+    async def run(self, name: str, buffers: Sequence[Buffer], call_id: int = 0, *, arrow: bool = False) -> Reply:
         desk = self.desk
         if desk is None:  # handed over
-            return await super().run(name, buffers)
+            return await super().run(name, buffers, call_id, arrow=arrow)
         recorded = desk.look_up(name, buffers)
         reply: Reply | None
         if name in desk.live:
-            reply = await super().run(name, buffers)
+            reply = await super().run(name, buffers, call_id, arrow=arrow)
         else:
             reply = desk.missed_reply() if recorded is None else desk.recorded_reply(recorded)
         desk.note(name, buffers, reply, recorded)
