@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
+import threading
 from typing import TYPE_CHECKING
 
 from ..errors import SandboxFailed, SessionNotFound
@@ -9,6 +13,7 @@ from ..settings import SANDBOX_VARIABLE, has_daytona_key, sandbox_choice
 from .base import Sandbox
 from .daytona import DaytonaSandbox
 from .daytona.running import RunningDaytonaSandbox
+from .daytona.service import load_sdk
 from .local import LocalSandbox, RunningLocalSandbox
 from .relay import RunningRelaySandbox
 
@@ -22,6 +27,8 @@ _LOCAL = (
     'sandbox="local" runs the kernel in a child process of this one, where the model\'s code runs as you, '
     "without isolation"
 )
+
+_IMPORT_S = 30.0  # what the SDK's import may hold up a fork
 
 
 def choose(sandbox: Any) -> Sandbox:
@@ -48,6 +55,28 @@ def choose(sandbox: Any) -> Sandbox:
             "LocalSandbox()."
         )
     return choice
+
+
+def foresee(sandbox: Any) -> None:
+    """Begin to import Daytona's SDK if a start of ``sandbox`` will need it: that takes seconds, in which more goes on.
+
+    A start that comes earlier waits for the rest of it. What cannot be chosen is left to :func:`choose` to refuse.
+    """
+    with contextlib.suppress(SandboxFailed):
+        if isinstance(choose(sandbox), DaytonaSandbox):
+            _begin_import()
+
+
+@functools.cache
+def _begin_import() -> None:
+    def load() -> None:
+        with contextlib.suppress(Exception):  # a start will raise it again
+            load_sdk()
+
+    thread = threading.Thread(target=load, name="daytona-sdk", daemon=True)
+    # In a child forked meanwhile, the SDK would be half imported for ever.
+    os.register_at_fork(before=lambda: thread.join(_IMPORT_S))
+    thread.start()
 
 
 def take_up(record: Mapping[str, Any]) -> RunningSandbox:

@@ -15,10 +15,11 @@ from daytona_kernel_interp.interpreter import CodeInterpreterError
 from daytona_kernel_interp.sandboxes.daytona.running import TOKEN_HEADER
 from daytona_kernel_interp.testing import DaytonaEmulator
 from daytona_kernel_interp.wire.hello import SECRET_HEADER
-from tests.integration.daytona_service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.integration.daytona_service import Service
 
 
 class Wire:
