@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import os
-import threading
 from typing import TYPE_CHECKING
 
 from ..errors import SandboxFailed, SessionNotFound
@@ -13,7 +10,7 @@ from ..settings import SANDBOX_VARIABLE, has_daytona_key, sandbox_choice
 from .base import Sandbox
 from .daytona import DaytonaSandbox
 from .daytona.running import RunningDaytonaSandbox
-from .daytona.service import load_sdk
+from .daytona.service import begin_import
 from .local import LocalSandbox, RunningLocalSandbox
 from .relay import RunningRelaySandbox
 
@@ -27,8 +24,6 @@ _LOCAL = (
     'sandbox="local" runs the kernel in a child process of this one, where the model\'s code runs as you, '
     "without isolation"
 )
-
-_IMPORT_S = 30.0  # what the SDK's import may hold up a fork
 
 
 def choose(sandbox: Any) -> Sandbox:
@@ -64,19 +59,7 @@ def foresee(sandbox: Any) -> None:
     """
     with contextlib.suppress(SandboxFailed):
         if isinstance(choose(sandbox), DaytonaSandbox):
-            _begin_import()
-
-
-@functools.cache
-def _begin_import() -> None:
-    def load() -> None:
-        with contextlib.suppress(Exception):  # a start will raise it again
-            load_sdk()
-
-    thread = threading.Thread(target=load, name="daytona-sdk", daemon=True)
-    # In a child forked meanwhile, the SDK would be half imported for ever.
-    os.register_at_fork(before=lambda: thread.join(_IMPORT_S))
-    thread.start()
+            begin_import()
 
 
 def take_up(record: Mapping[str, Any]) -> RunningSandbox:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -60,12 +62,39 @@ def test_a_start_does_not_wait_for_an_import_that_was_begun_earlier(daytona: Ser
     assert (done.stdout, done.returncode) == ("ok\n", 0), done.stderr
 
 
+NEVER_IMPORTED = """
+import threading
+print("importing", flush=True)
+threading.Event().wait()
+"""
+STARTS = "from daytona_kernel_interp import KernelInterpreter; KernelInterpreter(sandbox='daytona').start()"
+
+
+def test_an_interrupt_does_not_wait_for_the_import(tmp_path: Path) -> None:
+    """Nor does the end of the process: here the import would never be over."""
+    (tmp_path / "daytona").mkdir()
+    (tmp_path / "daytona" / "__init__.py").write_text(NEVER_IMPORTED)
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "DAYTONA_API_KEY": "dtn_key"}
+    host = subprocess.Popen(
+        [sys.executable, "-c", STARTS], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with host:
+        assert host.stdout is not None
+        assert host.stdout.readline() == "importing\n"
+        host.send_signal(signal.SIGINT)
+        try:
+            _, said = host.communicate(timeout=30)
+        finally:
+            host.kill()
+    assert said.rstrip().endswith("KeyboardInterrupt")
+
+
 def test_nothing_is_begun_where_nothing_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is wrong is said by the start."""
     from daytona_kernel_interp.sandboxes import choice
 
     begun: list[str] = []
-    monkeypatch.setattr(choice, "_begin_import", lambda: begun.append("import"))
+    monkeypatch.setattr(choice, "begin_import", lambda: begun.append("import"))
     monkeypatch.delenv("DAYTONA_API_KEY", raising=False)
     choice.foresee(None)
     choice.foresee("nowhere")
