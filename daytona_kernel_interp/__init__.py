@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from .sandboxes.local import LocalSandbox
     from .sandboxes.relay import RelaySandbox
     from .transcript.recording import Recording
+    from .watching import live
 
-__all__ = ["DaytonaSandbox", "KernelImage", "KernelInterpreter", "LocalSandbox", "Recording", "RelaySandbox"]
+__all__ = ["DaytonaSandbox", "KernelImage", "KernelInterpreter", "LocalSandbox", "Recording", "RelaySandbox", "live"]
 __version__ = "0.1.0"
 
 
@@ -35,6 +36,7 @@ _HOMES = {
     "LocalSandbox": ".sandboxes.local",
     "Recording": ".transcript.recording",
     "RelaySandbox": ".sandboxes.relay",
+    "live": ".watching",
 }
 _INTERPRETERS = {"KernelInterpreter"}  # who touches one may write dspy.RLM(interpreter=...)
 
@@ -50,6 +52,13 @@ def __getattr__(name: str) -> Any:
 
         install()
     return value
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Add ``%sandbox_sessions``, ``%sandbox_vars``, ``%%sandbox`` and ``%sandbox_get``: ``%load_ext`` calls this."""
+    from .magics import load
+
+    load(shell)
 
 
 def __dir__() -> list[str]:

@@ -102,8 +102,13 @@ def _parser() -> _Parser:
     _add_image_commands(image.add_subparsers(metavar="COMMAND", required=True))
 
     attach = commands.add_parser("attach", help="type cells into a running session; one without a host is taken up")
-    attach.add_argument("session", metavar="ID", help="see ls")
+    attach.add_argument("session", nargs="?", metavar="SESSION", help="see ls; else the newest")
     attach.set_defaults(command=_attach)
+
+    inspect = commands.add_parser("inspect", help="show what is in a running session and what it runs")
+    inspect.add_argument("session", nargs="?", metavar="SESSION", help="see ls; else the newest")
+    inspect.add_argument("name", nargs="?", metavar="NAME", help="one variable, with its own text")
+    inspect.set_defaults(command=_inspect)
 
     installing.add_commands(commands)
     return parser
@@ -241,7 +246,7 @@ def _examine(options: argparse.Namespace) -> int:
 
     failed = False
     for check in doctor.examine(DaytonaSandbox(snapshot=options.snapshot)):
-        took = "" if check.took_s is None else f"{check.took_s * 1000:.0f} ms"
+        took = f"{check.took_s * 1000:.0f} ms" if check.took_s else ""
         _write(sys.stdout, f"{'ok' if not check.advice else 'FAILED':8}{check.what:10}{took:>10}  {check.found}\n")
         if check.advice:
             failed = True
@@ -333,12 +338,31 @@ def _execute_in_session(options: argparse.Namespace, code: str) -> int:
     return 0
 
 
-def _attach(options: argparse.Namespace) -> int:
-    from .console import Console
-    from .errors import SessionNotFound
-    from .visiting import CellFailed, visit
+def _inspect(options: argparse.Namespace) -> int:
+    from .errors import KernelError
+    from .watching import live
 
     try:
+        _write(sys.stdout, f"{live(options.session).inspect(options.name)}\n")
+    except (KernelError, NameError) as error:
+        raise _BadInput(f"{str(error).rstrip('.')}.") from error
+    return 0
+
+
+def _attach(options: argparse.Namespace) -> int:
+    from .console import Console, open_jupyter_console
+    from .errors import SessionNotFound
+    from .records import sessions
+    from .visiting import CellFailed, visit
+
+    if options.session is None:
+        known = sessions()
+        if not known:
+            raise _BadInput("No session is alive on this machine.")
+        options.session = known[0].id
+    try:
+        if sys.stdin.isatty() and (code := open_jupyter_console(options.session)) is not None:
+            return code
         with visit(options.session, lambda output: _show(output, show_value=True)) as session:
             try:
                 session.last_cell()

@@ -97,18 +97,23 @@ class Inspection:
         """Return the same with a note."""
         return dataclasses.replace(self, note=note)
 
+    def rows(self) -> Iterator[tuple[str, str, str, str, str]]:
+        """Yield the table's rows: name, type, size, shape and value as texts."""
+        return map(_cells, self.variables)
+
     def __str__(self) -> str:
         """Return it as lines of text."""
-        return "\n".join([*self._headings(), *_text_table(self.variables), *self._footings()])
+        return "\n".join([*self.headings(), *_text_table(self.variables), *self.footings()])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<div>{_escaped(line)}</div>" for line in self._headings())
-        foot = "".join(f"<div>{_escaped(line)}</div>" for line in self._footings())
+        head = "".join(f"<div>{_escaped(line)}</div>" for line in self.headings())
+        foot = "".join(f"<div>{_escaped(line)}</div>" for line in self.footings())
         return f"<div>{head}{_html_table(self.variables)}{foot}</div>"
 
-    def _headings(self) -> Iterator[str]:
+    def headings(self) -> Iterator[str]:
+        """Yield lines that stand above the table: what runs."""
         if self.note:
             yield self.note
         running = self.running
@@ -133,7 +138,8 @@ class Inspection:
         memory = "" if self.memory_bytes is None else f"{_bytes(self.memory_bytes)} of memory"
         return ", ".join(part for part in (cpu, memory) if part)
 
-    def _footings(self) -> Iterator[str]:
+    def footings(self) -> Iterator[str]:
+        """Yield lines that stand below it: what it leaves out."""
         if self.left_out:
             yield f"… and {self.left_out:,} older variables."
         if self.tools:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from dspy.primitives.code_interpreter import CodeInterpreterError
 
 from .dspy_versions import CodeExecutionError
-from .errors import KernelError
+from .errors import KernelError, SessionNotFound
 from .inspected import Inspection, parse_look
 from .loop import io_loop
 
 if TYPE_CHECKING:
     from .session import Session
+    from .widget import SessionView
 
 
 class Looking:
@@ -46,6 +48,31 @@ class Looking:
         if look.get("missing") is True:
             raise CodeExecutionError(f"inspect(): NameError: name {name!r} is not defined")
         return parse_look(look, session.id)
+
+    def view(self) -> SessionView:
+        """Return a widget that follows the session in JupyterLab (extra ``jupyter``), by asking twice a second.
+
+        It shows steps as they come, what runs and at which line, calls of tools under way, the end of the output, and
+        variables. It does not keep the interpreter alive, and ends with the session.
+
+        Raises:
+            CodeInterpreterError: If there is no session.
+            ImportError: If anywidget is missing.
+        """
+        from .widget import make_view
+
+        session, weak = self._session_to_look_at("view"), weakref.ref(self)
+        onlookers = session.onlookers
+
+        def follow(since: int) -> dict[str, Any]:
+            me = weak()
+            if me is None or me._session is not session:
+                raise SessionNotFound("the interpreter was shut down")
+            del me
+            found: dict[str, Any] = io_loop().run(onlookers.follow(since))
+            return found
+
+        return make_view(follow, session.id)
 
     def _session_to_look_at(self, what: str) -> Any:
         if self._session is None or self._pid != os.getpid():

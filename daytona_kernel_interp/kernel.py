@@ -17,6 +17,7 @@ from .looking import look
 from .recovery import LOST_OUTPUT, Recovered, read_records
 from .running import CellResult, DiedInCell, LateText, Run, all_of, death, first_of, race
 from .settings import AFTER_SUBMIT_S, CANCEL_S, LADDER, LAST_INTERRUPT_S, MAX_RECOVERIES, REPLY_GRACE_S, START_S
+from .steps import Steps
 from .tunnel import Watcher
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Kernel(Watcher):
         self._recovering: asyncio.Task[None] | None = None
         self._broken: asyncio.Future[None] = self._dead.get_loop().create_future()  # since the last recovery began
         self._begun = False
+        self.steps = Steps()
         self.id = self.key = ""
         self.connection_file = Path()
 
@@ -130,6 +132,7 @@ class Kernel(Watcher):
         assert self._channels is not None
         message = self._channels.execute_request(code)
         cell = Cell(message["header"]["msg_id"], max_output_chars=max_output_chars)
+        self.steps.begin(cell, code, asyncio.get_running_loop().time())
         return await self._conduct(Run(cell, tools, on_output), timeout_s, (message, preamble))
 
     async def resume(
@@ -193,6 +196,7 @@ class Kernel(Watcher):
             raise
         finally:
             self._run = None
+            self.steps.end(run.cell, asyncio.get_running_loop().time())
             self._calls.end_cell()
             run.tools.end_cell()
 
