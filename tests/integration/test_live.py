@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -242,6 +244,40 @@ def test_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
         record = records.find(interpreter.session_id)
         os.utime(record.path, (1, 1))
         until(lambda: record.last_seen > 1)
+
+
+def say(interpreter: KernelInterpreter, data: bytes) -> bytes:
+    """Say something to the socket that answers other processes, and return all that it answers."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(20)
+        connection.connect(str(Path(interpreter.connection_file).parent / "live"))
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+
+
+@pytest.mark.parametrize(
+    "question", [b"{", b"[]", b"5", b'{"op": "run", "code": "x = 0"}', b'{"op": "follow", "since": "x"}', b"\xff"]
+)
+def test_what_is_no_question(shared: KernelInterpreter, question: bytes) -> None:
+    """The socket answers what it knows; the rest is refused, and the session goes on."""
+    assert say(shared, question + b"\n") in (b'{"error": "that is no question"}\n', b"")
+    assert live().inspect()["x"].preview == "41"
+
+
+def test_a_question_without_end(shared: KernelInterpreter) -> None:
+    """More than a line may have ends the connection; several questions on one are answered in turn."""
+    with contextlib.suppress(OSError):
+        assert say(shared, b"x" * 1_000_000) == b""
+    lines = say(shared, b'{"op": "look"}\n{"op": "follow", "since": 0}\n').splitlines()
+    assert [sorted(set(json.loads(line)) & {"by", "steps"}) for line in lines] == [["by"], ["steps"]]
+
+
+def test_the_socket_is_closed_to_other_users(shared: KernelInterpreter) -> None:
+    """It lies in a folder that only this user can enter."""
+    folder = Path(shared.connection_file).parent
+    assert (folder / "live").is_socket()
+    assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_an_impostor_of_a_host(tmp_path: Path) -> None:
