@@ -246,7 +246,7 @@ def _examine(options: argparse.Namespace) -> int:
 
     failed = False
     for check in doctor.examine(DaytonaSandbox(snapshot=options.snapshot)):
-        took = "" if check.took_s is None else f"{check.took_s * 1000:.0f} ms"
+        took = f"{check.took_s * 1000:.0f} ms" if check.took_s else ""
         _write(sys.stdout, f"{'ok' if not check.advice else 'FAILED':8}{check.what:10}{took:>10}  {check.found}\n")
         if check.advice:
             failed = True

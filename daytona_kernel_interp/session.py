@@ -42,6 +42,9 @@ class Session:
         self._beating: asyncio.Task[None] | None = None
         self.onlookers = Onlookers(kernel)
         self._last_cell: asyncio.Task[CellResult | None] | None = None
+        self.on_closed: Callable[[bool], None] = lambda shut_down: (
+            None
+        )  # told at the end, whether it is the session's too
 
     @classmethod
     async def start(
@@ -65,13 +68,15 @@ class Session:
             sandbox = await description.start()
             stack.push_async_callback(sandbox.stop)
             revival = _Revival(sandbox)
-            tunnel = await Tunnel.open(
+            tunnel = Tunnel.begin(
                 sandbox.address,
                 revive=revival.revive,
                 times=times or LinkTimes(resume_lifetime_s=sandbox.resume_lifetime_s),
             )
             stack.push_async_callback(tunnel.aclose)
-            kernel = await Kernel.start(tunnel, max_value_bytes=max_value_bytes)
+            if isinstance(sandbox, RunningRelaySandbox):  # a host before us may have left it streams, which end first
+                await tunnel.until_open()
+            kernel = await _kernel_behind(tunnel, max_value_bytes)
             session = cls(secrets.token_hex(4), sandbox, tunnel, kernel, ToolRunner(invoke, max_value_bytes))
             stack.push_async_callback(session.onlookers.aclose)
             await session.onlookers.open()
@@ -148,6 +153,7 @@ class Session:
         """End kernel, tunnel and sandbox; whatever one step raises, the others are done."""
         self.tools.close()
         async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self.on_closed, True)
             stack.callback(registry.closed, self)
             if self._record is not None:
                 stack.callback(self._record.delete)
@@ -172,6 +178,7 @@ class Session:
             self._stop_beating()
             self._record.disown()
         async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self.on_closed, False)
             stack.push_async_callback(self.until_free)
             stack.callback(self.sandbox.let_go)
             stack.push_async_callback(self.tunnel.aclose)
@@ -214,6 +221,18 @@ class Session:
             record.write()
 
         revival.on_revived = update
+
+
+async def _kernel_behind(tunnel: Tunnel, max_value_bytes: int | None) -> Kernel:
+    """Start a kernel while the tunnel opens; if both fail, the tunnel's reason is the one to tell."""
+    starting = asyncio.ensure_future(Kernel.start(tunnel, max_value_bytes=max_value_bytes))
+    try:
+        await tunnel.until_open()
+        return await starting
+    except BaseException:
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        raise
 
 
 class _Revival:

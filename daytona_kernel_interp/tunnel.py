@@ -116,15 +116,32 @@ class Tunnel:
             WireMismatch: If it runs another version of the wire.
             TunnelLost: If it closed the stream.
         """
-        tunnel = cls(address, revive or _never, times or LinkTimes(), folder)
+        tunnel = cls.begin(address, revive=revive, times=times, folder=folder)
         try:
-            tunnel._open_relay()
-            assert tunnel._relay is not None
-            await asyncio.shield(tunnel._relay.opened)
+            await tunnel.until_open()
         except BaseException:
             await tunnel.aclose()
             raise
         return tunnel
+
+    @classmethod
+    def begin(
+        cls,
+        address: RelayAddress,
+        *,
+        revive: Callable[[], Awaitable[RelayAddress | None]] | None = None,
+        times: LinkTimes | None = None,
+        folder: Path | None = None,
+    ) -> Tunnel:
+        """Begin to connect to a relay that has had no other host, so that a kernel's streams are dialled meanwhile."""
+        tunnel = cls(address, revive or _never, times or LinkTimes(), folder)
+        tunnel._open_relay()
+        return tunnel
+
+    async def until_open(self) -> None:
+        """Return when it is connected; raises as :meth:`open` does, and leaves it to be closed."""
+        assert self._relay is not None
+        await asyncio.shield(self._relay.opened)
 
     @property
     def address(self) -> RelayAddress:

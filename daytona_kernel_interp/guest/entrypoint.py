@@ -8,13 +8,13 @@ With a token it serves at once, for ``docker run``, Kubernetes and the like::
     DAYTONA_KERNEL_RELAY_PORT   the port, else 4290
     DAYTONA_KERNEL_LIFETIME     seconds without a host after which it ends, else a day
 
-Without one it is in a sandbox, and waits for its host. A snapshot starts it long before anybody knows what secret it
-needs, and whatever the host could leave there, in the environment or in a file, is to be seen by the code that runs in
-the sandbox later. So it imports everything, starts a kernel process ahead, and listens on a Unix socket in a folder of
-mode 0700. The first to come (`prepare.py`, sent by the host through Daytona's toolbox) is told where this package lies,
-so that it can compare it with the host's, and says how long to wait for hosts and which port to take. The relay makes
-its secret itself and tells it in the answer, which goes back to the host through the toolbox and is written down
-nowhere; the socket is gone before any cell runs.
+Without one it is in a sandbox, and waits for its host at the Unix socket that DAYTONA_KERNEL_WAITING names. A snapshot
+starts it long before anybody knows what secret it needs, and whatever the host could leave there, in the environment or
+in a file, is to be seen by the code that runs in the sandbox later. So it imports everything, starts a kernel process
+ahead, and listens in a folder of mode 0700. The first to come (`prepare.py`, which the host sends through the toolbox)
+is told where this package lies, so that it can compare it with the host's, and says how long to wait for hosts and
+which port to take. The relay makes its secret itself and tells it in the answer, which goes back to the host through
+the toolbox and is written down nowhere; the socket is gone before any cell runs.
 """
 
 from __future__ import annotations
@@ -52,8 +52,13 @@ def main() -> int:
         _begin_again_without_token()
     try:
         token = _read_token()
-        folder = _own_folder()
-        asyncio.run(_serve_now(token, folder) if token is not None else _serve_who_comes(folder, _waiting_place()))
+        if token is not None:
+            asyncio.run(_serve_now(token, _own_folder(Path(_FOLDER).expanduser())))
+        else:
+            path = Path(os.environ.get(WAITING) or f"{_FOLDER}/waiting").expanduser()
+            folder = _own_folder(path.parent)
+            path.unlink(missing_ok=True)  # of a run before the sandbox was stopped
+            asyncio.run(_serve_who_comes(folder, path))
     except (_Refused, ValueError, OSError) as error:
         print(f"daytona-kernel relay: {error}", file=sys.stderr)
         return 1
@@ -137,12 +142,6 @@ def _number(name: str, default: float) -> float:
 # --- without --------------------------------------------------------------------------------------------------
 
 
-def _waiting_place() -> Path:
-    path = Path(os.environ.get(WAITING) or f"{_FOLDER}/waiting").expanduser()
-    path.unlink(missing_ok=True)  # of a run before the sandbox was stopped
-    return path
-
-
 async def _serve_who_comes(folder: Path, path: Path) -> None:
     stop = _stop_signal()
     came: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
@@ -223,13 +222,12 @@ def _tell(writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:
 # --- both -----------------------------------------------------------------------------------------------------
 
 
-def _own_folder() -> Path:
+def _own_folder(above: Path) -> Path:
     """Return a new folder, of mode 0700, in one that is ours alone.
 
     Raises:
-        _Refused: If the home cannot hold it.
+        _Refused: If it cannot be made.
     """
-    above = Path(_FOLDER).expanduser()
     try:
         above.mkdir(mode=0o700, parents=True, exist_ok=True)
         if above.is_symlink() or above.stat().st_uid != os.getuid():

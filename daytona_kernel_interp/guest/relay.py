@@ -64,6 +64,7 @@ class Relay:
         self._services: set[Service] = set()
         self._loop = asyncio.get_running_loop()
         self._heard_at = self._loop.time()
+        self._had_host = False
         self.end = asyncio.Event()  # the host wants it, or is gone for too long
         kernels.on_exit = self._announce
 
@@ -119,9 +120,12 @@ class Relay:
     def _begin(self, stream: RelayStream) -> None:
         """Make the local end of a new stream."""
         if stream.channel == RELAY_CHANNEL:
-            # Whoever opens this stream anew is the host from now on; one relay has one.
-            for other in [a for a in self._attachments.values() if a.stream is not stream]:
+            # Whoever opens this stream anew is the host from now on; one relay has one. The first one's other streams
+            # may have come before this one.
+            others = [a for a in self._attachments.values() if a.stream is not stream]
+            for other in others if self._had_host else ():
                 other.carrier.end(Close.SUPERSEDED, "another host took over")
+            self._had_host = True
         attachment = self._attachments[stream.id] = Attachment(self, stream)
         attachment.carrier.connect(self._local_end(stream, attachment))
 

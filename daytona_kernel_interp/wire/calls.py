@@ -97,6 +97,8 @@ class Preamble:
     # (write, folder, list or read), "path", and what that takes.
     wanted: str | dict[str, Any] | None = None
     arrow: bool = False  # whether the host has pyarrow, so that frames may come to it as Arrow IPC
+    # What the random generators of Python and numpy are set to before the kernel's first cell; later it is ignored.
+    seed: int | None = None
 
     def to_value(self) -> dict[str, Any]:
         """Return the plain dict that goes through the value codec."""
@@ -116,6 +118,7 @@ class Preamble:
             **({"kept": [list(kept) for kept in self.kept]} if self.kept else {}),
             **({} if self.wanted is None else {"wanted": self.wanted}),
             **({"arrow": True} if self.arrow else {}),
+            **({} if self.seed is None else {"seed": self.seed}),
         }
 
     @classmethod
@@ -133,6 +136,7 @@ class Preamble:
             kept=tuple((name, key, count) for name, key, count in value.get("kept", ())),
             wanted=value.get("wanted"),
             arrow=value.get("arrow") is True,
+            seed=value.get("seed"),
         )
 
 

@@ -66,6 +66,13 @@ def take_apart(value: Any, arrow: bool = False) -> Parts | None:
     return None
 
 
+def least_size(value: Any) -> int:
+    """Return what a numpy array takes at least: one that repeats its memory would be made whole to be sent."""
+    if type(value).__module__ != "numpy" or not hasattr(value, "dtype") or value.dtype.hasobject:
+        return 0
+    return int(value.nbytes)
+
+
 def plain_form(value: Any) -> tuple[Any] | None:
     """Return in a tuple of one what a scalar or array is in plain Python, or None if it is neither."""
     parts = take_apart(value)

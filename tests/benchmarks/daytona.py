@@ -1,8 +1,8 @@
 """A sandbox at the emulated Daytona: from `started` to the first result, and how often that waits for the network.
 
 ``python -m tests.benchmarks.daytona`` measures it alone. The service runs in a process of its own, behind a proxy that
-delays every byte each way: API, toolbox and previews alike. Connections to it are made without delay, so what TCP and TLS
-take to begin is not in the number of round trips.
+delays every byte each way: API, toolbox and previews alike. Connections to it are made without delay, so what TCP and
+TLS take to begin is not in the number of round trips.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
-from daytona_kernel_interp import KernelInterpreter, cli, doctor
+from daytona_kernel_interp import KernelInterpreter, cli
 from tests.integration.daytona_service import until
 
 if TYPE_CHECKING:
@@ -45,24 +45,3 @@ def test_lost_sandboxes_are_listed_and_deleted(
         assert "Deleted 1." in shown.err
         until(lambda: len(daytona.sandboxes) == 1, "the lost one's end")
         assert interpreter.execute("1 + 1") == 2
-
-
-def test_the_doctor_goes_all_the_way(daytona: Service, capfd: pytest.CaptureFixture[str]) -> None:
-    """Every check is passed; then the first that fails says what to do, and is the last."""
-    assert cli.main(["doctor"]) == 0
-    lines = capfd.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines] == [
-        ["ok", what] for what in ("key", "clock", "API", "sandbox", "preview", "versions")
-    ]
-    assert cli.main(["doctor", "--snapshot", "nowhere"]) == 1
-    lines = capfd.readouterr().out.splitlines()
-    assert lines[-2].split()[:2] == ["FAILED", "sandbox"]
-    assert "Snapshot nowhere not found" in lines[-1]
-
-
-def test_the_doctor_names_what_is_wrong_with_the_key(daytona: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong one, and none."""
-    monkeypatch.setenv("DAYTONA_API_KEY", "dtn_wrong")
-    assert "does not accept the key" in list(doctor.examine())[-1].advice
-    monkeypatch.delenv("DAYTONA_API_KEY")
-    assert "set DAYTONA_API_KEY" in list(doctor.examine())[-1].advice

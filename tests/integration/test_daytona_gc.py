@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import sys
 import time
-import urllib.request
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -40,11 +38,7 @@ def make(daytona: Emulated) -> Iterator[Callable[..., str]]:
     """Makes sandboxes with labels, last used so long ago, and deletes what is left of them."""
 
     def made(labels: dict[str, str], idle_s: float = 0.0) -> str:
-        body = json.dumps({"labels": labels, "autoStopInterval": 0}).encode()
-        headers = {"Authorization": f"Bearer {daytona.emulator.api_key}", "Content-Type": "application/json"}
-        request = urllib.request.Request(f"{daytona.emulator.api_url}/sandbox", body, headers)
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            sandbox_id = str(json.loads(answer.read())["id"])
+        sandbox_id = str(daytona.ask("POST", "/sandbox", {"labels": labels, "autoStopInterval": 0})["id"])
         until(lambda: state(sandbox_id) == "started", "its start")
         record = daytona.emulator._server.world.fleet.by_id(sandbox_id)
         assert record is not None

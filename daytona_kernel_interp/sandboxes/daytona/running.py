@@ -38,6 +38,7 @@ _ENTRYPOINT = "entrypoint"  # the session that is the image's own
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _RUNNING = ("started", "starting", "resuming")
 _GONE = ("destroyed", "destroying")
+_DELETED = "the Daytona sandbox was deleted, and kernel and variables with it"
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class Place:
 class Launched:
     """A relay, as the toolbox knows it."""
 
-    session: str
-    command: str
+    session: str  # empty: it is a process of its own
+    command: str  # then: process id, and when it started as /proc has it
 
 
 class RunningDaytonaSandbox:
@@ -72,6 +73,7 @@ class RunningDaytonaSandbox:
         self._address: RelayAddress | None = None
         self._owned = sandbox is not None  # its labels name this process
         self._looked_at = float("-inf")
+        self._silent = False  # started, by its state, and without an answer from anything in it
         self._stopped = False
         self._closing: asyncio.Task[None] | None = None
 
@@ -98,6 +100,11 @@ class RunningDaytonaSandbox:
         """Where its relay listens, seen from here."""
         assert self._address is not None
         return self._address
+
+    @property
+    def region(self) -> str:
+        """Where it runs."""
+        return "" if self._sandbox is None else str(self._sandbox.target)
 
     @property
     def resume_lifetime_s(self) -> float:
@@ -149,9 +156,9 @@ class RunningDaytonaSandbox:
         except Exception as error:
             raise SandboxFailed(f"Daytona gives no preview of the sandbox: {sentence(error)}") from error
 
-    def take_relay(self, place: Place, secret: str, link: Any) -> None:
-        """Take the relay that the image started, which serves us since it was told to."""
-        self._place, self._launched = place, Launched(_ENTRYPOINT, "")
+    def take_relay(self, place: Place, secret: str, process: str, link: Any) -> None:
+        """Take a relay that was told to serve us: the image's entrypoint, or a ``process`` of its own."""
+        self._place, self._launched = place, Launched("" if process else _ENTRYPOINT, process)
         self._address = self._address_of(link, secret)
 
     async def launch(self, place: Place, session: str, link: Any) -> None:
@@ -205,7 +212,7 @@ class RunningDaytonaSandbox:
         A relay that has ended is started again, a paused sandbox resumed; a token that has changed is taken up.
 
         Raises:
-            SandboxGone: If the sandbox was stopped or deleted, or its relay ended before it listened.
+            SandboxGone: If the sandbox was stopped, restarted or deleted, or its relay ended before it listened.
             SandboxFailed: If Daytona cannot be asked, or the relay not be started now.
         """
         now = asyncio.get_running_loop().time()
@@ -214,21 +221,28 @@ class RunningDaytonaSandbox:
         self._looked_at = now
         sandbox = await self._connected()
         await self._see_that_it_runs(sandbox)
+        assert self._place is not None
+        link = await self.preview(self._place.port)
+        address = self._address_of(link, self.address.secret)
+        if address.headers != self.address.headers:  # as after every start
+            await self._see_that_kernels_live(sandbox, self._place)
         if await self._relay_ended(sandbox):
             log.info("starting the relay in Daytona sandbox %s again", self.id)
-            assert self._place is not None
             session = self.new_session()
-            _, link = await _all(self.open_session(session), self.preview(self._place.port))
+            await self.open_session(session)
             await self.launch(self._place, session, link)
             return self.address
-        return await self._look_for_token()
+        if address == self.address:
+            return None
+        self._address = address
+        return address
 
     async def _see_that_it_runs(self, sandbox: AsyncSandbox) -> None:
         try:
             await sandbox.refresh_data(request_timeout=_REQUEST_S)
         except Exception as error:
             if getattr(error, "status_code", None) == 404:
-                raise SandboxGone("the Daytona sandbox was deleted, and kernel and variables with it") from error
+                raise self._gone(_DELETED, sandbox) from error
             raise SandboxFailed(f"Daytona cannot be asked for the sandbox: {sentence(error)}") from error
         state = state_of(sandbox)
         if state in ("paused", "pausing"):
@@ -238,10 +252,15 @@ class RunningDaytonaSandbox:
             except Exception as error:
                 raise SandboxFailed(f"the Daytona sandbox is {state} and was not resumed: {sentence(error)}") from error
         elif state in _GONE:
-            raise SandboxGone("the Daytona sandbox was deleted, and kernel and variables with it")
+            raise self._gone(_DELETED, sandbox)
         elif state not in _RUNNING:
             why = f" ({sandbox.error_reason})" if sandbox.error_reason else ""
-            raise SandboxGone(f"the Daytona sandbox is {state}{why}: kernel and variables are gone")
+            raise self._gone(f"the Daytona sandbox is {state}{why}: kernel and variables are gone", sandbox)
+
+    def _gone(self, what: str, sandbox: AsyncSandbox) -> SandboxGone:
+        # The service gives no reason. What it has is one limit for all that runs, Daytona's own daemon included.
+        hint = f"; nothing in it had answered before: it may have run out of its {sandbox.memory:g} GiB of memory"
+        return SandboxGone(what + (hint if self._silent else ""))
 
     async def _relay_ended(self, sandbox: AsyncSandbox) -> bool:
         """Whether the relay's command is over.
@@ -256,6 +275,8 @@ class RunningDaytonaSandbox:
             if launched.session == _ENTRYPOINT:
                 entrypoint = await process.get_entrypoint_session(request_timeout=_REQUEST_S)
                 return all(command.exit_code is not None for command in entrypoint.commands or ())
+            if not launched.session:
+                return await self._process_ended(sandbox, *launched.command.split(" "))
             command = await process.get_session_command(launched.session, launched.command, request_timeout=_REQUEST_S)
             if command.exit_code is None:
                 return False
@@ -265,19 +286,23 @@ class RunningDaytonaSandbox:
         except Exception as error:
             if getattr(error, "status_code", None) in (404, 410):
                 return True  # sessions end with their sandbox, so it was restarted
+            self._silent = getattr(error, "status_code", None) == 502
             raise SandboxFailed(f"the Daytona sandbox cannot be asked for its relay: {sentence(error)}") from error
         if '"port"' not in (logs.stdout or ""):
             said = (logs.stderr or logs.output or "").strip()[-1000:]
             raise SandboxGone(f"the relay in the Daytona sandbox ended with exit code {command.exit_code}: {said}")
         return True
 
-    async def _look_for_token(self) -> RelayAddress | None:
-        assert self._place is not None
-        address = self._address_of(await self.preview(self._place.port), self.address.secret)
-        if address == self.address:
-            return None
-        self._address = address
-        return address
+    async def _process_ended(self, sandbox: AsyncSandbox, pid: str, started: str = "") -> bool:
+        told = await sandbox.process.exec(f"cat /proc/{int(pid)}/stat", timeout=int(_REQUEST_S))
+        state, *rest = told.result.rpartition(")")[2].split() or ["Z"]
+        return told.exit_code != 0 or state == "Z" or (started != "" and started not in rest)
+
+    async def _see_that_kernels_live(self, sandbox: AsyncSandbox, place: Place) -> None:
+        assert self._service is not None
+        found = await self._service.prepare(sandbox, "lives", place.python, folder=place.folder)
+        if found["lives"] is False:
+            raise SandboxGone("the Daytona sandbox was restarted: kernel and variables are gone")
 
     async def _connected(self) -> AsyncSandbox:
         """Return the SDK's object; of a sandbox that was taken up it is fetched now."""

@@ -65,24 +65,25 @@ async def _start(service: Service, wanted: DaytonaSandbox, mark: str, made: list
     log.info("Daytona sandbox %s started", sandbox.id)
     await reading
     running = RunningDaytonaSandbox(wanted, service, sandbox, sandbox.id)
-    session, port = running.new_session(), wanted.port or FIRST_PORT
+    port = wanted.port or FIRST_PORT
     # What the answer to the look will most probably ask for is asked for beside it: each round trip counts.
-    async with _together(running.preview(port)) as link, _together(running.open_session(session)) as opened:
+    async with _together(running.preview(port)) as link:
         order = _order(wanted, sandbox)
         found = await service.prepare(sandbox, "look", wanted.python, **order)
         relay = found["relay"]
-        if relay is None:
-            place = await _equip(service, sandbox, wanted, found, order)
-            await opened
-        else:
+        if relay is not None:
             place = _place_of(relay)
-            opened.add_done_callback(lambda done: done.cancelled() or done.exception())  # it is not needed
+        else:
+            session = running.new_session()
+            async with _together(running.open_session(session)) as opened:
+                place = await _equip(service, sandbox, wanted, found, order)
+                await opened
         preview = await (link if place.port == port else _instead(link, running.preview(place.port)))
     if relay is None:
         await running.launch(place, session, preview)
     else:
-        log.info("the relay of the image waited in Daytona sandbox %s", sandbox.id)
-        running.take_relay(place, str(relay["secret"]), preview)
+        log.info("the relay in Daytona sandbox %s serves", sandbox.id)
+        running.take_relay(place, str(relay["secret"]), _process_of(relay), preview)
     return running
 
 
@@ -95,6 +96,7 @@ def _order(wanted: DaytonaSandbox, sandbox: AsyncSandbox) -> dict[str, Any]:
         "runtime_sha256": ours.sha256,
         "wanted": WANTED,
         "port": wanted.port,
+        "upload": bool(wanted.upload),
         "take_waiting": wanted.python is None and not wanted.upload,
         "lifetime_s": wanted.resume_lifetime,
         "environment": threads(sandbox),
@@ -102,11 +104,17 @@ def _order(wanted: DaytonaSandbox, sandbox: AsyncSandbox) -> dict[str, Any]:
 
 
 def _place_of(relay: dict[str, Any]) -> Place:
-    """Return where the relay is that our image started, from its own answer, which is not to be trusted."""
+    """Return where a relay is, from its own answer, which is not to be trusted."""
     port, secret = relay.get("port"), relay.get("secret")
     if not isinstance(port, int) or not 0 < port < 65536 or not _SECRET.fullmatch(str(secret)):
         raise SandboxFailed("the relay in the Daytona sandbox gave an answer that makes no sense")
     return Place(str(relay.get("python")), "", str(relay.get("folder")), str(relay.get("cwd")), port)
+
+
+def _process_of(relay: dict[str, Any]) -> str:
+    """Return which process it is, if it was started for us; empty for the image's entrypoint."""
+    pid, started = relay.get("pid"), relay.get("started")
+    return f"{pid} {started}" if isinstance(pid, int) else ""
 
 
 async def _instead(unneeded: asyncio.Future[Any], needed: Awaitable[Any]) -> Any:
