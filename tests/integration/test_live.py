@@ -135,6 +135,18 @@ def test_a_cell_waits_for_the_one_that_runs(shared: KernelInterpreter) -> None:
     assert shown == [StreamText("stdout", "hm\n")]
 
 
+def test_a_failure_from_outside_stops_nothing(shared: KernelInterpreter, tmp_path: Path) -> None:
+    """A stock client's cell that fails does not take the session's own cell with it, which waits behind it."""
+    gate = tmp_path / "gate"
+    with live(write=True)._joined(print) as guest:
+        guest._client.execute(f"import os\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n1 / 0")
+        until(lambda: shared.inspect().running is not None)
+        cell = InThread(lambda: shared.execute("x"))
+        until(lambda: shared._session.kernel._run is not None)  # type: ignore[union-attr]
+        gate.touch()
+        assert cell.join() == 41
+
+
 def test_a_cell_that_waits_too_long_is_withdrawn(shared: KernelInterpreter) -> None:
     """Its time is up before its turn comes: it never runs, and the session's own cell is not interrupted."""
     go_on = threading.Event()
