@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from .errors import KernelError, TunnelLost
+from .errors import KernelError, SandboxFailed, TunnelLost
 from .wire.looks import REPR_S
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ async def look(
                 steps -= done
                 if kernel is not None and kernel.done():
                     return {**_data(kernel.result()), "by": "kernel"}
-                if relay.done() and (relay.exception() is None or not steps):
+                if relay.done() and (not _only_refused(relay.exception()) or not steps):
                     answer = relay.result()
                     if isinstance(answer.get("running"), dict):
                         answer["running"]["calls"] = calls()
@@ -64,6 +64,11 @@ async def look(
             step.cancel()
             with contextlib.suppress(asyncio.CancelledError, KernelError):
                 await step
+
+
+def _only_refused(error: BaseException | None) -> bool:
+    """Whether the relay is there and cannot tell, as one of another version; the kernel may."""
+    return type(error) is SandboxFailed
 
 
 async def _ask_relay(tunnel: Tunnel, kernel_id: str, after_s: float) -> dict[str, Any]:
