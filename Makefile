@@ -41,8 +41,17 @@ demo: $(INSTALLED) ## Run the demo; ARGS="--model ..." lets a real model write t
 	@$(BIN)/daytona-kernel demo $(ARGS)
 
 .PHONY: test
-test: static environments ## Check everything and run every test, on every Python found
+test: static environments browser ## Check everything and run every test, on every Python found
 	@$(KEYLESS) $(BIN)/python -m pytest tests $(ARGS)
+
+# The bound is for a mirror that hangs; without a browser the tests that need one say so and skip.
+.PHONY: browser
+browser: ## Install Chromium where there is no browser and apt may; tests click through pages with it
+	@command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null \
+		|| [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || { echo "Installing chromium"; mkdir -p $(CACHE); \
+		export DEBIAN_FRONTEND=noninteractive; { timeout --kill-after=5 60 apt-get update -qq && timeout --kill-after=5 120 \
+		apt-get install -qq --yes --no-install-recommends chromium; } >$(CACHE)/browser.log 2>&1 </dev/null \
+		|| echo "There is no browser: $(CACHE)/browser.log says why"; }
 
 .PHONY: test-dspy-versions
 test-dspy-versions: $(INSTALLED) ## Run the DSPy contract on every DSPy version that is supported

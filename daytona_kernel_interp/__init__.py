@@ -22,10 +22,20 @@ if TYPE_CHECKING:
     from .sandboxes.daytona.image import KernelImage
     from .sandboxes.local import LocalSandbox
     from .sandboxes.relay import RelaySandbox
+    from .transcript.offline import ReplayInterpreter
     from .transcript.recording import Recording
     from .watching import live
 
-__all__ = ["DaytonaSandbox", "KernelImage", "KernelInterpreter", "LocalSandbox", "Recording", "RelaySandbox", "live"]
+__all__ = [
+    "DaytonaSandbox",
+    "KernelImage",
+    "KernelInterpreter",
+    "LocalSandbox",
+    "Recording",
+    "RelaySandbox",
+    "ReplayInterpreter",
+    "live",
+]
 __version__ = "0.1.0"
 
 
@@ -36,9 +46,10 @@ _HOMES = {
     "LocalSandbox": ".sandboxes.local",
     "Recording": ".transcript.recording",
     "RelaySandbox": ".sandboxes.relay",
+    "ReplayInterpreter": ".transcript.offline",
     "live": ".watching",
 }
-_INTERPRETERS = {"KernelInterpreter"}  # who touches one may write dspy.RLM(interpreter=...)
+_INTERPRETERS = {"KernelInterpreter", "ReplayInterpreter"}  # who touches one may write dspy.RLM(interpreter=...)
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from . import __version__, installing
+from .transcript import exporting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,6 +101,10 @@ def _parser() -> _Parser:
 
     image = commands.add_parser("image", help="the sandbox's image: a snapshot of it at Daytona, or its recipe")
     _add_image_commands(image.add_subparsers(metavar="COMMAND", required=True))
+
+    export = commands.add_parser("export", help="show a recorded session as a page, or hand it to another program")
+    exporting.add_options(export)
+    export.set_defaults(command=_export)
 
     attach = commands.add_parser("attach", help="type cells into a running session; one without a host is taken up")
     attach.add_argument("session", nargs="?", metavar="SESSION", help="see ls; else the newest")
@@ -372,6 +377,17 @@ def _attach(options: argparse.Namespace) -> int:
             console.interact(f"Session {options.session}. Ctrl-D leaves it as it is.", exitmsg="")
     except SessionNotFound as error:
         raise _BadInput(f"{error}.") from error
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    try:
+        target, problems = exporting.export(options.notebook, options.kind, options.output)
+    except exporting.ExportError as error:
+        raise _BadInput(str(error)) from error
+    for problem in problems:
+        _write(sys.stderr, f"{PROGRAM}: {problem}\n")
+    _write(sys.stdout, f"{target}\n")
     return 0
 
 

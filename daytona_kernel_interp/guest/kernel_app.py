@@ -1,7 +1,7 @@
 """The kernel process: imports, waits for its order, serves, and ends when its relay is gone.
 
-``python -m daytona_kernel_interp.guest.kernel_app ORDER_FD READY_FD CWD``. The relay starts it before anybody asks for a
-kernel, so the imports (most of a cold start) overlap with the relay's own. The order, one JSON line on ORDER_FD, has
+``python -m daytona_kernel_interp.guest.kernel_app ORDER_FD READY_FD CWD``. The relay starts it before anybody asks for
+a kernel, so the imports (most of a cold start) overlap with the relay's own. The order, one JSON line on ORDER_FD, has
 the session key and the paths of the connection file, journal, board and lifeline; the answer, one JSON line on
 READY_FD, the ports that were bound. ORDER_FD then tells of the relay's end. The kernel outlives it: the next relay
 opens the lifeline, a FIFO. Only when none comes within ``lifetime_s`` the kernel ends, with its whole process group.

@@ -77,7 +77,7 @@ class KernelProcess:
                 # A group of its own: it outlives the relay.
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, *_USER_SITE, "-m", KERNEL_MODULE),
-                    *(str(order_read), str(ready_write), str(cwd.absolute())),
+                    *(str(order_read), str(ready_write), os.path.abspath(cwd)),  # noqa: ASYNC240 - no file is touched
                     pass_fds=(order_read, ready_write),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,

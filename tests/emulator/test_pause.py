@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from daytona import CreateSandboxFromSnapshotParams, CreateSnapshotParams, SandboxState
 from daytona.common.errors import DaytonaBadRequestError, DaytonaUnprocessableEntityError
-from daytona_api_client import SandboxClass
+from daytona_api_client_async import SandboxClass
 
 if TYPE_CHECKING:
     from .conftest import Local

@@ -7,10 +7,10 @@ import json
 import os
 import re
 import secrets
+import socket
 import subprocess
 import sys
 import urllib.request
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nbformat
@@ -19,9 +19,11 @@ from nbformat.v4 import new_code_cell, new_notebook
 from websockets.sync.client import connect
 
 from daytona_kernel_interp import kernelspecs
+from tests.integration.daytona_service import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from jupyter_client.blocking.client import BlockingKernelClient
     from nbformat import NotebookNode
@@ -32,14 +34,15 @@ _PORT = re.compile(rb"http://127\.0\.0\.1:(\d+)/")
 
 
 def install(name: str, **options: Any) -> str:
-    """Write a kernelspec into the test session's own folder and return its name."""
-    spec = kernelspecs.Kernelspec(name, name, options)
-    kernelspecs.install(spec, kernelspecs.folder(user=True, prefix=None))
+    """Write a kernelspec into the test session's own folder, whatever it says, and return its name."""
+    target = kernelspecs.folder(user=True, prefix=None) / name / "kernel.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(kernelspecs.Kernelspec(name, name, options).as_json()))
     return name
 
 
 def notebook(kernel: str, *cells: str) -> NotebookNode:
-    made = new_notebook(cells=[new_code_cell(source) for source in cells])  # type: ignore[no-untyped-call]
+    made: NotebookNode = new_notebook(cells=[new_code_cell(source) for source in cells])
     made.metadata.kernelspec = {"name": kernel, "display_name": kernel, "language": "python"}
     return made
 
@@ -59,7 +62,7 @@ def _text(output: Mapping[str, Any]) -> str:
 
 
 def written(path: Path) -> NotebookNode:
-    return nbformat.read(path, as_version=4)  # type: ignore[no-any-return,no-untyped-call]
+    return nbformat.read(path, as_version=4)  # type: ignore[no-any-return]
 
 
 class Talk:
@@ -148,6 +151,11 @@ class Server:
             cwd=folder,
         )
         self.port = int(self.wait_for(_PORT).group(1))
+        until(self._listens, "the server, which tells its port before it listens")
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def wait_for(self, pattern: re.Pattern[bytes]) -> re.Match[bytes]:
         """Return the first match in a line of the log that has not been read yet."""
@@ -185,10 +193,13 @@ class Page:
     def __init__(self, server: Server, kernel: str) -> None:
         self._server, self.kernel = server, kernel
         self._session = secrets.token_hex(8)
-        self._socket = connect(
-            f"ws://127.0.0.1:{server.port}/api/kernels/{kernel}/channels?session_id={self._session}",
-            additional_headers={"Authorization": f"token {server.token}"},
-            proxy=None,
+        self._closing = contextlib.ExitStack()
+        self._socket = self._closing.enter_context(
+            connect(
+                f"ws://127.0.0.1:{server.port}/api/kernels/{kernel}/channels?session_id={self._session}",
+                additional_headers={"Authorization": f"token {server.token}"},
+                proxy=None,
+            )
         )
 
     def send(self, code: str) -> str:
@@ -197,7 +208,7 @@ class Page:
             **{"msg_id": message_id, "msg_type": "execute_request", "session": self._session},
             **{"username": "", "version": "5.3", "date": ""},
         }
-        content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False, "stop_on_error": True}
+        content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False, "stop_on_error": False}
         message = {"channel": "shell", "header": header, "parent_header": {}, "metadata": {}, "content": content}
         self._socket.send(json.dumps(message))
         return message_id
@@ -220,4 +231,4 @@ class Page:
         self._server.ask("POST", f"kernels/{self.kernel}/restart")
 
     def close(self) -> None:
-        self._socket.close()
+        self._closing.close()

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -51,11 +51,14 @@ def test_input_asks_whoever_sits_there(person: Talk) -> None:
 
 
 def test_debug_works_after_an_error(person: Talk) -> None:
-    """``%debug`` looks into the frame that raised, ``breakpoint()`` stops in a cell."""
+    """``%debug`` looks into the frame that raised, pdb stops in a cell, Jupyter's debugger answers."""
     person.run("def f(n):\n    return 1 / (n - 41)\nf(41)")
     assert person.reply["ename"] == "ZeroDivisionError"
     assert "82" in person.text("%debug", "p n * 2", "q")
-    assert "7" in person.text("n = 6\nbreakpoint()\nn", "p n + 1", "c")
+    assert "7" in person.text("n = 6\nimport pdb; pdb.set_trace()\nn", "p n + 1", "c")
+    request = {"type": "request", "seq": 1, "command": "debugInfo", "arguments": {}}
+    person.client.control_channel.send(person.client.session.msg("debug_request", request))
+    assert person.client.get_control_msg(timeout=30)["content"]["success"] is True
 
 
 def test_rich_output_counts_and_history_are_ipykernels(person: Talk) -> None:
@@ -97,7 +100,7 @@ def test_an_interrupt_ends_the_cell_and_keeps_variables(person: Talk, code: str)
 
 
 def test_the_kernel_has_nothing_of_the_programs_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Only what the kernelspec's ``env`` names gets there; its folder is the notebook's, and a ``json.py`` is no harm."""
+    """Only what the kernelspec names gets there; its folder is the notebook's, and a ``json.py`` in it no harm."""
     monkeypatch.setenv("SOME_SECRET", "s3cret")
     for name in ("json.py", "queue.py", "websockets.py"):
         (tmp_path / name).write_text("raise SystemExit('not this one')")
