@@ -314,8 +314,7 @@ def test_a_sandbox_at_daytona_and_its_end(daytona: Service) -> None:
         daytona.ask("DELETE", f"/sandbox/{daytona.only['id']}")
         gone = "SandboxGone: the Daytona sandbox (was deleted|is stopp)"
         with pytest.raises(KernelError, match=gone):
-            for _ in range(100):
-                view.inspect()
+            [view.inspect() for _ in range(100)]
         with pytest.raises(CodeInterpreterError, match=rf"inspect\(\): {gone}"):
             interpreter.inspect()
 
