@@ -425,6 +425,7 @@ def test_attach_opens_jupyter_console(shared: KernelInterpreter) -> None:
         process.terminate()
         process.wait(20)
     os.close(ours)
+    assert f"Session {shared.session_id}. Ctrl-D leaves it as it is.".encode() in seen
     assert b"Jupyter console" in seen
 
 
