@@ -250,6 +250,8 @@ class Kernel(IPythonKernel):
                 self._apply_preamble(parent)
             except KeyboardInterrupt:  # while it decoded large variables
                 self._refusal = _NOT_BEGUN
+        # A cell of another client, such as jupyter console's, that fails must not take the host's behind it with it.
+        parent["content"]["stop_on_error"] = False
         self._bridge.running = cell
         self._looks.began(cell, parent["content"].get("code"), self.shell.execution_count)
         try:
