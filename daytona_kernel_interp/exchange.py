@@ -10,6 +10,7 @@ from dspy.primitives.code_interpreter import CodeInterpreterError
 
 from .dspy_versions import CodeExecutionError
 from .loop import io_loop
+from .transcript.recorder import step_of
 from .wire import values
 from .wire.errors import RemoteProtocolError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from .cell import Cell
+    from .transcript.recorder import Recorder
 
 _PIECE_BYTES = 8 << 20
 
@@ -32,6 +34,7 @@ class Exchange:
         _context: Callable[..., Any]
         start: Callable[..., Any]
         _session: Any
+        _recorder: Recorder | None
         max_value_bytes: int | None
 
     # --- values ---------------------------------------------------------------------------------------
@@ -155,8 +158,9 @@ class Exchange:
         request = self._prepare("", variables, wanted)
         if self._session is None:
             self.start()
-        with self._sole_call(what), self._translated():
-            cell: Cell = io_loop().run(self._run(request, self._context(), None)).cell
+        recorder = self._recorder if variables else None  # what is only read or copied is no step of the session
+        with self._sole_call(what), step_of(recorder, request) as step, self._translated():
+            cell: Cell = io_loop().run(self._run(request, self._context(), None, step)).cell
         if cell.error is not None:
             raise CodeExecutionError(f"{what}(): {cell.error.summary}")
         return cell

@@ -9,6 +9,7 @@ import functools
 import inspect
 import logging
 import os
+import secrets
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
 
 from . import registry, settings
 from .dspy_versions import REOPENS, CodeExecutionError, with_callbacks
-from .errors import CellNotRun, KernelError
+from .errors import CellNotRun, KernelError, RecordingError
 from .exchange import Exchange
 from .inputs import Inputs
 from .loop import io_loop
@@ -28,11 +29,13 @@ from .sandboxes.choice import choose
 from .session import Session
 from .succession import Succession
 from .tools import Tool, ToolAborted, call, weakly
+from .transcript.recorder import NoStep, Recorder, Step, begin, step_of
 from .wire.calls import Field
 from .wire.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from .cell import Output
     from .sandboxes.base import Sandbox
@@ -67,6 +70,9 @@ class KernelInterpreter(Exchange, Succession):
         max_output_chars: Characters of output that one cell may return; the middle of what exceeds it is left out
             and the whole kept in a file in the sandbox. None: no limit.
         max_value_bytes: Largest value, either way, in bytes. None: no limit.
+        record: Path of a notebook that grows as the session runs, with all that a replay needs (:class:`Recording`).
+            An earlier recording of that name is replaced; any other file is left alone. Further sessions of this
+            process, such as those of copies, get names of their own: ``run-2.ipynb`` and so on.
         on_output: Called with each output as it arrives, on a background thread; must not block.
         callbacks: DSPy callbacks for this interpreter.
     """
@@ -88,6 +94,7 @@ class KernelInterpreter(Exchange, Succession):
         execution_timeout: float | None = None,
         max_output_chars: int | None = settings.MAX_OUTPUT_CHARS,
         max_value_bytes: int | None = settings.MAX_VALUE_BYTES,
+        record: str | os.PathLike[str] | None = None,
         on_output: Callable[[Output], None] | None = None,
         callbacks: list[Any] | None = None,
     ) -> None:
@@ -97,7 +104,9 @@ class KernelInterpreter(Exchange, Succession):
         self.max_output_chars, self.max_value_bytes = max_output_chars, max_value_bytes
         self.on_output = on_output
         self.callbacks = list(callbacks or [])
-        self._sandbox = sandbox
+        self._sandbox, self._record = sandbox, record
+        self._recorder = None if record is None else Recorder(record)
+        self.seed: int | None = None if record is None else secrets.randbelow(1 << 32)  # of the kernel's generators
         self._outputs: list[Output] = []
         self._inputs = Inputs()
         self._lock = threading.Lock()  # held by the call that runs
@@ -166,6 +175,7 @@ class KernelInterpreter(Exchange, Succession):
             execution_timeout=self.execution_timeout,
             max_output_chars=self.max_output_chars,
             max_value_bytes=self.max_value_bytes,
+            record=self._record,
             on_output=self.on_output,
             callbacks=self.callbacks,
         )
@@ -191,15 +201,17 @@ class KernelInterpreter(Exchange, Succession):
         request = self._prepare(code, variables)  # first: a wrong call starts nothing
         if self._session is None:
             self.start()
-        with self._sole_call("execute"), self._translated():
-            return self._conclude(io_loop().run(self._run(request, self._context(), None)), request)
+        with self._sole_call("execute"), step_of(self._recorder, request) as step, self._translated():
+            run = self._run(request, self._context(), None, step)
+            return step.gave(self._conclude(io_loop().run(run), request))
 
     async def aexecute(self, code: str, variables: dict[str, Any] | None = None) -> Any:
         """Like :meth:`execute`, without blocking the caller's loop; async tools run on it."""
-        with self._sole_call("aexecute"), self._translated():
+        with self._sole_call("aexecute"):
             request = self._prepare(code, variables)
-            run = self._run(request, self._context(), asyncio.get_running_loop())
-            return self._conclude(await io_loop().arun(run), request)
+            with step_of(self._recorder, request) as step, self._translated():
+                run = self._run(request, self._context(), asyncio.get_running_loop(), step)
+                return step.gave(self._conclude(await io_loop().arun(run), request))
 
     def __call__(self, code: str, variables: dict[str, Any] | None = None) -> Any:
         """Same as :meth:`execute`."""
@@ -215,6 +227,16 @@ class KernelInterpreter(Exchange, Succession):
     def outputs(self) -> list[Output]:
         """Typed outputs of the last cell, in order: text, displayed data, the result, the error."""
         return list(self._outputs)
+
+    @property
+    def recording_wanted(self) -> bool:
+        """Whether sessions are recorded; ``dspy.RLM(interpreter=)`` then brings :meth:`Recording.callback` along."""
+        return self._recorder is not None
+
+    @property
+    def recording(self) -> Path | None:
+        """The notebook that the session is recorded in, or was; None before it starts, and without ``record=``."""
+        return None if self._recorder is None else self._recorder.notebook
 
     @property
     def session_id(self) -> str:
@@ -312,6 +334,7 @@ class KernelInterpreter(Exchange, Succession):
                 max_value_bytes=self.max_value_bytes,
                 inputs=self._inputs,
                 wanted=wanted,
+                seed=self.seed,
             )
         except InvalidRequest as error:
             raise CodeInterpreterError(str(error)) from error.__cause__
@@ -331,22 +354,36 @@ class KernelInterpreter(Exchange, Succession):
         if self._ended is not None:  # shut down from another thread meanwhile
             await session.aclose()
             raise CodeInterpreterError(f"This interpreter cannot run code any more: {self._ended}. Create a new one.")
-        self._adopt(session)
+        try:
+            self._adopt(session)
+        except CodeInterpreterError:
+            await session.aclose()
+            raise
         return session
 
     def _adopt(self, session: Session) -> None:
+        if self._recorder is not None:
+            limits = ("execution_timeout", "max_output_chars", "max_value_bytes")
+            try:
+                begin(self._recorder, session, {name: getattr(self, name) for name in limits}, self.seed)
+            except (RecordingError, OSError) as error:
+                raise CodeInterpreterError(f"The session cannot be recorded: {error}") from error
         self._session, self._pid = session, os.getpid()
         self._inputs.kernel_has(())
         self._finalizer = weakref.finalize(self, _close_forgotten, session, self._pid)
         self._finalizer.atexit = False  # the registry closes what is open then
 
     async def _run(
-        self, request: Request, context: contextvars.Context, caller_loop: asyncio.AbstractEventLoop | None
+        self,
+        request: Request,
+        context: contextvars.Context,
+        caller_loop: asyncio.AbstractEventLoop | None,
+        step: Step | NoStep,
     ) -> CellResult:
         session = await self._ensure_session()
         await session.until_free()
         self._attached = False
-        session.tools.begin_cell(self.tools, context, caller_loop)
+        session.tools.begin_cell(self.tools, context, caller_loop, step.observer)
         result = await session.kernel.run(
             request.code,
             request.buffers,
@@ -354,10 +391,12 @@ class KernelInterpreter(Exchange, Succession):
             timeout_s=self.execution_timeout,
             max_output_chars=self.max_output_chars,
             on_output=self._report if self.on_output is not None else None,
+            on_sent=step.sent,
         )
         self._inputs.kernel_has(result.cell.kept)
         if result.cell.forgotten and request.whole is not None:  # nothing has run
-            return await self._run(request.whole(), context, caller_loop)
+            return await self._run(request.whole(), context, caller_loop, step)
+        step.ended(result)
         return result
 
     def _report(self, output: Output) -> None:
@@ -409,6 +448,7 @@ class KernelInterpreter(Exchange, Succession):
             "execution_timeout": self.execution_timeout,
             "max_output_chars": self.max_output_chars,
             "max_value_bytes": self.max_value_bytes,
+            "record": self._record,
             "on_output": self.on_output,
             "callbacks": self.callbacks,
         }

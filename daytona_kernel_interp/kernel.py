@@ -110,11 +110,12 @@ class Kernel(Watcher):
         timeout_s: float | None,
         max_output_chars: int | None,
         on_output: Callable[[Output], None] | None = None,
+        on_sent: Callable[[Cell], None] | None = None,
     ) -> CellResult:
         """Run one cell to its end and return what it did.
 
         Sent once; whatever happens to the link, it is never sent again. ``preamble`` is an encoded
-        :class:`~.wire.calls.Preamble`.
+        :class:`~.wire.calls.Preamble`; ``on_sent`` is given the cell, to look at while it runs.
 
         Raises:
             KernelDied, TunnelLost: If kernel or link were gone before.
@@ -129,6 +130,8 @@ class Kernel(Watcher):
         assert self._channels is not None
         message = self._channels.execute_request(code)
         cell = Cell(message["header"]["msg_id"], max_output_chars=max_output_chars)
+        if on_sent is not None:
+            on_sent(cell)
         return await self._conduct(Run(cell, tools, on_output), timeout_s, (message, preamble))
 
     async def resume(

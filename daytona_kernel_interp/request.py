@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import keyword
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_jsonable_python
@@ -31,6 +31,10 @@ class Request:
     buffers: list[values.Buffer]  # its preamble
     raw_only: bool  # Flex's cells want the bare value of the last expression
     whole: Callable[[], Request] | None = None  # the same with what the kernel is thought to have, if that is anything
+    # What is in the preamble, for the recorder.
+    variables: Mapping[str, Encoded] = field(default_factory=dict)
+    tools: tuple[ToolSpec, ...] = ()
+    fields: tuple[Field, ...] | None = None
 
 
 def prepare(
@@ -43,10 +47,12 @@ def prepare(
     max_value_bytes: int | None,
     inputs: Inputs | None = None,
     wanted: str | dict[str, Any] | None = None,
+    seed: int | None = None,
 ) -> Request:
     """Return the request for one cell.
 
-    ``inputs`` knows what need not be sent; ``wanted`` is what it is to send back after the cell.
+    ``inputs`` knows what need not be sent; ``wanted`` is what it is to send back after the cell; ``seed`` is what the
+    kernel's random generators are set to before its first cell.
 
     Raises:
         InvalidRequest: If code, a name, a tool or a variable is none that can be sent.
@@ -66,6 +72,7 @@ def prepare(
         max_value_bytes=max_value_bytes,
         kept=tuple((name, one.key, len(one.buffers)) for name, one in large.items()),
         wanted=wanted,
+        seed=seed,
     )
     try:
         buffers = values.dumps(preamble.to_value(), max_bytes=max_value_bytes)
@@ -84,8 +91,9 @@ def prepare(
             max_output_chars=max_output_chars,
             max_value_bytes=max_value_bytes,
             wanted=wanted,
+            seed=seed,
         )
-    return Request(code, buffers, raw_only, whole)
+    return Request(code, buffers, raw_only, whole, encoded, preamble.tools, preamble.fields)
 
 
 def _encode_each(given: Mapping[str, Any], inputs: Inputs, max_bytes: int | None) -> dict[str, Encoded]:
@@ -112,10 +120,10 @@ def fields_of(output_fields: Sequence[Mapping[str, Any]] | None) -> tuple[Field,
     if not isinstance(output_fields, (list, tuple)):
         raise InvalidRequest(f"output_fields must be a list of fields or None, not {type(output_fields).__name__}.")
     fields = []
-    for field in output_fields:
-        if not isinstance(field, Mapping) or not isinstance(field.get("name"), str):
-            raise InvalidRequest(f'An output field is {{"name": str, "type": str}}, "type" optional; not {field!r}.')
-        fields.append(Field(field["name"], str(field.get("type") or "")))
+    for given in output_fields:
+        if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
+            raise InvalidRequest(f'An output field is {{"name": str, "type": str}}, "type" optional; not {given!r}.')
+        fields.append(Field(given["name"], str(given.get("type") or "")))
     names = [field.name for field in fields]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InvalidRequest(f"Two output fields are called {twice!r}.")

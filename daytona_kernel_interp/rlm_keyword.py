@@ -8,6 +8,7 @@ that both spellings work; nothing else of DSPy is touched. The environment varia
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import inspect
@@ -18,6 +19,7 @@ from typing import Any
 import dspy
 
 from .settings import rlm_keyword_wanted
+from .transcript.callback import attached
 
 
 class Borrowed:
@@ -73,6 +75,9 @@ class Lease:
         self.__dict__["_lease"] = (interpreter, dict(interpreter.tools), fields)
         # Called once, by shutdown() or when a lease that nobody gave back is dropped.
         self.__dict__["_release"] = weakref.finalize(self, lent.release)
+        self.__dict__["_callback"] = contextlib.ExitStack()
+        if getattr(interpreter, "recording_wanted", False):
+            self._callback.enter_context(attached())  # for the context that this run is in
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # copy and pickle look for theirs before there is a lease
@@ -113,6 +118,8 @@ class Lease:
         """Give the interpreter back as it was lent, its variables apart. Calling it again does nothing."""
         if not self._release.alive:
             return
+        with contextlib.suppress(ValueError):  # shut down in another context than it was lent in, which has ended
+            self._callback.close()
         interpreter, tools, fields = self._lease
         interpreter.tools.clear()
         interpreter.tools.update(tools)

@@ -39,6 +39,9 @@ class Session:
         self.sandbox, self.tunnel, self.kernel, self.tools = sandbox, tunnel, kernel, tools
         self._record: SessionRecord | None = None
         self._last_cell: asyncio.Task[CellResult | None] | None = None
+        self.on_closed: Callable[[bool], None] = lambda shut_down: (
+            None
+        )  # told at the end, whether it is the session's too
 
     @classmethod
     async def start(
@@ -141,6 +144,7 @@ class Session:
         """End kernel, tunnel and sandbox; whatever one step raises, the others are done."""
         self.tools.close()
         async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self.on_closed, True)
             stack.callback(registry.closed, self)
             if self._record is not None:
                 stack.callback(self._record.delete)
@@ -162,6 +166,7 @@ class Session:
         if self._record is not None:
             self._record.disown()
         async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self.on_closed, False)
             stack.push_async_callback(self.until_free)
             stack.callback(self.sandbox.let_go)
             stack.push_async_callback(self.tunnel.aclose)

@@ -93,7 +93,11 @@ class Succession:
     async def _take_up(self, session_id: str, context: contextvars.Context) -> None:
         invoke = weakly(self.invoke_tool)
         session = await Session.take_up(session_id, invoke, self.max_value_bytes)
-        self._adopt(session)
+        try:
+            self._adopt(session)
+        except CodeInterpreterError:
+            await session.let_go()
+            raise
         self._attached = True
         session.tools.begin_cell(self.tools, context, None)
         session.take_in_last_cell(

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from .arguments import validated
 from .loop import DaemonThreads, LoopThread
@@ -57,6 +57,16 @@ class Reply:
 
     op: str
     buffers: list[values.Buffer]
+
+
+class Observer(Protocol):
+    """Is told of a cell's calls, on the I/O loop."""
+
+    def called(self, call_id: int, name: str, buffers: Sequence[values.Buffer], context: contextvars.Context) -> Any:
+        """A call begins, and will run in ``context``; what this returns is given back when it is answered."""
+
+    def answered(self, note: Any, op: str, buffers: Sequence[values.Buffer]) -> None:
+        """It was answered, as :class:`Reply` says."""
 
 
 def describe(name: object, tool: Tool) -> ToolSpec:
@@ -166,18 +176,21 @@ class ToolRunner:
         self._context = contextvars.Context()
         self._caller_loop: asyncio.AbstractEventLoop | None = None
         self._tools: Mapping[str, Tool] = {}
+        self._observer: Observer | None = None
 
     def begin_cell(
         self,
         tools: Mapping[str, Tool],
         context: contextvars.Context,
         caller_loop: asyncio.AbstractEventLoop | None,
+        observer: Observer | None = None,
     ) -> None:
-        """Offer ``tools`` until the next cell. Their calls see ``context``.
+        """Offer ``tools`` until the next cell. Their calls see ``context``, and ``observer`` is told of them.
 
         Async tools run on ``caller_loop`` if there is one that is free to run them, else on a loop of their own.
         """
         self._tools, self._context, self._caller_loop = dict(tools), context, caller_loop
+        self._observer = observer
 
     def end_cell(self) -> None:
         """Cancel the async calls nobody waits for any more. Threads cannot be stopped; their results are dropped.
@@ -187,15 +200,26 @@ class ToolRunner:
         for future in list(self._awaiting):
             future.cancel()
         self._tools, self._context, self._caller_loop = {}, contextvars.Context(), None
+        self._observer = None
 
-    async def run(self, name: str, buffers: Sequence[values.Buffer]) -> Reply:
+    async def run(self, name: str, buffers: Sequence[values.Buffer], call_id: int = 0) -> Reply:
         """Run one call and return the reply to its cell.
 
         Raises:
             ToolAborted: If the tool raised what is no Exception: KeyboardInterrupt, a cancellation.
         """
-        context = self._context.copy()  # one Context cannot be entered twice at a time
-        return await asyncio.get_running_loop().run_in_executor(self._threads, context.run, self._work, name, buffers)
+        context, observer = self._context.copy(), self._observer  # one Context cannot be entered twice at a time
+        note = None if observer is None else observer.called(call_id, name, buffers, context)
+        run = asyncio.get_running_loop().run_in_executor
+        try:
+            reply = await run(self._threads, context.run, self._work, name, buffers)
+        except ToolAborted as aborted:
+            if observer is not None:
+                observer.answered(note, "error", values.dumps(failure(aborted.error).to_value()))
+            raise
+        if observer is not None:
+            observer.answered(note, reply.op, reply.buffers)
+        return reply
 
     def close(self) -> None:
         """Take no further calls; does not wait for those under way."""

@@ -35,6 +35,7 @@ from .failures import ToolError
 from .keeping import Keeping, ValueForgotten, resolve
 from .mending import Belongings
 from .output import CellStream, OutputBudget, end_cell, pack
+from .seeding import seed_all
 from .submit import SubmitSignal
 
 if TYPE_CHECKING:
@@ -253,6 +254,8 @@ class Kernel(IPythonKernel):
         except Exception as error:  # an error here would leave the host without any reply
             self._refusal = ("PreambleError", f"the kernel cannot apply the cell's preamble: {error}")
             return
+        if preamble.seed is not None and not self._cells:
+            seed_all(preamble.seed)
         self._cells += 1
         self._budget = OutputBudget(preamble.max_output_chars, self._folder, f"output-{self._cells}.txt")
         for stream in self._streams:

@@ -206,8 +206,8 @@ def _plain(value: Any, depth: int) -> Any:
     return value if isinstance(value, float) and value - value == 0 else str(value)
 
 
-def ending(facts: Facts, *, complete: bool, callback: bool, cells: int) -> str:
-    """Return what closes the document: its last cell and the notebook's metadata."""
+def notebook_metadata(facts: Facts, *, complete: bool, callback: bool) -> str:
+    """Return the notebook's metadata as JSON."""
     ours = {
         "schema": SCHEMA_VERSION,
         "facts": fields.facts_to_json(facts),
@@ -219,8 +219,13 @@ def ending(facts: Facts, *, complete: bool, callback: bool, cells: int) -> str:
         "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
+    return json.dumps(metadata)
+
+
+def ending(metadata: str, *, complete: bool, callback: bool, cells: int) -> str:
+    """Return what closes the document: its last cell and the notebook's metadata."""
     last = cell_text(end_cell(complete=complete, callback=callback, cells=cells))
-    return f'{last}\n ],\n "metadata": {json.dumps(metadata)},\n "nbformat": 4,\n "nbformat_minor": 5\n}}\n'
+    return f'{last}\n ],\n "metadata": {metadata},\n "nbformat": 4,\n "nbformat_minor": 5\n}}\n'
 
 
 def keep_tools(tools: Sequence[ToolSpec], store: ValueStore) -> tuple[Ref | None, dict[str, str]]:

@@ -27,6 +27,7 @@ from .cells import (
     joined,
     keep_tools,
     model_cell,
+    notebook_metadata,
     output_from_json,
     refs_in,
     refs_of,
@@ -56,12 +57,9 @@ def write(transcript: Transcript, path: str | os.PathLike[str]) -> None:
     notebook = Path(path)
     store = ValueStore(folder_of(notebook))
     texts = [cell_text(cell) for cell in _cells(transcript, store)]
-    tail = ending(
-        transcript.facts,
-        complete=transcript.complete,
-        callback=transcript.callback,
-        cells=len(transcript.entries),
-    )
+    state = {"complete": transcript.complete, "callback": transcript.callback}
+    metadata = notebook_metadata(transcript.facts, **state)
+    tail = ending(metadata, **state, cells=len(transcript.entries))
     unfinished = notebook.with_name(f".{notebook.name}.part")
     unfinished.write_text(OPENING + SEPARATOR.join([*texts, tail]), encoding="utf-8")
     unfinished.replace(notebook)

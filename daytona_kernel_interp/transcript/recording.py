@@ -99,6 +99,20 @@ class Recording:
             raise RecordingError("to_dataframe() needs pandas, which is not installed: pip install pandas.") from error
         return pandas.DataFrame([_row(step) for step in self], columns=list(_COLUMNS)).set_index("step")
 
+    @staticmethod
+    def callback() -> Any:
+        """Return the DSPy callback that gives recordings the model's reasoning, tokens and cost.
+
+        It is one for all sessions of this process, which it tells apart by DSPy's call ids; sessions that are not
+        recorded are none of its business. ``dspy.RLM(..., interpreter=KernelInterpreter(record=...))`` brings it along
+        by itself (DSPy 3.3 and later). With ``interpreter_factory=``, other modules or an older DSPy, add it::
+
+            dspy.configure(callbacks=[Recording.callback()])
+        """
+        from .callback import the_callback
+
+        return the_callback()
+
 
 _COLUMNS = (
     "step",

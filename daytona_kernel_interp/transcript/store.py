@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 INLINE_BYTES = 4096  # of one buffer; the first is always ASCII
 _DECODED_BYTES = 160  # an encoding so small is decoded for its summary
 _SUMMARY_CHARS = 120
-_HASH = re.compile(r"[0-9a-f]{64}")
+HASH = re.compile(r"[0-9a-f]{64}")
 _KINDS = {"str_at": "str", "bytes_at": "bytes", "text": "str", "int": "int", "float": "float"}
 
 
@@ -121,7 +121,7 @@ class ValueStore:
 
     def has(self, ref: Ref) -> bool:
         """Return whether the value is there, unchecked."""
-        return ref.hash in self._inline or (_HASH.fullmatch(ref.hash) is not None and self._path(ref.hash).is_file())
+        return ref.hash in self._inline or (HASH.fullmatch(ref.hash) is not None and self._path(ref.hash).is_file())
 
     def _path(self, key: str) -> Path:
         return self.folder / key
@@ -142,7 +142,7 @@ class ValueStore:
             raise
 
     def _read(self, ref: Ref) -> list[values.Buffer]:
-        if not _HASH.fullmatch(ref.hash):  # a path of somebody else's, perhaps
+        if not HASH.fullmatch(ref.hash):  # a path of somebody else's, perhaps
             raise RecordingError(f"The recording names a value by {ref.hash[:80]!r}, which is no SHA-256.")
         path = self._path(ref.hash)
         try:

@@ -92,6 +92,8 @@ class Preamble:
     # What the host wants after the cell: the variable of this name; or a step with a file, see guest/files.py: "do"
     # (write, folder, list or read), "path", and what that takes.
     wanted: str | dict[str, Any] | None = None
+    # What the random generators of Python and numpy are set to before the kernel's first cell; later it is ignored.
+    seed: int | None = None
 
     def to_value(self) -> dict[str, Any]:
         """Return the plain dict that goes through the value codec."""
@@ -110,6 +112,7 @@ class Preamble:
             "max_value_bytes": self.max_value_bytes,
             **({"kept": [list(kept) for kept in self.kept]} if self.kept else {}),
             **({} if self.wanted is None else {"wanted": self.wanted}),
+            **({} if self.seed is None else {"seed": self.seed}),
         }
 
     @classmethod
@@ -126,6 +129,7 @@ class Preamble:
             max_value_bytes=value["max_value_bytes"],
             kept=tuple((name, key, count) for name, key, count in value.get("kept", ())),
             wanted=value.get("wanted"),
+            seed=value.get("seed"),
         )
 
 

@@ -1,0 +1,68 @@
+"""Random generators of known state, for sessions that are recorded: a replay sets them the same.
+
+Python's own is seeded at once. numpy's old global one is seeded when ``numpy.random`` is imported, now or later: code
+that imports numpy and draws in the same cell must find it seeded. Generators that code makes itself are its own.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.util
+import random
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+_NUMPY = "numpy.random"
+
+
+def seed_all(seed: int) -> None:
+    """Seed what there is, and numpy's generator as soon as there is one."""
+    random.seed(seed)
+    if _NUMPY in sys.modules:
+        _seed_numpy(sys.modules[_NUMPY], seed)
+    else:
+        sys.meta_path.insert(0, _Watch(seed))
+
+
+def _seed_numpy(module: Any, seed: int) -> None:
+    module.seed(seed % 2**32)
+
+
+class _Watch(importlib.abc.MetaPathFinder):
+    """Finds nothing itself; sees to it that numpy's generator is seeded once it has been found."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != _NUMPY:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Seeding(spec.loader, self._seed)
+        return spec
+
+
+class _Seeding(importlib.abc.Loader):
+    """Loads a module as its own loader does, and seeds it then."""
+
+    def __init__(self, loader: Any, seed: int) -> None:
+        self._loader, self._seed = loader, seed
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        module: ModuleType | None = self._loader.create_module(spec)
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__spec__.loader = module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        _seed_numpy(module, self._seed)

@@ -1,0 +1,192 @@
+"""The notebook that a recorder writes: whose file it is, and what is put into it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from ..errors import RecordingError
+from .cells import (
+    OPENING,
+    SEPARATOR,
+    answer_of,
+    cell_text,
+    ending,
+    entry_cells,
+    head_cell,
+    keep_tools,
+    model_cell,
+    notebook_metadata,
+)
+from .growing import GrowingFile
+from .model import METADATA_KEY, Entry, Facts, LMCall, Ref
+from .store import HASH, ValueStore, folder_of, ref_to
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from ..wire import values
+    from ..wire.calls import ToolSpec
+
+_SMALL_BYTES = 256
+_MAX_SMALL = 4096
+
+_lock = threading.Lock()
+_taken: set[Path] = set()  # by sessions of this process
+
+
+class Writer:
+    """One session's notebook.
+
+    The name that was asked for is taken by the first session of a process: an earlier recording of that name is
+    replaced. Further sessions, such as those of copies, and one in another process that records there at the same time,
+    get ``NAME-2.ipynb`` and so on.
+
+    Raises:
+        RecordingError: If a file of that name is no recording.
+        OSError: If it cannot be written.
+    """
+
+    def __init__(self, path: Path, facts: Facts) -> None:
+        self.path, self._lock_descriptor = _claim(path)
+        self.entries = 0
+        self.callback = False
+        self.closed = False
+        self._facts = facts
+        self._store = ValueStore(folder_of(self.path))
+        self._refs: dict[str, Ref] = {}
+        self._small: dict[bytes, Ref] = {}
+        self._tools: tuple[Sequence[ToolSpec], Ref | None] = ((), None)
+        self._models = 0
+        self._metadata: tuple[tuple[bool, bool], str] | None = None
+        self._file = GrowingFile(self.path)
+        self._first = True
+        self._unfinished = ""
+        self._put([cell_text(head_cell(facts))])
+
+    def keep(self, buffers: Sequence[values.Buffer], key: str) -> tuple[Ref, dict[str, str]]:
+        """Keep a value, and return what names it, and the text of a small one that is new.
+
+        ``buffers`` may be empty for a value whose ``key``, its hash, was kept before.
+        """
+        if not buffers:
+            return self._refs.get(key) or Ref(key, 0, "a value that was not recorded"), {}
+        small = bytes(buffers[0]) if len(buffers) == 1 and len(buffers[0]) <= _SMALL_BYTES else None
+        ref = self._small.get(small) if small is not None else self._refs.get(key)
+        if ref is not None:
+            return ref, {}
+        ref = ref_to(buffers, key)
+        if small is None:
+            self._refs[ref.hash] = ref
+        elif len(self._small) < _MAX_SMALL:
+            self._small[small] = ref
+        text = self._store.keep(ref, buffers)
+        return ref, {} if text is None else {ref.hash: text}
+
+    def has(self, key: str) -> bool:
+        """Return whether a large value was kept before, by its hash."""
+        return key in self._refs
+
+    def put_model(self, calls: Sequence[LMCall], reasoning: str | None, inline: dict[str, str]) -> None:
+        """Put in what a model said between cells."""
+        self._put([cell_text(model_cell(calls, reasoning, self._models, inline))])
+        self._models += 1
+
+    def put(
+        self, entry: Entry, lm_calls: Sequence[LMCall], inline: dict[str, str], *, hidden: bool, over: bool
+    ) -> None:
+        """Put in an entry; one that is not ``over`` is replaced by the next."""
+        if entry.tools != self._tools[0]:
+            ref, new = keep_tools(entry.tools, self._store)
+            self._tools = (entry.tools, ref)
+            inline |= new
+        answer = answer_of(entry, self._store)
+        cells = entry_cells(entry, self._tools[1], lm_calls, inline, answer, hidden=hidden)
+        texts = list(map(cell_text, cells))
+        if over:
+            self.entries += 1
+            self._put(texts)
+        else:
+            self._put([], "".join(f"{text}{SEPARATOR}" for text in texts))
+
+    def close(self, *, complete: bool) -> None:
+        """End the notebook; what it has not got yet comes no more."""
+        if not self.closed:
+            self._put([], self._unfinished, complete=complete)
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Leave the notebook as it is."""
+        if not self.closed:
+            self.closed = True
+            self._file.close()
+            with contextlib.suppress(OSError):
+                self._store.folder.rmdir()  # if it is empty
+            os.close(self._lock_descriptor)
+
+    def _put(self, settled: list[str], unfinished: str = "", *, complete: bool = False) -> None:
+        self._unfinished = unfinished
+        text = "".join(f"{cell}{SEPARATOR}" for cell in settled)
+        if self._first:
+            text, self._first = OPENING + text, False
+        state = {"complete": complete, "callback": self.callback}
+        if self._metadata is None or self._metadata[0] != (complete, self.callback):
+            self._metadata = ((complete, self.callback), notebook_metadata(self._facts, **state))
+        self._file.put(text, unfinished + ending(self._metadata[1], **state, cells=self.entries))
+
+
+def _claim(path: Path) -> tuple[Path, int]:
+    """Return the first name that is free, and a lock on it that ends with this process."""
+    if not path.parent.is_dir():
+        raise RecordingError(f"{path} cannot be written: there is no folder {path.parent}.")
+    with _lock:
+        for candidate in _names(path):
+            if candidate in _taken:
+                continue
+            if not _is_free(candidate):
+                if candidate != path:
+                    continue
+                raise RecordingError(
+                    f"{path} is there and is no recording, so it is left as it is: give record= another name."
+                )
+            descriptor = _locked(folder_of(candidate))
+            if descriptor is not None:
+                _taken.add(candidate)
+                return candidate, descriptor
+    raise AssertionError("names do not end")
+
+
+def _names(path: Path) -> Iterator[Path]:
+    yield path
+    for number in itertools.count(2):
+        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def _is_free(path: Path) -> bool:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise RecordingError(f"{path} cannot be written: {error.strerror or error}.") from error
+    return not text.strip() or f'"{METADATA_KEY}"' in text
+
+
+def _locked(folder: Path) -> int | None:
+    """Return the folder of a recording's values, locked and empty; None if another process records there."""
+    folder.mkdir(exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    for file in folder.iterdir():
+        if HASH.fullmatch(file.name):  # of the recording that is replaced
+            file.unlink()
+    return descriptor
