@@ -21,10 +21,21 @@ if TYPE_CHECKING:
     from .sandboxes.daytona import DaytonaSandbox
     from .sandboxes.local import LocalSandbox
     from .sandboxes.relay import RelaySandbox
+    from .transcript.differing import diff
     from .transcript.offline import ReplayInterpreter
     from .transcript.recording import Recording
+    from .transcript.replaying import replay
 
-__all__ = ["DaytonaSandbox", "KernelInterpreter", "LocalSandbox", "Recording", "RelaySandbox", "ReplayInterpreter"]
+__all__ = [
+    "DaytonaSandbox",
+    "KernelInterpreter",
+    "LocalSandbox",
+    "Recording",
+    "RelaySandbox",
+    "ReplayInterpreter",
+    "diff",
+    "replay",
+]
 __version__ = "0.1.0"
 
 
@@ -57,6 +68,14 @@ def __getattr__(name: str) -> Any:
         from .transcript.recording import Recording
 
         return Recording
+    if name == "replay":
+        from .transcript.replaying import replay
+
+        return replay
+    if name == "diff":
+        from .transcript.differing import diff
+
+        return diff
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

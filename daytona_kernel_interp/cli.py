@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from . import __version__
+from .transcript.commands import add_commands as add_transcript_commands
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,6 +96,8 @@ def _parser() -> _Parser:
     doctor = commands.add_parser("doctor", help="check the way from the key to a cell in a sandbox at Daytona")
     doctor.add_argument("--snapshot", metavar="NAME", help="start from this one")
     doctor.set_defaults(command=_examine)
+
+    add_transcript_commands(commands)
 
     attach = commands.add_parser("attach", help="type cells into a running session; one without a host is taken up")
     attach.add_argument("session", metavar="ID", help="see ls")
