@@ -208,6 +208,9 @@ class Kernel(IPythonKernel):
         # IPython keeps every printed string of the session for its history of outputs; a cap on output needs that off.
         if hasattr(self.shell, "_tee"):
             self.shell._tee = lambda channel: contextlib.nullcontext()
+        self.shell.enable_tip = (
+            False  # drawn from Python's random generator at every kernel_info, in the middle of cells
+        )
         _silence_submit_in_threads()
 
     # --- a cell ------------------------------------------------------------------------------------
