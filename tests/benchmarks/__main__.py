@@ -39,12 +39,13 @@ def main() -> int:
         lines = _measure_link(options.quick)
         emulated = emulator.run(options.quick)
         carried = _measure_values(options.quick)
+        replayed = _measure_replays(options.quick)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(_machine())
     print(f"{report.table(samples)}\n\n{lives.table}")
     print(f"\n{link.table(lines)}")
-    print(f"\n{emulated}\n\n{carried}")
+    print(f"\n{emulated}\n\n{carried}\n\n{replayed}")
     if options.json is not None:
         measured = {
             "machine": _machine(),
@@ -92,6 +93,13 @@ def _measure_values(quick: bool) -> str:
 
     print("measure values ...", file=sys.stderr)
     return values.run(quick)
+
+
+def _measure_replays(quick: bool) -> str:
+    from . import replaying  # imports dspy, which reads the environment
+
+    print("measure replays ...", file=sys.stderr)
+    return replaying.run(quick)
 
 
 def _machine() -> str:
