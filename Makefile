@@ -41,8 +41,17 @@ demo: $(INSTALLED) ## Run the demo; ARGS="--model ..." lets a real model write t
 	@$(BIN)/daytona-kernel demo $(ARGS)
 
 .PHONY: test
-test: static environments ## Check everything and run every test, on every Python found
+test: static environments browser ## Check everything and run every test, on every Python found
 	@$(KEYLESS) $(BIN)/python -m pytest tests $(ARGS)
+
+# The bound is for a mirror that hangs; without a browser the tests that need one say so and skip.
+.PHONY: browser
+browser: ## Install Chromium where there is no browser and apt may; tests click through pages with it
+	@command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null \
+		|| [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || { echo "Installing chromium"; mkdir -p $(CACHE); \
+		export DEBIAN_FRONTEND=noninteractive; { timeout --kill-after=5 60 apt-get update -qq && timeout --kill-after=5 120 \
+		apt-get install -qq --yes --no-install-recommends chromium; } >$(CACHE)/browser.log 2>&1 </dev/null \
+		|| echo "There is no browser: $(CACHE)/browser.log says why"; }
 
 .PHONY: test-dspy-versions
 test-dspy-versions: $(INSTALLED) ## Run the DSPy contract on every DSPy version that is supported
@@ -76,6 +85,10 @@ bench: $(INSTALLED) ## Run the benchmarks; ARGS picks them
 .PHONY: soak
 soak: $(INSTALLED) ## Work through a link that is cut 5,000 times, and count what is lost
 	@$(KEYLESS) $(BIN)/python -m tests.faults.soak $(ARGS)
+
+.PHONY: leaks
+leaks: $(INSTALLED) ## Start and end 200 sessions at an emulated Daytona in every way, and count the sandboxes left
+	@$(KEYLESS) timeout 1200 $(BIN)/python -m tests.faults.leaks $(ARGS)
 
 .PHONY: environments
 environments: $(INSTALLED) ## Build the virtual environments of the other Pythons
@@ -114,6 +127,9 @@ constraints: $(UV) ## Pin the newest versions of everything anew
 	@$(call pin,python3.11-ipykernel6,3.11,$(KERNEL),ipykernel==6.31.0)
 	@$(call pin,python3.12,3.12,$(KERNEL),ipykernel==7.4.0)
 	@$(call pin,python3.13,3.13,$(KERNEL),ipykernel==7.4.0)
+	@$(call pin,../sandbox_image/requirements,3.13,sandbox_image/requirements.in,ipykernel)
+	@$(call pin,../sandbox_image/requirements-data,3.13,sandbox_image/requirements-data.in,\
+		$$(cat sandbox_image/requirements.txt))
 
 .PHONY: clean
 clean: ## Remove all that make made

@@ -110,7 +110,7 @@ def test_replay_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
 def test_every_example_is_run() -> None:
     """No Python block was added that nothing runs."""
     assert len(_blocks("python")) == 5
-    assert len(_blocks("pycon")) == 3
+    assert len(_blocks("pycon")) == 4
 
 
 def test_the_example_is_ten_lines() -> None:

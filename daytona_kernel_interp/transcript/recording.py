@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ..errors import RecordingError
@@ -116,6 +117,33 @@ class Recording:
         from .answering import RecordedLM
 
         return RecordedLM(self, match)
+
+    def to_html(self, path: str | os.PathLike[str] | None = None, *, title: str | None = None) -> str:
+        """Return the session as a page that needs no server and no network, and write it to ``path`` if one is given.
+
+        Raises:
+            ImportError: If the ``report`` extra is not installed.
+        """
+        from .report import to_html
+
+        page = to_html(self.transcript, title or f"session {self.facts.session_id}")
+        if path is not None:
+            Path(path).write_text(page, encoding="utf-8", errors="replace")
+        return page
+
+    def to_jsonl(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return the session as JSON lines for the visualizer of ``rlm``, and write them to ``path`` if given."""
+        from .visualizer import to_jsonl
+
+        lines = to_jsonl(self.transcript)
+        if path is not None:
+            Path(path).write_text(lines, encoding="utf-8", errors="replace")
+        return lines
+
+    def _repr_html_(self) -> str:
+        from .card import to_card
+
+        return to_card(self.transcript, f"session {self.facts.session_id}")
 
     @staticmethod
     def callback() -> Any:

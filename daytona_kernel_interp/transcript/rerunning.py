@@ -118,17 +118,17 @@ class _TapeRunner(ToolRunner):
         super().end_cell()
         self._over.set()
 
-    async def run(self, name: str, buffers: Sequence[Buffer], call_id: int = 0) -> Reply:
+    async def run(self, name: str, buffers: Sequence[Buffer], call_id: int = 0, *, arrow: bool = False) -> Reply:
         desk = self.desk
         if desk is None:  # handed over
-            return await super().run(name, buffers, call_id)
+            return await super().run(name, buffers, call_id, arrow=arrow)
         try:
             recorded = desk.look_up(name, buffers)
             reply = None if name in desk.live else desk.reply_to(recorded)
         except Exception as error:  # a value of the recording is missing: nobody else would tell, and the cell waits
             raise ToolAborted(error) from error
         if name in desk.live:
-            reply = await super().run(name, buffers, call_id)
+            reply = await super().run(name, buffers, call_id, arrow=arrow)
         desk.note(name, buffers, reply, recorded)
         if reply is None:  # nobody answered it then, and it waited until its cell was ended
             await self._over.wait()

@@ -1,0 +1,66 @@
+"""Recorded values as text that a person reads. Decoding builds values and runs nothing, see ``wire/values.py``."""
+
+from __future__ import annotations
+
+import pprint
+import re
+from typing import TYPE_CHECKING, Any
+
+from ..errors import KernelError
+from ..wire import values
+from ..wire.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from .model import Call, Ref, Store
+
+MAX_DECODED_BYTES = 1 << 20  # of larger ones the summary is shown
+
+
+def text_of(ref: Ref, store: Store) -> str:
+    """Return a value's text: of a str itself, of others their repr over lines; the summary if it cannot be read."""
+    decoded, value = load(ref, store)
+    return as_text(value) if decoded else ref.summary
+
+
+def load(ref: Ref, store: Store) -> tuple[bool, Any]:
+    """Return whether a value could be read, and the value."""
+    if ref.size > MAX_DECODED_BYTES:
+        return False, None
+    try:
+        return True, values.loads(store.load(ref))
+    except (KernelError, ProtocolError, ValueError, TypeError, ImportError):
+        return False, None
+
+
+def as_text(value: Any) -> str:
+    """Return text for a person: a str as it is, the rest as its repr over as many lines as it needs."""
+    if isinstance(value, str):
+        return value
+    try:
+        return pprint.pformat(value, width=100, sort_dicts=False)
+    except Exception as error:  # a library's repr of what a stranger put together
+        return f"<{type(value).__name__}: its repr raised {type(error).__name__}>"
+
+
+def arguments(call: Call, store: Store) -> list[tuple[str, str]]:
+    """Return a call's arguments as names and texts; those without a name have ``""``."""
+    decoded, given = load(call.arguments, store)
+    match given:
+        case [[*positional], {**named}] | (list(positional), {**named}) if decoded:
+            shown = [("", as_text(value)) for value in positional]
+            return shown + [(str(name), as_text(value)) for name, value in named.items()]
+        case _:
+            return [("", call.arguments.summary)]
+
+
+def heading(markdown: str) -> str:
+    """Return the beginning of markdown's first paragraph without its marks."""
+    text = markdown.strip().partition("\n\n")[0][:2000]
+    text = re.sub(r"\[([^\[\]]{1,200})\]\([^()\s]{1,500}\)", r"\1", text)
+    return gist(re.sub(r"(?m)^\s*(?:#{1,6}|[-*+>]|\d+\.)\s+|\*\*|__|`+", "", text), 160)
+
+
+def gist(text: str, limit: int = 90) -> str:
+    """Return the beginning of a text on one line."""
+    line = " ".join(text[: 4 * limit].split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
