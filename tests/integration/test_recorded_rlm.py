@@ -27,6 +27,8 @@ pytestmark = pytest.mark.dspy
 RLM: Any = dspy.RLM
 _PARAMETERS = inspect.signature(dspy.RLM.__init__).parameters
 HAS_FACTORY = "interpreter_factory" in _PARAMETERS
+# DSPy before 3.3 asks a batch in threads without the caller's context, where a callback of dspy.context is not told.
+BATCHES_TELL = HAS_FACTORY
 LIMIT_ONE: dict[str, Any] = {"max_iters" if "max_iters" in _PARAMETERS else "max_iterations": 1}
 
 
@@ -72,13 +74,14 @@ def test_reasoning_and_calls_of_models(tmp_path: Path) -> None:
     assert recording.transcript.callback
     assert [step.reasoning for step in steps] == ["Ask one.", "Ask two."]
     assert [step.usage.model for step in steps] == ["script", "script"]
-    assert [call.usage.model for step in steps for call in step.calls] == ["echo", "echo"]
+    calls = [call for step in steps for call in step.calls]
+    assert [call.usage.model for call in calls if call.usage] == ["echo", "echo"][: len(calls) if BATCHES_TELL else 1]
     assert [call.kind for step in steps for call in step.calls] == ["llm", "llm"]
     where = [call.entry for call in recording.lm_calls]
-    assert where == [None, steps[0].index, None, steps[1].index, steps[1].index]
+    assert where == [None, steps[0].index, None, *[steps[1].index] * (2 if BATCHES_TELL else 0)]
     said = [recording.value(call.outputs) for call in recording.lm_calls if call.outputs is not None]
     assert said[1] == ["echo hi"]
-    assert sorted(said[3] + said[4]) == ["echo a", "echo b"]
+    assert sorted(text for texts in said[3:] for text in texts) == (["echo a", "echo b"] if BATCHES_TELL else [])
     asked = recording.value(recording.lm_calls[0].request)
     assert any("question" in str(message) or "q" in str(message) for message in asked["messages"])
     assert "[[ ## code ## ]]" in said[0][0]

@@ -144,11 +144,11 @@ def test_a_large_input_is_written_once(recorded: Recorded) -> None:
 
 def test_large_results_lie_beside(recorded: Recorded) -> None:
     """What a tool returns and what execute returns are kept whole, whatever their size."""
-    recorded.interpreter.tools["large"] = lambda: "y" * 90_000
+    recorded.interpreter.tools["large"] = lambda: "y" * 30_000
     step = recorded.step("got = large(); print(got)")
     del recorded.interpreter.tools["large"]
-    assert recorded.value(step.calls[0].result) == "y" * 90_000
-    assert recorded.value(step.outcome.value) == "y" * 90_000 + "\n"
+    assert recorded.value(step.calls[0].result) == "y" * 30_000
+    assert recorded.value(step.outcome.value) == "y" * 30_000 + "\n"
 
 
 def test_put_is_a_step_and_get_is_none(recorded: Recorded) -> None:
