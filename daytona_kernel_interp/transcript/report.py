@@ -170,10 +170,10 @@ def _step(transcript: Transcript, entry: Entry, limit: int, longest_s: float) ->
     length_s = timeline.cell_length_s(entry)
     return StepView(
         anchor=f"s{entry.index}",
-        number=entry.index + 1,
+        number=entry.index,
         state=state,
         label=label,
-        gist=heading(entry.reasoning) if entry.reasoning else gist(_first_line(entry.code), 160),
+        gist=_gist(entry),
         took=duration(entry.elapsed_s),
         began=duration(timeline.seconds_between(transcript.facts.began, entry.began)),
         share=f"{length_s / longest_s:.1%}" if longest_s else "0%",
@@ -189,9 +189,9 @@ def _step(transcript: Transcript, entry: Entry, limit: int, longest_s: float) ->
         returned=_returned(entry, transcript, limit),
         late=parts.cut(plain_text(entry.late), limit),
         variables=[(name, ref.summary) for name, ref in entry.variables.items()],
-        tools=[tool.name for tool in entry.tools],
+        tools=[tool.name for tool in entry.tools if not tool.name.startswith("__dspy_")],  # its own
         fields=[_field(one) for one in entry.output_fields or ()],
-        opened=len(transcript.entries) <= _OPEN_STEPS,
+        opened=len(transcript.entries) <= _OPEN_STEPS and not timeline.is_setup(entry),
     )
 
 
@@ -205,6 +205,12 @@ def _state(entry: Entry) -> tuple[str, str]:
         return "failed", "unfinished"
     named = _ENDINGS.get(outcome.ending) or gist(outcome.text.partition(":")[0], 40)
     return "failed", named or outcome.error
+
+
+def _gist(entry: Entry) -> str:
+    if entry.reasoning:
+        return heading(entry.reasoning)
+    return "DSPy's own preparations" if timeline.is_setup(entry) else gist(_first_line(entry.code), 160)
 
 
 def _first_line(code: str) -> str:
@@ -269,9 +275,7 @@ def _usage(usage: Usage | None) -> str:
     if usage is None:
         return ""
     tokens = [
-        f"{count:,} {way}"
-        for count, way in ((usage.prompt_tokens, "in"), (usage.completion_tokens, "out"))
-        if count is not None
+        f"{count:,} {way}" for count, way in ((usage.prompt_tokens, "in"), (usage.completion_tokens, "out")) if count
     ]
     told = [usage.model or "", " / ".join(tokens), "" if usage.cost_usd is None else _money(usage.cost_usd)]
     return " · ".join(filter(None, told))
@@ -291,8 +295,8 @@ def _tiles(sums: timeline.Totals) -> list[tuple[str, str, str]]:
         ("tool calls", f"{sums.tool_calls:,}", _at_once(sums.tools_at_once)),
         ("LLM calls", f"{sums.llm_calls:,}", _at_once(sums.llms_at_once)),
     ]
-    if sums.prompt_tokens is not None or sums.completion_tokens is not None:
-        into, out = sums.prompt_tokens or 0, sums.completion_tokens or 0
+    into, out = sums.prompt_tokens or 0, sums.completion_tokens or 0
+    if into or out:
         tiles.append(("tokens", f"{into + out:,}", f"{into:,} in, {out:,} out"))
     if sums.cost_usd is not None:
         tiles.append(("cost", _money(sums.cost_usd), "where DSPy knows it"))

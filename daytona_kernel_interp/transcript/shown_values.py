@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .model import Call, Ref, Store
 
 MAX_DECODED_BYTES = 1 << 20  # of larger ones the summary is shown
+_SHORT_CHARS = 60
 
 
 def text_of(ref: Ref, store: Store) -> str:
@@ -33,13 +34,20 @@ def load(ref: Ref, store: Store) -> tuple[bool, Any]:
 
 
 def as_text(value: Any) -> str:
-    """Return text for a person: a str as it is, the rest as its repr over as many lines as it needs."""
+    """Return text for a person: a str as it is, several by number, the rest as its repr over the lines it needs."""
     if isinstance(value, str):
         return value
+    if isinstance(value, list) and len(value) > 1 and _are_prose(value):
+        return "\n\n".join(f"[{number}] {one}" for number, one in enumerate(value))
     try:
         return pprint.pformat(value, width=100, sort_dicts=False)
     except Exception as error:  # a library's repr of what a stranger put together
         return f"<{type(value).__name__}: its repr raised {type(error).__name__}>"
+
+
+def _are_prose(items: list[Any]) -> bool:
+    """Whether they are texts to be read, such as prompts and their answers, rather than words."""
+    return all(isinstance(one, str) for one in items) and any("\n" in one or len(one) > _SHORT_CHARS for one in items)
 
 
 def arguments(call: Call, store: Store) -> list[tuple[str, str]]:
@@ -57,6 +65,7 @@ def heading(markdown: str) -> str:
     """Return the beginning of markdown's first paragraph without its marks."""
     text = markdown.strip().partition("\n\n")[0][:2000]
     text = re.sub(r"\[([^\[\]]{1,200})\]\([^()\s]{1,500}\)", r"\1", text)
+    text = re.sub(r"(?<![\w*])([*_])(?=\S)([^*_\n]{1,200})(?<=\S)\1(?![\w*])", r"\2", text)
     return gist(re.sub(r"(?m)^\s*(?:#{1,6}|[-*+>]|\d+\.)\s+|\*\*|__|`+", "", text), 160)
 
 

@@ -69,6 +69,11 @@ def failed(entry: Entry) -> bool:
     return entry.outcome.kind in ("raised", "unfinished")
 
 
+def is_setup(entry: Entry) -> bool:
+    """Whether it is what DSPy's RLM runs before the model's first step, from DSPy 3.4 on (``primitives/facade.py``)."""
+    return "__dspy_host_token" in entry.variables
+
+
 def session_spans(transcript: Transcript) -> list[Span]:
     """Return what ran in the whole session: the main model, the cells, their calls and the models' requests."""
     began = transcript.facts.began
@@ -79,7 +84,7 @@ def session_spans(transcript: Transcript) -> list[Span]:
         spans.append(
             Span(
                 "step",
-                f"step {entry.index + 1}",
+                f"step {entry.index}",
                 offset_s,
                 offset_s + length_s,
                 0,

@@ -7,7 +7,8 @@ visualizer shows and the ``usage_summary`` that ``rlm`` writes.
 
 It takes anything on ``stderr`` for a failure of the step, and shows no other outputs than ``stdout`` and ``stderr``: so
 a step's error goes to the one, its displays by name to the other, and what it warned of among what it printed. The
-prompt of a step is the request of the main model that wrote it, where that is recorded.
+prompt of a step is the request of the main model that wrote it, where that is recorded. What DSPy itself runs before
+the first step is no iteration.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def _metadata(transcript: Transcript) -> dict[str, Any]:
 
 def _iterations(transcript: Transcript) -> Iterator[dict[str, Any]]:
     asked = _requests(transcript)
-    for number, entry in enumerate(transcript.entries, 1):
+    for number, entry in enumerate((one for one in transcript.entries if not timeline.is_setup(one)), 1):
         request = asked.get(entry.index)
         thought_s = 0.0 if request is None else request.elapsed_s or 0.0
         yield {
