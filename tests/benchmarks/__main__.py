@@ -39,12 +39,13 @@ def main() -> int:
         lines = _measure_link(options.quick)
         emulated = emulator.run(options.quick)
         carried = _measure_values(options.quick)
+        shown = _measure_pages(options.quick)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(_machine())
     print(f"{report.table(samples)}\n\n{lives.table}")
     print(f"\n{link.table(lines)}")
-    print(f"\n{emulated}\n\n{carried}")
+    print(f"\n{emulated}\n\n{carried}\n\n{shown}")
     if options.json is not None:
         measured = {
             "machine": _machine(),
@@ -92,6 +93,13 @@ def _measure_values(quick: bool) -> str:
 
     print("measure values ...", file=sys.stderr)
     return values.run(quick)
+
+
+def _measure_pages(quick: bool) -> str:
+    from . import reporting
+
+    print("measure pages ...", file=sys.stderr)
+    return reporting.run(quick)
 
 
 def _machine() -> str:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from daytona_kernel_interp.transcript.model import Transcript
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(transcripts())
 def test_every_session_can_be_shown(session: Transcript) -> None:
     """Whatever was recorded, there is a page with every step, a line for each, and a card."""
