@@ -86,6 +86,10 @@ bench: $(INSTALLED) ## Run the benchmarks; ARGS picks them
 soak: $(INSTALLED) ## Work through a link that is cut 5,000 times, and count what is lost
 	@$(KEYLESS) $(BIN)/python -m tests.faults.soak $(ARGS)
 
+.PHONY: leaks
+leaks: $(INSTALLED) ## Start and end 200 sessions at an emulated Daytona in every way, and count the sandboxes left
+	@$(KEYLESS) timeout 1200 $(BIN)/python -m tests.faults.leaks $(ARGS)
+
 .PHONY: environments
 environments: $(INSTALLED) ## Build the virtual environments of the other Pythons
 	@$(KEYLESS) $(BIN)/python -m tests.environments
@@ -123,6 +127,9 @@ constraints: $(UV) ## Pin the newest versions of everything anew
 	@$(call pin,python3.11-ipykernel6,3.11,$(KERNEL),ipykernel==6.31.0)
 	@$(call pin,python3.12,3.12,$(KERNEL),ipykernel==7.4.0)
 	@$(call pin,python3.13,3.13,$(KERNEL),ipykernel==7.4.0)
+	@$(call pin,../sandbox_image/requirements,3.13,sandbox_image/requirements.in,ipykernel)
+	@$(call pin,../sandbox_image/requirements-data,3.13,sandbox_image/requirements-data.in,\
+		$$(cat sandbox_image/requirements.txt))
 
 .PHONY: clean
 clean: ## Remove all that make made

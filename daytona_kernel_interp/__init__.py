@@ -19,38 +19,57 @@ if TYPE_CHECKING:
 
     from .interpreter import KernelInterpreter
     from .sandboxes.daytona import DaytonaSandbox
+    from .sandboxes.daytona.image import KernelImage
     from .sandboxes.local import LocalSandbox
     from .sandboxes.relay import RelaySandbox
+    from .transcript.offline import ReplayInterpreter
     from .transcript.recording import Recording
+    from .watching import live
 
-__all__ = ["DaytonaSandbox", "KernelInterpreter", "LocalSandbox", "Recording", "RelaySandbox"]
+__all__ = [
+    "DaytonaSandbox",
+    "KernelImage",
+    "KernelInterpreter",
+    "LocalSandbox",
+    "Recording",
+    "RelaySandbox",
+    "ReplayInterpreter",
+    "live",
+]
 __version__ = "0.1.0"
 
 
+_HOMES = {
+    "DaytonaSandbox": ".sandboxes.daytona",
+    "KernelImage": ".sandboxes.daytona.image",
+    "KernelInterpreter": ".interpreter",
+    "LocalSandbox": ".sandboxes.local",
+    "Recording": ".transcript.recording",
+    "RelaySandbox": ".sandboxes.relay",
+    "ReplayInterpreter": ".transcript.offline",
+    "live": ".watching",
+}
+_INTERPRETERS = {"KernelInterpreter", "ReplayInterpreter"}  # who touches one may write dspy.RLM(interpreter=...)
+
+
 def __getattr__(name: str) -> Any:
-    if name == "KernelInterpreter":
-        from .interpreter import KernelInterpreter
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(_HOMES[name], __name__), name)
+    if name in _INTERPRETERS:
         from .rlm_keyword import install
 
         install()
-        return KernelInterpreter
-    if name == "DaytonaSandbox":
-        from .sandboxes.daytona import DaytonaSandbox
+    return value
 
-        return DaytonaSandbox
-    if name == "RelaySandbox":
-        from .sandboxes.relay import RelaySandbox
 
-        return RelaySandbox
-    if name == "LocalSandbox":
-        from .sandboxes.local import LocalSandbox
+def load_ipython_extension(shell: Any) -> None:
+    """Add ``%sandbox_sessions``, ``%sandbox_vars``, ``%%sandbox`` and ``%sandbox_get``: ``%load_ext`` calls this."""
+    from .magics import load
 
-        return LocalSandbox
-    if name == "Recording":
-        from .transcript.recording import Recording
-
-        return Recording
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    load(shell)
 
 
 def __dir__() -> list[str]:

@@ -87,7 +87,7 @@ class Calls:
 
     async def _make(self, call: ToolCalled, tools: ToolRunner, abort: Callable[[ToolAborted], None]) -> None:
         try:
-            reply = await tools.run(call.name, call.buffers, call.call_id)
+            reply = await tools.run(call.name, call.buffers, call.call_id, arrow=call.arrow)
         except ToolAborted as aborted:
             abort(aborted)
             return

@@ -7,6 +7,7 @@ was first in a third of the runs).
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,7 @@ class ToolCalled:
     call_id: int
     name: str
     buffers: Sequence[Any]
+    arrow: bool = False  # whether frames may come back as Arrow IPC
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,16 @@ class Cell:
             parts.append(f"\n[... {self._refused} further outputs beyond the limit were left out ...]\n")
         return plain_text("".join(parts))
 
+    def tail(self, chars: int) -> str:
+        """Return the last characters of what was printed and displayed, without joining all that came before."""
+        parts: list[str] = []
+        for text in itertools.chain(reversed(self._open), map(_shown, reversed(self._outputs))):
+            parts.append(text[-chars:])
+            chars -= len(parts[-1])
+            if chars <= 0:
+                break
+        return plain_text("".join(reversed(parts)))
+
     def value_text(self) -> str | None:
         """Return the repr of the last expression, or None if the cell showed none."""
         for output in reversed(self.outputs):
@@ -206,7 +218,7 @@ class Cell:
     def _receive_request(self, data: Any, buffers: Sequence[Any]) -> Iterator[Event]:
         match data:
             case {"op": "call", "id": int(call_id), "name": str(name)}:
-                yield ToolCalled(call_id, name, buffers)
+                yield ToolCalled(call_id, name, buffers, data.get("arrow") is True)
             case {"op": "submit"} if self.submission is None:
                 self.submission = buffers
                 yield Submitted(buffers)
@@ -255,6 +267,15 @@ class Cell:
         self._chars_left -= text
         self._rich_left -= rich
         return True
+
+
+def _shown(output: Output) -> str:
+    match output:
+        case StreamText(text=text):
+            return text
+        case DisplayData(data=data) | ExecuteResult(data=data):
+            return f"{describe(data)}\n"
+    return ""
 
 
 def _sizes(output: Output) -> tuple[int, int]:

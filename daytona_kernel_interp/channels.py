@@ -47,11 +47,12 @@ class Channels:
         self._on_shell, self._on_iopub = on_shell, on_iopub
         self._barriers: dict[str, asyncio.Future[None]] = {}
         self._shell_replies: dict[str, asyncio.Future[None]] = {}
+        self._answers: dict[str, asyncio.Future[Message]] = {}  # awaited on control
         self._held: list[Message] | None = None
         self._readers = [
             asyncio.create_task(self._read(self._client.shell_channel, self._take_shell)),
             asyncio.create_task(self._read(self._client.iopub_channel, self._take_iopub)),
-            asyncio.create_task(self._read(self._client.control_channel, _ignore)),
+            asyncio.create_task(self._read(self._client.control_channel, self._take_control)),
         ]
 
     @property
@@ -77,6 +78,17 @@ class Channels:
         """Send a ``comm_msg`` on control; see ``wire.calls``."""
         message = self.session.msg("comm_msg", {"comm_id": "", "data": data})
         self.session.send(self._client.control_channel.socket, message, buffers=list(buffers))
+
+    async def ask(self, data: dict[str, Any]) -> Message:
+        """Send a ``comm_msg`` on control and return the kernel's answer to it, however long that takes."""
+        message = self.session.msg("comm_msg", {"comm_id": "", "data": data})
+        answer = self._answers[message["header"]["msg_id"]] = asyncio.get_running_loop().create_future()
+        try:
+            self.session.send(self._client.control_channel.socket, message)
+            found: Message = await answer
+            return found
+        finally:
+            self._answers.pop(message["header"]["msg_id"], None)
 
     async def until_subscribed(self) -> None:
         """Return when what the kernel publishes arrives.
@@ -156,6 +168,12 @@ class Channels:
         elif not waiting.done():
             waiting.set_result(None)
 
+    def _take_control(self, message: Message) -> None:
+        """Take an answer; what other replies carry is not waited for."""
+        answer = self._answers.get(parent_id(message))
+        if answer is not None and not answer.done() and message["msg_type"] == "comm_msg":
+            answer.set_result(message)
+
     def _take_iopub(self, message: Message) -> None:
         parent = parent_id(message)
         if parent in self._barriers:
@@ -178,10 +196,6 @@ class Channels:
 def parent_id(message: Message) -> Any:
     """Return the msg_id of a message's parent."""
     return message["parent_header"].get("msg_id")
-
-
-def _ignore(message: Message) -> None:
-    """Control replies carry nothing that is waited for."""
 
 
 _context: zmq.asyncio.Context | None = None

@@ -12,13 +12,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from . import __version__
+from . import __version__, installing
 from .transcript import exporting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .cell import Output
+    from .sandboxes.daytona.image import KernelImage
     from .sandboxes.daytona.lost import Found
 
 PROGRAM = "daytona-kernel"
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else litellm fetches its price list at import
     try:
         return int(options.command(options))
-    except _BadInput as error:
+    except (_BadInput, installing.CannotInstall) as error:
         return _fail(str(error), BAD_INPUT)
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -90,6 +91,7 @@ def _parser() -> _Parser:
         "--older-than", type=_hours, default=1.0, metavar="HOURS", help="also those idle for longer (%(default)g)"
     )
     collect.add_argument("--all-owners", action="store_true", help="also those of other machines and users")
+    collect.add_argument("--kept", action="store_true", help="also those that were made to be kept")
     collect.add_argument("--yes", action="store_true", help="do not ask")
     collect.set_defaults(command=_collect)
 
@@ -97,14 +99,39 @@ def _parser() -> _Parser:
     doctor.add_argument("--snapshot", metavar="NAME", help="start from this one")
     doctor.set_defaults(command=_examine)
 
+    image = commands.add_parser("image", help="the sandbox's image: a snapshot of it at Daytona, or its recipe")
+    _add_image_commands(image.add_subparsers(metavar="COMMAND", required=True))
+
     export = commands.add_parser("export", help="show a recorded session as a page, or hand it to another program")
     exporting.add_options(export)
     export.set_defaults(command=_export)
 
     attach = commands.add_parser("attach", help="type cells into a running session; one without a host is taken up")
-    attach.add_argument("session", metavar="ID", help="see ls")
+    attach.add_argument("session", nargs="?", metavar="SESSION", help="see ls; else the newest")
     attach.set_defaults(command=_attach)
+
+    inspect = commands.add_parser("inspect", help="show what is in a running session and what it runs")
+    inspect.add_argument("session", nargs="?", metavar="SESSION", help="see ls; else the newest")
+    inspect.add_argument("name", nargs="?", metavar="NAME", help="one variable, with its own text")
+    inspect.set_defaults(command=_inspect)
+
+    installing.add_commands(commands)
     return parser
+
+
+def _add_image_commands(commands: Any) -> None:
+    build = commands.add_parser("build", help="make a snapshot of the image at Daytona; takes minutes")
+    build.add_argument("--name", metavar="NAME", help="the snapshot's (else one that says version and contents)")
+    for what, unit in (("cpu", "cores"), ("memory", "GiB"), ("disk", "GiB")):
+        build.add_argument(f"--{what}", type=int, metavar="N", help=f"{unit} of each sandbox (else Daytona's default)")
+    build.add_argument("--region", metavar="NAME", help="where it is to be used (else the organisation's default)")
+    build.set_defaults(command=_build_image)
+    files = commands.add_parser("files", help="write what `docker build` needs into a folder")
+    files.add_argument("folder", type=Path, metavar="FOLDER")
+    files.set_defaults(command=_write_image)
+    for parser in (build, files):
+        parser.add_argument("--package", action="append", default=[], metavar="NAME", help="install this one besides")
+        parser.add_argument("--no-data", action="store_true", help="leave out the data-science set")
 
 
 def _add_kernel_options(parser: argparse.ArgumentParser) -> None:
@@ -193,19 +220,23 @@ def _collect(options: argparse.Namespace) -> int:
     from .loop import io_loop
     from .sandboxes.daytona import lost
 
-    found = [
-        sandbox
-        for sandbox in _find_sandboxes()
-        if sandbox.lost(options.older_than * 3600, all_owners=options.all_owners)
-    ]
+    def find() -> list[Found]:
+        older_than_s, others, kept = options.older_than * 3600, options.all_owners, options.kept
+        return [each for each in _find_sandboxes() if each.lost(older_than_s, all_owners=others, kept=kept)]
+
+    found = find()
     if not found:
         _write(sys.stderr, "No sandbox at Daytona is lost.\n")
         return 0
     _show_sandboxes(found)
     if not options.yes:
+        if not sys.stdin.isatty():
+            raise _BadInput("nobody can be asked here whether to delete them: give --yes.")
         _write(sys.stderr, f"Delete {len(found)}? [y/N] ")
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             return 0
+        shown = {sandbox.id for sandbox in found}  # one may have been taken up meanwhile
+        found = [sandbox for sandbox in find() if sandbox.id in shown]
     try:
         io_loop().run(lost.delete([sandbox.id for sandbox in found]))
     except SandboxFailed as error:
@@ -220,12 +251,53 @@ def _examine(options: argparse.Namespace) -> int:
 
     failed = False
     for check in doctor.examine(DaytonaSandbox(snapshot=options.snapshot)):
-        took = "" if check.took_s is None else f"{check.took_s * 1000:.0f} ms"
+        took = f"{check.took_s * 1000:.0f} ms" if check.took_s else ""
         _write(sys.stdout, f"{'ok' if not check.advice else 'FAILED':8}{check.what:10}{took:>10}  {check.found}\n")
         if check.advice:
             failed = True
             _write(sys.stdout, f"{'':30}{check.advice}\n")
     return FAILED if failed else 0
+
+
+def _build_image(options: argparse.Namespace) -> int:
+    from .errors import SandboxFailed
+    from .loop import io_loop
+    from .progress import BuildLog
+    from .sandboxes.daytona.image import build_snapshot
+    from .settings import SNAPSHOT_VARIABLE
+
+    image = _image(options)
+    name = options.name or image.name()
+    resources = {what: getattr(options, what) for what in ("cpu", "memory", "disk", "region")}
+    try:
+        with BuildLog(f"building the snapshot {name}", sys.stderr) as shown:
+            fresh = io_loop().run(build_snapshot(image, name, shown.line, **resources))
+    except SandboxFailed as error:
+        return _fail(f"{error}", FAILED)
+    _write(sys.stderr, f"{'It is built' if fresh else 'It was there already'}. To use it:\n")
+    _write(sys.stdout, f"export {SNAPSHOT_VARIABLE}={name}\n")
+    return 0
+
+
+def _write_image(options: argparse.Namespace) -> int:
+    from .errors import SandboxFailed
+    from .sandboxes.daytona.image import write_context
+
+    try:
+        write_context(options.folder, _image(options))
+    except (OSError, SandboxFailed) as error:
+        raise _BadInput(f"{options.folder} was not filled: {error}.") from error
+    _write(sys.stdout, f"docker build -t daytona-kernel {options.folder}\n")
+    return 0
+
+
+def _image(options: argparse.Namespace) -> KernelImage:
+    from .sandboxes.daytona.image import KernelImage
+
+    try:
+        return KernelImage(packages=tuple(options.package), data=not options.no_data)
+    except ValueError as error:
+        raise _BadInput(f"{error}.") from error
 
 
 def _find_sandboxes() -> list[Found]:
@@ -245,11 +317,11 @@ def _show_sandboxes(found: list[Found]) -> int:
     if not found:
         _write(sys.stderr, "No sandboxes at Daytona.\n")
         return 0
-    _write(sys.stdout, f"{'SANDBOX AT DAYTONA':40}{'STATE':12}{'MADE BY':28}IDLE\n")
+    _write(sys.stdout, f"{'SANDBOX AT DAYTONA':40}{'STATE':12}{'MADE BY':30}IDLE\n")
     for sandbox in found:
-        whose = sandbox.whose if sandbox.host_lives else f"{sandbox.whose}, gone"
+        whose = sandbox.whose + (", gone" if not sandbox.host_lives else "") + (", kept" if sandbox.kept else "")
         idle = "" if sandbox.idle_s is None else f"{sandbox.idle_s / 60:.0f} min"
-        _write(sys.stdout, f"{sandbox.id:40}{sandbox.state:12}{whose:28}{idle}\n")
+        _write(sys.stdout, f"{sandbox.id:40}{sandbox.state:12}{whose:30}{idle}\n")
     return 0
 
 
@@ -271,12 +343,31 @@ def _execute_in_session(options: argparse.Namespace, code: str) -> int:
     return 0
 
 
-def _attach(options: argparse.Namespace) -> int:
-    from .console import Console
-    from .errors import SessionNotFound
-    from .visiting import CellFailed, visit
+def _inspect(options: argparse.Namespace) -> int:
+    from .errors import KernelError
+    from .watching import live
 
     try:
+        _write(sys.stdout, f"{live(options.session).inspect(options.name)}\n")
+    except (KernelError, NameError) as error:
+        raise _BadInput(f"{str(error).rstrip('.')}.") from error
+    return 0
+
+
+def _attach(options: argparse.Namespace) -> int:
+    from .console import Console, open_jupyter_console
+    from .errors import SessionNotFound
+    from .records import sessions
+    from .visiting import CellFailed, visit
+
+    if options.session is None:
+        known = sessions()
+        if not known:
+            raise _BadInput("No session is alive on this machine.")
+        options.session = known[0].id
+    try:
+        if sys.stdin.isatty() and (code := open_jupyter_console(options.session)) is not None:
+            return code
         with visit(options.session, lambda output: _show(output, show_value=True)) as session:
             try:
                 session.last_cell()

@@ -1,11 +1,17 @@
-"""A prompt whose cells run in a session: ``daytona-kernel attach``."""
+"""``daytona-kernel attach``: ``jupyter console`` on a session, or a plain prompt whose cells run in it."""
 
 from __future__ import annotations
 
 import code
 import codeop
+import importlib.util
+import shlex
+import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
+from .records import find
 from .visiting import CellFailed
 
 if TYPE_CHECKING:
@@ -43,3 +49,33 @@ class Console(code.InteractiveConsole):
             super().interact(banner, exitmsg)
         except EOFError:
             return
+
+
+def open_jupyter_console(session_id: str) -> int | None:
+    """Run ``jupyter console`` on a session whose host lives, and return its exit code.
+
+    None if there is no host, or no such program; its command is told then.
+
+    Raises:
+        SessionNotFound: If there is no such session.
+    """
+    record = find(session_id)
+    if not record.host_lives:
+        return None
+    if importlib.util.find_spec("jupyter_console") is None:
+        print(
+            "jupyter console is not installed here (extra `jupyter`). Where it is:\n"
+            f"    jupyter console --existing {shlex.quote(record.connection_file)}",
+            file=sys.stderr,
+        )
+        return None
+    command = [sys.executable, "-m", "jupyter_console", "--existing", record.connection_file]
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the console's: it interrupts the cell
+    try:
+        return subprocess.Popen(command, preexec_fn=_listen_to_ctrl_c).wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _listen_to_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

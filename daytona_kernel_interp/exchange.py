@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +103,8 @@ class Exchange:
     ) -> Path:
         """Copy a file, or a folder with all that is in it, out of the sandbox, and return the copy's path.
 
+        A file has its name once it is whole: of one that is interrupted nothing is left.
+
         Args:
             path: In the sandbox, relative to the kernel's folder.
             to: The copy's path on this machine; None: the same name in the current folder.
@@ -118,26 +121,36 @@ class Exchange:
         done, total = 0, sum(size or 0 for _, size in entries)
         for name, size in entries:
             here = target / name
+            folder = here if size is None else here.parent
+            folder.mkdir(parents=True, exist_ok=True)
+            if name and not folder.resolve().is_relative_to(target.resolve()):
+                raise CodeInterpreterError(f"download(): {folder} leads out of {target}: remove that link first.")
             if size is None:
-                here.mkdir(parents=True, exist_ok=True)
                 continue
-            here.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = here.with_name(f"{here.name}.part")
-            with unfinished.open("wb") as file:
-                while file.tell() < size:
-                    wanted = min(self._piece_bytes(), size - file.tell())
-                    request = {"do": "read", "path": str(source / name), "at": file.tell(), "size": wanted}
-                    data = self._ask("download", request)
-                    if not isinstance(data, bytes) or len(data) > wanted:
-                        raise CodeInterpreterError("The sandbox sent another piece of a file than it was asked for.")
-                    if not data:
-                        break  # it has become shorter meanwhile
-                    file.write(data)
-                    done += len(data)
-                    if on_progress is not None:
-                        on_progress(done, total)
-            unfinished.replace(here)
+            unfinished = here.with_name(f".{secrets.token_hex(8)}.part")  # no name that the sandbox could have chosen
+            try:
+                with unfinished.open("xb") as file:
+                    for data in self._read_pieces(str(source / name), size):
+                        file.write(data)
+                        done += len(data)
+                        if on_progress is not None:
+                            on_progress(done, total)
+                unfinished.replace(here)
+            finally:
+                unfinished.unlink(missing_ok=True)
         return target
+
+    def _read_pieces(self, path: str, size: int) -> Iterator[bytes]:
+        at = 0
+        while at < size:
+            wanted = min(self._piece_bytes(), size - at)
+            data = self._ask("download", {"do": "read", "path": path, "at": at, "size": wanted})
+            if not isinstance(data, bytes) or len(data) > wanted:
+                raise CodeInterpreterError("The sandbox sent another piece of a file than it was asked for.")
+            if not data:
+                return  # it has become shorter meanwhile
+            at += len(data)
+            yield data
 
     def _piece_bytes(self) -> int:
         limit = self.max_value_bytes
@@ -186,7 +199,7 @@ def _raise(error: OSError) -> None:
 def _checked(entry: Any) -> tuple[str, int | None]:
     """Return a name and a size as the sandbox listed them, if the name stays within the folder."""
     match entry:
-        case (str(name), int(size) | (None as size)):
+        case (str(name), int(size) | (None as size)) if size is None or (type(size) is int and size >= 0):
             parts = PurePosixPath(name).parts
             if not (name.startswith("/") or ".." in parts or "\0" in name or "\\" in name):
                 return name, size

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .wire import values
+from .wire.calls import HAS_ARROW
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +35,7 @@ class _Sent:
     key: str
     value: Any  # an exact str or bytes; the reference keeps its identity from being another's
     mark: bytes | None  # hash of the marshal form of any other value
+    arrow: bool  # whether its frames went as Arrow IPC: it has another hash then
 
 
 class Inputs:
@@ -44,7 +46,10 @@ class Inputs:
         self._kernel_has: frozenset[str] = frozenset()
 
     def kernel_has(self, keys: Sequence[str]) -> None:
-        """The kernel tells after each cell which values it keeps; without that, or with another kernel, it has none."""
+        """The kernel tells after each cell which values it keeps, and whether it has pyarrow.
+
+        Without that, or with another kernel, it has none.
+        """
         self._kernel_has = frozenset(keys)
 
     def forget(self) -> None:
@@ -58,14 +63,17 @@ class Inputs:
             UnsupportedValue, ValueTooLarge: As for :func:`values.dumps`.
         """
         sent = self._sent.get(name)
-        if sent is not None and sent.key in self._kernel_has and _is_same(sent, value):
+        has_it = sent is not None and sent.key in self._kernel_has
+        if sent is not None and has_it and _is_same(sent, value):
             return Encoded(sent.key, ())
-        buffers, exact = values.encode(value, max_bytes=max_bytes)
+        arrow = sent.arrow if sent is not None and has_it else HAS_ARROW in self._kernel_has
+        buffers, exact = values.encode(value, max_bytes=max_bytes, arrow=arrow)
         if sum(map(len, buffers)) < values.LARGE_BYTES:
             self._sent.pop(name, None)
             return Encoded("", buffers)
         key = _key(buffers)
-        self._remember(name, _Sent(key, value if _is_constant(value) else None, _mark(value) if exact else None))
+        constant, mark = value if _is_constant(value) else None, _mark(value) if exact else None
+        self._remember(name, _Sent(key, constant, mark, arrow))
         return Encoded(key, () if key in self._kernel_has else buffers)
 
     def _remember(self, name: str, sent: _Sent) -> None:

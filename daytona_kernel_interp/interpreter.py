@@ -21,6 +21,7 @@ from .dspy_versions import REOPENS, CodeExecutionError, with_callbacks
 from .errors import CellNotRun, KernelError, RecordingError
 from .exchange import Exchange
 from .inputs import Inputs
+from .inspection import Looking
 from .loop import io_loop
 from .outcome import is_syntax_error, printed, returned, submitted, with_output
 from .request import InvalidRequest, Request, check_limits, fields_of, prepare, tools_of
@@ -52,7 +53,7 @@ _executing: contextvars.ContextVar[frozenset[int]] = contextvars.ContextVar(
 )
 
 
-class KernelInterpreter(Exchange, Succession):
+class KernelInterpreter(Exchange, Succession, Looking):
     """A Python REPL for ``dspy.RLM`` and DSPy's other code-writing modules: a real IPython kernel in a sandbox.
 
     Nothing starts before the first :meth:`start` or :meth:`execute`. One call at a time; state is kept between calls

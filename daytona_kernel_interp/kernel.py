@@ -13,9 +13,11 @@ from .calls import Calls
 from .cell import Cell, Event, Output, OutputArrived, PendingCalls, StreamText, Submitted, ToolCalled
 from .channels import Channels, Message, parent_id
 from .errors import CellNotRun, KernelDied, KernelError, SandboxFailed, TunnelLost
+from .looking import look
 from .recovery import LOST_OUTPUT, Recovered, read_records
 from .running import CellResult, DiedInCell, LateText, Run, all_of, death, first_of, race
 from .settings import AFTER_SUBMIT_S, CANCEL_S, LADDER, LAST_INTERRUPT_S, MAX_RECOVERIES, REPLY_GRACE_S, START_S
+from .steps import Steps
 from .tunnel import Watcher
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ class Kernel(Watcher):
         self._recovering: asyncio.Task[None] | None = None
         self._broken: asyncio.Future[None] = self._dead.get_loop().create_future()  # since the last recovery began
         self._begun = False
+        self.steps = Steps()
         self.id = self.key = ""
         self.connection_file = Path()
 
@@ -130,6 +133,7 @@ class Kernel(Watcher):
         assert self._channels is not None
         message = self._channels.execute_request(code)
         cell = Cell(message["header"]["msg_id"], max_output_chars=max_output_chars)
+        self.steps.begin(cell, code, asyncio.get_running_loop().time())
         if on_sent is not None:
             on_sent(cell)
         return await self._conduct(Run(cell, tools, on_output), timeout_s, (message, preamble))
@@ -171,6 +175,16 @@ class Kernel(Watcher):
         if self._run is not None:
             self._run.interrupt_wanted.set()
 
+    async def look(self, name: str | None = None) -> dict[str, Any]:
+        """Return what is in the kernel and what it runs, or one variable; also while a cell runs. See ``wire.looks``.
+
+        Raises:
+            KernelError: If it is dead, or neither kernel nor relay answers.
+        """
+        if self._dead.done():
+            raise self._dead.result()
+        return await look(self._channels, self._tunnel, self.id, name)
+
     async def _conduct(
         self, run: Run, timeout_s: float | None, request: tuple[Message, list[values.Buffer]] | None
     ) -> CellResult:
@@ -185,6 +199,7 @@ class Kernel(Watcher):
             raise
         finally:
             self._run = None
+            self.steps.end(run.cell, asyncio.get_running_loop().time())
             self._calls.end_cell()
             run.tools.end_cell()
 

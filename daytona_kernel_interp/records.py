@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import re
 import shutil
 import stat
@@ -93,6 +94,19 @@ class SessionRecord:
         with contextlib.suppress(OSError):
             self.path.unlink()
 
+    def touch(self) -> None:
+        """Leave a sign of life; where the record is gone, nothing happens."""
+        with contextlib.suppress(OSError):
+            os.utime(self.path)
+
+    @property
+    def last_seen(self) -> float:
+        """When its host left a sign of life last, in seconds since the epoch."""
+        try:
+            return self.path.stat().st_mtime
+        except OSError:
+            return self.started
+
     def remove_endpoints(self) -> None:
         """Delete the local endpoints that a host which was killed left behind."""
         folder = Path(self.connection_file).parent
@@ -115,6 +129,8 @@ def find(session_id: str) -> SessionRecord:
     for record in sessions():
         if record.id == session_id:
             return record
+    if _NAME.fullmatch(name := f"daytona-kernel-{session_id}.json") and (owner := _owner(_folder() / name)) is not None:
+        raise SessionNotFound(f"session {session_id} belongs to another user ({owner}), who alone can reach it")
     known = ", ".join(record.id for record in sessions()) or "none"
     raise SessionNotFound(f"there is no session {session_id!r}; those on this machine: {known}")
 
@@ -129,6 +145,20 @@ def sessions() -> list[SessionRecord]:
                 if record is not None:
                     found.append(record)
     return sorted(found, key=lambda record: record.started, reverse=True)
+
+
+def _owner(path: Path) -> str | None:
+    """Return the name of the user that a record belongs to, if that is not this one."""
+    try:
+        owner = path.lstat().st_uid
+    except OSError:
+        return None
+    if owner == os.getuid():
+        return None
+    try:
+        return pwd.getpwuid(owner).pw_name
+    except KeyError:
+        return f"uid {owner}"
 
 
 def _read(path: Path) -> SessionRecord | None:

@@ -12,7 +12,7 @@ from pydantic_core import to_jsonable_python
 
 from .inputs import Encoded, Inputs
 from .tools import InvalidTool, Tool, describe
-from .wire import values
+from .wire import libraries, values
 from .wire.calls import Field, Preamble, ToolSpec
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def prepare(
         max_value_bytes=max_value_bytes,
         kept=tuple((name, one.key, len(one.buffers)) for name, one in large.items()),
         wanted=wanted,
+        arrow=libraries.has_arrow(),
         seed=seed,
     )
     try:

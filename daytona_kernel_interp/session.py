@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from . import registry
 from .errors import KernelError, SandboxGone, SessionNotFound
 from .kernel import Kernel
+from .onlookers import Onlookers
 from .records import SessionRecord, find
 from .sandboxes.choice import take_up
 from .sandboxes.relay import RunningRelaySandbox
-from .settings import DIAL_S
+from .settings import BEAT_S, DIAL_S
 from .tools import Invoke, ToolRunner
 from .tunnel import Tunnel
 from .wire.link import LinkTimes
@@ -38,6 +39,8 @@ class Session:
         self.id = session_id
         self.sandbox, self.tunnel, self.kernel, self.tools = sandbox, tunnel, kernel, tools
         self._record: SessionRecord | None = None
+        self._beating: asyncio.Task[None] | None = None
+        self.onlookers = Onlookers(kernel)
         self._last_cell: asyncio.Task[CellResult | None] | None = None
         self.on_closed: Callable[[bool], None] = lambda shut_down: (
             None
@@ -65,14 +68,18 @@ class Session:
             sandbox = await description.start()
             stack.push_async_callback(sandbox.stop)
             revival = _Revival(sandbox)
-            tunnel = await Tunnel.open(
+            tunnel = Tunnel.begin(
                 sandbox.address,
                 revive=revival.revive,
                 times=times or LinkTimes(resume_lifetime_s=sandbox.resume_lifetime_s),
             )
             stack.push_async_callback(tunnel.aclose)
-            kernel = await Kernel.start(tunnel, max_value_bytes=max_value_bytes)
+            if isinstance(sandbox, RunningRelaySandbox):  # a host before us may have left it streams, which end first
+                await tunnel.until_open()
+            kernel = await _kernel_behind(tunnel, max_value_bytes)
             session = cls(secrets.token_hex(4), sandbox, tunnel, kernel, ToolRunner(invoke, max_value_bytes))
+            stack.push_async_callback(session.onlookers.aclose)
+            await session.onlookers.open()
             session._keep_record(revival)
             registry.opened(session)
             stack.pop_all()
@@ -112,6 +119,8 @@ class Session:
             kernel = await Kernel.attach(tunnel, record.kernel, record.key, max_value_bytes=max_value_bytes)
             session = cls(session_id, sandbox, tunnel, kernel, ToolRunner(invoke, max_value_bytes))
             record.remove_endpoints()
+            stack.push_async_callback(session.onlookers.aclose)
+            await session.onlookers.open()
             session._keep_record(revival)
             registry.opened(session)
             stack.pop_all()
@@ -148,12 +157,14 @@ class Session:
             stack.callback(registry.closed, self)
             if self._record is not None:
                 stack.callback(self._record.delete)
+            stack.callback(self._stop_beating)
             stack.push_async_callback(self.until_free)
             stack.push_async_callback(self.sandbox.stop)
             stack.push_async_callback(self.tunnel.aclose)
             stack.push_async_callback(self.kernel.aclose)
             if isinstance(self.sandbox, RunningRelaySandbox):  # which lives on
                 stack.push_async_callback(self._end_kernel)
+            stack.push_async_callback(self.onlookers.aclose)
 
     async def _end_kernel(self) -> None:
         with contextlib.suppress(KernelError, asyncio.TimeoutError):
@@ -164,6 +175,7 @@ class Session:
         self.tools.close()
         registry.closed(self)
         if self._record is not None:
+            self._stop_beating()
             self._record.disown()
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self.on_closed, False)
@@ -171,6 +183,17 @@ class Session:
             stack.callback(self.sandbox.let_go)
             stack.push_async_callback(self.tunnel.aclose)
             stack.push_async_callback(self.kernel.aclose)
+            stack.push_async_callback(self.onlookers.aclose)
+
+    async def _beat(self, record: SessionRecord) -> None:
+        """Leave a sign of life in the record, so that it can be told until when this host lived."""
+        while True:
+            await asyncio.sleep(BEAT_S)
+            record.touch()
+
+    def _stop_beating(self) -> None:
+        if self._beating is not None:
+            self._beating.cancel()
 
     def _keep_record(self, revival: _Revival) -> None:
         """Write what another process needs to take the session up, now and whenever it changes."""
@@ -191,11 +214,25 @@ class Session:
             self._record = None
             return
 
+        self._beating = asyncio.create_task(self._beat(record))
+
         def update() -> None:
             record.sandbox = self.sandbox.record() or record.sandbox
             record.write()
 
         revival.on_revived = update
+
+
+async def _kernel_behind(tunnel: Tunnel, max_value_bytes: int | None) -> Kernel:
+    """Start a kernel while the tunnel opens; if both fail, the tunnel's reason is the one to tell."""
+    starting = asyncio.ensure_future(Kernel.start(tunnel, max_value_bytes=max_value_bytes))
+    try:
+        await tunnel.until_open()
+        return await starting
+    except BaseException:
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        raise
 
 
 class _Revival:

@@ -16,6 +16,7 @@ MAX_VALUE_BYTES = 256 << 20
 START_S = 60.0  # from create to a kernel that answers
 DAYTONA_BUILD_S = 900.0  # the same, where an image may have to be built
 DIAL_S = 10.0
+BEAT_S = 5.0  # between signs of life in a session's record
 
 # The timeout ladder. Interrupts reach most code within milliseconds; what does not react to any is in native code
 # that never looks at signals, and only then the kernel has to die.

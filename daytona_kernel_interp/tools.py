@@ -6,6 +6,7 @@ import asyncio
 import builtins
 import contextvars
 import difflib
+import functools
 import inspect
 import keyword
 import threading
@@ -202,17 +203,17 @@ class ToolRunner:
         self._tools, self._context, self._caller_loop = {}, contextvars.Context(), None
         self._observer = None
 
-    async def run(self, name: str, buffers: Sequence[values.Buffer], call_id: int = 0) -> Reply:
-        """Run one call and return the reply to its cell.
+    async def run(self, name: str, buffers: Sequence[values.Buffer], call_id: int = 0, *, arrow: bool = False) -> Reply:
+        """Run one call and return the reply to its cell, with frames as Arrow IPC if the cell has ``arrow``.
 
         Raises:
             ToolAborted: If the tool raised what is no Exception: KeyboardInterrupt, a cancellation.
         """
         context, observer = self._context.copy(), self._observer  # one Context cannot be entered twice at a time
         note = None if observer is None else observer.called(call_id, name, buffers, context)
-        run = asyncio.get_running_loop().run_in_executor
+        work = functools.partial(context.run, self._work, name, buffers, arrow)
         try:
-            reply = await run(self._threads, context.run, self._work, name, buffers)
+            reply = await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except ToolAborted as aborted:
             if observer is not None:
                 observer.answered(note, "error", values.dumps(failure(aborted.error).to_value()))
@@ -265,21 +266,22 @@ class ToolRunner:
                 self._async_loop = LoopThread("daytona-kernel-async-tools")
             return self._async_loop.loop
 
-    def _work(self, name: str, buffers: Sequence[values.Buffer]) -> Reply:
+    def _work(self, name: str, buffers: Sequence[values.Buffer], arrow: bool) -> Reply:
         try:
             tool = self._tools.get(name)
             if tool is None:
                 raise NameError(f"the host offers no tool {name!r}")
             args, kwargs = values.loads(buffers)
-            return Reply("result", self._encode(self._invoke(name, validated(tool, bind(name, tool, args, kwargs)))))
+            result = self._invoke(name, validated(tool, bind(name, tool, args, kwargs)))
+            return Reply("result", self._encode(result, arrow))
         except Exception as error:
             return Reply("error", values.dumps(failure(error).to_value()))
         except BaseException as error:
             raise ToolAborted(error) from error
 
-    def _encode(self, result: Any) -> list[values.Buffer]:
-        try:
-            return values.dumps(result, max_bytes=self._max_value_bytes, snapshot=True)  # the tool may go on with it
+    def _encode(self, result: Any, arrow: bool) -> list[values.Buffer]:
+        try:  # a snapshot: the tool may go on with it
+            return values.dumps(result, max_bytes=self._max_value_bytes, snapshot=True, arrow=arrow)
         except values.UnsupportedValue:
             return values.dumps(str(result), max_bytes=self._max_value_bytes)  # as DSPy's own interpreters do
 

@@ -51,8 +51,9 @@ class RelayReplaced(TunnelLost):
 class _Endpoints:
     """The local sockets of one kernel, and the streams behind them."""
 
-    def __init__(self, kernel_id: str, key: str) -> None:
+    def __init__(self, kernel_id: str, key: str, name: str, *, personal: bool) -> None:
         self.kernel_id, self.key = kernel_id, key
+        self.name, self.personal = name, personal
         self.listening: list[socket.socket] = []
         self.ready: dict[str, DialledStream] = {}  # dialled before a client came
         self.streams: set[DialledStream] = set()
@@ -79,9 +80,10 @@ class Tunnel:
         address: RelayAddress,
         revive: Callable[[], Awaitable[RelayAddress | None]],
         times: LinkTimes,
+        folder: Path | None = None,
     ) -> None:
         self._dialler = Dialler(address, revive, times)
-        self._folder = _short_folder()
+        self._folder, self._folder_is_ours = folder or endpoints_folder(), folder is None
         self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._ids = itertools.count(1)
         self._kernel_ids = itertools.count(1)
@@ -102,25 +104,44 @@ class Tunnel:
         *,
         revive: Callable[[], Awaitable[RelayAddress | None]] | None = None,
         times: LinkTimes | None = None,
+        folder: Path | None = None,
     ) -> Tunnel:
         """Connect to the relay at ``address`` and become its host; streams of another host end.
 
-        ``revive`` starts the relay again if it has ended, and returns its new address or None.
+        ``revive`` starts the relay again if it has ended, and returns its new address or None. The endpoints are made
+        in ``folder``, which stays, or else in one of the tunnel's own; see :func:`endpoints_folder`.
 
         Raises:
             SandboxFailed: If it cannot be reached, or refuses the secret.
             WireMismatch: If it runs another version of the wire.
             TunnelLost: If it closed the stream.
         """
-        tunnel = cls(address, revive or _never, times or LinkTimes())
+        tunnel = cls.begin(address, revive=revive, times=times, folder=folder)
         try:
-            tunnel._open_relay()
-            assert tunnel._relay is not None
-            await asyncio.shield(tunnel._relay.opened)
+            await tunnel.until_open()
         except BaseException:
             await tunnel.aclose()
             raise
         return tunnel
+
+    @classmethod
+    def begin(
+        cls,
+        address: RelayAddress,
+        *,
+        revive: Callable[[], Awaitable[RelayAddress | None]] | None = None,
+        times: LinkTimes | None = None,
+        folder: Path | None = None,
+    ) -> Tunnel:
+        """Begin to connect to a relay that has had no other host, so that a kernel's streams are dialled meanwhile."""
+        tunnel = cls(address, revive or _never, times or LinkTimes(), folder)
+        tunnel._open_relay()
+        return tunnel
+
+    async def until_open(self) -> None:
+        """Return when it is connected; raises as :meth:`open` does, and leaves it to be closed."""
+        assert self._relay is not None
+        await asyncio.shield(self._relay.opened)
 
     @property
     def address(self) -> RelayAddress:
@@ -148,14 +169,20 @@ class Tunnel:
 
     # --- the relay's own stream -----------------------------------------------------------------
 
-    async def start_kernel(self, watcher: Watcher) -> tuple[str, Path]:
+    async def start_kernel(
+        self, watcher: Watcher, *, personal: bool = False, key: str = "", name: str = ""
+    ) -> tuple[str, Path]:
         """Start a kernel and return its id and the path of its Jupyter connection file, which this user alone can read.
+
+        A ``personal`` one is ipykernel's own, for somebody who sits at it. With a ``key`` and a ``name`` for its
+        endpoints it can take the place of a kernel that was closed, and that one's clients find it.
 
         Clients may connect at once: what they send waits in the sandbox until the kernel serves. Whether it started is
         told by :meth:`kernel_started`.
         """
         kernel_id = f"{next(self._kernel_ids)}-{secrets.token_hex(4)}"
-        return kernel_id, self.open_kernel(kernel_id, secrets.token_hex(32), watcher)
+        key = key or secrets.token_hex(32)
+        return kernel_id, self.open_kernel(kernel_id, key, watcher, personal=personal, name=name)
 
     async def kernel_started(self, kernel_id: str) -> None:
         """Have the relay start the kernel, and return when it serves.
@@ -164,24 +191,27 @@ class Tunnel:
             SandboxFailed: If it did not start.
             TunnelLost: If the relay went away meanwhile.
         """
-        await self._request("start_kernel", kernel=kernel_id, key=self._kernels[kernel_id].key)
+        kernel = self._kernels[kernel_id]
+        await self._request("start_kernel", kernel=kernel_id, key=kernel.key, personal=kernel.personal)
 
     def key_of(self, kernel_id: str) -> str:
         """Return the session key of a kernel whose endpoints are open."""
         return self._kernels[kernel_id].key
 
-    def open_kernel(self, kernel_id: str, key: str, watcher: Watcher) -> Path:
+    def open_kernel(
+        self, kernel_id: str, key: str, watcher: Watcher, *, personal: bool = False, name: str = ""
+    ) -> Path:
         """Make the endpoints of a kernel, dial its streams, and return the path of its connection file."""
         self._watchers[kernel_id] = watcher
-        self._kernels[kernel_id] = _Endpoints(kernel_id, key)
+        self._kernels[kernel_id] = _Endpoints(kernel_id, key, name or kernel_id, personal=personal)
         self.reopen_kernel(kernel_id)
-        return self._write_connection_file(kernel_id, key)
+        return self._write_connection_file(name or kernel_id, key)
 
     def reopen_kernel(self, kernel_id: str) -> None:
         """Listen for clients and dial the first client's streams; after :meth:`suspend_kernel`, afresh."""
         endpoints = self._kernels[kernel_id]
         for port, channel in enumerate(KERNEL_CHANNELS, start=1):
-            endpoints.listening.append(self._listen(self._folder / f"{kernel_id}-{port}", channel, endpoints))
+            endpoints.listening.append(self._listen(self._folder / f"{endpoints.name}-{port}", channel, endpoints))
         for channel in _PREOPENED:
             stream = endpoints.ready[channel] = self._dial(channel, endpoints)
             stream.ours = True
@@ -216,7 +246,7 @@ class Tunnel:
         return any(stream.ours and stream.channel == channel and stream.unacked for stream in streams)
 
     async def signal(self, kernel_id: str, name: str) -> None:
-        """Send ``interrupt`` (SIGINT) or ``kill`` (SIGKILL) to the kernel's process group.
+        """Send ``interrupt`` (SIGINT), ``terminate`` or ``kill`` (SIGKILL) to the kernel's process group.
 
         Returns when the relay has done it, however long the link takes.
 
@@ -234,6 +264,16 @@ class Tunnel:
         answer = await self._request_again("kernels")
         found = answer.get("ok")
         return found if isinstance(found, dict) else {}
+
+    async def look(self, kernel_id: str) -> dict[str, Any]:
+        """Return what the relay can tell of a kernel, a little later; see ``wire.looks``. May be cancelled.
+
+        Raises:
+            SandboxFailed: If it cannot tell anything.
+            TunnelLost: If the relay is gone.
+        """
+        answer = (await self._request("look", kernel=kernel_id)).get("ok")
+        return answer if isinstance(answer, dict) else {}
 
     async def end_relay(self) -> None:
         """Have the relay end its kernels and itself.
@@ -292,7 +332,8 @@ class Tunnel:
         await asyncio.gather(self._ticker, *self._accepting, return_exceptions=True)
         for stream in streams:
             await stream.wait_closed()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder_is_ours:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _open_relay(self) -> None:
         lines = LineReader()
@@ -324,6 +365,10 @@ class Tunnel:
             with self.in_flight():
                 self._relay_end.send(to_line({"id": request_id, "op": op, "args": args}))
                 answer: dict[str, Any] = await reply
+        except asyncio.CancelledError:
+            if op == "look":
+                self._relay_end.send(to_line({"op": "enough", "args": {"look": request_id}}))
+            raise
         finally:
             del self._replies[request_id]
         if "error" in answer:
@@ -420,19 +465,23 @@ class Tunnel:
             await asyncio.sleep(times.keepalive_s / 4)
             now = loop.time()
             in_flight = self._in_flight > 0 or now < doubtful_until
-            dead = [s for s in list(self._streams) if s.tick(now, in_flight=in_flight, keep_warm=s is self._relay)]
+            # What a person's clients wait for is not known here: an idle stream of theirs is asked as the relay's is.
+            warm = any(kernel.personal for kernel in self._kernels.values())
+            dead = [
+                s for s in list(self._streams) if s.tick(now, in_flight=in_flight, keep_warm=warm or s is self._relay)
+            ]
             if dead:  # the others, of another client perhaps, may owe nothing and be dead all the same
                 doubtful_until = now + 2 * times.dead_after_s
 
-    def _write_connection_file(self, kernel_id: str, key: str) -> Path:
+    def _write_connection_file(self, name: str, key: str) -> Path:
         info: dict[str, Any] = {
             "transport": "ipc",
-            "ip": str(self._folder / kernel_id),
+            "ip": str(self._folder / name),
             "key": key,
             "signature_scheme": "hmac-sha256",
         }
         info.update({f"{channel}_port": port for port, channel in enumerate(KERNEL_CHANNELS, start=1)})
-        path = self._folder / f"kernel-{kernel_id}.json"
+        path = self._folder / f"kernel-{name}.json"
         with open(path, "w", opener=_private) as file:
             file.write(json.dumps(info))
         return path
@@ -446,7 +495,8 @@ async def _never() -> RelayAddress | None:
     return None
 
 
-def _short_folder() -> Path:
+def endpoints_folder() -> Path:
+    """Make a folder that this user alone can enter, with a path short enough for unix sockets in it."""
     folder = Path(tempfile.mkdtemp(prefix=ENDPOINTS_PREFIX))
     if len(str(folder / "00-00000000-5")) <= _MAX_SOCKET_PATH:
         return folder

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _READY_S = 10.0
 _INTERRUPT_S = 10.0
+_PROBE_S = 0.1  # between questions until the first is heard of
+_ANSWER_S = 120.0  # for a large value
 _LOOK_S = 0.2  # between looks whether the time is over, while nothing comes
 
 
@@ -88,7 +90,7 @@ def visit(session_id: str, on_output: Callable[[Output], None]) -> Iterator[Visi
     """
     record = find(session_id)
     if record.host_lives:
-        guest = _Guest(record, on_output)
+        guest = Guest(record, on_output)
         try:
             yield guest
         finally:
@@ -154,22 +156,62 @@ class _Host:
             raise CellFailed(str(error), self._interpreter.outputs) from error
 
 
-class _Guest:
-    """A session joined."""
+class Guest:
+    """A session joined.
+
+    Raises:
+        SessionNotFound: If its kernel does not answer.
+    """
 
     def __init__(self, record: SessionRecord, on_output: Callable[[Output], None]) -> None:
         self._on_output = on_output
+        self._begun = False
         self._client = BlockingKernelClient()
         try:
             self._client.load_connection_file(record.connection_file)
             self._client.start_channels(stdin=False)
-            self._client.wait_for_ready(timeout=_READY_S)
+            self._subscribe()
         except (OSError, RuntimeError) as error:
             self._client.stop_channels()
             raise SessionNotFound(f"the kernel of session {record.id} does not answer: {error}") from error
 
+    def _subscribe(self) -> None:
+        """Return when what the kernel publishes arrives. Asked on control: a cell that runs keeps shell waiting."""
+        asked = set()
+        for _ in range(int(_READY_S / _PROBE_S)):
+            message = self._client.session.msg("kernel_info_request", {})
+            asked.add(message["header"]["msg_id"])
+            self._client.control_channel.send(message)
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    if self._client.get_iopub_msg(timeout=_PROBE_S)["parent_header"].get("msg_id") in asked:
+                        return
+        raise RuntimeError(f"nothing came within {_READY_S:g} s; native code may hold it")
+
+    def ask(self, question: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+        """Ask the kernel on control, see ``wire.looks``; return its answer and the buffers of that.
+
+        Raises:
+            SessionNotFound: If it does not answer.
+        """
+        message = self._client.session.msg("comm_msg", {"comm_id": "", "data": question})
+        self._client.control_channel.send(message)
+        end = time.monotonic() + _ANSWER_S
+        while (left_s := end - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                answer = self._client.get_control_msg(timeout=min(_LOOK_S, left_s))
+                data = answer["content"].get("data")
+                if answer["parent_header"].get("msg_id") == message["header"]["msg_id"] and isinstance(data, dict):
+                    return data, answer["buffers"]
+            if not self._client.is_alive():
+                break
+        raise SessionNotFound("the session's kernel does not answer: its host is gone, or native code holds the kernel")
+
     def run(self, code: str, timeout_s: float | None = None) -> Any:
-        cell = Cell(self._client.execute(code, allow_stdin=False), max_output_chars=None)
+        """Run one cell; see :meth:`Visit.run`."""
+        # Not to stop on an error: the kernel would drop the cells that wait behind it, the host's own too.
+        cell = Cell(self._client.execute(code, allow_stdin=False, stop_on_error=False), max_output_chars=None)
+        self._begun = False
         try:
             in_time = self._follow(cell, timeout_s)
             if not in_time:
@@ -186,6 +228,7 @@ class _Guest:
         """Nothing: its host hears of it."""
 
     def close(self) -> None:
+        """Leave; the session notices nothing."""
         self._client.stop_channels()
 
     def _follow(self, cell: Cell, timeout_s: float | None) -> bool:
@@ -214,11 +257,16 @@ class _Guest:
                 cell.receive_reply(message)
             return
         message = self._client.get_iopub_msg(timeout=wait_s)
+        self._begun = self._begun or _is_of(cell, message)
         for event in cell.receive_iopub(message) if _is_of(cell, message) else ():
             if isinstance(event, OutputArrived):
                 self._on_output(event.output)
 
     def _interrupt(self, cell: Cell) -> None:
+        if not self._begun:  # it waits behind another's cell, which is not ours to interrupt; the kernel will refuse it
+            content = {"comm_id": "", "data": {"op": "raise", "cell": cell.msg_id}}
+            self._client.control_channel.send(self._client.session.msg("comm_msg", content))
+            return
         self._client.control_channel.send(self._client.session.msg("interrupt_request", {}))
         self._follow(cell, _INTERRUPT_S)
 

@@ -22,6 +22,8 @@ from tests import hermetic, leftovers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.hosts import Hosts
+
 # At import and not in a fixture: test modules import dspy while they are collected.
 _FOLDER = Path(tempfile.mkdtemp(prefix="dki-"))
 _TAKEN = hermetic.isolate(os.environ, _FOLDER)
@@ -78,6 +80,15 @@ def _nothing_left_running() -> Iterator[None]:
     yield
     left = leftovers.wait_gone(leftovers.running() - before, timeout_s=_END_S)
     assert not left, "the tests left processes running:\n" + "\n".join(left)
+
+
+@pytest.fixture(scope="session")
+def hosts() -> Iterator[Hosts]:
+    """Starts other processes that use the package, each in an instant."""
+    from tests.hosts import Hosts
+
+    with Hosts() as made:
+        yield made
 
 
 def _live_wanted(config: pytest.Config) -> bool:

@@ -33,10 +33,12 @@ class Environment:
     version: str
     marks: str = "quick"
     whole: bool = False  # with dspy and daytona, not just what a kernel needs
+    editable: bool = True  # with this very package in it
+    files: tuple[str, ...] = ()  # of pins, if not the one that has the name
 
     @property
-    def pins(self) -> Path:
-        return PROJECT / "constraints" / f"{self.name}.txt"
+    def pins(self) -> list[Path]:
+        return [PROJECT / file for file in self.files or (f"constraints/{self.name}.txt",)]
 
     @property
     def python(self) -> Path:
@@ -51,7 +53,7 @@ class Environment:
         return self.python.exists() and self.stamp.exists() and self.stamp.read_text().strip() == self.fingerprint()
 
     def fingerprint(self) -> str:
-        sources = (PROJECT / "pyproject.toml", self.pins)
+        sources = (PROJECT / "pyproject.toml", *self.pins)
         # The place counts: an editable install points at it.
         return hashlib.sha256(b"\0".join([bytes(PROJECT), *map(Path.read_bytes, sources)])).hexdigest()
 
@@ -67,6 +69,14 @@ ENVIRONMENTS = (
     Environment("dspy-3.3.1", "3.11", marks="dspy", whole=True),
 )
 
+# What the sandbox's image installs, as its Dockerfile does; a test brings the wheel and runs the relay from it.
+IMAGE = Environment(
+    "sandbox-image",
+    "3.13",
+    editable=False,
+    files=("sandbox_image/requirements.txt", "sandbox_image/requirements-data.txt"),
+)
+
 
 def find_python(version: str) -> Path | None:
     """Return a Python of this ``X.Y`` version that runs here, or None."""
@@ -78,7 +88,7 @@ def find_python(version: str) -> Path | None:
 
 def missing_pythons() -> list[str]:
     """Return the versions that an environment still to be built asks for and this machine lacks."""
-    versions = sorted({environment.version for environment in ENVIRONMENTS if not environment.is_current()})
+    versions = sorted({environment.version for environment in (*ENVIRONMENTS, IMAGE) if not environment.is_current()})
     return [version for version in versions if find_python(version) is None]
 
 
@@ -88,10 +98,12 @@ def build(environment: Environment, python: Path, uv: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
     _run(uv, "venv", "--quiet", "--no-project", "--python", python, place)
     install: tuple[str | Path, ...] = (uv, "pip", "install", "--quiet", "--python", environment.python)
+    pins = [word for path in environment.pins for word in ("--requirement", path)]
     if environment.whole:
-        _run(*install, "--constraint", environment.pins, "--group", "test", "--editable", PROJECT)
+        _run(*install, "--constraint", *environment.pins, "--group", "test", "--editable", PROJECT)
     else:
-        _run(*install, "--requirement", environment.pins)
+        _run(*install, *(() if environment.editable else ("--no-deps",)), *pins)
+    if environment.editable and not environment.whole:
         _run(*install, "--no-deps", "--editable", PROJECT)
     environment.stamp.write_text(environment.fingerprint() + "\n")
 
@@ -99,9 +111,10 @@ def build(environment: Environment, python: Path, uv: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="build only these")
-    names = parser.parse_args().names or [environment.name for environment in ENVIRONMENTS]
+    every = (*ENVIRONMENTS, IMAGE)
+    names = parser.parse_args().names or [environment.name for environment in every]
     uv = Path(sys.executable).parent / "uv"
-    for environment in ENVIRONMENTS:
+    for environment in every:
         if environment.name not in names or environment.is_current():
             continue
         python = find_python(environment.version)

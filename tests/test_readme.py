@@ -95,7 +95,7 @@ def test_emulator_example(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_example_is_run() -> None:
     """No Python block was added that nothing runs."""
     assert len(_blocks("python")) == 4
-    assert len(_blocks("pycon")) == 3
+    assert len(_blocks("pycon")) == 4
 
 
 def test_the_example_is_ten_lines() -> None:

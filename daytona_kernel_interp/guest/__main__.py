@@ -1,9 +1,9 @@
 """``python -m daytona_kernel_interp.guest``: start the relay.
 
 Reads one JSON line from standard input, so that the secret stands neither in the arguments nor in the environment:
-``{"secret": str, "port": int, "folder": str, "cwd": str, "remove": bool, "lifetime_s": float}`` (``remove``: delete the
-folder in the end). Writes one JSON line to standard output, ``{"port": int}``, when it listens. Kernels that an earlier
-relay left in the folder are taken over.
+``{"secret": str, "port": int, "folder": str, "cwd": str, "remove": bool, "lifetime_s": float, "host": str}``
+(``remove``: delete the folder in the end; ``host``: the address to listen on, if not 127.0.0.1). Writes one JSON line
+to standard output, ``{"port": int}``, when it listens. Kernels that an earlier relay left in the folder are taken over.
 
 With an argument, the line is read from the file of that name, which may come later, and which is deleted.
 
@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import signal
 import sys
 from pathlib import Path
 
 from .kernels import Kernels
+from .serving import as_order, serve
 
 _ORDER_S = 60.0
 _LOOK_S = 0.01
@@ -34,28 +34,21 @@ async def main() -> None:
         loop.add_signal_handler(number, stop.set)
     stdin = asyncio.StreamReader()
     if len(sys.argv) > 1:
-        order = json.loads(await _when_written(Path(sys.argv[1])))
+        line = await _when_written(Path(sys.argv[1]))
     else:
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
-        order = json.loads(await stdin.readline())
-    folder, cwd = Path(order["folder"]), Path(order["cwd"])
+        line = await stdin.readline()
+    order = as_order(json.loads(line))
 
     # The kernel's imports take longest and websockets' come second, so they run side by side.
-    kernels = Kernels(folder, cwd, order["lifetime_s"])
-    try:
-        if not kernels.adopt():
-            await kernels.warm_up()
-        from .relay import Relay
+    kernels = Kernels(order.folder, order.cwd, order.lifetime_s)
+    if not kernels.adopt():
+        await kernels.warm_up()
+    await serve(order, kernels, _tell_port, stop.wait(), _read_end(stdin))
 
-        relay = Relay(order["secret"], kernels, order["lifetime_s"])
-        server = await relay.listen(order["port"])
-        print(json.dumps({"port": server.sockets[0].getsockname()[1]}), flush=True)
-        await _until_end(relay.until_end(), stop.wait(), _read_end(stdin))
-        server.close()
-    finally:
-        await kernels.end_all()
-        if order.get("remove"):  # a folder made for this relay; a host that was killed cannot delete it
-            shutil.rmtree(folder, ignore_errors=True)
+
+def _tell_port(port: int) -> None:
+    print(json.dumps({"port": port}), flush=True)
 
 
 async def _when_written(path: Path) -> bytes:
@@ -84,13 +77,6 @@ async def _read_end(stdin: asyncio.StreamReader) -> None:
         if line.strip() == b"end":
             return
     await asyncio.Event().wait()
-
-
-async def _until_end(*reasons: object) -> None:
-    tasks = [asyncio.ensure_future(reason) for reason in reasons]  # type: ignore[call-overload]
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
-        task.cancel()
 
 
 if __name__ == "__main__":

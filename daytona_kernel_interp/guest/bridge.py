@@ -13,6 +13,7 @@ import itertools
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ import comm
 
 from ..wire import values
 from ..wire.calls import COMM_TARGET, SMALL_VALUE_BYTES, Field, Preamble, ToolFailure, ToolSpec
+from ..wire.libraries import has_arrow
 from .failures import ToolError, to_exception
 from .files import serve
 from .submit import make_submit
@@ -38,10 +40,12 @@ class Bridge:
         self._comm_id: str | None = None
         self._parent: dict[str, Any] = {}
         self._waiting: dict[int, Callable[[Reply], None]] = {}
+        self._under_way: dict[int, tuple[str, float]] = {}  # of those: the tool's name, and when it was called
         self._ids = itertools.count(1)
         self._specs: dict[str, tuple[ToolSpec, Callable[..., Any]]] = {}
         self._submit: tuple[tuple[Field, ...] | None, Callable[..., None]] | None = None  # its fields, and it
         self._max_value_bytes: int | None = None
+        self._host_has_arrow = False
         self._pid = os.getpid()
         self._main_thread = threading.main_thread().ident
         self.running: str | None = None  # msg_id of the cell whose code runs in the main thread
@@ -57,7 +61,7 @@ class Bridge:
         if self._comm_id is None:
             self._comm_id = comm.create_comm(target_name=COMM_TARGET).comm_id
         self._parent = {"header": parent["header"]}
-        self._max_value_bytes = preamble.max_value_bytes
+        self._max_value_bytes, self._host_has_arrow = preamble.max_value_bytes, preamble.arrow
         self._bind_tools(preamble.tools, namespace)
         if self._submit is None or self._submit[0] != preamble.fields:
             sender = self._submit_sender(json_only=preamble.fields is None)
@@ -113,7 +117,7 @@ class Bridge:
         try:
             reply = inbox.get()  # SIGINT interrupts this in the main thread
         finally:
-            self._waiting.pop(call_id, None)
+            self._forget_call(call_id)
         return _outcome(reply)
 
     async def acall(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -132,7 +136,7 @@ class Bridge:
         try:
             reply = await future
         finally:
-            self._waiting.pop(call_id, None)
+            self._forget_call(call_id)
         return _outcome(reply)
 
     def _send_call(
@@ -141,19 +145,34 @@ class Bridge:
         if os.getpid() != self._pid:
             raise RuntimeError(f"{name}() can be called from the cell and its threads, not from a child process")
         try:
-            buffers = values.dumps([list(args), kwargs], max_bytes=self._max_value_bytes, snapshot=True)
+            buffers = self._dumps([list(args), kwargs], snapshot=True)
         except (values.UnsupportedValue, values.ValueTooLarge) as error:
             raise TypeError(f"{name}() cannot send this argument to the host: {error}") from None
         call_id = next(self._ids)
+        self._under_way[call_id] = (name, time.monotonic())
         self._waiting[call_id] = complete
-        self._send({"op": "call", "id": call_id, "name": name}, buffers)
+        self._send({"op": "call", "id": call_id, "name": name, **({"arrow": True} if has_arrow() else {})}, buffers)
         return call_id
+
+    def _forget_call(self, call_id: int) -> None:
+        self._waiting.pop(call_id, None)
+        self._under_way.pop(call_id, None)
+
+    def under_way(self) -> list[tuple[str, float]]:
+        """Return the tools that code waits for, and when it called each (``time.monotonic``). Any thread may."""
+        return list(dict.copy(self._under_way).values())
+
+    def offered(self) -> dict[str, Any]:
+        """Return what was bound into the namespace, by name, but for variables. Any thread may."""
+        found = {name: stub for name, (_, stub) in dict.copy(self._specs).items()}
+        submit = {} if self._submit is None else {_SUBMIT: self._submit[1]}
+        return {**found, **submit, **({_TOOL_ERROR: ToolError} if found else {})}
 
     def _submit_sender(self, *, json_only: bool) -> Callable[[dict[str, Any]], None]:
         def send(fields: dict[str, Any]) -> None:
             answer = values.json_form(fields) if json_only else fields
             try:
-                buffers = values.dumps(answer, max_bytes=self._max_value_bytes)
+                buffers = self._dumps(answer)
             except (values.UnsupportedValue, values.ValueTooLarge) as error:
                 raise TypeError(
                     f"SUBMIT() cannot send this answer: {error}. Convert it to plain Python first"
@@ -168,7 +187,7 @@ class Bridge:
         A small one is returned instead, for the cell's reply: a message of its own costs a tenth of a cell.
         """
         try:
-            buffers = values.dumps(value, max_bytes=self._max_value_bytes)
+            buffers = self._dumps(value)
             if len(buffers) == 1 and len(buffers[0]) <= SMALL_VALUE_BYTES:
                 return bytes(buffers[0]).decode("utf-8")
         except Exception:  # a hostile __iter__ or property of the value may raise anything
@@ -188,10 +207,13 @@ class Bridge:
             raise NameError(f"name {wanted!r} is not defined")
         answer = namespace[wanted] if isinstance(wanted, str) else serve(wanted)
         try:
-            buffers = values.dumps(answer, max_bytes=self._max_value_bytes, snapshot=True)
+            buffers = self._dumps(answer, snapshot=True)
         except (values.UnsupportedValue, values.ValueTooLarge) as error:
             raise TypeError(f"variable {wanted!r} cannot be sent to the host: {error}") from None
         self._send({"op": "wanted"}, buffers)
+
+    def _dumps(self, value: Any, *, snapshot: bool = False) -> list[values.Buffer]:
+        return values.dumps(value, max_bytes=self._max_value_bytes, snapshot=snapshot, arrow=self._host_has_arrow)
 
     def _send(self, data: dict[str, Any], buffers: Sequence[Any]) -> None:
         for stream in self._streams:  # first: prints must not be overtaken by the message that follows them

@@ -5,12 +5,10 @@ Works on ipykernel 6.31 and 7.x; what it overrides exists in both.
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import contextlib
 import json
 import os
-import signal
 import sys
 import threading
 import traceback
@@ -29,10 +27,13 @@ from IPython.core.error import StdinNotImplementedError
 from traitlets import Instance, Type, default
 
 from ..wire import values
-from ..wire.calls import PREAMBLE_KEY, Preamble
+from ..wire.calls import HAS_ARROW, PREAMBLE_KEY, Preamble
+from ..wire.libraries import has_arrow
 from .bridge import Bridge
 from .failures import ToolError
+from .interrupts import cancelled_by_sigint
 from .keeping import Keeping, ValueForgotten, resolve
+from .looking import Looks
 from .mending import Belongings
 from .output import CellStream, OutputBudget, end_cell, pack
 from .seeding import seed_all
@@ -201,6 +202,9 @@ class Kernel(IPythonKernel):
         self._value: str | None = None  # the cell's last expression, where it is small
         self._keeping = Keeping()
         self._forgotten = False
+        self._looks = Looks(self.parent.board, self._bridge, self.shell)
+        assert self.control_stream is not None
+        self._control_loop = self.control_stream.io_loop
         self.session.pack = pack
         # IPython says so at each SystemExit, of its terminal.
         warnings.filterwarnings("ignore", message="To exit: use 'exit', 'quit', or Ctrl-D.")
@@ -226,7 +230,7 @@ class Kernel(IPythonKernel):
         cell = parent["header"]["msg_id"]
         self._journal.started(cell)
         for output in self._streams:
-            output.cell = cell
+            output.cell, output.budget = cell, None
         if cell in self._cancelled:
             self._refusal = _NOT_BEGUN
         elif PREAMBLE_KEY in parent.get("metadata", {}):
@@ -235,10 +239,12 @@ class Kernel(IPythonKernel):
             except KeyboardInterrupt:  # while it decoded large variables
                 self._refusal = _NOT_BEGUN
         self._bridge.running = cell
+        self._looks.began(cell, parent["content"].get("code"), self.shell.execution_count)
         try:
             await super().execute_request(stream, ident, parent)
         finally:
             self._bridge.running = None
+            self._looks.ended(self._control_loop)
 
     def _apply_preamble(self, parent: dict[str, Any]) -> None:
         buffers = parent["buffers"]
@@ -310,13 +316,16 @@ class Kernel(IPythonKernel):
     def finish_metadata(self, parent: Any, metadata: dict[str, Any], reply_content: dict[str, Any]) -> dict[str, Any]:
         """Tell the host whether the code failed before any of it ran, and a small value."""
         metadata = super().finish_metadata(parent, metadata, reply_content)
-        metadata[PREAMBLE_KEY] = {"compiled": not self._failed_to_compile, "kept": self._keeping.keys}
+        metadata[PREAMBLE_KEY] = {"compiled": not self._failed_to_compile, "kept": self._kept()}
         if self._forgotten:
             metadata[PREAMBLE_KEY]["forgotten"] = True
         if self._value is not None:
             metadata[PREAMBLE_KEY]["value"] = self._value
         self._journal.ended(parent["header"]["msg_id"], reply_content, {PREAMBLE_KEY: metadata[PREAMBLE_KEY]})
         return metadata
+
+    def _kept(self) -> list[str]:
+        return [*self._keeping.keys, *([HAS_ARROW] if has_arrow() else [])]
 
     # --- control: replies and interrupts -------------------------------------------------------------
 
@@ -330,7 +339,7 @@ class Kernel(IPythonKernel):
             await super().dispatch_control(msg)
             return
         try:
-            _, frames = self.session.feed_identities(msg, copy=False)
+            ident, frames = self.session.feed_identities(msg, copy=False)
             message = self.session.deserialize(frames, content=True, copy=False)
         except Exception:
             self.log.error("Invalid control message", exc_info=True)
@@ -339,23 +348,34 @@ class Kernel(IPythonKernel):
         if data.get("op") == "raise" and data.get("cell") != self._bridge.running:
             self._cancelled.append(str(data.get("cell")))  # it may still be on its way; if it has ended, no harm
             return
+        if data.get("op") == "inspect":
+            await self._answer_look(ident, message, data)
+            return
         self._bridge.on_control(data, message["buffers"], async_cell=self._async_cell)
+
+    async def _answer_look(self, ident: Any, message: dict[str, Any], question: dict[str, Any]) -> None:
+        """Say what is there and what runs, to whom asked and nobody else; see ``wire.looks``."""
+        buffers: list[Any] = []
+        if "name" in question:
+            answer, buffers = await self._looks.answer_by_name(
+                question["name"], with_value=question.get("value") is True, max_bytes=question.get("max_bytes")
+            )
+        else:
+            answer = self._looks.answer()
+        content = {"comm_id": "", "data": {"op": "inspected", **answer}}
+        self.session.send(
+            self.control_stream, "comm_msg", content, parent=message, ident=ident, buffers=buffers or None
+        )
 
     @contextlib.contextmanager
     def _cancel_on_sigint(self, future: Any) -> Iterator[None]:
-        """Let SIGINT cancel an async cell, also one that only waits.
-
-        ipykernel schedules the cancellation from the signal handler without waking the event loop, so a top-level await
-        would sleep on until something else wakes it (ipython/ipykernel#1239).
-        """
-        loop = asyncio.get_running_loop()
-        previous = signal.signal(signal.SIGINT, lambda *_: loop.call_soon_threadsafe(future.cancel))
+        """Let SIGINT cancel an async cell, also one that only waits."""
         self._async_cell = True
         try:
-            yield
+            with cancelled_by_sigint(future):
+                yield
         finally:
             self._async_cell = False
-            signal.signal(signal.SIGINT, previous)
 
 
 def _is_json(value: Any) -> bool:

@@ -1,8 +1,8 @@
 """The kernel process: imports, waits for its order, serves, and ends when its relay is gone.
 
-``python -m daytona_kernel_interp.guest.kernel_app ORDER_FD READY_FD``. The relay starts it before anybody asks for a
-kernel, so the imports (most of a cold start) overlap with the relay's own. The order, one JSON line on ORDER_FD, has
-the session key and the paths of the connection file, the journal and the lifeline; the answer, one JSON line on
+``python -m daytona_kernel_interp.guest.kernel_app ORDER_FD READY_FD CWD``. The relay starts it before anybody asks for
+a kernel, so the imports (most of a cold start) overlap with the relay's own. The order, one JSON line on ORDER_FD, has
+the session key and the paths of the connection file, journal, board and lifeline; the answer, one JSON line on
 READY_FD, the ports that were bound. ORDER_FD then tells of the relay's end. The kernel outlives it: the next relay
 opens the lifeline, a FIFO. Only when none comes within ``lifetime_s`` the kernel ends, with its whole process group.
 """
@@ -25,8 +25,10 @@ from tornado.ioloop import IOLoop
 from traitlets.config import Config
 
 from . import kernel as our_kernel
+from .board import Board
 from .journal import JournalWriter, PendingText
 from .output import CellStream
+from .personal import PersonalKernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +45,8 @@ class KernelApp(ipykernel.kernelapp.IPKernelApp):
     def load_config_file(self, *args: Any, **kwargs: Any) -> None:
         """Load nothing: the kernel is the same wherever it runs."""
 
-    journal: JournalWriter
+    journal: JournalWriter | None = None
+    board: Board
 
     def start(self) -> None:
         """Serve until a shutdown request stops the loop.
@@ -68,27 +71,33 @@ class KernelApp(ipykernel.kernelapp.IPKernelApp):
         """
         context.sndhwm = 0
         super().init_iopub(context)
+        journal = self.journal
+        if journal is None:
+            return
         send, lock = self.iopub_thread.send_multipart, threading.Lock()
 
         def send_multipart(frames: Any, *args: Any, **kwargs: Any) -> None:
             with lock:  # the journal has the order of what is sent
-                self.journal.published(frames)
+                journal.published(frames)
                 send(frames, *args, **kwargs)
 
         self.iopub_thread.send_multipart = send_multipart
 
 
-def configuration(key: str) -> Config:
-    """Return the kernel's whole configuration."""
+def configuration(key: str, *, personal: bool = False) -> Config:
+    """Return the kernel's whole configuration; a person's is ipykernel's, wherever both have a choice."""
     config = Config()
     config.Session.key = key.encode("ascii")
     config.KernelApp.ip = "127.0.0.1"  # the default looks at every network interface first, for 40 ms
-    config.KernelApp.kernel_class = our_kernel.Kernel
     config.KernelApp.outstream_class = f"{CellStream.__module__}.{CellStream.__qualname__}"
-    config.KernelApp.exec_PYTHONSTARTUP = False
     config.KernelApp.log_level = (
         "ERROR"  # 7.x warns of TCP without encryption; the relay binds loopback and is behind TLS
     )
+    if personal:
+        config.KernelApp.kernel_class = PersonalKernel
+        return config
+    config.KernelApp.kernel_class = our_kernel.Kernel
+    config.KernelApp.exec_PYTHONSTARTUP = False
     config.HistoryManager.enabled = False  # a commit to sqlite for every cell is the largest cost of an execute
     config.InteractiveShell.colors = "NoColor"
     config.InteractiveShell.xmode = "Plain"
@@ -102,12 +111,19 @@ def main() -> None:
     for fd in (order_fd, ready_fd):
         os.set_inheritable(fd, False)
     _hide_runtime()
+    _work_in(sys.argv[3])
     order = _read_order(order_fd)
-    journal = Path(order["journal"])
-    CellStream.pending = PendingText(journal)
-    app = KernelApp.instance(connection_file=order["connection_file"], config=configuration(order["key"]))
-    app.journal = JournalWriter(journal)
-    with _without_debugpy():
+    for name, value in order["environment"].items():
+        os.environ.setdefault(name, value)
+    personal = bool(order.get("personal"))
+    configured = configuration(order["key"], personal=personal)
+    app = KernelApp.instance(connection_file=order["connection_file"], config=configured)
+    if not personal:  # journal and board are for a host that asks for them
+        journal = Path(order["journal"])
+        CellStream.pending = PendingText(journal)
+        app.journal = JournalWriter(journal)
+        app.board = Board(Path(order["board"]))
+    with contextlib.nullcontext() if personal else _without_debugpy():
         app.initialize()
     app.log.setLevel(app.log_level)  # traitlets lets records be made for its handler to drop
     os.mkfifo(order["lifeline"], 0o600)
@@ -138,6 +154,16 @@ def _hide_runtime() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(rest)
     if not rest:
         del os.environ["PYTHONPATH"]
+
+
+def _work_in(cwd: str) -> None:
+    """Go where the code works. What lies there is for the code: a ``random.py`` must not be ours.
+
+    IPython looks there for modules as well, behind what is imported by now.
+    """
+    if sys.path and sys.path[0] == os.getcwd():
+        del sys.path[0]
+    os.chdir(cwd)
 
 
 def _read_order(fd: int) -> dict[str, Any]:

@@ -9,15 +9,19 @@ import os
 import re
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..link.processes import process_mark
+from ..wire.calls import MAX_LINE_BYTES
 from ..wire.hello import KERNEL_CHANNELS
-from .memory import oom_kills
+from ..wire.looks import PATIENCE_S
+from .board import read_board
+from .memory import oom_kills, use_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 KERNEL_MODULE = "daytona_kernel_interp.guest.kernel_app"
 STDERR_BYTES = 64 * 1024  # the file is emptied when it has grown to this
@@ -27,6 +31,7 @@ _START_S = 60.0
 _KERNEL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # The user's site-packages are the kernel's if they are ours: on somebody's machine they are not, in a sandbox they are.
 _USER_SITE = ("-s",) if sys.flags.no_user_site else ()
+_MAX_SUMMARY_BYTES = MAX_LINE_BYTES - 128 * 1024  # what else there is to say needs room in the line
 _POLL_S = 0.2  # where there are no pidfds (Linux 5.3, Python 3.9)
 
 
@@ -46,6 +51,7 @@ class KernelFiles:
         self.state = folder / f"kernel-{kernel_id}.state"  # JSON: pid, started (see `link.processes`)
         self.lifeline = folder / f"kernel-{kernel_id}.life"  # FIFO: while a relay has it open for writing, there is one
         self.journal = folder / f"journal-{kernel_id}"
+        self.board = folder / f"board-{kernel_id}"
 
 
 class KernelProcess:
@@ -70,13 +76,14 @@ class KernelProcess:
             with stderr.open("ab") as stderr_file:
                 # A group of its own: it outlives the relay.
                 process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, *_USER_SITE, "-m", KERNEL_MODULE, str(order_read), str(ready_write)),
+                    *(sys.executable, *_USER_SITE, "-m", KERNEL_MODULE),
+                    *(str(order_read), str(ready_write), os.path.abspath(cwd)),  # noqa: ASYNC240 - no file is touched
                     pass_fds=(order_read, ready_write),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
                     stderr=stderr_file,
                     start_new_session=True,
-                    cwd=cwd,
+                    cwd=folder,  # of ours: Python looks for modules where it is started
                     env=kernel_environment(folder),
                 )
         finally:
@@ -107,8 +114,16 @@ class KernelProcess:
             raise NoSuchKernel(f"the kernel is gone: {error}") from error
         return self
 
-    async def serve(self, files: KernelFiles, key: str, lifetime_s: float) -> None:
-        """Have the kernel bind its ports and serve with ``key`` as session key.
+    async def serve(
+        self,
+        files: KernelFiles,
+        key: str,
+        lifetime_s: float,
+        environment: Mapping[str, str] | None = None,
+        *,
+        personal: bool = False,
+    ) -> None:
+        """Have the kernel bind its ports and serve with ``key`` as session key, a program or a person.
 
         Raises:
             KernelStartFailed: If it ends instead; the message has the end of its stderr.
@@ -118,10 +133,14 @@ class KernelProcess:
             "connection_file": str(files.connection),
             "key": key,
             "journal": str(files.journal),
+            "board": str(files.board),
             "lifeline": str(files.lifeline),
             "lifetime_s": lifetime_s,
+            "environment": dict(environment or {}),
+            "personal": personal,
         }
-        os.write(self._order_fd, json.dumps(order).encode("ascii") + b"\n")
+        with contextlib.suppress(BrokenPipeError):  # it ended while it imported
+            os.write(self._order_fd, json.dumps(order).encode("ascii") + b"\n")
         line = await self._ready.readline()
         if not line:
             code = await self.exited
@@ -167,7 +186,8 @@ class Kernels:
     """The relay's kernels. One process is kept importing ahead of the first order."""
 
     def __init__(self, folder: Path, cwd: Path, lifetime_s: float) -> None:
-        self._folder, self._cwd, self._lifetime_s = folder, cwd, lifetime_s
+        self._folder, self._cwd, self.lifetime_s = folder, cwd, lifetime_s
+        self.environment: dict[str, str] = {}  # variables for kernels that have none of these names
         self._spare: KernelProcess | None = None
         self._spawned = 0
         self._running: dict[str, KernelProcess] = {}
@@ -201,8 +221,8 @@ class Kernels:
             raise ValueError(f"{kernel_id[:40]!r} is no kernel's id")
         return KernelFiles(self._folder, kernel_id)
 
-    async def start(self, kernel_id: str, key: str) -> int:
-        """Start a kernel and return its pid.
+    async def start(self, kernel_id: str, key: str, *, personal: bool = False) -> int:
+        """Start a kernel, a ``personal`` one for somebody who sits at it, and return its pid.
 
         Raises:
             KernelStartFailed: If it could not serve.
@@ -210,7 +230,7 @@ class Kernels:
         spare, self._spare = self._spare, None
         process = spare or await self._spawn()
         try:
-            await process.serve(self.files(kernel_id), key, self._lifetime_s)
+            await process.serve(self.files(kernel_id), key, self.lifetime_s, self.environment, personal=personal)
         except BaseException as error:
             await process.end()
             self._settle(kernel_id, error if isinstance(error, KernelStartFailed) else None)
@@ -243,6 +263,28 @@ class Kernels:
         """Return what is known of each kernel: ``alive``, and how it ended if it did."""
         alive = {kernel_id: {"alive": True, "pid": process.pid} for kernel_id, process in self._running.items()}
         return {**{kernel_id: {**event, "alive": False} for kernel_id, event in self._gone.items()}, **alive}
+
+    async def look(self, kernel_id: str) -> dict[str, Any]:
+        """Return what can be told of a kernel that does not speak, some time later; see ``wire.looks``.
+
+        Raises:
+            NoSuchKernel: If it is gone.
+        """
+        process = self._running.get(kernel_id)
+        if process is None:
+            raise NoSuchKernel("there is no such kernel")
+        began, before = time.monotonic(), use_of(process.pid)
+        await asyncio.sleep(PATIENCE_S)
+        running, summary = read_board(self.files(kernel_id).board)
+        now, after = time.monotonic(), use_of(process.pid)
+        cell = running.get("running")
+        return {
+            "summary": summary.get("summary") if len(json.dumps(summary)) <= _MAX_SUMMARY_BYTES else None,
+            "age_s": _since(summary, now),
+            "running": {**cell, "elapsed_s": _since(running, now)} if isinstance(cell, dict) else None,
+            "cpu_percent": None if not before or not after else 100 * (after[0] - before[0]) / (now - began),
+            "memory_bytes": after[1] if after else None,
+        }
 
     async def end_all(self) -> None:
         """End every kernel, and the spare process."""
@@ -288,6 +330,11 @@ def _exit_event(kernel_id: str, code: int | None, stderr: str, *, oom: bool) -> 
         with contextlib.suppress(ValueError):
             name = signal.Signals(-code).name
     return {"event": "kernel_exited", "kernel": kernel_id, "code": code, "signal": name, "oom": oom, "stderr": stderr}
+
+
+def _since(slot: dict[str, Any], now: float) -> float | None:
+    at = slot.get("at")
+    return max(0.0, now - at) if isinstance(at, float) else None
 
 
 def kernel_environment(folder: Path) -> dict[str, str]:

@@ -1,7 +1,8 @@
-"""Whether the kernel of the operating system killed a process of ours for want of memory."""
+"""What the operating system counts: processes of ours killed for want of memory, and what one uses."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 _ROOT = Path("/sys/fs/cgroup")
@@ -24,6 +25,18 @@ def oom_kills(root: Path = _ROOT, membership: Path = Path("/proc/self/cgroup")) 
             if name == "oom_kill" and count.strip().isdigit():
                 return int(count)
     return None
+
+
+def use_of(pid: int) -> tuple[float, int] | None:
+    """Return a process's seconds of processor time so far and its bytes of memory; None where /proc does not say."""
+    try:
+        # proc(5): fields 14 and 15 of stat are ticks in user and system mode, field 3 comes first here; statm has pages
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        pages = Path(f"/proc/{pid}/statm").read_text().split()
+        ticks = int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK"), int(pages[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def _candidates(root: Path, membership: Path) -> list[Path]:

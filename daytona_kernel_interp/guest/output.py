@@ -22,6 +22,7 @@ from jupyter_client.jsonutil import json_default
 from jupyter_client.session import json_packer
 
 from .kernels import STDERR_BYTES
+from .lines import LongLines, Redraws
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,18 +32,22 @@ if TYPE_CHECKING:
 
 SPOOL_BYTES = 256 << 20
 _READ_BYTES = 64 * 1024
+_LATE_CHARS = 10_000
+_LINE_CHARS = 10_000  # a line may have so many, or a quarter of the limit if that is more
 _DRAIN_S = 0.5  # a child process that floods the pipe does not hold the cell's end for longer
 
 
 class OutputBudget:
     """What one cell may still send: the head live, the tail when the cell is over, everything to a file.
 
-    stdout and stderr share it, so the cut is one place in the text.
+    stdout and stderr share it, so the cut is one place in the text. A redrawn line counts in its last state, and of an
+    endless one the middle is left out, so that it does not take the place of all the others.
     """
 
     def __init__(self, limit_chars: int | None, folder: Path, name: str) -> None:
         self._limit = limit_chars
         self._head_left = limit_chars // 2 if limit_chars is not None else 0
+        self._head_chars = self._head_left
         self._tail_chars = limit_chars - self._head_left if limit_chars is not None else 0
         self._tail: list[str] = []
         self._tail_size = 0
@@ -51,34 +56,75 @@ class OutputBudget:
         self._spool: Any = None
         self._spooled = 0
         self._spool_full = self._spool_failed = False
-        self._head: list[str] = []
+        self._recorded: list[str] = []  # what the file begins with, if there has to be one
+        self._recorded_size = 0
+        self._lines: dict[str, tuple[Redraws, LongLines]] = {}  # by stream
+        self._late_left: int | None = None  # once it is closed
         self._lock = threading.Lock()
         self.clipped = False  # whether a displayed text was cut
 
-    def take(self, text: str) -> str:
+    def take(self, text: str, stream: str = "") -> str:
         """Return the part of ``text`` that goes out now; the rest is kept for :meth:`close`."""
         if self._limit is None:
             return text
         with self._lock:
-            now, rest = text[: self._head_left], text[self._head_left :]
-            self._head_left -= len(now)
-            if self._spool is None and now:
-                self._head.append(now)
-            if rest:
-                self._keep(rest)
-            return now
+            if self._late_left is not None:
+                return self._take_late(text)
+            redraws, long_lines = self._lines_of(stream)
+            settled = redraws.feed(text)
+            self._record(settled)
+            out = self._count(long_lines.feed(settled))
+            return out + redraws.show() if redraws.pending and self._head_left else out
+
+    def finish(self, stream: str) -> str:
+        """Return what goes out of a line that did not end, as the cell is over for this stream."""
+        with self._lock:
+            if stream not in self._lines:
+                return ""
+            redraws, long_lines = self._lines.pop(stream)
+            settled = redraws.finish()
+            self._record(settled)
+            return self._count(long_lines.feed(settled) + long_lines.finish())
 
     def close(self) -> str:
-        """Return what is still to be sent: the note on what was left out, and the tail."""
+        """Return what is still to be sent: the note on what was left out, and the tail.
+
+        What comes later is counted apart.
+        """
         with self._lock:
+            if self._late_left is None and self._limit is not None:
+                self._late_left = min(self._limit, _LATE_CHARS)
+            self._close_spool()
+            self._recorded = []
             if not self._tail:
                 return ""
             tail = "".join(self._tail)
             dropped = self._dropped + max(0, len(tail) - self._tail_chars)
             tail = tail[max(0, len(tail) - self._tail_chars) :]
             self._tail, self._tail_size, self._dropped = [], 0, 0
-            self._close_spool()
             return f"\n[... {dropped:,} characters left out; {self._whole()} ...]\n{tail}" if dropped else tail
+
+    def _take_late(self, text: str) -> str:
+        if not self._late_left:
+            return ""
+        out = text[: self._late_left]
+        self._late_left -= len(out)
+        return out if self._late_left else f"{out}\n[... what else came after the cell had ended is left out ...]\n"
+
+    def _lines_of(self, stream: str) -> tuple[Redraws, LongLines]:
+        if stream not in self._lines:
+            assert self._limit is not None
+            longest = max(_LINE_CHARS, self._limit // 4)
+            long_lines = LongLines(longest if longest < self._limit else None, self._note_on_a_line)
+            self._lines[stream] = (Redraws(), long_lines)
+        return self._lines[stream]
+
+    def _count(self, text: str) -> str:
+        now, rest = text[: self._head_left], text[self._head_left :]
+        self._head_left -= len(now)
+        if rest:
+            self._keep(rest)
+        return now
 
     def clip(self, text: str) -> str:
         """Return a displayed text, its middle left out where it exceeds the whole limit."""
@@ -88,8 +134,19 @@ class OutputBudget:
         head, tail = text[: self._limit // 2], text[len(text) - self._limit // 2 :]
         return f"{head}\n[... {len(text) - len(head) - len(tail):,} characters left out ...]\n{tail}"
 
+    def _note_on_a_line(self, left_out: int) -> str:
+        self._write_spool("")
+        return f"[... {left_out:,} characters of this line left out; {self._whole()} ...]"
+
+    def _record(self, text: str) -> None:
+        """Have ``text`` in the file, if there is to be one: if not all of it can be shown."""
+        self._recorded_size += len(text)
+        if self._spool is None and not self._spool_failed and self._recorded_size <= self._head_chars:
+            self._recorded.append(text)
+        else:
+            self._write_spool(text)
+
     def _keep(self, text: str) -> None:
-        self._write_spool(text)
         self._tail.append(text)
         self._tail_size += len(text)
         if self._tail_size > 2 * self._tail_chars + _READ_BYTES:
@@ -102,8 +159,8 @@ class OutputBudget:
         try:
             if self._spool is None:
                 self._spool = self._path.open("wb")
-                self._write_pieces("".join(self._head))
-                self._head = []
+                self._write_pieces("".join(self._recorded))
+                self._recorded = []
             self._write_pieces(text)
         except (OSError, ValueError):
             # A full disk, or a late write to the closed file, must not break the cell.
@@ -159,7 +216,7 @@ class CellStream(OutStream):
             raise TypeError(f"write() argument must be str, not {type(string).__name__}")
         text = _printable(string)
         if self.budget is not None:
-            text = self.budget.take(text)
+            text = self.budget.take(text, self.name)
         if text:
             self.write_freely(text)
         return len(string)
@@ -246,11 +303,14 @@ class CellStream(OutStream):
 
 
 def end_cell(streams: Sequence[CellStream], budget: OutputBudget) -> None:
-    """Close the cell's budget, once both streams have everything that belongs to it, and send what it kept."""
+    """Close the cell's budget, once both streams have everything that belongs to it, and send what it kept.
+
+    It stays theirs: what threads and child processes print until the next cell is held to it too.
+    """
     for stream in streams:
         stream.drain()
     for stream in streams:
-        stream.budget = None
+        stream.write_freely(budget.finish(stream.name))
     rest = budget.close()
     if streams:
         streams[0].write_freely(rest)

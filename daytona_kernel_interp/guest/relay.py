@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hmac
 import http
 import logging
@@ -46,9 +47,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SIGNALS = {"interrupt": signal.SIGINT, "kill": signal.SIGKILL}
+_SIGNALS = {"interrupt": signal.SIGINT, "terminate": signal.SIGTERM, "kill": signal.SIGKILL}
 _PATH = re.compile(rf"/v\d+/({'|'.join(CHANNELS)})")  # of any version: the hello says what is wrong with another
 _LOOKS_PER_LIFETIME = 20
+_REFUSALS = (KernelStartFailed, NoSuchKernel, RemoteProtocolError, OSError, KeyError, TypeError, ValueError)
 
 
 class Relay:
@@ -62,12 +64,13 @@ class Relay:
         self._services: set[Service] = set()
         self._loop = asyncio.get_running_loop()
         self._heard_at = self._loop.time()
+        self._had_host = False
         self.end = asyncio.Event()  # the host wants it, or is gone for too long
         kernels.on_exit = self._announce
 
-    async def listen(self, port: int) -> Server:
-        """Serve on 127.0.0.1; the returned server knows the port that was bound."""
-        return await serve_sockets(port, self._serve, self._check)
+    async def listen(self, port: int, host: str = "127.0.0.1") -> Server:
+        """Serve on ``host``; the returned server knows the port that was bound."""
+        return await serve_sockets(port, self._serve, self._check, host)
 
     async def until_end(self) -> None:
         """Return when the host ended the relay, or was not heard of for the lifetime."""
@@ -117,9 +120,12 @@ class Relay:
     def _begin(self, stream: RelayStream) -> None:
         """Make the local end of a new stream."""
         if stream.channel == RELAY_CHANNEL:
-            # Whoever opens this stream anew is the host from now on; one relay has one.
-            for other in [a for a in self._attachments.values() if a.stream is not stream]:
+            # Whoever opens this stream anew is the host from now on; one relay has one. The first one's other streams
+            # may have come before this one.
+            others = [a for a in self._attachments.values() if a.stream is not stream]
+            for other in others if self._had_host else ():
                 other.carrier.end(Close.SUPERSEDED, "another host took over")
+            self._had_host = True
         attachment = self._attachments[stream.id] = Attachment(self, stream)
         attachment.carrier.connect(self._local_end(stream, attachment))
 
@@ -297,9 +303,12 @@ class Service:
             "signal": self._signal,
             "kernels": self._list_kernels,
             "forget": self._forget,
+            "look": self._look,
+            "enough": self._enough,
             "end": self._end,
         }
         self._tasks: set[asyncio.Task[None]] = set()
+        self._looks: dict[int, asyncio.Task[None]] = {}  # by the request's id
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send an event or a reply."""
@@ -312,8 +321,14 @@ class Service:
                 task = asyncio.create_task(self._answer(request))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+                if request.get("op") == "look" and type(number := request.get("id")) is int:
+                    self._looks[number] = task
+                    task.add_done_callback(functools.partial(self._looked, number))
         except RemoteProtocolError as error:
             self._attachment.carrier.end(Close.BAD_HELLO, close_reason(error))
+
+    def _looked(self, number: int, task: asyncio.Task[None]) -> None:
+        self._looks.pop(number, None)
 
     def _hung_up(self) -> None:
         self.local.send_eof()
@@ -325,12 +340,13 @@ class Service:
             if operation is None:
                 raise RemoteProtocolError(f"the relay has no operation {request.get('op')!r}")
             reply["ok"] = await operation(request.get("args") or {})
-        except (KernelStartFailed, RemoteProtocolError, OSError, KeyError, TypeError, ValueError) as error:
+        except _REFUSALS as error:
             reply["error"] = f"{type(error).__name__}: {error}"
         self.tell(reply)
 
     async def _start_kernel(self, args: dict[str, Any]) -> dict[str, Any]:
-        return {"pid": await self._kernels.start(str(args["kernel"]), str(args["key"]))}
+        kernel_id, key, personal = str(args["kernel"]), str(args["key"]), args.get("personal") is True
+        return {"pid": await self._kernels.start(kernel_id, key, personal=personal)}
 
     async def _signal(self, args: dict[str, Any]) -> dict[str, Any]:
         self._kernels.signal(str(args["kernel"]), _SIGNALS[args["signal"]])
@@ -341,6 +357,15 @@ class Service:
 
     async def _forget(self, args: dict[str, Any]) -> dict[str, Any]:
         self._relay.forget({str(stream) for stream in args["streams"]})
+        return {}
+
+    async def _look(self, args: dict[str, Any]) -> dict[str, Any]:
+        return await self._kernels.look(str(args["kernel"]))
+
+    async def _enough(self, args: dict[str, Any]) -> dict[str, Any]:
+        """A look whose answer nobody needs any more: the kernel itself has spoken."""
+        if (look := self._looks.get(int(args["look"]))) is not None:
+            look.cancel()
         return {}
 
     async def _end(self, args: dict[str, Any]) -> dict[str, Any]:

@@ -189,11 +189,12 @@ async def serve_sockets(
     port: int,
     handler: Callable[[Any], Awaitable[None]],
     check: Callable[[ServerConnection, Request], Response | None],
+    host: str = "127.0.0.1",
 ) -> Server:
-    """Serve on 127.0.0.1; ``handler`` gets each socket whose upgrade ``check`` passed, and sets its ``sink``."""
+    """Serve on ``host``; ``handler`` gets each socket whose upgrade ``check`` passed, and sets its ``sink``."""
     return await serve(
         handler,
-        "127.0.0.1",
+        host,
         port,
         process_request=check,
         compression=None,

@@ -151,7 +151,7 @@ class RunningLocalSandbox:
 
     @property
     def _work(self) -> Path:
-        return self._folder / "work" if self._description.cwd is None else Path(self._description.cwd)
+        return self._folder / "work" if self._description.cwd is None else Path(self._description.cwd).absolute()
 
     async def launch(self) -> None:
         """Start the relay and wait until it listens."""
@@ -161,7 +161,7 @@ class RunningLocalSandbox:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log_file,
-                cwd=self._work,
+                cwd=self._folder,  # Python looks for modules where it is started
                 env=_environment(self._description.env, self._folder / "runtime"),
                 start_new_session=True,  # Ctrl-C in a terminal is for the host, which then interrupts the cell
             )

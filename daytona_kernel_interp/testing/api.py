@@ -28,7 +28,7 @@ from .bodies import (
 )
 from .clock import stamp
 from .images import DEFAULT_SNAPSHOT, Image, Snapshot, check_tag, entrypoint_command, image_from_dockerfile
-from .model import Act, Record, Refused, State
+from .model import CONTAINER, LINUX_VM, Act, Record, Refused, State
 from .operations import API, match
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ class Api:
             if resources:
                 raise Refused(400, "Cannot specify Sandbox resources when using a snapshot")
             snapshot = self._world.images.usable(organization, asked.get("snapshot") or DEFAULT_SNAPSHOT)
-            record.snapshot = snapshot.name
+            record.snapshot, record.sandbox_class = snapshot.name, snapshot.sandbox_class
             record.cpu, record.memory, record.disk = snapshot.cpu, snapshot.mem, snapshot.disk
             return snapshot.image
         image = self._image(asked["buildInfo"])
@@ -265,8 +265,7 @@ class Api:
         return await self._changed(call, Act.RECOVER)
 
     async def _op_pauseSandbox(self, call: Call) -> web.StreamResponse:
-        record = self._record(call)
-        raise Refused(422, f"Sandbox {record.id} is a container and cannot be paused")
+        return await self._changed(call, Act.PAUSE)
 
     async def _changed(self, call: Call, act: Act, *, force: bool = False) -> web.StreamResponse:
         record = self._record(call)
@@ -353,8 +352,9 @@ class Api:
         fields = {"name": STRING, "imageName": STRING, "entrypoint": ARRAY, "buildInfo": OBJECT, "regionId": STRING}
         fields |= {"sandboxClass": STRING, "gpu": INTEGER, **dict.fromkeys(_LIMITS, INTEGER)}
         asked = await read_object(call.request, fields, "name")
-        if asked.get("gpu") or asked.get("sandboxClass", "container") != "container":
-            raise Refused(501, "The emulator has no createSnapshot with gpu or sandboxClass")
+        sandbox_class = asked.get("sandboxClass", CONTAINER)
+        if asked.get("gpu") or sandbox_class not in (CONTAINER, LINUX_VM):
+            raise Refused(501, "The emulator has no createSnapshot with gpu or this sandboxClass")
         if "buildInfo" in asked:
             image, image_name = self._image(asked["buildInfo"]), ""
         elif "imageName" in asked:
@@ -376,6 +376,7 @@ class Api:
             disk=asked.get("disk", 3),
             state="building" if "buildInfo" in asked else "pending",
             entrypoint=asked.get("entrypoint"),
+            sandbox_class=sandbox_class,
         )
         self._world.images.add(snapshot)
         self._world.background(self._world.images.build(snapshot))

@@ -180,7 +180,7 @@ def sandbox_body(record: Record, toolbox_url: str) -> dict[str, Any]:
         "createdAt": stamp(record.created_at),
         "updatedAt": stamp(record.updated_at),
         "lastActivityAt": stamp(record.last_activity_at),
-        "sandboxClass": "container",
+        "sandboxClass": record.sandbox_class,
         "daemonVersion": "v0.201.0",
         "runnerId": "emulated",
         "toolboxProxyUrl": toolbox_url,

@@ -10,7 +10,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .model import Refused
+from .model import CONTAINER, Refused
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,6 +53,7 @@ class Snapshot:
     gpu: int = 0
     state: str = "active"
     entrypoint: list[str] | None = None
+    sandbox_class: str = CONTAINER
     source_sandbox_id: str | None = None
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
 

@@ -24,6 +24,7 @@ AUTO_STOP_MIN = 15
 AUTO_ARCHIVE_MIN = 7 * 24 * 60
 AUTO_ARCHIVE_MAX_MIN = 30 * 24 * 60
 TOKEN_CHARS = 32
+CONTAINER, LINUX_VM = "container", "linux-vm"
 IN_PROGRESS = "Sandbox state change in progress"
 
 
@@ -38,6 +39,9 @@ class State(str, Enum):
     STARTED = "started"
     STOPPING = "stopping"
     STOPPED = "stopped"
+    PAUSING = "pausing"
+    PAUSED = "paused"
+    RESUMING = "resuming"
     ARCHIVING = "archiving"
     ARCHIVED = "archived"
     DESTROYING = "destroying"
@@ -51,6 +55,7 @@ class Act(str, Enum):
 
     START = "start"
     STOP = "stop"
+    PAUSE = "pause"
     ARCHIVE = "archive"
     RECOVER = "recover"
     DESTROY = "destroy"
@@ -61,11 +66,14 @@ BEGINNINGS: Mapping[tuple[State, Act], State] = {
     (State.ARCHIVED, Act.START): State.RESTORING,
     (State.ARCHIVING, Act.START): State.RESTORING,
     (State.STARTED, Act.STOP): State.STOPPING,
+    (State.STARTED, Act.PAUSE): State.PAUSING,
+    (State.PAUSED, Act.START): State.RESUMING,
+    (State.PAUSED, Act.STOP): State.STOPPING,
     (State.STOPPED, Act.ARCHIVE): State.ARCHIVING,
     (State.ERROR, Act.RECOVER): State.STARTING,
     **{
         (state, Act.DESTROY): State.DESTROYING
-        for state in (State.STARTED, State.STOPPED, State.ARCHIVED, State.ERROR, State.BUILD_FAILED)
+        for state in (State.STARTED, State.STOPPED, State.PAUSED, State.ARCHIVED, State.ERROR, State.BUILD_FAILED)
     },
 }
 ENDINGS: Mapping[State, State] = {
@@ -75,12 +83,15 @@ ENDINGS: Mapping[State, State] = {
     State.STARTING: State.STARTED,
     State.RESTORING: State.STARTED,
     State.STOPPING: State.STOPPED,
+    State.PAUSING: State.PAUSED,
+    State.RESUMING: State.STARTED,
     State.ARCHIVING: State.ARCHIVED,
     State.DESTROYING: State.DESTROYED,
 }
 _DESIRED: Mapping[Act, str] = {
     Act.START: "started",
     Act.STOP: "stopped",
+    Act.PAUSE: "paused",
     Act.ARCHIVE: "archived",
     Act.RECOVER: "started",
     Act.DESTROY: "destroyed",
@@ -111,6 +122,7 @@ class Record:
     target: str = "us"
     public: bool = False
     network_block_all: bool = False
+    sandbox_class: str = CONTAINER
     cpu: int = 1
     gpu: int = 0
     memory: int = 1
@@ -196,6 +208,8 @@ class Fleet:
             Refused: If the state does not allow it; nothing has changed then.
         """
         beginning = BEGINNINGS.get((record.state, act))
+        if act is Act.PAUSE and record.sandbox_class == CONTAINER:
+            raise Refused(422, f"Sandbox {record.id} is a container and cannot be paused")
         if beginning is None and record.is_changing:
             raise Refused(409, IN_PROGRESS)
         if beginning is None or (act is Act.RECOVER and not record.recoverable):
@@ -214,9 +228,11 @@ class Fleet:
         """End a change; returns whether it was still the sandbox's last one."""
         if record.change != change or record.state not in ENDINGS:
             return False
+        resumed = record.state is State.RESUMING
         record.state, record.updated_at = ENDINGS[record.state], now
         if record.state is State.STARTED:
-            record.preview_token = new_token()  # a new one at each start, the same for all ports
+            if not resumed:
+                record.preview_token = new_token()  # a new one at each start, the same for all ports
             record.last_activity_at, record.stopped_at = now, None
             record.error_reason, record.recoverable = None, False
         if record.state is State.STOPPED:

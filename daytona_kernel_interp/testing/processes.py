@@ -121,6 +121,12 @@ class Machine:
         with contextlib.suppress(MachineGone):
             await self._signal(signal.SIGKILL, [str(-pid)])
 
+    async def freeze(self, frozen: bool) -> None:
+        """Stop every process where it is, or let all go on."""
+        with contextlib.suppress(MachineGone):
+            (_, _, *below), _ = await self._ask(["tree", str(self.pid)])
+            await self._signal(signal.SIGSTOP if frozen else signal.SIGCONT, below)
+
     async def end_tree(self, pid: int, grace_s: float) -> None:
         """End a process's group and all that descend from it: asked first, and killed after ``grace_s``."""
         with contextlib.suppress(MachineGone):

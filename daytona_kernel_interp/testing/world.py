@@ -144,6 +144,8 @@ class World:
         await self.emit(record, old)
         if record.state in (State.STARTING, State.RESTORING):
             self.background(self._bring_up(record, number))
+        elif record.state in (State.PAUSING, State.RESUMING):
+            self.background(self._freeze(record, number))
         else:
             self.background(self._bring_down(record, number, at_once=at_once))
 
@@ -221,6 +223,15 @@ class World:
             await self._power_off(box, at_once=at_once)
         if record.state is State.DESTROYING:
             await asyncio.to_thread(shutil.rmtree, box.folder, ignore_errors=True)
+        await self._finish(record, change)
+
+    async def _freeze(self, record: Record, change: int) -> None:
+        """Let every process stand still, or go on; sockets to the outside do not survive."""
+        box, pausing = self.boxes[record.id], record.state is State.PAUSING
+        if box.machine is not None:
+            await box.machine.freeze(pausing)
+        for tube in list(box.tubes) if pausing else ():
+            tube.abort()
         await self._finish(record, change)
 
     async def _power_on(self, record: Record, box: Box) -> None:

@@ -32,7 +32,7 @@ _COLUMN = "column"
 _MAX_DEPTH = 64
 
 
-def take_apart(value: Any) -> tuple[str, Any, list[Any]] | None:
+def take_apart(value: Any, arrow: bool) -> tuple[str, Any, list[Any]] | None:
     """Return kind, tree and buffers of what pyarrow has."""
     if isinstance(value, pa.Table):
         return "table", [], [_stream(value)]
@@ -66,18 +66,38 @@ def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[
     raise ValueError("no such kind")
 
 
+def stream_of(columns: list[Any]) -> memoryview:
+    """Return an IPC stream of columns of another library's frame.
+
+    Raises:
+        UnsupportedValue: If one has an extension type.
+    """
+    return _stream(pa.table(columns, names=list(map(str, range(len(columns))))))
+
+
+def columns_of(data: Any) -> list[Any]:
+    """Return the columns of a stream, as chunked arrays."""
+    return list(_read(memoryview(data)).columns)
+
+
 def _empty(column: Any) -> Any:
     return pa.array([], column.type)
 
 
 def _stream(table: Any) -> memoryview:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=None)) as writer:
-        writer.write_table(table)
-    data = memoryview(sink.getvalue()).cast("B")
+    size = pa.MockOutputStream()
+    _write(table, size)
+    buffer = pa.allocate_buffer(size.size())  # a sink that grows would copy what it has again and again
+    _write(table, pa.FixedSizeBufferWriter(buffer))
+    data = memoryview(buffer).cast("B")
     if _EXTENSION in next(_messages(data))[0]:
         raise UnsupportedValue("an Arrow extension type cannot be sent: cast the column to its storage type")
     return data
+
+
+def _write(table: Any, sink: Any) -> None:
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=None)) as writer:
+        writer.write_table(table)
 
 
 def _read(data: memoryview) -> Any:

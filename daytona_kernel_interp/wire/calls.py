@@ -8,13 +8,16 @@ of its own). ``content.data`` is one of the objects below, values travel as the 
 ========= =========== =============================== ==================================================
 ``op``     direction   further fields                  buffers
 ========= =========== =============================== ==================================================
-call       to host     ``id`` int, ``name`` str        [args, kwargs]
+call       to host     ``id`` int, ``name`` str,       [args, kwargs]
+                       ``arrow`` true: see ``kept``
 submit     to host                                     {field: value}
 value      to host                                     the cell's last expression, where JSON carries it
 wanted     to host                                     the answer to :attr:`Preamble.wanted`
 result     to cell     ``id``                          the tool's return value
 error      to cell     ``id``                          :class:`ToolFailure` as a dict
 raise      to cell     ``cell`` msg_id                 none; KeyboardInterrupt into that cell's main thread
+inspect    to cell     ``name`` str, or none           none; answered on control, see :mod:`.looks`
+inspected  to host     see :mod:`.looks`               none, or a variable's value
 ========= =========== =============================== ==================================================
 
 **The preamble.** An ``execute_request`` whose metadata has the key :data:`PREAMBLE_KEY` carries one value in its
@@ -24,7 +27,7 @@ under the same key of its metadata:
 - ``compiled``: whether any of the code ran.
 - ``value``: the last expression as text, where it is one buffer of at most :data:`SMALL_VALUE_BYTES` in UTF-8; else it
   comes as a ``value`` above.
-- ``kept``: the keys of the large variables that the kernel keeps.
+- ``kept``: the keys of the large variables that the kernel keeps; and :data:`HAS_ARROW`, if it has pyarrow.
 - ``forgotten``: true if it was to have one that it has not; it did not run the cell then.
 
 **The relay's stream.** JSON objects, one a line, at most :data:`MAX_LINE_BYTES`. Requests have ``id``, ``op`` and
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
 COMM_TARGET = "daytona_kernel_interp"
 PREAMBLE_KEY = "daytona_kernel_preamble"
 SMALL_VALUE_BYTES = 4096
+HAS_ARROW = "pyarrow"
 MAX_LINE_BYTES = 1024 * 1024
 
 
@@ -92,6 +96,7 @@ class Preamble:
     # What the host wants after the cell: the variable of this name; or a step with a file, see guest/files.py: "do"
     # (write, folder, list or read), "path", and what that takes.
     wanted: str | dict[str, Any] | None = None
+    arrow: bool = False  # whether the host has pyarrow, so that frames may come to it as Arrow IPC
     # What the random generators of Python and numpy are set to before the kernel's first cell; later it is ignored.
     seed: int | None = None
 
@@ -112,6 +117,7 @@ class Preamble:
             "max_value_bytes": self.max_value_bytes,
             **({"kept": [list(kept) for kept in self.kept]} if self.kept else {}),
             **({} if self.wanted is None else {"wanted": self.wanted}),
+            **({"arrow": True} if self.arrow else {}),
             **({} if self.seed is None else {"seed": self.seed}),
         }
 
@@ -129,6 +135,7 @@ class Preamble:
             max_value_bytes=value["max_value_bytes"],
             kept=tuple((name, key, count) for name, key, count in value.get("kept", ())),
             wanted=value.get("wanted"),
+            arrow=value.get("arrow") is True,
             seed=value.get("seed"),
         )
 

@@ -27,7 +27,7 @@ _RAW_MODES = {"I": 32, "F": 32, "I;16": 16, "CMYK": 32, "YCbCr": 24, "LAB": 24, 
 _HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 
 
-def take_apart(value: Any) -> tuple[str, Any, list[Any]] | None:
+def take_apart(value: Any, arrow: bool) -> tuple[str, Any, list[Any]] | None:
     """Return kind, tree and buffers of an image: its first frame, without what its file said beside the pixels."""
     if not isinstance(value, Image.Image):
         return None

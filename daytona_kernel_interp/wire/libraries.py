@@ -2,15 +2,17 @@
 
 Such a value is ``{"$": "LIBRARY.KIND", "v": [tree, pieces]}``. ``tree`` is a value like any other, ``pieces`` are
 base64 text, or the index of a buffer from 64 KiB on. What they mean stands in the module, which is imported only if its
-library is loaded already, or a value that came asks for it. It has two functions: ``take_apart(value)`` returns the
-kind, the tree and the buffers, or None if the value is not its own; ``put_together(kind, tree, buffers, claim)`` builds
-the value and raises whatever it likes if they are wrong. It calls ``claim`` with the size in bytes of what takes more
-memory than its buffers, before it takes any.
+library is loaded already, or a value that came asks for it. It has two functions: ``take_apart(value, arrow)`` returns
+the kind, the tree and the buffers, or None if the value is not its own; ``put_together(kind, tree, buffers, claim)``
+builds the value and raises whatever it likes if they are wrong. It calls ``claim`` with the size in bytes of what takes
+more memory than its buffers, before it takes any. With ``arrow``, pyarrow is here and there.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
+import importlib.util
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -41,15 +43,34 @@ class MissingLibrary(RemoteProtocolError):
     """A value came whose library is not installed here."""
 
 
-def take_apart(value: Any) -> Parts | None:
+def has_arrow() -> bool:
+    """Whether values that came in Arrow's format can be read here."""
+    if "pyarrow" in sys.modules:  # or None, which keeps it from being imported
+        return sys.modules["pyarrow"] is not None
+    return _is_installed("pyarrow")
+
+
+@functools.cache
+def _is_installed(library: str) -> bool:
+    return importlib.util.find_spec(library) is not None
+
+
+def take_apart(value: Any, arrow: bool = False) -> Parts | None:
     """Return what carries ``value``, its kind with the library's name before it, or None if no library of ours does."""
     for cls in type(value).__mro__:
         library = cls.__module__.partition(".")[0]
         if library in _MODULES and library in sys.modules:
-            parts: Parts | None = _module(library).take_apart(value)
+            parts: Parts | None = _module(library).take_apart(value, arrow)
             if parts is not None:
                 return f"{library}.{parts[0]}", parts[1], parts[2]
     return None
+
+
+def least_size(value: Any) -> int:
+    """Return what a numpy array takes at least: one that repeats its memory would be made whole to be sent."""
+    if type(value).__module__ != "numpy" or not hasattr(value, "dtype") or value.dtype.hasobject:
+        return 0
+    return int(value.nbytes)
 
 
 def plain_form(value: Any) -> tuple[Any] | None:
@@ -72,7 +93,7 @@ def put_together(tag: str, tree: Any, buffers: Sequence[Any], claim: Callable[[i
     if library not in _MODULES:
         raise RemoteProtocolError(f"values have no tag {tag[:40]!r}")
     try:
-        module = _module(library)
+        return _module(library).put_together(kind, tree, buffers, claim)
     except ImportError as error:
         if tag in _WITH_SUBSTITUTE:
             return tree[0]
@@ -82,7 +103,6 @@ def put_together(tag: str, tree: Any, buffers: Sequence[Any], claim: Callable[[i
             f"a value of {library} came, and {name} is not installed where it arrived: "
             f"install {name} there, or send plain Python"
         ) from None
-    return module.put_together(kind, tree, buffers, claim)
 
 
 def _module(library: str) -> Any:

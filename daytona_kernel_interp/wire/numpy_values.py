@@ -35,7 +35,7 @@ _LENGTH = np.dtype("<i4")
 _NONE, _NAN = -1, -2
 
 
-def take_apart(value: Any) -> tuple[str, Any, list[Any]] | None:
+def take_apart(value: Any, arrow: bool) -> tuple[str, Any, list[Any]] | None:
     """Return kind, tree and buffers of an array or scalar."""
     if isinstance(value, np.generic):
         return _take_scalar(value)

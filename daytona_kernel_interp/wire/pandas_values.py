@@ -1,4 +1,4 @@
-"""pandas: frames, series, indexes and scalars, column by column.
+"""pandas: frames, series, indexes and scalars, as Arrow IPC where both sides have pyarrow, else column by column.
 
 Needs no pyarrow, unless the dtype of a column is pyarrow's.
 
@@ -12,7 +12,8 @@ kind       tree
 ========= ==================================================================================
 
 An index is ["range", name, start, stop, step], ["multi", names, [index, ...], [codes, ...]] or
-["plain", name, column, freq]. A column is a list too, see ``_COLUMNS``; its arrays are numpy's.
+["plain", name, column, freq]. A column is a list too, see ``_COLUMNS``; its arrays are numpy's. Or it is ["ipc", ...],
+the next column of the Arrow IPC stream that is the only buffer then: see :mod:`.pandas_arrow`.
 """
 
 from __future__ import annotations
@@ -41,13 +42,14 @@ _MASKED = {
 }
 
 
-def take_apart(value: Any) -> tuple[str, Any, list[Any]] | None:
+def take_apart(value: Any, arrow: bool) -> tuple[str, Any, list[Any]] | None:
     """Return kind, tree and buffers of what pandas has."""
     if isinstance(value, pd.DataFrame):
-        columns = [_column(value.iloc[:, place]) for place in range(value.shape[1])]
-        return "frame", [_index(value.columns), _index(value.index), columns, dict(value.attrs)], []
+        columns, buffers = _columns([value.iloc[:, place] for place in range(value.shape[1])], arrow)
+        return "frame", [_index(value.columns), _index(value.index), columns, dict(value.attrs)], buffers
     if isinstance(value, pd.Series):
-        return "series", [value.name, _index(value.index), _column(value)], []
+        (column,), buffers = _columns([value], arrow)
+        return "series", [value.name, _index(value.index), column], buffers
     if isinstance(value, pd.Index):
         return "index", _index(value), []
     return _take_scalar(value)
@@ -60,14 +62,15 @@ def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[
         names = _build_index(columns)
         if len(names) != len(data):
             raise ValueError("a frame has another number of columns than of names")
-        arrays = {place: _as_series(_build_column(column)) for place, column in enumerate(data)}
+        streamed = _streamed(*buffers)
+        arrays = {place: _as_series(_build_column(column, streamed)) for place, column in enumerate(data)}
         frame = _frame_of(arrays, _build_index(index))
         frame.columns = names
         frame.attrs = dict(attrs)
         return frame
     if kind == "series":
         name, index, column = tree
-        return _as_series(_build_column(column), index=_build_index(index), name=name)
+        return _as_series(_build_column(column, _streamed(*buffers)), index=_build_index(index), name=name)
     if kind == "index":
         return _build_index(tree)
     if kind == "scalar":
@@ -93,7 +96,7 @@ def _take_scalar(value: Any) -> tuple[str, Any, list[Any]] | None:
         return "scalar", [None, "NaT" if value is pd.NaT else "NA"], []
     if isinstance(value, pd.Timestamp):
         plain = value.to_pydatetime(warn=False)
-        return "scalar", [plain, "timestamp", int(value.asm8.view("i8")), _zone_text(value.tz), value.unit], []
+        return "scalar", [plain, "timestamp", int(value.asm8.view("i8")), zone_text(value.tz), value.unit], []
     if isinstance(value, pd.Timedelta):
         plain = datetime.timedelta(value.days, value.seconds, value.microseconds)
         return "scalar", [plain, "timedelta", int(value.asm8.view("i8")), value.unit], []
@@ -107,7 +110,7 @@ def _build_scalar(plain: Any, what: Any, *rest: Any) -> Any:
     if type(ticks) is not int or unit not in _UNITS:
         raise ValueError("not a moment")
     if what == "timestamp":
-        return pd.Timestamp(ticks, unit=unit, tz=_zone(*zone)).as_unit(unit)
+        return pd.Timestamp(ticks, unit=unit, tz=zone_of(*zone)).as_unit(unit)
     if what == "timedelta" and not zone:
         return pd.Timedelta(ticks, unit=unit).as_unit(unit)
     raise ValueError("no such scalar")
@@ -146,6 +149,29 @@ def _build_index(tree: Any) -> Any:
 # --- columns -----------------------------------------------------------------------------------------
 
 
+def _columns(series: list[Any], arrow: bool) -> tuple[list[list[Any]], list[Any]]:
+    """Return what carries them, and the stream of those that go as Arrow."""
+    if not arrow:
+        return [_column(one) for one in series], []
+    from .arrow_values import stream_of
+    from .pandas_arrow import take_column
+
+    taken = [take_column(one) for one in series]
+    columns = [_column(one) if parts is None else ["ipc", *parts[0]] for one, parts in zip(series, taken, strict=True)]
+    streamed = [parts[1] for parts in taken if parts is not None]
+    return columns, [stream_of(streamed)] if streamed else []
+
+
+def _streamed(*buffers: Any) -> list[Any]:
+    """Return the columns of the stream, if there is one, the first at the end."""
+    if not buffers:
+        return []
+    from .arrow_values import columns_of
+
+    (stream,) = buffers
+    return columns_of(stream)[::-1]
+
+
 def _column(values: Any) -> list[Any]:
     """Return what carries the values of a series or an index."""
     dtype = values.dtype
@@ -160,8 +186,12 @@ def _column(values: Any) -> list[Any]:
     raise UnsupportedValue(f"pandas dtype {dtype} cannot be sent: convert the column with astype(object)")
 
 
-def _build_column(tree: Any) -> Any:
+def _build_column(tree: Any, streamed: list[Any] | None = None) -> Any:
     name, *parts = tree
+    if name == "ipc":
+        from .pandas_arrow import build_column
+
+        return build_column(parts, (streamed or []).pop())
     if name == "numpy":
         (array,) = parts
         if not isinstance(array, np.ndarray) or array.ndim != 1:
@@ -211,14 +241,20 @@ def _build_texts(storage: Any, missing: Any, offsets: Any, data: Any, there: Any
     if missing not in ("NA", "nan") or storage not in ("python", "pyarrow"):
         raise ValueError("not a dtype of texts")
     try:
-        dtype = pd.StringDtype(storage, na_value=np.nan if missing == "nan" else pd.NA)
-        if storage == "pyarrow":
+        dtype = text_dtype(storage, missing)
+        if storage == "pyarrow" and dtype is not object:
             return dtype.__from_arrow__(_to_arrow(offsets, data, there))
     except (ImportError, ValueError):  # no pyarrow here; or lone surrogates, which it refuses
-        dtype = pd.StringDtype("python", na_value=np.nan if missing == "nan" else pd.NA)
-    except TypeError:  # pandas 2.2 and before had no texts but those with NA
-        dtype = object if missing == "nan" else pd.StringDtype("python")
+        dtype = text_dtype("python", missing)
     return pd.array(_to_objects(offsets, data, there), dtype=dtype)
+
+
+def text_dtype(storage: str, missing: str) -> Any:
+    """Return the dtype of texts, or the nearest that this pandas has."""
+    try:
+        return pd.StringDtype(storage, na_value=np.nan if missing == "nan" else pd.NA)
+    except TypeError:  # pandas 2.2 and before had no texts but those with NA
+        return object if missing == "nan" else pd.StringDtype(storage)
 
 
 def _check_texts(offsets: Any, data: Any, there: Any) -> None:
@@ -264,11 +300,11 @@ def _build_categories(codes: Any, categories: Any, ordered: Any) -> Any:
 
 def _zoned(values: Any, dtype: Any) -> list[Any]:
     bare = values.tz_convert(None) if isinstance(values, pd.Index) else values.dt.tz_convert(None)
-    return ["zoned", _zone_text(dtype.tz), bare.to_numpy()]
+    return ["zoned", zone_text(dtype.tz), bare.to_numpy()]
 
 
 def _build_zoned(zone: Any, moments: Any) -> Any:
-    return pd.DatetimeIndex(moments, copy=False).tz_localize("UTC").tz_convert(_zone(zone)).array
+    return pd.DatetimeIndex(moments, copy=False).tz_localize("UTC").tz_convert(zone_of(zone)).array
 
 
 def _period(values: Any, dtype: Any) -> list[Any]:
@@ -333,7 +369,7 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
 # --- time zones ----------------------------------------------------------------------------------------
 
 
-def _zone_text(zone: Any) -> str | None:
+def zone_text(zone: Any) -> str | None:
     """Return a zone's name, or its offset as ``UTC+01:00``."""
     if zone is None:
         return None
@@ -345,7 +381,8 @@ def _zone_text(zone: Any) -> str | None:
     raise UnsupportedValue(f"time zone {zone!r} cannot be sent: use zoneinfo.ZoneInfo")
 
 
-def _zone(text: Any) -> Any:
+def zone_of(text: Any) -> Any:
+    """Return what pandas takes for the zone that :func:`zone_text` made a text of."""
     if text is None:
         return None
     if not isinstance(text, str):

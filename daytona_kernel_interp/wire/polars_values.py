@@ -1,4 +1,4 @@
-"""polars: frames and series, column by column.
+"""polars: frames and series, as Arrow IPC where both sides have pyarrow, else column by column.
 
 ========== ====================================
 kind        tree
@@ -7,8 +7,9 @@ kind        tree
 ``series``  [name, column]
 ========== ====================================
 
-A column is [dtype, "array", numpy array, mask or None], where the mask tells which values are there, or
-[dtype, "items", list]. A dtype is [name, parameter, ...], dtypes among them being lists again.
+A column is [dtype, "array", numpy array, mask or None], where the mask tells which values are there,
+[dtype, "items", list], or [dtype, "ipc"]: the next column of the Arrow IPC stream that is the only buffer then. A dtype
+is [name, parameter, ...], dtypes among them being lists again.
 """
 
 from __future__ import annotations
@@ -30,15 +31,18 @@ _NUMBERS = ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UIn
 _TEXTS = ("String", "Categorical", "Enum")
 _MOMENTS = {"Date": np.int32, "Datetime": np.int64, "Duration": np.int64, "Time": np.int64}
 _BARE = (*_NUMBERS, "String", "Categorical", "Date", "Time", "Binary", "Null", "Int128")
+_AS_ARROW = (*_NUMBERS, *_MOMENTS, "String", "Binary", "Decimal")
 _MAX_DEPTH = 32
 
 
-def take_apart(value: Any) -> tuple[str, Any, list[Any]] | None:
+def take_apart(value: Any, arrow: bool) -> tuple[str, Any, list[Any]] | None:
     """Return kind, tree and buffers of a frame or series."""
     if isinstance(value, pl.DataFrame):
-        return "frame", [value.columns, [_column(series) for series in value.get_columns()], value.height], []
+        columns, buffers = _columns(value.get_columns(), arrow)
+        return "frame", [value.columns, columns, value.height], buffers
     if isinstance(value, pl.Series):
-        return "series", [value.name, _column(value)], []
+        (column,), buffers = _columns([value], arrow)
+        return "series", [value.name, column], buffers
     if isinstance(value, pl.LazyFrame):
         raise UnsupportedValue("a polars LazyFrame cannot be sent: collect() it first")
     return None
@@ -47,18 +51,52 @@ def take_apart(value: Any) -> tuple[str, Any, list[Any]] | None:
 def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[int], None]) -> Any:
     """Return the frame or series."""
     try:
+        streamed = _streamed(*buffers)
         if kind == "series":
             name, column = tree
-            return _build_column(name, column)
+            return _build_column(name, column, streamed)
         if kind == "frame":
             names, columns, height = tree
-            frame = pl.DataFrame([_build_column(*pair) for pair in zip(names, columns, strict=True)])
+            frame = pl.DataFrame([_build_column(*pair, streamed) for pair in zip(names, columns, strict=True)])
             if columns and frame.height != height:
                 raise ValueError("a frame has another height than its columns")
             return frame
     except pl.exceptions.PanicException as panic:  # no Exception
         raise ValueError("polars refuses the value") from panic
     raise ValueError("no such kind")
+
+
+def _columns(series: list[Any], arrow: bool) -> tuple[list[list[Any]], list[Any]]:
+    columns: list[list[Any]] = []
+    streamed = []
+    for one in series:
+        if arrow and _goes_as_arrow(one.dtype):
+            streamed.append(one.to_arrow(compat_level=pl.CompatLevel.oldest()))
+            columns.append([_dtype_form(one.dtype), "ipc"])
+        else:
+            columns.append(_column(one))
+    if not streamed:
+        return columns, []
+    from .arrow_values import stream_of
+
+    return columns, [stream_of(streamed)]
+
+
+def _goes_as_arrow(dtype: Any) -> bool:
+    """Whether Arrow gives back exactly this dtype."""
+    name = str(dtype.base_type())
+    if name == "Struct":
+        return all(_goes_as_arrow(field.dtype) for field in dtype.fields)
+    return name in _AS_ARROW or (name in ("List", "Array") and _goes_as_arrow(dtype.inner))
+
+
+def _streamed(*buffers: Any) -> list[Any]:
+    if not buffers:
+        return []
+    from .arrow_values import columns_of
+
+    (stream,) = buffers
+    return columns_of(stream)[::-1]
 
 
 def _column(series: Any) -> list[Any]:
@@ -75,11 +113,17 @@ def _column(series: Any) -> list[Any]:
     return [form, "array", bare.to_numpy(), mask]
 
 
-def _build_column(name: Any, tree: Any) -> Any:
-    form, kind, values, *rest = tree
+def _build_column(name: Any, tree: Any, streamed: list[Any]) -> Any:
+    form, kind, *parts = tree
     dtype = _dtype(form, 0)
     if not isinstance(name, str):
         raise ValueError("not a name")
+    if kind == "ipc" and not parts:
+        series = pl.Series(name, pl.from_arrow(streamed.pop()))
+        if series.dtype != dtype:
+            raise ValueError("a column has another dtype than its values")
+        return series
+    values, *rest = parts
     if kind == "items" and not rest:
         return pl.Series(name, values, dtype=dtype, strict=True)
     (mask,) = rest

@@ -63,6 +63,9 @@ MAX_VALUE_BYTES = 256 << 20
 MAX_DEPTH = 200  # json.loads and our walk both recurse; Python's default limit is 1000 frames
 LARGE_BYTES = 64 * 1024  # from here on a buffer of its own beats escaping into JSON
 _INT_BITS = 63
+# Of a value's parts as Python objects, tree and result together: three bytes of JSON may become a hundred times more.
+MAX_UNPACKED_BYTES = 8 * MAX_VALUE_BYTES
+_PART_BYTES, _CONTAINER_BYTES = 40, 200
 _TAG = "$"
 
 
@@ -70,25 +73,30 @@ class ValueTooLarge(ValueError):
     """The encoded value exceeds the limit in bytes."""
 
 
-def dumps(value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES, snapshot: bool = False) -> list[Buffer]:
+def dumps(
+    value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES, snapshot: bool = False, arrow: bool = False
+) -> list[Buffer]:
     """Return the buffers that carry ``value``.
 
     Some may be the memory of its arrays; with ``snapshot`` they are copies, for a value that may change meanwhile.
+    With ``arrow``, the far side has pyarrow: frames go as Arrow IPC then, if it is here too.
 
     Raises:
         UnsupportedValue: If it, or something in it, has a type that no codec carries, or nests too deeply.
         ValueTooLarge: If the buffers together exceed ``max_bytes``.
     """
-    buffers, _ = encode(value, max_bytes=max_bytes)
+    buffers, _ = encode(value, max_bytes=max_bytes, arrow=arrow)
     return list(map(bytes, buffers)) if snapshot else buffers
 
 
-def encode(value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES) -> tuple[list[Buffer], bool]:
+def encode(value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES, arrow: bool = False) -> tuple[list[Buffer], bool]:
     """Return the buffers, and whether everything in the value has exactly a type that Python has, none of it binary."""
-    encoder = _Encoder(max_bytes)
+    encoder = _Encoder(max_bytes, arrow and libraries.has_arrow())
     with collector_paused():
         tree = encoder.encode(value, 0)
     head = json.dumps(tree, allow_nan=False, separators=(",", ":")).encode("ascii")
+    if _unpacked_size(head) > MAX_UNPACKED_BYTES:
+        raise ValueTooLarge("the value has too many parts: send an array or a frame in the place of lists")
     buffers = [head, *encoder.buffers]
     if max_bytes is not None and sum(map(len, buffers)) > max_bytes:
         raise ValueTooLarge(f"the value takes more than {max_bytes} bytes")
@@ -110,13 +118,24 @@ def decode(buffers: Sequence[Buffer]) -> tuple[Any, bool]:
         raise RemoteProtocolError("a value without buffers")
     try:
         with collector_paused():
-            tree = json.loads(bytes(buffers[0]), parse_constant=_refuse_constant)
+            head = bytes(buffers[0])
+            if _unpacked_size(head) > MAX_UNPACKED_BYTES:
+                raise RemoteProtocolError("a value has too many parts")
+            tree = json.loads(head, parse_constant=_refuse_constant)
             decoder = _Decoder(buffers)
             return decoder.decode(tree, 0), decoder.exact
     except RemoteProtocolError:
         raise
     except Exception as error:  # whatever a hostile peer put there: the builders below raise what their types raise
         raise RemoteProtocolError(f"not a value of format {VALUES_VERSION}: {type(error).__name__}") from error
+
+
+def _unpacked_size(head: bytes) -> int:
+    """Return about what the JSON text becomes at most; counting commas in texts too does little harm."""
+    if len(head) < MAX_UNPACKED_BYTES // (_PART_BYTES + _CONTAINER_BYTES):
+        return 0  # it cannot be too much
+    containers = head.count(b"[") + head.count(b"{")
+    return head.count(b",") * _PART_BYTES + containers * (_PART_BYTES + _CONTAINER_BYTES)
 
 
 @contextlib.contextmanager
@@ -139,17 +158,20 @@ def _refuse_constant(name: str) -> float:
 class _Encoder:
     """Walks one value; collects large pieces as buffers."""
 
-    def __init__(self, max_bytes: int | None) -> None:
+    def __init__(self, max_bytes: int | None, arrow: bool) -> None:
         self.buffers: list[Buffer] = []
-        self._max_bytes = max_bytes
+        self._max_bytes, self._arrow = max_bytes, arrow
         self._size = 0
         self._hashed = 0  # how many sets and keys we are in
         self.exact = True
 
     def add_size(self, size: int) -> None:
         """Count what is certain to be sent, so that a value far too large is refused before it is encoded whole."""
+        self._check_size(size)
         self._size += size
-        if self._max_bytes is not None and self._size > self._max_bytes:
+
+    def _check_size(self, size: int) -> None:
+        if self._max_bytes is not None and self._size + size > self._max_bytes:
             raise ValueTooLarge(f"the value takes more than {self._max_bytes} bytes")
 
     def encode(self, value: Any, depth: int) -> Any:
@@ -169,7 +191,8 @@ class _Encoder:
         if fields is not None:
             name = value.record_type if isinstance(value, Record) else type(value).__name__
             return self._record(name, fields, isinstance(value, (tuple, SequenceRecord)), depth)
-        parts = libraries.take_apart(value)  # before the kinds: a numpy float is a float too
+        self._check_size(libraries.least_size(value))
+        parts = libraries.take_apart(value, self._arrow)  # before the kinds: a numpy float is a float too
         if parts is not None:
             kind, inner, buffers = parts
             return _tagged(kind, [self.encode(inner, depth + 1), [self._piece(data) for data in buffers]])
@@ -209,12 +232,12 @@ class _Encoder:
         return self._buffer("str_at", data)
 
     def binary(self, value: bytes | bytearray | memoryview, depth: int) -> Any:
+        self.add_size(value.nbytes if isinstance(value, memoryview) else len(value))
         data = bytes(value)
         self.exact = False
         if len(data) < LARGE_BYTES:
-            self.add_size(len(data))
             return _tagged("bytes", base64.b64encode(data).decode("ascii"))
-        return self._buffer("bytes_at", data)
+        return self._buffer("bytes_at", data, counted=True)
 
     def sequence(self, value: abc.Sequence[Any], depth: int) -> Any:
         self.add_size(2)
@@ -252,8 +275,8 @@ class _Encoder:
             return base64.b64encode(data).decode("ascii")
         return self._buffer("", data)["v"]
 
-    def _buffer(self, tag: str, data: bytes | memoryview) -> Any:
-        self.add_size(len(data))
+    def _buffer(self, tag: str, data: bytes | memoryview, *, counted: bool = False) -> Any:
+        self.add_size(0 if counted else len(data))
         self.buffers.append(data)
         return _tagged(tag, len(self.buffers))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.metadata
 import json
 import os
@@ -11,47 +12,39 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from tests import hermetic
 
-from . import emulator, link, report
+from . import link, report
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from .samples import Key, Sample
 
-
-class Lives(NamedTuple):
-    """What ``lifecycle`` measured, and its table."""
-
-    samples: dict[Key, Sample]
-    table: str
+# Modules beside this one, each with a ``run(quick)`` that returns its tables. They import what reads the environment.
+_PARTS = ("emulator", "daytona", "values", "inspecting", "reporting")
+_BASICS = "basics"  # cells, calls, lives and the link
 
 
 def main() -> int:
     """Run what was asked for; the exit code is 0 whether or not targets were reached."""
     options = _options()
+    wanted = options.only or [_BASICS, *_PARTS]
     folder = Path(tempfile.mkdtemp(prefix="dki-bench-"))
     hermetic.isolate(os.environ, folder)
+    measured: dict[str, object] = {"machine": _machine()}
+    tables: list[str] = []
     try:
-        samples = _measure(options.quick)
-        lives = _measure_lives(options.quick)
-        lines = _measure_link(options.quick)
-        emulated = emulator.run(options.quick)
-        carried = _measure_values(options.quick)
-        shown = _measure_pages(options.quick)
+        if _BASICS in wanted:
+            tables += _measure_basics(options.quick, measured)
+        tables += _measure_parts(options.quick, [part for part in _PARTS if part in wanted])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(_machine())
-    print(f"{report.table(samples)}\n\n{lives.table}")
-    print(f"\n{link.table(lines)}")
-    print(f"\n{emulated}\n\n{carried}\n\n{shown}")
+    print("\n\n".join(tables))
     if options.json is not None:
-        measured = {
-            "machine": _machine(),
-            **report.as_json(samples | lives.samples),
-            "link": [vars(line) for line in lines],
-        }
         options.json.write_text(json.dumps(measured, indent=1) + "\n")
     return 0
 
@@ -59,8 +52,26 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description="Measure this package beside its peers.")
     parser.add_argument("--quick", action="store_true", help="few samples: a look, no proof")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write every sample to PATH")
+    parser.add_argument("--only", action="append", choices=[_BASICS, *_PARTS], help="this part; may be repeated")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write every sample of the basics to PATH")
     return parser.parse_args()
+
+
+def _measure_basics(quick: bool, measured: dict[str, object]) -> list[str]:
+    samples = _measure(quick)
+    lives, lives_table = _measure_lives(quick)
+    print("measure the link ...", file=sys.stderr)
+    lines = list(link.measure(link.QUICK if quick else link.Plan()))
+    measured.update(report.as_json(samples | lives), link=[vars(line) for line in lines])
+    return [report.table(samples), lives_table, link.table(lines)]
+
+
+def _measure_parts(quick: bool, parts: Iterable[str]) -> list[str]:
+    tables = []
+    for part in parts:
+        print(f"measure {part} ...", file=sys.stderr)
+        tables.append(str(importlib.import_module(f"tests.benchmarks.{part}").run(quick)).strip("\n"))
+    return tables
 
 
 def _measure(quick: bool) -> dict[Key, Sample]:
@@ -75,31 +86,12 @@ def _measure(quick: bool) -> dict[Key, Sample]:
     return samples
 
 
-def _measure_lives(quick: bool) -> Lives:
+def _measure_lives(quick: bool) -> tuple[dict[Key, Sample], str]:
     from . import lifecycle  # imports dspy, which reads the environment
 
     print("measure lives ...", file=sys.stderr)
     samples = lifecycle.measure(lifecycle.QUICK if quick else lifecycle.Plan())
-    return Lives(samples, lifecycle.table(samples))
-
-
-def _measure_link(quick: bool) -> list[link.Line]:
-    print("measure the link ...", file=sys.stderr)
-    return list(link.measure(link.QUICK if quick else link.Plan()))
-
-
-def _measure_values(quick: bool) -> str:
-    from . import values  # imports dspy, which reads the environment
-
-    print("measure values ...", file=sys.stderr)
-    return values.run(quick)
-
-
-def _measure_pages(quick: bool) -> str:
-    from . import reporting
-
-    print("measure pages ...", file=sys.stderr)
-    return reporting.run(quick)
+    return samples, lifecycle.table(samples)
 
 
 def _machine() -> str:

@@ -1,4 +1,4 @@
-"""Values in and out, and what printing costs, beside ``dspy.LocalInterpreter`` and a stock kernel."""
+"""Values in and out, and what printing costs, beside ``dspy.LocalInterpreter``, a straight send and a stock kernel."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dspy
 import numpy as np
-import pandas as pd
 
 from daytona_kernel_interp import KernelInterpreter
 
-from . import peers
+from . import frames, peers
+from .frames import median as _median
 from .report import LOCAL, OURS
+from .straight import Straight
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MB = 1 << 20
-_ROWS = 1_000_000
 _PRINTS = 100_000
 # Runs in the kernel: the growth of its memory's peak in MB while ``work`` runs.
 _GROWTH = """
@@ -68,12 +68,14 @@ class Line(NamedTuple):
 def run(quick: bool) -> str:
     """Measure, and return the table."""
     rounds = 2 if quick else 5
-    lines = [*_inputs(rounds), *_arrays(), *_frames(rounds), *_prints()]
-    head = f"| values and prints | {OURS} | peer, same run | target | |\n|---|---|---|---|---|"
+    with Straight() as straight:
+        lines = [*_inputs(rounds, straight), *_arrays(rounds, straight), *_frames(rounds, straight)]
+    lines += [*_prints(), *_watched(10 * rounds)]
+    head = f"| values and prints | {OURS} | peers, same run | target | |\n|---|---|---|---|---|"
     return "\n".join([head, *map(str, lines)])
 
 
-def _inputs(rounds: int) -> list[Line]:
+def _inputs(rounds: int, straight: Straight) -> list[Line]:
     text = "x" * (32 * _MB)
     record = {"tags": ["a", "b"], "score": 1 / 3, "text": "lorem " * 40}
     records = [{"id": number, "name": f"name {number}", **record} for number in range(100_000)]
@@ -81,16 +83,29 @@ def _inputs(rounds: int) -> list[Line]:
         theirs = dspy.LocalInterpreter()
         stack.callback(theirs.shutdown)
         empty = _median(rounds * 4, partial(ours.execute, "1;"))
-        first = _median(rounds, lambda: ours.execute("1;", {"v": _new(_MB)}))
+        first, first_local = (_median(rounds, partial(_send_new, one)) for one in (ours, theirs))
         same, same_local = (_unchanged(rounds, one, text) for one in (ours, theirs))
         equal, equal_local = (_median(rounds, partial(_send_equal, one, text)) for one in (ours, theirs))
         nested, nested_local = (_unchanged(rounds, one, records) for one in (ours, theirs))
+    sends = {size: straight.milliseconds(_new(size), rounds) for size in (_MB, 32 * _MB)}
+    large = straight.milliseconds(records, rounds)
     return [
-        Line("32 MiB str, same object, over an empty cell", same - empty, 2, "ms", f"{LOCAL} {same_local:.0f} ms"),
-        Line("32 MiB str, equal but new", equal, 60, "ms", f"{LOCAL} {equal_local:.0f} ms"),
-        Line(f"32 MiB nested, unchanged: {nested:.0f} ms", nested / nested_local, 0.35, "x", f"{nested_local:.0f} ms"),
-        Line("1 MiB str, first time", first, 15, "ms"),
+        Line("32 MiB str, same object, over an empty cell", same - empty, 2, "ms", _peers(same_local, sends[32 * _MB])),
+        Line("32 MiB str, equal but new", equal, 60, "ms", _peers(equal_local, sends[32 * _MB])),
+        Line(
+            f"32 MiB nested, unchanged: {nested:.0f} ms", nested / nested_local, 0.35, "x", _peers(nested_local, large)
+        ),
+        Line("1 MiB str, first time", first, 15, "ms", _peers(first_local, sends[_MB])),
     ]
+
+
+def _peers(local_ms: float | None, straight_ms: float) -> str:
+    ours = [] if local_ms is None else [f"{LOCAL} {local_ms:.0f} ms"]
+    return ", ".join([*ours, f"straight send {straight_ms:.1f} ms"])
+
+
+def _send_new(interpreter: Any) -> None:
+    interpreter.execute("1;", {"v": _new(_MB)})
 
 
 def _unchanged(rounds: int, interpreter: Any, value: Any) -> float:
@@ -102,46 +117,54 @@ def _send_equal(interpreter: Any, text: str) -> None:
     interpreter.execute("1;", {"v": text[:-1] + "x"})
 
 
-def _arrays() -> list[Line]:
+def _arrays(rounds: int, straight: Straight) -> list[Line]:
     lines = []
     for what, value in (("str", "y" * 100_000_000), ("array", np.ones(100_000_000, np.uint8))):
         with KernelInterpreter(sandbox="local") as interpreter:
             interpreter.execute("import numpy")
             elapsed, growth = _with_growth(partial(interpreter.execute, "1;", {"v": value}))
-        lines += [Line(f"100 MB {what}, first time", elapsed, 1200, "ms"), Line("... host memory", growth, 200, "MB")]
+        peer = _peers(None, straight.milliseconds(value, rounds))
+        lines.append(Line(f"100 MB {what}, first time", elapsed, 1200, "ms", peer))
+        lines.append(Line("... host memory", growth, 200, "MB"))
     return lines
 
 
-def _frames(rounds: int) -> list[Line]:
+def _frames(rounds: int, straight: Straight) -> list[Line]:
     lines = []
-    for what, dtype, limit in (("texts of pyarrow", "string[pyarrow]", 1000), ("texts of Python", "object", 3000)):
-        frame = _frame(dtype)
-        with KernelInterpreter(sandbox="local", output_fields=[{"name": "frame"}]) as interpreter:
-            interpreter.execute("import pandas")
-            inward = _median(rounds, partial(_send_anew, interpreter, frame))
-            outward = _median(rounds, partial(interpreter.execute, "SUBMIT(frame)"))
-            pd.testing.assert_frame_equal(interpreter.get("frame"), frame)
-        lines.append(Line(f"frame of {_ROWS:,} rows, {what}, in", inward, limit, "ms"))
-        lines.append(Line("... out through SUBMIT", outward, limit, "ms"))
-    return lines
+    for what, frame in (
+        ("pandas", frames.pandas_frame("str")),
+        ("pandas, texts as objects", frames.pandas_frame("object")),
+        ("polars", frames.polars_frame()),
+    ):
+        peer = _peers(None, straight.milliseconds(frame, rounds))
+        lines += _frame_lines(what, frames.measure(frame, rounds, arrow=True), 1000, peer)
+    return lines + _frame_lines("pandas, neither side with pyarrow", frames.without_arrow(rounds), 3000, "")
 
 
-def _send_anew(interpreter: KernelInterpreter, frame: Any) -> None:
-    interpreter._inputs.kernel_has(())  # as if it were the first time
-    interpreter.execute("1;", {"frame": frame})
+def _frame_lines(what: str, times: frames.Times, limit: float, peer: str) -> list[Line]:
+    rows = f"frame of {frames.ROWS:,} rows, {what}"
+    return [
+        Line(f"{rows}, in", times.inward, limit, "ms", peer),
+        Line("... out through SUBMIT", times.outward, limit, "ms", peer),
+    ]
 
 
-def _frame(dtype: str) -> Any:
-    random = np.random.default_rng(0)
-    texts = [f"text {number}" for number in range(_ROWS)]
-    return pd.DataFrame(
-        {
-            **{f"int{n}": random.integers(0, 1000, _ROWS) for n in range(4)},
-            **{f"float{n}": random.random(_ROWS) for n in range(3)},
-            **{f"text{n}": pd.Series(texts, dtype=dtype) for n in range(2)},
-            "time": pd.date_range("2020", periods=_ROWS, freq="s", tz="Europe/Berlin"),
-        }
-    )
+def _watched(count: int) -> list[Line]:
+    """How long after a print ``on_output`` is called: both processes read the machine's one monotonic clock."""
+    delays: list[float] = []
+
+    def watch(output: Any) -> None:
+        now = time.monotonic()
+        delays.extend((now - float(line)) * 1000 for line in output.text.split())
+
+    with KernelInterpreter(sandbox="local", on_output=watch) as interpreter:
+        interpreter.execute(f"import time\nfor _ in range({count}): print(time.monotonic()); time.sleep(0.05)")
+    assert len(delays) == count
+    delays.sort()
+    return [
+        Line("on_output after the print, p50", delays[count // 2], 50, "ms"),
+        Line("... p95", delays[int(count * 0.95)], 50, "ms"),
+    ]
 
 
 def _prints() -> list[Line]:
@@ -173,15 +196,6 @@ def _prints() -> list[Line]:
 
 def _new(size: int) -> str:
     return f"{time.perf_counter_ns():020d}".ljust(size, "z")
-
-
-def _median(rounds: int, work: Callable[[], object]) -> float:
-    times = []
-    for _ in range(rounds):
-        begin = time.perf_counter()
-        work()
-        times.append((time.perf_counter() - begin) * 1000)
-    return statistics.median(times)
 
 
 def _with_growth(work: Callable[[], object]) -> tuple[float, float]:

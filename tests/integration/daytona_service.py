@@ -21,9 +21,10 @@ class Service:
     def __init__(self, emulator: DaytonaEmulator) -> None:
         self.emulator = emulator
 
-    def ask(self, method: str, path: str) -> Any:
-        headers = {"Authorization": f"Bearer {self.emulator.api_key}"}
-        request = urllib.request.Request(self.emulator.api_url + path, method=method, headers=headers)
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        headers = {"Authorization": f"Bearer {self.emulator.api_key}", "Content-Type": "application/json"}
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.emulator.api_url + path, data, headers, method=method)
         with urllib.request.urlopen(request, timeout=10) as answer:
             return json.loads(answer.read() or b"null")
 

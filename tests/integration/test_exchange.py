@@ -12,7 +12,7 @@ from daytona_kernel_interp import KernelInterpreter
 from daytona_kernel_interp.dspy_versions import CodeExecutionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 np = pytest.importorskip("numpy", reason="numpy is not installed in this environment")
 pd = pytest.importorskip("pandas", reason="pandas is not installed in this environment")
@@ -207,16 +207,141 @@ def test_files_that_are_not_there(interp: KernelInterpreter, tmp_path: Path) -> 
         interp.upload(__file__, "/dev/null/x")
 
 
-@pytest.mark.parametrize("name", ["../x", "/tmp/x", "a/../../x", "a\\x", "a\0", 5])
-def test_a_sandbox_cannot_write_outside_of_the_folder(interp: KernelInterpreter, tmp_path: Path, name: Any) -> None:
+@pytest.fixture
+def hostile(interp: KernelInterpreter) -> Iterator[Callable[..., None]]:
+    """A sandbox that lists whatever it likes, and sends one byte for each piece that it is asked for."""
+
+    def install(*entries: Any, piece: bytes = b"x") -> None:
+        interp.execute(
+            "import daytona_kernel_interp.guest.bridge as bridge\nkept = bridge.serve\n"
+            "bridge.serve = lambda request: entries if request['do'] == 'list' else piece",
+            {"entries": list(entries), "piece": piece},
+        )
+
+    yield install
+    interp.execute("bridge.serve = kept")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [*((name, 1) for name in ("../x", "/tmp/x", "a/../../x", "a\\x", "a\0", 5)), ("x", -1), ("x", True), "x", 5],
+)
+def test_a_sandbox_cannot_write_outside_of_the_folder(
+    interp: KernelInterpreter, hostile: Callable[..., None], tmp_path: Path, entry: Any
+) -> None:
     """It may list whatever it likes."""
-    interp.execute(
-        "import daytona_kernel_interp.guest.bridge as bridge\nkept = bridge.serve\n"
-        "bridge.serve = lambda request: [(name, 1)] if request['do'] == 'list' else b'x'",
-        {"name": name},
-    )
-    try:
-        with pytest.raises(CodeInterpreterError, match="cannot be one of the folder's"):
-            interp.download("folder", tmp_path / "x")
-    finally:
-        interp.execute("bridge.serve = kept")
+    hostile(entry)
+    with pytest.raises(CodeInterpreterError, match="cannot be one of the folder's"):
+        interp.download("folder", tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_in_the_folder_is_no_way_out(
+    interp: KernelInterpreter, hostile: Callable[..., None], tmp_path: Path
+) -> None:
+    """A folder that a link stands for is not written to; a file that one stands for is replaced, not what it names."""
+    copy, outside = tmp_path / "copy", tmp_path / "outside"
+    copy.mkdir()
+    outside.mkdir()
+    (outside / "secret").write_text("mine")
+    (copy / "link").symlink_to(outside)
+    (copy / "file").symlink_to(outside / "secret")
+    hostile(("", None), ("file", 1), ("link/secret", 1))
+    with pytest.raises(CodeInterpreterError, match=r"link leads out of .*copy: remove that link first"):
+        interp.download("folder", copy)
+    assert (outside / "secret").read_text() == "mine"
+    assert (copy / "file").read_text() == "x"
+    assert not (copy / "file").is_symlink()
+
+
+def test_names_of_unfinished_files_are_nobodys(
+    interp: KernelInterpreter, hostile: Callable[..., None], tmp_path: Path
+) -> None:
+    """Whatever else is called so arrives as well."""
+    hostile(("", None), ("a.part", 1), ("a", 1), ("a.part.part", 1))
+    copy = interp.download("folder", tmp_path / "copy")
+    assert sorted(path.name for path in copy.iterdir()) == ["a", "a.part", "a.part.part"]
+
+
+def test_a_piece_that_is_none_is_refused(
+    interp: KernelInterpreter, hostile: Callable[..., None], tmp_path: Path
+) -> None:
+    """More than was asked for is not written, and nothing of the file is left."""
+    hostile(("", 1), piece=b"xx")
+    with pytest.raises(CodeInterpreterError, match="another piece of a file"):
+        interp.download("one", tmp_path / "one")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_download_leaves_no_half_file(
+    interp: KernelInterpreter, tmp_path: Path, error: type[BaseException]
+) -> None:
+    """Neither under its name, where the old one stays, nor under another; the next one works."""
+    interp.execute("with open('large.bin', 'wb') as file: file.write(b'x' * (20 << 20))")
+    target = tmp_path / "large.bin"
+    target.write_text("old")
+
+    def stop(done: int, total: int) -> None:
+        raise error
+
+    with pytest.raises(error):
+        interp.download("large.bin", target, stop)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+    interp.download("large.bin", target)
+    assert target.stat().st_size == 20 << 20
+    interp.upload(tmp_path, "up/again")
+    assert interp.execute("import os; os.path.getsize('up/again/large.bin')") == 20 << 20
+
+
+def test_empty_files_and_folders(interp: KernelInterpreter, tmp_path: Path) -> None:
+    """Each there and back; an empty file in the place of one that was not."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("not empty yet")
+    interp.upload(tmp_path / "file", "e/file")
+    (tmp_path / "file").write_text("")
+    interp.upload(tmp_path / "file", "e/file")
+    interp.upload(tmp_path / "folder", "e/folder")
+    copy = interp.download("e", tmp_path / "copy")
+    assert sorted(path.name for path in copy.iterdir()) == ["file", "folder"]
+    assert (copy / "file").read_bytes() == b""
+    assert list((copy / "folder").iterdir()) == []
+    assert interp.download("e/folder", tmp_path / "second").is_dir()
+
+
+def test_frames_travel_as_arrow_once_each_side_knows_of_the_other(
+    interp: KernelInterpreter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Into the cell, into a tool and back, and out through SUBMIT: each way as one stream."""
+    interp.execute("import pandas")  # its reply tells of pyarrow
+    frame = pd.DataFrame({"a": np.arange(20_000), "s": [f"text {n}" for n in range(20_000)]})
+    interp.tools["same"], interp.output_fields = lambda f: f, [{"name": "answer"}]
+    decoded: list[bytes] = []
+    monkeypatch.setattr("daytona_kernel_interp.wire.values.decode", _spy(decoded))
+    code = """
+from daytona_kernel_interp.wire import values
+heads, decode = [], values.decode
+values.decode = lambda buffers: heads.append(bytes(buffers[0])) or decode(buffers)
+try:
+    back = same(f)
+finally:
+    values.decode = decode
+assert b'"ipc"' in heads[-1]
+"""
+    encoded = interp._inputs.encode("f", frame, None)
+    assert b'"ipc"' in bytes(encoded.buffers[0])
+    submitted = interp.execute(f"{code}SUBMIT(back)", {"f": frame})
+    pd.testing.assert_frame_equal(submitted.output["answer"], frame)
+    assert [b'"ipc"' in head for head in decoded] == [True, True]  # the tool's argument, the answer
+
+
+def _spy(heads: list[bytes]) -> Any:
+    from daytona_kernel_interp.wire import values
+
+    decode = values.decode
+
+    def spy(buffers: Any) -> Any:
+        heads.append(bytes(buffers[0]))
+        return decode(buffers)
+
+    return spy

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import json
 import math
+import subprocess
+import sys
+import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from daytona_kernel_interp.request import InvalidRequest, prepare
-from daytona_kernel_interp.wire.values import dumps, loads
+from daytona_kernel_interp.wire import values
+from daytona_kernel_interp.wire.errors import RemoteProtocolError
+from daytona_kernel_interp.wire.values import ValueTooLarge, dumps, loads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,3 +89,67 @@ def test_a_frame_with_mixed_columns_comes_back() -> None:
     assert list(back.columns) == ["mixed", 5]
     with pytest.raises(TypeError, match="Unsupported value type: function"):
         dumps(pd.DataFrame({"f": [lambda: 1]}))
+
+
+# --- what it costs ----------------------------------------------------------------------------------------
+
+
+def peak_of(work: Callable[[], object]) -> int:
+    """Return how many bytes are in use at most while it raises what it has to raise."""
+    tracemalloc.start()
+    try:
+        with pytest.raises((ValueTooLarge, RemoteProtocolError)):
+            work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_too_large_is_refused_before_it_is_encoded() -> None:
+    """A nested value of 32 MiB, large binary, a text: at the limit, with no copy of them made."""
+    records = [{"id": number, "text": "lorem ipsum " * 20} for number in range(120_000)]
+    for value in (records, bytearray(32 << 20), memoryview(bytes(32 << 20)), "é" * (16 << 20), [["x" * 1000] * 40_000]):
+        assert peak_of(functools.partial(dumps, value, max_bytes=1 << 20)) < 8 << 20
+
+
+def test_an_array_that_repeats_its_memory_is_measured_first() -> None:
+    """A terabyte of zeros in eight bytes: it would be made whole to be sent."""
+    np = pytest.importorskip("numpy", reason="numpy is not installed in this environment")
+    assert peak_of(lambda: dumps(np.broadcast_to(0.0, (1 << 37,)))) < 1 << 20
+    assert loads(dumps(np.broadcast_to(1.5, (3,)))).tolist() == [1.5] * 3
+
+
+@pytest.mark.parametrize("part", ["[]", '{"a":1}', '{"$":"tuple","v":[]}'])
+def test_many_small_parts_are_refused_before_they_are_made(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few bytes each, and a hundred times that as objects; the far side says so before it sends them."""
+    monkeypatch.setattr(values, "MAX_UNPACKED_BYTES", 1 << 20)
+    head = f"[{','.join([part] * 100_000)}]".encode()
+    assert peak_of(lambda: loads([head])) < 2 * len(head) + (1 << 20)
+    with pytest.raises(ValueTooLarge, match="send an array or a frame"):
+        dumps([[]] * 100_000)
+    assert loads(dumps([1] * 10_000)) == [1] * 10_000
+
+
+def test_the_estimate_of_what_parts_become_is_near() -> None:
+    """What is let through takes little more than the limit, whatever it consists of."""
+    for part in ("[]", '{"a":1}', '{"$":"tuple","v":[]}', '{"$":"set","v":[1.5]}', "1.5", "12345678", '"ab"', "{}"):
+        head = f"[{','.join([part] * 50_000)}]".encode()
+        estimate = head.count(b",") * values._PART_BYTES
+        estimate += (head.count(b"[") + head.count(b"{")) * (values._PART_BYTES + values._CONTAINER_BYTES)
+        tracemalloc.start()
+        kept = loads([head])
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert kept
+        assert peak < 2.5 * estimate + 2 * len(head)
+
+
+def test_damage_raises_nothing_else_and_costs_no_memory() -> None:
+    """Thousands of damaged values of every library, in a process that has no gigabyte to spare."""
+    for library in ("numpy", "pandas", "polars", "pyarrow", "PIL"):
+        pytest.importorskip(library, reason=f"{library} is not installed in this environment")
+    command = [sys.executable, "-m", "tests.unit.damage", "7", "4000"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=50)
+    found = json.loads(done.stdout)
+    assert 2000 < found["refused"] < 4000
+    assert found["grown_mb"] < 64

@@ -9,7 +9,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from daytona_kernel_interp.testing.model import (
     BEGINNINGS,
+    CONTAINER,
     ENDINGS,
+    LINUX_VM,
     Act,
     Fleet,
     Record,
@@ -40,9 +42,19 @@ class Fleets(RuleBasedStateMachine):
         self.now = NOW
         self.tokens: set[str] = set()
 
-    @rule(auto_stop=st.integers(0, 3), auto_delete=st.integers(-1, 3), ttl=st.integers(0, 5), target=changes)
-    def create(self, auto_stop: int, auto_delete: int, ttl: int, target: object = None) -> tuple[Record, int]:
-        record = Record(ORGANIZATION, self.now, auto_stop=auto_stop, auto_delete=auto_delete, ttl=ttl)
+    @rule(
+        auto_stop=st.integers(0, 3),
+        auto_delete=st.integers(-1, 3),
+        ttl=st.integers(0, 5),
+        kind=st.sampled_from((CONTAINER, LINUX_VM)),
+        target=changes,
+    )
+    def create(
+        self, auto_stop: int, auto_delete: int, ttl: int, kind: str, target: object = None
+    ) -> tuple[Record, int]:
+        record = Record(
+            ORGANIZATION, self.now, auto_stop=auto_stop, auto_delete=auto_delete, ttl=ttl, sandbox_class=kind
+        )
         self.fleet.add(record)
         return record, record.change
 
@@ -51,6 +63,8 @@ class Fleets(RuleBasedStateMachine):
         record, number = change
         before = record.state
         allowed = (before, act) in BEGINNINGS and (act is not Act.RECOVER or record.recoverable)
+        unpausable = act is Act.PAUSE and record.sandbox_class == CONTAINER
+        allowed = allowed and not unpausable
         if allowed:
             number = self.fleet.begin(record, act, self.now)
             assert record.is_changing
@@ -58,7 +72,7 @@ class Fleets(RuleBasedStateMachine):
         with pytest.raises(Refused) as caught:
             self.fleet.begin(record, act, self.now)
         assert record.state is before
-        assert caught.value.status == (409 if before in ENDINGS else 400)
+        assert caught.value.status == (422 if unpausable else 409 if before in ENDINGS else 400)
         return record, number
 
     @rule(change=consumes(changes), fails=st.booleans())
@@ -73,6 +87,8 @@ class Fleets(RuleBasedStateMachine):
         assert ended == (number == record.change and before in ENDINGS)
         if not ended:
             assert record.state is before
+        elif before is State.RESUMING:
+            assert record.preview_token == token
         elif record.state is State.STARTED:
             assert record.preview_token != token
             assert record.preview_token not in self.tokens

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from daytona_kernel_interp.guest import output
+from daytona_kernel_interp.guest import lines, output
 from daytona_kernel_interp.guest.output import OutputBudget, _printable, end_cell
+from daytona_kernel_interp.shown import plain_text
 
 from . import strategies
 
@@ -189,13 +190,12 @@ def test_a_surrogate_shows_as_its_escape() -> None:
 class LateStream:
     """A stream whose pipe still holds a child's text when the cell ends."""
 
-    def __init__(self, budget: OutputBudget, in_pipe: str) -> None:
-        self.budget: OutputBudget | None = budget
+    def __init__(self, name: str, budget: OutputBudget, in_pipe: str) -> None:
+        self.name, self.budget = name, budget
         self.in_pipe, self.sent = in_pipe, ""
 
     def drain(self) -> None:
-        assert self.budget is not None
-        self.sent += self.budget.take(self.in_pipe)
+        self.sent += self.budget.take(self.in_pipe, self.name)
 
     def write_freely(self, text: str) -> None:
         self.sent += text
@@ -205,11 +205,47 @@ def test_both_pipes_are_drained_before_the_budget_is_closed(tmp_path: Path) -> N
     """What a child left in the second stream's pipe is in the one count, the tail and the file."""
     budget = OutputBudget(10, tmp_path, "whole.txt")
     head = budget.take("a" * 20)
-    streams: list[Any] = [LateStream(budget, ""), LateStream(budget, "b" * 20)]
+    streams: list[Any] = [LateStream("stdout", budget, ""), LateStream("stderr", budget, "b" * 20)]
     end_cell(streams, budget)
     assert head == "aaaaa"
     assert streams[0].sent.startswith("\n[... 30 characters left out; the whole is in ")
     assert streams[0].sent.endswith("\nbbbbb")
     assert streams[1].sent == ""
     assert (tmp_path / "whole.txt").read_text() == "a" * 20 + "b" * 20
-    assert [stream.budget for stream in streams] == [None, None]
+
+
+def test_what_comes_after_the_end_has_a_limit_of_its_own(tmp_path: Path) -> None:
+    """A thread that goes on printing fills neither the wire nor the next cell's text; once, it is said."""
+    budget = OutputBudget(100_000, tmp_path, "o.txt")
+    budget.take("x")
+    budget.close()
+    late = "".join(budget.take("y" * 99 + "\n") for _ in range(10_000))
+    assert late.startswith(("y" * 99 + "\n") * 100)
+    assert late.endswith("\n[... what else came after the cell had ended is left out ...]\n")
+    assert len(late) < 10_100
+
+
+def test_a_progress_bar_counts_once(tmp_path: Path) -> None:
+    """However often it is drawn, between lines of the other stream: its last state is what there is room for."""
+    budget, now = OutputBudget(2000, tmp_path, "o.txt"), {"stdout": "", "stderr": ""}
+    for number in range(10_000):
+        now["stderr"] += budget.take(f"\r{number / 100:6.2f}%|{'#' * 80}", "stderr")
+        if number % 1000 == 0:
+            now["stdout"] += budget.take(f"line {number}\n", "stdout")
+    now["stderr"] += budget.take("\n", "stderr")
+    assert budget.finish("stdout") + budget.finish("stderr") + budget.close() == ""
+    assert plain_text(now["stderr"]) == f" 99.99%|{'#' * 80}\n"
+    assert now["stdout"] == "".join(f"line {number}\n" for number in range(0, 10_000, 1000))
+    assert len(now["stderr"]) < lines.REDRAWN_CHARS + 200
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_endless_line_leaves_room_for_the_others(tmp_path: Path) -> None:
+    """Its middle is left out with a count, the lines around it are whole, and the file has everything."""
+    budget = OutputBudget(100_000, tmp_path, "o.txt")
+    texts = ["before\n", *["0123456789" * 1000] * 300, "\nafter\n"]
+    text = "".join(map(budget.take, texts)) + budget.close()
+    note = f"[... 2,975,000 characters of this line left out; the whole is in {tmp_path / 'o.txt'} ...]"
+    half = "0123456789" * 1250
+    assert text == f"before\n{half}{note}{half}\nafter\n"
+    assert (tmp_path / "o.txt").read_text() == "".join(texts)

@@ -27,8 +27,8 @@ class DaytonaSandbox:
 
     Attributes:
         snapshot: Name of the snapshot to start from. None: ``DAYTONA_KERNEL_SNAPSHOT``, else Daytona's default one.
-        image: Name of an image, or a ``daytona.Image``, to build and start from instead of a snapshot. The first build
-            takes minutes.
+        image: ``KernelImage()``, the name of another image, or a ``daytona.Image``, to build and start from instead of
+            a snapshot. The first build takes minutes.
         cpu: Cores; with an image only, as a snapshot has its own. Memory and disk likewise.
         memory: GiB of memory.
         disk: GiB of disk.

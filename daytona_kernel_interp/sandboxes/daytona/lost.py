@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
+import email.utils
+import time
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...errors import SandboxFailed
 from . import owner
-from .service import Service, sentence, state_of
+from .service import Service, api_url, sentence, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+
+
+_REQUEST_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -23,11 +31,15 @@ class Found:
     whose: str  # "process 123", or "another machine"
     host_lives: bool  # as far as is known
     ours: bool  # made by this user on this machine
+    kept: bool  # shall outlive its process
     idle_s: float | None  # since its last activity
 
-    def lost(self, older_than_s: float, *, all_owners: bool) -> bool:
-        """Whether its process is gone, or it was idle for longer than that; of other owners only where asked."""
-        if not self.ours and not all_owners:
+    def lost(self, older_than_s: float, *, all_owners: bool = False, kept: bool = False) -> bool:
+        """Whether its process is gone, or it was idle for longer than that.
+
+        Those of other owners, and those that shall be kept, only where asked.
+        """
+        if self.state in ("destroying", "destroyed") or not (self.ours or all_owners) or (self.kept and not kept):
             return False
         return not self.host_lives or (self.idle_s is not None and self.idle_s > older_than_s)
 
@@ -40,9 +52,11 @@ async def find(in_use: Collection[str] = ()) -> list[Found]:
     """
     service = await Service.connect()
     try:
-        found = []
+        found, now = [], await asyncio.to_thread(_now)
         async for sandbox in service.list({owner.OURS: "1"}):
             labels, ours = sandbox.labels or {}, owner.is_ours(sandbox.labels or {})
+            if labels.get(owner.OURS) != "1":  # should the service not have looked
+                continue
             process = labels.get(owner.PROCESS, "?").partition("-")[0]
             found.append(
                 Found(
@@ -51,7 +65,10 @@ async def find(in_use: Collection[str] = ()) -> list[Found]:
                     whose=f"process {process}" if ours else "another machine",
                     host_lives=sandbox.id in in_use or owner.host_lives(labels),
                     ours=ours,
-                    idle_s=None if sandbox.id in in_use else _age_s(sandbox.last_activity_at or sandbox.created_at),
+                    kept=owner.KEPT in labels,
+                    idle_s=None
+                    if sandbox.id in in_use
+                    else _age_s(sandbox.last_activity_at or sandbox.created_at, now),
                 )
             )
         return found
@@ -62,20 +79,35 @@ async def find(in_use: Collection[str] = ()) -> list[Found]:
 
 
 async def delete(sandbox_ids: Collection[str]) -> None:
-    """Delete sandboxes.
+    """Delete sandboxes, side by side.
 
     Raises:
-        SandboxFailed: If one was not deleted; the others were not tried.
+        SandboxFailed: If some were not deleted; the text says which, and the others are.
     """
     service = await Service.connect()
     try:
-        for sandbox_id in sandbox_ids:
-            await service.delete(sandbox_id)
+        ends = await asyncio.gather(*map(service.delete, sandbox_ids), return_exceptions=True)
     finally:
         await service.aclose()
+    failed = [end for end in ends if end is not None]
+    if failed:
+        raise SandboxFailed("; ".join(map(str, failed))) from failed[0]
 
 
-def _age_s(stamp: str | None) -> float | None:
+def _now() -> float:
+    """Return the time by the service's clock, to which its stamps belong; this machine's may be wrong."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(api_url(), method="HEAD"), timeout=_REQUEST_S) as answer:
+            there = answer.headers.get("Date")
+    except urllib.error.HTTPError as error:
+        with error:
+            there = error.headers.get("Date")
+    except OSError:
+        there = None
+    return time.time() if there is None else email.utils.parsedate_to_datetime(there).timestamp()
+
+
+def _age_s(stamp: str | None, now: float) -> float | None:
     if not stamp:
         return None
     try:
@@ -84,4 +116,4 @@ def _age_s(stamp: str | None) -> float | None:
         return None
     if then.tzinfo is None:
         then = then.replace(tzinfo=datetime.timezone.utc)
-    return (datetime.datetime.now(datetime.timezone.utc) - then).total_seconds()
+    return now - then.timestamp()

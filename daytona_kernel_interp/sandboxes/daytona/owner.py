@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 OURS = "daytona-kernel"
 MACHINE = "daytona-kernel-machine"
 PROCESS = "daytona-kernel-process"
+KEPT = "daytona-kernel-kept"
 START = "daytona-kernel-start"  # unique, so that what a create without an answer made can be found
 
 
@@ -32,9 +33,9 @@ def machine() -> str:
     return hashlib.sha256("\0".join(facts).encode()).hexdigest()[:16]
 
 
-def labels(start: str) -> dict[str, str]:
-    """Return the labels of a sandbox that this process makes."""
-    return {OURS: "1", START: start, **owner()}
+def labels(start: str, *, kept: bool) -> dict[str, str]:
+    """Return the labels of a sandbox that this process makes, and whether it shall be kept."""
+    return {OURS: "1", START: start, **owner(), **({KEPT: "1"} if kept else {})}
 
 
 def owner() -> dict[str, str]:

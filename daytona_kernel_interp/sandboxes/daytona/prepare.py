@@ -5,7 +5,6 @@ syntax is old on purpose: a Python that is too old shall say so itself. Its answ
 """
 
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -14,11 +13,17 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 
 MARK = "daytona-kernel-answer:"
 PARTS = ("wire", "link", "guest")  # what of the package runs in a sandbox, besides its __init__
+ENTRYPOINT = "daytona_kernel_interp.guest.entrypoint"
+FIRST_PORT = 4290  # the relay's, if it is free
 _INSTALL_S = 280  # HTTP connections were seen to be cut after 300 s
 _WORDS = 1500
+_RELAY_S = 20.0  # what the image's relay may take to come up
+_STARTED = 19  # of what follows the name in /proc/PID/stat: when the process was started
+_APPEARS_S = 0.5  # after the sandbox has started, to be seen among its processes at all
 
 
 def digest(package):
@@ -38,10 +43,18 @@ def modules(package):
 
 def look(order):
     # type: (dict[str, object]) -> dict[str, object]
-    """Return what the sandbox has, and make our folder in it."""
+    """Return what the sandbox has, and make our folder in it.
+
+    A relay that waits for its order gets it, and serves when this returns; where nothing is missing one is started.
+    """
+    port = _free_port(str(order["port"] or os.environ.get("DAYTONA_KERNEL_RELAY_PORT") or ""))
+    relay = None if port is None else _waiting_relay(order, port)
+    if relay is not None:
+        return {"relay": relay}
     folder = _folder()
     runtime = folder / str(order["runtime_file"])
-    return {
+    found = {
+        "relay": None,
         "python": sys.executable,
         "version": list(sys.version_info[:2]),
         "missing": [name for name, oldest in _wanted(order) if not _has(name, oldest)],
@@ -49,8 +62,95 @@ def look(order):
         "uploaded": runtime.is_file() and hashlib.sha256(runtime.read_bytes()).hexdigest() == order["runtime_sha256"],
         "folder": str(folder),
         "cwd": os.getcwd(),
-        "port": _free_port(str(order["port"] or os.environ.get("DAYTONA_KERNEL_RELAY_PORT") or "")),
-    }
+        "port": port,
+    }  # type: dict[str, object]
+    if port is not None and not order["upload"] and not found["missing"] and (found["installed"] or found["uploaded"]):
+        found["relay"] = _new_relay(order, port, folder, "" if found["installed"] else str(runtime))
+    return found
+
+
+def _waiting_relay(order, port):
+    # type: (dict[str, object], int) -> dict[str, object] | None
+    """Have the relay that our image started serve, and return its answer; one of another version is ended."""
+    where = os.environ.get("DAYTONA_KERNEL_WAITING")
+    connection = _connection(os.path.expanduser(where), None) if where else None
+    return None if connection is None else _ordered(connection, order, port, None)
+
+
+def _new_relay(order, port, folder, path):
+    # type: (dict[str, object], int, pathlib.Path, str) -> dict[str, object] | None
+    """Start a relay, as our image does, and have it serve; None if that does not work."""
+    name = f"waiting-{os.urandom(4).hex()}"
+    env = dict(os.environ, DAYTONA_KERNEL_WAITING=str(folder / name))
+    if path:
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, (path, env.get("PYTHONPATH"))))
+    with (folder / f"{name}.log").open("wb") as log:
+        # A group of its own, and nothing of the pipes that Daytona reads until everybody has closed them.
+        process = subprocess.Popen(
+            [sys.executable, "-m", ENTRYPOINT],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=env,
+        )
+    connection = _connection(str(folder / name), process)
+    answer = None if connection is None else _ordered(connection, order, port, process)
+    if answer is None:
+        process.kill()
+        process.wait()
+        return None
+    stat = pathlib.Path(f"/proc/{process.pid}/stat")
+    started = stat.read_text().rpartition(")")[2].split()[_STARTED] if stat.exists() else ""
+    return dict(answer, pid=process.pid, started=started)
+
+
+def _connection(path, process):
+    # type: (str, subprocess.Popen[bytes] | None) -> socket.socket | None
+    """Return a connection to the relay that waits there: our own process, or the image's, which may still come."""
+    begun = time.monotonic()
+    while time.monotonic() - begun < _RELAY_S:
+        made = socket.socket(socket.AF_UNIX)
+        made.settimeout(_RELAY_S)
+        try:
+            made.connect(path)
+            return made
+        except OSError:
+            made.close()
+        waited = time.monotonic() - begun
+        if (waited > _APPEARS_S and not _relay_runs()) if process is None else process.poll() is not None:
+            break
+        time.sleep(0.01)
+    return None
+
+
+def _ordered(connection, order, port, process):
+    # type: (socket.socket, dict[str, object], int, subprocess.Popen[bytes] | None) -> dict[str, object] | None
+    """Give a relay its order and return its answer; the image's is ended if it does not suit."""
+    try:
+        with connection, connection.makefile("rwb") as lines:
+            package = pathlib.Path(json.loads(lines.readline())["package"])
+            good = process is not None or (bool(order["take_waiting"]) and digest(package) == order["runtime"])
+            given = {"lifetime_s": order["lifetime_s"], "environment": order["environment"], "port": port}
+            lines.write(json.dumps(given if good else {"end": True}).encode() + b"\n")
+            lines.flush()
+            answer = json.loads(lines.readline()) if good else None
+            assert answer is None or isinstance(answer, dict)
+            return answer
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _relay_runs():
+    # type: () -> bool
+    """Whether there is a process that was started to wait for us."""
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if ENTRYPOINT.encode() in path.read_bytes().split(b"\0"):
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def install(order):
@@ -68,6 +168,22 @@ def install(order):
             return {"error": done}
     done = _run([*fill, *wanted])
     return {"python": str(python)} if done is None else {"error": done}
+
+
+def lives(order):
+    # type: (dict[str, object]) -> dict[str, object]
+    """Return whether a kernel of a relay's folder lives; None where none was started."""
+    found = None
+    for path in pathlib.Path(str(order["folder"])).glob("kernel-*.state"):
+        found = found or False
+        try:
+            state = json.loads(path.read_text())
+            # proc(5): after the command in parentheses the state, and 19 fields on when it started
+            fields = pathlib.Path("/proc", str(int(state["pid"])), "stat").read_text().rpartition(")")[2].split()
+            found = found or (fields[0] != "Z" and fields[19] == state["started"])
+        except (OSError, ValueError, KeyError, IndexError):
+            continue
+    return {"lives": found}
 
 
 def _tools(environment, python):
@@ -128,6 +244,8 @@ def _wanted(order):
 
 def _has(name, oldest):
     # type: (str, list[int]) -> bool
+    import importlib.metadata  # the slowest of what is needed here, and not needed where a relay waits
+
     try:
         if importlib.util.find_spec(name) is None:
             return False
@@ -150,7 +268,7 @@ def _installed(wanted):
 def _free_port(wanted):
     # type: (str) -> int | None
     """Return the port that is wanted, else one that previews reach and nobody uses; None if it is taken."""
-    for port in [int(wanted)] if wanted else range(4290, 4390):
+    for port in [int(wanted)] if wanted else range(FIRST_PORT, FIRST_PORT + 100):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -163,5 +281,5 @@ def _free_port(wanted):
 
 if __name__ == "__main__":
     given = json.loads(sys.argv[1])
-    answer = install(given) if given["do"] == "install" else look(given)
+    answer = {"install": install, "look": look, "lives": lives}[given["do"]](given)
     print(MARK + json.dumps(answer))

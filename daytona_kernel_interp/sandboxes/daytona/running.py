@@ -34,9 +34,11 @@ _REFUSED_FOR_S = 12.0
 _LOOK_S = 1.0  # between looks at what became of a relay that does not answer
 _REQUEST_S = 15.0
 _RESUME_S = 60.0
+_ENTRYPOINT = "entrypoint"  # the session that is the image's own
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _RUNNING = ("started", "starting", "resuming")
 _GONE = ("destroyed", "destroying")
+_DELETED = "the Daytona sandbox was deleted, and kernel and variables with it"
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ class Place:
 class Launched:
     """A relay, as the toolbox knows it."""
 
-    session: str
-    command: str
+    session: str  # empty: it is a process of its own
+    command: str  # then: process id, and when it started as /proc has it
 
 
 class RunningDaytonaSandbox:
@@ -71,6 +73,7 @@ class RunningDaytonaSandbox:
         self._address: RelayAddress | None = None
         self._owned = sandbox is not None  # its labels name this process
         self._looked_at = float("-inf")
+        self._silent = False  # started, by its state, and without an answer from anything in it
         self._stopped = False
         self._closing: asyncio.Task[None] | None = None
 
@@ -97,6 +100,11 @@ class RunningDaytonaSandbox:
         """Where its relay listens, seen from here."""
         assert self._address is not None
         return self._address
+
+    @property
+    def region(self) -> str:
+        """Where it runs."""
+        return "" if self._sandbox is None else str(self._sandbox.target)
 
     @property
     def resume_lifetime_s(self) -> float:
@@ -136,7 +144,24 @@ class RunningDaytonaSandbox:
             if getattr(error, "status_code", None) != 409:  # a request that was repeated on the way
                 raise SandboxFailed(f"no relay can be started in the Daytona sandbox: {sentence(error)}") from error
 
-    async def launch(self, place: Place, session: str) -> None:
+    async def preview(self, port: int) -> Any:
+        """Return the address and the token of a port's preview.
+
+        Raises:
+            SandboxFailed: If Daytona gives none.
+        """
+        sandbox = await self._connected()
+        try:
+            return await sandbox.get_preview_link(port, request_timeout=_REQUEST_S)
+        except Exception as error:
+            raise SandboxFailed(f"Daytona gives no preview of the sandbox: {sentence(error)}") from error
+
+    def take_relay(self, place: Place, secret: str, process: str, link: Any) -> None:
+        """Take a relay that was told to serve us: the image's entrypoint, or a ``process`` of its own."""
+        self._place, self._launched = place, Launched("" if process else _ENTRYPOINT, process)
+        self._address = self._address_of(link, secret)
+
+    async def launch(self, place: Place, session: str, link: Any) -> None:
         """Start a relay in a session that was opened; it is about to listen when this returns.
 
         Its order goes as a file in our folder there, mode 0700, which it reads and deletes: what stands in arguments or
@@ -157,10 +182,9 @@ class RunningDaytonaSandbox:
         request = SessionExecuteRequest(command=self._command(place, order_file, sandbox), run_async=True)
         try:
             # The relay waits for its order, so that nothing here waits for anything else.
-            _, begun, link = await _all(
+            _, begun = await _all(
                 sandbox.fs.upload_file(json.dumps(order).encode("ascii") + b"\n", order_file),
                 sandbox.process.execute_session_command(session, request, timeout=int(_REQUEST_S)),
-                sandbox.get_preview_link(place.port, request_timeout=_REQUEST_S),
             )
         except DaytonaError as error:
             raise SandboxFailed(f"no relay can be started in the Daytona sandbox: {sentence(error)}") from error
@@ -168,8 +192,7 @@ class RunningDaytonaSandbox:
         self._address = self._address_of(link, secret)
 
     def _command(self, place: Place, order_file: str, sandbox: AsyncSandbox) -> str:
-        threads = str(max(1, int(sandbox.cpu)))  # os.cpu_count() tells of the whole machine
-        lines = [f"export {name}=${{{name}:-{threads}}}" for name in _THREADS]
+        lines = [f"export {name}=${{{name}:-{count}}}" for name, count in threads(sandbox).items()]
         if place.path:
             lines.append(f"export PYTHONPATH={shlex.quote(place.path)}${{PYTHONPATH:+:$PYTHONPATH}}")
         folder = shlex.quote(place.folder)
@@ -189,7 +212,7 @@ class RunningDaytonaSandbox:
         A relay that has ended is started again, a paused sandbox resumed; a token that has changed is taken up.
 
         Raises:
-            SandboxGone: If the sandbox was stopped or deleted, or its relay ended before it listened.
+            SandboxGone: If the sandbox was stopped, restarted or deleted, or its relay ended before it listened.
             SandboxFailed: If Daytona cannot be asked, or the relay not be started now.
         """
         now = asyncio.get_running_loop().time()
@@ -198,21 +221,28 @@ class RunningDaytonaSandbox:
         self._looked_at = now
         sandbox = await self._connected()
         await self._see_that_it_runs(sandbox)
+        assert self._place is not None
+        link = await self.preview(self._place.port)
+        address = self._address_of(link, self.address.secret)
+        if address.headers != self.address.headers:  # as after every start
+            await self._see_that_kernels_live(sandbox, self._place)
         if await self._relay_ended(sandbox):
             log.info("starting the relay in Daytona sandbox %s again", self.id)
-            assert self._place is not None
             session = self.new_session()
             await self.open_session(session)
-            await self.launch(self._place, session)
+            await self.launch(self._place, session, link)
             return self.address
-        return await self._look_for_token(sandbox)
+        if address == self.address:
+            return None
+        self._address = address
+        return address
 
     async def _see_that_it_runs(self, sandbox: AsyncSandbox) -> None:
         try:
             await sandbox.refresh_data(request_timeout=_REQUEST_S)
         except Exception as error:
             if getattr(error, "status_code", None) == 404:
-                raise SandboxGone("the Daytona sandbox was deleted, and kernel and variables with it") from error
+                raise self._gone(_DELETED, sandbox) from error
             raise SandboxFailed(f"Daytona cannot be asked for the sandbox: {sentence(error)}") from error
         state = state_of(sandbox)
         if state in ("paused", "pausing"):
@@ -222,10 +252,15 @@ class RunningDaytonaSandbox:
             except Exception as error:
                 raise SandboxFailed(f"the Daytona sandbox is {state} and was not resumed: {sentence(error)}") from error
         elif state in _GONE:
-            raise SandboxGone("the Daytona sandbox was deleted, and kernel and variables with it")
+            raise self._gone(_DELETED, sandbox)
         elif state not in _RUNNING:
             why = f" ({sandbox.error_reason})" if sandbox.error_reason else ""
-            raise SandboxGone(f"the Daytona sandbox is {state}{why}: kernel and variables are gone")
+            raise self._gone(f"the Daytona sandbox is {state}{why}: kernel and variables are gone", sandbox)
+
+    def _gone(self, what: str, sandbox: AsyncSandbox) -> SandboxGone:
+        # The service gives no reason. What it has is one limit for all that runs, Daytona's own daemon included.
+        hint = f"; nothing in it had answered before: it may have run out of its {sandbox.memory:g} GiB of memory"
+        return SandboxGone(what + (hint if self._silent else ""))
 
     async def _relay_ended(self, sandbox: AsyncSandbox) -> bool:
         """Whether the relay's command is over.
@@ -237,6 +272,11 @@ class RunningDaytonaSandbox:
         assert launched is not None
         process = sandbox.process
         try:
+            if launched.session == _ENTRYPOINT:
+                entrypoint = await process.get_entrypoint_session(request_timeout=_REQUEST_S)
+                return all(command.exit_code is not None for command in entrypoint.commands or ())
+            if not launched.session:
+                return await self._process_ended(sandbox, *launched.command.split(" "))
             command = await process.get_session_command(launched.session, launched.command, request_timeout=_REQUEST_S)
             if command.exit_code is None:
                 return False
@@ -246,23 +286,23 @@ class RunningDaytonaSandbox:
         except Exception as error:
             if getattr(error, "status_code", None) in (404, 410):
                 return True  # sessions end with their sandbox, so it was restarted
+            self._silent = getattr(error, "status_code", None) == 502
             raise SandboxFailed(f"the Daytona sandbox cannot be asked for its relay: {sentence(error)}") from error
         if '"port"' not in (logs.stdout or ""):
             said = (logs.stderr or logs.output or "").strip()[-1000:]
             raise SandboxGone(f"the relay in the Daytona sandbox ended with exit code {command.exit_code}: {said}")
         return True
 
-    async def _look_for_token(self, sandbox: AsyncSandbox) -> RelayAddress | None:
-        assert self._place is not None
-        try:
-            link = await sandbox.get_preview_link(self._place.port, request_timeout=_REQUEST_S)
-        except Exception as error:
-            raise SandboxFailed(f"Daytona gives no preview of the sandbox: {sentence(error)}") from error
-        address = self._address_of(link, self.address.secret)
-        if address == self.address:
-            return None
-        self._address = address
-        return address
+    async def _process_ended(self, sandbox: AsyncSandbox, pid: str, started: str = "") -> bool:
+        told = await sandbox.process.exec(f"cat /proc/{int(pid)}/stat", timeout=int(_REQUEST_S))
+        state, *rest = told.result.rpartition(")")[2].split() or ["Z"]
+        return told.exit_code != 0 or state == "Z" or (started != "" and started not in rest)
+
+    async def _see_that_kernels_live(self, sandbox: AsyncSandbox, place: Place) -> None:
+        assert self._service is not None
+        found = await self._service.prepare(sandbox, "lives", place.python, folder=place.folder)
+        if found["lives"] is False:
+            raise SandboxGone("the Daytona sandbox was restarted: kernel and variables are gone")
 
     async def _connected(self) -> AsyncSandbox:
         """Return the SDK's object; of a sandbox that was taken up it is fetched now."""
@@ -308,6 +348,11 @@ class RunningDaytonaSandbox:
         service, self._service = self._service, None
         if service is not None and not registry.process_ends():
             await service.aclose()
+
+
+def threads(sandbox: AsyncSandbox) -> dict[str, str]:
+    """Return what tells numeric libraries how many threads to start; os.cpu_count() tells of the whole machine."""
+    return dict.fromkeys(_THREADS, str(max(1, int(sandbox.cpu))))
 
 
 async def _all(*work: Awaitable[Any]) -> list[Any]:

@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 from ...errors import SandboxFailed, SandboxGone
 from ...wire.backoff import delays
 from . import owner, prepare
+from .image import KernelImage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from daytona import AsyncDaytona, AsyncSandbox
 
@@ -95,24 +96,26 @@ class Service:
                 log.info("image: %s", line)
 
         follow = {} if wanted.image is None else {"on_snapshot_create_logs": built}
-        parameters = _parameters(wanted, labels)
         try:
-            try:
-                return await self._client.create(parameters, timeout=0, **follow)
-            except DaytonaError as error:
-                # Not every server, or organisation, may know limits to the whole life of a sandbox.
-                if (
-                    wanted.ttl is not None
-                    or error.status_code not in (400, 403, 422)
-                    or "ttl" not in str(error).lower()
-                ):
-                    raise
-                parameters.ttl_minutes = None
-                return await self._client.create(parameters, timeout=0, **follow)
+            ours = isinstance(wanted.image, KernelImage)
+            with wanted.image.for_sdk() if ours else contextlib.nullcontext(wanted.image) as image:
+                return await self._create(_parameters(wanted, labels, image), wanted.ttl is None, follow)
         except DaytonaError as error:
             tail = "".join(f"\n  {line}" for line in lines)
             said = f"\nThe last lines of its build:{tail}" if lines else ""
             raise SandboxFailed(f"Daytona did not make a sandbox: {sentence(error)}{said}") from error
+
+    async def _create(self, parameters: Any, ttl_is_ours: bool, follow: dict[str, Any]) -> AsyncSandbox:
+        from daytona import DaytonaError
+
+        try:
+            return await self._client.create(parameters, timeout=0, **follow)
+        except DaytonaError as error:
+            # Not every server, or organisation, may know limits to the whole life of a sandbox.
+            if not ttl_is_ours or error.status_code not in (400, 403, 422) or "ttl" not in str(error).lower():
+                raise
+            parameters.ttl_minutes = None
+            return await self._client.create(parameters, timeout=0, **follow)
 
     async def get(self, sandbox_id: str) -> AsyncSandbox:
         """Return a sandbox.
@@ -129,6 +132,31 @@ class Service:
             if error.status_code == 404:
                 raise SandboxGone("the Daytona sandbox was deleted, and kernel and variables with it") from error
             raise SandboxFailed(f"Daytona cannot be asked for the sandbox: {sentence(error)}") from error
+
+    async def make_snapshot(
+        self,
+        name: str,
+        image: Any,
+        on_log: Callable[[str], None],
+        resources: tuple[int | None, int | None, int | None],
+        region: str | None,
+    ) -> None:
+        """Build a snapshot and wait until it can be used; raises the SDK's own errors."""
+        from daytona import CreateSnapshotParams, Resources
+
+        cpu, memory, disk = resources
+        wanted = Resources(cpu=cpu, memory=memory, disk=disk) if any(resources) else None
+        parameters = CreateSnapshotParams(name=name, image=image, resources=wanted, region_id=region)
+        await self._client.snapshot.create(parameters, on_logs=on_log, timeout=0)
+
+    async def snapshot_state(self, name: str) -> str:
+        """Return a snapshot's state; raises the SDK's own errors."""
+        found = await self._client.snapshot.get(name)
+        return str(getattr(found.state, "value", found.state))
+
+    async def delete_snapshot(self, name: str) -> None:
+        """Delete a snapshot; raises the SDK's own errors."""
+        await self._client.snapshot.delete(name)
 
     async def list(self, labels: dict[str, str]) -> AsyncIterator[AsyncSandbox]:
         """Yield the sandboxes that have these labels."""
@@ -282,7 +310,7 @@ def _busy(error: Exception) -> bool:
     return "state change in progress" in str(error).lower()
 
 
-def _parameters(wanted: DaytonaSandbox, labels: dict[str, str]) -> Any:
+def _parameters(wanted: DaytonaSandbox, labels: dict[str, str], image: Any) -> Any:
     from daytona import CreateSandboxFromImageParams, CreateSandboxFromSnapshotParams, Resources, VolumeMount
 
     given: dict[str, Any] = {
@@ -302,4 +330,4 @@ def _parameters(wanted: DaytonaSandbox, labels: dict[str, str]) -> Any:
     if wanted.image is None:
         return CreateSandboxFromSnapshotParams(snapshot=wanted.snapshot_name, **given)
     resources = Resources(cpu=wanted.cpu, memory=wanted.memory, disk=wanted.disk)
-    return CreateSandboxFromImageParams(image=wanted.image, resources=resources, **given)
+    return CreateSandboxFromImageParams(image=image, resources=resources, **given)

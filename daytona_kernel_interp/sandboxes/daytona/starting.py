@@ -5,22 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import secrets
 from typing import TYPE_CHECKING, Any
 
 from ...errors import SandboxFailed
 from . import owner
-from .running import Place, RunningDaytonaSandbox
+from .prepare import FIRST_PORT
+from .running import Place, RunningDaytonaSandbox, threads
 from .runtime import WANTED, runtime
 from .service import Service
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from daytona import AsyncSandbox
 
     from . import DaytonaSandbox
 
 log = logging.getLogger(__name__)
 
+_SECRET = re.compile(r"[A-Za-z0-9_-]{20,100}")  # it becomes a header
 _OLDEST_PYTHON = [3, 10]
 _CLEAN_UP_S = 5.0  # what a failed start waits for its sandbox's end
 _BUSY_S = 600.0  # what is tried, in the background, to delete a sandbox that cannot be deleted yet
@@ -55,30 +60,73 @@ async def start(wanted: DaytonaSandbox) -> RunningDaytonaSandbox:
 async def _start(service: Service, wanted: DaytonaSandbox, mark: str, made: list[str]) -> RunningDaytonaSandbox:
     log.info("creating a Daytona sandbox%s", "" if wanted.image is None else "; a first build takes minutes")
     reading = asyncio.ensure_future(asyncio.to_thread(runtime))  # while the service works
-    sandbox = await service.create(wanted, owner.labels(mark))
+    sandbox = await service.create(wanted, owner.labels(mark, kept=wanted.keep))
     made.append(sandbox.id)
     log.info("Daytona sandbox %s started", sandbox.id)
     await reading
     running = RunningDaytonaSandbox(wanted, service, sandbox, sandbox.id)
-    session = running.new_session()
-    async with _together(running.open_session(session)) as opened:
-        place = await _prepare(service, sandbox, wanted)
-        await opened
-    await running.launch(place, session)
+    port = wanted.port or FIRST_PORT
+    # What the answer to the look will most probably ask for is asked for beside it: each round trip counts.
+    async with _together(running.preview(port)) as link:
+        order = _order(wanted, sandbox)
+        found = await service.prepare(sandbox, "look", wanted.python, **order)
+        relay = found["relay"]
+        if relay is not None:
+            place = _place_of(relay)
+        else:
+            session = running.new_session()
+            async with _together(running.open_session(session)) as opened:
+                place = await _equip(service, sandbox, wanted, found, order)
+                await opened
+        preview = await (link if place.port == port else _instead(link, running.preview(place.port)))
+    if relay is None:
+        await running.launch(place, session, preview)
+    else:
+        log.info("the relay in Daytona sandbox %s serves", sandbox.id)
+        running.take_relay(place, str(relay["secret"]), _process_of(relay), preview)
     return running
 
 
-async def _prepare(service: Service, sandbox: AsyncSandbox, wanted: DaytonaSandbox) -> Place:
-    """Look what the sandbox has, bring what it has not, and return where things are."""
+def _order(wanted: DaytonaSandbox, sandbox: AsyncSandbox) -> dict[str, Any]:
+    """Return what ``prepare.py`` is told."""
     ours = runtime()
-    order: dict[str, Any] = {
+    return {
         "runtime": ours.digest,
         "runtime_file": ours.file,
         "runtime_sha256": ours.sha256,
         "wanted": WANTED,
         "port": wanted.port,
+        "upload": bool(wanted.upload),
+        "take_waiting": wanted.python is None and not wanted.upload,
+        "lifetime_s": wanted.resume_lifetime,
+        "environment": threads(sandbox),
     }
-    found = await service.prepare(sandbox, "look", wanted.python, **order)
+
+
+def _place_of(relay: dict[str, Any]) -> Place:
+    """Return where a relay is, from its own answer, which is not to be trusted."""
+    port, secret = relay.get("port"), relay.get("secret")
+    if not isinstance(port, int) or not 0 < port < 65536 or not _SECRET.fullmatch(str(secret)):
+        raise SandboxFailed("the relay in the Daytona sandbox gave an answer that makes no sense")
+    return Place(str(relay.get("python")), "", str(relay.get("folder")), str(relay.get("cwd")), port)
+
+
+def _process_of(relay: dict[str, Any]) -> str:
+    """Return which process it is, if it was started for us; empty for the image's entrypoint."""
+    pid, started = relay.get("pid"), relay.get("started")
+    return f"{pid} {started}" if isinstance(pid, int) else ""
+
+
+async def _instead(unneeded: asyncio.Future[Any], needed: Awaitable[Any]) -> Any:
+    unneeded.cancel()
+    return await needed
+
+
+async def _equip(
+    service: Service, sandbox: AsyncSandbox, wanted: DaytonaSandbox, found: dict[str, Any], order: dict[str, Any]
+) -> Place:
+    """Bring what the sandbox has not, and return where things are."""
+    ours = runtime()
     _check(found, wanted)
     python, path = str(found["python"]), ""
     async with contextlib.AsyncExitStack() as stack:

@@ -1,0 +1,63 @@
+"""Looking at a live kernel from its host: the kernel and its relay are asked side by side. Lives on the I/O loop.
+
+Whoever answers first is heard. The relay holds its answer back for a moment (``wire.looks``), so it is heard only where
+native code keeps the kernel from reading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from .errors import KernelError, TunnelLost
+from .wire.looks import REPR_S
+
+if TYPE_CHECKING:
+    from .channels import Channels, Message
+    from .tunnel import Tunnel
+
+_LOOK_S = 10.0  # for a link that is slow, or being resumed
+
+
+async def look(channels: Channels | None, tunnel: Tunnel, kernel_id: str, name: str | None = None) -> dict[str, Any]:
+    """Return what the kernel says of itself, or else what the relay says of it, with ``by`` telling who did.
+
+    Raises:
+        TunnelLost: If neither answers in time.
+        KernelError: If the relay is gone, or knows nothing of the kernel.
+    """
+    steps: set[asyncio.Task[Any]] = set()
+    kernel: asyncio.Task[Message] | None = None
+    if channels is not None:
+        question = {"op": "inspect"} if name is None else {"op": "inspect", "name": name}
+        kernel = asyncio.create_task(channels.ask(question))
+        steps.add(kernel)
+    relay = asyncio.create_task(_ask_relay(tunnel, kernel_id, 0.0 if name is None else REPR_S))
+    steps.add(relay)
+    end = asyncio.get_running_loop().time() + _LOOK_S
+    try:
+        with tunnel.in_flight():
+            while steps and (left_s := end - asyncio.get_running_loop().time()) > 0:
+                done, _ = await asyncio.wait(steps, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+                steps -= done
+                if kernel is not None and kernel.done():
+                    return {**_data(kernel.result()), "by": "kernel"}
+                if relay.done() and (relay.exception() is None or not steps):
+                    return {**relay.result(), "by": "relay"}
+        raise TunnelLost(f"neither the kernel nor its relay answered within {_LOOK_S:g} s: the link is slow, or down")
+    finally:
+        for step in (relay, *([kernel] if kernel is not None else [])):
+            step.cancel()
+            with contextlib.suppress(asyncio.CancelledError, KernelError):
+                await step
+
+
+async def _ask_relay(tunnel: Tunnel, kernel_id: str, after_s: float) -> dict[str, Any]:
+    await asyncio.sleep(after_s)
+    return await tunnel.look(kernel_id)
+
+
+def _data(message: Message) -> dict[str, Any]:
+    data = message["content"].get("data")
+    return data if isinstance(data, dict) else {}

@@ -1,0 +1,198 @@
+"""A sandbox at the emulated Daytona: from `started` to the first result, and how often that waits for the network.
+
+``python -m tests.benchmarks.daytona`` measures it alone. The service runs in a process of its own, behind a proxy that
+delays every byte each way: API, toolbox and previews alike. Connections to it are made without delay, so what TCP and
+TLS take to begin is not in the number of round trips.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests import hermetic
+
+from .link import Line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import TextIO
+
+_LOGGER = "daytona_kernel_interp.sandboxes.daytona.starting"
+_WARM_UP = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How often, and over how long a way."""
+
+    starts: int = 15
+    delay_s: float = 0.04
+
+
+QUICK = Plan(starts=4)
+
+
+def measure(plan: Plan) -> Iterator[Line]:
+    """Measure everything, in the order of the table."""
+    with _service() as service:
+        from daytona_kernel_interp.loop import io_loop
+        from daytona_kernel_interp.sandboxes.daytona.image import KernelImage, build_snapshot  # the SDK, in the end
+
+        name = KernelImage().name()
+        io_loop().run(build_snapshot(KernelImage(), name, lambda line: None))
+        near: dict[str | None, list[float]] = {}
+        for snapshot, what in ((name, "the image"), (None, "the package there, no relay")):
+            service.delay(0)
+            near[snapshot] = _starts(snapshot, plan.starts)
+            limit = 900 if snapshot else None
+            detail = f"{_spread(near[snapshot])} ms"
+            yield Line(f"started to first result, ms, {what}", detail, statistics.median(near[snapshot]), limit)
+            service.delay(plan.delay_s)
+            far = _starts(snapshot, plan.starts)
+            trips = (statistics.median(far) - statistics.median(near[snapshot])) / (2000 * plan.delay_s)
+            where = f"{1000 * plan.delay_s:g} ms one way"
+            yield Line(f"the same, waiting for the network, RTT, {where}, {what}", f"{_spread(far)} ms", trips, 4)
+
+
+def table(lines: list[Line]) -> str:
+    """Return the Markdown table."""
+    rows = ["| a sandbox at the emulated Daytona | p50 / p95 | | target | |", "|---|---|---|---|---|"]
+    for line in lines:
+        target = "" if line.limit is None else f"<= {line.limit:g}"
+        rows.append(f"| {line.what} | {line.detail} | {line.value:.2f} | {target} | {line.verdict} |")
+    return "\n".join(rows)
+
+
+def run(quick: bool) -> str:
+    """Measure and return the table."""
+    print("measure sandboxes at the emulated Daytona ...", file=sys.stderr)
+    return table(list(measure(QUICK if quick else Plan())))
+
+
+def _starts(snapshot: str | None, count: int) -> list[float]:
+    """Return how many milliseconds it took each time; the first ones also fill caches."""
+    return [_start(snapshot) for _ in range(_WARM_UP + count)][_WARM_UP:]
+
+
+def _start(snapshot: str | None) -> float:
+    from daytona_kernel_interp import DaytonaSandbox, KernelInterpreter
+
+    with _begun() as begun, KernelInterpreter(sandbox=DaytonaSandbox(snapshot=snapshot)) as interpreter:
+        if interpreter.execute("6 * 7") != 42:
+            raise AssertionError("the first cell went wrong")
+        return (time.perf_counter() - begun[0]) * 1000
+
+
+@contextlib.contextmanager
+def _begun() -> Iterator[list[float]]:
+    """The moment at which the package learned that the sandbox had started."""
+    found: list[float] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage().endswith(" started"):
+                found.append(time.perf_counter())
+
+    logger, handler = logging.getLogger(_LOGGER), Handler()
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+# --- the service ----------------------------------------------------------------------------------------------
+
+
+class _Service:
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def delay(self, seconds: float) -> None:
+        """Delay every byte so long, each way."""
+        self.tell(f"{seconds}\n")
+        self.hear()
+
+    def tell(self, text: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(text)
+        self._process.stdin.flush()
+
+    def hear(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+
+@contextlib.contextmanager
+def _service() -> Iterator[_Service]:
+    command = [sys.executable, "-m", "tests.benchmarks.daytona", "--serve"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        service = _Service(process)
+        given = json.loads(service.hear())
+        before = {name: os.environ.get(name) for name in given}
+        os.environ.update(given)
+        try:
+            yield service
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+            assert process.stdin is not None
+            process.stdin.close()
+
+
+def _serve(orders: TextIO) -> None:
+    """Be the service: an order is a line with the delay that holds from then on."""
+    from daytona_kernel_interp.testing import DaytonaEmulator
+    from tests.faults.proxy import Faults, Proxy
+
+    with Proxy() as proxy, DaytonaEmulator() as emulator:
+        world = emulator._server.world
+        proxy.lead_to(int(world.address.rpartition(":")[2]))
+        world.address = f"127.0.0.1:{proxy.port}"  # what it tells of toolboxes and previews
+        print(json.dumps(emulator.environment()), flush=True)
+        for line in orders:
+            proxy.faults = Faults(delay_s=float(line))
+            print("done", flush=True)
+
+
+def _spread(values: list[float]) -> str:
+    ordered = sorted(values)
+    return f"{statistics.median(ordered):.0f} / {ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))]:.0f}"
+
+
+def main() -> int:
+    """Measure it alone."""
+    parser = argparse.ArgumentParser(description="Measure starts at the emulated Daytona.")
+    parser.add_argument("--quick", action="store_true", help="few samples: a look, no proof")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        _serve(sys.stdin)
+        return 0
+    folder = Path(tempfile.mkdtemp(prefix="dki-bench-"))
+    hermetic.isolate(os.environ, folder)
+    try:
+        print(run(options.quick))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

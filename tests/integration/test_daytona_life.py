@@ -1,0 +1,176 @@
+"""Sandboxes at an emulated Daytona over time: kept up, stopped, started again, paused, without a host."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from daytona_kernel_interp import DaytonaSandbox, KernelInterpreter
+from daytona_kernel_interp.interpreter import CodeInterpreterError
+from daytona_kernel_interp.sandboxes.daytona.running import RunningDaytonaSandbox
+from daytona_kernel_interp.testing import Fault
+from tests.integration.daytona_service import WAIT_S, Service, until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.hosts import Hosts
+
+MINUTE_S = 60.0
+AUTO_STOP_S = DaytonaSandbox().auto_stop_minutes * MINUTE_S
+
+
+@pytest.fixture
+def interpreter(daytona: Service) -> Iterator[KernelInterpreter]:
+    with KernelInterpreter() as made:
+        yield made
+
+
+@contextlib.contextmanager
+def meanwhile(interpreter: KernelInterpreter, act: Callable[[], object]) -> Iterator[None]:
+    """Have ``act`` done by another thread as soon as a cell calls ``begun``."""
+    begun, failed = threading.Event(), []
+    interpreter.tools["begun"] = begun.set
+
+    def run() -> None:
+        try:
+            assert begun.wait(WAIT_S)
+            act()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield
+    thread.join()
+    assert not failed, failed
+
+
+def running(interpreter: KernelInterpreter) -> RunningDaytonaSandbox:
+    assert interpreter._session is not None
+    sandbox = interpreter._session.sandbox
+    assert isinstance(sandbox, RunningDaytonaSandbox)
+    return sandbox
+
+
+def test_a_host_keeps_its_sandbox_up_until_its_time_is_over(interpreter: KernelInterpreter, daytona: Service) -> None:
+    """A cell that calls nothing for an hour, then a session that runs none; a day after the create it is deleted."""
+
+    def an_hour() -> None:
+        for _ in range(5):
+            daytona.emulator.advance(AUTO_STOP_S - MINUTE_S)
+
+    passed = threading.Event()
+
+    def pass_an_hour() -> None:
+        an_hour()
+        passed.set()
+
+    interpreter.tools["wait"] = lambda: passed.wait(WAIT_S)
+    with meanwhile(interpreter, pass_an_hour):
+        assert interpreter.execute("begun(); x = wait(); x") is True
+    an_hour()
+    assert daytona.only["state"] == "started"
+    assert interpreter.execute("x") is True
+    daytona.emulator.advance(24 * 60 * MINUTE_S)
+    with pytest.raises(CodeInterpreterError, match="SandboxGone: the Daytona sandbox was deleted"):
+        interpreter.execute("x")
+
+
+KEEPS = """
+from daytona_kernel_interp import DaytonaSandbox, KernelInterpreter
+interpreter = KernelInterpreter(sandbox=DaytonaSandbox(keep=True))
+interpreter.execute("x = 42")
+print(interpreter.session_id, flush=True)
+interpreter.execute("import time; time.sleep(60)")
+"""
+
+
+def test_a_kept_sandbox_of_a_dead_host_waits_and_is_taken_up(daytona: Service, hosts: Hosts) -> None:
+    """Until its auto-stop it runs on, variables and all; who takes it up stops it at shutdown."""
+    host = hosts.start(KEEPS, daytona.emulator.environment())
+    session = host.line()
+    host.send_signal(signal.SIGKILL)
+    host.wait()
+    daytona.emulator.advance(AUTO_STOP_S - MINUTE_S)
+    with KernelInterpreter.attach(session) as interpreter:
+        interpreter.interrupt()
+        assert interpreter.execute("x") == 42
+    until(lambda: daytona.only["state"] == "stopped", "its stop")
+    with pytest.raises(CodeInterpreterError, match=r"no session|is over"):
+        KernelInterpreter.attach(session)
+    daytona.ask("DELETE", f"/sandbox/{daytona.only['id']}")
+
+
+def test_a_sandbox_that_was_restarted_is_told(daytona: Service) -> None:
+    """Somebody stopped and started it within a moment: it runs, its token is new, and the kernel is gone."""
+    with KernelInterpreter(sandbox=DaytonaSandbox(keep=True)) as interpreter:
+        interpreter.execute("x = 1")
+        made = daytona.only["id"]
+
+        def restart() -> None:
+            daytona.emulator.fail(Fault("api", "getSandbox", status=500, times=None))  # it is not seen stopped
+            daytona.ask("POST", f"/sandbox/{made}/stop")
+            record = daytona.emulator._server.world.fleet.by_id(made)
+            assert record is not None
+            until(lambda: record.state.value == "stopped", "the stop")
+            daytona.ask("POST", f"/sandbox/{made}/start")
+            until(lambda: record.state.value == "started", "the start")
+            daytona.emulator.heal()
+
+        with meanwhile(interpreter, restart), pytest.raises(CodeInterpreterError) as caught:
+            interpreter.execute("begun(); import time; time.sleep(60)")
+        assert "the Daytona sandbox was restarted" in str(caught.value)
+        with pytest.raises(CodeInterpreterError, match="cannot run code any more"):
+            interpreter.execute("x")
+    daytona.ask("DELETE", f"/sandbox/{made}")
+
+
+def test_a_sandbox_out_of_memory_is_told_when_the_service_notices(
+    interpreter: KernelInterpreter, daytona: Service
+) -> None:
+    """All in it is dead, the state says started for minutes more, no reason is given: the error names a likely one."""
+    interpreter.execute("x = 1")
+    made, sandbox = daytona.only["id"], running(interpreter)
+
+    def kill() -> None:
+        daytona.emulator.out_of_memory(made)
+        until(lambda: sandbox._silent, "a look at it")
+        daytona.emulator.advance(160)
+
+    with meanwhile(interpreter, kill), pytest.raises(CodeInterpreterError) as caught:
+        interpreter.execute("begun(); import time; time.sleep(60)")
+    assert "SandboxGone: the Daytona sandbox was deleted" in str(caught.value)
+    assert "it may have run out of its 1 GiB of memory" in str(caught.value)
+
+
+def test_a_dead_daemon_is_waited_for_as_long_as_a_lost_link(daytona: Service) -> None:
+    """The state goes on saying started: after the link's lifetime the error says what answered last."""
+    with KernelInterpreter(sandbox=DaytonaSandbox(resume_lifetime=3)) as interpreter:
+        interpreter.execute("x = 1")
+        made = daytona.only["id"]
+        kill = meanwhile(interpreter, lambda: daytona.emulator.kill_daemon(made))
+        with kill, pytest.raises(CodeInterpreterError, match=r"TunnelLost: .*HTTP 502"):
+            interpreter.execute("begun(); import time; time.sleep(60)")
+
+
+def test_a_paused_sandbox_is_resumed_with_its_kernel(daytona: Service) -> None:
+    """Of a VM class, in the middle of a cell: the cell ends as if nothing had been, and variables are there."""
+    daytona.ask("POST", "/snapshots", {"name": "vm", "imageName": "python:3.12-slim", "sandboxClass": "linux-vm"})
+    until(lambda: daytona.ask("GET", "/snapshots/vm")["state"] == "active", "the snapshot")
+    with KernelInterpreter(sandbox=DaytonaSandbox(snapshot="vm")) as interpreter:
+        pid = interpreter.execute("import os; x = 42; os.getpid()")
+        made, states = daytona.only["id"], []
+
+        def pause() -> None:
+            states.append(daytona.ask("POST", f"/sandbox/{made}/pause")["state"])
+
+        with meanwhile(interpreter, pause):
+            assert interpreter.execute("begun(); import time; time.sleep(1); print('went on')") == "went on\n"
+        assert states == ["pausing"]
+        assert interpreter.execute("x, os.getpid()") == (42, pid)
+        assert daytona.only["state"] == "started"

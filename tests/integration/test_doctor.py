@@ -1,0 +1,137 @@
+"""``daytona-kernel doctor``: each check, and what it says to do when it fails."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from daytona_kernel_interp import DaytonaSandbox, cli, doctor
+from daytona_kernel_interp.loop import io_loop
+from daytona_kernel_interp.sandboxes.daytona import running
+from daytona_kernel_interp.sandboxes.daytona.service import Service as OurService
+from daytona_kernel_interp.testing import Fault
+
+if TYPE_CHECKING:
+    from tests.integration.daytona_service import Service
+
+
+def test_the_doctor_goes_all_the_way(daytona: Service, capfd: pytest.CaptureFixture[str]) -> None:
+    """Every check is passed, most with a time; then the first that fails says what to do, and is the last."""
+    assert cli.main(["doctor", "--snapshot", "daytona-small"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    timed = ["API", "snapshot", "sandbox", "preview", "WebSocket", "kernel", "cell"]
+    names = ["key", "API", "clock", "snapshot", "sandbox", "region", *timed[3:], "versions"]
+    assert [line.split()[:2] for line in lines] == [["ok", what] for what in names]
+    assert [line.split()[1] for line in lines if re.search(r"\d ms  ", line)] == timed
+    assert cli.main(["doctor", "--snapshot", "nowhere"]) == 1
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[-2].split()[:2] == ["FAILED", "snapshot"]
+    assert "`daytona-kernel image build` makes one" in lines[-1]
+
+
+def failed(**options: Any) -> list[tuple[str, str]]:
+    """Return what the doctor finds wrong: the check, and the advice."""
+    return [(check.what, check.advice) for check in doctor.examine(DaytonaSandbox(**options)) if check.advice]
+
+
+def test_the_doctor_names_what_is_wrong_with_the_key(daytona: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong one, and none; an address where nobody is."""
+    monkeypatch.setenv("DAYTONA_API_KEY", "dtn_wrong")
+    ((what, advice),) = failed()
+    assert what == "API"
+    assert "does not accept the key" in advice
+    monkeypatch.setenv("DAYTONA_API_URL", "http://127.0.0.1:9/api")
+    ((what, advice),) = failed()
+    assert what == "API"
+    assert "check DAYTONA_API_URL, proxy and network" in advice
+    monkeypatch.delenv("DAYTONA_API_KEY")
+    ((what, advice),) = failed()
+    assert what == "key"
+    assert "set DAYTONA_API_KEY" in advice
+
+
+QUOTA = '{"message": "Total CPU limit exceeded"}'
+
+
+@pytest.mark.parametrize(
+    ("fault", "wrong", "words"),
+    [
+        (Fault("api", "listSandboxes", status=403), "API", "give it that right"),
+        (Fault("api", "listSandboxes", status=503), "API", "Daytona has trouble"),
+        (Fault("api", "listSandboxes", status=429), "API", "too many requests"),
+        (
+            Fault("api", "createSandbox", status=403, body=QUOTA),
+            "sandbox",
+            "CPU limit",
+        ),
+        (Fault("start", error="no room"), "sandbox", "no room"),
+        (Fault("preview", status=401, times=None, body="no"), "preview", "does not accept the sandbox's token"),
+        (Fault("preview", status=403, times=None, body="no"), "preview", "policy for previews"),
+        (Fault("preview", status=502, times=None), "preview", "nothing listens in the sandbox"),
+        (Fault("preview", status=418, times=None, body="tea"), "preview", "answers in its place"),
+        (Fault("preview", refuse=True, times=None), "preview", "cannot be reached from here"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and " " not in value else "",
+)
+def test_the_doctor_says_what_to_do(
+    daytona: Service, monkeypatch: pytest.MonkeyPatch, fault: Fault, wrong: str, words: str
+) -> None:
+    """Each failure has one line, the last, and one sentence of advice; nothing is left."""
+    monkeypatch.setattr(running, "_REFUSED_FOR_S", 0.5)
+    daytona.emulator.fail(fault)
+    ((what, advice),) = failed()
+    assert what == wrong
+    assert words in advice
+
+
+def test_the_doctor_sees_websockets_that_do_not_pass(daytona: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests do, so something on the way is to blame."""
+
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise ConnectionError("did not receive a valid HTTP response")
+
+    monkeypatch.setattr(doctor, "connect_socket", refuse)
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example.org")
+    ((what, advice),) = failed()
+    assert what == "WebSocket"
+    assert "HTTPS_PROXY is set" in advice
+
+
+def test_the_doctor_goes_on_where_it_can(daytona: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that is wrong and a region that is another are told, and the rest is checked all the same."""
+    monkeypatch.setattr(doctor, "_now", lambda: time.time() + 3600)
+    monkeypatch.setenv("DAYTONA_TARGET", "mars")
+    monkeypatch.setattr(running.RunningDaytonaSandbox, "region", "us")
+    checks = list(doctor.examine())
+    assert [check.what for check in checks if check.advice] == ["clock", "region"]
+    assert "set this machine's clock" in checks[2].advice
+    assert checks[-1].what == "versions"
+
+
+def test_the_doctor_tells_a_snapshot_that_cannot_be_used(daytona: Service) -> None:
+    """One that rests, and one whose build failed, with what to do about each."""
+
+    async def states() -> dict[str, str]:
+        service = await OurService.connect()
+        try:
+            await service.make_snapshot("resting", "debian:12", lambda line: None, (None, None, None), None)
+            resting = await service._client.snapshot.get("resting")
+            with contextlib.suppress(Exception):
+                await service.make_snapshot("broken", bad, lambda line: None, (None, None, None), None)
+        finally:
+            await service.aclose()
+        return {"resting": resting.id}
+
+    from daytona import Image
+
+    daytona.emulator.fail_builds_with("no-such-file")
+    bad = Image.base("debian:12").run_commands("cat no-such-file")
+    daytona.ask("POST", f"/snapshots/{io_loop().run(states())['resting']}/deactivate")
+    for name, words in (("resting", "activate it at Daytona"), ("broken", "delete it, and make one")):
+        ((what, advice),) = failed(snapshot=name)
+        assert what == "snapshot"
+        assert words in advice

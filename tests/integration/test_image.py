@@ -1,0 +1,178 @@
+"""Our image at a Daytona on loopback: built, started from, and what it spares a start."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from daytona_kernel_interp import DaytonaSandbox, KernelImage, KernelInterpreter, cli
+from daytona_kernel_interp.errors import SandboxFailed
+from daytona_kernel_interp.sandboxes.daytona import runtime, starting
+from daytona_kernel_interp.testing import Fault
+from daytona_kernel_interp.testing.processes import can_isolate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.integration.daytona_service import Service
+
+NOTHING_IS_BROUGHT = (
+    Fault("toolbox", "uploadFiles", status=500, times=None),
+    Fault("toolbox", "sessionExecuteCommand", status=500, times=None),
+)
+
+
+@pytest.fixture(scope="module")
+def snapshot() -> list[str]:
+    """The name of the snapshot, once it was built."""
+    return []
+
+
+@pytest.fixture
+def built(daytona: Service, snapshot: list[str], capfd: pytest.CaptureFixture[str]) -> str:
+    """The name of a snapshot that the command line made."""
+    if not snapshot:
+        assert cli.main(["image", "build"]) == 0
+        out, err = capfd.readouterr()
+        found = re.fullmatch(r"export DAYTONA_KERNEL_SNAPSHOT=(daytona-kernel-\S+)\n", out)
+        assert found is not None
+        assert "building the snapshot" in err
+        assert "FROM python:3.13-slim" in err  # the service's own log
+        snapshot.append(found[1])
+    return snapshot[0]
+
+
+def test_the_image_is_enough_without_a_network(daytona: Service, built: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No upload, no install, no relay of ours: the one that the image started serves, and the first cell runs."""
+    monkeypatch.setenv("DAYTONA_KERNEL_SNAPSHOT", built)
+    for fault in NOTHING_IS_BROUGHT:
+        daytona.emulator.fail(fault)
+    with KernelInterpreter(sandbox=DaytonaSandbox(network_block_all=can_isolate())) as interpreter:
+        assert interpreter.execute("1 + 1") == 2
+        relay = "import os, pathlib; pathlib.Path(f'/proc/{os.getppid()}/cmdline').read_text()"
+        assert "daytona_kernel_interp.guest.entrypoint" in interpreter.execute(relay)
+
+
+def test_the_image_needs_no_snapshot(daytona: Service) -> None:
+    """It is built at the create; whoever may not make snapshots can have it so."""
+    daytona.emulator.fail(Fault("api", "createSnapshot", status=403, times=None))
+    for fault in NOTHING_IS_BROUGHT:
+        daytona.emulator.fail(fault)
+    with KernelInterpreter(sandbox=DaytonaSandbox(image=KernelImage())) as interpreter:
+        assert interpreter.execute("1 + 1") == 2
+
+
+def relay_pid(interpreter: KernelInterpreter) -> int:
+    pid = interpreter.execute("import os; os.getppid()")
+    assert isinstance(pid, int)
+    return pid
+
+
+def test_the_relay_of_the_image_is_replaced_when_it_dies(daytona: Service, built: str) -> None:
+    """By one in a session; the kernel lives, and threads are those of the sandbox."""
+    with KernelInterpreter(sandbox=DaytonaSandbox(snapshot=built)) as interpreter:
+        assert interpreter.execute("import os; os.environ['OMP_NUM_THREADS']") == "1"
+        pid = relay_pid(interpreter)
+        cell = f"import time; os.kill({pid}, 9); time.sleep(1); print('after'); os.getpid()"
+        kernel = interpreter.execute("os.getpid()")
+        assert interpreter.execute(cell) == f"after\n{kernel}"
+        assert relay_pid(interpreter) != pid
+
+
+@pytest.mark.parametrize("wanted", [{"upload": True}, {"python": "python3"}, {"port": 4321}], ids=str)
+def test_a_relay_that_does_not_suit_is_ended(daytona: Service, built: str, wanted: dict[str, Any]) -> None:
+    """Then the host starts one of its own, brought there if that was asked for; for a port alone it suits."""
+    with KernelInterpreter(sandbox=DaytonaSandbox(snapshot=built, **wanted)) as interpreter:
+        listed = interpreter.execute(PROCESSES)
+        assert isinstance(listed, list)
+        assert len(listed) == 1
+        assert ("guest.entrypoint" in listed[0]) == ("upload" not in wanted)
+
+
+PROCESSES = """
+import os, pathlib
+lines, home = [], os.environ["HOME"]
+for process in pathlib.Path("/proc").glob("[0-9]*"):
+    try:
+        words = (process / "cmdline").read_text().split("\\0")
+        if "-m" in words and f"HOME={home}" in (process / "environ").read_text().split("\\0"):
+            lines.append(" ".join(words))
+    except OSError:
+        pass
+[line for line in lines if "guest" in line and "kernel_app" not in line]
+"""
+
+
+def test_a_relay_of_another_version_is_not_used(daytona: Service, built: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A snapshot that was built from an older package: the host brings its own relay."""
+    older = runtime.runtime()
+    monkeypatch.setattr(starting, "runtime", lambda: dataclasses.replace(older, digest="0" * 16))
+    with KernelInterpreter(sandbox=DaytonaSandbox(snapshot=built)) as interpreter:
+        listed = interpreter.execute(PROCESSES)
+        assert isinstance(listed, list)
+        assert [("guest.entrypoint" in line) for line in listed] == [False]
+
+
+def test_an_answer_that_makes_no_sense_is_refused() -> None:
+    """What the sandbox says becomes a header and a port."""
+    good = {"port": 4290, "secret": "s" * 43, "folder": "/f", "cwd": "/", "python": "python3"}
+    assert starting._place_of(good).port == 4290
+    for bad in ({"port": "4290"}, {"port": 0}, {"secret": "a\r\nX: y" * 5}, {"secret": None}, {"secret": "short"}):
+        with pytest.raises(SandboxFailed, match="makes no sense"):
+            starting._place_of({**good, **bad})
+
+
+# --- builds -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def names(daytona: Service) -> Callable[[], list[str]]:
+    return lambda: [item["name"] for item in daytona.ask("GET", "/snapshots")["items"]]
+
+
+def test_a_snapshot_that_is_there_is_used(daytona: Service, built: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """The same recipe is not built twice."""
+    assert cli.main(["image", "build"]) == 0
+    out, err = capfd.readouterr()
+    assert built in out
+    assert "It was there already" in err
+
+
+def test_a_failed_build_shows_its_end_and_leaves_nothing(
+    daytona: Service, names: Callable[[], list[str]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The last lines of the log are in the error, and no snapshot stays."""
+    before = names()
+    daytona.emulator.fail_builds_with("no-such-package")
+    assert cli.main(["image", "build", "--package", "no-such-package", "--name", "bad"]) == 1
+    error = capfd.readouterr().err.partition("daytona-kernel: ")[2]
+    assert "did not make the snapshot bad" in error
+    assert "no-such-package' returned a non-zero code" in error.partition("The last lines of its build:")[2]
+    assert names() == before
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (Fault("api", "createSnapshot", status=403), "can still use DaytonaSandbox(image=KernelImage())"),
+        (Fault("api", "createSnapshot", status=401), "does not accept the key in DAYTONA_API_KEY"),
+        (Fault("api", "createSnapshot", status=502, after=True), "did not make the snapshot other"),
+    ],
+    ids=["no right", "no key", "an answer that was lost"],
+)
+def test_a_snapshot_that_cannot_be_made_is_told(
+    daytona: Service,
+    names: Callable[[], list[str]],
+    capfd: pytest.CaptureFixture[str],
+    fault: Fault,
+    words: str,
+) -> None:
+    """One sentence, and nothing left."""
+    before = names()
+    daytona.emulator.fail(fault)
+    assert cli.main(["image", "build", "--name", "other"]) == 1
+    assert words in capfd.readouterr().err
+    assert names() == before

@@ -1,0 +1,431 @@
+"""Sessions seen from outside: ``live()``, the command line, IPython's magics, and the widget."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+
+from daytona_kernel_interp import KernelInterpreter, cli, live, records, session
+from daytona_kernel_interp.cell import StreamText
+from daytona_kernel_interp.errors import KernelError, SessionNotFound
+from daytona_kernel_interp.interpreter import CodeInterpreterError
+from daytona_kernel_interp.visiting import CellFailed
+from daytona_kernel_interp.widget import SessionView
+from tests.integration.test_attach import end_sandbox, until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[KernelInterpreter]:
+    with KernelInterpreter({"llm_query": lambda prompt: prompt}, sandbox="local") as interpreter:
+        interpreter.execute("x = 41\nimport time")
+        yield interpreter
+
+
+class InThread:
+    """A call in a thread of its own."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self.result: Any = None
+        self._thread = threading.Thread(target=self._run, args=(work,))
+        self._thread.start()
+
+    def _run(self, work: Callable[[], Any]) -> None:
+        try:
+            self.result = work()
+        except Exception as error:
+            self.result = error
+
+    def join(self) -> Any:
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+        return self.result
+
+
+def waiting(shared: KernelInterpreter, go_on: threading.Event) -> InThread:
+    """Run a cell that waits for ``go_on`` in a tool, and return when it does."""
+    asked = threading.Event()
+
+    def llm_query(prompt: str) -> str:
+        asked.set()
+        go_on.wait(30)
+        return prompt
+
+    shared.tools["llm_query"] = llm_query
+    cell = InThread(
+        lambda: shared.execute("y = 1\nprint('begun', flush=True)\nanswer = llm_query('hm')\nprint(answer)")
+    )
+    assert asked.wait(30)
+    return cell
+
+
+# --- live() ------------------------------------------------------------------------------------------------------
+
+
+def test_the_newest_by_default(shared: KernelInterpreter) -> None:
+    """Without an id it is the newest session, with one that one; the view shows what ``inspect`` does."""
+    found = live().inspect()
+    assert (found.session, found["x"].preview) == (shared.session_id, "41")
+    assert live(shared.session_id).inspect("x")["x"].preview == "41"
+    assert "x " in repr(live())
+    assert f"Session {shared.session_id}." in live()._repr_html_()
+    with pytest.raises(NameError, match="name 'nothing' is not defined in session"):
+        live().inspect("nothing")
+
+
+def test_another_process_sees_a_running_cell(shared: KernelInterpreter) -> None:
+    """The command line, which is another process, shows the cell that runs and the call it waits for."""
+    go_on = threading.Event()
+    cell = waiting(shared, go_on)
+    try:
+        shown = subprocess.run(
+            [sys.executable, "-m", "daytona_kernel_interp.cli", "inspect", shared.session_id],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+    finally:
+        go_on.set()
+    assert cell.join() == "begun\nhm\n"
+    assert "at line 3: answer = llm_query('hm')" in shown
+    assert "It waits for llm_query" in shown
+    assert re.search(r"^x +int +28 B +41$", shown, re.MULTILINE)
+
+
+def test_read_only_unless_asked_otherwise(shared: KernelInterpreter) -> None:
+    """A view runs nothing; one with ``write=True`` runs cells, whose variables are the session's."""
+    with pytest.raises(PermissionError, match=r"read-only: live\('[0-9a-f]{8}', write=True\) is not"):
+        live().run("x = 0", print)
+    shown: list[Any] = []
+    live(write=True).run("print(x); z = [x]", shown.append)
+    assert shown == [StreamText("stdout", "41\n")]
+    assert shared.execute("z") == [41]
+    with pytest.raises(CellFailed, match="ZeroDivisionError"):
+        live(write=True).run("1 / 0", shown.append)
+
+
+def test_a_cell_waits_for_the_one_that_runs(shared: KernelInterpreter) -> None:
+    """A cell from outside joins a busy session at once and runs when the session's own cell is over."""
+    go_on = threading.Event()
+    shared.execute("answer = None")
+    cell = waiting(shared, go_on)
+    shown: list[Any] = []
+    with live(write=True)._joined(shown.append) as guest:
+        go_on.set()
+        guest.run("print(answer)")
+    assert cell.join() == "begun\nhm\n"
+    assert shown == [StreamText("stdout", "hm\n")]
+
+
+def test_a_cell_that_waits_too_long_is_withdrawn(shared: KernelInterpreter) -> None:
+    """Its time is up before its turn comes: it never runs, and the session's own cell is not interrupted."""
+    go_on = threading.Event()
+    cell = waiting(shared, go_on)
+    with pytest.raises(CellFailed, match=r"interrupted after 0\.3 s"):
+        live(write=True).run("x = 'never'", print, timeout_s=0.3)
+    go_on.set()
+    assert cell.join() == "begun\nhm\n"
+    assert shared.execute("x") == 41
+
+
+def test_values(shared: KernelInterpreter) -> None:
+    """``get`` brings a typed copy, leaves no trace, and refuses while a cell runs or where nothing can be brought."""
+    shared.execute("import decimal\nd = {'a': (1, decimal.Decimal('1.5')), 'b': 'é' * 10000}\nf = open('/dev/null')")
+    count = shared.execute("get_ipython().execution_count")
+    assert live().get("d")["a"][0] == 1
+    assert len(live().get("d")["b"]) == 10000
+    with pytest.raises(TypeError, match="variable 'f' cannot be sent"):
+        live().get("f")
+    with pytest.raises(NameError, match="'nothing'"):
+        live().get("nothing")
+    go_on = threading.Event()
+    assert shared.execute("get_ipython().execution_count") == count + 1
+    cell = waiting(shared, go_on)
+    with pytest.raises(TypeError, match="a cell is running"):
+        live().get("d")
+    go_on.set()
+    cell.join()
+
+
+def test_several_sessions_and_their_end(shared: KernelInterpreter) -> None:
+    """Of several the newest is taken, and that is said; a view of one that ended says so."""
+    with KernelInterpreter(sandbox="local") as other:
+        other.start()
+        view = live()
+        assert view.session_id == other.session_id
+        note = f"Session {other.session_id}, the newest of 2: {other.session_id}, {shared.session_id}."
+        assert str(view.inspect()).splitlines()[0] == note
+        with pytest.raises(CodeInterpreterError):
+            other.execute("import os; os._exit(1)")
+        with pytest.raises(KernelError, match=r"KernelDied: .*exit code 1"):
+            view.inspect()
+    with pytest.raises(SessionNotFound, match="the session is over: its host ended it"):
+        view.inspect()
+    assert repr(view).endswith("the session is over: its host ended it")
+    assert live().session_id == shared.session_id
+
+
+def test_a_session_without_a_host(capfd: pytest.CaptureFixture[str]) -> None:
+    """A stale record is told with the time of its host's last sign of life, and with what is left of the sandbox."""
+    interpreter = KernelInterpreter(sandbox="local")
+    interpreter.start()
+    stale = interpreter.session_id
+    interpreter.detach()
+    record = records.find(stale)
+    with pytest.raises(SessionNotFound, match="its host let go of it at"):
+        live(stale)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    record.pid, record.mark = gone.pid, "0"  # as if its host had been killed
+    record.write()
+    seen = time.strftime("%Y-%m-%d %H:%M:", time.localtime(record.last_seen))
+    with pytest.raises(SessionNotFound) as failure:
+        live(stale)
+    text = str(failure.value)
+    assert f"its host, process {gone.pid}, is gone; its last sign of life was at {seen}" in text
+    assert f"Its sandbox (local) still lives: KernelInterpreter.attach('{stale}') takes it up." in text
+    assert cli.main(["inspect", stale]) == 2
+    assert "has no host" in capfd.readouterr().err
+    end_sandbox(record)
+    record.write()
+    with pytest.raises(SessionNotFound, match=r"Its sandbox is gone too|Nothing is left of its sandbox"):
+        live(stale)
+    record.delete()
+
+
+def test_no_session_alive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Where nothing runs, one sentence says what to do."""
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
+    with pytest.raises(
+        SessionNotFound, match=r"No session is alive on this machine: start a KernelInterpreter first\."
+    ):
+        live()
+    assert cli.main(["inspect"]) == 2
+    assert capfd.readouterr().err == (
+        "daytona-kernel: No session is alive on this machine: start a KernelInterpreter first.\n"
+    )
+    assert cli.main(["attach"]) == 2
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
+def test_a_session_of_another_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A record of somebody else's is not read, and that is said."""
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
+    path = tmp_path / "daytona-kernel-0badcafe.json"
+    path.write_text("{}")
+    os.chown(path, 12345, -1)
+    with pytest.raises(SessionNotFound, match=r"session 0badcafe belongs to another user \(uid 12345\)"):
+        live("0badcafe")
+
+
+def test_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host touches its record, so that its last sign of life is known."""
+    monkeypatch.setattr(session, "BEAT_S", 0.05)
+    with KernelInterpreter(sandbox="local") as interpreter:
+        interpreter.start()
+        record = records.find(interpreter.session_id)
+        os.utime(record.path, (1, 1))
+        until(lambda: record.last_seen > 1)
+
+
+def test_an_impostor_of_a_host(tmp_path: Path) -> None:
+    """Whatever stands behind the socket, the view ends in one sentence."""
+    record = records.SessionRecord.of_this_process(
+        "0badcafe", kernel="k", key="s", connection_file=str(tmp_path / "c.json"), sandbox={"kind": "local"}
+    )
+    from daytona_kernel_interp.watching import Live
+
+    with pytest.raises(KernelError):
+        Live(record, write=False).inspect()
+
+
+# --- IPython's magics ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shell() -> Iterator[Any]:
+    made: Any = InteractiveShell.instance()
+    made.run_line_magic("load_ext", "daytona_kernel_interp")
+    yield made
+    made.history_manager.end_session()
+    InteractiveShell.clear_instance()
+
+
+def test_magics(shared: KernelInterpreter, shell: Any) -> None:
+    """In a real IPython shell: sessions listed, variables shown, a cell run over there, a value fetched."""
+    with capture_output() as shown:
+        shell.run_cell("%sandbox_sessions")
+    assert shared.session_id in shown.outputs[0].data["text/plain"]
+    assert "<table>" in shown.outputs[0].data["text/html"]
+    with capture_output():
+        result = shell.run_cell("%sandbox_vars").result
+    assert result["x"].preview == "41"
+    cell = f"%%sandbox {shared.session_id}\nimport sys\nprint('there'); print('err', file=sys.stderr)\nw = x + 1\nw"
+    with capture_output() as shown:
+        assert shell.run_cell(cell).success
+    assert (shown.stdout, shown.stderr) == ("there\n", "err\n")
+    assert shown.outputs[0].data["text/plain"] == "42"
+    assert shared.execute("w") == 42
+    assert shell.run_cell("%sandbox_get w").success
+    assert shell.user_ns["w"] == 42
+
+
+def test_magics_show_figures(shared: KernelInterpreter, shell: Any) -> None:
+    """What a cell displays over there is displayed here, as what it is."""
+    code = "%%sandbox\nfrom IPython.display import display\ndisplay({'image/png': 'iVBORw0KGgo='}, raw=True)"
+    with capture_output() as shown:
+        assert shell.run_cell(code).success
+    assert shown.outputs[0].data["image/png"] == "iVBORw0KGgo="
+
+
+def test_magics_in_a_kernel(shared: KernelInterpreter) -> None:
+    """In a notebook's kernel, whose event loop runs, they do the same; two kernels share the session's variables."""
+    runtime = records.find(shared.session_id).path.parent
+    with KernelInterpreter(sandbox="local") as notebook:
+        notebook.execute(
+            f"import os; os.environ['JUPYTER_RUNTIME_DIR'] = {str(runtime)!r}\n%load_ext daytona_kernel_interp"
+        )
+        assert notebook.execute(f"%%sandbox {shared.session_id}\nfrom_afar = x\nprint('there')") == "there\n"
+        assert notebook.execute(f"%sandbox_get from_afar {shared.session_id}\nfrom_afar") == 41
+        assert "from_afar" in str(notebook.execute(f"%sandbox_vars {shared.session_id}"))
+        assert "import dspy" not in notebook.execute("import sys\nprint('dspy' in sys.modules)")
+        assert notebook.execute("print('dspy' in sys.modules)") == "False\n"
+    assert shared.execute("from_afar") == 41
+
+
+def test_magics_fail_in_one_line(shell: Any, shared: KernelInterpreter) -> None:
+    """A wrong name is one line; an error over there shows its own traceback, and the cell here has failed."""
+    for code, text in (
+        ("%sandbox_get nothing", "name 'nothing' is not defined in session"),
+        ("%sandbox_get", "%sandbox_get takes the name of a variable"),
+        ("%sandbox_vars 0badcafe", "there is no session '0badcafe'"),
+    ):
+        with capture_output() as shown:
+            assert not shell.run_cell(code).success
+        assert text in shown.stdout + shown.stderr
+        assert "Traceback" not in shown.stdout + shown.stderr
+    with capture_output() as shown:
+        assert not shell.run_cell("%%sandbox\ndef f():\n    return 1 / 0\nf()").success
+    assert "in f\n    return 1 / 0" in shown.stdout
+    assert shown.stdout.rstrip().endswith("ZeroDivisionError: division by zero")
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+def test_inspect_prints_the_table(shared: KernelInterpreter, capfd: pytest.CaptureFixture[str]) -> None:
+    """``inspect`` prints variables, or one; a name that is none is bad input."""
+    assert cli.main(["inspect"]) == 0
+    assert re.search(r"^x +int +28 B +41$", capfd.readouterr().out, re.MULTILINE)
+    assert cli.main(["inspect", shared.session_id, "x"]) == 0
+    assert re.search(r"^x +int +28 B +41$", capfd.readouterr().out, re.MULTILINE)
+    assert cli.main(["inspect", shared.session_id, "nothing"]) == 2
+    assert capfd.readouterr().err.count("\n") == 1
+
+
+def test_attach_opens_jupyter_console(shared: KernelInterpreter) -> None:
+    """At a terminal ``attach`` is ``jupyter console`` on the session; what is typed changes the session's variables."""
+    import pty
+
+    ours, its = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "daytona_kernel_interp.cli", "attach", shared.session_id],
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        env={**os.environ, "TERM": "dumb"},
+        start_new_session=True,
+    ) as process:
+        os.close(its)
+        seen = b""
+        while b"In [" not in seen:
+            seen += os.read(ours, 4096)
+        os.write(ours, b"typed = x + 1\n")
+        until(lambda: any(variable.name == "typed" for variable in shared.inspect().variables))
+        process.terminate()
+        process.wait(20)
+    os.close(ours)
+    assert b"Jupyter console" in seen
+
+
+def test_attach_prints_the_command_without_the_program(
+    shared: KernelInterpreter, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where jupyter console is not installed, its command is printed, and a plain prompt takes its place."""
+    from daytona_kernel_interp import console
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert console.open_jupyter_console(shared.session_id) is None
+    assert f"jupyter console --existing {shared.connection_file}" in capfd.readouterr().err
+
+
+# --- the widget -------------------------------------------------------------------------------------------------------
+
+
+def test_the_widget_follows_a_run(shared: KernelInterpreter) -> None:
+    """Its state changes as cells run: the cell under way with its call, its output, its end, the variables."""
+    changes: list[list[dict[str, Any]]] = []
+    go_on = threading.Event()
+    view = shared.view()
+    view.observe(lambda change: changes.append(change["new"]), "steps")
+    try:
+        cell = waiting(shared, go_on)
+        until(lambda: bool(view.now.get("calls")) and view.now["calls"][0][0] == "llm_query")
+        until(lambda: view.steps[-1]["tail"] == "begun\n")
+        assert (view.steps[-1]["state"], view.now["line"]) == ("running", 3)
+        go_on.set()
+        cell.join()
+        until(lambda: view.steps[-1]["state"] == "done")
+        assert view.steps[-1]["tail"] == "begun\nhm\n"
+        assert view.now["calls"] == []
+        assert ["x", "int", "28 B", "", "41"] in view.variables
+        with pytest.raises(CodeInterpreterError):
+            shared.execute("1 / 0")
+        until(lambda: view.steps[-1]["state"] == "failed")
+        assert view.steps[-1]["error"] == "ZeroDivisionError: division by zero"
+        assert {steps[-1]["state"] for steps in changes} >= {"running", "done", "failed"}
+        json.dumps(view.get_state(["steps", "now", "variables", "over", "session"]))
+    finally:
+        go_on.set()
+        view.close()
+
+
+def has_row(view: SessionView, name: str) -> bool:
+    return any(row[0] == name for row in view.variables)
+
+
+def test_the_widget_of_another_process_and_its_end() -> None:
+    """``live().view()`` follows too; when the session ends, it says so and asks no more."""
+    with KernelInterpreter(sandbox="local") as interpreter:
+        interpreter.execute("a = 1")
+        views = [interpreter.view(), live().view()]
+        for view in views:
+            until(functools.partial(has_row, view, "a"))
+    for view in views:
+        until(functools.partial(getattr, view, "over"))
+        view._thread.join(10)
+        assert not view._thread.is_alive()
+        view.close()
+
+
+def test_the_widgets_module_makes_no_html() -> None:
+    """What is drawn comes out of a sandbox: the module never reads text as HTML."""
+    source = Path(SessionView._esm._path if hasattr(SessionView._esm, "_path") else SessionView._esm).read_text()
+    assert "textContent" in source
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", source)
