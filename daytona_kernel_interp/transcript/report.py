@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ..shown import plain_text
 from . import charts, timeline
 from .charts import duration
-from .shown_values import arguments, as_text, gist, heading, load, text_of
+from .shown_values import LAID_OUT_BYTES, arguments, as_text, gist, heading, load, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -226,7 +226,8 @@ def _submitted(entry: Entry, transcript: Transcript, limit: int) -> list[tuple[s
     decoded, value = load(entry.outcome.value, transcript.store)
     if not decoded or not isinstance(value, dict):
         return [("", entry.outcome.value.summary)]
-    return [(str(name), cut(as_text(one), limit)) for name, one in value.items()]
+    laid_out = entry.outcome.value.size <= LAID_OUT_BYTES
+    return [(str(name), cut(as_text(one, laid_out=laid_out), limit)) for name, one in value.items()]
 
 
 def _returned(entry: Entry, transcript: Transcript, limit: int) -> str:

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from .model import Call, Ref, Store
 
 MAX_DECODED_BYTES = 1 << 20  # of larger ones the summary is shown
+LAID_OUT_BYTES = 16 << 10  # larger ones are not laid out over lines, which takes long
 _SHORT_CHARS = 60
 
 
 def text_of(ref: Ref, store: Store) -> str:
     """Return a value's text: of a str itself, of others their repr over lines; the summary if it cannot be read."""
     decoded, value = load(ref, store)
-    return as_text(value) if decoded else ref.summary
+    return as_text(value, laid_out=ref.size <= LAID_OUT_BYTES) if decoded else ref.summary
 
 
 def load(ref: Ref, store: Store) -> tuple[bool, Any]:
@@ -33,14 +34,14 @@ def load(ref: Ref, store: Store) -> tuple[bool, Any]:
         return False, None
 
 
-def as_text(value: Any) -> str:
+def as_text(value: Any, *, laid_out: bool = True) -> str:
     """Return text for a person: a str as it is, several by number, the rest as its repr over the lines it needs."""
     if isinstance(value, str):
         return value
     if isinstance(value, list) and len(value) > 1 and _are_prose(value):
         return "\n\n".join(f"[{number}] {one}" for number, one in enumerate(value))
     try:
-        return pprint.pformat(value, width=100, sort_dicts=False)
+        return pprint.pformat(value, width=100, sort_dicts=False) if laid_out else repr(value)
     except Exception as error:  # a library's repr of what a stranger put together
         return f"<{type(value).__name__}: its repr raised {type(error).__name__}>"
 
@@ -55,8 +56,9 @@ def arguments(call: Call, store: Store) -> list[tuple[str, str]]:
     decoded, given = load(call.arguments, store)
     match given:
         case [[*positional], {**named}] | (list(positional), {**named}) if decoded:
-            shown = [("", as_text(value)) for value in positional]
-            return shown + [(str(name), as_text(value)) for name, value in named.items()]
+            laid_out = call.arguments.size <= LAID_OUT_BYTES
+            shown = [("", as_text(value, laid_out=laid_out)) for value in positional]
+            return shown + [(str(name), as_text(value, laid_out=laid_out)) for name, value in named.items()]
         case _:
             return [("", call.arguments.summary)]
 

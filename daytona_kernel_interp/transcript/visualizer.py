@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from .model import Call, Entry, LMCall, Store, Transcript, Usage
 
 
+_MAX_VARIABLE = 20_000  # bytes; a variable that stays is told anew with every step
+
+
 def to_jsonl(transcript: Transcript) -> str:
     """Return the session as the text of a ``.jsonl`` file."""
     lines = [_metadata(transcript), *_iterations(transcript)]
@@ -124,9 +127,10 @@ def _result(entry: Entry, transcript: Transcript) -> dict[str, Any]:
 
 
 def _variable(entry: Entry, name: str, store: Store) -> Any:
-    """A text whole, as the visualizer looks for the one called ``context``; of the rest what a reader sees."""
-    decoded, value = load(entry.variables[name], store)
-    return value if decoded and isinstance(value, str) else entry.variables[name].summary
+    """A text, as the visualizer looks for the one called ``context``; of the rest, and the long, what a reader sees."""
+    ref = entry.variables[name]
+    decoded, value = load(ref, store) if ref.size <= _MAX_VARIABLE else (False, None)
+    return value if decoded and isinstance(value, str) else ref.summary
 
 
 def _call(call: Call, store: Store) -> dict[str, Any]:
@@ -159,7 +163,7 @@ def _final_answer(entry: Entry, store: Store) -> str | None:
     decoded, value = load(entry.outcome.value, store)
     if decoded and isinstance(value, dict) and len(value) == 1:
         value = next(iter(value.values()))
-    return as_text(value) if decoded else entry.outcome.value.summary
+    return as_text(value, laid_out=False) if decoded else entry.outcome.value.summary
 
 
 def _plain(value: Any) -> Any:

@@ -18,7 +18,7 @@ from daytona_kernel_interp.cell import StreamText
 from daytona_kernel_interp.transcript import notebook, report
 from daytona_kernel_interp.transcript.card import to_card
 from daytona_kernel_interp.transcript.recording import Recording
-from daytona_kernel_interp.transcript.shown_values import as_text, heading
+from daytona_kernel_interp.transcript.shown_values import as_text, heading, text_of
 from daytona_kernel_interp.transcript.visualizer import to_jsonl
 from tests.sessions import MemoryStore, long, small
 
@@ -99,6 +99,14 @@ def test_lists_of_texts_are_read_one_by_one() -> None:
     """Several prompts stand below each other with their lines; short words stay a list."""
     assert as_text(["one\ntwo", "three"]) == "[0] one\ntwo\n\n[1] three"
     assert as_text(["a", "b"]) == "['a', 'b']"
+
+
+def test_large_values_take_no_time() -> None:
+    """A list of half a million numbers is not laid out item by item, and one larger still is not even read."""
+    store = MemoryStore()
+    assert text_of(store.put([1] * 400_000), store).startswith("[1, 1, 1,")
+    assert text_of(ref := store.put(["x"] * 400_000), store) == ref.summary
+    assert "\n" in text_of(store.put([{"name": "x" * 60}] * 4), store)
 
 
 @given(st.lists(st.integers(0, 50_000), max_size=60), st.integers(40_000, 500_000))
