@@ -10,10 +10,11 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from . import registry
+from .endpoints import endpoints_folder
 from .errors import KernelError
 from .running import death
 from .settings import DIAL_S
-from .tunnel import Tunnel, Watcher, endpoints_folder
+from .tunnel import Tunnel, Watcher
 from .wire.link import LinkTimes
 
 if TYPE_CHECKING:

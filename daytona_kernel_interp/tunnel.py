@@ -11,20 +11,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import logging
-import os
 import secrets
 import shutil
 import socket
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .dialling import DialledStream, Dialler
+from .endpoints import endpoints_folder, write_connection_file
 from .errors import KernelError, SandboxFailed, TunnelLost
 from .link.ends import FunctionEnd, SocketEnd
-from .records import ENDPOINTS_PREFIX
 from .settings import MAX_RECOVERIES
 from .wire.calls import LineReader, to_line
 from .wire.errors import RemoteProtocolError
@@ -40,7 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MAX_SOCKET_PATH = 100  # sun_path holds 104 bytes on macOS, 108 on Linux
 _PREOPENED = ("shell", "iopub", "control")  # the channels that our own client uses
 
 
@@ -109,7 +105,7 @@ class Tunnel:
         """Connect to the relay at ``address`` and become its host; streams of another host end.
 
         ``revive`` starts the relay again if it has ended, and returns its new address or None. The endpoints are made
-        in ``folder``, which stays, or else in one of the tunnel's own; see :func:`endpoints_folder`.
+        in ``folder``, which stays, or else in one of the tunnel's own; see :func:`.endpoints.endpoints_folder`.
 
         Raises:
             SandboxFailed: If it cannot be reached, or refuses the secret.
@@ -205,7 +201,7 @@ class Tunnel:
         self._watchers[kernel_id] = watcher
         self._kernels[kernel_id] = _Endpoints(kernel_id, key, name or kernel_id, personal=personal)
         self.reopen_kernel(kernel_id)
-        return self._write_connection_file(name or kernel_id, key)
+        return write_connection_file(self._folder, name or kernel_id, key)
 
     def reopen_kernel(self, kernel_id: str) -> None:
         """Listen for clients and dial the first client's streams; after :meth:`suspend_kernel`, afresh."""
@@ -473,32 +469,6 @@ class Tunnel:
             if dead:  # the others, of another client perhaps, may owe nothing and be dead all the same
                 doubtful_until = now + 2 * times.dead_after_s
 
-    def _write_connection_file(self, name: str, key: str) -> Path:
-        info: dict[str, Any] = {
-            "transport": "ipc",
-            "ip": str(self._folder / name),
-            "key": key,
-            "signature_scheme": "hmac-sha256",
-        }
-        info.update({f"{channel}_port": port for port, channel in enumerate(KERNEL_CHANNELS, start=1)})
-        path = self._folder / f"kernel-{name}.json"
-        with open(path, "w", opener=_private) as file:
-            file.write(json.dumps(info))
-        return path
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
 
 async def _never() -> RelayAddress | None:
     return None
-
-
-def endpoints_folder() -> Path:
-    """Make a folder that this user alone can enter, with a path short enough for unix sockets in it."""
-    folder = Path(tempfile.mkdtemp(prefix=ENDPOINTS_PREFIX))
-    if len(str(folder / "00-00000000-5")) <= _MAX_SOCKET_PATH:
-        return folder
-    folder.rmdir()
-    return Path(tempfile.mkdtemp(prefix=ENDPOINTS_PREFIX, dir="/tmp"))
