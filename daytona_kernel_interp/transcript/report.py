@@ -105,7 +105,8 @@ def to_html(transcript: Transcript, title: str) -> str:
     ).from_string(_asset("page.html.j2"))
     limit = _fair_cut(_lengths(transcript))
     longest_s = max((timeline.cell_length_s(entry) for entry in transcript.entries), default=0.0)
-    steps = [_step(transcript, entry, limit, longest_s) for entry in transcript.entries]
+    spans = timeline.cell_spans(transcript)
+    steps = [_step(transcript, entry, spans[entry.index], limit, longest_s) for entry in transcript.entries]
     sums = timeline.totals(transcript)
     return template.render(
         title=title,
@@ -162,11 +163,12 @@ def _fair_cut(lengths: Iterable[int], budget: int = _BUDGET_CHARS) -> int:
 # --- a step -------------------------------------------------------------------------------------------
 
 
-def _step(transcript: Transcript, entry: Entry, limit: int, longest_s: float) -> StepView:
+def _step(
+    transcript: Transcript, entry: Entry, spans: Sequence[timeline.Span], limit: int, longest_s: float
+) -> StepView:
     from . import html_parts as parts
 
     state, label = _state(entry)
-    spans = timeline.cell_spans(entry)
     length_s = timeline.cell_length_s(entry)
     return StepView(
         anchor=f"s{entry.index}",
