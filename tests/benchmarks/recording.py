@@ -36,7 +36,7 @@ def measure(quick: bool) -> list[Line]:
     """Return what was measured."""
     folder = Path(tempfile.mkdtemp(prefix="dki-record-"))
     try:
-        return [*_steps(folder, 200 if quick else 2000), *_long(folder, 2000)]
+        return [*_steps(folder, 200 if quick else 1000), *_long(folder, 2000)]
     finally:
         shutil.rmtree(folder)
 
