@@ -208,7 +208,7 @@ async def _answer(
     order = Order(secrets.token_urlsafe(32), int(asked["port"]), folder, Path.cwd(), kernels.lifetime_s, remove=True)
 
     def listening(port: int) -> None:
-        facts = {"folder": str(folder), "cwd": str(order.cwd), "python": sys.executable}
+        facts = {"folder": str(folder), "cwd": str(order.cwd), "python": sys.executable, "pid": os.getpid()}
         _tell(writer, {**facts, "port": port, "secret": order.secret})
         writer.close()
 

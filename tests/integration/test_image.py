@@ -10,9 +10,11 @@ import pytest
 
 from daytona_kernel_interp import DaytonaSandbox, KernelImage, KernelInterpreter, cli
 from daytona_kernel_interp.errors import SandboxFailed
+from daytona_kernel_interp.interpreter import CodeInterpreterError
 from daytona_kernel_interp.sandboxes.daytona import runtime, starting
 from daytona_kernel_interp.testing import Fault
 from daytona_kernel_interp.testing.processes import can_isolate
+from tests.integration.daytona_service import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,6 +82,24 @@ def test_the_relay_of_the_image_is_replaced_when_it_dies(daytona: Service, built
         kernel = interpreter.execute("os.getpid()")
         assert interpreter.execute(cell) == f"after\n{kernel}"
         assert relay_pid(interpreter) != pid
+
+
+def test_a_sandbox_of_the_image_that_was_restarted_is_told(daytona: Service, built: str) -> None:
+    """Its entrypoint runs again, and waits for a host: that is not the relay that had the kernel."""
+    with KernelInterpreter(sandbox=DaytonaSandbox(snapshot=built)) as interpreter:
+        interpreter.execute("x = 1")
+        made = daytona.only["id"]
+        record = daytona.emulator._server.world.fleet.by_id(made)
+        assert record is not None
+        record.auto_delete = -1  # a stop is its end otherwise
+        daytona.emulator.fail(Fault("api", "getSandbox", status=500, times=None))  # it is not seen stopped
+        daytona.ask("POST", f"/sandbox/{made}/stop")
+        until(lambda: record.state.value == "stopped", "the stop")
+        daytona.ask("POST", f"/sandbox/{made}/start")
+        until(lambda: record.state.value == "started", "the start")
+        daytona.emulator.heal()
+        with pytest.raises(CodeInterpreterError, match="was restarted"):
+            interpreter.execute("x")
 
 
 @pytest.mark.parametrize("wanted", [{"upload": True}, {"python": "python3"}, {"port": 4321}], ids=str)
