@@ -19,9 +19,9 @@ _SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 class RelaySandbox:
     """Run the kernel where a relay runs that somebody else started.
 
-    That is our image under Docker, or ``python -m daytona_kernel_interp.guest.entrypoint`` with a token in its environment.
-    Nothing is made and nothing is deleted. At shutdown its kernel ends, and the relay stays for the next host, one at a
-    time.
+    That is our image under Docker, or ``python -m daytona_kernel_interp.guest.entrypoint`` with a token in its
+    environment. Nothing is made and nothing is deleted. At shutdown its kernel ends, and the relay stays for the next
+    host, one at a time.
 
     Attributes:
         url: Where it listens: ``wss://host``, ``ws://host:port``, or the same with http. Over a network use wss.
