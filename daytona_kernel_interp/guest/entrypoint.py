@@ -59,7 +59,7 @@ def main() -> int:
             folder = _own_folder(path.parent)
             path.unlink(missing_ok=True)  # of a run before the sandbox was stopped
             asyncio.run(_serve_who_comes(folder, path))
-    except (_Refused, ValueError, OSError) as error:
+    except (_Refused, ValueError, OSError, RuntimeError) as error:  # RuntimeError: there is no home at all
         print(f"daytona-kernel relay: {error}", file=sys.stderr)
         return 1
     return 0
