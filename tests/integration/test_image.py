@@ -37,12 +37,14 @@ def snapshot() -> list[str]:
 def built(daytona: Service, snapshot: list[str], capfd: pytest.CaptureFixture[str]) -> str:
     """The name of a snapshot that the command line made."""
     if not snapshot:
-        assert cli.main(["image", "build"]) == 0
+        assert cli.main(["image", "build", "--cpu", "2", "--memory", "2", "--disk", "4"]) == 0
         out, err = capfd.readouterr()
         found = re.fullmatch(r"export DAYTONA_KERNEL_SNAPSHOT=(daytona-kernel-\S+)\n", out)
         assert found is not None
         assert "building the snapshot" in err
         assert "FROM python:3.13-slim" in err  # the service's own log
+        (made,) = (item for item in daytona.ask("GET", "/snapshots")["items"] if item["name"] == found[1])
+        assert (made["cpu"], made["mem"], made["disk"]) == (2, 2, 4)
         snapshot.append(found[1])
     return snapshot[0]
 
@@ -76,7 +78,7 @@ def relay_pid(interpreter: KernelInterpreter) -> int:
 def test_the_relay_of_the_image_is_replaced_when_it_dies(daytona: Service, built: str) -> None:
     """By one in a session; the kernel lives, and threads are those of the sandbox."""
     with KernelInterpreter(sandbox=DaytonaSandbox(snapshot=built)) as interpreter:
-        assert interpreter.execute("import os; os.environ['OMP_NUM_THREADS']") == "1"
+        assert interpreter.execute("import os; os.environ['OMP_NUM_THREADS']") == "2"
         pid = relay_pid(interpreter)
         cell = f"import time; os.kill({pid}, 9); time.sleep(1); print('after'); os.getpid()"
         kernel = interpreter.execute("os.getpid()")
@@ -196,3 +198,14 @@ def test_a_snapshot_that_cannot_be_made_is_told(
     assert cli.main(["image", "build", "--name", "other"]) == 1
     assert words in capfd.readouterr().err
     assert names() == before
+
+
+def test_a_build_without_a_key_is_told(
+    daytona: Service, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is done; and packages that are none, before anything is asked."""
+    monkeypatch.delenv("DAYTONA_API_KEY")
+    assert cli.main(["image", "build"]) == 1
+    assert "There is no key for Daytona: set DAYTONA_API_KEY" in capfd.readouterr().err
+    assert cli.main(["image", "build", "--package", "-r evil.txt"]) == 2
+    assert "packages are requirements" in capfd.readouterr().err
