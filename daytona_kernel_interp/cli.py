@@ -70,6 +70,7 @@ def _parser() -> _Parser:
     demo.add_argument(
         "--output", type=Path, default=Path("demo-output"), metavar="FOLDER", help="where figures go (%(default)s)"
     )
+    demo.add_argument("--record", type=Path, metavar="PATH", help="a notebook that the session is recorded in")
     demo.set_defaults(command=_demo)
 
     run = commands.add_parser("run", help="run a script in a fresh kernel")
@@ -165,7 +166,7 @@ def _demo(options: argparse.Namespace) -> int:
     from . import demo
 
     try:
-        demo.run(demo.Options(options.model, options.file, options.question, options.output))
+        demo.run(demo.Options(options.model, options.file, options.question, options.output, options.record))
     except demo.BadRequest as error:
         raise _BadInput(str(error)) from error
     except demo.Failed as error:
