@@ -110,7 +110,7 @@ def test_replay_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
 def test_every_example_is_run() -> None:
     """No Python block was added that nothing runs."""
     assert len(_blocks("python")) == 5
-    assert len(_blocks("pycon")) == 4
+    assert len(_blocks("pycon")) == 5
 
 
 def test_the_example_is_ten_lines() -> None:
@@ -119,8 +119,9 @@ def test_the_example_is_ten_lines() -> None:
     assert len(lines) <= 10
 
 
-def test_sessions_show_what_happens() -> None:
+def test_sessions_show_what_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The interactive sessions, run as one, give what they show."""
+    monkeypatch.chdir(tmp_path)
     session = "\n".join(_blocks("pycon"))
     test = doctest.DocTestParser().get_doctest(session, {}, "README.md", "README.md", 0)
     report: list[str] = []

@@ -36,8 +36,8 @@ def to_card(transcript: Transcript, title: str) -> str:
     ]
     if sums.failed:
         told.insert(1, f"{sums.failed} failed")
-    if sums.prompt_tokens is not None or sums.completion_tokens is not None:
-        told.append(f"{(sums.prompt_tokens or 0) + (sums.completion_tokens or 0):,} tokens")
+    if tokens := (sums.prompt_tokens or 0) + (sums.completion_tokens or 0):
+        told.append(f"{tokens:,} tokens")
     if sums.cost_usd is not None:
         told.append(f"${sums.cost_usd:.4f}")
     return "".join(
@@ -63,11 +63,12 @@ def _steps(transcript: Transcript) -> Iterator[str]:
 
 
 def _step(entry: Entry, transcript: Transcript) -> str:
-    about = heading(entry.reasoning) if entry.reasoning else gist(entry.code)
+    about = "DSPy's own preparations" if timeline.is_setup(entry) else gist(entry.code)
+    about = heading(entry.reasoning) if entry.reasoning else about
     colour = _COLOURS.get(entry.outcome.kind, "inherit")
     calls = f" · {len(entry.calls)} calls" if entry.calls else ""
     return (
-        f"<details><summary><b style='color:{colour}'>{entry.index + 1}</b> {escape(gist(about, 100))} "
+        f"<details><summary><b style='color:{colour}'>{entry.index}</b> {escape(gist(about, 100))} "
         f"<span style='opacity:.6'>{duration(entry.elapsed_s)}{calls}</span></summary>"
         f"<pre style='{_PRE}'>{escape(_cut(entry.code))}</pre>"
         f"<pre style='{_PRE}'>{escape(_cut(_shown(entry, transcript)))}</pre></details>"

@@ -111,6 +111,6 @@ def _ticks(length_s: float) -> Iterator[tuple[str, str]]:
     else:
         step = next((one for one in (60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400) if one >= rough), rough)
     for number in range(_MAX_TICKS + 1):
-        if number * step <= length_s * 0.97:
+        if number * step <= length_s * 0.94:
             label = duration(number * step).removesuffix(" 00 s") if number else "0"
             yield f"{number * step / length_s:.3%}", label

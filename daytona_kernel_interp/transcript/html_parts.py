@@ -11,6 +11,7 @@ import base64
 import binascii
 import json
 import re
+from html import escape as html_escape
 from typing import TYPE_CHECKING, Any
 
 import mistune
@@ -52,6 +53,8 @@ _COLOURS = {
     Token.Name.Exception: "b",
 }
 
+_LEXER = PythonLexer(stripnl=False, ensurenl=False)
+
 # What the frame of a foreign HTML may do: show itself. It inherits the page's policy besides.
 _FRAME_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _FRAME_STYLE = (
@@ -78,7 +81,7 @@ def code(source: str) -> Markup:
     if len(source) > MAX_HIGHLIGHTED:
         return escape(source)
     pieces: list[tuple[str, list[str]]] = []
-    for kind, text in PythonLexer(stripnl=False, ensurenl=False).get_tokens(source):
+    for kind, text in _LEXER.get_tokens(source):
         colour = ""
         while kind is not None and not colour:
             colour, kind = _COLOURS.get(kind, ""), kind.parent
@@ -88,10 +91,8 @@ def code(source: str) -> Markup:
             pieces[-1][1].append(text)
         else:
             pieces.append((colour, [text]))
-    return Markup("").join(
-        Markup('<i class="{}">{}</i>').format(colour, "".join(texts)) if colour else escape("".join(texts))
-        for colour, texts in pieces
-    )
+    shown = ((colour, html_escape("".join(texts), quote=False)) for colour, texts in pieces)
+    return Markup("".join(f'<i class="{colour}">{text}</i>' if colour else text for colour, text in shown))
 
 
 class _Renderer(mistune.HTMLRenderer):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ..shown import plain_text
 from . import charts, timeline
 from .charts import duration
-from .shown_values import arguments, as_text, gist, heading, load, text_of
+from .shown_values import LAID_OUT_BYTES, arguments, as_text, gist, heading, load, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -105,7 +105,8 @@ def to_html(transcript: Transcript, title: str) -> str:
     ).from_string(_asset("page.html.j2"))
     limit = _fair_cut(_lengths(transcript))
     longest_s = max((timeline.cell_length_s(entry) for entry in transcript.entries), default=0.0)
-    steps = [_step(transcript, entry, limit, longest_s) for entry in transcript.entries]
+    spans = timeline.cell_spans(transcript)
+    steps = [_step(transcript, entry, spans[entry.index], limit, longest_s) for entry in transcript.entries]
     sums = timeline.totals(transcript)
     return template.render(
         title=title,
@@ -162,18 +163,19 @@ def _fair_cut(lengths: Iterable[int], budget: int = _BUDGET_CHARS) -> int:
 # --- a step -------------------------------------------------------------------------------------------
 
 
-def _step(transcript: Transcript, entry: Entry, limit: int, longest_s: float) -> StepView:
+def _step(
+    transcript: Transcript, entry: Entry, spans: Sequence[timeline.Span], limit: int, longest_s: float
+) -> StepView:
     from . import html_parts as parts
 
     state, label = _state(entry)
-    spans = timeline.cell_spans(entry)
     length_s = timeline.cell_length_s(entry)
     return StepView(
         anchor=f"s{entry.index}",
-        number=entry.index + 1,
+        number=entry.index,
         state=state,
         label=label,
-        gist=heading(entry.reasoning) if entry.reasoning else gist(_first_line(entry.code), 160),
+        gist=_gist(entry),
         took=duration(entry.elapsed_s),
         began=duration(timeline.seconds_between(transcript.facts.began, entry.began)),
         share=f"{length_s / longest_s:.1%}" if longest_s else "0%",
@@ -189,9 +191,9 @@ def _step(transcript: Transcript, entry: Entry, limit: int, longest_s: float) ->
         returned=_returned(entry, transcript, limit),
         late=parts.cut(plain_text(entry.late), limit),
         variables=[(name, ref.summary) for name, ref in entry.variables.items()],
-        tools=[tool.name for tool in entry.tools],
+        tools=[tool.name for tool in entry.tools if not tool.name.startswith("__dspy_")],  # its own
         fields=[_field(one) for one in entry.output_fields or ()],
-        opened=len(transcript.entries) <= _OPEN_STEPS,
+        opened=len(transcript.entries) <= _OPEN_STEPS and not timeline.is_setup(entry),
     )
 
 
@@ -207,6 +209,12 @@ def _state(entry: Entry) -> tuple[str, str]:
     return "failed", named or outcome.error
 
 
+def _gist(entry: Entry) -> str:
+    if entry.reasoning:
+        return heading(entry.reasoning)
+    return "DSPy's own preparations" if timeline.is_setup(entry) else gist(_first_line(entry.code), 160)
+
+
 def _first_line(code: str) -> str:
     lines = [line.strip() for line in code.splitlines()]
     return next((line for line in lines if line and not line.startswith(("#", "import ", "from "))), "") or code
@@ -220,7 +228,8 @@ def _submitted(entry: Entry, transcript: Transcript, limit: int) -> list[tuple[s
     decoded, value = load(entry.outcome.value, transcript.store)
     if not decoded or not isinstance(value, dict):
         return [("", entry.outcome.value.summary)]
-    return [(str(name), cut(as_text(one), limit)) for name, one in value.items()]
+    laid_out = entry.outcome.value.size <= LAID_OUT_BYTES
+    return [(str(name), cut(as_text(one, laid_out=laid_out), limit)) for name, one in value.items()]
 
 
 def _returned(entry: Entry, transcript: Transcript, limit: int) -> str:
@@ -269,9 +278,7 @@ def _usage(usage: Usage | None) -> str:
     if usage is None:
         return ""
     tokens = [
-        f"{count:,} {way}"
-        for count, way in ((usage.prompt_tokens, "in"), (usage.completion_tokens, "out"))
-        if count is not None
+        f"{count:,} {way}" for count, way in ((usage.prompt_tokens, "in"), (usage.completion_tokens, "out")) if count
     ]
     told = [usage.model or "", " / ".join(tokens), "" if usage.cost_usd is None else _money(usage.cost_usd)]
     return " · ".join(filter(None, told))
@@ -291,8 +298,8 @@ def _tiles(sums: timeline.Totals) -> list[tuple[str, str, str]]:
         ("tool calls", f"{sums.tool_calls:,}", _at_once(sums.tools_at_once)),
         ("LLM calls", f"{sums.llm_calls:,}", _at_once(sums.llms_at_once)),
     ]
-    if sums.prompt_tokens is not None or sums.completion_tokens is not None:
-        into, out = sums.prompt_tokens or 0, sums.completion_tokens or 0
+    into, out = sums.prompt_tokens or 0, sums.completion_tokens or 0
+    if into or out:
         tiles.append(("tokens", f"{into + out:,}", f"{into:,} in, {out:,} out"))
     if sums.cost_usd is not None:
         tiles.append(("cost", _money(sums.cost_usd), "where DSPy knows it"))

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from .model import Call, Ref, Store
 
 MAX_DECODED_BYTES = 1 << 20  # of larger ones the summary is shown
+LAID_OUT_BYTES = 16 << 10  # larger ones are not laid out over lines, which takes long
+_SHORT_CHARS = 60
 
 
 def text_of(ref: Ref, store: Store) -> str:
     """Return a value's text: of a str itself, of others their repr over lines; the summary if it cannot be read."""
     decoded, value = load(ref, store)
-    return as_text(value) if decoded else ref.summary
+    return as_text(value, laid_out=ref.size <= LAID_OUT_BYTES) if decoded else ref.summary
 
 
 def load(ref: Ref, store: Store) -> tuple[bool, Any]:
@@ -32,14 +34,21 @@ def load(ref: Ref, store: Store) -> tuple[bool, Any]:
         return False, None
 
 
-def as_text(value: Any) -> str:
-    """Return text for a person: a str as it is, the rest as its repr over as many lines as it needs."""
+def as_text(value: Any, *, laid_out: bool = True) -> str:
+    """Return text for a person: a str as it is, several by number, the rest as its repr over the lines it needs."""
     if isinstance(value, str):
         return value
+    if isinstance(value, list) and len(value) > 1 and _are_prose(value):
+        return "\n\n".join(f"[{number}] {one}" for number, one in enumerate(value))
     try:
-        return pprint.pformat(value, width=100, sort_dicts=False)
+        return pprint.pformat(value, width=100, sort_dicts=False) if laid_out else repr(value)
     except Exception as error:  # a library's repr of what a stranger put together
         return f"<{type(value).__name__}: its repr raised {type(error).__name__}>"
+
+
+def _are_prose(items: list[Any]) -> bool:
+    """Whether they are texts to be read, such as prompts and their answers, rather than words."""
+    return all(isinstance(one, str) for one in items) and any("\n" in one or len(one) > _SHORT_CHARS for one in items)
 
 
 def arguments(call: Call, store: Store) -> list[tuple[str, str]]:
@@ -47,8 +56,9 @@ def arguments(call: Call, store: Store) -> list[tuple[str, str]]:
     decoded, given = load(call.arguments, store)
     match given:
         case [[*positional], {**named}] | (list(positional), {**named}) if decoded:
-            shown = [("", as_text(value)) for value in positional]
-            return shown + [(str(name), as_text(value)) for name, value in named.items()]
+            laid_out = call.arguments.size <= LAID_OUT_BYTES
+            shown = [("", as_text(value, laid_out=laid_out)) for value in positional]
+            return shown + [(str(name), as_text(value, laid_out=laid_out)) for name, value in named.items()]
         case _:
             return [("", call.arguments.summary)]
 
@@ -57,6 +67,7 @@ def heading(markdown: str) -> str:
     """Return the beginning of markdown's first paragraph without its marks."""
     text = markdown.strip().partition("\n\n")[0][:2000]
     text = re.sub(r"\[([^\[\]]{1,200})\]\([^()\s]{1,500}\)", r"\1", text)
+    text = re.sub(r"(?<![\w*])([*_])(?=\S)([^*_\n]{1,200})(?<=\S)\1(?![\w*])", r"\2", text)
     return gist(re.sub(r"(?m)^\s*(?:#{1,6}|[-*+>]|\d+\.)\s+|\*\*|__|`+", "", text), 160)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timezone
 from typing import TYPE_CHECKING, Literal
 
@@ -69,8 +69,17 @@ def failed(entry: Entry) -> bool:
     return entry.outcome.kind in ("raised", "unfinished")
 
 
+def is_setup(entry: Entry) -> bool:
+    """Whether it is what DSPy's RLM runs before the model's first step, from DSPy 3.4 on (``primitives/facade.py``)."""
+    return "__dspy_host_token" in entry.variables
+
+
 def session_spans(transcript: Transcript) -> list[Span]:
     """Return what ran in the whole session: the main model, the cells, their calls and the models' requests."""
+    return _in_lanes(_spans(transcript))
+
+
+def _spans(transcript: Transcript) -> list[Span]:
     began = transcript.facts.began
     spans: list[Span] = []
     for entry in transcript.entries:
@@ -79,7 +88,7 @@ def session_spans(transcript: Transcript) -> list[Span]:
         spans.append(
             Span(
                 "step",
-                f"step {entry.index + 1}",
+                f"step {entry.index}",
                 offset_s,
                 offset_s + length_s,
                 0,
@@ -89,14 +98,19 @@ def session_spans(transcript: Transcript) -> list[Span]:
             )
         )
         spans += [_call_span(call, entry, offset_s, offset_s + length_s) for call in entry.calls]
-    spans += _requests(transcript)
-    return _in_lanes(spans)
+    return spans + _requests(transcript)
 
 
-def cell_spans(entry: Entry) -> list[Span]:
-    """Return the calls of one cell, from its beginning."""
-    length_s = cell_length_s(entry)
-    return _in_lanes([_call_span(call, entry, 0.0, length_s) for call in entry.calls])
+def cell_spans(transcript: Transcript) -> dict[int, list[Span]]:
+    """Return what each cell called and asked, by its index; times are from the cell's beginning."""
+    began = {entry.index: seconds_between(transcript.facts.began, entry.began) for entry in transcript.entries}
+    found: dict[int, list[Span]] = {index: [] for index in began}
+    for span in _spans(transcript):
+        if span.entry in began and span.kind != "step":
+            offset_s = began[span.entry]
+            moved = replace(span, start_s=max(0.0, span.start_s - offset_s), end_s=max(0.0, span.end_s - offset_s))
+            found[span.entry].append(moved)
+    return {index: _in_lanes(spans) for index, spans in found.items()}
 
 
 def cell_length_s(entry: Entry) -> float:
@@ -193,5 +207,5 @@ def _in_lanes(spans: Sequence[Span]) -> list[Span]:
             heapq.heappush(idle, heapq.heappop(running)[1])
         lane = heapq.heappop(idle) if idle else len(running)
         heapq.heappush(running, (span.end_s, lane))
-        placed.append(Span(**{**vars(span), "lane": lane}))
+        placed.append(replace(span, lane=lane))
     return placed

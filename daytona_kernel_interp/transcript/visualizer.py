@@ -7,7 +7,8 @@ visualizer shows and the ``usage_summary`` that ``rlm`` writes.
 
 It takes anything on ``stderr`` for a failure of the step, and shows no other outputs than ``stdout`` and ``stderr``: so
 a step's error goes to the one, its displays by name to the other, and what it warned of among what it printed. The
-prompt of a step is the request of the main model that wrote it, where that is recorded.
+prompt of a step is the request of the main model that wrote it, where that is recorded. What DSPy itself runs before
+the first step is no iteration.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from .model import Call, Entry, LMCall, Store, Transcript, Usage
+
+
+_MAX_VARIABLE = 20_000  # bytes; a variable that stays is told anew with every step
 
 
 def to_jsonl(transcript: Transcript) -> str:
@@ -54,7 +58,7 @@ def _metadata(transcript: Transcript) -> dict[str, Any]:
 
 def _iterations(transcript: Transcript) -> Iterator[dict[str, Any]]:
     asked = _requests(transcript)
-    for number, entry in enumerate(transcript.entries, 1):
+    for number, entry in enumerate((one for one in transcript.entries if not timeline.is_setup(one)), 1):
         request = asked.get(entry.index)
         thought_s = 0.0 if request is None else request.elapsed_s or 0.0
         yield {
@@ -123,9 +127,10 @@ def _result(entry: Entry, transcript: Transcript) -> dict[str, Any]:
 
 
 def _variable(entry: Entry, name: str, store: Store) -> Any:
-    """A text whole, as the visualizer looks for the one called ``context``; of the rest what a reader sees."""
-    decoded, value = load(entry.variables[name], store)
-    return value if decoded and isinstance(value, str) else entry.variables[name].summary
+    """A text, as the visualizer looks for the one called ``context``; of the rest, and the long, what a reader sees."""
+    ref = entry.variables[name]
+    decoded, value = load(ref, store) if ref.size <= _MAX_VARIABLE else (False, None)
+    return value if decoded and isinstance(value, str) else ref.summary
 
 
 def _call(call: Call, store: Store) -> dict[str, Any]:
@@ -158,7 +163,7 @@ def _final_answer(entry: Entry, store: Store) -> str | None:
     decoded, value = load(entry.outcome.value, store)
     if decoded and isinstance(value, dict) and len(value) == 1:
         value = next(iter(value.values()))
-    return as_text(value) if decoded else entry.outcome.value.summary
+    return as_text(value, laid_out=False) if decoded else entry.outcome.value.summary
 
 
 def _plain(value: Any) -> Any:

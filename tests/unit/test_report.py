@@ -18,6 +18,7 @@ from daytona_kernel_interp.cell import StreamText
 from daytona_kernel_interp.transcript import notebook, report
 from daytona_kernel_interp.transcript.card import to_card
 from daytona_kernel_interp.transcript.recording import Recording
+from daytona_kernel_interp.transcript.shown_values import as_text, heading, text_of
 from daytona_kernel_interp.transcript.visualizer import to_jsonl
 from tests.sessions import MemoryStore, long, small
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from daytona_kernel_interp.transcript.model import Transcript
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(transcripts())
 def test_every_session_can_be_shown(session: Transcript) -> None:
     """Whatever was recorded, there is a page with every step, a line for each, and a card."""
@@ -65,6 +66,47 @@ def test_values_that_are_lost_have_their_summary() -> None:
     page = report.to_html(replace(session, store=MemoryStore()), "x").replace("&#39;", "'")
     assert session.entries[1].calls[0].arguments.summary in page
     assert "Recorded session" in page
+
+
+def test_dspys_preparations_are_no_step_of_the_model() -> None:
+    """What DSPy's RLM runs before the first step is named so, stays closed, and is no line for the visualizer."""
+    session = small()
+    setup = replace(session.entries[0], reasoning=None, variables={"__dspy_host_token": session.store.put("x")})  # type: ignore[attr-defined]
+    prepared = replace(session, entries=[setup, *session.entries[1:]])
+    page = report.to_html(prepared, "x")
+    assert "DSPy&#39;s own preparations" in page
+    assert '<details class="step ok" id="s0">' in page
+    assert '<details class="step ok calls" id="s1" open>' in page
+    assert to_jsonl(prepared).count('"type": "iteration"') == 4
+    assert "DSPy&#x27;s own preparations" in to_card(prepared, "x")
+
+
+@pytest.mark.parametrize(
+    ("markdown", "shown"),
+    [
+        ("# Plan: **count** by `kind`\n\nThen more.", "Plan: count by kind"),
+        ("*Why* is open; see [the docs](https://example.org/a)", "Why is open; see the docs"),
+        ("- first\n- second", "first second"),
+        ("snake_case_name and 2 * 3 * 4 stay", "snake_case_name and 2 * 3 * 4 stay"),
+    ],
+)
+def test_headings_have_no_marks(markdown: str, shown: str) -> None:
+    """A step's heading is its reasoning's first paragraph, as it is read."""
+    assert heading(markdown) == shown
+
+
+def test_lists_of_texts_are_read_one_by_one() -> None:
+    """Several prompts stand below each other with their lines; short words stay a list."""
+    assert as_text(["one\ntwo", "three"]) == "[0] one\ntwo\n\n[1] three"
+    assert as_text(["a", "b"]) == "['a', 'b']"
+
+
+def test_large_values_take_no_time() -> None:
+    """A list of half a million numbers is not laid out item by item, and one larger still is not even read."""
+    store = MemoryStore()
+    assert text_of(store.put([1] * 400_000), store).startswith("[1, 1, 1,")
+    assert text_of(ref := store.put(["x"] * 400_000), store) == ref.summary
+    assert "\n" in text_of(store.put([{"name": "x" * 60}] * 4), store)
 
 
 @given(st.lists(st.integers(0, 50_000), max_size=60), st.integers(40_000, 500_000))

@@ -23,12 +23,16 @@ def _entry(calls: list[Any], elapsed_s: float | None = 10.0) -> Entry:
     return Entry(0, "m", "1", BEGAN, Outcome("returned"), calls=calls, elapsed_s=elapsed_s)
 
 
+def _cell_spans(entry: Entry) -> list[timeline.Span]:
+    return timeline.cell_spans(replace(small(), entries=[entry], lm_calls=()))[0]
+
+
 @given(times=st.lists(st.tuples(TIMES, TIMES), max_size=30), elapsed_s=TIMES)
 def test_lanes_hold_what_does_not_overlap(times: list[tuple[float | None, float | None]], elapsed_s: Any) -> None:
     """Whatever times a file tells: every call has a bar inside the chart, and none lies over another of its lane."""
     store = MemoryStore()
     calls = [call(store, n, "f", began_s or 0.0, took) for n, (began_s, took) in enumerate(times)]
-    spans = timeline.cell_spans(_entry(calls, elapsed_s))
+    spans = _cell_spans(_entry(calls, elapsed_s))
     assert sorted(span.call or 0 for span in spans) == list(range(len(calls)))
     for lane in {span.lane for span in spans}:
         ours = sorted((span for span in spans if span.lane == lane), key=lambda span: (span.start_s, span.end_s))
@@ -41,7 +45,7 @@ def test_lanes_hold_what_does_not_overlap(times: list[tuple[float | None, float 
 
 def test_calls_at_once_lie_beside_each_other() -> None:
     """Three searches at the same time have three lanes; the model's call after them has the first of its kind."""
-    spans = timeline.cell_spans(small().entries[1])
+    spans = timeline.cell_spans(small())[1]
     assert [(span.kind, span.lane) for span in spans] == [("tool", 0), ("tool", 1), ("tool", 2), ("llm", 0)]
     assert [span.failed for span in spans] == [False, False, True, False]
     assert [span.start_s for span in timeline.session_spans(small()) if span.kind == "llm"] == pytest.approx(
@@ -53,7 +57,7 @@ def test_what_never_ended_is_open() -> None:
     """A call without an answer lasts to its cell's end; a cell without an end, to the last that is known."""
     store = MemoryStore()
     waiting = call(store, 1, "f", 2.0, None)
-    (span,) = timeline.cell_spans(_entry([waiting]))
+    (span,) = _cell_spans(_entry([waiting]))
     assert (span.open, span.start_s, span.end_s) == (True, 2.0, 10.0)
     assert timeline.cell_length_s(_entry([waiting, call(store, 2, "g", 1.0, 4.0)], None)) == 5.0
 
@@ -65,6 +69,7 @@ def test_requests_of_one_call_are_shown() -> None:
     requests = [LMCall(f"r{n}", 0, BEGAN, 2.0, store.put({}), store.put([]), Usage(MODEL, 1, 2, 0.5)) for n in range(3)]
     session = replace(small(), entries=[entry], lm_calls=requests)
     assert [span.lane for span in timeline.session_spans(session) if span.kind == "request"] == [0, 1, 2]
+    assert [span.kind for span in timeline.cell_spans(session)[0]].count("request") == 3
     alone = replace(session, lm_calls=requests[:1])
     assert sorted(span.kind for span in timeline.session_spans(alone)) == ["llm", "step"]
     assert timeline.totals(session).llms_at_once == 3

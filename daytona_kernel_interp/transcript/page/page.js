@@ -159,7 +159,7 @@
     link.setAttribute("aria-current", "true");
     const rail = find(".rail"), box = link.getBoundingClientRect();
     if (box.top < 70 || box.bottom > innerHeight - 10) rail.scrollTop += box.top - innerHeight / 2;
-  }, { rootMargin: "-56px 0px -45% 0px" });
+  }, { rootMargin: "-84px 0px -45% 0px" });
   for (const step of steps) watcher.observe(step);
   reveal(hash());
 })();
