@@ -34,6 +34,8 @@ _MAX_TEXT = 4000  # characters of a value that a reader is shown
 
 _ADDRESSES = re.compile(r"\b0x[0-9a-fA-F]{6,16}\b")
 _PATHS = re.compile(r"(?:/private)?(?:/tmp|/var/tmp|/var/folders|/dev/shm)/[^\s'\"<>:,;)\]]+")
+# Of a traceback: where this machine has its libraries, which lines they are in, and what stands there.
+_LIBRARY_FRAMES = re.compile(r"^  File [^\n]*\n(?:    [^\n]*\n)*\n?", re.MULTILINE)
 _IDS = re.compile(r"\b(?:[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|[0-9a-f]{32,64})\b")
 _UNIT = r"(?:ns|[µu]s|ms|s|secs?|seconds?|min|minutes?|h|hours?)"
 _TIMES = re.compile(
@@ -54,7 +56,7 @@ class Tolerance:
     Attributes:
         times: Dates, moments and durations in texts.
         addresses: Memory addresses in texts: ``0x7f…``.
-        paths: Names of temporary files in texts.
+        paths: Names of temporary files in texts, and a traceback's frames in libraries.
         ids: UUIDs and other long hexadecimal ids in texts.
         floats: Relative difference up to which numbers are equal, in texts and values; None: they must be the same.
         figures: ``exact``: the bytes; ``pixels``: what they look like (needs Pillow); ``size``: width and height.
@@ -183,6 +185,7 @@ class Comparison:
     def _plain(self, text: str) -> str:
         tolerance = self._tolerance
         patterns = (
+            (tolerance.paths, _LIBRARY_FRAMES, ""),
             (tolerance.paths, _PATHS, "<path>"),
             (tolerance.ids, _IDS, "<id>"),
             (tolerance.addresses, _ADDRESSES, "<address>"),
