@@ -26,6 +26,7 @@ from ..wire.calls import ToolFailure
 from .calltree import Said, Thought, calls_around, tree
 from .ending import ending_of, outcome_of
 from .model import Call, Entry, Facts, LMCall, Outcome, Ref, Usage
+from .secrets import known
 from .store import size_of
 from .writer import Writer
 
@@ -227,7 +228,8 @@ def begin(recorder: Recorder, session: Session, options: Mapping[str, Any], seed
         options=options,
         seeds={} if seed is None else {"random": seed, "numpy": seed},
     )
-    recorder.begin(facts)
+    address = session.sandbox.address
+    recorder.begin(facts, (session.kernel.key, address.secret, *address.headers.values()))
     session.on_closed = recorder.session_closed
 
 
@@ -256,6 +258,7 @@ class Recorder:
         self._threads = DaemonThreads(1, "daytona-kernel-record")
         self._writer: Writer | None = None
         self._step: Step | None = None
+        self._secrets: tuple[str, ...] = ()
         self._shut_down = False
         self._closing: bool | None = None  # what is to be said of a session that ended with a step still open
 
@@ -266,8 +269,8 @@ class Recorder:
 
     # --- a session ---------------------------------------------------------------------------------------
 
-    def begin(self, facts: Facts) -> None:
-        """A session begins.
+    def begin(self, facts: Facts, secrets: Sequence[str] = ()) -> None:
+        """A session begins; ``secrets`` open what is its own.
 
         Raises:
             RecordingError: If a file is there that is no recording; it is left as it is.
@@ -275,7 +278,9 @@ class Recorder:
         """
         with self._lock:
             self._closing, self._shut_down = None, False
-            self._writer = Writer(self.path, facts)
+            self._writer, self._secrets = Writer(self.path, facts), tuple(secrets)
+            known.add(*secrets)
+            known.add_environment()
 
     def shuts_down(self) -> None:
         """The session is about to be shut down; a step that runs ends with it."""
@@ -292,6 +297,7 @@ class Recorder:
             with self._guarded():
                 self.model_said(Thought(tree.let_go(self)))
                 self._writer.close(complete=complete)
+            known.discard(*self._secrets)
 
     # --- a step ------------------------------------------------------------------------------------------
 
