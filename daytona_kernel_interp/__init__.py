@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from .sandboxes.daytona.image import KernelImage
     from .sandboxes.local import LocalSandbox
     from .sandboxes.relay import RelaySandbox
+    from .transcript.differing import diff
     from .transcript.offline import ReplayInterpreter
     from .transcript.recording import Recording
+    from .transcript.replaying import replay
     from .watching import live
 
 __all__ = [
@@ -34,7 +36,9 @@ __all__ = [
     "Recording",
     "RelaySandbox",
     "ReplayInterpreter",
+    "diff",
     "live",
+    "replay",
 ]
 __version__ = "0.1.0"
 
@@ -47,7 +51,9 @@ _HOMES = {
     "Recording": ".transcript.recording",
     "RelaySandbox": ".sandboxes.relay",
     "ReplayInterpreter": ".transcript.offline",
+    "diff": ".transcript.differing",
     "live": ".watching",
+    "replay": ".transcript.replaying",
 }
 _INTERPRETERS = {"KernelInterpreter", "ReplayInterpreter"}  # who touches one may write dspy.RLM(interpreter=...)
 

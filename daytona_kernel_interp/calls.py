@@ -29,6 +29,7 @@ class Calls:
         """Make it; ``send(data, buffers)`` sends a message to the cell."""
         self._send = send
         self._running: dict[int, asyncio.Task[None]] = {}
+        self._began: dict[int, tuple[str, float]] = {}  # of those: the tool's name, and when it was called
         self._kept: dict[int, Reply] = {}  # oldest first
         self._kept_bytes = 0
         self._others = False  # calls of this cell may have been taken by a host before us
@@ -46,7 +47,8 @@ class Calls:
             return
         task = asyncio.create_task(self._make(call, tools, abort))
         self._running[call.call_id] = task
-        task.add_done_callback(lambda _: self._running.pop(call.call_id, None))
+        self._began[call.call_id] = (call.name, asyncio.get_running_loop().time())
+        task.add_done_callback(lambda _: (self._running.pop(call.call_id, None), self._began.pop(call.call_id, None)))
 
     def refuse(self, call_id: Any, why: str) -> None:
         """Answer a call with an error."""
@@ -60,6 +62,11 @@ class Calls:
                 self._send({"op": reply.op, "id": call_id}, reply.buffers)
             elif call_id not in self._running:
                 self.refuse(call_id, "the reply to this call was lost with the link; the call is not made again")
+
+    def under_way(self) -> list[list[Any]]:
+        """Return the calls that were not answered yet: each tool's name, and seconds since the call."""
+        now = asyncio.get_running_loop().time()
+        return [[name, now - began] for name, began in self._began.values()]
 
     def not_ours(self) -> None:
         """What is read now are the calls of a cell that another host began."""

@@ -11,7 +11,7 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .shown import describe, plain_text
+from .shown import describe, joined, plain_text
 from .wire.calls import PREAMBLE_KEY
 
 if TYPE_CHECKING:
@@ -187,16 +187,15 @@ class Cell:
         parts = []
         for output in self.outputs:
             if isinstance(output, StreamText):
-                parts.append(output.text)
+                parts.append((output.name, output.text))
             elif isinstance(output, DisplayData):
-                parts.append(f"{describe(output.data)}\n")
+                parts.append(("", f"{describe(output.data)}\n"))
         if self.abandoned_calls:
-            parts.append(
-                f"\n[{self.abandoned_calls} tool calls were not answered: their host died. They raised HostLost.]\n"
-            )
+            unanswered = f"{self.abandoned_calls} tool calls were not answered: their host died. They raised HostLost."
+            parts.append(("", f"\n[{unanswered}]\n"))
         if self._refused:
-            parts.append(f"\n[... {self._refused} further outputs beyond the limit were left out ...]\n")
-        return plain_text("".join(parts))
+            parts.append(("", f"\n[... {self._refused} further outputs beyond the limit were left out ...]\n"))
+        return plain_text(joined(parts))
 
     def tail(self, chars: int) -> str:
         """Return the last characters of what was printed and displayed, without joining all that came before."""

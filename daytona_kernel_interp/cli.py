@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from . import __version__, installing
 from .transcript import exporting
+from .transcript.commands import add_commands as add_transcript_commands
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,6 +99,8 @@ def _parser() -> _Parser:
     doctor = commands.add_parser("doctor", help="check the way from the key to a cell in a sandbox at Daytona")
     doctor.add_argument("--snapshot", metavar="NAME", help="start from this one")
     doctor.set_defaults(command=_examine)
+
+    add_transcript_commands(commands)
 
     image = commands.add_parser("image", help="the sandbox's image: a snapshot of it at Daytona, or its recipe")
     _add_image_commands(image.add_subparsers(metavar="COMMAND", required=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import code
 import codeop
+import contextlib
 import importlib.util
 import shlex
 import signal
@@ -11,8 +12,10 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+from .errors import KernelError
 from .records import find
 from .visiting import CellFailed
+from .watching import live
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,12 +72,21 @@ def open_jupyter_console(session_id: str) -> int | None:
             file=sys.stderr,
         )
         return None
+    print(f"Session {session_id}. Ctrl-D leaves it as it is.{_what_runs(session_id)}", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "jupyter_console", "--existing", record.connection_file]
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the console's: it interrupts the cell
     try:
         return subprocess.Popen(command, preexec_fn=_listen_to_ctrl_c).wait()
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _what_runs(session_id: str) -> str:
+    """Return what has to end before the console can answer."""
+    with contextlib.suppress(KernelError):
+        if (running := live(session_id).inspect().running) is not None:
+            return f" A cell has run for {running.elapsed_s:.0f} s; the console answers when it is over."
+    return ""
 
 
 def _listen_to_ctrl_c() -> None:

@@ -143,6 +143,8 @@ class KernelInterpreter(Exchange, Succession, Looking):
         self._ended = _SHUT_DOWN if REOPENS else self._ended or _SHUT_DOWN
         session, self._session = self._session, None
         if session is not None and self._pid == os.getpid():
+            if self._recorder is not None:
+                self._recorder.shuts_down()
             io_loop().run(session.aclose())
         if self._finalizer is not None:
             self._finalizer.detach()

@@ -183,7 +183,7 @@ class Kernel(Watcher):
         """
         if self._dead.done():
             raise self._dead.result()
-        return await look(self._channels, self._tunnel, self.id, name)
+        return await look(self._channels, self._tunnel, self.id, name, self._calls.under_way)
 
     async def _conduct(
         self, run: Run, timeout_s: float | None, request: tuple[Message, list[values.Buffer]] | None

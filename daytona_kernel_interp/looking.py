@@ -10,18 +10,28 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from .errors import KernelError, TunnelLost
+from .errors import KernelError, SandboxFailed, TunnelLost
 from .wire.looks import REPR_S
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .channels import Channels, Message
     from .tunnel import Tunnel
 
 _LOOK_S = 10.0  # for a link that is slow, or being resumed
 
 
-async def look(channels: Channels | None, tunnel: Tunnel, kernel_id: str, name: str | None = None) -> dict[str, Any]:
+async def look(
+    channels: Channels | None,
+    tunnel: Tunnel,
+    kernel_id: str,
+    name: str | None,
+    calls: Callable[[], list[list[Any]]],
+) -> dict[str, Any]:
     """Return what the kernel says of itself, or else what the relay says of it, with ``by`` telling who did.
+
+    The relay knows no tool calls: those are the ones that this host is at, ``calls``.
 
     Raises:
         TunnelLost: If neither answers in time.
@@ -43,14 +53,22 @@ async def look(channels: Channels | None, tunnel: Tunnel, kernel_id: str, name: 
                 steps -= done
                 if kernel is not None and kernel.done():
                     return {**_data(kernel.result()), "by": "kernel"}
-                if relay.done() and (relay.exception() is None or not steps):
-                    return {**relay.result(), "by": "relay"}
+                if relay.done() and (not _only_refused(relay.exception()) or not steps):
+                    answer = relay.result()
+                    if isinstance(answer.get("running"), dict):
+                        answer["running"]["calls"] = calls()
+                    return {**answer, "by": "relay"}
         raise TunnelLost(f"neither the kernel nor its relay answered within {_LOOK_S:g} s: the link is slow, or down")
     finally:
         for step in (relay, *([kernel] if kernel is not None else [])):
             step.cancel()
             with contextlib.suppress(asyncio.CancelledError, KernelError):
                 await step
+
+
+def _only_refused(error: BaseException | None) -> bool:
+    """Whether the relay is there and cannot tell, as one of another version; the kernel may."""
+    return type(error) is SandboxFailed
 
 
 async def _ask_relay(tunnel: Tunnel, kernel_id: str, after_s: float) -> dict[str, Any]:

@@ -70,8 +70,8 @@ class Session:
             revival = _Revival(sandbox)
             tunnel = Tunnel.begin(
                 sandbox.address,
-                revive=revival.revive,
-                times=times or LinkTimes(resume_lifetime_s=sandbox.resume_lifetime_s),
+                revival.revive,
+                times or LinkTimes(resume_lifetime_s=sandbox.resume_lifetime_s),
             )
             stack.push_async_callback(tunnel.aclose)
             if isinstance(sandbox, RunningRelaySandbox):  # a host before us may have left it streams, which end first

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 # ECMA-48: control sequences such as colours; operating system commands such as titles and links.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][0-9A-B]|[=>78cDEHM])")
@@ -37,6 +37,27 @@ def plain_text(text: str) -> str:
         lines = text.split("\n")
         text = "\n".join(_last_state(line) if "\r" in line else line for line in lines)
     return text
+
+
+def joined(parts: Iterable[tuple[str, str]]) -> str:
+    """Return texts with the names of their streams as one, in order.
+
+    A line that a stream redraws stands where that was last done, as other streams' lines came in between; and it takes
+    nothing of theirs away.
+    """
+    texts: list[str] = []
+    unfinished: dict[str, int] = {}  # by stream: where its line without an end is
+    for name, text in parts:
+        first = text.partition("\n")[0]
+        place = unfinished.pop(name, None)
+        if place is not None and first.startswith("\r") and _last_state(first):
+            texts[place] = texts[place][: texts[place].rfind("\n") + 1]
+        if "\r" in first and _last_state(first) and texts and texts[-1] and not texts[-1].endswith("\n"):
+            texts.append("\n")
+        texts.append(text)
+        if not text.endswith("\n"):
+            unfinished[name] = len(texts) - 1
+    return "".join(texts)
 
 
 def _last_state(line: str) -> str:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from .sandboxes.base import RelayAddress
 
+    Revive = Callable[[], Awaitable[RelayAddress | None]]
+
 log = logging.getLogger(__name__)
 
 _PREOPENED = ("shell", "iopub", "control")  # the channels that our own client uses
@@ -71,13 +73,7 @@ class Watcher:
 class Tunnel:
     """One relay, seen from the host. Lives on the I/O loop."""
 
-    def __init__(
-        self,
-        address: RelayAddress,
-        revive: Callable[[], Awaitable[RelayAddress | None]],
-        times: LinkTimes,
-        folder: Path | None = None,
-    ) -> None:
+    def __init__(self, address: RelayAddress, revive: Revive, times: LinkTimes, folder: Path | None = None) -> None:
         self._dialler = Dialler(address, revive, times)
         self._folder, self._folder_is_ours = folder or endpoints_folder(), folder is None
         self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -98,7 +94,7 @@ class Tunnel:
         cls,
         address: RelayAddress,
         *,
-        revive: Callable[[], Awaitable[RelayAddress | None]] | None = None,
+        revive: Revive | None = None,
         times: LinkTimes | None = None,
         folder: Path | None = None,
     ) -> Tunnel:
@@ -112,7 +108,7 @@ class Tunnel:
             WireMismatch: If it runs another version of the wire.
             TunnelLost: If it closed the stream.
         """
-        tunnel = cls.begin(address, revive=revive, times=times, folder=folder)
+        tunnel = cls.begin(address, revive, times, folder)
         try:
             await tunnel.until_open()
         except BaseException:
@@ -122,12 +118,7 @@ class Tunnel:
 
     @classmethod
     def begin(
-        cls,
-        address: RelayAddress,
-        *,
-        revive: Callable[[], Awaitable[RelayAddress | None]] | None = None,
-        times: LinkTimes | None = None,
-        folder: Path | None = None,
+        cls, address: RelayAddress, revive: Revive | None, times: LinkTimes | None, folder: Path | None = None
     ) -> Tunnel:
         """Begin to connect to a relay that has had no other host, so that a kernel's streams are dialled meanwhile."""
         tunnel = cls(address, revive or _never, times or LinkTimes(), folder)
@@ -136,8 +127,8 @@ class Tunnel:
 
     async def until_open(self) -> None:
         """Return when it is connected; raises as :meth:`open` does, and leaves it to be closed."""
-        assert self._relay is not None
-        await asyncio.shield(self._relay.opened)
+        if self._relay is not None:
+            await asyncio.shield(self._relay.opened)
 
     @property
     def address(self) -> RelayAddress:

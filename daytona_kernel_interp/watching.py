@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import json
 import socket
 import time
@@ -125,16 +126,16 @@ class Live:
 
     def __repr__(self) -> str:
         """Return what there is now, as text."""
-        return self._shown(str)
+        return self._shown(str, str)
 
     def _repr_html_(self) -> str:
-        return self._shown(Inspection._repr_html_, "<div>{}</div>")
+        return self._shown(Inspection._repr_html_, lambda text: f"<div>{html.escape(text)}</div>")
 
-    def _shown(self, show: Callable[[Inspection], str], otherwise: str = "{}") -> str:
+    def _shown(self, show: Callable[[Inspection], str], otherwise: Callable[[str], str]) -> str:
         try:
             return show(self.inspect())
         except KernelError as error:
-            return otherwise.format(f"Session {self.session_id}: {error}")
+            return otherwise(f"Session {self.session_id}: {error}")
 
     @contextlib.contextmanager
     def _joined(self, on_output: Callable[[Output], None]) -> Iterator[Guest]:
@@ -154,9 +155,6 @@ class Live:
                 connection.connect(str(path))
                 connection.sendall(json.dumps(question).encode("ascii") + b"\n")
                 answer = json.loads(_read_line(connection))
-        except TimeoutError as error:
-            host = self._record.pid
-            raise TunnelLost(f"process {host}, the session's host, does not answer within {_ANSWER_S:g} s") from error
         except (OSError, ValueError, RecursionError) as error:
             raise self._over(error) from error
         if not isinstance(answer, dict) or "error" in answer:
@@ -172,7 +170,8 @@ class Live:
             return SessionNotFound("the session is over: its host ended it")
         if not record.host_lives:
             return SessionNotFound(_stale(record))
-        return TunnelLost(f"process {record.pid}, the session's host, cannot be reached: {error}")
+        why = f"does not answer within {_ANSWER_S:g} s" if isinstance(error, TimeoutError) else f"breaks off: {error}"
+        return TunnelLost(f"process {record.pid}, the session's host, {why}")
 
 
 def _read_line(connection: socket.socket) -> bytes:

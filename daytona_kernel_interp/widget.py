@@ -1,11 +1,13 @@
 """A widget that follows a session in JupyterLab: steps as they come, what runs, calls under way, variables.
 
-A thread asks twice a second and sets the widget's state where it changed; ``widget.js`` draws it, as text alone.
+A thread asks twice a second, or less often where looks take long, and sets the widget's state where it changed;
+``widget.js`` draws it, as text alone.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,8 @@ except ImportError as missing:
 
 Follow = Callable[[int], dict[str, Any]]  # see Onlookers.follow
 
-POLL_S = 0.5
+POLL_S, _MAX_POLL_S = 0.5, 5.0
+_REST = 25  # times as long as a look took, so that a large namespace costs the run no more than a small one
 _MAX_FAILURES = 20  # in a row; a link may be down for a while
 _MAX_STEPS = 200
 _CODE_CHARS, _TAIL_CHARS = 2000, 1000
@@ -72,6 +75,7 @@ class SessionView(anywidget.AnyWidget):
     def _serve(self) -> None:
         failures = 0
         while not self._stop.is_set():
+            began = time.monotonic()
             try:
                 self.refresh()
                 failures = 0
@@ -80,7 +84,7 @@ class SessionView(anywidget.AnyWidget):
                 if isinstance(error, (SessionNotFound, KernelDied)) or failures >= _MAX_FAILURES:
                     self.over = clean(str(error), _TAIL_CHARS)
                     return
-            self._stop.wait(POLL_S)
+            self._stop.wait(min(_MAX_POLL_S, max(POLL_S, _REST * (time.monotonic() - began))))
 
 
 def make_view(follow: Follow, session: str) -> SessionView:

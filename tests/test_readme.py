@@ -11,6 +11,7 @@ import dspy
 import pytest
 from dspy.dsp.utils.settings import settings
 
+from daytona_kernel_interp import KernelInterpreter, Recording
 from daytona_kernel_interp.demo.script import Step, scripted_lm
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def test_daytona_example() -> None:
 
 def test_emulator_example(capsys: pytest.CaptureFixture[str]) -> None:
     """The example on the emulated Daytona, run as it stands, prints what its comments say."""
-    code = _blocks("python")[3]
+    code = next(block for block in _blocks("python") if "DaytonaEmulator" in block)
     namespace: dict[str, Any] = {"__name__": "__main__"}
     try:
         exec(compile(code, "README.md, example 4", "exec"), namespace)
@@ -92,10 +93,24 @@ def test_emulator_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(expected) == 3
 
 
+def test_replay_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The example of a replay, run as it stands on a recording of that run, prints what its comment says."""
+    monkeypatch.chdir(tmp_path)
+    rlm: Any = dspy.RLM  # its types know the keyword on some versions only
+    with KernelInterpreter(sandbox="local", record="run.ipynb") as interpreter:
+        steps = [Step("Count the words.", "SUBMIT(answer=str(len(text.split())))")]
+        with dspy.context(lm=scripted_lm(steps), callbacks=[Recording.callback()]):
+            rlm("text -> answer", interpreter=interpreter)(text="one two three")
+    code = next(block for block in _blocks("python") if "ReplayInterpreter" in block)
+    exec(compile(code, "README.md, replay", "exec"), {"__name__": "__main__"})
+    expected = re.findall(r"print\(.*\)  # (.+)$", code, re.MULTILINE)
+    assert capsys.readouterr().out.splitlines() == expected == ["3"]
+
+
 def test_every_example_is_run() -> None:
     """No Python block was added that nothing runs."""
-    assert len(_blocks("python")) == 4
-    assert len(_blocks("pycon")) == 4
+    assert len(_blocks("python")) == 5
+    assert len(_blocks("pycon")) == 5
 
 
 def test_the_example_is_ten_lines() -> None:
@@ -104,8 +119,9 @@ def test_the_example_is_ten_lines() -> None:
     assert len(lines) <= 10
 
 
-def test_sessions_show_what_happens() -> None:
+def test_sessions_show_what_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The interactive sessions, run as one, give what they show."""
+    monkeypatch.chdir(tmp_path)
     session = "\n".join(_blocks("pycon"))
     test = doctest.DocTestParser().get_doctest(session, {}, "README.md", "README.md", 0)
     report: list[str] = []

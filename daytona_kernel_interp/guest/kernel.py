@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ipykernel import ipkernel
 from ipykernel.displayhook import ZMQShellDisplayHook
 from ipykernel.ipkernel import IPythonKernel
-from ipykernel.zmqshell import ZMQInteractiveShell
+from ipykernel.zmqshell import ZMQDisplayPublisher, ZMQInteractiveShell
 from IPython.core import interactiveshell
 from IPython.core.autocall import ZMQExitAutocall
 from IPython.core.error import StdinNotImplementedError
@@ -79,8 +79,8 @@ class DisplayHook(ZMQShellDisplayHook):
 
     def write_format_data(self, format_dict: dict[str, Any], md_dict: Any = None) -> None:
         """Put the representations into the execute_result message."""
-        if self.budget is not None and "text/plain" in format_dict:
-            format_dict["text/plain"] = self.budget.clip(format_dict["text/plain"])
+        if self.budget is not None:
+            format_dict = self.budget.fit(format_dict)
         super().write_format_data(format_dict, md_dict)
 
     def cull_cache(self) -> None:
@@ -88,6 +88,16 @@ class DisplayHook(ZMQShellDisplayHook):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             super().cull_cache()
+
+
+class DisplayPublisher(ZMQDisplayPublisher):
+    """Shows what code displays, as far as the cell's limits go."""
+
+    budget: OutputBudget | None = None
+
+    def publish(self, data: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        """Send a display."""
+        super().publish(data if self.budget is None else self.budget.fit(data), *args, **kwargs)
 
 
 class ExitCell(ZMQExitAutocall):
@@ -102,6 +112,7 @@ class Shell(ZMQInteractiveShell):
     """IPython's shell, with tracebacks of the model's own lines."""
 
     displayhook_class = Type(DisplayHook)
+    display_pub_class = Type(DisplayPublisher)
     exiter = Instance(ExitCell)
 
     @default("exiter")
@@ -212,6 +223,9 @@ class Kernel(IPythonKernel):
         # IPython keeps every printed string of the session for its history of outputs; a cap on output needs that off.
         if hasattr(self.shell, "_tee"):
             self.shell._tee = lambda channel: contextlib.nullcontext()
+        self.shell.enable_tip = (
+            False  # drawn from Python's random generator at every kernel_info, in the middle of cells
+        )
         _silence_submit_in_threads()
 
     # --- a cell ------------------------------------------------------------------------------------
@@ -231,6 +245,7 @@ class Kernel(IPythonKernel):
         self._journal.started(cell)
         for output in self._streams:
             output.cell, output.budget = cell, None
+        self.shell.displayhook.budget = self.shell.display_pub.budget = None
         if cell in self._cancelled:
             self._refusal = _NOT_BEGUN
         elif PREAMBLE_KEY in parent.get("metadata", {}):
@@ -238,6 +253,8 @@ class Kernel(IPythonKernel):
                 self._apply_preamble(parent)
             except KeyboardInterrupt:  # while it decoded large variables
                 self._refusal = _NOT_BEGUN
+        # A cell of another client, such as jupyter console's, that fails must not take the host's behind it with it.
+        parent["content"]["stop_on_error"] = False
         self._bridge.running = cell
         self._looks.began(cell, parent["content"].get("code"), self.shell.execution_count)
         try:
@@ -263,10 +280,11 @@ class Kernel(IPythonKernel):
         if preamble.seed is not None and not self._cells:
             seed_all(preamble.seed)
         self._cells += 1
-        self._budget = OutputBudget(preamble.max_output_chars, self._folder, f"output-{self._cells}.txt")
+        name = f"output-{self._cells}.txt"
+        self._budget = OutputBudget(preamble.max_output_chars, self._folder, name, preamble.max_value_bytes)
         for stream in self._streams:
             stream.budget = self._budget
-        self.shell.displayhook.budget = self._budget
+        self.shell.displayhook.budget = self.shell.display_pub.budget = self._budget
         self._preamble = preamble
 
     async def do_execute(self, code: str, *args: Any, cell_meta: Any = None, cell_id: Any = None, **kwargs: Any) -> Any:
@@ -277,6 +295,8 @@ class Kernel(IPythonKernel):
                 reply: dict[str, Any] = await super().do_execute(
                     code, *args, cell_meta=cell_meta, cell_id=cell_id, **kwargs
                 )
+                if self._preamble is not None and "evalue" in reply:
+                    reply["evalue"] = self._budget.clip(reply["evalue"])
                 if self._preamble is not None and self._preamble.wanted is not None:
                     self._bridge.send_wanted(self._preamble.wanted, self.shell.user_ns)
                 return reply

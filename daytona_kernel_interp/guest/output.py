@@ -34,6 +34,12 @@ SPOOL_BYTES = 256 << 20
 _READ_BYTES = 64 * 1024
 _LATE_CHARS = 10_000
 _LINE_CHARS = 10_000  # a line may have so many, or a quarter of the limit if that is more
+_MESSAGE_CHARS = 2 << 20  # of text: a message that exceeds the host's limit would cost it the connection
+_CLIP_CHARS = 4 << 20  # of an error where there is no limit
+# Of figures and tables; less than the host allows a message above the largest value, and all of a cell's together.
+_RICH_CHARS = 12 << 20
+_RICH_PER_TEXT = 160
+_SHOWN_CHARS = 200  # so much is left of each display's text, however many there are
 _DRAIN_S = 0.5  # a child process that floods the pipe does not hold the cell's end for longer
 
 
@@ -44,8 +50,11 @@ class OutputBudget:
     endless one the middle is left out, so that it does not take the place of all the others.
     """
 
-    def __init__(self, limit_chars: int | None, folder: Path, name: str) -> None:
+    def __init__(self, limit_chars: int | None, folder: Path, name: str, max_value_bytes: int | None = None) -> None:
         self._limit = limit_chars
+        self._shown_left = limit_chars
+        self._rich_left = None if limit_chars is None else _RICH_PER_TEXT * limit_chars
+        self._largest = None if max_value_bytes is None else max_value_bytes + _RICH_CHARS
         self._head_left = limit_chars // 2 if limit_chars is not None else 0
         self._head_chars = self._head_left
         self._tail_chars = limit_chars - self._head_left if limit_chars is not None else 0
@@ -126,13 +135,34 @@ class OutputBudget:
             self._keep(rest)
         return now
 
-    def clip(self, text: str) -> str:
-        """Return a displayed text, its middle left out where it exceeds the whole limit."""
-        if self._limit is None or len(text) <= self._limit:
+    def clip(self, text: str, limit: int | None = None) -> str:
+        """Return a displayed text, its middle left out where it exceeds ``limit``, or the whole one."""
+        most = limit if limit is not None else _CLIP_CHARS if self._limit is None else self._limit
+        if len(text) <= most:
             return text
         self.clipped = True
-        head, tail = text[: self._limit // 2], text[len(text) - self._limit // 2 :]
+        head, tail = text[: most // 2], text[len(text) - most // 2 :]
         return f"{head}\n[... {len(text) - len(head) - len(tail):,} characters left out ...]\n{tail}"
+
+    def fit(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Return what is sent of a display, by MIME type: a text that is cut, and words for what is too large."""
+        kept, texts = {}, [str(data["text/plain"])] if "text/plain" in data else []
+        for mime, content in data.items():
+            size = _size(content)
+            if mime == "text/plain":
+                continue
+            if (self._largest is not None and size > self._largest) or (
+                self._rich_left is not None and size > self._rich_left
+            ):
+                texts.append(f"[{mime} left out: its {size:,} characters are more than the cell may still show]")
+                continue
+            self._rich_left = None if self._rich_left is None else self._rich_left - size
+            kept[mime] = content
+        if texts:
+            left = None if self._limit is None or self._shown_left is None else max(_SHOWN_CHARS, self._shown_left)
+            kept["text/plain"] = self.clip("\n".join(texts), None if left is None else min(left, self._limit or 0))
+            self._shown_left = None if left is None else left - len(kept["text/plain"])
+        return kept
 
     def _note_on_a_line(self, left_out: int) -> str:
         self._write_spool("")
@@ -239,6 +269,12 @@ class CellStream(OutStream):
         elif text:
             super().write(text)
 
+    def _flush_buffers(self) -> Any:
+        """Clear the buffer, and yield what was in it as messages that are not too large."""
+        for parent, data in super()._flush_buffers():
+            for start in range(0, len(data), _MESSAGE_CHARS):
+                yield parent, data[start : start + _MESSAGE_CHARS]
+
     def _rotate_buffers(self) -> Any:
         if self.pending is None or os.getpid() != self._pid:
             return super()._rotate_buffers()
@@ -333,6 +369,18 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error("daytona_kernel_escape", _escape)
+
+
+def _size(content: Any) -> int:
+    """Return how many characters a representation takes in a message, about."""
+    if isinstance(content, str):
+        return len(content)
+    if isinstance(content, (bytes, bytearray, memoryview)):
+        return len(content) * 4 // 3
+    try:
+        return len(json.dumps(content, default=str))
+    except (TypeError, ValueError, RecursionError):
+        return 0  # ipykernel cleans it, or refuses it
 
 
 def _readable_bytes(fd: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from ..errors import SandboxFailed, SessionNotFound
@@ -9,6 +10,7 @@ from ..settings import SANDBOX_VARIABLE, has_daytona_key, sandbox_choice
 from .base import Sandbox
 from .daytona import DaytonaSandbox
 from .daytona.running import RunningDaytonaSandbox
+from .daytona.service import begin_import
 from .local import LocalSandbox, RunningLocalSandbox
 from .relay import RunningRelaySandbox
 
@@ -48,6 +50,16 @@ def choose(sandbox: Any) -> Sandbox:
             "LocalSandbox()."
         )
     return choice
+
+
+def foresee(sandbox: Any) -> None:
+    """Begin to import Daytona's SDK if a start of ``sandbox`` will need it: that takes seconds, in which more goes on.
+
+    A start that comes earlier waits for the rest of it. What cannot be chosen is left to :func:`choose` to refuse.
+    """
+    with contextlib.suppress(SandboxFailed):
+        if isinstance(choose(sandbox), DaytonaSandbox):
+            begin_import()
 
 
 def take_up(record: Mapping[str, Any]) -> RunningSandbox:

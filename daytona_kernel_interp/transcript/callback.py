@@ -57,11 +57,17 @@ class SessionCallback(BaseCallback):
     # --- modules -----------------------------------------------------------------------------------------
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """A module is called."""
-        tree.began(call_id)
+        """A module is called; to DSPy 3.1.3 a model that is no ``dspy.LM`` is one too."""
+        if isinstance(instance, dspy.BaseLM):
+            self.on_lm_start(call_id, instance, inputs)
+        else:
+            tree.began(call_id)
 
     def on_module_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
         """It has ended; if it thought aloud, what its caller does next comes of that."""
+        if call_id in self._asked:
+            self.on_lm_end(call_id, outputs, exception)
+            return
         reasoning = getattr(outputs, "reasoning", None)
         if reasoning is not None:
             tree.thought(call_id, str(reasoning))

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SLOW_S = 0.005
+SLOW_S = 0.02
 _LARGE_BYTES = 64 * 1024  # kept on a thread of its own
 _LLM_TOOLS = ("llm_query", "llm_query_batched")
 
@@ -256,6 +256,7 @@ class Recorder:
         self._threads = DaemonThreads(1, "daytona-kernel-record")
         self._writer: Writer | None = None
         self._step: Step | None = None
+        self._shut_down = False
         self._closing: bool | None = None  # what is to be said of a session that ended with a step still open
 
     @property
@@ -273,8 +274,12 @@ class Recorder:
             OSError: If it cannot be written.
         """
         with self._lock:
-            self._closing = None
+            self._closing, self._shut_down = None, False
             self._writer = Writer(self.path, facts)
+
+    def shuts_down(self) -> None:
+        """The session is about to be shut down; a step that runs ends with it."""
+        self._shut_down = True
 
     def session_closed(self, complete: bool) -> None:
         """The session ends for this host: ``complete`` if it was shut down. Calling it again does nothing."""
@@ -324,7 +329,7 @@ class Recorder:
             if not step.thought_written:
                 step.thought_written = True
                 self.model_said(step.thought)
-            entry = step.entry(writer.entries, error, over=over, shut_down=self._closing is not None)
+            entry = step.entry(writer.entries, error, over=over, shut_down=self._shut_down)
             inline = step.inline
             lm_calls = self._lm_calls(step.said_inside() if over else [], entry.index, inline)
             writer.put(entry, lm_calls, inline, hidden=step.hidden, over=over)

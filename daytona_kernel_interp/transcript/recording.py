@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ..errors import RecordingError
 from . import notebook
@@ -99,6 +99,24 @@ class Recording:
         except ImportError as error:
             raise RecordingError("to_dataframe() needs pandas, which is not installed: pip install pandas.") from error
         return pandas.DataFrame([_row(step) for step in self], columns=list(_COLUMNS)).set_index("step")
+
+    def lm(self, match: Literal["request", "order"] = "request") -> Any:
+        """Return the recorded language model, for one run: a ``dspy.BaseLM`` that gives the recorded answers.
+
+        With a :class:`ReplayInterpreter` a whole ``dspy.RLM`` call runs again offline, at no cost. What nobody asked
+        when the recording was made raises :class:`~..errors.ReplayMismatch`, with the nearest recorded request.
+
+        Args:
+            match: ``"request"``: prompts must be the recorded ones. ``"order"``: the main model's answers one after the
+                other, whatever is asked; for prompts that changed, or another version of DSPy, which words them
+                otherwise.
+
+        Raises:
+            RecordingError: If no calls of a language model were recorded: that takes :meth:`callback`.
+        """
+        from .answering import RecordedLM
+
+        return RecordedLM(self, match)
 
     def to_html(self, path: str | os.PathLike[str] | None = None, *, title: str | None = None) -> str:
         """Return the session as a page that needs no server and no network, and write it to ``path`` if one is given.

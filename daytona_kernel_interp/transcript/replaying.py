@@ -187,7 +187,9 @@ def _checked(transcript: Transcript, name: str, until: int | None, edits: Mappin
 def _interpreter(sandbox: Sandbox, transcript: Transcript) -> Rerun:
     options = transcript.facts.options
     limits = {name: options[name] for name in ("max_output_chars", "max_value_bytes") if name in options}
-    return Rerun(sandbox=sandbox, **limits)
+    interpreter = Rerun(sandbox=sandbox, **limits)
+    interpreter.seed = transcript.facts.seeds.get("random")  # numpy's is the same
+    return interpreter
 
 
 class _Replay:

@@ -12,7 +12,7 @@ from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
 
 from ..errors import KernelDied, ReplayMismatch, SandboxGone, TunnelLost
 from ..interpreter import KernelInterpreter
-from ..tools import Reply, ToolRunner, weakly
+from ..tools import Reply, ToolAborted, ToolRunner, weakly
 from ..wire import values
 from ..wire.calls import ToolFailure
 from .model import Call, Entry, Outcome, Ref
@@ -75,17 +75,13 @@ class Desk:
                 return None
         return None
 
-    def recorded_reply(self, call: Call) -> Reply | None:
-        """Return what the call was answered with; None if it never was."""
+    def reply_to(self, call: Call | None) -> Reply | None:
+        """Return what a call was answered with, None if it never was; one that is not on the tape gets an error."""
+        if call is None:
+            return _error("ReplayMismatch", ("RuntimeError",), self.misses[-1][2])
         if call.error is not None:
-            return Reply("error", values.dumps(ToolFailure(*call.error).to_value()))
+            return _error(*call.error)
         return None if call.result is None else Reply("result", list(self._store.load(call.result)))
-
-    def missed_reply(self) -> Reply:
-        """Return what a call gets that is not on the tape."""
-        return Reply(
-            "error", values.dumps(ToolFailure("ReplayMismatch", ("RuntimeError",), self.misses[-1][2]).to_value())
-        )
 
     def note(self, name: str, buffers: Sequence[Buffer], reply: Reply | None, recorded: Call | None) -> None:
         """Note a call and its answer; of a live one also whether the tape has another answer."""
@@ -100,6 +96,10 @@ class Desk:
         self.calls.append(call)
         if name in self.live and recorded is not None:
             self.answered_otherwise.append((self.step, recorded, call))
+
+
+def _error(name: str, bases: tuple[str, ...], message: str) -> Reply:
+    return Reply("error", values.dumps(ToolFailure(name, bases, message).to_value()))
 
 
 class _TapeRunner(ToolRunner):
@@ -122,12 +122,13 @@ class _TapeRunner(ToolRunner):
         desk = self.desk
         if desk is None:  # handed over
             return await super().run(name, buffers, call_id, arrow=arrow)
-        recorded = desk.look_up(name, buffers)
-        reply: Reply | None
+        try:
+            recorded = desk.look_up(name, buffers)
+            reply = None if name in desk.live else desk.reply_to(recorded)
+        except Exception as error:  # a value of the recording is missing: nobody else would tell, and the cell waits
+            raise ToolAborted(error) from error
         if name in desk.live:
             reply = await super().run(name, buffers, call_id, arrow=arrow)
-        else:
-            reply = desk.missed_reply() if recorded is None else desk.recorded_reply(recorded)
         desk.note(name, buffers, reply, recorded)
         if reply is None:  # nobody answered it then, and it waited until its cell was ended
             await self._over.wait()

@@ -8,10 +8,8 @@ only then decoded; nothing in it is ever run.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import tempfile
-from pathlib import Path
+import secrets
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RecordingError
@@ -20,6 +18,7 @@ from .model import Ref
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 INLINE_BYTES = 4096  # of one buffer; the first is always ASCII
 _DECODED_BYTES = 160  # an encoding so small is decoded for its summary
@@ -130,15 +129,15 @@ class ValueStore:
         if self._path(key).exists():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=self.folder, prefix=".")
+        unfinished = self.folder / f".{secrets.token_hex(8)}"
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with unfinished.open("xb") as file:
                 for buffer in buffers:
                     file.write(len(buffer).to_bytes(8, "big"))
                     file.write(buffer)
-            os.replace(name, self._path(key))
+            unfinished.replace(self._path(key))
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
             raise
 
     def _read(self, ref: Ref) -> list[values.Buffer]:

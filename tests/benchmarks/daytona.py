@@ -39,10 +39,10 @@ class Plan:
     """How often, and over how long a way."""
 
     starts: int = 15
-    delay_s: float = 0.04
+    delays_s: tuple[float, ...] = (0.04, 0.2)
 
 
-QUICK = Plan(starts=4)
+QUICK = Plan(starts=4, delays_s=(0.04,))
 
 
 def measure(plan: Plan) -> Iterator[Line]:
@@ -60,11 +60,12 @@ def measure(plan: Plan) -> Iterator[Line]:
             limit = 900 if snapshot else None
             detail = f"{_spread(near[snapshot])} ms"
             yield Line(f"started to first result, ms, {what}", detail, statistics.median(near[snapshot]), limit)
-            service.delay(plan.delay_s)
-            far = _starts(snapshot, plan.starts)
-            trips = (statistics.median(far) - statistics.median(near[snapshot])) / (2000 * plan.delay_s)
-            where = f"{1000 * plan.delay_s:g} ms one way"
-            yield Line(f"the same, waiting for the network, RTT, {where}, {what}", f"{_spread(far)} ms", trips, 4)
+            for delay_s in plan.delays_s:  # over a long way nothing hides behind what the sandbox does meanwhile
+                service.delay(delay_s)
+                far = _starts(snapshot, plan.starts)
+                trips = (statistics.median(far) - statistics.median(near[snapshot])) / (2000 * delay_s)
+                where = f"{1000 * delay_s:g} ms one way"
+                yield Line(f"the same less that, RTT, {where}, {what}", f"{_spread(far)} ms", trips, 4)
 
 
 def table(lines: list[Line]) -> str:

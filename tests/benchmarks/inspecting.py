@@ -97,7 +97,13 @@ def _costs(rounds: int) -> Iterator[Line]:
 
     with KernelInterpreter(sandbox="local") as interpreter:
         interpreter.execute("values = list(range(1000))")
-        for what, watched in (("a second client that looks", _joined), ("view() in the host's process", _viewed)):
+        for what, watched in (
+            ("a second client that looks", _joined),
+            ("view() in the host's process", _viewed),
+            ("view(), 1,000 variables,", _viewed),
+        ):
+            if "1,000" in what:
+                interpreter.execute("for i in range(1000): globals()[f'v{i}'] = [i] * 10")
             ratios, steps = [], []
             for _ in range(rounds):
                 alone = _timed(lambda: interpreter.execute(_STEP), 12)

@@ -92,6 +92,7 @@ def ways(folder: Path) -> list[Way]:
         Way("shut down while the service is busy", _RUNS + "interpreter.shutdown()", (_busy(409), _busy(400))),
         Way("an exception in a with block", _RUNS + "with interpreter: 1 / 0"),
         Way("the process ends", _RUNS),
+        Way("the process ends while the service is busy", _RUNS, (_busy(409), _busy(400))),
         Way("the process ends by an exception", _RUNS + "1 / 0"),
         Way("forgotten", _RUNS + f"del interpreter\n{_IDLE}", signal=signal.SIGKILL, once="deleted"),
         Way("detached, and nobody comes", _RUNS + "interpreter.detach()"),
@@ -126,6 +127,7 @@ def ways(folder: Path) -> list[Way]:
             options=f"python={str(folder / 'bare/bin/python')!r}, env={{'PATH': '/usr/bin:/bin'}}",
         ),
         _fails("the relay is not started", "no relay can be started", _toolbox("sessionExecuteCommand", status=500)),
+        _fails("an answer is lost", "no relay can be started", _toolbox("createSession", refuse=True, after=True)),
         _fails("no preview link", "a planned fault", _api("getPortPreviewUrl", status=500)),
         _fails("the preview refuses", "cannot be reached", Fault("preview", status=403, times=None)),
         _fails(

@@ -17,7 +17,7 @@ LEFT = {"SIGKILL", "SIGKILL in a cell", "SIGKILL during the start", "detached, a
 STUCK = {"it does not start in time"}
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(240)
 def test_sandboxes_are_deleted_or_end_by_themselves(hosts: Hosts) -> None:
     """At once by who made it; without a host after its auto-stop; and one that never started when its time is over."""
     rows = run(hosts)

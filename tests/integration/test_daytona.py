@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -282,13 +283,40 @@ def test_a_sandbox_without_a_way_out_works_where_nothing_is_missing(daytona: Ser
         assert interpreter.execute("1 + 1") == 2
 
 
-def test_a_port_that_is_taken_is_told() -> None:
+def take_port() -> socket.socket:
+    """Take a port of this machine's loopback that previews reach."""
+    for port in range(5000, 6000):
+        try:
+            return socket.create_server(("127.0.0.1", port))
+        except OSError:
+            continue
+    raise AssertionError("no port is free")
+
+
+def test_a_port_that_is_taken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that was asked for; else another is taken."""
-    found = {"python": "python3", "version": [3, 12], "port": None}
-    with pytest.raises(SandboxFailed, match=r"port 4000 is taken .* DaytonaSandbox\(port=...\)"):
-        starting._check(found, DaytonaSandbox(port=4000))
+    with DaytonaEmulator(isolated=False) as emulator, take_port() as taken:
+        port = taken.getsockname()[1]
+        for name, value in emulator.environment().items():
+            monkeypatch.setenv(name, value)
+        said = failure(DaytonaSandbox(port=port))
+        assert f"port {port} is taken in the Daytona sandbox: choose another with DaytonaSandbox(port=...)" in said
+        assert Service(emulator).nothing_left()
+
+
+def test_an_old_python_is_told() -> None:
+    """With its version and what to do."""
+    found = {"python": "python3", "version": [3, 8], "port": 4290}
     with pytest.raises(SandboxFailed, match=r"has Python 3\.8 .* needs 3\.10"):
-        starting._check({**found, "version": [3, 8]}, DaytonaSandbox())
+        starting._check(found, DaytonaSandbox())
+
+
+def test_a_sandbox_without_a_python_is_told(daytona: Service, tmp_path: Path) -> None:
+    """None under any name; the sandbox is deleted."""
+    for name in ("sh", "cat"):
+        (tmp_path / name).symlink_to(shutil.which(name) or "")
+    said = failure(DaytonaSandbox(env={"PATH": str(tmp_path)}))
+    assert "there is no Python in the Daytona sandbox: choose an image or snapshot that has one" in said
 
 
 def test_a_failed_build_shows_the_end_of_its_log(daytona: Service) -> None:

@@ -160,6 +160,26 @@ def test_a_missing_library_is_named_with_the_variable(interp: KernelInterpreter)
     assert interp.execute("v.height", {"v": pl.DataFrame({"a": [1]})}) == 1
 
 
+# --- what is shown -------------------------------------------------------------------------------------------
+
+
+def test_nothing_that_is_shown_exceeds_a_message() -> None:
+    """A print, an error, a display and a value larger than the host takes at once: the session goes on."""
+    with KernelInterpreter(sandbox="local", max_value_bytes=1 << 20, max_output_chars=None) as own:
+        size = 20 << 20
+        assert own.execute(f"print('x' * {size}, end='')") == "x" * size
+        with pytest.raises(CodeExecutionError, match="characters left out"):
+            own.execute(f"raise ValueError('y' * {size})")
+        own.execute(f"from IPython.display import HTML\ndisplay(HTML('z' * {size}))")
+        note = "[text/html left out: its 20,971,520 characters are more than the cell may still show]"
+        shown = {"text/plain": f"<IPython.core.display.HTML object>\n{note}"}
+        assert [getattr(output, "data", None) for output in own.outputs] == [shown]
+        assert own.execute(f"HTML('z' * {size})") == shown["text/plain"]
+        own.max_output_chars = 1000
+        assert len(own.execute("for i in range(30): display('x' * 10_000)")) < 10_000
+        assert own.execute("1 + 1") == 2
+
+
 # --- files ------------------------------------------------------------------------------------------------
 
 

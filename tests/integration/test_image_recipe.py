@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import base64
 import bz2
+import io
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import types
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from daytona_kernel_interp import KernelImage, KernelInterpreter, RelaySandbox
 from daytona_kernel_interp.interpreter import CodeInterpreterError
-from daytona_kernel_interp.sandboxes.daytona import image, prepare
+from daytona_kernel_interp.sandboxes.daytona import image, prepare, runtime
 from tests.environments import IMAGE, PROJECT, find_python
 
 if TYPE_CHECKING:
@@ -114,9 +116,29 @@ def test_packages_that_are_none_are_refused(packages: tuple[str, ...]) -> None:
         KernelImage(packages=packages)
 
 
+def test_the_wheel_is_what_the_host_has(tmp_path: Path) -> None:
+    """All its modules, with the same code on the same lines; by its hash a host knows it for its own."""
+    with zipfile.ZipFile(io.BytesIO(image.wheel())) as archive:
+        archive.extractall(tmp_path)
+    package = tmp_path / "daytona_kernel_interp"
+    ours = PROJECT / "daytona_kernel_interp"
+    assert prepare.digest(package) == prepare.digest(ours) == runtime.runtime().digest
+    for path in prepare.modules(ours):
+        here, there = (compile((place / path.relative_to(ours)).read_text(), "", "exec") for place in (ours, package))
+        assert lines_of(here) == lines_of(there), path
+
+
+def lines_of(code: types.CodeType) -> list[Any]:
+    """Return the names of the functions in compiled code, and on which lines they have code."""
+    inner = [lines_of(value) for value in code.co_consts if isinstance(value, types.CodeType)]
+    text = code.co_consts[:1] if code.co_consts and isinstance(code.co_consts[0], str) else ()
+    lines = {line for _, _, line in code.co_lines() if line}
+    return [code.co_name, sorted(lines)[1 if text or code.co_name == "<module>" else 0 :], inner]
+
+
 def test_the_same_files_make_the_same_image() -> None:
     """So its name says what is in it."""
-    assert image.wheel() == image.wheel()
+    assert image.wheel.__wrapped__() == image.wheel()
     assert KernelImage().name() == KernelImage().name() != KernelImage(data=False).name()
 
 
@@ -269,4 +291,4 @@ def test_prepare_knows_where_it_waits() -> None:
     stated = variables((RECIPE / "Dockerfile").read_text())
     text = Path(prepare.__file__).read_text()
     assert set(re.findall(r"DAYTONA_KERNEL_WAITING", text)) <= set(stated)
-    assert f'b"{image.entrypoint()[-1]}"' in text
+    assert image.entrypoint()[-1] == prepare.ENTRYPOINT

@@ -62,6 +62,9 @@ thread.start()
 """
 
 
+HELD = "time.sleep(1.1)  # a summary a second\ntotal = sum(range(5 * 10**7))"
+
+
 @pytest.fixture(scope="module")
 def shared() -> Iterator[KernelInterpreter]:
     with KernelInterpreter({"llm_query": lambda prompt: prompt}, sandbox="local") as interpreter:
@@ -175,13 +178,19 @@ def test_in_a_busy_loop(shared: KernelInterpreter, tmp_path: Path) -> None:
 
 
 def test_when_native_code_holds_the_kernel(shared: KernelInterpreter) -> None:
-    """The relay answers: what was there, for how long nothing else runs, processor and memory."""
+    """The relay answers: what was there, for how long nothing else runs, calls under way, processor and memory."""
+    answered = threading.Event()
+    shared.tools["llm_query"] = lambda prompt: answered.wait(30)
     shared.execute("before = 'seen'")
     look_until(shared, lambda found: found.answered_by == "kernel" and found.running is None)
-    cell = Background(shared, "import time\ntime.sleep(1.1)  # a summary a second\ntotal = sum(range(5 * 10**7))")
+    cell = Background(
+        shared, f"import threading, time\nthreading.Thread(target=llm_query, args=('?',)).start()\n{HELD}"
+    )
     found = look_until(shared, lambda found: found.answered_by == "relay")
+    answered.set()
     assert found.running is not None
     assert found.running.code.endswith("sum(range(5 * 10**7))")
+    assert [call.name for call in found.running.calls] == ["llm_query"]
     assert found["before"].preview == "'seen'"
     assert found.cpu_percent is not None
     assert found.memory_bytes is not None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +30,8 @@ from tests.integration.test_attach import end_sandbox, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from tests.integration.daytona_service import Service
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +135,18 @@ def test_a_cell_waits_for_the_one_that_runs(shared: KernelInterpreter) -> None:
         guest.run("print(answer)")
     assert cell.join() == "begun\nhm\n"
     assert shown == [StreamText("stdout", "hm\n")]
+
+
+def test_a_failure_from_outside_stops_nothing(shared: KernelInterpreter, tmp_path: Path) -> None:
+    """A stock client's cell that fails does not take the session's own cell with it, which waits behind it."""
+    gate = tmp_path / "gate"
+    with live(write=True)._joined(print) as guest:
+        guest._client.execute(f"import os\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n1 / 0")
+        until(lambda: shared.inspect().running is not None)
+        cell = InThread(lambda: shared.execute("x"))
+        until(lambda: shared._session.kernel._run is not None)  # type: ignore[union-attr]
+        gate.touch()
+        assert cell.join() == 41
 
 
 def test_a_cell_that_waits_too_long_is_withdrawn(shared: KernelInterpreter) -> None:
@@ -244,6 +260,40 @@ def test_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
         until(lambda: record.last_seen > 1)
 
 
+def say(interpreter: KernelInterpreter, data: bytes) -> bytes:
+    """Say something to the socket that answers other processes, and return all that it answers."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(20)
+        connection.connect(str(Path(interpreter.connection_file).parent / "live"))
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+
+
+@pytest.mark.parametrize(
+    "question", [b"{", b"[]", b"5", b'{"op": "run", "code": "x = 0"}', b'{"op": "follow", "since": "x"}', b"\xff"]
+)
+def test_what_is_no_question(shared: KernelInterpreter, question: bytes) -> None:
+    """The socket answers what it knows; the rest is refused, and the session goes on."""
+    assert say(shared, question + b"\n") in (b'{"error": "that is no question"}\n', b"")
+    assert live().inspect()["x"].preview == "41"
+
+
+def test_a_question_without_end(shared: KernelInterpreter) -> None:
+    """More than a line may have ends the connection; several questions on one are answered in turn."""
+    with contextlib.suppress(OSError):
+        assert say(shared, b"x" * 1_000_000) == b""
+    lines = say(shared, b'{"op": "look"}\n{"op": "follow", "since": 0}\n').splitlines()
+    assert [sorted(set(json.loads(line)) & {"by", "steps"}) for line in lines] == [["by"], ["steps"]]
+
+
+def test_the_socket_is_closed_to_other_users(shared: KernelInterpreter) -> None:
+    """It lies in a folder that only this user can enter."""
+    folder = Path(shared.connection_file).parent
+    assert (folder / "live").is_socket()
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
 def test_an_impostor_of_a_host(tmp_path: Path) -> None:
     """Whatever stands behind the socket, the view ends in one sentence."""
     record = records.SessionRecord.of_this_process(
@@ -253,6 +303,20 @@ def test_an_impostor_of_a_host(tmp_path: Path) -> None:
 
     with pytest.raises(KernelError):
         Live(record, write=False).inspect()
+
+
+def test_a_sandbox_at_daytona_and_its_end(daytona: Service) -> None:
+    """A session there is looked into as any other; once its sandbox was deleted, one sentence says so."""
+    with KernelInterpreter() as interpreter:
+        interpreter.execute("x = 1")
+        view = live(interpreter.session_id)
+        assert view.inspect()["x"].preview == "1"
+        daytona.ask("DELETE", f"/sandbox/{daytona.only['id']}")
+        gone = "SandboxGone: the Daytona sandbox (was deleted|is stopp)"
+        with pytest.raises(KernelError, match=gone):
+            [view.inspect() for _ in range(100)]
+        with pytest.raises(CodeInterpreterError, match=rf"inspect\(\): {gone}"):
+            interpreter.inspect()
 
 
 # --- IPython's magics ----------------------------------------------------------------------------------------------
@@ -361,6 +425,7 @@ def test_attach_opens_jupyter_console(shared: KernelInterpreter) -> None:
         process.terminate()
         process.wait(20)
     os.close(ours)
+    assert f"Session {shared.session_id}. Ctrl-D leaves it as it is.".encode() in seen
     assert b"Jupyter console" in seen
 
 

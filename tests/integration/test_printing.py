@@ -67,6 +67,20 @@ def test_a_bar_of_tqdm_counts_once_and_can_be_watched(driver: Driver) -> None:
     assert sum(bool(re.search(r"[1-9]/3 ", text)) for text in watched) > 1
 
 
+def test_a_bar_beside_prints_is_one_line(driver: Driver) -> None:
+    """The usual loop: tqdm around prints. A model reads the prints, and the bar once."""
+    pytest.importorskip("tqdm", reason="tqdm is not installed in this environment")
+    code = (
+        "from tqdm import tqdm\nimport time\n"
+        "for i in tqdm(range(4), mininterval=0): print(f'line {i}', flush=True); time.sleep(0.12)"
+    )
+    shown = driver.run(code, max_output_chars=1000).cell.text()
+    lines = shown.split("\n")
+    assert [line for line in lines if line.startswith("line ")] == [f"line {i}" for i in range(4)]
+    assert shown.count("|") == 2
+    assert "100%|██████████| 4/4" in shown
+
+
 def test_a_long_line_is_cut_and_its_neighbours_are_not(driver: Driver) -> None:
     """With a count, and the name of the file that has it whole."""
     text = driver.run("print('a')\nprint('x' * 1_000_000)\nprint('b')", max_output_chars=200_000).cell.text()

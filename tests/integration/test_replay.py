@@ -171,7 +171,7 @@ def test_what_if() -> None:
         1: "edited: step 1",
         3: "edited: step 3",
     }
-    live = [one for one in report.divergences if one.cause == "live tool"]
+    live = [one for one in report.divergences if one.what == "calls" and one.cause == "live tool"]
     assert {(one.step, one.expected) for one in live} == {
         (0, "search('a', limit=1) → A"),
         (0, "search('b', limit=1) → B"),

@@ -65,6 +65,16 @@ def test_golden_preamble_of_large_variables() -> None:
     assert Preamble.from_value(value) == preamble
 
 
+def test_golden_preamble_of_a_host_with_pyarrow() -> None:
+    """It says so, and one without says nothing, as hosts did before."""
+    value = Preamble(arrow=True).to_value()
+    assert value["arrow"] is True
+    assert Preamble.from_value(value).arrow
+    assert "arrow" not in Preamble().to_value()
+    assert not Preamble.from_value(Preamble().to_value()).arrow
+    assert calls.HAS_ARROW == "pyarrow"
+
+
 def test_parameter_kinds_are_those_of_inspect() -> None:
     """The numbers on the wire are the ones that ``inspect`` gives the kinds."""
     assert [kind.name for kind in sorted(inspect._ParameterKind)] == [

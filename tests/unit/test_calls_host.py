@@ -28,7 +28,7 @@ class Runner:
         self.results: dict[str, asyncio.Future[Reply]] = {}
         self.cancelled: list[str] = []
 
-    async def run(self, name: str, buffers: Sequence[values.Buffer], *, arrow: bool = False) -> Reply:
+    async def run(self, name: str, buffers: Sequence[values.Buffer], call_id: int = 0, *, arrow: bool = False) -> Reply:
         self.started.append(name)
         self.results[name] = asyncio.get_running_loop().create_future()
         try:

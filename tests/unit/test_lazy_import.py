@@ -27,6 +27,12 @@ def test_the_package_alone_costs_nothing() -> None:
     assert not loaded & {"dspy", "daytona", "zmq", "ipykernel", "jupyter_client", "websockets", "asyncio"}
 
 
+def test_a_description_costs_little() -> None:
+    """``DaytonaSandbox()`` is data: it loads neither Daytona's SDK nor DSPy, and no client is in it."""
+    loaded = loaded_after("from daytona_kernel_interp import DaytonaSandbox; repr(DaytonaSandbox(keep=True))")
+    assert not loaded & {"dspy", "daytona", "zmq", "aiohttp", "pydantic"}
+
+
 def test_what_the_sandbox_loads_knows_no_host() -> None:
     """The guest and all that it imports of ours run without DSPy and Daytona's SDK."""
     code = "import daytona_kernel_interp.guest.kernel_app, daytona_kernel_interp.guest.relay"

@@ -251,3 +251,27 @@ def test_a_name_is_not_a_path(written: Path) -> None:
     recording = Recording.load(written)
     with pytest.raises(RecordingError, match="which is no SHA-256"):
         recording.value(replace(recording[0].variables["text"], hash="../../etc/passwd"))
+
+
+# --- one recording of each version, for ever -------------------------------------------------------------------
+
+
+def test_the_golden_recording_of_version_1() -> None:
+    """A recording that an earlier program made is read whole: never change it; a new schema gets one of its own."""
+    path = Path(__file__).parents[1] / "golden" / "recording-v1.ipynb"
+    jsonschema.validate(json.loads(path.read_text()), SCHEMA)
+    recording = Recording.load(path)
+    assert recording.problems == ()
+    assert (len(recording), recording.complete, recording.transcript.callback) == (8, True, True)
+    kinds = [(step.outcome.kind, step.outcome.error) for step in recording[1:]]
+    returned, failed = ("returned", ""), ("raised", "CodeExecutionError")
+    assert kinds == [*[returned] * 4, failed, ("raised", "SyntaxError"), ("submitted", "")]
+    assert recording[1].reasoning == "The text is long: I look at its size first."
+    assert len(recording.value(recording[1].variables["text"])) == 72_971
+    calls = [call.name for step in recording for call in step.calls]
+    assert calls == ["look", "look", "llm_query_batched", "llm_query"]
+    assert recording[2].calls[1].error == ("KeyError", ("KeyError", "LookupError"), "'?'")
+    assert recording.value(recording[3].calls[0].result) == ["echo: a", "echo: b"]
+    assert [call.entry for call in recording.lm_calls].count(None) == 7
+    assert recording.value(recording[-1].outcome.value) == {"answer": "foxes met dogs", "foxes": 1700}
+    assert everything(recording.transcript)["store"], "every value is there, and is what its hash says"

@@ -173,6 +173,30 @@ def test_a_displayed_text_is_cut_in_its_middle(limit: int, text: str) -> None:
     assert clipped == text[:half] + note + text[len(text) - half :]
 
 
+def test_what_a_cell_displays_has_a_limit_together(tmp_path: Path) -> None:
+    """Figures and tables while there is room; then words say what is not there. Texts get short, and are named last."""
+    budget = OutputBudget(100, tmp_path, "o.txt", max_value_bytes=1000)
+    figure = {"image/png": b"x" * 6000, "text/plain": "<Figure>"}
+    assert budget.fit(figure) == figure
+    assert budget.fit({"text/html": "x" * 9000, "application/json": {"a": 1}}) == {
+        "application/json": {"a": 1},
+        "text/plain": "[text/html left out: its 9,000 characters are more than the cell may still show]",
+    }
+    assert not budget.clipped
+    texts = [budget.fit({"text/plain": "y" * 1000})["text/plain"] for _ in range(100)]
+    assert all("left out ..." in text and len(text) < 300 for text in texts)
+    assert budget.clipped
+
+
+def test_one_display_is_no_larger_than_a_message(tmp_path: Path) -> None:
+    """Though there is no limit on what the cell shows."""
+    budget = OutputBudget(None, tmp_path, "o.txt", max_value_bytes=1000)
+    assert list(budget.fit({"text/html": "x" * (12 << 20)})) == ["text/html"]
+    assert list(budget.fit({"text/html": "x" * (13 << 20)})) == ["text/plain"]
+    assert list(OutputBudget(None, tmp_path, "o.txt").fit({"text/html": "x" * (13 << 20)})) == ["text/html"]
+    assert len(budget.fit({"text/plain": "x" * (13 << 20)})["text/plain"]) < 5 << 20
+
+
 @given(strategies.TEXTS | st.text(st.characters(exclude_categories=[])))
 def test_printable_text_can_be_sent(text: str) -> None:
     """Lone surrogates are escaped, because no message carries them; all else stays as it is."""

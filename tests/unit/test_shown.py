@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daytona_kernel_interp.shown import describe, plain_text
+from daytona_kernel_interp.shown import describe, joined, plain_text
 
 pytestmark = pytest.mark.quick
 
@@ -72,3 +72,20 @@ def test_lines_are_kept(text: str) -> None:
 def test_describe(data: dict[str, Any], text: str) -> None:
     """A picture is named with its size; other things where their own text says nothing."""
     assert describe(data) == text
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        ([("e", "0%"), ("o", "a\n"), ("e", "\r50%"), ("o", "b\n"), ("e", "\r100%\n")], "a\nb\n100%\n"),
+        ([("e", "x\n0%"), ("o", "a\n"), ("e", "\r100%")], "x\na\n100%"),
+        ([("o", "a"), ("e", "\r0%\r100%\n"), ("o", "b")], "a\n100%\nb"),
+        ([("e", "abc"), ("o", "a\n"), ("e", "\r\nd")], "abca\n\nd"),
+        ([("e", "abc"), ("o", "a\n"), ("e", "d")], "abca\nd"),
+        ([("", "picture\n"), ("o", "a")], "picture\na"),
+        ([], ""),
+    ],
+)
+def test_a_bar_beside_prints_is_one_line(parts: list[tuple[str, str]], text: str) -> None:
+    """It stands where it was last drawn, and the other stream's lines stay as they are."""
+    assert plain_text(joined(parts)) == text

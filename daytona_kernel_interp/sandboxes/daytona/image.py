@@ -6,11 +6,13 @@ is written into the Dockerfile: a wheel of the part of this package that runs in
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import base64
 import bz2
 import collections
 import contextlib
+import functools
 import hashlib
 import io
 import logging
@@ -18,6 +20,7 @@ import re
 import shlex
 import tempfile
 import time
+import tokenize
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,11 +132,16 @@ def wheel_name() -> str:
     return f"daytona_kernel_interp-{__version__}-py3-none-any.whl"
 
 
+@functools.cache
 def wheel() -> bytes:
-    """Return a wheel of what runs in a sandbox, made of the installed files; the same files make the same wheel."""
+    """Return a wheel of what runs in a sandbox, made of the installed files; the same files make the same wheel.
+
+    What only people read is left out, a third of it, for the Dockerfile's sake.
+    """
     info = f"daytona_kernel_interp-{__version__}.dist-info"
     files = {f"{_PACKAGE.name}/{path.relative_to(_PACKAGE).as_posix()}": path for path in prepare.modules(_PACKAGE)}
-    contents = {name: path.read_bytes() for name, path in files.items()}
+    contents = {name: _without_prose(path.read_text(encoding="utf-8")).encode() for name, path in files.items()}
+    contents[f"{_PACKAGE.name}/{prepare.ORIGIN}"] = prepare.digest(_PACKAGE).encode()
     contents[f"{info}/METADATA"] = (
         f"Metadata-Version: 2.1\nName: daytona-kernel-interp\nVersion: {__version__}\n"
         "Summary: The part of daytona-kernel-interp that runs in a sandbox.\nRequires-Python: >=3.10\n"
@@ -150,6 +158,23 @@ def wheel() -> bytes:
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, data)
     return buffer.getvalue()
+
+
+def _without_prose(source: str) -> str:
+    """Return a module without comments and docstrings, every line of code where it was."""
+    lines = source.splitlines(keepends=True)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column].rstrip() + "\n"
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            text = node.body[0]
+            lines[text.lineno - 1] = " " * text.col_offset + '""\n'
+            for row in range(text.lineno, text.end_lineno or 0):
+                lines[row] = "\n"
+    return "".join(lines)
 
 
 def write_context(folder: Path, image: KernelImage | None = None) -> str:

@@ -17,6 +17,7 @@ import time
 
 MARK = "daytona-kernel-answer:"
 PARTS = ("wire", "link", "guest")  # what of the package runs in a sandbox, besides its __init__
+ORIGIN = "origin"  # a file of our image's package, with the hash of what it was made of
 ENTRYPOINT = "daytona_kernel_interp.guest.entrypoint"
 FIRST_PORT = 4290  # the relay's, if it is free
 _INSTALL_S = 280  # HTTP connections were seen to be cut after 300 s
@@ -29,6 +30,9 @@ _APPEARS_S = 0.5  # after the sandbox has started, to be seen among its processe
 def digest(package):
     # type: (pathlib.Path) -> str
     """Return a hash of the modules that run in a sandbox: equal where host and sandbox have the same ones."""
+    origin = package / ORIGIN
+    if origin.is_file():
+        return origin.read_text()
     found = hashlib.sha256()
     for path in modules(package):
         found.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes() + b"\0")

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import concurrent.futures
 import contextlib
+import functools
 import json
 import logging
 import os
 import random
 import shlex
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _REQUEST_S = 15.0
+_IMPORT_S = 30.0  # what the SDK's import may hold up a fork
 _LOOKS_S = (0.0, 0.3, 1.0, 2.0)  # before each look for what an unanswered create made
 _BUSY_S = 30.0  # what another change of a sandbox's state may take
 _BUILD_LINES = 15
@@ -42,6 +46,27 @@ _LAST_TRIES = 10  # to delete what the service is busy with, when the process en
 _PREPARE = Path(prepare.__file__).read_text(encoding="utf-8")
 _URL_VARIABLES = ("DAYTONA_API_URL", "DAYTONA_SERVER_URL")
 _REAL_URL = "https://app.daytona.io/api"
+
+
+@functools.cache
+def begin_import() -> concurrent.futures.Future[None]:
+    """Import the SDK in a thread, which does not hold up the end of the process. Again does nothing."""
+    done: concurrent.futures.Future[None] = concurrent.futures.Future()
+    done.set_running_or_notify_cancel()  # whoever waits for it cannot cancel it
+
+    def load() -> None:
+        try:
+            load_sdk()
+        except BaseException as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    thread = threading.Thread(target=load, name="daytona-sdk", daemon=True)
+    # In a child that is forked meanwhile, the SDK would be half imported for ever.
+    os.register_at_fork(before=lambda: thread.join(_IMPORT_S))
+    thread.start()
+    return done
 
 
 def load_sdk() -> Any:
@@ -64,7 +89,7 @@ class Service:
         Raises:
             SandboxFailed: If there is no key.
         """
-        await asyncio.to_thread(load_sdk)
+        await asyncio.wrap_future(begin_import())
         from daytona import AsyncDaytona, DaytonaError
 
         try:

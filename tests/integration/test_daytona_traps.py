@@ -1,0 +1,131 @@
+"""What is odd at Daytona, in its SDK and in images, and must not be noticed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from daytona_kernel_interp import DaytonaSandbox, KernelInterpreter
+from daytona_kernel_interp.sandboxes.daytona.running import threads
+from daytona_kernel_interp.testing import DaytonaEmulator, Fault, commands, sessions, world
+from tests.integration.daytona_service import Service, until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BUSY = '{"message": "Sandbox state change in progress"}'
+UPLOADED = DaytonaSandbox(upload=True)
+
+
+def answer(sandbox: DaytonaSandbox = UPLOADED) -> Any:
+    with KernelInterpreter(sandbox=sandbox) as interpreter:
+        return interpreter.execute("6 * 7")
+
+
+@pytest.mark.parametrize("status", [400, 409])
+def test_a_stop_is_tried_again_while_the_service_is_busy(
+    daytona: Service, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the words that were seen under both statuses; nothing is logged as failed."""
+    caplog.set_level(logging.WARNING, logger="daytona_kernel_interp.sandboxes")
+    daytona.emulator.fail(Fault("api", "stopSandbox", status=status, body=BUSY, times=2))
+    assert answer(DaytonaSandbox(keep=True)) == 42
+    until(lambda: daytona.only["state"] == "stopped", "the stop")
+    assert caplog.records == []
+    daytona.ask("DELETE", f"/sandbox/{daytona.only['id']}")
+
+
+def test_a_toolbox_session_that_is_there_already_is_ours(daytona: Service) -> None:
+    """A request that was repeated on the way made it; its name is ours alone."""
+    daytona.emulator.fail(Fault("toolbox", "createSession", status=409, after=True))
+    assert answer() == 42
+
+
+def test_a_users_alarm_is_left_alone(daytona: Service) -> None:
+    """The SDK's sync client keeps its time by SIGALRM in the main thread; a timer of the user's own goes on here."""
+    assert threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    timer = signal.setitimer(signal.ITIMER_REAL, 1000)
+    try:
+        handler = signal.getsignal(signal.SIGALRM)
+        assert answer() == 42
+        assert signal.getsignal(signal.SIGALRM) is handler
+        assert 900 < signal.getitimer(signal.ITIMER_REAL)[0] <= 1000
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_it_starts_from_any_thread(daytona: Service) -> None:
+    """There the sync client would throw exceptions into it."""
+    answers: list[Any] = []
+    worker = threading.Thread(target=lambda: answers.append(answer()))
+    worker.start()
+    worker.join()
+    assert answers == [42]
+
+
+def test_a_home_that_shells_trip_over_will_do(daytona: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is in its name."""
+    name = "a home with 'quotes', $(spaces) and *"
+    monkeypatch.setattr(world.Box, "home", property(lambda box: box.folder / name))
+    with KernelInterpreter(sandbox=UPLOADED) as interpreter:
+        ours = interpreter.execute("import daytona_kernel_interp; daytona_kernel_interp.__file__")
+        assert f"/{name}/.daytona-kernel-" in ours
+        assert interpreter.execute("import os; os.getcwd()").endswith(name)
+
+
+def test_a_home_that_cannot_be_used_is_not_needed(daytona: Service) -> None:
+    """What is brought goes to the folder of temporary files then."""
+    with KernelInterpreter(sandbox=DaytonaSandbox(upload=True, env={"HOME": "/proc/no/such/home"})) as interpreter:
+        ours = interpreter.execute("import daytona_kernel_interp; daytona_kernel_interp.__file__")
+        assert ours.startswith(interpreter.execute("import os; os.environ['TMPDIR']"))
+
+
+def test_a_shell_of_other_rules_will_do(daytona: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the default snapshot it is zsh, where a pattern that matches nothing is an error."""
+    shell = tmp_path / "shell"
+    shell.write_text("#!/bin/sh\nexec bash -O failglob\n")
+    shell.chmod(0o700)
+    for module in (commands, sessions):
+        monkeypatch.setattr(module, "shell", lambda: str(shell))
+    assert answer() == 42
+
+
+def test_threads_are_as_many_as_the_sandbox_has_cores() -> None:
+    """``os.cpu_count()`` tells of the whole machine."""
+    for cpu, count in ((1, "1"), (4, "4"), (0.5, "1")):
+        found = threads(SimpleNamespace(cpu=cpu))  # type: ignore[arg-type]
+        assert found["OMP_NUM_THREADS"] == count
+        assert set(found.values()) == {count}
+
+
+def test_old_servers_that_refuse_by_a_redirect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A changed token is then answered with 307 to a login page; the new one is taken up."""
+    with DaytonaEmulator(generation="old", busy_status=400) as emulator:
+        for name, value in emulator.environment().items():
+            monkeypatch.setenv(name, value)
+        service = Service(emulator)
+        with KernelInterpreter() as interpreter:
+            interpreter.execute("x = 42")
+            emulator.rotate_token(service.only["id"])
+            emulator.forget_tokens()
+            assert interpreter._session is not None
+            for stream in interpreter._session.tunnel._streams:
+                if stream.carrier.socket is not None:
+                    stream.carrier.socket.abort()
+            assert interpreter.execute("x") == 42
+        assert service.nothing_left()
+
+
+def test_a_python_that_is_nobodys_default(daytona: Service) -> None:
+    """The one that is named runs relay and kernel."""
+    with KernelInterpreter(sandbox=DaytonaSandbox(python=sys.executable)) as interpreter:
+        assert os.path.samefile(interpreter.execute("import sys; sys.executable"), sys.executable)

@@ -1,0 +1,85 @@
+"""What a notebook shows, in a real browser: the table sorts, the view draws, and nothing of a sandbox is markup."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from daytona_kernel_interp import widget
+from daytona_kernel_interp.inspected import Inspection, Variable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+EVIL = "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script>"
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser.new_page()
+        browser.close()
+
+
+def column(page: Any, number: int) -> list[str]:
+    texts: list[str] = page.eval_on_selector_all(
+        f"tbody td:nth-child({number})", "cells => cells.map(c => c.textContent)"
+    )
+    return texts
+
+
+def test_a_click_on_a_heading_sorts(page: Any) -> None:
+    """Names sort as text, sizes and shapes as numbers, a second click the other way; values stay text."""
+    variables = (
+        Variable("b", "list", 2_000_000, (9,), EVIL),
+        Variable("a", "str", 900, (10, 10), "'x'"),
+        Variable(EVIL, "C", None, None, ""),
+    )
+    page.set_content(Inspection(variables)._repr_html_())
+    assert page.title() == ""
+    for heading, expected in (("Name", [EVIL, "a", "b"]), ("Size", [EVIL, "a", "b"]), ("Shape", [EVIL, "b", "a"])):
+        page.click(f"th:has-text('{heading}')")
+        assert column(page, 1) == expected
+    page.click("th:has-text('Shape')")
+    assert column(page, 1) == ["a", "b", EVIL]
+    assert column(page, 5)[1] == EVIL
+    assert page.title() == ""
+
+
+def test_the_view_draws_what_it_is_told(page: Any) -> None:
+    """Steps, the line that runs and variables appear, change with the model, and a step that was closed stays so."""
+    source = Path(widget.__file__).with_name("widget.js").read_text().replace("export default { render };", "")
+    page.set_content("<div id=place></div>")
+    page.evaluate(
+        """source => {
+            const state = {session: 'abc', over: '',
+                now: {headings: ['Cell 1 runs'], code: 'a\\nb', line: 2, footings: []},
+                steps: [{number: 1, code: 'print(1)', state: 'running', took_s: 1.5, tail: '1', error: ''}],
+                variables: [['x', 'int', '28 B', '', '1']]};
+            const heard = {};
+            const model = {get: name => state[name], on: (event, work) => heard[event] = work};
+            window.tell = (name, value) => { state[name] = value; heard[`change:${name}`](); };
+            new Function(source + '; return render;')()({model, el: document.getElementById('place')});
+        }""",
+        source,
+    )
+    assert "Session abc" in page.inner_text("#place")
+    assert page.inner_text(".dk-here") == "b"
+    assert page.inner_text("summary") == "1 running, 1.5 s print(1)"
+    page.click("summary")
+    step = {"number": 1, "code": EVIL, "state": "failed", "took_s": 2.0, "tail": EVIL, "error": EVIL}
+    page.evaluate("step => tell('steps', [step])", step)
+    assert page.eval_on_selector("details", "d => d.open") is False
+    page.evaluate("text => tell('variables', [[text, text, '', '', text]])", EVIL)
+    page.evaluate("text => tell('over', text)", EVIL)
+    assert page.locator("img, #place script").count() == 0
+    assert page.title() == ""
+    assert "is over" in page.inner_text("#place")

@@ -1,0 +1,113 @@
+"""The growing file: whole at every instant, at a cost that does not grow."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daytona_kernel_interp.transcript import growing
+from daytona_kernel_interp.transcript.growing import GrowingFile
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WAYS = ("exchange", "links", "copies")
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the file system can do: exchange names, give a file two, or neither."""
+    if request.param != "exchange":
+        monkeypatch.setattr(growing, "_exchange", lambda one, other: False)
+    if request.param == "copies":
+
+        def no_links(*_: Any, **__: Any) -> None:
+            raise PermissionError("no hard links here")
+
+        monkeypatch.setattr(os, "link", no_links)
+    return str(request.param)
+
+
+def test_it_is_whole_after_each_put(way: str, tmp_path: Path) -> None:
+    """What was put in is there in order, with the end behind it, shorter ends included; one file is left."""
+    file = GrowingFile(tmp_path / "run.ipynb")
+    for number in range(6):
+        file.put(f"{number},", "end" * (6 - number))
+        expected = "".join(f"{one}," for one in range(number + 1)) + "end" * (6 - number)
+        assert (tmp_path / "run.ipynb").read_text() == expected
+    file.close()
+    assert os.listdir(tmp_path) == ["run.ipynb"]
+
+
+@given(pieces=st.lists(st.tuples(st.text(max_size=9), st.text(max_size=9)), min_size=1, max_size=8))
+def test_any_pieces_and_ends(pieces: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The file is all that was settled, and the last end."""
+    path = tmp_path_factory.mktemp("grow") / "run.ipynb"
+    file = GrowingFile(path)
+    for settled, passing in pieces:
+        file.put(settled, passing)
+    file.close()
+    assert path.read_bytes() == ("".join(settled for settled, _ in pieces) + pieces[-1][1]).encode()
+
+
+def test_a_seen_file_is_never_written_to(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is being written, the file that has the name is another one: a kill cannot spoil it."""
+    path = tmp_path / "run.ipynb"
+    file = GrowingFile(path)
+    file.put("[0", "]")
+    write, seen = os.pwrite, []
+
+    def watched(descriptor: int, data: Any, at: int) -> int:
+        assert os.fstat(descriptor).st_ino != os.stat(path).st_ino
+        json.loads(path.read_text())
+        half = write(descriptor, bytes(data)[: len(data) // 2 or 1], at)  # and a reader in the middle of it
+        seen.append(json.loads(path.read_text()))
+        return half
+
+    monkeypatch.setattr(os, "pwrite", watched)
+    for number in range(1, 5):
+        file.put(f",{number}", "]")
+    file.close()
+    assert json.loads(path.read_text()) == [0, 1, 2, 3, 4]
+    assert [len(values) for values in seen if len(values) == 4], "it was read between two writes"
+
+
+@pytest.mark.parametrize("what", ["replaced", "deleted"])
+def test_somebody_else_s_file_in_its_place(way: str, what: str, tmp_path: Path) -> None:
+    """A notebook saved by another program, or deleted, while it grows: the next put has all of it again."""
+    path = tmp_path / "run.ipynb"
+    file = GrowingFile(path)
+    file.put("0", "|")
+    file.put("1", "|")
+    if what == "replaced":
+        (tmp_path / "new").write_text("saved elsewhere")
+        (tmp_path / "new").rename(path)
+    else:
+        path.unlink()
+    for number in (2, 3, 4):
+        file.put(str(number), "|")
+        assert path.read_text() == "".join(map(str, range(number + 1))) + "|"
+    file.close()
+    assert os.listdir(tmp_path) == ["run.ipynb"]
+
+
+def test_each_piece_is_written_twice_however_many_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes written grow with the file, not with its square."""
+    written: list[int] = []
+    write = os.pwrite
+
+    def counted(descriptor: int, data: Any, at: int) -> int:
+        written.append(len(data))
+        return write(descriptor, data, at)
+
+    monkeypatch.setattr(os, "pwrite", counted)
+    file = GrowingFile(tmp_path / "run.ipynb")
+    for _ in range(500):
+        file.put("x" * 1000, "end")
+    file.close()
+    assert sum(written) < 2.1 * 500 * 1000
