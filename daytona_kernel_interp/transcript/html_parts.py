@@ -76,6 +76,11 @@ def cut(text: str, limit: int) -> str:
     return f"{text[:head]}\n[… {left_out:,} characters are in the recording …]\n{text[len(text) - tail :]}"
 
 
+def plain(text: str) -> Markup:
+    """Return text as it is."""
+    return escape(text)
+
+
 def code(source: str) -> Markup:
     """Return Python code with its colours."""
     if len(source) > MAX_HIGHLIGHTED:

@@ -153,6 +153,20 @@ class ReplayInterpreter:
         """Same as :meth:`execute`."""
         return self.execute(code, variables)
 
+    def put(self, **variables: Any) -> None:
+        """Check that the same was put into the session when it was recorded."""
+        self.execute("", variables)
+
+    def get(self, name: str) -> Any:
+        """Refuse: what was only read is not in a recording.
+
+        Raises:
+            CodeInterpreterError: Always.
+        """
+        raise CodeInterpreterError(
+            f"get({name!r}) has no answer in a recording: there is no kernel that has variables."
+        )
+
     def interrupt(self) -> None:
         """Do nothing: no cell ever runs."""
 
