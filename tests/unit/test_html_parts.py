@@ -128,8 +128,11 @@ def test_endless_outputs_end() -> None:
     nested: list[Any] = []
     for _ in range(900):
         nested = [nested]
-    hostile = [{"text/html": sign * 500_000, "text/plain": "plain"} for sign in ("<", "<scr", "<style>", "<li")]
-    for data in [*hostile, {"application/json": nested, "text/plain": "plain"}]:
+    hostile: list[dict[str, Any]] = [
+        {"text/html": sign * 500_000, "text/plain": "plain"} for sign in ("<", "<scr", "<style>", "<li")
+    ]
+    hostile.append({"application/json": nested, "text/plain": "plain"})
+    for data in hostile:
         assert html_parts.output(DisplayData(data, {}), 1000)
     for text in ("[" * 20_000, "> " * 10_000, "- " * 10_000, "**a" * 6_000):
         assert _only_ours(html_parts.markdown(text))
