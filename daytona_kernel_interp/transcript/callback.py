@@ -19,6 +19,7 @@ from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
 from ..wire import values
 from .calltree import Said, calls_around, tree
 from .model import Usage
+from .secrets import known
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -103,6 +104,8 @@ class SessionCallback(BaseCallback):
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """A language model is asked."""
         tree.began(call_id)
+        for given in (getattr(instance, "kwargs", None), inputs.get("kwargs")):
+            known.add_named(given or {})
         with self._lock:
             self._asked[call_id] = (instance, dict(inputs), datetime.now(timezone.utc), time.perf_counter())
 

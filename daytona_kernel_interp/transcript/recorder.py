@@ -26,7 +26,8 @@ from ..wire.calls import ToolFailure
 from .calltree import Said, Thought, calls_around, tree
 from .ending import ending_of, outcome_of
 from .model import Call, Entry, Facts, LMCall, Outcome, Ref, Usage
-from .store import size_of
+from .secrets import known
+from .store import size_of, summary_of_call
 from .writer import Writer
 
 if TYPE_CHECKING:
@@ -89,11 +90,6 @@ class Step:
         self._timer: asyncio.TimerHandle | None = None
         self._variables = {name: owner.keep(one.buffers, one.key) for name, one in request.variables.items()}
         self._inline: dict[str, str] = {}
-
-    @property
-    def hidden(self) -> bool:
-        """Whether its code is DSPy's own."""
-        return self._request.raw_only
 
     # --- hooks, on the I/O loop ------------------------------------------------------------------------
 
@@ -192,7 +188,7 @@ class Step:
             kind="llm" if note.name in _LLM_TOOLS else "tool",
             began_s=note.began_s,
             elapsed_s=note.elapsed_s,
-            arguments=self._ref(note.arguments),
+            arguments=replace(self._ref(note.arguments), summary=summary_of_call(note.arguments.buffers)),
             result=result,
             error=error,
             usage=_total(note.said),
@@ -227,7 +223,8 @@ def begin(recorder: Recorder, session: Session, options: Mapping[str, Any], seed
         options=options,
         seeds={} if seed is None else {"random": seed, "numpy": seed},
     )
-    recorder.begin(facts)
+    address = session.sandbox.address
+    recorder.begin(facts, (session.kernel.key, address.secret, *address.headers.values()))
     session.on_closed = recorder.session_closed
 
 
@@ -256,6 +253,7 @@ class Recorder:
         self._threads = DaemonThreads(1, "daytona-kernel-record")
         self._writer: Writer | None = None
         self._step: Step | None = None
+        self._secrets: tuple[str, ...] = ()
         self._shut_down = False
         self._closing: bool | None = None  # what is to be said of a session that ended with a step still open
 
@@ -266,8 +264,8 @@ class Recorder:
 
     # --- a session ---------------------------------------------------------------------------------------
 
-    def begin(self, facts: Facts) -> None:
-        """A session begins.
+    def begin(self, facts: Facts, secrets: Sequence[str] = ()) -> None:
+        """A session begins; ``secrets`` open what is its own.
 
         Raises:
             RecordingError: If a file is there that is no recording; it is left as it is.
@@ -275,7 +273,9 @@ class Recorder:
         """
         with self._lock:
             self._closing, self._shut_down = None, False
-            self._writer = Writer(self.path, facts)
+            self._writer, self._secrets = Writer(self.path, facts), tuple(secrets)
+            known.add(*secrets)
+            known.add_environment()
 
     def shuts_down(self) -> None:
         """The session is about to be shut down; a step that runs ends with it."""
@@ -292,6 +292,7 @@ class Recorder:
             with self._guarded():
                 self.model_said(Thought(tree.let_go(self)))
                 self._writer.close(complete=complete)
+            known.discard(*self._secrets)
 
     # --- a step ------------------------------------------------------------------------------------------
 
@@ -332,7 +333,7 @@ class Recorder:
             entry = step.entry(writer.entries, error, over=over, shut_down=self._shut_down)
             inline = step.inline
             lm_calls = self._lm_calls(step.said_inside() if over else [], entry.index, inline)
-            writer.put(entry, lm_calls, inline, hidden=step.hidden, over=over)
+            writer.put(entry, lm_calls, inline, over=over)
 
     def model_said(self, thought: Thought) -> None:
         """A model answered, between cells."""

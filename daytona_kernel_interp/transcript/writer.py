@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import itertools
+import json
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from ..errors import RecordingError
 from .cells import (
     OPENING,
     SEPARATOR,
+    CellJson,
     answer_of,
     cell_text,
     ending,
@@ -21,9 +23,11 @@ from .cells import (
     keep_tools,
     model_cell,
     notebook_metadata,
+    seal,
 )
 from .growing import GrowingFile
 from .model import METADATA_KEY, Entry, Facts, LMCall, Ref
+from .secrets import known
 from .store import HASH, ValueStore, folder_of, ref_to
 
 if TYPE_CHECKING:
@@ -80,12 +84,16 @@ class Writer:
         ref = self._small.get(small) if small is not None else self._refs.get(key)
         if ref is not None:
             return ref, {}
-        ref = ref_to(buffers, key)
+        clean = [known.scrub_bytes(buffer) for buffer in buffers]
+        if any(one is not other for one, other in zip(clean, buffers, strict=True)):
+            ref = ref_to(clean)
+        else:
+            ref = ref_to(buffers, key)
         if small is None:
-            self._refs[ref.hash] = ref
+            self._refs[key or ref.hash] = ref
         elif len(self._small) < _MAX_SMALL:
             self._small[small] = ref
-        text = self._store.keep(ref, buffers)
+        text = self._store.keep(ref, clean)
         return ref, {} if text is None else {ref.hash: text}
 
     def has(self, key: str) -> bool:
@@ -94,20 +102,18 @@ class Writer:
 
     def put_model(self, calls: Sequence[LMCall], reasoning: str | None, inline: dict[str, str]) -> None:
         """Put in what a model said between cells."""
-        self._put([cell_text(model_cell(calls, reasoning, self._models, inline))])
+        self._put([_clean_text(model_cell(calls, reasoning, self._models, inline))])
         self._models += 1
 
-    def put(
-        self, entry: Entry, lm_calls: Sequence[LMCall], inline: dict[str, str], *, hidden: bool, over: bool
-    ) -> None:
+    def put(self, entry: Entry, lm_calls: Sequence[LMCall], inline: dict[str, str], *, over: bool) -> None:
         """Put in an entry; one that is not ``over`` is replaced by the next."""
         if entry.tools != self._tools[0]:
             ref, new = keep_tools(entry.tools, self._store)
             self._tools = (entry.tools, ref)
             inline |= new
         answer = answer_of(entry, self._store)
-        cells = entry_cells(entry, self._tools[1], lm_calls, inline, answer, hidden=hidden)
-        texts = list(map(cell_text, cells))
+        cells = entry_cells(entry, self._tools[1], lm_calls, inline, answer)
+        texts = list(map(_clean_text, cells))
         if over:
             self.entries += 1
             self._put(texts)
@@ -138,6 +144,17 @@ class Writer:
         if self._metadata is None or self._metadata[0] != (complete, self.callback):
             self._metadata = ((complete, self.callback), notebook_metadata(self._facts, **state))
         self._file.put(text, unfinished + ending(self._metadata[1], **state, cells=self.entries))
+
+
+def _clean_text(cell: CellJson) -> str:
+    """Return a cell as JSON, without secrets."""
+    text = cell_text(cell)
+    if not known.found_in(text):
+        return text
+    cell = known.scrub_tree(json.loads(text))
+    if cell["cell_type"] == "code":
+        cell["metadata"][METADATA_KEY]["sha256"] = seal(cell)
+    return cell_text(cell)
 
 
 def _claim(path: Path) -> tuple[Path, int]:

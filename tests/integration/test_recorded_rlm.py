@@ -245,9 +245,13 @@ def test_keys_of_models_are_not_recorded() -> None:
 
 
 def test_a_key_given_to_a_model_is_in_no_recording(tmp_path: Path) -> None:
-    """A model that has a key leaves no trace of it."""
+    """A model that has a key leaves no trace of it, not even if its provider quotes it."""
     with KernelInterpreter(sandbox="local", record=tmp_path / "run.ipynb") as interpreter:
-        sub_lm: Any = rule_lm("keyed", lambda prompt: "ok")
+
+        def refuse(prompt: str) -> str:
+            raise ValueError("Incorrect API key provided: sk-model-secret-1234")
+
+        sub_lm: Any = rule_lm("keyed", refuse)
         sub_lm.kwargs.update(api_key="sk-model-secret-1234", headers={"X-Key": "sk-header-secret-1234"})
         rlm = RLM("q -> a", interpreter=interpreter, sub_lm=sub_lm)
         steps = [Step("Ask.", "llm_query('hi')"), Step("Stop.", "SUBMIT('x')")]

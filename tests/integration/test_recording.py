@@ -105,6 +105,7 @@ def test_a_step_is_there_when_execute_returns(recorded: Recorded) -> None:
     first, second = step.calls
     assert (first.name, second.name, first.kind) == ("look", "double", "tool")
     assert (recorded.value(first.arguments), recorded.value(second.result)) == ([["a"], {}], 8)
+    assert (first.arguments.summary, second.arguments.summary) == ("'a'", "4")
     assert first.elapsed_s is not None
     assert 0 <= first.began_s <= second.began_s
     assert (step.outcome.kind, step.outcome.ending) == ("returned", "ok")
@@ -379,18 +380,24 @@ def test_a_kill_at_any_instant_leaves_a_whole_file(tmp_path: Path) -> None:
 
 
 def test_no_secret_is_in_a_recording(own: Callable[..., Recorded], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the kernel's key, nor the relay's, nor what the host has in its environment."""
+    """Neither the kernel's key, nor the relay's, nor what the host has in its environment, whoever says it."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-environment-secret")
     monkeypatch.setenv("DAYTONA_API_KEY", "dtn_environment_secret")
     one = own()
     one.step("import os; print(dict(os.environ)); print(look('a'))", {"x": "y" * 100_000})
     session: Any = one.interpreter._session
     key = json.loads(Path(one.interpreter.connection_file).read_text())["key"]
+    one.interpreter.tools["tell"] = lambda name: os.environ[name] * 500
+    one.step("print(key, tell('OPENAI_API_KEY')); tell(name='DAYTONA_API_KEY')[:22]", {"key": key})
+    one.step(f"raise ValueError({key!r})", {"keys": key * 2000})
     address = session.sandbox.address
     secrets = {key, session.kernel.key, "sk-environment-secret", "dtn_environment_secret", address.secret}
     secrets |= set(getattr(address, "headers", {}).values())
     assert all(len(secret) > 10 for secret in secrets)
+    assert Recording.load(one.path)[1].outputs[0] == StreamText("stdout", f"[secret] {'[secret]' * 500}\n")
+    assert one.value(one.last().variables["keys"]) == "[secret]" * 2000
     one.interpreter.shutdown()
+    assert Recording.load(one.path).problems == ()
     files = [file for file in one.path.parent.rglob("*") if file.is_file()]
     assert len(files) > 1
     for file in files:

@@ -271,7 +271,10 @@ def test_the_golden_recording_of_version_1() -> None:
     calls = [call.name for step in recording for call in step.calls]
     assert calls == ["look", "look", "llm_query_batched", "llm_query"]
     assert recording[2].calls[1].error == ("KeyError", ("KeyError", "LookupError"), "'?'")
-    assert recording.value(recording[3].calls[0].result) == ["echo: a", "echo: b"]
+    batch, answer = recording[3].calls[0].result, recording[-1].outcome.value
+    assert batch is not None
+    assert answer is not None
+    assert recording.value(batch) == ["echo: a", "echo: b"]
     assert [call.entry for call in recording.lm_calls].count(None) == 7
-    assert recording.value(recording[-1].outcome.value) == {"answer": "foxes met dogs", "foxes": 1700}
+    assert recording.value(answer) == {"answer": "foxes met dogs", "foxes": 1700}
     assert everything(recording.transcript)["store"], "every value is there, and is what its hash says"
