@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import dspy
 import pytest
 
-from daytona_kernel_interp import cli, demo
+from daytona_kernel_interp import Recording, cli, demo
 from daytona_kernel_interp.demo import screen as screens
 from daytona_kernel_interp.demo.script import STEPS, Step, rule_lm, scripted_lm, which_mistake
 
@@ -29,7 +29,8 @@ def test_the_script_runs_to_its_answer(
     """Six steps on a real kernel, with host calls, a figure and a typed answer; a key changes nothing of it."""
     monkeypatch.setenv("OPENROUTER_API_KEY", "not a key")
     folder = tmp_path / "new" / "figures"
-    assert cli.main(["demo", "--output", str(folder)]) == 0
+    notebook = tmp_path / "demo.ipynb"
+    assert cli.main(["demo", "--output", str(folder), "--record", str(notebook)]) == 0
     shown, err = capfd.readouterr()
     assert err == ""
     assert "model     none." in shown
@@ -43,6 +44,11 @@ def test_the_script_runs_to_its_answer(
     assert shown.count("  - ") == 5
     assert (folder / "figure-1.png").read_bytes().startswith(PNG)
     assert str(folder / "figure-1.png") in shown
+    recording = Recording.load(notebook)
+    assert str(notebook) in shown
+    assert [step.reasoning for step in recording][-len(STEPS) :] == [step.reasoning for step in STEPS]
+    assert any("image/png" in getattr(output, "data", {}) for step in recording for output in step.outputs)
+    assert recording[-1].outcome.kind == "submitted"
 
 
 @needs_matplotlib

@@ -46,6 +46,7 @@ class Options:
     file: Path | None = None
     question: str | None = None
     output: Path = Path("demo-output")
+    record: Path | None = None
 
 
 def run(options: Options) -> None:
@@ -67,7 +68,7 @@ def run(options: Options) -> None:
 
     from .session import Task, work
 
-    work(Task(name, text, options.question or default, model, options.output))
+    work(Task(name, text, options.question or default, model, options.output, options.record))
 
 
 def reference_text() -> str:

@@ -14,7 +14,7 @@ import dspy
 from dspy.primitives.code_interpreter import CodeInterpreterError
 from dspy.utils.callback import BaseCallback
 
-from .. import KernelInterpreter
+from .. import KernelInterpreter, Recording
 from ..cell import CellError, DisplayData, ExecuteResult, Output, StreamText
 from ..settings import RLM_KEYWORD_VARIABLE
 from . import INSTALL, BadRequest, Failed
@@ -44,6 +44,7 @@ class Task:
     question: str
     model: str | None
     folder: Path
+    record: Path | None = None
 
 
 def exception_family(name: str) -> list[str]:
@@ -57,8 +58,8 @@ def exception_family(name: str) -> list[str]:
 class ShownInterpreter(KernelInterpreter):
     """A KernelInterpreter that shows what its code prints, draws and asks of the host."""
 
-    def __init__(self, screen: Screen, folder: Path) -> None:
-        super().__init__(sandbox="local", on_output=self._show)
+    def __init__(self, screen: Screen, folder: Path, record: Path | None) -> None:
+        super().__init__(sandbox="local", record=record, on_output=self._show)
         self._screen, self._folder = screen, folder
         self.figures = self.calls = self.prompts = 0
 
@@ -134,7 +135,7 @@ def work(task: Task) -> None:
     screen = open_screen()
     _show_heading(screen, task)
     steps, began = Steps(screen), time.monotonic()
-    interpreter = ShownInterpreter(screen, task.folder)
+    interpreter = ShownInterpreter(screen, task.folder, task.record)
     with interpreter:
         prediction = _predict(task, interpreter, steps)
     screen.title("Answer")
@@ -146,6 +147,8 @@ def work(task: Task) -> None:
         f"{steps.count} steps, {interpreter.calls} calls to the host with {interpreter.prompts} prompts in them, "
         f"{interpreter.figures} figure{'s' * (interpreter.figures != 1)}, {time.monotonic() - began:.1f} s",
     )
+    if interpreter.recording is not None:
+        screen.fact("recording", str(interpreter.recording))
 
 
 def _predict(task: Task, interpreter: KernelInterpreter, steps: Steps) -> Any:
@@ -157,7 +160,8 @@ def _predict(task: Task, interpreter: KernelInterpreter, steps: Steps) -> Any:
         lm, sub_lm, tools = dspy.LM(task.model), None, []
     rlm = build(signature, interpreter=interpreter, max_llm_calls=MAX_LLM_CALLS, sub_lm=sub_lm, tools=tools)
     try:
-        with dspy.context(lm=lm, callbacks=[steps]):
+        callbacks = [steps] if task.record is None else [steps, Recording.callback()]
+        with dspy.context(lm=lm, callbacks=callbacks):
             return rlm(text=task.text, question=task.question)
     except CodeInterpreterError as error:
         raise Failed(_first_line(error)) from error

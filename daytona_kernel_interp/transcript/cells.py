@@ -119,8 +119,6 @@ def entry_cells(
     lm_calls: Sequence[LMCall],
     inline: Mapping[str, str],
     submitted: Mapping[str, str] | None,
-    *,
-    hidden: bool = False,
 ) -> list[CellJson]:
     """Return the cells of one entry: its code, and what stands below it if anything does.
 
@@ -130,8 +128,8 @@ def entry_cells(
         lm_calls: Those that its code made.
         inline: The small values that are new with it.
         submitted: Its answer, for a reader.
-        hidden: Fold the code: it is not the model's.
     """
+    folded = {"jupyter": {"source_hidden": True}} if prose.is_dspys_own(entry) else {}
     count = entry.index + 1
     ours: dict[str, Any] = {
         "part": "entry",
@@ -143,7 +141,7 @@ def entry_cells(
         "cell_type": "code",
         "execution_count": count,
         "id": f"entry-{entry.index}",
-        "metadata": {METADATA_KEY: ours, **({"jupyter": {"source_hidden": True}} if hidden else {})},
+        "metadata": {METADATA_KEY: ours, **folded},
         "outputs": [output_to_json(output, count) for output in entry.outputs],
         "source": _lines(entry.code),
     }

@@ -58,7 +58,7 @@ def usage_of(usage: Usage | None) -> str:
     if usage is None:
         return ""
     parts = [] if usage.model is None else [inline(usage.model)]
-    if usage.prompt_tokens is not None or usage.completion_tokens is not None:
+    if usage.prompt_tokens or usage.completion_tokens:
         parts.append(f"{usage.prompt_tokens or 0:,} + {usage.completion_tokens or 0:,} tokens")
     if usage.cost_usd is not None:
         parts.append(f"${usage.cost_usd:.6f}".rstrip("0").rstrip("."))
@@ -108,7 +108,7 @@ def below(entry: Entry, submitted: Mapping[str, str] | None) -> str:
 
     ``submitted`` has its answer's fields, for a reader.
     """
-    parts = []
+    parts = ["*DSPy's own setup; the model did not write it.*"] if is_dspys_own(entry) else []
     if entry.late:
         parts.append(f"Printed since by threads of earlier cells:\n\n{block(entry.late)}")
     parts += map(_call, entry.calls[:_SHOWN_CALLS])
@@ -124,6 +124,11 @@ def below(entry: Entry, submitted: Mapping[str, str] | None) -> str:
         if entry.outcome.text:
             parts.append(block(entry.outcome.text.splitlines()[0]))
     return "\n\n".join(parts)
+
+
+def is_dspys_own(entry: Entry) -> bool:
+    """Whether a cell is one that DSPy runs for itself, such as the setup of its sub-agents."""
+    return any(name.startswith("__dspy_") for name in entry.variables)
 
 
 def _call(call: Call) -> str:

@@ -27,7 +27,7 @@ from .calltree import Said, Thought, calls_around, tree
 from .ending import ending_of, outcome_of
 from .model import Call, Entry, Facts, LMCall, Outcome, Ref, Usage
 from .secrets import known
-from .store import size_of
+from .store import size_of, summary_of_call
 from .writer import Writer
 
 if TYPE_CHECKING:
@@ -90,11 +90,6 @@ class Step:
         self._timer: asyncio.TimerHandle | None = None
         self._variables = {name: owner.keep(one.buffers, one.key) for name, one in request.variables.items()}
         self._inline: dict[str, str] = {}
-
-    @property
-    def hidden(self) -> bool:
-        """Whether its code is DSPy's own."""
-        return self._request.raw_only
 
     # --- hooks, on the I/O loop ------------------------------------------------------------------------
 
@@ -193,7 +188,7 @@ class Step:
             kind="llm" if note.name in _LLM_TOOLS else "tool",
             began_s=note.began_s,
             elapsed_s=note.elapsed_s,
-            arguments=self._ref(note.arguments),
+            arguments=replace(self._ref(note.arguments), summary=summary_of_call(note.arguments.buffers)),
             result=result,
             error=error,
             usage=_total(note.said),
@@ -338,7 +333,7 @@ class Recorder:
             entry = step.entry(writer.entries, error, over=over, shut_down=self._shut_down)
             inline = step.inline
             lm_calls = self._lm_calls(step.said_inside() if over else [], entry.index, inline)
-            writer.put(entry, lm_calls, inline, hidden=step.hidden, over=over)
+            writer.put(entry, lm_calls, inline, over=over)
 
     def model_said(self, thought: Thought) -> None:
         """A model answered, between cells."""

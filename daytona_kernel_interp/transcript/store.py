@@ -64,6 +64,17 @@ def summary_of(buffers: Sequence[values.Buffer]) -> str:
     return f"{kind}, {size:,} bytes"
 
 
+def summary_of_call(buffers: Sequence[values.Buffer]) -> str:
+    """Return a call's arguments, ``(args, kwargs)`` in the encoding, as they would stand between its brackets."""
+    if len(buffers) == 1 and len(buffers[0]) <= INLINE_BYTES:
+        try:
+            args, kwargs = values.loads(buffers)
+            return _short(", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())]))
+        except Exception:  # a sandbox sends what it likes
+            pass
+    return summary_of(buffers)
+
+
 def _short(text: str) -> str:
     return text if len(text) <= _SUMMARY_CHARS else f"{text[: _SUMMARY_CHARS - 1]}…"
 

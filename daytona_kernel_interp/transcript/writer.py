@@ -105,16 +105,14 @@ class Writer:
         self._put([_clean_text(model_cell(calls, reasoning, self._models, inline))])
         self._models += 1
 
-    def put(
-        self, entry: Entry, lm_calls: Sequence[LMCall], inline: dict[str, str], *, hidden: bool, over: bool
-    ) -> None:
+    def put(self, entry: Entry, lm_calls: Sequence[LMCall], inline: dict[str, str], *, over: bool) -> None:
         """Put in an entry; one that is not ``over`` is replaced by the next."""
         if entry.tools != self._tools[0]:
             ref, new = keep_tools(entry.tools, self._store)
             self._tools = (entry.tools, ref)
             inline |= new
         answer = answer_of(entry, self._store)
-        cells = entry_cells(entry, self._tools[1], lm_calls, inline, answer, hidden=hidden)
+        cells = entry_cells(entry, self._tools[1], lm_calls, inline, answer)
         texts = list(map(_clean_text, cells))
         if over:
             self.entries += 1

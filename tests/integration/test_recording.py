@@ -105,6 +105,7 @@ def test_a_step_is_there_when_execute_returns(recorded: Recorded) -> None:
     first, second = step.calls
     assert (first.name, second.name, first.kind) == ("look", "double", "tool")
     assert (recorded.value(first.arguments), recorded.value(second.result)) == ([["a"], {}], 8)
+    assert (first.arguments.summary, second.arguments.summary) == ("'a'", "4")
     assert first.elapsed_s is not None
     assert 0 <= first.began_s <= second.began_s
     assert (step.outcome.kind, step.outcome.ending) == ("returned", "ok")

@@ -68,6 +68,14 @@ def test_values_that_are_lost_have_their_summary() -> None:
     assert "Recorded session" in page
 
 
+def test_colours_end_where_they_would_be_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a very long session only the first steps' code has colours; the code is all there."""
+    monkeypatch.setattr(report, "_COLOURED_CHARS", len(small().entries[0].code))
+    page = report.to_html(small(), "x")
+    assert '<i class="k">import' in page
+    assert '<pre class="code">hits = await asyncio' in page
+
+
 def test_dspys_preparations_are_no_step_of_the_model() -> None:
     """What DSPy's RLM runs before the first step is named so, stays closed, and is no line for the visualizer."""
     session = small()
