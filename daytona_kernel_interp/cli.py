@@ -266,7 +266,7 @@ def _examine(options: argparse.Namespace) -> int:
 def _build_image(options: argparse.Namespace) -> int:
     from .errors import SandboxFailed
     from .loop import io_loop
-    from .progress import BuildLog
+    from .progress import Progress
     from .sandboxes.daytona.image import build_snapshot
     from .settings import SNAPSHOT_VARIABLE
 
@@ -274,7 +274,8 @@ def _build_image(options: argparse.Namespace) -> int:
     name = options.name or image.name()
     resources = {what: getattr(options, what) for what in ("cpu", "memory", "disk", "region")}
     try:
-        with BuildLog(f"building the snapshot {name}", sys.stderr) as shown:
+        with Progress(f"building the snapshot {name}", sys.stderr) as shown:
+            shown.line(f"{shown.what}; a first build takes minutes")
             fresh = io_loop().run(build_snapshot(image, name, shown.line, **resources))
     except SandboxFailed as error:
         return _fail(f"{error}", FAILED)
@@ -403,6 +404,7 @@ def _execute(options: argparse.Namespace, code: str, variables: dict[str, Any], 
     from . import KernelInterpreter
     from .errors import KernelError
     from .interpreter import CodeInterpreterError, FinalOutput  # DSPy's own
+    from .progress import starting
     from .sandboxes.choice import choose
 
     try:
@@ -412,7 +414,8 @@ def _execute(options: argparse.Namespace, code: str, variables: dict[str, Any], 
     interpreter = KernelInterpreter(sandbox=sandbox, max_output_chars=None)
     with interpreter:
         try:
-            interpreter.execute(_LIKE_PYTHON, variables)
+            with starting(sys.stderr):
+                interpreter.execute(_LIKE_PYTHON, variables)
             interpreter.execution_timeout = options.timeout
             interpreter.on_output = lambda output: _show(output, show_value)
             result = interpreter.execute(code)

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .wire.looks import CODE_CHARS, KINDS, MAX_CALLS, MAX_VARIABLES, NAMED_CHARS
+from .wire.looks import CODE_CHARS, KINDS, MAX_CALLS, MAX_VARIABLES, NAMED_CHARS, ROW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -264,19 +264,26 @@ def parse_look(look: Mapping[str, Any], session: str) -> Inspection:
 
 def parse_row(row: Any) -> Variable | None:
     """Return a variable, or None if the row is none."""
-    match row:
-        case [str(name), str(cls), size, shape, str(preview), str(kind)]:
-            sizes = [_count(number) for number in _list(shape)[:_MAX_DIMENSIONS]]
-            shaped = isinstance(shape, list) and None not in sizes
-            return Variable(
-                name=clean(name, _NAME_CHARS),
-                type=clean(cls, _TYPE_CHARS),
-                size=_count(size),
-                shape=tuple(number for number in sizes if number is not None) if shaped else None,
-                preview=clean(preview, NAMED_CHARS, lines=True),
-                kind=kind if kind in KINDS else KINDS[0],
-            )
-    return None
+    if type(row) is not list or len(row) != len(ROW):
+        return None
+    name, cls, size, shape, preview, kind = row
+    if not (type(name) is type(cls) is type(preview) is str):
+        return None
+    return Variable(
+        name=clean(name, _NAME_CHARS),
+        type=clean(cls, _TYPE_CHARS),
+        size=_count(size),
+        shape=_parse_shape(shape),
+        preview=clean(preview, NAMED_CHARS, lines=True),
+        kind=kind if kind in KINDS else KINDS[0],
+    )
+
+
+def _parse_shape(shape: Any) -> tuple[int, ...] | None:
+    if type(shape) is not list:
+        return None
+    numbers = tuple(number for number in shape[:_MAX_DIMENSIONS] if _count(number) is not None)
+    return numbers if len(numbers) == min(len(shape), _MAX_DIMENSIONS) else None
 
 
 def parse_running(running: Any) -> Running | None:
@@ -311,7 +318,7 @@ def clean(text: str, limit: int, *, lines: bool = False) -> str:
     Control and format characters (escape sequences, writing from right to left) and lone surrogates are replaced.
     """
     text = text[:limit]
-    if text.isascii() and text.isprintable():
+    if text.isprintable():
         return text
     kept = "\n\t" if lines else ""
     return "".join(c if c.isprintable() or c in kept else " " if c in "\n\t" else "\ufffd" for c in text)

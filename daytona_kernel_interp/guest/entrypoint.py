@@ -59,7 +59,7 @@ def main() -> int:
             folder = _own_folder(path.parent)
             path.unlink(missing_ok=True)  # of a run before the sandbox was stopped
             asyncio.run(_serve_who_comes(folder, path))
-    except (_Refused, ValueError, OSError) as error:
+    except (_Refused, ValueError, OSError, RuntimeError) as error:  # RuntimeError: there is no home at all
         print(f"daytona-kernel relay: {error}", file=sys.stderr)
         return 1
     return 0
@@ -208,7 +208,7 @@ async def _answer(
     order = Order(secrets.token_urlsafe(32), int(asked["port"]), folder, Path.cwd(), kernels.lifetime_s, remove=True)
 
     def listening(port: int) -> None:
-        facts = {"folder": str(folder), "cwd": str(order.cwd), "python": sys.executable}
+        facts = {"folder": str(folder), "cwd": str(order.cwd), "python": sys.executable, "pid": os.getpid()}
         _tell(writer, {**facts, "port": port, "secret": order.secret})
         writer.close()
 

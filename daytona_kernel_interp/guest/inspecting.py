@@ -42,6 +42,7 @@ _UNSHOWN = re.compile(r"_{1,3}|_i{1,3}|_i?\d+|_(oh|dh|ih|exit_code)|__\w+__|__ds
 
 _HEAP_TYPE = 1 << 9  # CPython's Py_TPFLAGS_HEAPTYPE: set for every class that Python code made
 _MAX_BITS = 256
+_SMALL = 1 << 63
 _MAX_ITEMS = 10
 _MAX_DEPTH = 3
 _MAX_TRIES = 20
@@ -161,7 +162,8 @@ def _items(items: Any, chars: int, depth: int, sketch: Callable[[Any, int], str]
     for item in taken:
         if chars <= 0:
             break
-        parts.append(sketch(item, chars))
+        small = type(item) is int and -_SMALL < item < _SMALL  # most often; it spares three calls
+        parts.append(repr(item) if small else sketch(item, chars))
         chars -= len(parts[-1]) + 2
     return ", ".join(parts) + (", …" if len(items) > len(parts) else "")
 

@@ -17,10 +17,11 @@ _SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 
 @dataclass(frozen=True)
 class RelaySandbox:
-    """Run the kernel where a relay runs that was started by hand: ``python -m daytona_kernel_interp.guest``.
+    """Run the kernel where a relay runs that somebody else started.
 
-    Nothing is made and nothing is deleted. At shutdown its kernel ends, and the relay stays for the next host, one at a
-    time.
+    That is our image under Docker, or ``python -m daytona_kernel_interp.guest.entrypoint`` with a token in its
+    environment. Nothing is made and nothing is deleted. At shutdown its kernel ends, and the relay stays for the next
+    host, one at a time.
 
     Attributes:
         url: Where it listens: ``wss://host``, ``ws://host:port``, or the same with http. Over a network use wss.

@@ -37,6 +37,7 @@ def _add_replay_options(parser: argparse.ArgumentParser) -> None:
         "--edit", action="append", default=[], type=_edit, metavar="N=FILE", help="run the code in FILE as step N"
     )
     parser.add_argument("--run-died", action="store_true", help="also run a step that cost its kernel")
+    parser.add_argument("--plain", action="store_true", help="a notebook that is no recording: run its code cells")
     parser.add_argument(
         "--tolerant", action="store_true", help="times, addresses, temporary paths, ids, close floats may differ"
     )
@@ -69,6 +70,7 @@ def _replay(options: argparse.Namespace) -> int:
             edits={step: path.read_text(encoding="utf-8") for step, path in options.edit},
             tolerance=Tolerance(**given) if options.tolerant else None,
             run_died=options.run_died,
+            plain=options.plain,
         )
     except (RecordingError, SandboxFailed, ValueError) as error:
         return _fail(f"{str(error).rstrip('.')}.", BAD_INPUT)

@@ -97,7 +97,7 @@ def _moved(source: Any, target: ValueStore, refs: Iterable[Ref]) -> dict[str, st
 
 _FOREIGN = (
     "{path} is a notebook, but no recording: nothing in it was recorded by KernelInterpreter(record=...). "
-    "Its code cells can be run as plain cells: pass their source to execute(), or open it in JupyterLab."
+    "Its code cells can be run as plain cells: replay(path, plain=True), or daytona-kernel replay --plain."
 )
 
 

@@ -15,6 +15,7 @@ from. Sets of texts may come in another order, and that is told as such.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RecordingError
@@ -25,6 +26,7 @@ from .causes import Suspects
 from .comparing import EXACT, Comparison, Difference, Tolerance
 from .model import Entry, Transcript
 from .opening import opened
+from .plain import plain_transcript, without_traceback
 from .rerunning import Desk, KeptStore, Rerun, time_limit
 from .tape import Tape, call_text, diff_text
 
@@ -141,6 +143,7 @@ def replay(
     tolerance: Tolerance | bool | None = None,
     run_died: bool = False,
     keep: bool = False,
+    plain: bool = False,
 ) -> ReplayReport:
     """Run a recorded session again in a fresh kernel, with its tools answered from the recording, and compare.
 
@@ -156,6 +159,7 @@ def replay(
         tolerance: What may differ; None or False: nothing; True: :class:`Tolerance`'s defaults.
         run_died: Also run a step that cost its kernel.
         keep: Hand the live session over at the end.
+        plain: The notebook is somebody else's, no recording: run its code cells, and compare the outputs it has.
 
     Raises:
         RecordingError: If the recording cannot be read, or a value that the replay needs is missing.
@@ -163,12 +167,13 @@ def replay(
         CodeInterpreterError: If the kernel cannot be started.
         ValueError: If ``until`` or ``edits`` names a step that there is not.
     """
-    transcript, name = opened(recording)
+    transcript, name = (plain_transcript(recording), Path(recording).name) if plain else opened(recording)
     changed = _checked(transcript, name, until, edits)
     if tolerance is None or isinstance(tolerance, bool):
         tolerance = Tolerance() if tolerance else EXACT
     chosen = choose(sandbox)
     run = _Replay(transcript, name, lambda: _interpreter(chosen, transcript), changed, live_tools or {}, tolerance)
+    run.plain = plain
     return run.through(until, run_died=run_died, keep=keep or until is not None)
 
 
@@ -194,6 +199,8 @@ def _interpreter(sandbox: Sandbox, transcript: Transcript) -> Rerun:
 
 class _Replay:
     """One replay under way."""
+
+    plain = False  # steps of a notebook that was not recorded: only their outputs are known
 
     def __init__(
         self,
@@ -252,6 +259,8 @@ class _Replay:
     def _why_not(self, entry: Entry, run_died: bool) -> str:
         if self._lost is not None:
             return self._lost
+        if self.plain:
+            return ""
         if entry.outcome.ending == "died" and not run_died:
             return "it cost its kernel then; run_died=True runs it"
         if entry.outcome.kind == "unfinished":
@@ -266,7 +275,11 @@ class _Replay:
         came = interpreter.again(again, self._variables(entry), self._kept, limit)
         self._came.append(came)
         self._why[entry.index] = self._suspects.look(entry.index, code)
-        found = list(self._comparison.results(entry, came))
+        if self.plain:
+            came = replace(came, outputs=[without_traceback(output) for output in came.outputs])
+            found = list(self._comparison.outputs(entry.outputs, came.outputs))
+        else:
+            found = list(self._comparison.results(entry, came))
         for difference in found:
             self._tell(entry, came, difference)
         if found:

@@ -10,7 +10,6 @@ import base64
 import hashlib
 import math
 from dataclasses import dataclass
-from datetime import timezone
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ from .charts import duration
 from .shown_values import LAID_OUT_BYTES, arguments, as_text, gist, heading, load, text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from markupsafe import Markup
 
@@ -30,6 +29,7 @@ MISSING_EXTRA = "The page needs the extra `report`: pip install 'daytona-kernel-
 
 _BUDGET_CHARS = 1_200_000  # of printed texts and values in the whole page: what is longest is cut until it fits
 _MIN_CUT, _MAX_CUT = 400, 20_000
+_COLOURED_CHARS = 400_000  # of code; each word with a colour is an element, and a browser has to bear them all
 _OPEN_STEPS = 12  # a session of up to so many steps shows them opened
 
 _ENDINGS = {
@@ -106,7 +106,10 @@ def to_html(transcript: Transcript, title: str) -> str:
     limit = _fair_cut(_lengths(transcript))
     longest_s = max((timeline.cell_length_s(entry) for entry in transcript.entries), default=0.0)
     spans = timeline.cell_spans(transcript)
-    steps = [_step(transcript, entry, spans[entry.index], limit, longest_s) for entry in transcript.entries]
+    steps = [
+        _step(transcript, entry, spans[entry.index], limit, longest_s, code)
+        for entry, code in zip(transcript.entries, _codes(transcript), strict=True)
+    ]
     sums = timeline.totals(transcript)
     return template.render(
         title=title,
@@ -160,11 +163,21 @@ def _fair_cut(lengths: Iterable[int], budget: int = _BUDGET_CHARS) -> int:
     return _MAX_CUT
 
 
+def _codes(transcript: Transcript) -> Iterator[Markup]:
+    """Yield each step's code, with its colours as long as there are not too many."""
+    from . import html_parts as parts
+
+    left = _COLOURED_CHARS
+    for entry in transcript.entries:
+        left -= len(entry.code)
+        yield parts.code(entry.code) if left >= 0 else parts.plain(entry.code)
+
+
 # --- a step -------------------------------------------------------------------------------------------
 
 
 def _step(
-    transcript: Transcript, entry: Entry, spans: Sequence[timeline.Span], limit: int, longest_s: float
+    transcript: Transcript, entry: Entry, spans: Sequence[timeline.Span], limit: int, longest_s: float, code: Markup
 ) -> StepView:
     from . import html_parts as parts
 
@@ -181,7 +194,7 @@ def _step(
         share=f"{length_s / longest_s:.1%}" if longest_s else "0%",
         usage=_usage(entry.usage),
         reasoning=parts.markdown(entry.reasoning) if entry.reasoning else None,
-        code=parts.code(entry.code),
+        code=code,
         source_lines=entry.code.count("\n") + 1,
         calls=[_call(call, entry, transcript, limit) for call in entry.calls],
         chart=charts.chart(spans, length_s, bar_px=18) if len(spans) > 1 else None,
@@ -321,8 +334,7 @@ def _notes(transcript: Transcript) -> list[str]:
 
 def _subtitle(transcript: Transcript) -> str:
     facts = transcript.facts
-    began = facts.began.astimezone(timezone.utc) if facts.began.tzinfo else facts.began
-    return f"{began:%d %B %Y, %H:%M} UTC · {facts.sandbox} · session {facts.session_id}"
+    return f"{timeline.in_utc(facts.began):%d %B %Y, %H:%M} UTC · {facts.sandbox} · session {facts.session_id}"
 
 
 def _facts(transcript: Transcript) -> Sequence[tuple[str, list[tuple[str, str]]]]:

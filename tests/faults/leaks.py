@@ -38,6 +38,8 @@ _ENDED = (State.DESTROYING, State.DESTROYED)
 _NO_HOST_S = DaytonaSandbox().auto_stop_minutes * 60 + 20  # the service looks every 10 s
 _LIFE_S = DaytonaSandbox().ttl_minutes * 60
 
+STUCK = "it does not start in time"
+
 _BEGIN = """
 from daytona_kernel_interp import DaytonaSandbox, KernelInterpreter
 interpreter = KernelInterpreter(sandbox=DaytonaSandbox(upload=True, {options}))
@@ -92,7 +94,7 @@ def ways(folder: Path) -> list[Way]:
         Way("shut down while the service is busy", _RUNS + "interpreter.shutdown()", (_busy(409), _busy(400))),
         Way("an exception in a with block", _RUNS + "with interpreter: 1 / 0"),
         Way("the process ends", _RUNS),
-        Way("the process ends while the service is busy", _RUNS, (_busy(409), _busy(400))),
+        Way("the process ends, the service is busy", _RUNS, (_busy(409), _busy(400))),
         Way("the process ends by an exception", _RUNS + "1 / 0"),
         Way("forgotten", _RUNS + f"del interpreter\n{_IDLE}", signal=signal.SIGKILL, once="deleted"),
         Way("detached, and nobody comes", _RUNS + "interpreter.detach()"),
@@ -115,7 +117,7 @@ def ways(folder: Path) -> list[Way]:
         ),
         _fails("create hangs", "after 1 s", _api("createSandbox", hang=True), options=short),
         _fails("create hangs, and made one", "after 1 s", _api("createSandbox", hang=True, after=True), options=short),
-        _fails("it does not start in time", "after 1 s", Fault("start", hang=True), options=short),
+        _fails(STUCK, "after 1 s", Fault("start", hang=True), options=short),
         _fails("it fails to start", "no room", Fault("start", error="no room")),
         _fails("the first look fails", "cannot be used", _toolbox("executeCommand", status=502)),
         _fails("the first look hangs", "after 2 s", _toolbox("executeCommand", hang=True), options="start_timeout=2"),
@@ -189,7 +191,7 @@ class Lane:
                 emulator.heal()
                 emulator.forget_tokens()
                 row.left += sum(record.id not in before for record in _there(emulator))
-            until(lambda: not any(record.open_sockets for record in _fleet(emulator)), "the last link's end")
+            until(lambda: not any(map(self._is_under_way, _fleet(emulator))), "the last link's end")
             emulator.advance(_NO_HOST_S)
             for record in _there(emulator):
                 rows[self._made[record.id]].left_without_host += 1
@@ -197,6 +199,10 @@ class Lane:
             for record in _there(emulator):
                 rows[self._made[record.id]].left_at_last += 1
         return rows
+
+    def _is_under_way(self, record: Record) -> bool:
+        starting = record.state in (State.CREATING, State.STARTING) and self._made[record.id] != STUCK
+        return record.open_sockets > 0 or starting
 
     def _one(self, emulator: DaytonaEmulator, way: Way) -> str:
         """Start and end one session; return what went otherwise than it should."""

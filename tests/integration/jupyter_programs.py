@@ -180,11 +180,13 @@ class Server:
         return Page(self, self.ask("POST", "kernels", {"name": kernel})["id"])
 
     def close(self) -> None:
+        for kernel in self.ask("GET", "kernels"):
+            self.ask("DELETE", f"kernels/{kernel['id']}")
         self._process.terminate()
-        assert self._process.stderr is not None
-        self.log += self._process.stderr.readlines()
-        self._process.wait(ANSWER_S)
-        self._process.stderr.close()
+        try:
+            self._process.communicate(timeout=ANSWER_S)
+        finally:
+            self._process.kill()
 
 
 class Page:
@@ -213,10 +215,10 @@ class Page:
         self._socket.send(json.dumps(message))
         return message_id
 
-    def until(self, message_id: str, kind: str) -> dict[str, Any]:
+    def until(self, message_id: str, kind: str, timeout_s: float = ANSWER_S) -> dict[str, Any]:
         """Return the content of the first message of that kind that answers a request."""
         while True:
-            message = json.loads(self._socket.recv(timeout=ANSWER_S))
+            message = json.loads(self._socket.recv(timeout=timeout_s))
             if message["parent_header"].get("msg_id") == message_id and message["msg_type"] == kind:
                 content: dict[str, Any] = message["content"]
                 return content

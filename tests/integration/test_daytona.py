@@ -188,6 +188,8 @@ def test_a_sandbox_that_goes_away_is_told_at_once(interpreter: KernelInterpreter
     with pytest.raises(CodeInterpreterError, match=r"SandboxGone: the Daytona sandbox (was deleted|is stopp)"):
         interpreter.execute("begun()\nimport time\ntime.sleep(60)")
     helper.join()
+    with pytest.raises(CodeInterpreterError, match=r"inspect\(\): SandboxGone: the Daytona sandbox"):
+        interpreter.inspect()
 
 
 def test_a_new_token_is_taken_up(interpreter: KernelInterpreter, daytona: Service) -> None:

@@ -158,11 +158,18 @@ def test_a_dead_daemon_is_waited_for_as_long_as_a_lost_link(daytona: Service) ->
             interpreter.execute("begun(); import time; time.sleep(60)")
 
 
-def test_a_paused_sandbox_is_resumed_with_its_kernel(daytona: Service) -> None:
-    """Of a VM class, in the middle of a cell: the cell ends as if nothing had been, and variables are there."""
+@pytest.fixture
+def vm(daytona: Service) -> Iterator[DaytonaSandbox]:
+    """A sandbox of a class that can be paused."""
     daytona.ask("POST", "/snapshots", {"name": "vm", "imageName": "python:3.12-slim", "sandboxClass": "linux-vm"})
     until(lambda: daytona.ask("GET", "/snapshots/vm")["state"] == "active", "the snapshot")
-    with KernelInterpreter(sandbox=DaytonaSandbox(snapshot="vm")) as interpreter:
+    yield DaytonaSandbox(snapshot="vm")
+    daytona.ask("DELETE", "/snapshots/vm")
+
+
+def test_a_paused_sandbox_is_resumed_with_its_kernel(daytona: Service, vm: DaytonaSandbox) -> None:
+    """In the middle of a cell: it ends as if nothing had been, and variables are there."""
+    with KernelInterpreter(sandbox=vm) as interpreter:
         pid = interpreter.execute("import os; x = 42; os.getpid()")
         made, states = daytona.only["id"], []
 
@@ -174,3 +181,17 @@ def test_a_paused_sandbox_is_resumed_with_its_kernel(daytona: Service) -> None:
         assert states == ["pausing"]
         assert interpreter.execute("x, os.getpid()") == (42, pid)
         assert daytona.only["state"] == "started"
+
+
+def test_a_sandbox_that_was_left_and_paused_is_taken_up(daytona: Service, vm: DaytonaSandbox) -> None:
+    """It stays paused for as long as nobody wants it, though everybody's time goes on."""
+    first = KernelInterpreter(sandbox=vm)
+    pid = first.execute("import os; x = 42; os.getpid()")
+    session = first.session_id
+    first.detach()
+    daytona.ask("POST", f"/sandbox/{daytona.only['id']}/pause")
+    until(lambda: daytona.only["state"] == "paused", "the pause")
+    daytona.emulator.advance(2 * AUTO_STOP_S)
+    assert daytona.only["state"] == "paused"
+    with KernelInterpreter.attach(session) as interpreter:
+        assert interpreter.execute("x, os.getpid()") == (42, pid)

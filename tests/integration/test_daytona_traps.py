@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from daytona_kernel_interp import DaytonaSandbox, KernelInterpreter
+from daytona_kernel_interp.interpreter import CodeInterpreterError
 from daytona_kernel_interp.sandboxes.daytona.running import threads
 from daytona_kernel_interp.testing import DaytonaEmulator, Fault, commands, sessions, world
 from tests.integration.daytona_service import Service, until
@@ -40,6 +41,20 @@ def test_a_stop_is_tried_again_while_the_service_is_busy(
     until(lambda: daytona.only["state"] == "stopped", "the stop")
     assert caplog.records == []
     daytona.ask("DELETE", f"/sandbox/{daytona.only['id']}")
+
+
+NO_LIMITS = Fault("api", "createSandbox", status=400, body='{"message": "ttlMinutes should not exist"}')
+
+
+def test_a_service_without_limits_to_whole_lives_will_do(daytona: Service) -> None:
+    """Where the limit was our idea; one that the user asked for is not left out in silence."""
+    daytona.emulator.fail(NO_LIMITS)
+    with KernelInterpreter() as interpreter:
+        assert interpreter.execute("6 * 7") == 42
+        assert daytona.only["autoDestroyAt"] is None
+    daytona.emulator.fail(NO_LIMITS)
+    with pytest.raises(CodeInterpreterError, match="ttlMinutes should not exist"):
+        answer(DaytonaSandbox(ttl=60))
 
 
 def test_a_toolbox_session_that_is_there_already_is_ours(daytona: Service) -> None:

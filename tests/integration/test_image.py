@@ -10,9 +10,11 @@ import pytest
 
 from daytona_kernel_interp import DaytonaSandbox, KernelImage, KernelInterpreter, cli
 from daytona_kernel_interp.errors import SandboxFailed
+from daytona_kernel_interp.interpreter import CodeInterpreterError
 from daytona_kernel_interp.sandboxes.daytona import runtime, starting
 from daytona_kernel_interp.testing import Fault
 from daytona_kernel_interp.testing.processes import can_isolate
+from tests.integration.daytona_service import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,12 +37,14 @@ def snapshot() -> list[str]:
 def built(daytona: Service, snapshot: list[str], capfd: pytest.CaptureFixture[str]) -> str:
     """The name of a snapshot that the command line made."""
     if not snapshot:
-        assert cli.main(["image", "build"]) == 0
+        assert cli.main(["image", "build", "--cpu", "2", "--memory", "2", "--disk", "4"]) == 0
         out, err = capfd.readouterr()
         found = re.fullmatch(r"export DAYTONA_KERNEL_SNAPSHOT=(daytona-kernel-\S+)\n", out)
         assert found is not None
         assert "building the snapshot" in err
         assert "FROM python:3.13-slim" in err  # the service's own log
+        (made,) = (item for item in daytona.ask("GET", "/snapshots")["items"] if item["name"] == found[1])
+        assert (made["cpu"], made["mem"], made["disk"]) == (2, 2, 4)
         snapshot.append(found[1])
     return snapshot[0]
 
@@ -74,12 +78,30 @@ def relay_pid(interpreter: KernelInterpreter) -> int:
 def test_the_relay_of_the_image_is_replaced_when_it_dies(daytona: Service, built: str) -> None:
     """By one in a session; the kernel lives, and threads are those of the sandbox."""
     with KernelInterpreter(sandbox=DaytonaSandbox(snapshot=built)) as interpreter:
-        assert interpreter.execute("import os; os.environ['OMP_NUM_THREADS']") == "1"
+        assert interpreter.execute("import os; os.environ['OMP_NUM_THREADS']") == "2"
         pid = relay_pid(interpreter)
         cell = f"import time; os.kill({pid}, 9); time.sleep(1); print('after'); os.getpid()"
         kernel = interpreter.execute("os.getpid()")
         assert interpreter.execute(cell) == f"after\n{kernel}"
         assert relay_pid(interpreter) != pid
+
+
+def test_a_sandbox_of_the_image_that_was_restarted_is_told(daytona: Service, built: str) -> None:
+    """Its entrypoint runs again, and waits for a host: that is not the relay that had the kernel."""
+    with KernelInterpreter(sandbox=DaytonaSandbox(snapshot=built)) as interpreter:
+        interpreter.execute("x = 1")
+        made = daytona.only["id"]
+        record = daytona.emulator._server.world.fleet.by_id(made)
+        assert record is not None
+        record.auto_delete = -1  # a stop is its end otherwise
+        daytona.emulator.fail(Fault("api", "getSandbox", status=500, times=None))  # it is not seen stopped
+        daytona.ask("POST", f"/sandbox/{made}/stop")
+        until(lambda: record.state.value == "stopped", "the stop")
+        daytona.ask("POST", f"/sandbox/{made}/start")
+        until(lambda: record.state.value == "started", "the start")
+        daytona.emulator.heal()
+        with pytest.raises(CodeInterpreterError, match="was restarted"):
+            interpreter.execute("x")
 
 
 @pytest.mark.parametrize("wanted", [{"upload": True}, {"python": "python3"}, {"port": 4321}], ids=str)
@@ -176,3 +198,14 @@ def test_a_snapshot_that_cannot_be_made_is_told(
     assert cli.main(["image", "build", "--name", "other"]) == 1
     assert words in capfd.readouterr().err
     assert names() == before
+
+
+def test_a_build_without_a_key_is_told(
+    daytona: Service, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is done; and packages that are none, before anything is asked."""
+    monkeypatch.delenv("DAYTONA_API_KEY")
+    assert cli.main(["image", "build"]) == 1
+    assert "There is no key for Daytona: set DAYTONA_API_KEY" in capfd.readouterr().err
+    assert cli.main(["image", "build", "--package", "-r evil.txt"]) == 2
+    assert "packages are requirements" in capfd.readouterr().err

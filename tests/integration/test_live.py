@@ -31,8 +31,6 @@ from tests.integration.test_attach import end_sandbox, until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.integration.daytona_service import Service
-
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[KernelInterpreter]:
@@ -303,20 +301,6 @@ def test_an_impostor_of_a_host(tmp_path: Path) -> None:
 
     with pytest.raises(KernelError):
         Live(record, write=False).inspect()
-
-
-def test_a_sandbox_at_daytona_and_its_end(daytona: Service) -> None:
-    """A session there is looked into as any other; once its sandbox was deleted, one sentence says so."""
-    with KernelInterpreter() as interpreter:
-        interpreter.execute("x = 1")
-        view = live(interpreter.session_id)
-        assert view.inspect()["x"].preview == "1"
-        daytona.ask("DELETE", f"/sandbox/{daytona.only['id']}")
-        gone = "SandboxGone: the Daytona sandbox (was deleted|is stopp)"
-        with pytest.raises(KernelError, match=gone):
-            [view.inspect() for _ in range(100)]
-        with pytest.raises(CodeInterpreterError, match=rf"inspect\(\): {gone}"):
-            interpreter.inspect()
 
 
 # --- IPython's magics ----------------------------------------------------------------------------------------------

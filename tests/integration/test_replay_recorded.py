@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 import shutil
-import time
 from typing import TYPE_CHECKING, Any
 
 import dspy
+import nbformat
 import pytest
+from dspy.primitives.code_interpreter import CodeInterpreterError
 
 from daytona_kernel_interp import KernelInterpreter, Recording, ReplayInterpreter, cli, diff, replay
 from daytona_kernel_interp.demo.script import Step, rule_lm, scripted_lm
@@ -167,9 +168,47 @@ def test_a_tape_edited_by_hand(recorded: tuple[Path, Any], tmp_path: Path) -> No
     assert "note: Step " in str(report)
 
 
-def test_how_long_an_offline_run_takes(recorded: tuple[Path, Any]) -> None:
-    """A bound that only a run which waits for something would exceed; the benchmark has the number."""
-    path, _ = recorded
-    began = time.perf_counter()
-    run(ReplayInterpreter(path), Recording.load(path).lm())
-    assert time.perf_counter() - began < 20
+def test_a_notebook_of_somebody_else(tmp_path: Path) -> None:
+    """It is refused by name, with what can be done; asked for, its cells run and their outputs are compared."""
+    path = tmp_path / "other.ipynb"
+    stream: Any = nbformat.v4.new_output("stream", name="stdout", text="2\n")
+    failed: Any = nbformat.v4.new_output("error", ename="KeyError", evalue="1", traceback=["\x1b[0;31mKeyError\x1b[0m"])
+    value: Any = nbformat.v4.new_output("execute_result", data={"text/plain": "3"}, execution_count=3)
+    sources = [("x = 1\nprint(x + 1)", [stream]), ("{}[1]", [failed]), ("x + 2", [value]), ("print(x)", [stream])]
+    cells = [nbformat.v4.new_code_cell(source, outputs=outputs) for source, outputs in sources]
+    cells.insert(1, nbformat.v4.new_markdown_cell("words"))
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    with pytest.raises(RecordingError, match=r"is a notebook, but no recording.*replay\(path, plain=True\)"):
+        replay(path, sandbox="local")
+    report = replay(path, sandbox="local", plain=True)
+    assert (report.name, report.steps) == ("other.ipynb", 4)
+    assert [(one.step, one.expected, one.came) for one in report.divergences] == [(3, "2\n", "1\n")]
+    assert cli.main(["replay", str(path), "--sandbox", "local", "--plain", "--until", "3"]) == 0
+
+
+def test_what_is_no_python_notebook(tmp_path: Path) -> None:
+    """Another language, and what is no notebook at all."""
+    path = tmp_path / "other.ipynb"
+    other = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "ir", "display_name": "R", "language": "R"}})
+    nbformat.write(other, path)
+    with pytest.raises(RecordingError, match="is a notebook in R, and only Python can be run"):
+        replay(path, sandbox="local", plain=True)
+    path.write_text("no JSON")
+    with pytest.raises(RecordingError, match="is no notebook"):
+        replay(path, sandbox="local", plain=True)
+
+
+def test_values_that_were_put(tmp_path: Path) -> None:
+    """put() is a step: offline it must be the same, in a kernel it is done again; get() has no answer offline."""
+    path = tmp_path / "run.ipynb"
+    with KernelInterpreter(sandbox="local", record=path) as interpreter:
+        interpreter.put(numbers=[1, 2])
+        assert interpreter.execute("sum(numbers)") == 3
+    offline = ReplayInterpreter(path)
+    offline.put(numbers=[1, 2])
+    assert offline.execute("sum(numbers)") == 3
+    with pytest.raises(CodeInterpreterError, match=r"get\('numbers'\) has no answer in a recording"):
+        offline.get("numbers")
+    with pytest.raises(ReplayMismatch, match="another value of the variable 'numbers'"):
+        ReplayInterpreter(path).put(numbers=[1, 3])
+    assert replay(path, sandbox="local").ok

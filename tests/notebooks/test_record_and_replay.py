@@ -10,7 +10,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from daytona_kernel_interp import Recording
+from daytona_kernel_interp import Recording, replay
+from daytona_kernel_interp.transcript.comparing import Tolerance
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 NOTEBOOK = NOTEBOOKS / "03_record_and_replay.ipynb"
@@ -41,6 +42,12 @@ def test_committed_recording_is_whole() -> None:
     assert "read_letters" in recording.to_html()
     assert recording.to_jsonl().count('"type": "iteration"') == len(recording) - 1
     assert "/root/" not in SESSION.read_text(encoding="utf-8") + NOTEBOOK.read_text(encoding="utf-8")
+
+
+def test_committed_recording_replays() -> None:
+    """Its cells, run again in a fresh kernel with the recorded answers of its tools and model, come to the same."""
+    report = replay(SESSION, sandbox="local", tolerance=Tolerance(figures="size"))
+    assert str(report) == "support.ipynb: 8 steps replayed, no divergences"
 
 
 def _kinds(cell: Any) -> list[Any]:

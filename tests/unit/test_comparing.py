@@ -86,6 +86,11 @@ def test_an_error_that_was_shown_is_told_once() -> None:
     [
         ("<object at 0x7f3aa0c0>", "<object at 0x7f3bb0d0>", "addresses"),
         ("wrote /tmp/tmpab12/x.csv now", "wrote /tmp/tmpcd34/x.csv now", "paths"),
+        (
+            "Traceback:\n\n  Cell In[1], line 2\n    f()\n\n  File ~/a/lib/x.py:599 in f\n    g()\n\nKeyError: 1",
+            "Traceback:\n\n  Cell In[1], line 2\n    f()\n\n  File /usr/lib/x.py:601 in f\n    g(1)\n\nKeyError: 1",
+            "paths",
+        ),
         ("id 123e4567-e89b-12d3-a456-426614174000", "id 00000000-e89b-12d3-a456-426614174fff", "ids"),
         ("at 2026-01-02 03:04:05.123", "at 2027-11-12 13:14:15", "times"),
         ("took 1.5 s, 3 ms", "took 12.25 s, 400 ms", "times"),
@@ -106,6 +111,7 @@ def test_numbers_in_texts() -> None:
     assert texts("loss 0.123", "loss 0.124", floats=0.1)
     assert not texts("loss 0.123456789", "loss 0.123456790", floats=None)
     assert not texts("3 apples", "4 apples")
+    assert not texts("  Cell In[1], line 2\n    f()\n", "  Cell In[1], line 2\n    g()\n")
     assert not texts("3 apples", "3 pears")
     assert texts("nan 1e-3", "nan 0.001")
 

@@ -7,7 +7,8 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -41,6 +42,22 @@ def test_every_session_can_be_shown(session: Transcript) -> None:
     assert to_card(session, "any").startswith("<div")
 
 
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -5.0, 1e300, None])
+@pytest.mark.parametrize("began", [datetime.min.replace(tzinfo=timezone(timedelta(hours=5))), datetime.max])
+def test_impossible_times_can_be_shown(seconds: Any, began: datetime) -> None:
+    """A session whose file tells times that cannot be is shown without them."""
+    session = small()
+    calls = [replace(one, began_s=seconds or 0.0, elapsed_s=seconds) for one in session.entries[1].calls]
+    entries = [replace(one, began=began, elapsed_s=seconds, calls=calls) for one in session.entries]
+    asked = [replace(one, began=began, elapsed_s=seconds) for one in session.lm_calls]
+    odd = replace(session, facts=replace(session.facts, began=began), entries=entries, lm_calls=asked)
+    for _ in (0, 1):
+        assert report.to_html(odd, "x").count('<details class="step') == 5
+        assert to_jsonl(odd).count("\n") == 6
+        assert to_card(odd, "x").count("<details>") == 5
+        odd = replace(odd, facts=session.facts)
+
+
 def test_page_is_whole_in_itself() -> None:
     """The page names no other file, and its policy lets nothing be loaded and one script run."""
     page = report.to_html(small(), "run.ipynb")
@@ -66,6 +83,14 @@ def test_values_that_are_lost_have_their_summary() -> None:
     page = report.to_html(replace(session, store=MemoryStore()), "x").replace("&#39;", "'")
     assert session.entries[1].calls[0].arguments.summary in page
     assert "Recorded session" in page
+
+
+def test_colours_end_where_they_would_be_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a very long session only the first steps' code has colours; the code is all there."""
+    monkeypatch.setattr(report, "_COLOURED_CHARS", len(small().entries[0].code))
+    page = report.to_html(small(), "x")
+    assert '<i class="k">import' in page
+    assert '<pre class="code">hits = await asyncio' in page
 
 
 def test_dspys_preparations_are_no_step_of_the_model() -> None:

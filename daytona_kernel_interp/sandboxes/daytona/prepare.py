@@ -23,7 +23,6 @@ FIRST_PORT = 4290  # the relay's, if it is free
 _INSTALL_S = 280  # HTTP connections were seen to be cut after 300 s
 _WORDS = 1500
 _RELAY_S = 20.0  # what the image's relay may take to come up
-_STARTED = 19  # of what follows the name in /proc/PID/stat: when the process was started
 _APPEARS_S = 0.5  # after the sandbox has started, to be seen among its processes at all
 
 
@@ -104,9 +103,7 @@ def _new_relay(order, port, folder, path):
         process.kill()
         process.wait()
         return None
-    stat = pathlib.Path(f"/proc/{process.pid}/stat")
-    started = stat.read_text().rpartition(")")[2].split()[_STARTED] if stat.exists() else ""
-    return dict(answer, pid=process.pid, started=started)
+    return answer
 
 
 def _connection(path, process):
@@ -139,10 +136,19 @@ def _ordered(connection, order, port, process):
             lines.write(json.dumps(given if good else {"end": True}).encode() + b"\n")
             lines.flush()
             answer = json.loads(lines.readline()) if good else None
-            assert answer is None or isinstance(answer, dict)
-            return answer
-    except (OSError, ValueError, KeyError):
+            return None if answer is None else dict(answer, started=_started(int(answer["pid"])))
+    except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _started(pid):
+    # type: (int) -> str
+    """Return when a process was started, as /proc tells it; empty where there is none."""
+    try:
+        # proc(5): after the command in parentheses the state, and 19 fields on when it started
+        return pathlib.Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
 
 
 def _relay_runs():
@@ -176,8 +182,11 @@ def install(order):
 
 def lives(order):
     # type: (dict[str, object]) -> dict[str, object]
-    """Return whether a kernel of a relay's folder lives; None where none was started."""
-    found = None
+    """Return whether a kernel of a relay's folder lives; None where none was started.
+
+    A relay that is asked to end, as at a stop, deletes its folder; ``was_made`` says that there was one.
+    """
+    found = False if order["was_made"] and not os.path.isdir(str(order["folder"])) else None
     for path in pathlib.Path(str(order["folder"])).glob("kernel-*.state"):
         found = found or False
         try:

@@ -34,7 +34,6 @@ _REFUSED_FOR_S = 12.0
 _LOOK_S = 1.0  # between looks at what became of a relay that does not answer
 _REQUEST_S = 15.0
 _RESUME_S = 60.0
-_ENTRYPOINT = "entrypoint"  # the session that is the image's own
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _RUNNING = ("started", "starting", "resuming")
 _GONE = ("destroyed", "destroying")
@@ -157,8 +156,8 @@ class RunningDaytonaSandbox:
             raise SandboxFailed(f"Daytona gives no preview of the sandbox: {sentence(error)}") from error
 
     def take_relay(self, place: Place, secret: str, process: str, link: Any) -> None:
-        """Take a relay that was told to serve us: the image's entrypoint, or a ``process`` of its own."""
-        self._place, self._launched = place, Launched("" if process else _ENTRYPOINT, process)
+        """Take a relay that was told to serve us, and is no command of a session but a ``process``."""
+        self._place, self._launched = place, Launched("", process)
         self._address = self._address_of(link, secret)
 
     async def launch(self, place: Place, session: str, link: Any) -> None:
@@ -272,9 +271,6 @@ class RunningDaytonaSandbox:
         assert launched is not None
         process = sandbox.process
         try:
-            if launched.session == _ENTRYPOINT:
-                entrypoint = await process.get_entrypoint_session(request_timeout=_REQUEST_S)
-                return all(command.exit_code is not None for command in entrypoint.commands or ())
             if not launched.session:
                 return await self._process_ended(sandbox, *launched.command.split(" "))
             command = await process.get_session_command(launched.session, launched.command, request_timeout=_REQUEST_S)
@@ -294,13 +290,16 @@ class RunningDaytonaSandbox:
         return True
 
     async def _process_ended(self, sandbox: AsyncSandbox, pid: str, started: str = "") -> bool:
-        told = await sandbox.process.exec(f"cat /proc/{int(pid)}/stat", timeout=int(_REQUEST_S))
+        # Where there is no /proc, as in an emulator on macOS, what is known is that there is a process.
+        look = f"if [ -e /proc/self/stat ]; then cat /proc/{int(pid)}/stat; else kill -0 {int(pid)} && echo '() S'; fi"
+        told = await sandbox.process.exec(f"sh -c {shlex.quote(look)} </dev/null", timeout=int(_REQUEST_S))
         state, *rest = told.result.rpartition(")")[2].split() or ["Z"]
         return told.exit_code != 0 or state == "Z" or (started != "" and started not in rest)
 
     async def _see_that_kernels_live(self, sandbox: AsyncSandbox, place: Place) -> None:
         assert self._service is not None
-        found = await self._service.prepare(sandbox, "lives", place.python, folder=place.folder)
+        was_made = self._launched is not None and not self._launched.session
+        found = await self._service.prepare(sandbox, "lives", place.python, folder=place.folder, was_made=was_made)
         if found["lives"] is False:
             raise SandboxGone("the Daytona sandbox was restarted: kernel and variables are gone")
 

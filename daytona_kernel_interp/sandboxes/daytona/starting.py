@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SECRET = re.compile(r"[A-Za-z0-9_-]{20,100}")  # it becomes a header
+_NONSENSE = "the relay in the Daytona sandbox gave an answer that makes no sense"
 _OLDEST_PYTHON = [3, 10]
 _CLEAN_UP_S = 5.0  # what a failed start waits for its sandbox's end
 _BUSY_S = 600.0  # what is tried, in the background, to delete a sandbox that cannot be deleted yet
@@ -107,14 +108,16 @@ def _place_of(relay: dict[str, Any]) -> Place:
     """Return where a relay is, from its own answer, which is not to be trusted."""
     port, secret = relay.get("port"), relay.get("secret")
     if not isinstance(port, int) or not 0 < port < 65536 or not _SECRET.fullmatch(str(secret)):
-        raise SandboxFailed("the relay in the Daytona sandbox gave an answer that makes no sense")
+        raise SandboxFailed(_NONSENSE)
     return Place(str(relay.get("python")), "", str(relay.get("folder")), str(relay.get("cwd")), port)
 
 
 def _process_of(relay: dict[str, Any]) -> str:
-    """Return which process it is, if it was started for us; empty for the image's entrypoint."""
-    pid, started = relay.get("pid"), relay.get("started")
-    return f"{pid} {started}" if isinstance(pid, int) else ""
+    """Return which process it is."""
+    pid, started = relay.get("pid"), str(relay.get("started"))
+    if not isinstance(pid, int) or not (started.isdigit() or not started):
+        raise SandboxFailed(_NONSENSE)
+    return f"{pid} {started}".rstrip()
 
 
 async def _instead(unneeded: asyncio.Future[Any], needed: Awaitable[Any]) -> Any:

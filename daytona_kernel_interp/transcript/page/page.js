@@ -3,6 +3,7 @@
   const find = (selector, root = document) => root.querySelector(selector);
   const every = (selector, root = document) => [...root.querySelectorAll(selector)];
   const steps = every("details.step");
+  const railOf = new Map(every(".rail a").map((link) => [link.dataset.step, link]));
   const search = find("#search"), filter = find("#filter"), found = find("#found");
 
   // --- the look -------------------------------------------------------------------------------------
@@ -88,6 +89,7 @@
     hits = []; current = -1; shown = 0;
     for (const step of steps) {
       let count = 0;
+      const before = hits.length;
       if (wanted) {
         const all = textOf(step);
         for (let at = all.text.indexOf(wanted); at >= 0; at = all.text.indexOf(wanted, at + wanted.length)) {
@@ -99,8 +101,8 @@
       }
       const kept = (!wanted || count > 0) && (!filter.value || step.classList.contains(filter.value));
       step.hidden = !kept;
-      find(`.rail a[data-step="${step.id}"]`).parentElement.hidden = !kept;
-      if (!kept) hits = hits.filter((range) => !step.contains(range.startContainer));
+      railOf.get(step.id).parentElement.hidden = !kept;
+      if (!kept) hits.length = before;
       find(".hits", step).textContent = count ? String(count) : "";
       shown += kept;
     }
@@ -154,7 +156,7 @@
     for (const { target, isIntersecting } of changes) seen[isIntersecting ? "add" : "delete"](target);
     const first = steps.find((step) => seen.has(step));
     for (const link of every(".rail a[aria-current]")) link.removeAttribute("aria-current");
-    const link = first && find(`.rail a[data-step="${first.id}"]`);
+    const link = first && railOf.get(first.id);
     if (!link) return;
     link.setAttribute("aria-current", "true");
     const rail = find(".rail"), box = link.getBoundingClientRect();

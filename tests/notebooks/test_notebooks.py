@@ -1,0 +1,39 @@
+"""The notebooks for readers run from top to bottom, and are committed as ``tests.notebooks.execute`` writes them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from .execute import FOLDER, NAMES, executed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No cell fails, on the local sandbox; what it shows is of the kinds that were committed."""
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    notebook = executed(name, tmp_path)
+    committed = json.loads((FOLDER / f"{name}.ipynb").read_text(encoding="utf-8"))
+    assert [_kinds(cell) for cell in notebook.cells] == [_kinds(cell) for cell in committed["cells"]]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_is_committed_clean(name: str) -> None:
+    """With outputs and a figure, without times, folders of a machine, or errors."""
+    text = (FOLDER / f"{name}.ipynb").read_text(encoding="utf-8")
+    cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["metadata"] == {} and cell["execution_count"] is not None for cell in cells)
+    kinds = [kind for cell in cells for kind in _kinds(cell)]
+    assert any("image/png" in data for _, data in kinds)
+    assert "error" not in [kind for kind, _ in kinds]
+    assert not any(path in text for path in ("/root", "/home/", "/tmp/"))
+
+
+def _kinds(cell: Any) -> list[tuple[str, list[str]]]:
+    return [(output["output_type"], sorted(output.get("data", {}))) for output in cell.get("outputs", [])]
