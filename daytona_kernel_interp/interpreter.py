@@ -26,7 +26,7 @@ from .loop import io_loop
 from .outcome import is_syntax_error, printed, returned, submitted, with_output
 from .request import InvalidRequest, Request, check_limits, fields_of, prepare, tools_of
 from .running import CellResult, DiedInCell
-from .sandboxes.choice import choose
+from .sandboxes.choice import choose, foresee
 from .session import Session
 from .succession import Succession
 from .tools import Tool, ToolAborted, call, weakly
@@ -116,6 +116,7 @@ class KernelInterpreter(Exchange, Succession, Looking):
         self._attached = False  # to a session of another host, of whose last cell nothing was told yet
         self._ended: str | None = None  # why there will be no further cell
         self._finalizer: weakref.finalize[Any, KernelInterpreter] | None = None
+        foresee(sandbox)
 
     # --- lifecycle ----------------------------------------------------------------------------------
 

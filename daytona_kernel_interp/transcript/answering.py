@@ -30,6 +30,7 @@ _UNNAMED = "recorded"
 _with_callbacks: Any = callback.with_callbacks  # it has no types
 _MAX_TAIL = 4000  # characters of a conversation's end in which the nearest is looked for
 _MAX_NEAR = 300
+_SHOWN_TAIL = 300
 
 
 class RecordedLM(dspy.BaseLM):
@@ -159,7 +160,11 @@ class _Answers:
         near = self._nearest(asked)
         if near is None:
             return f"{text}; all recorded ones are answered"
-        return f"{text}. The nearest recorded one:\n{diff_text(near, asked, self._name, 'now')}"
+        end = asked if len(asked) <= _SHOWN_TAIL else f"…{asked[-_SHOWN_TAIL:]}"
+        return (
+            f"{text}. The nearest recorded one:\n{diff_text(near, asked, self._name, 'now')}\n"
+            f"What was asked for ends in:\n{end}"
+        )
 
     def _nearest(self, asked: str) -> str | None:
         matcher = difflib.SequenceMatcher(autojunk=False)

@@ -6,6 +6,7 @@ and below it the calls and the answer; one that ends it.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -222,8 +223,16 @@ def notebook_metadata(facts: Facts, *, complete: bool, callback: bool) -> str:
 
 def ending(metadata: str, *, complete: bool, callback: bool, cells: int) -> str:
     """Return what closes the document: its last cell and the notebook's metadata."""
-    last = cell_text(end_cell(complete=complete, callback=callback, cells=cells))
-    return f'{last}\n ],\n "metadata": {metadata},\n "nbformat": 4,\n "nbformat_minor": 5\n}}\n'
+    before, after = _last_cell(complete, callback)
+    return f'{before}{cells:,}{after}\n ],\n "metadata": {metadata},\n "nbformat": 4,\n "nbformat_minor": 5\n}}\n'
+
+
+@functools.cache
+def _last_cell(complete: bool, callback: bool) -> tuple[str, str]:
+    """Return the last cell's text before and after its number of cells: it is written anew with every cell."""
+    number = 7**20
+    before, _, after = cell_text(end_cell(complete=complete, callback=callback, cells=number)).partition(f"{number:,}")
+    return before, after
 
 
 def keep_tools(tools: Sequence[ToolSpec], store: ValueStore) -> tuple[Ref | None, dict[str, str]]:

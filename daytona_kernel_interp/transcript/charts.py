@@ -23,6 +23,7 @@ _LABELS: dict[Kind, str] = {
 _MAX_LANES = 40  # of a kind; what overlaps beyond lies on the last
 _GROUP_PX, _GAP_PX, _TOP_PX = 110, 10, 20
 _MAX_TICKS = 8
+_SENSIBLE_S = 1e9  # a file can say anything
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ def duration(seconds: float | None) -> str:
     """Return a duration for a reader."""
     if seconds is None:
         return "no end"
+    if not math.isfinite(seconds) or seconds < 0 or seconds > _SENSIBLE_S:
+        return "?"
     if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms" if seconds >= 0.01 or not seconds else f"{seconds * 1000:.1f} ms"
     if seconds < 59.95:

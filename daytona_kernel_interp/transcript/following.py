@@ -11,7 +11,7 @@ import difflib
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RecordingError, ReplayMismatch
-from ..inputs import Inputs
+from ..inputs import Encoded, Inputs
 from ..request import fields_of
 from ..wire import values
 from ..wire.errors import RemoteProtocolError
@@ -36,7 +36,7 @@ class Follower:
 
     def __init__(self, transcript: Transcript, name: str) -> None:
         self._entries, self._store, self._name = list(transcript.entries), transcript.store, name
-        self._inputs = Inputs()
+        self.inputs = Inputs()  # what encodes a program's variables: a large one that did not change only once
         self._seen: set[str] = set()  # hashes of large values, which need not be encoded again while they are the same
         self._next = 0
 
@@ -51,8 +51,11 @@ class Follower:
         variables: Mapping[str, Any],
         tools: Iterable[ToolSpec],
         output_fields: Sequence[Mapping[str, Any]] | None,
+        encoded: Mapping[str, Encoded] | None = None,
     ) -> Entry | None:
         """Return the recorded step that this is; None for DSPy's own where the recording has none.
+
+        ``encoded`` are the variables by :attr:`inputs`, where the caller has them already.
 
         Raises:
             ReplayMismatch: If it is not the next one; the text shows what differs from the nearest one.
@@ -69,31 +72,31 @@ class Follower:
             return entry
         if entry is None or entry.code != code:
             raise ReplayMismatch(self._other_code(code, entry))
-        self._check_variables(entry, variables)
+        self._check_variables(entry, variables, encoded or {})
         self._check_offer(entry, list(tools), output_fields)
         self._next += 1
         return entry
 
-    def _check_variables(self, entry: Entry, variables: Mapping[str, Any]) -> None:
+    def _check_variables(self, entry: Entry, variables: Mapping[str, Any], encoded: Mapping[str, Encoded]) -> None:
         if entry.variables.keys() != variables.keys():
             recorded, asked = (", ".join(sorted(names)) or "none" for names in (entry.variables, variables))
             raise ReplayMismatch(
                 f"{self._where(entry)} has other variables: recorded are {recorded}; asked for are {asked}"
             )
         for name, ref in entry.variables.items():
-            if not self._is_recorded(name, variables[name], ref):
+            if name == TOKEN:
+                continue
+            one = encoded.get(name) or self.inputs.encode(name, variables[name], None)
+            if not self._is_recorded(one, variables[name], ref):
                 raise ReplayMismatch(
                     f"{self._where(entry)} has another value of the variable {name!r}:\n"
                     + diff_text(value_text(self._store, ref), _text(variables[name]), f"step {entry.index}", "now")
                 )
 
-    def _is_recorded(self, name: str, value: Any, ref: Ref) -> bool:
-        if name == TOKEN:
-            return True
-        self._inputs.kernel_has(list(self._seen))
-        encoded = self._inputs.encode(name, value, None)
-        if encoded.key:
+    def _is_recorded(self, encoded: Encoded, value: Any, ref: Ref) -> bool:
+        if encoded.key and encoded.key not in self._seen:
             self._seen.add(encoded.key)
+            self.inputs.kernel_has(list(self._seen))
         if (encoded.key or hash_of(encoded.buffers)) == ref.hash:
             return True
         buffers = encoded.buffers or values.dumps(value, max_bytes=None)

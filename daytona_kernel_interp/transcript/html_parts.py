@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 import re
 from html import escape as html_escape
@@ -201,7 +202,9 @@ def _rich(data: Mapping[str, Any], kind: str, limit: int) -> Markup:
     if isinstance(text, str):
         return Markup('<div class="out {} prose">{}</div>').format(kind, markdown(cut(text, limit)))
     if "application/json" in data:
-        return _block(kind, cut(json.dumps(data["application/json"], indent=2, ensure_ascii=False, default=str), limit))
+        with contextlib.suppress(RecursionError, ValueError):
+            laid_out = json.dumps(data["application/json"], indent=2, ensure_ascii=False, default=str)
+            return _block(kind, cut(laid_out, limit))
     return _block(kind, cut(describe(data), limit))
 
 
@@ -209,7 +212,7 @@ def _shows_something(html: str) -> bool:
     """Whether anything is left of HTML whose scripts do not run: of many a chart nothing is."""
     rest = _SCRIPT.sub("", html)
     return bool(
-        re.search(r"<(?:img|svg|progress|meter|hr)\b", rest, re.IGNORECASE) or re.sub(r"<[^>]*>", "", rest).strip()
+        re.search(r"<(?:img|svg|progress|meter|hr)\b", rest, re.IGNORECASE) or re.sub(r"<[^<>]*>", "", rest).strip()
     )
 
 

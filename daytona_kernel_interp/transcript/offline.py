@@ -12,7 +12,6 @@ from ..dspy_versions import REOPENS, CodeExecutionError, with_callbacks
 from ..errors import RecordingError, ReplayMismatch
 from ..interpreter import KernelInterpreter
 from ..request import InvalidRequest, prepare, tools_of
-from ..tools import describe
 from ..wire import values
 from .following import Follower
 from .opening import opened
@@ -201,15 +200,18 @@ class ReplayInterpreter:
 
     def _find(self, code: str, variables: Mapping[str, Any] | None) -> Entry | None:
         try:
-            # Everything about the call but the values, which the follower encodes.
-            names = dict.fromkeys(variables) if isinstance(variables, dict) else variables
-            prepare(code, names, self.tools, self.output_fields, max_output_chars=None, max_value_bytes=None)
-            specs = [describe(name, tool) for name, tool in self.tools.items()]
-            return self._follower.step(code, variables or {}, specs, self.output_fields)
+            request = prepare(
+                code,
+                variables,
+                self.tools,
+                self.output_fields,
+                max_output_chars=None,
+                max_value_bytes=None,
+                inputs=self._follower.inputs,
+            )
+            return self._follower.step(code, variables or {}, request.tools, self.output_fields, request.variables)
         except InvalidRequest as error:
             raise CodeInterpreterError(str(error)) from error.__cause__
-        except values.UnsupportedValue as error:
-            raise CodeInterpreterError(f"The variables cannot be sent to the kernel: {error}.") from error
         except ReplayMismatch as error:
             raise self._over(str(error)) from None
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SLOW_S = 0.02
+SLOW_S = 0.1
 _LARGE_BYTES = 64 * 1024  # kept on a thread of its own
 _LLM_TOOLS = ("llm_query", "llm_query_batched")
 

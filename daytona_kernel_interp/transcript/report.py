@@ -10,7 +10,6 @@ import base64
 import hashlib
 import math
 from dataclasses import dataclass
-from datetime import timezone
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -335,8 +334,7 @@ def _notes(transcript: Transcript) -> list[str]:
 
 def _subtitle(transcript: Transcript) -> str:
     facts = transcript.facts
-    began = facts.began.astimezone(timezone.utc) if facts.began.tzinfo else facts.began
-    return f"{began:%d %B %Y, %H:%M} UTC · {facts.sandbox} · session {facts.session_id}"
+    return f"{timeline.in_utc(facts.began):%d %B %Y, %H:%M} UTC · {facts.sandbox} · session {facts.session_id}"
 
 
 def _facts(transcript: Transcript) -> Sequence[tuple[str, list[tuple[str, str]]]]:

@@ -8,6 +8,7 @@ only then decoded; nothing in it is ever run.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import secrets
 from typing import TYPE_CHECKING, Any
@@ -51,7 +52,7 @@ def summary_of(buffers: Sequence[values.Buffer]) -> str:
     head, size = bytes(buffers[0][: _DECODED_BYTES + 1]), size_of(buffers)
     if len(buffers) == 1 and len(head) <= _DECODED_BYTES:
         try:
-            return _short(repr(values.loads(buffers)))
+            return _short(repr(_small(buffers)))
         except Exception:  # a value of a library that is missing here
             pass
     if head.startswith(b'"'):
@@ -68,11 +69,17 @@ def summary_of_call(buffers: Sequence[values.Buffer]) -> str:
     """Return a call's arguments, ``(args, kwargs)`` in the encoding, as they would stand between its brackets."""
     if len(buffers) == 1 and len(buffers[0]) <= INLINE_BYTES:
         try:
-            args, kwargs = values.loads(buffers)
+            args, kwargs = _small(buffers)
             return _short(", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())]))
         except Exception:  # a sandbox sends what it likes
             pass
     return summary_of(buffers)
+
+
+def _small(buffers: Sequence[values.Buffer]) -> Any:
+    """Return a value of one buffer; what has no tag is plain JSON."""
+    head = bytes(buffers[0])
+    return values.loads(buffers) if b'"$"' in head else json.loads(head)
 
 
 def _short(text: str) -> str:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _MAX_TEXT = 20_000  # characters of a call that a diff looks at
 _MAX_NEAR = 500  # recorded calls among which the nearest is looked for
 _MAX_LINES = 60
+_LINE_CHARS = 200  # a longer line is compared piece by piece
 
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = _MAX_TEXT
@@ -126,7 +127,10 @@ class Tape:
         for number, call in candidates[:_MAX_NEAR]:
             text = call_text(call.name, self._store.load(call.arguments))
             matcher.set_seq1(text[:2000])
-            rank = ((number, call.id) not in self._taken, matcher.ratio())
+            left = (number, call.id) not in self._taken
+            if best is not None and (left, matcher.quick_ratio()) <= best[0]:
+                continue
+            rank = (left, matcher.ratio())
             if best is None or rank > best[0]:
                 best = rank, (number, call, text)
         return best[1] if best is not None else None
@@ -186,7 +190,8 @@ def diff_text(recorded: str, came: str, recorded_name: str, came_name: str) -> s
 
 
 def _lines(text: str) -> list[str]:
-    return text[:_MAX_TEXT].replace("\\n", "\n").splitlines()
+    lines = text[:_MAX_TEXT].replace("\\n", "\n").splitlines()
+    return [line[at : at + _LINE_CHARS] for line in lines for at in range(0, max(1, len(line)), _LINE_CHARS)]
 
 
 def _first_line(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import math
 from dataclasses import dataclass, replace
@@ -60,8 +61,14 @@ class Totals:
 
 def seconds_between(start: datetime, end: datetime) -> float:
     """Return the seconds from ``start`` to ``end``, 0 if it is before; times without a zone are UTC."""
-    first, second = (at if at.tzinfo else at.replace(tzinfo=timezone.utc) for at in (start, end))
-    return max(0.0, (second - first).total_seconds())
+    return max(0.0, (in_utc(end) - in_utc(start)).total_seconds())
+
+
+def in_utc(at: datetime) -> datetime:
+    """Return a time in UTC; one without a zone, or at the end of all times, is taken for that already."""
+    with contextlib.suppress(OverflowError):
+        return at.astimezone(timezone.utc) if at.tzinfo else at.replace(tzinfo=timezone.utc)
+    return at.replace(tzinfo=timezone.utc)
 
 
 def failed(entry: Entry) -> bool:
@@ -116,8 +123,8 @@ def cell_spans(transcript: Transcript) -> dict[int, list[Span]]:
 def cell_length_s(entry: Entry) -> float:
     """Return how long a cell took; for one without an end, until the last thing that is known of it."""
     if entry.elapsed_s is not None:
-        return _sane(entry.elapsed_s)
-    return max((_sane(call.began_s) + _sane(call.elapsed_s) for call in entry.calls), default=0.0)
+        return sane(entry.elapsed_s)
+    return max((sane(call.began_s) + sane(call.elapsed_s) for call in entry.calls), default=0.0)
 
 
 def totals(transcript: Transcript) -> Totals:
@@ -155,13 +162,13 @@ def _sum(usages: Iterable[Usage], name: str) -> int | None:
 
 
 def _call_span(call: Call, entry: Entry, offset_s: float, end_s: float) -> Span:
-    start_s = offset_s + _sane(call.began_s)
+    start_s = offset_s + sane(call.began_s)
     known = call.elapsed_s is not None
     return Span(
         call.kind,
         call.name,
         start_s,
-        start_s + _sane(call.elapsed_s) if known else max(start_s, end_s),
+        start_s + sane(call.elapsed_s) if known else max(start_s, end_s),
         0,
         entry.index,
         call.id,
@@ -185,13 +192,13 @@ def _requests(transcript: Transcript) -> list[Span]:
         start_s = seconds_between(began, one.began)
         name = (one.usage.model if one.usage else None) or "model"
         kind: Kind = "model" if one.entry is None else "request"
-        end_s = start_s + _sane(one.elapsed_s)
+        end_s = start_s + sane(one.elapsed_s)
         broken = bool(one.error)
         spans.append(Span(kind, name, start_s, end_s, 0, one.entry, None, broken, one.elapsed_s is None))
     return spans
 
 
-def _sane(seconds: float | None) -> float:
+def sane(seconds: float | None) -> float:
     """Return a duration that can be drawn, whatever a file says."""
     return seconds if seconds is not None and math.isfinite(seconds) and seconds > 0 else 0.0
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import timezone
 from typing import TYPE_CHECKING, Any
 
 from ..cell import CellError, StreamText
@@ -25,6 +24,7 @@ from .shown_values import arguments, as_text, load, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from datetime import datetime
 
     from .model import Call, Entry, LMCall, Store, Transcript, Usage
 
@@ -60,7 +60,7 @@ def _iterations(transcript: Transcript) -> Iterator[dict[str, Any]]:
     asked = _requests(transcript)
     for number, entry in enumerate((one for one in transcript.entries if not timeline.is_setup(one)), 1):
         request = asked.get(entry.index)
-        thought_s = 0.0 if request is None else request.elapsed_s or 0.0
+        thought_s = 0.0 if request is None else timeline.sane(request.elapsed_s)
         yield {
             "type": "iteration",
             "iteration": number,
@@ -142,7 +142,7 @@ def _call(call: Call, store: Store) -> dict[str, Any]:
         "prompt_tokens": (usage.prompt_tokens if usage else None) or 0,
         "completion_tokens": (usage.completion_tokens if usage else None) or 0,
         "usage_summary": {"model_usage_summaries": _usage_summary(usage)},
-        "execution_time": 0.0 if call.elapsed_s is None or not math.isfinite(call.elapsed_s) else call.elapsed_s,
+        "execution_time": timeline.sane(call.elapsed_s),
     }
     if call.error is not None:
         line |= {"error": call.error[2], "error_type": call.error[0]}
@@ -172,10 +172,6 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _timestamp(at: Any) -> str:
+def _timestamp(at: datetime) -> str:
     """ISO 8601 in UTC: these sort as the times do."""
-    return str(
-        (at.astimezone(timezone.utc) if at.tzinfo else at.replace(tzinfo=timezone.utc)).isoformat(
-            timespec="microseconds"
-        )
-    )
+    return timeline.in_utc(at).isoformat(timespec="microseconds")

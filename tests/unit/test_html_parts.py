@@ -123,6 +123,21 @@ def test_outputs_can_do_nothing(data: dict[str, Any]) -> None:
         assert _only_ours(html_parts.output(shown, 1000))
 
 
+def test_endless_outputs_end() -> None:
+    """What is made to be read for ever, or to be nested without end, is shown as quickly as anything."""
+    nested: list[Any] = []
+    for _ in range(900):
+        nested = [nested]
+    hostile: list[dict[str, Any]] = [
+        {"text/html": sign * 500_000, "text/plain": "plain"} for sign in ("<", "<scr", "<style>", "<li")
+    ]
+    hostile.append({"application/json": nested, "text/plain": "plain"})
+    for data in hostile:
+        assert html_parts.output(DisplayData(data, {}), 1000)
+    for text in ("[" * 20_000, "> " * 10_000, "- " * 10_000, "**a" * 6_000):
+        assert _only_ours(html_parts.markdown(text))
+
+
 def test_streams_and_errors_are_text() -> None:
     """Streams and tracebacks are shown without colours and as text."""
     for shown in (

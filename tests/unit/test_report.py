@@ -7,7 +7,8 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -39,6 +40,22 @@ def test_every_session_can_be_shown(session: Transcript) -> None:
     assert page.count("<script") == 1
     assert len([json.loads(line) for line in to_jsonl(session).split("\n")[:-1]]) == 1 + len(session.entries)
     assert to_card(session, "any").startswith("<div")
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -5.0, 1e300, None])
+@pytest.mark.parametrize("began", [datetime.min.replace(tzinfo=timezone(timedelta(hours=5))), datetime.max])
+def test_impossible_times_can_be_shown(seconds: Any, began: datetime) -> None:
+    """A session whose file tells times that cannot be is shown without them."""
+    session = small()
+    calls = [replace(one, began_s=seconds or 0.0, elapsed_s=seconds) for one in session.entries[1].calls]
+    entries = [replace(one, began=began, elapsed_s=seconds, calls=calls) for one in session.entries]
+    asked = [replace(one, began=began, elapsed_s=seconds) for one in session.lm_calls]
+    odd = replace(session, facts=replace(session.facts, began=began), entries=entries, lm_calls=asked)
+    for _ in (0, 1):
+        assert report.to_html(odd, "x").count('<details class="step') == 5
+        assert to_jsonl(odd).count("\n") == 6
+        assert to_card(odd, "x").count("<details>") == 5
+        odd = replace(odd, facts=session.facts)
 
 
 def test_page_is_whole_in_itself() -> None:

@@ -147,6 +147,15 @@ def test_a_long_prompt_is_compared_line_by_line() -> None:
     assert len(str(caught.value).splitlines()) < 20
 
 
+def test_a_long_line_is_compared_piece_by_piece() -> None:
+    """Of one line of thousands of characters only what is around the difference is shown."""
+    maker = Maker()
+    maker.add("x", calls=[maker.call("llm_query", "a" * 3000 + "b" + "c" * 3000)], tools=[LLM_QUERY])
+    with pytest.raises(ReplayMismatch) as caught:
+        Tape(maker.entries, maker.store).take(0, "llm_query", encoded("a" * 3000 + "x" + "c" * 3000))
+    assert len(str(caught.value)) < 2500
+
+
 def test_a_name_that_was_never_called() -> None:
     """The text says which ones were."""
     maker = Maker()
