@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -71,7 +72,7 @@ def _life(kernel: str) -> list[float]:
     client.stop_channels()
     manager.shutdown_kernel()
     ended = time.perf_counter()
-    steps = [after - before for before, after in zip(moments, moments[1:], strict=False)]
+    steps = [after - before for before, after in itertools.pairwise(moments)]
     return [took_s * 1000 for took_s in (*steps, moments[-1] - moments[0], ended - moments[-1])]
 
 
