@@ -94,7 +94,6 @@ class Kernelspec:
             "language": "python",
             "interrupt_mode": "signal",  # by the relay, which reaches a kernel that hears no message
             "metadata": {
-                "debugger": True,
                 "kernel_provisioner": {"provisioner_name": PROVISIONER, "config": dict(self.options)},
             },
         }

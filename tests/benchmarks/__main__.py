@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .samples import Key, Sample
 
 # Modules beside this one, each with a ``run(quick)`` that returns its tables. They import what reads the environment.
-_PARTS = ("emulator", "daytona", "values", "inspecting", "recording", "replaying", "reporting")
+_PARTS = ("emulator", "daytona", "values", "inspecting", "recording", "replaying", "reporting", "programs")
 _BASICS = "basics"  # cells, calls, lives and the link
 
 
