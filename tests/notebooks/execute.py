@@ -26,7 +26,7 @@ def executed(name: str, folder: Path) -> NotebookNode:
     Raises:
         CellExecutionError: If a cell fails.
     """
-    notebook: NotebookNode = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)  # type: ignore[no-untyped-call]
+    notebook: NotebookNode = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     client = NotebookClient(
         notebook, timeout=100, record_timing=False, resources={"metadata": {"path": str(folder)}}, kernel_name="python3"
     )
@@ -45,7 +45,7 @@ def main() -> None:
         hermetic.isolate(os.environ, Path(folder))
         del os.environ["MPLBACKEND"]
         for name in sys.argv[1:] or NAMES:
-            nbformat.write(executed(name, Path(folder)), FOLDER / f"{name}.ipynb")  # type: ignore[no-untyped-call]
+            nbformat.write(executed(name, Path(folder)), FOLDER / f"{name}.ipynb")
             print(name)
 
 
