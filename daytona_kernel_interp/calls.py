@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any
 
 from .settings import KEPT_REPLY_BYTES, MAX_PENDING_CALLS
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from .cell import ToolCalled
+
+log = logging.getLogger(__name__)
 
 HOST_LOST = ToolFailure(
     "HostLost",
@@ -98,6 +101,9 @@ class Calls:
         except ToolAborted as aborted:
             abort(aborted)
             return
+        except Exception as error:  # none of the tool's: its cell must not wait for ever
+            log.exception("a tool call could not be made")
+            reply = Reply("error", values.dumps(failure(error).to_value()))
         self._keep(call.call_id, reply)
         self._reply(call.call_id, reply)
 

@@ -461,6 +461,9 @@ class KernelInterpreter(Exchange, Succession, Looking):
 
 def _close_forgotten(session: Session, pid: int) -> None:
     """End the sandbox of an interpreter that was dropped, or still ran at the end of the process that started it."""
-    if pid == os.getpid():
-        with contextlib.suppress(Exception):
-            io_loop().submit(session.aclose()).result(_SHUTDOWN_S)
+    if pid != os.getpid():
+        return
+    with contextlib.suppress(Exception):
+        closing = io_loop().submit(session.aclose())
+        if not io_loop().is_here:  # the collector runs on any thread, and that one has it to do
+            closing.result(_SHUTDOWN_S)

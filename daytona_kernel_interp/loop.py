@@ -111,13 +111,18 @@ class LoopThread:
         """
         return contextvars.Context().run(asyncio.run_coroutine_threadsafe, coroutine, self.loop)
 
+    @property
+    def is_here(self) -> bool:
+        """Whether the caller runs on this thread."""
+        return threading.current_thread() is self._thread
+
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run ``coroutine`` on the loop and wait for its result.
 
         When the wait is broken (Ctrl-C), the coroutine is cancelled and given time to clean up; a second Ctrl-C
         leaves at once.
         """
-        if threading.current_thread() is self._thread:
+        if self.is_here:
             coroutine.close()
             raise RuntimeError("a sync call from the event loop's own thread would wait for itself")
         ended = threading.Event()
@@ -143,7 +148,7 @@ class LoopThread:
     def stop(self, *, wait: bool = True) -> None:
         """Stop the loop: what runs on it is cancelled, then its thread closes it and ends."""
         self.loop.call_soon_threadsafe(self.loop.stop)
-        if wait and threading.current_thread() is not self._thread:
+        if wait and not self.is_here:
             self._thread.join(2 * _STOP_S)
 
 
@@ -155,7 +160,7 @@ async def _and_then(coroutine: Coroutine[Any, Any, T], ended: threading.Event) -
 
 
 _io_loop: LoopThread | None = None
-_lock = threading.Lock()
+_lock = threading.RLock()  # the collector may run while it is held, and end a forgotten interpreter, which asks too
 
 
 def io_loop() -> LoopThread:
@@ -170,7 +175,7 @@ def io_loop() -> LoopThread:
 def _forget_after_fork() -> None:
     # The child has the object but not the thread. Its parent's sandboxes are not its own to use.
     global _io_loop, _lock
-    _io_loop, _lock = None, threading.Lock()
+    _io_loop, _lock = None, threading.RLock()
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)

@@ -117,6 +117,16 @@ async def test_a_reply_is_repeated_to_the_calls_that_wait() -> None:
     assert host.runner.started == ["1", "2", "3"]
 
 
+async def test_a_fault_of_our_own_is_an_answer(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever goes wrong about a call besides its tool, the cell does not wait for ever."""
+    host = Host()
+    await host.make(1)
+    host.runner.results["1"].set_exception(RuntimeError("no thread can be started"))
+    await settle()
+    assert failure_in(host.sent[0]).message == "no thread can be started"
+    assert "could not be made" in caplog.text
+
+
 async def test_a_call_under_way_is_left_alone() -> None:
     """It is answered when its tool returns, over whatever link there is then."""
     host = Host()
