@@ -55,7 +55,7 @@ def describe(options: Mapping[str, Any], *, env: Mapping[str, str] | None = None
     """
     given = dict(options)
     where = given.pop("sandbox", None)
-    if where not in _SANDBOXES:
+    if not isinstance(where, str) or where not in _SANDBOXES:
         raise BadOption(f'a kernel\'s option "sandbox" is "daytona" or "local", not {json.dumps(where, default=repr)}')
     made = _SANDBOXES[where]
     takes = {each.name: str(each.type) for each in fields(made) if each.name not in _NOT_IN_FILES}
