@@ -160,8 +160,11 @@ def relay_pid(interpreter: KernelInterpreter) -> int:
 
 
 def test_a_relay_that_is_killed_is_started_again(interpreter: KernelInterpreter) -> None:
-    """Through the toolbox; the kernel lives, with its variables, and the cell under way ends as if nothing had been."""
-    interpreter.execute("x = 1")
+    """Through the toolbox; the kernel lives, with its variables, and the cell under way ends as if nothing had been.
+
+    What code wrote into its folder under the name of a module does no harm.
+    """
+    interpreter.execute("x = 1; open('json.py', 'w').write('1 / 0')")
     pid = relay_pid(interpreter)
     cell = f"import os, time; os.kill({pid}, 9); time.sleep(1); print('after'); x"
     assert interpreter.execute(cell) == "after\n1"

@@ -195,7 +195,7 @@ class RunningDaytonaSandbox:
         if place.path:
             lines.append(f"export PYTHONPATH={shlex.quote(place.path)}${{PYTHONPATH:+:$PYTHONPATH}}")
         folder = shlex.quote(place.folder)
-        lines.append(f"mkdir -p -m 700 {folder} && cd {shlex.quote(place.cwd)} || exit")
+        lines.append(f"mkdir -p -m 700 {folder} && cd {folder} || exit")  # not where code may have left a json.py
         lines.append(f"exec {shlex.quote(place.python)} -m daytona_kernel_interp.guest {shlex.quote(order_file)}")
         return f"sh -c {shlex.quote('; '.join(lines))} </dev/null"
 
