@@ -42,7 +42,7 @@ class StepDiff:
         return "differs" if self.differences else "same"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # its parts hold whole cells
 class RunDiff:
     """Where two runs part. Text by ``str()``, a table in a notebook.
 
@@ -71,6 +71,9 @@ class RunDiff:
         rows = [("A", "B", "", "CODE"), *(_row(step) for step in self.steps)]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         return "\n".join("  ".join([*map(str.ljust, row[:3], widths), row[3]]).rstrip() for row in rows)
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         first = self.parts_at

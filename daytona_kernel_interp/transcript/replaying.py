@@ -87,7 +87,7 @@ class Skipped:
     why: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # its parts hold whole cells
 class ReplayReport:
     """What a replay found. As a context manager it shuts the interpreter down at the end.
 
@@ -122,6 +122,9 @@ class ReplayReport:
         """Shut the interpreter down."""
         if self.interpreter is not None:
             self.interpreter.shutdown()
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         count = len(self.divergences)
