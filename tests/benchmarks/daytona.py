@@ -1,28 +1,22 @@
 """A sandbox at the emulated Daytona: from `started` to the first result, and how often that waits for the network.
 
-``python -m tests.benchmarks.daytona`` measures it alone. The service runs in a process of its own, behind a proxy that
-delays every byte each way: API, toolbox and previews alike. Connections to it are made without delay, so what TCP and
-TLS take to begin is not in the number of round trips.
+The service runs in a process of its own, this module as a program, behind a proxy that delays every byte each way: API,
+toolbox and previews alike. Connections to it are made without delay, so what TCP and TLS take to begin is not in the
+number of round trips.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import logging
 import os
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-from tests import hermetic
 
 from .link import Line
 
@@ -156,7 +150,7 @@ class _Service:
 
 @contextlib.contextmanager
 def _service() -> Iterator[_Service]:
-    command = [sys.executable, "-m", "tests.benchmarks.daytona", "--serve"]
+    command = [sys.executable, "-m", "tests.benchmarks.daytona"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         service = _Service(process)
         given = json.loads(service.hear())
@@ -191,23 +185,5 @@ def _spread(values: list[float]) -> str:
     return f"{statistics.median(ordered):.0f} / {ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))]:.0f}"
 
 
-def main() -> int:
-    """Measure it alone."""
-    parser = argparse.ArgumentParser(description="Measure starts at the emulated Daytona.")
-    parser.add_argument("--quick", action="store_true", help="few samples: a look, no proof")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.serve:
-        _serve(sys.stdin)
-        return 0
-    folder = Path(tempfile.mkdtemp(prefix="dki-bench-"))
-    hermetic.isolate(os.environ, folder)
-    try:
-        print(run(options.quick))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    _serve(sys.stdin)

@@ -1,21 +1,17 @@
 """The emulated Daytona: how soon sandboxes start, and what its preview proxy costs and carries.
 
-``python -m tests.benchmarks.emulator`` measures it alone. The emulator runs in a process of its own, as its program;
-the same app in the same sandbox is reached through the preview and directly, in turns.
+The emulator runs in a process of its own, as its program; the same app in the same sandbox is reached through
+the preview and directly, in turns.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import os
 import re
-import shutil
 import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,8 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
-
-from tests import hermetic
 
 from .link import Line
 
@@ -218,20 +212,3 @@ def _transfer(made: socket.socket, way: str, count: int) -> float:
 def _spread(values: list[float], unit: str) -> str:
     ordered = sorted(values)
     return f"{statistics.median(ordered):.2f} ({ordered[int(len(ordered) * 0.95)]:.2f}) {unit}"
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="dki-bench-"))
-    hermetic.isolate(os.environ, folder)
-    try:
-        print(run(options.quick))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

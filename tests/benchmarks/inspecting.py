@@ -1,22 +1,15 @@
-"""What a look into a session takes, and what it costs the session: ``python -m tests.benchmarks.inspecting``."""
+"""What a look into a session takes, and what it costs the session."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import math
-import os
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-from tests import hermetic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -190,21 +183,3 @@ def _p50(values: list[float]) -> float:
 
 def _p95(values: list[float]) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * 0.95))]
-
-
-def main() -> int:
-    """Measure this part alone."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.inspecting")
-    parser.add_argument("--quick", action="store_true", help="few samples: a look, no proof")
-    options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="dki-bench-"))
-    hermetic.isolate(os.environ, folder)
-    try:
-        print(run(options.quick))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -74,15 +74,3 @@ def _life(kernel: str) -> list[float]:
     ended = time.perf_counter()
     steps = [after - before for before, after in itertools.pairwise(moments)]
     return [took_s * 1000 for took_s in (*steps, moments[-1] - moments[0], ended - moments[-1])]
-
-
-if __name__ == "__main__":
-    import os
-    import tempfile
-    from pathlib import Path
-
-    from tests import hermetic
-
-    with tempfile.TemporaryDirectory() as folder:
-        hermetic.isolate(os.environ, Path(folder))
-        print(run(quick=False))

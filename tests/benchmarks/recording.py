@@ -1,11 +1,9 @@
-"""What recording a session costs: ``python -m tests.benchmarks.recording``."""
+"""What recording a session costs."""
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -108,15 +106,3 @@ def _long(folder: Path, cells: int) -> list[Line]:
         Line(f"cell {cells:,} / cell 10 of one session", late / early, 1.2, "x", f"{late:.2f} / {early:.2f} ms"),
         Line(f"Recording.load of {cells:,} cells", loading, 2, "s", size),
     ]
-
-
-def main() -> int:
-    """Measure, and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.recording")
-    parser.add_argument("--quick", action="store_true", help="few samples: a look, no proof")
-    print(run(parser.parse_args().quick))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -56,7 +56,3 @@ def _open(page: str, rounds: int) -> float | None:
 def _line(what: str, measured: float, unit: str, limit: float) -> str:
     verdict = "reached" if measured <= limit else "**missed**"
     return f"| {what} | {measured:.1f} {unit} | <= {limit:g} {unit} | {verdict} |"
-
-
-if __name__ == "__main__":
-    print(run(quick=False))
