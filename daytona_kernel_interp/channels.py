@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_MESSAGE_SLACK_BYTES = 16 << 20  # above the largest value: JSON parts, the code, a figure
+
 _PROBE_S, _SLOW_PROBE_S = 0.05, 5.0  # between kernel_info requests until iopub is subscribed
 _QUICK_PROBES = 100
 
@@ -34,13 +36,14 @@ class Channels:
     def __init__(
         self,
         connection_file: Path,
-        max_message_bytes: int,
+        max_value_bytes: int | None,
         on_shell: Callable[[Message], None],
         on_iopub: Callable[[Message], None],
     ) -> None:
         """Connect; nothing is waited for."""
         context = _shared_context()
-        context.setsockopt(zmq.MAXMSGSIZE, max_message_bytes)
+        limit = -1 if max_value_bytes is None else max_value_bytes + _MESSAGE_SLACK_BYTES
+        context.setsockopt(zmq.MAXMSGSIZE, limit)
         self._client = AsyncKernelClient(context=context)
         self._client.load_connection_file(str(connection_file))
         self._client.start_channels(stdin=False, hb=False)
@@ -49,6 +52,7 @@ class Channels:
         self._shell_replies: dict[str, asyncio.Future[None]] = {}
         self._answers: dict[str, asyncio.Future[Message]] = {}  # awaited on control
         self._held: list[Message] | None = None
+        self._known: set[str] = set()  # ids of messages that were taken from the journal, and may come here as well
         self._readers = [
             asyncio.create_task(self._read(self._client.shell_channel, self._take_shell)),
             asyncio.create_task(self._read(self._client.iopub_channel, self._take_iopub)),
@@ -122,10 +126,10 @@ class Channels:
 
     def release(self, known: set[str]) -> None:
         """Hand over what was held back, without the messages of ``known`` ids, and hold no more."""
+        self._known |= known  # what was published just before the journal was read is still on its way
         held, self._held = self._held or [], None
         for message in held:
-            if message["header"]["msg_id"] not in known:
-                self._guard(self._on_iopub, message)
+            self._guard(self._take_iopub, message)
 
     async def aclose(self) -> None:
         """Close the channels; nothing that is still queued is sent. Calling it again does nothing."""
@@ -183,6 +187,8 @@ class Channels:
                     passed.set_result(None)
         elif self._held is not None:
             self._held.append(message)
+        elif message["header"]["msg_id"] in self._known:
+            self._known.discard(message["header"]["msg_id"])
         else:
             self._on_iopub(message)
 

@@ -29,15 +29,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MESSAGE_SLACK_BYTES = 16 << 20  # above the largest value: JSON parts, the code, a figure
-
 
 class Kernel(Watcher):
     """One kernel of a sandbox."""
 
     def __init__(self, tunnel: Tunnel, max_value_bytes: int | None) -> None:
-        self._tunnel = tunnel
-        self._max_message_bytes = -1 if max_value_bytes is None else max_value_bytes + _MESSAGE_SLACK_BYTES
+        self._tunnel, self._max_value_bytes = tunnel, max_value_bytes
         self._channels: Channels | None = None
         self._calls = Calls(self._send_control)
         self._run: Run | None = None
@@ -49,8 +46,7 @@ class Kernel(Watcher):
         self._broken: asyncio.Future[None] = self._dead.get_loop().create_future()  # since the last recovery began
         self._begun = False
         self.steps = Steps()
-        self.id = self.key = ""
-        self.connection_file = Path()
+        self.id, self.key, self.connection_file = "", "", Path()
 
     @classmethod
     async def start(cls, tunnel: Tunnel, *, max_value_bytes: int | None) -> Kernel:
@@ -98,7 +94,7 @@ class Kernel(Watcher):
             raise
 
     def _open_channels(self) -> Channels:
-        self._channels = Channels(self.connection_file, self._max_message_bytes, self._take_reply, self._take_iopub)
+        self._channels = Channels(self.connection_file, self._max_value_bytes, self._take_reply, self._take_iopub)
         self._sessions.add(self._channels.session.session)
         return self._channels
 
@@ -347,31 +343,38 @@ class Kernel(Watcher):
     async def _settle(self, run: Run) -> None:
         """Decide about a cell of which only one of reply and idle came.
 
-        Idle without reply: an interrupt can hit between the code's end and the reply, which then never comes; and a
-        kernel replies to the connection that the request came by, which another may have taken the place of.
+        Idle without reply: an interrupt can hit between the code's end and the reply; and a kernel replies to the
+        connection that the request came by, which may be gone.
         Reply without idle: iopub is ordered, so once a later idle came this cell's is not on its way any more.
         No time alone decides: the kernel's journal says what was sent.
         """
         if not run.reply_lost:
             await asyncio.wait({run.over}, timeout=REPLY_GRACE_S)
         while not run.over.done() and not self._dead.done():
+            if self._recovering is not None or self._channels is None:
+                await asyncio.sleep(REPLY_GRACE_S)
+                continue
             try:
-                if self._recovering is None and self._channels is not None:
-                    await asyncio.wait_for(self._channels.barrier(), REPLY_GRACE_S)
-                    after = None if run.cell.idle else self._last_iopub
-                    self._apply(
-                        await self._read_journal(after, run.cell.msg_id),
-                        messages=not run.cell.idle,
-                    )
-                    if not run.over.done():
-                        log.warning("cell %s ended without its reply or its idle status", run.cell.msg_id)
-                        run.end()
-                else:
-                    await asyncio.sleep(REPLY_GRACE_S)
+                await asyncio.wait_for(self._channels.barrier(), REPLY_GRACE_S)
+                await self._make_up(run, self._channels)
             except asyncio.TimeoutError:
                 continue  # the link is slow, or down; it decides nothing
             except KernelError:
                 return
+            if not run.over.done():
+                log.warning("cell %s ended without its reply or its idle status", run.cell.msg_id)
+                run.end()
+
+    async def _make_up(self, run: Run, channels: Channels) -> None:
+        """Take in what the journal has and did not come, while nothing comes."""
+        channels.hold()
+        recovered, wanted = Recovered(), not run.cell.idle
+        try:
+            recovered = await self._read_journal(self._last_iopub if wanted else None, run.cell.msg_id)
+            self._apply(recovered, messages=wanted)
+        finally:
+            if channels is self._channels:  # else a recovery makes up for what was held back
+                channels.release(recovered.ids if wanted else set())
 
     # --- recovery --------------------------------------------------------------------------------------------
 
@@ -458,8 +461,7 @@ class Kernel(Watcher):
         for text in recovered.unpublished:
             if text.cell == run.cell.msg_id:
                 run.cell.add(StreamText(text.name, text.text))
-        reply = recovered.replies.get(run.cell.msg_id)
-        if reply is not None and not run.cell.replied:
+        if (reply := recovered.replies.get(run.cell.msg_id)) is not None and not run.cell.replied:
             run.cell.receive_reply(reply)
             run.started = True
         self._check_over(run)

@@ -5,7 +5,6 @@ It must import without dspy and daytona, because the tests marked ``quick`` run 
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 _FOLDER = Path(tempfile.mkdtemp(prefix="dki-"))
 _TAKEN = hermetic.isolate(os.environ, _FOLDER)
 
-_DSPY_MISSING = importlib.util.find_spec("dspy") is None
 _MODEL_KEYS = ("OPENROUTER_API_KEY", "OPENAI_API_KEY", "ANTHROPIC_API_KEY")
 _END_S = 5.0  # what a process gets to end by itself once the last test is over
 
@@ -52,11 +50,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(_FOLDER, ignore_errors=True)
 
 
-def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Where dspy is missing, import only the test modules that have tests for such a place."""
-    if not _DSPY_MISSING or not re.fullmatch(r"test_.*\.py", collection_path.name):
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """In an environment that is there for the tests of one mark, import only the modules that have some.
+
+    Others may need what is not installed there.
+    """
+    mark = str(config.getoption("markexpr", default=""))
+    if mark not in ("quick", "dspy") or not re.fullmatch(r"test_.*\.py", collection_path.name):
         return None
-    return True if "mark.quick" not in collection_path.read_text(encoding="utf-8") else None
+    return True if f"mark.{mark}" not in collection_path.read_text(encoding="utf-8") else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
