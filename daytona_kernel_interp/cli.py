@@ -60,7 +60,27 @@ def _parser() -> _Parser:
     parser = _Parser(prog=PROGRAM, description="Python cells in a real IPython kernel, inside a sandbox.")
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_running_commands(commands)
+    _add_session_commands(commands)
 
+    doctor = commands.add_parser("doctor", help="check the way from the key to a cell in a sandbox at Daytona")
+    doctor.add_argument("--snapshot", metavar="NAME", help="start from this one")
+    doctor.set_defaults(command=_examine)
+
+    add_transcript_commands(commands)
+
+    image = commands.add_parser("image", help="the sandbox's image: a snapshot of it at Daytona, or its recipe")
+    _add_image_commands(image.add_subparsers(metavar="COMMAND", required=True))
+
+    export = commands.add_parser("export", help="show a recorded session as a page, or hand it to another program")
+    exporting.add_options(export)
+    export.set_defaults(command=_export)
+
+    installing.add_commands(commands)
+    return parser
+
+
+def _add_running_commands(commands: Any) -> None:
     demo = commands.add_parser("demo", help="watch an RLM work on a long text; needs no key")
     demo.add_argument(
         "--model", nargs="?", const="", metavar="NAME", help="ask this model, not a script; the key is read from .env"
@@ -85,6 +105,8 @@ def _parser() -> _Parser:
     execute.add_argument("code", metavar="CODE", help="the code; - reads it from standard input")
     execute.set_defaults(command=_exec)
 
+
+def _add_session_commands(commands: Any) -> None:
     listing = commands.add_parser("ls", help="list the sessions on this machine and, with a key, sandboxes at Daytona")
     listing.set_defaults(command=_list)
 
@@ -97,19 +119,6 @@ def _parser() -> _Parser:
     collect.add_argument("--yes", action="store_true", help="do not ask")
     collect.set_defaults(command=_collect)
 
-    doctor = commands.add_parser("doctor", help="check the way from the key to a cell in a sandbox at Daytona")
-    doctor.add_argument("--snapshot", metavar="NAME", help="start from this one")
-    doctor.set_defaults(command=_examine)
-
-    add_transcript_commands(commands)
-
-    image = commands.add_parser("image", help="the sandbox's image: a snapshot of it at Daytona, or its recipe")
-    _add_image_commands(image.add_subparsers(metavar="COMMAND", required=True))
-
-    export = commands.add_parser("export", help="show a recorded session as a page, or hand it to another program")
-    exporting.add_options(export)
-    export.set_defaults(command=_export)
-
     attach = commands.add_parser("attach", help="type cells into a running session; one without a host is taken up")
     attach.add_argument("session", nargs="?", metavar="SESSION", help="see ls; else the newest")
     attach.set_defaults(command=_attach)
@@ -118,9 +127,6 @@ def _parser() -> _Parser:
     inspect.add_argument("session", nargs="?", metavar="SESSION", help="see ls; else the newest")
     inspect.add_argument("name", nargs="?", metavar="NAME", help="one variable, with its own text")
     inspect.set_defaults(command=_inspect)
-
-    installing.add_commands(commands)
-    return parser
 
 
 def _add_image_commands(commands: Any) -> None:
