@@ -285,7 +285,8 @@ def test_exec_joins_a_session_whose_host_lives(
 def test_exec_uses_a_session_without_a_host(make_host: Callable[..., Host], capfd: pytest.CaptureFixture[str]) -> None:
     """``exec --session`` takes an orphan up and leaves it to live on; each finds what the one before left."""
     host = make_host("x = 1\nprint('never shown twice', flush=True)")
-    assert [host.line(), host.line()] == ["output", "ended"]
+    assert host.line() == "output"
+    assert next(line for line in iter(host.line, "") if line != "output") == "ended"  # a print may come in two pieces
     host.kill()
     for expected in ("2\n", "3\n"):
         assert cli.main(["exec", "--session", host.session, "x += 1\nx"]) == 0
@@ -298,7 +299,8 @@ def test_attach_shows_the_last_cell_and_takes_more(
 ) -> None:
     """``attach`` tells what the running cell did and reads cells until the input ends; the session lives on."""
     host = make_host("x = 1\nprint('printed', flush=True)\nask('nobody')")
-    assert [host.line(), host.line()] == ["output", "asked"]
+    assert host.line() == "output"
+    assert next(line for line in iter(host.line, "") if line != "output") == "asked"
     host.kill()
     monkeypatch.setattr(sys, "stdin", io.StringIO("def f():\n    return x + 1\n\nf()\n1 / 0\n%who_ls\n"))
     assert cli.main(["attach", host.session]) == 0
