@@ -71,7 +71,7 @@ class Inputs:
         if sum(map(len, buffers)) < values.LARGE_BYTES:
             self._sent.pop(name, None)
             return Encoded("", buffers)
-        key = _key(buffers)
+        key = hash_of(buffers)
         constant, mark = value if _is_constant(value) else None, _mark(value) if exact else None
         self._remember(name, _Sent(key, constant, mark, arrow))
         return Encoded(key, () if key in self._kernel_has else buffers)
@@ -108,7 +108,8 @@ def _mark(value: Any) -> bytes | None:
         return None
 
 
-def _key(buffers: Sequence[values.Buffer]) -> str:
+def hash_of(buffers: Sequence[values.Buffer]) -> str:
+    """Return the hash by which a value's encoding is known: to the kernel that keeps it, and in recordings."""
     digest = hashlib.sha256()
     for buffer in buffers:
         digest.update(len(buffer).to_bytes(8, "big"))

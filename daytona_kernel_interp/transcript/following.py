@@ -11,13 +11,12 @@ import difflib
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RecordingError, ReplayMismatch
-from ..inputs import Encoded, Inputs
+from ..inputs import Encoded, Inputs, hash_of
 from ..request import fields_of
 from ..wire import values
 from ..wire.errors import RemoteProtocolError
 from .canonical import same
 from .comparing import value_text
-from .store import hash_of
 from .tape import diff_text
 
 if TYPE_CHECKING:

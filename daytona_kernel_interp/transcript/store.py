@@ -7,13 +7,13 @@ only then decoded; nothing in it is ever run.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import secrets
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RecordingError
+from ..inputs import hash_of
 from ..wire import values
 from .model import Ref
 
@@ -26,15 +26,6 @@ _DECODED_BYTES = 160  # an encoding so small is decoded for its summary
 _SUMMARY_CHARS = 120
 HASH = re.compile(r"[0-9a-f]{64}")
 _KINDS = {"str_at": "str", "bytes_at": "bytes", "text": "str", "int": "int", "float": "float"}
-
-
-def hash_of(buffers: Sequence[values.Buffer]) -> str:
-    """Return the hash of a value's encoding."""
-    digest = hashlib.sha256()
-    for buffer in buffers:
-        digest.update(len(buffer).to_bytes(8, "big"))
-        digest.update(buffer)
-    return digest.hexdigest()
 
 
 def size_of(buffers: Sequence[values.Buffer]) -> int:

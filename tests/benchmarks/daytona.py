@@ -18,6 +18,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .emulator import table
 from .link import Line
 
 if TYPE_CHECKING:
@@ -72,19 +73,10 @@ def _distances(service: _Service, snapshot: str | None, what: str, plan: Plan) -
         yield Line(f"the same less that, RTT, {where}, {what}", f"{_spread(times[delay_s])} ms", trips, 4)
 
 
-def table(lines: list[Line]) -> str:
-    """Return the Markdown table."""
-    rows = ["| a sandbox at the emulated Daytona | p50 / p95 | | target | |", "|---|---|---|---|---|"]
-    for line in lines:
-        target = "" if line.limit is None else f"<= {line.limit:g}"
-        rows.append(f"| {line.what} | {line.detail} | {line.value:.2f} | {target} | {line.verdict} |")
-    return "\n".join(rows)
-
-
 def run(quick: bool) -> str:
     """Measure and return the table."""
     print("measure sandboxes at the emulated Daytona ...", file=sys.stderr)
-    return table(list(measure(QUICK if quick else Plan())))
+    return table("a sandbox at the emulated Daytona", "p50 / p95", list(measure(QUICK if quick else Plan())))
 
 
 def _start_here() -> float:

@@ -59,9 +59,9 @@ def measure(plan: Plan) -> Iterator[Line]:
         yield from _throughput(port, preview, plan)
 
 
-def table(lines: list[Line]) -> str:
-    """Return the Markdown table."""
-    rows = ["| the emulated Daytona | p50 (p95), all | | target | |", "|---|---|---|---|---|"]
+def table(what: str, spread: str, lines: list[Line]) -> str:
+    """Return the Markdown table; ``spread`` says what the second column has."""
+    rows = [f"| {what} | {spread} | | target | |", "|---|---|---|---|---|"]
     for line in lines:
         target = "" if line.limit is None else f"{'>=' if line.at_least else '<='} {line.limit:g}"
         rows.append(f"| {line.what} | {line.detail} | {line.value:.2f} | {target} | {line.verdict} |")
@@ -71,7 +71,7 @@ def table(lines: list[Line]) -> str:
 def run(quick: bool) -> str:
     """Measure and return the table."""
     print("measure the emulated Daytona ...", file=sys.stderr)
-    return table(list(measure(QUICK if quick else Plan())))
+    return table("the emulated Daytona", "p50 (p95), all", list(measure(QUICK if quick else Plan())))
 
 
 @contextlib.contextmanager

@@ -273,7 +273,7 @@ def test_a_python_without_packages_and_pip_is_told(daytona: Service, bare_python
 @pytest.mark.skipif(shutil.which("uv", path=str(Path(sys.executable).parent)) is None, reason="uv is not beside Python")
 def test_packages_that_cannot_be_fetched_are_told(daytona: Service, bare_python: str) -> None:
     """The sandbox has no way out: the installer's own words are in the error."""
-    nowhere = "http://127.0.0.1:9/simple"
+    nowhere = "http://127.0.0.1:9"
     env = {"UV_INDEX_URL": nowhere, "UV_DEFAULT_INDEX": nowhere, "UV_HTTP_TIMEOUT": "1", "UV_NO_CACHE": "1"}
     said = failure(DaytonaSandbox(python=bare_python, env={**env, "UV_HTTP_RETRIES": "0"}, network_block_all=True))
     assert "the sandbox has no way out (network_block_all)" in said

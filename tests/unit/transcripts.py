@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.cell import CellError, DisplayData, ExecuteResult, StreamText
+from daytona_kernel_interp.inputs import hash_of
 from daytona_kernel_interp.transcript.model import Call, Entry, Facts, LMCall, Outcome, Ref, Transcript, Usage
-from daytona_kernel_interp.transcript.store import hash_of, ref_to
+from daytona_kernel_interp.transcript.store import ref_to
 from daytona_kernel_interp.wire import values
 from daytona_kernel_interp.wire.calls import Parameter, ToolSpec
 
