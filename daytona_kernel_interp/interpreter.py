@@ -64,8 +64,8 @@ class KernelInterpreter(Exchange, Succession, Looking):
         tools: Host functions that code can call by name; ``async def`` ones too. The dict stays
             ``interpreter.tools`` and may be changed between calls.
         output_fields: What SUBMIT takes: ``{"name": str, "type": str}`` dicts, ``type`` optional. None: one value.
-        sandbox: Where the kernel runs: ``"local"``, a description such as :class:`LocalSandbox`, or None for the
-            choice in the environment variable ``DAYTONA_KERNEL_SANDBOX``.
+        sandbox: Where the kernel runs: ``"daytona"``, ``"local"``, or a description such as :class:`DaytonaSandbox`.
+            None: what ``DAYTONA_KERNEL_SANDBOX`` says, else Daytona if there is a key for it, else an error.
         execution_timeout: Seconds for one cell, host tool time included. The cell is interrupted and its variables
             are kept; only code that no interrupt reaches costs the kernel.
         max_output_chars: Characters of output that one cell may return; the middle of what exceeds it is left out
