@@ -14,7 +14,6 @@ import os
 import select
 import termios
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 from ipykernel.iostream import OutStream
@@ -40,7 +39,6 @@ _CLIP_CHARS = 4 << 20  # of an error where there is no limit
 _RICH_CHARS = 12 << 20
 _RICH_PER_TEXT = 160
 _SHOWN_CHARS = 200  # so much is left of each display's text, however many there are
-_DRAIN_S = 0.5  # a child process that floods the pipe does not hold the cell's end for longer
 
 
 class OutputBudget:
@@ -235,6 +233,7 @@ class CellStream(OutStream):
         self.budget: OutputBudget | None = None
         self.cell = ""  # msg_id of the cell that runs, or ran last
         self._pipe_lock = threading.Lock()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
         self._pending_lock = threading.Lock()
         self._published = 0
         self._pid = os.getpid()
@@ -291,15 +290,13 @@ class CellStream(OutStream):
                 self._published = 0
 
     def drain(self) -> None:
-        """Take in what child processes have written to the file descriptor."""
+        """Take in what child processes have written to the file descriptor; not what a flood adds meanwhile."""
         if not self._should_watch:
             return
-        deadline = time.monotonic() + _DRAIN_S
-        while time.monotonic() < deadline:
-            with self._pipe_lock:  # bytes leave the pipe only under this lock, and are written before it is released
-                if not _readable_bytes(self._pipe_fd()):
-                    return
-            time.sleep(0.0005)
+        with self._pipe_lock:
+            left = _readable_bytes(self._pipe_fd())
+            while left > 0 and (taken := self._take_from_pipe(left)):
+                left -= taken
 
     def _pipe_fd(self) -> int:
         fd: int | None = self._fid  # ipykernel's name for the read end of the pipe behind fd 1 or 2
@@ -307,26 +304,29 @@ class CellStream(OutStream):
         return fd
 
     def _watch_pipe_fd(self) -> None:
-        decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-        pipe_fd = self._pipe_fd()
         poll = select.poll()
-        poll.register(pipe_fd, select.POLLIN)
+        poll.register(self._pipe_fd(), select.POLLIN)
         try:
             while self._should_watch:
                 poll.poll()
                 with self._pipe_lock:
-                    data = os.read(pipe_fd, _READ_BYTES)
-                    if not data or not self._should_watch:
+                    if not poll.poll(0):
+                        continue  # the cell's end has taken it
+                    if not self._should_watch or not self._take_from_pipe(_READ_BYTES):
                         return
-                    if self.name == "stderr":  # for the relay, which keeps the tail in case the kernel dies
-                        self._keep_for_relay(data)
-                    text = decoder.decode(data)
-                    if text:
-                        self.write(text)
         except Exception:
             import sys
 
             self._exc = sys.exc_info()
+
+    def _take_from_pipe(self, most: int) -> int:
+        """Write what is in the pipe, which is not empty; return how many bytes that were. Call it under its lock."""
+        data = os.read(self._pipe_fd(), min(most, _READ_BYTES))
+        if self.name == "stderr":  # for the relay, which keeps the tail in case the kernel dies
+            self._keep_for_relay(data)
+        if text := self._decoder.decode(data):
+            self.write(text)
+        return len(data)
 
     def _keep_for_relay(self, data: bytes) -> None:
         fd = self._original_stdstream_copy

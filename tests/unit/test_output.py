@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+import os
 import re
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.guest import lines, output
-from daytona_kernel_interp.guest.output import OutputBudget, _printable, end_cell
+from daytona_kernel_interp.guest.output import CellStream, OutputBudget, _printable, end_cell
 from daytona_kernel_interp.shown import plain_text
 
 from . import strategies
@@ -236,6 +239,35 @@ def test_both_pipes_are_drained_before_the_budget_is_closed(tmp_path: Path) -> N
     assert streams[0].sent.endswith("\nbbbbb")
     assert streams[1].sent == ""
     assert (tmp_path / "whole.txt").read_text() == "a" * 20 + "b" * 20
+
+
+class PipedStream(CellStream):
+    """A stream at the end of a pipe, which nothing watches, as when its thread has no turn."""
+
+    def __init__(self, pipe: int) -> None:
+        self._fid, self._should_watch, self.name = pipe, True, "stdout"
+        self._pipe_lock, self._decoder = threading.Lock(), codecs.getincrementaldecoder("utf-8")()
+        self.written: list[str] = []
+
+    def __del__(self) -> None: ...
+
+    def write(self, string: str) -> int:
+        self.written.append(string)
+        return len(string)
+
+
+def test_a_pipe_is_drained_whoever_watches_it() -> None:
+    """The cell's end takes what is in it by itself, and waits for no more; a character that is cut is made whole."""
+    read, write = os.pipe()
+    try:
+        stream, whole = PipedStream(read), ("é" * 30_000).encode()
+        for piece in (whole[:-1], whole[-1:], b""):
+            os.write(write, piece)
+            stream.drain()
+        assert "".join(stream.written) == "é" * 30_000
+    finally:
+        os.close(read)
+        os.close(write)
 
 
 def test_what_comes_after_the_end_has_a_limit_of_its_own(tmp_path: Path) -> None:
