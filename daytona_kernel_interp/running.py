@@ -100,6 +100,8 @@ def death(event: Mapping[str, Any], killed: str) -> KernelDied:
     what = f"the kernel's process ended ({how})" if isinstance(code, int) else "the kernel's process is gone"
     if oom:
         what = f"the kernel's process was killed because the sandbox ran out of memory ({how})"
+    if event.get("relay_ends") is True:  # as when a container is stopped
+        what = "the sandbox's relay was told to end, and ended the kernel"
     if killed:
         what = f"{killed} and nothing stopped the code, so the kernel was killed"
     return KernelDied(

@@ -195,6 +195,7 @@ class Kernels:
         self._gone: dict[str, dict[str, Any]] = {}  # how those that ended did
         self._watchers: set[asyncio.Task[None]] = set()
         self._oom_kills = oom_kills()
+        self._ending = False
         self.on_exit: Callable[[dict[str, Any]], None] = lambda event: None
 
     async def warm_up(self) -> None:
@@ -287,7 +288,8 @@ class Kernels:
         }
 
     async def end_all(self) -> None:
-        """End every kernel, and the spare process."""
+        """End every kernel, and the spare process, because the relay ends."""
+        self._ending = True
         processes = list(self._running.values())
         if self._spare is not None:
             processes.append(self._spare)
@@ -321,6 +323,7 @@ class Kernels:
         self._oom_kills = kills
         oom = kills is not None and before is not None and kills > before and code in (-signal.SIGKILL, None)
         event = self._gone[kernel_id] = _exit_event(kernel_id, code, process.stderr_tail(), oom=oom)
+        event["relay_ends"] = self._ending
         self.on_exit(event)
 
 

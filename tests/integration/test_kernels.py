@@ -75,6 +75,16 @@ async def test_want_of_memory_is_named_where_the_group_counts_it(
         await owner.kernels.end_all()
 
 
+async def test_kernels_that_end_with_their_relay_are_told_apart(tmp_path: Path) -> None:
+    """As when a container is stopped: it was the relay that ended them, not their code."""
+    owner = Owner(tmp_path)
+    await owner.kernels.start("k", KEY)
+    await owner.kernels.end_all()
+    event = await owner.exit()
+    assert event["relay_ends"] is True
+    assert str(death(event, "")).startswith("the sandbox's relay was told to end, and ended the kernel")
+
+
 async def test_a_successor_adopts_what_lives(tmp_path: Path) -> None:
     """The second owner has the kernels' ports, learns of their exits by pidfd, and ends them."""
     first, second = Owner(tmp_path), Owner(tmp_path)
