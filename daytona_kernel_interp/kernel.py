@@ -134,20 +134,15 @@ class Kernel(Watcher):
             on_sent(cell)
         return await self._conduct(Run(cell, tools, on_output), timeout_s, (message, preamble))
 
-    async def resume(
-        self,
-        tools: ToolRunner,
-        *,
-        timeout_s: float | None,
-        max_output_chars: int | None,
-        on_output: Callable[[Output], None] | None = None,
-    ) -> CellResult | None:
-        """Wait for the last cell that the kernel took up, for an earlier host; None if there was none.
+    async def find_last(
+        self, tools: ToolRunner, *, max_output_chars: int | None, on_output: Callable[[Output], None] | None = None
+    ) -> Run | None:
+        """Return the last cell that the kernel took up for an earlier host, or None; to :meth:`resume`, or interrupt.
 
         Tool calls that it waits for are not made again: they raise ``HostLost`` in the cell.
 
         Raises:
-            DiedInCell, ToolAborted: As for :meth:`run`.
+            KernelError: If the journal cannot be read.
         """
         assert self._channels is not None
         self._channels.hold()
@@ -156,14 +151,17 @@ class Kernel(Watcher):
             self._channels.release(set())
             self._calls.abandon(all_read=False)
             return None
-        run = Run(Cell(recovered.cell, max_output_chars=max_output_chars), tools, on_output)
+        run = self._run = Run(Cell(recovered.cell, max_output_chars=max_output_chars), tools, on_output)
         run.ours, run.reply_lost = False, True
         self._sessions.add(recovered.cell.partition("_")[0])
-        self._run = run
         self._calls.not_ours()
         self._apply(recovered)
         self._channels.release(recovered.ids)
         self._calls.abandon(all_read=not recovered.gap)
+        return run
+
+    async def resume(self, run: Run, timeout_s: float | None) -> CellResult:
+        """Wait for the end of a cell from :meth:`find_last`; raises as :meth:`run` does."""
         return await self._conduct(run, timeout_s, None)
 
     async def interrupt(self) -> None:

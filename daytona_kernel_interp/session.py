@@ -41,7 +41,7 @@ class Session:
         self._record: SessionRecord | None = None
         self._beating: asyncio.Task[None] | None = None
         self.onlookers = Onlookers(kernel)
-        self._last_cell: asyncio.Task[CellResult | None] | None = None
+        self._last_cell: asyncio.Task[CellResult] | None = None
         self.on_closed: Callable[[bool], None] = lambda shut_down: (
             None
         )  # told at the end, whether it is the session's too
@@ -126,19 +126,23 @@ class Session:
             stack.pop_all()
         return session
 
-    def take_in_last_cell(
+    async def take_in_last_cell(
         self, *, timeout_s: float | None, max_output_chars: int | None, on_output: Callable[[Output], None] | None
     ) -> None:
-        """Begin to wait for the cell that the kernel took up last, for the host before; see :meth:`Kernel.resume`."""
-        self._last_cell = asyncio.create_task(
-            self.kernel.resume(self.tools, timeout_s=timeout_s, max_output_chars=max_output_chars, on_output=on_output)
-        )
+        """Find the cell that the kernel took up last, for the host before, and begin to wait for its end.
+
+        Raises:
+            KernelError: If the journal cannot be read.
+        """
+        run = await self.kernel.find_last(self.tools, max_output_chars=max_output_chars, on_output=on_output)
+        if run is not None:
+            self._last_cell = asyncio.create_task(self.kernel.resume(run, timeout_s))
 
     async def last_cell(self) -> CellResult | None:
         """Return what that cell did; None if there was none.
 
         Raises:
-            DiedInCell, ToolAborted: As for :meth:`Kernel.run`.
+            DiedInCell, ToolAborted: As for :meth:`Kernel.resume`.
         """
         return None if self._last_cell is None else await self._last_cell
 

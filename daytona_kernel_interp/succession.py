@@ -94,17 +94,17 @@ class Succession:
         invoke = weakly(self.invoke_tool)
         session = await Session.take_up(session_id, invoke, self.max_value_bytes)
         try:
+            session.tools.begin_cell(self.tools, context, None)
+            await session.take_in_last_cell(
+                timeout_s=self.execution_timeout,
+                max_output_chars=self.max_output_chars,
+                on_output=self._report if self.on_output is not None else None,
+            )
             self._adopt(session)
-        except CodeInterpreterError:
+        except BaseException:
             await session.let_go()
             raise
         self._attached = True
-        session.tools.begin_cell(self.tools, context, None)
-        session.take_in_last_cell(
-            timeout_s=self.execution_timeout,
-            max_output_chars=self.max_output_chars,
-            on_output=self._report if self.on_output is not None else None,
-        )
 
     def detach(self) -> None:
         """Leave the session without ending it: it waits for an :meth:`attach`, in any process, and then ends.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +41,12 @@ class Service:
 
     def nothing_left(self) -> bool:
         return until(lambda: not self.sandboxes, "the last sandbox's end")
+
+    def end_what_is_left(self) -> None:
+        """Delete every sandbox, whatever its state allows."""
+        for left in self.sandboxes:
+            with contextlib.suppress(urllib.error.HTTPError):
+                self.ask("DELETE", f"/sandbox/{left['id']}")
 
 
 def until(condition: Callable[[], bool], what: str) -> bool:

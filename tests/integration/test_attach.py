@@ -137,6 +137,18 @@ def test_a_submission_while_nobody_listened_is_kept(make_host: Callable[..., Hos
     assert result.output == {"answer": "forty-two"}
 
 
+def test_a_cell_without_its_host_is_interrupted_at_once(make_host: Callable[..., Host]) -> None:
+    """Who takes it up need not wait for its end: from attach() on there is a cell that can be interrupted."""
+    host = make_host("x = 41\nprint('before', flush=True)\nimport time\ntime.sleep(600)")
+    assert host.line() == "output"
+    host.kill()
+    with KernelInterpreter.attach(host.session) as interpreter:
+        interpreter.interrupt()
+        with pytest.raises(CodeExecutionError, match=r"(?s)KeyboardInterrupt: .*variables kept.*before\n"):
+            interpreter.resume()
+        assert interpreter.execute("x") == 41
+
+
 def test_a_pending_tool_call_is_not_made_again(make_host: Callable[..., Host]) -> None:
     """A call that the dead host took raises HostLost in the cell; the next one goes to the new host's tool."""
     code = (

@@ -83,10 +83,9 @@ def test_a_host_keeps_its_sandbox_up_until_its_time_is_over(interpreter: KernelI
 
 KEEPS = """
 from daytona_kernel_interp import DaytonaSandbox, KernelInterpreter
-interpreter = KernelInterpreter(sandbox=DaytonaSandbox(keep=True))
-interpreter.execute("x = 42")
-print(interpreter.session_id, flush=True)
-interpreter.execute("import time; time.sleep(60)")
+begun = lambda output: print(interpreter.session_id, flush=True)
+interpreter = KernelInterpreter(sandbox=DaytonaSandbox(keep=True), on_output=begun)
+interpreter.execute("x = 42; import time; print(flush=True); time.sleep(60)")
 """
 
 
