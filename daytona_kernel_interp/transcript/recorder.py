@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SLOW_S = 0.1
+_AHEAD_S = 0.001  # after the request went out; from then on the kernel works, and nothing here waits
 _LARGE_BYTES = 64 * 1024  # kept on a thread of its own
 _LLM_TOOLS = ("llm_query", "llm_query_batched")
 
@@ -87,7 +88,7 @@ class Step:
         self._cell: Cell | None = None
         self._result: CellResult | None = None
         self._calls: list[CallNote] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self._timers: list[asyncio.TimerHandle] = []
         self._variables = {name: owner.keep(one.buffers, one.key) for name, one in request.variables.items()}
         self._inline: dict[str, str] = {}
 
@@ -101,8 +102,12 @@ class Step:
     def sent(self, cell: Cell) -> None:
         """Its request goes out."""
         self._cell = cell
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(SLOW_S, self._owner.begin_unfinished, self)
+        if not self._timers:
+            loop = asyncio.get_running_loop()
+            self._timers = [
+                loop.call_later(SLOW_S, self._owner.begin_unfinished, self),
+                loop.call_later(_AHEAD_S, self._owner.begin_ahead, self),
+            ]
 
     def called(self, call_id: int, name: str, buffers: Sequence[values.Buffer], context: Context) -> CallNote:
         """The cell calls a tool, which will run in ``context``."""
@@ -129,8 +134,8 @@ class Step:
 
     def stop_timer(self) -> None:
         """There is nothing unfinished to write any more."""
-        if self._timer is not None:
-            self._timer.cancel()  # from another thread: at worst it runs, and finds that the step has ended
+        for timer in self._timers:
+            timer.cancel()  # from another thread: at worst it runs, and finds that the step has ended
 
     # --- as an entry -------------------------------------------------------------------------------------
 
@@ -160,6 +165,12 @@ class Step:
             reasoning=self.thought.reasoning,
             usage=_total(self.thought.said),
         )
+
+    def settle_variables(self) -> None:
+        """Keep the small ones among its variables; the large ones are being kept."""
+        for kept in self._variables.values():
+            if kept.writing is None:
+                self._owner.settle(kept)
 
     @property
     def inline(self) -> dict[str, str]:
@@ -312,6 +323,21 @@ class Recorder:
             if self._closing is not None:
                 self.session_closed(self._closing)
 
+    def begin_ahead(self, step: Step) -> None:
+        """Have written what led to a step, while its cell runs: the cell's end has to wait for less then."""
+        self._threads.submit(self._write_ahead, step)
+
+    def _write_ahead(self, step: Step) -> None:
+        with self._lock, self._guarded():
+            if self._step is step and self._writer is not None and not self._writer.closed:
+                self._write_thought(step)
+                step.settle_variables()
+
+    def _write_thought(self, step: Step) -> None:
+        if not step.thought_written:
+            step.thought_written = True
+            self.model_said(step.thought)
+
     def begin_unfinished(self, step: Step) -> None:
         """Have a step that takes its time written before it ends, in case this process ends before."""
         self._threads.submit(self._write_unfinished, step)
@@ -327,9 +353,7 @@ class Recorder:
             return
         with self._guarded():
             writer.callback = writer.callback or tree.listens
-            if not step.thought_written:
-                step.thought_written = True
-                self.model_said(step.thought)
+            self._write_thought(step)
             entry = step.entry(writer.entries, error, over=over, shut_down=self._shut_down)
             inline = step.inline
             lm_calls = self._lm_calls(step.said_inside() if over else [], entry.index, inline)
