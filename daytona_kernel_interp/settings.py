@@ -43,9 +43,14 @@ def sandbox_choice() -> str | None:
 
 
 def daytona_setting(name: str) -> str | None:
-    """Return a variable of Daytona's SDK where that finds it: the environment, else .env.local, else .env here."""
+    """Return a variable of Daytona's SDK where that finds it: the environment, else .env.local, else .env here.
+
+    ``PYTHON_DOTENV_DISABLED`` keeps the files out, as it does for python-dotenv itself.
+    """
     if name in os.environ:
         return os.environ[name] or None
+    if os.environ.get("PYTHON_DOTENV_DISABLED", "").lower() in ("1", "true", "t", "yes", "y"):
+        return None
     for file in (".env.local", ".env"):
         if os.path.isfile(file):
             from dotenv import dotenv_values

@@ -11,7 +11,7 @@ from daytona_kernel_interp.settings import daytona_credential
 if TYPE_CHECKING:
     from pathlib import Path
 
-VARIABLES = ("DAYTONA_API_KEY", "DAYTONA_JWT_TOKEN", "DAYTONA_ORGANIZATION_ID")
+VARIABLES = ("DAYTONA_API_KEY", "DAYTONA_JWT_TOKEN", "DAYTONA_ORGANIZATION_ID", "PYTHON_DOTENV_DISABLED")
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +30,8 @@ def test_a_key_in_a_file_counts_as_one(folder: Path, monkeypatch: pytest.MonkeyP
     assert daytona_credential() == ("DAYTONA_API_KEY", {"Authorization": "Bearer of-env"})
     (folder / ".env.local").write_text("OTHER=1\nDAYTONA_API_KEY='of-local'\n")
     assert daytona_credential() == ("DAYTONA_API_KEY", {"Authorization": "Bearer of-local"})
+    monkeypatch.setenv("PYTHON_DOTENV_DISABLED", "1")
+    assert daytona_credential() is None
     monkeypatch.setenv("DAYTONA_API_KEY", "of-environment")
     assert daytona_credential() == ("DAYTONA_API_KEY", {"Authorization": "Bearer of-environment"})
     monkeypatch.setenv("DAYTONA_API_KEY", "")
