@@ -123,6 +123,15 @@ def test_threads_are_as_many_as_the_sandbox_has_cores() -> None:
         assert set(found.values()) == {count}
 
 
+def test_what_an_older_sdk_would_drop_is_told(daytona: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves out in silence what its models do not know: the sandbox would be in another region."""
+    from daytona import CreateSandboxFromSnapshotParams
+
+    monkeypatch.delitem(CreateSandboxFromSnapshotParams.model_fields, "target")
+    with pytest.raises(CodeInterpreterError, match="cannot tell the service about region: install a newer one"):
+        answer(DaytonaSandbox(region="eu"))
+
+
 def cut(interpreter: KernelInterpreter) -> None:
     """Break every socket of its link."""
     assert interpreter._session is not None

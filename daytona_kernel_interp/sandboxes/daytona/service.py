@@ -334,7 +334,7 @@ def sentence(error: Exception) -> str:
     text = _PREFIXES.sub("", str(error)).strip() or type(error).__name__
     if status == 401:
         return f"it does not accept the key in DAYTONA_API_KEY ({text})"
-    if status in (400, 403, 429) and _QUOTA.search(text):
+    if _over_quota(error):
         return f"a limit of the organisation is reached: delete what is not needed, or ask for less ({text})"
     if status == 403:
         return f"the key, or the organisation, may not do this ({text})"
@@ -354,6 +354,10 @@ def api_url() -> str:
     return next((os.environ[name] for name in _URL_VARIABLES if os.environ.get(name)), _REAL_URL)
 
 
+def _over_quota(error: Exception) -> bool:
+    return getattr(error, "status_code", None) in (400, 403) and _QUOTA.search(str(error)) is not None
+
+
 def wrong_url() -> str | None:
     """Say what is wrong with that address, if it is none."""
     if re.match(r"https?://[^/]", api_url()):
@@ -368,7 +372,7 @@ def state_of(sandbox: AsyncSandbox) -> str:
 
 def _hint(wanted: DaytonaSandbox, error: Exception) -> str:
     """Return what else to do about it; the service's own words know of its dashboard only."""
-    if _QUOTA.search(str(error)):
+    if _over_quota(error):
         return "; `daytona-kernel gc` deletes sandboxes that were left behind"
     if wanted.image is None and "snapshot" in str(error).lower() and "not found" in str(error):
         return " Name another one, or make ours with `daytona-kernel image build`"
@@ -397,6 +401,12 @@ def _parameters(wanted: DaytonaSandbox, labels: dict[str, str], image: Any) -> A
         "domain_allow_list": wanted.domain_allow_list,
     }
     given = {name: value for name, value in given.items() if value is not None}
+    if unknown := given.keys() - CreateSandboxFromSnapshotParams.model_fields.keys():  # which it drops in silence
+        names = sorted({"target": "region"}.get(name, name) for name in unknown)
+        raise SandboxFailed(
+            f"this version of Daytona's SDK cannot tell the service about {', '.join(names)}: "
+            "install a newer one with pip install --upgrade daytona"
+        )
     if wanted.image is None:
         return CreateSandboxFromSnapshotParams(snapshot=wanted.snapshot_name, **given)
     resources = Resources(cpu=wanted.cpu, memory=wanted.memory, disk=wanted.disk)
