@@ -21,7 +21,8 @@ from .interpreter import CodeInterpreterError, KernelInterpreter
 from .link.sockets import connect_socket
 from .loop import io_loop
 from .sandboxes.daytona import DaytonaSandbox
-from .sandboxes.daytona.service import Service, api_url, begin_import, sentence, wrong_url
+from .sandboxes.daytona.service import Service, begin_import
+from .sandboxes.daytona.telling import api_url, sentence, wrong_url
 from .settings import DAYTONA_KEY_VARIABLE, DIAL_S, daytona_credential
 from .wire.hello import PATH_PREFIX, RELAY_CHANNEL, SECRET_HEADER
 

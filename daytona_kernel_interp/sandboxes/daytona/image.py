@@ -227,7 +227,8 @@ async def build_snapshot(
     Raises:
         SandboxFailed: If that did not work; the error has the end of the log, and no snapshot is left.
     """
-    from .service import Service, sentence
+    from .service import Service
+    from .telling import sentence
 
     service = await Service.connect()
     build, absent = BuildLog(on_line), False

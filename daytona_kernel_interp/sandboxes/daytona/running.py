@@ -17,7 +17,8 @@ from ...errors import SandboxFailed, SandboxGone
 from ...settings import preview_address
 from ..base import RelayAddress
 from . import owner
-from .service import Service, sentence, state_of
+from .service import Service, state_of
+from .telling import sentence
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping

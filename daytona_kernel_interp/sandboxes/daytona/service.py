@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import random
-import re
 import shlex
 import threading
 import time
@@ -30,6 +29,7 @@ from ...wire.backoff import delays
 from . import owner, prepare
 from .build_log import BuildLog
 from .image import KernelImage
+from .telling import api_url, hint, sentence, wrong_url
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -47,14 +47,6 @@ _BUSY_S = 30.0  # what another change of a sandbox's state may take
 _LAST_S = 8.0  # to delete what the service is busy with, when the process ends: less than is waited for that
 _LAST_REQUEST_S, _LAST_PAUSE_S = 4.0, 0.5
 _PREPARE = Path(prepare.__file__).read_text(encoding="utf-8")
-_URL_VARIABLES = ("DAYTONA_API_URL", "DAYTONA_SERVER_URL")
-_REAL_URL = "https://app.daytona.io/api"
-# What the SDK puts before a reason: what was tried, and the state as its own code spells it.
-_PREFIXES = re.compile(
-    r"^(Failed to create (sandbox|snapshot[^:,]*)(: |, reason: )|Failure during waiting for sandbox to start: "
-    r"|Sandbox \S+ entered error state: \S+ error reason: )*"
-)
-_QUOTA = re.compile(r"(?i)\b(limit exceeded|quota)\b")
 
 
 @functools.cache
@@ -135,7 +127,7 @@ class Service:
                 return await self._create(_parameters(wanted, labels, image), wanted.ttl is None, follow)
         except (DaytonaError, ValueError) as error:  # of which the second is what its models say of a wrong answer
             raise SandboxFailed(
-                f"Daytona did not make a sandbox: {sentence(error)}{_hint(wanted, error)}{build.end()}"
+                f"Daytona did not make a sandbox: {sentence(error)}{hint(wanted, error)}{build.end()}"
             ) from error
 
     async def _create(self, parameters: Any, ttl_is_ours: bool, follow: dict[str, Any]) -> AsyncSandbox:
@@ -328,55 +320,9 @@ def _done(request: urllib.request.Request) -> bool:
     return True
 
 
-def sentence(error: Exception) -> str:
-    """Return what an error of the SDK's means, and what to do about it."""
-    status = getattr(error, "status_code", None)
-    text = _PREFIXES.sub("", str(error)).strip() or type(error).__name__
-    if status == 401:
-        return f"it does not accept the key in DAYTONA_API_KEY ({text})"
-    if _over_quota(error):
-        return f"a limit of the organisation is reached: delete what is not needed, or ask for less ({text})"
-    if status == 403:
-        return f"the key, or the organisation, may not do this ({text})"
-    if status == 429:
-        return f"too many requests, try again later ({text})"
-    if status is not None and status >= 500:
-        return f"it has trouble, or something before it: try again later ({text})"
-    if status is None and ("Cannot connect" in text or "Max retries" in text):
-        return f"its API at {api_url()} cannot be reached ({text})"
-    if "validation error" in text:  # the SDK's models did not take what came
-        return f"{api_url()} gave an answer that is not the API's: check DAYTONA_API_URL, which ends in /api"
-    return text
-
-
-def api_url() -> str:
-    """Where the SDK finds the API."""
-    return next((os.environ[name] for name in _URL_VARIABLES if os.environ.get(name)), _REAL_URL)
-
-
-def _over_quota(error: Exception) -> bool:
-    return getattr(error, "status_code", None) in (400, 403) and _QUOTA.search(str(error)) is not None
-
-
-def wrong_url() -> str | None:
-    """Say what is wrong with that address, if it is none."""
-    if re.match(r"https?://[^/]", api_url()):
-        return None
-    return f"DAYTONA_API_URL is no address of an API: it is like {_REAL_URL}, not {api_url()!r}"
-
-
 def state_of(sandbox: AsyncSandbox) -> str:
     """Return a sandbox's state as last heard of it."""
     return "unknown" if sandbox.state is None else str(getattr(sandbox.state, "value", sandbox.state))
-
-
-def _hint(wanted: DaytonaSandbox, error: Exception) -> str:
-    """Return what else to do about it; the service's own words know of its dashboard only."""
-    if _over_quota(error):
-        return "; `daytona-kernel gc` deletes sandboxes that were left behind"
-    if wanted.image is None and "snapshot" in str(error).lower() and "not found" in str(error):
-        return " Name another one, or make ours with `daytona-kernel image build`"
-    return ""
 
 
 def _busy(error: Exception) -> bool:
