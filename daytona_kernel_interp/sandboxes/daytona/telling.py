@@ -13,8 +13,8 @@ _URL_VARIABLES = ("DAYTONA_API_URL", "DAYTONA_SERVER_URL")
 _REAL_URL = "https://app.daytona.io/api"
 # What the SDK puts before a reason: what was tried, and the state as its own code spells it.
 _PREFIXES = re.compile(
-    r"^(Failed to create (sandbox|snapshot): |Failed to create snapshot \S+, reason: |Failure during waiting for sandbox to start: "
-    r"|Sandbox \S+ entered error state: \S+ error reason: )*"
+    r"^(Failed to create (sandbox|snapshot): |Failed to create snapshot \S+, reason: "
+    r"|Failure during waiting for sandbox to start: |Sandbox \S+ entered error state: \S+ error reason: )*"
 )
 _QUOTA = re.compile(r"(?i)\b(limit exceeded|quota)\b")
 
