@@ -130,7 +130,8 @@ def _document(path: Path) -> tuple[dict[str, Any], list[str]]:
             raise RecordingError(f"{path} is no notebook: it is not JSON. A recording ends in .ipynb.") from None
         told = _ours(cells[0])
         document = {"cells": cells, "nbformat": 4, "metadata": {METADATA_KEY: {**told, "complete": False}}}
-        return document, [f"The file is cut off after {len(cells)} cells; what comes before is here."]
+        whole = "its first cell" if len(cells) == 1 else f"{len(cells)} cells"
+        return document, [f"The file is cut off after {whole}; what comes before is here."]
     if not isinstance(document, dict) or not isinstance(document.get("cells"), list):
         raise RecordingError(f"{path} is no notebook: its JSON has no list of cells.")
     return document, []
