@@ -21,8 +21,8 @@ from .interpreter import CodeInterpreterError, KernelInterpreter
 from .link.sockets import connect_socket
 from .loop import io_loop
 from .sandboxes.daytona import DaytonaSandbox
-from .sandboxes.daytona.service import Service, api_url, sentence
-from .settings import DAYTONA_KEY_VARIABLE, DIAL_S, has_daytona_key
+from .sandboxes.daytona.service import Service, api_url, sentence, wrong_url
+from .settings import DAYTONA_KEY_VARIABLE, DIAL_S, daytona_credential
 from .wire.hello import PATH_PREFIX, RELAY_CHANNEL, SECRET_HEADER
 
 if TYPE_CHECKING:
@@ -122,16 +122,22 @@ def examine(sandbox: DaytonaSandbox | None = None) -> Iterator[Check]:
 
 
 def _key(visit: _Visit) -> Iterator[Check]:
-    if has_daytona_key():
-        yield Check("key", f"{DAYTONA_KEY_VARIABLE} is set", 0.0)
+    if (found := daytona_credential()) is not None:
+        yield Check("key", f"{found[0]} is set", 0.0)
     else:
         yield Check("key", "none", 0.0, f"set {DAYTONA_KEY_VARIABLE}, in the environment or in .env")
 
 
 def _api(visit: _Visit) -> Iterator[Check]:
     """One request tells whether the key is good, how far it is, and, refused or not, what time it is there."""
+    credential = daytona_credential()
+    assert credential is not None
+    if (wrong := wrong_url()) is not None:
+        yield Check("API", "none", None, wrong)
+        return
     request = urllib.request.Request(f"{api_url()}/sandbox?limit=1")
-    request.add_header("Authorization", f"Bearer {os.environ[DAYTONA_KEY_VARIABLE]}")
+    for name, value in credential[1].items():
+        request.add_unredirected_header(name, value)  # the key is for this address alone
     status, there = 200, None
     begun = time.monotonic()
     try:

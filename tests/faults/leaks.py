@@ -94,7 +94,9 @@ def ways(folder: Path) -> list[Way]:
         Way("shut down while the service is busy", _RUNS + "interpreter.shutdown()", (_busy(409), _busy(400))),
         Way("an exception in a with block", _RUNS + "with interpreter: 1 / 0"),
         Way("the process ends", _RUNS),
-        Way("the process ends, the service is busy", _RUNS, (_busy(409), _busy(400))),
+        Way(
+            "the process ends, the service is busy", _RUNS, (_busy(409), _busy(400), _api("deleteSandbox", status=502))
+        ),
         Way("the process ends by an exception", _RUNS + "1 / 0"),
         Way("forgotten", _RUNS + f"del interpreter\n{_IDLE}", signal=signal.SIGKILL, once="deleted"),
         Way("detached, and nobody comes", _RUNS + "interpreter.detach()"),

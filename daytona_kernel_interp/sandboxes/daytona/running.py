@@ -37,6 +37,7 @@ _RESUME_S = 60.0
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _RUNNING = ("started", "starting", "resuming")
 _GONE = ("destroyed", "destroying")
+_ENDED = ("stopped", "stopping", "archived", "archiving", "error", "build_failed")
 _DELETED = "the Daytona sandbox was deleted, and kernel and variables with it"
 
 
@@ -252,9 +253,11 @@ class RunningDaytonaSandbox:
                 raise SandboxFailed(f"the Daytona sandbox is {state} and was not resumed: {sentence(error)}") from error
         elif state in _GONE:
             raise self._gone(_DELETED, sandbox)
-        elif state not in _RUNNING:
+        elif state in _ENDED:
             why = f" ({sandbox.error_reason})" if sandbox.error_reason else ""
             raise self._gone(f"the Daytona sandbox is {state}{why}: kernel and variables are gone", sandbox)
+        elif state not in _RUNNING:  # it is resized or copied, or something else goes on that we do not know
+            raise SandboxFailed(f"the Daytona sandbox is {state}, and may come back")
 
     def _gone(self, what: str, sandbox: AsyncSandbox) -> SandboxGone:
         # The service gives no reason. What it has is one limit for all that runs, Daytona's own daemon included.
@@ -329,7 +332,7 @@ class RunningDaytonaSandbox:
         try:
             service = self._service = self._service or await Service.connect()
             if registry.process_ends():
-                service.end_now(self.id, delete=not self._description.keep)
+                await service.end_now(self.id, delete=not self._description.keep)
                 return
             await (service.stop if self._description.keep else service.delete)(self.id)
         except SandboxFailed as error:
