@@ -21,7 +21,7 @@ from .interpreter import CodeInterpreterError, KernelInterpreter
 from .link.sockets import connect_socket
 from .loop import io_loop
 from .sandboxes.daytona import DaytonaSandbox
-from .sandboxes.daytona.service import Service, api_url, sentence, wrong_url
+from .sandboxes.daytona.service import Service, api_url, begin_import, sentence, wrong_url
 from .settings import DAYTONA_KEY_VARIABLE, DIAL_S, daytona_credential
 from .wire.hello import PATH_PREFIX, RELAY_CHANNEL, SECRET_HEADER
 
@@ -95,9 +95,12 @@ class _Visit:
 def examine(sandbox: DaytonaSandbox | None = None) -> Iterator[Check]:
     """Yield one check after the other; the first that fails is mostly the last. A sandbox is made, and deleted."""
     visit = _Visit(sandbox or DaytonaSandbox())
+    if daytona_credential() is not None:
+        begin_import()  # meanwhile
     steps: list[Callable[[_Visit], Iterator[Check]]] = [
         _key,
         _api,
+        _sdk,
         _snapshot,
         _sandbox,
         _preview,
@@ -168,6 +171,12 @@ def _clock(there: str | None) -> Check:
     skew_s = _now() - email.utils.parsedate_to_datetime(there).timestamp()
     advice = "" if abs(skew_s) < _CLOCK_S else "set this machine's clock: tokens and certificates depend on it"
     return Check("clock", f"{skew_s:+.0f} s from the API's", 0.0, advice, final=False)
+
+
+def _sdk(visit: _Visit) -> Iterator[Check]:
+    """Wait for the SDK's import, seconds that are no part of what the steps after this one take."""
+    begin_import().result()
+    return iter(())
 
 
 def _snapshot(visit: _Visit) -> Iterator[Check]:

@@ -97,7 +97,10 @@ class Service:
         Raises:
             SandboxFailed: If there is no key, or the API's address is none.
         """
-        await asyncio.wrap_future(begin_import())
+        importing = begin_import()
+        if not importing.done():
+            log.info("importing Daytona's SDK")
+        await asyncio.wrap_future(importing)
         from daytona import AsyncDaytona, DaytonaError
 
         if (wrong := wrong_url()) is not None:
