@@ -15,7 +15,7 @@ import logging
 import platform
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from .calltree import Said, Thought, calls_around, tree
 from .ending import ending_of, outcome_of
 from .model import Call, Entry, Facts, LMCall, Outcome, Ref, Usage
 from .secrets import known
-from .store import size_of, summary_of_call
+from .store import size_of
 from .writer import Writer
 
 if TYPE_CHECKING:
@@ -71,8 +71,9 @@ class _Kept:
 
     buffers: Sequence[values.Buffer]
     key: str = ""  # its hash, if that is known
+    is_call: bool = False  # the arguments of one
     ref: Ref | None = None
-    inline: dict[str, str] = field(default_factory=dict)
+    text: str | None = None  # of a small one that is new
     writing: Future[None] | None = None
 
 
@@ -104,14 +105,14 @@ class Step:
         self._cell = cell
         if not self._timers:
             loop = asyncio.get_running_loop()
-            self._timers = [
-                loop.call_later(SLOW_S, self._owner.begin_unfinished, self),
-                loop.call_later(_AHEAD_S, self._owner.begin_ahead, self),
-            ]
+            self._timers.append(loop.call_later(SLOW_S, self._owner.begin_unfinished, self))
+            if self.thought:
+                self._timers.append(loop.call_later(_AHEAD_S, self._owner.begin_ahead, self))
 
     def called(self, call_id: int, name: str, buffers: Sequence[values.Buffer], context: Context) -> CallNote:
         """The cell calls a tool, which will run in ``context``."""
-        note = CallNote(self._owner, call_id, name, time.perf_counter() - self._clock, self._owner.keep(buffers))
+        arguments = self._owner.keep(buffers, is_call=True)
+        note = CallNote(self._owner, call_id, name, time.perf_counter() - self._clock, arguments)
         self._calls.append(note)
         context.run(calls_around.set, (*context.get(calls_around, ()), note))
         return note
@@ -145,9 +146,7 @@ class Step:
         outcome = Outcome("unfinished", "unknown")
         if over:
             ending = ending_of(cell, result, error, shut_down=shut_down)
-            outcome, value = outcome_of(self.given, error, cell, ending)
-            if value:
-                outcome = replace(outcome, value=self._ref(self._owner.keep(value)))
+            outcome = outcome_of(self.given, error, cell, ending, self._keep)
         calls = sorted(self._calls, key=lambda note: note.id) if over else ()
         return Entry(
             index=index,
@@ -170,7 +169,7 @@ class Step:
         """Keep the small ones among its variables; the large ones are being kept."""
         for kept in self._variables.values():
             if kept.writing is None:
-                self._owner.settle(kept)
+                self._ref(kept)
 
     @property
     def inline(self) -> dict[str, str]:
@@ -181,10 +180,11 @@ class Step:
         """Return the calls of language models that the cell's tools made."""
         return [said for note in self._calls for said in note.said]
 
+    def _keep(self, buffers: Sequence[values.Buffer]) -> Ref:
+        return self._ref(self._owner.keep(buffers))
+
     def _ref(self, kept: _Kept) -> Ref:
-        ref, inline = self._owner.settle(kept)
-        self._inline |= inline
-        return ref
+        return self._owner.settle(kept, self._inline)
 
     def _call(self, note: CallNote) -> Call:
         error, result = None, None
@@ -199,7 +199,7 @@ class Step:
             kind="llm" if note.name in _LLM_TOOLS else "tool",
             began_s=note.began_s,
             elapsed_s=note.elapsed_s,
-            arguments=replace(self._ref(note.arguments), summary=summary_of_call(note.arguments.buffers)),
+            arguments=self._ref(note.arguments),
             result=result,
             error=error,
             usage=_total(note.said),
@@ -361,7 +361,7 @@ class Recorder:
 
     def model_said(self, thought: Thought) -> None:
         """A model answered, between cells."""
-        if not (thought.said or thought.reasoning):
+        if not thought:
             return
         with self._lock, self._guarded():
             if self._writer is not None and not self._writer.closed:
@@ -371,37 +371,35 @@ class Recorder:
     def _lm_calls(self, said: Sequence[Said], entry: int | None, inline: dict[str, str]) -> list[LMCall]:
         calls = []
         for one in sorted(said, key=lambda one: one.began):
-            request, new = self.settle(self.keep(one.request))
-            inline |= new
-            outputs = None
-            if one.outputs is not None:
-                outputs, new = self.settle(self.keep(one.outputs))
-                inline |= new
+            request = self.settle(self.keep(one.request), inline)
+            outputs = None if one.outputs is None else self.settle(self.keep(one.outputs), inline)
             calls.append(LMCall(one.call_id, entry, one.began, one.elapsed_s, request, outputs, one.usage, one.error))
         return calls
 
     # --- values ----------------------------------------------------------------------------------------------
 
-    def keep(self, buffers: Sequence[values.Buffer], key: str = "") -> _Kept:
+    def keep(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> _Kept:
         """Begin to keep a value: a large one is hashed and written on a thread of its own."""
-        kept = _Kept(buffers, key)
+        kept = _Kept(buffers, key, is_call)
         writer = self._writer
         if writer is not None and not writer.closed and size_of(buffers) >= _LARGE_BYTES and not writer.has(key):
             kept.writing = self._threads.submit(self._keep_now, kept)
         return kept
 
-    def settle(self, kept: _Kept) -> tuple[Ref, dict[str, str]]:
-        """Return what names a value, once it is kept, and the text of a small one that is new."""
+    def settle(self, kept: _Kept, inline: dict[str, str]) -> Ref:
+        """Return what names a value, once it is kept; the text of a small one that is new goes into ``inline``."""
         if kept.writing is not None:
             kept.writing.result()
         elif kept.ref is None:
             self._keep_now(kept)
         assert kept.ref is not None
-        return kept.ref, kept.inline
+        if kept.text is not None:
+            inline[kept.ref.hash] = kept.text
+        return kept.ref
 
     def _keep_now(self, kept: _Kept) -> None:
         assert self._writer is not None
-        kept.ref, kept.inline = self._writer.keep(kept.buffers, kept.key)
+        kept.ref, kept.text = self._writer.keep(kept.buffers, kept.key, is_call=kept.is_call)
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
