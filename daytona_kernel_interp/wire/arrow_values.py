@@ -79,9 +79,24 @@ def stream_of(columns: list[Any]) -> memoryview:
     return _stream(pa.table(columns, names=list(map(str, range(len(columns))))))
 
 
-def columns_of(data: Any) -> list[Any]:
-    """Return the columns of a stream, as chunked arrays."""
-    return list(_read(memoryview(data)).columns)
+def columns_of(data: Any, *, plain: bool = False) -> list[Any]:
+    """Return the columns of a stream, as chunked arrays.
+
+    Raises:
+        ValueError: If ``plain``, and the type of one is such that polars would unpack it: a dictionary, say.
+    """
+    columns = list(_read(memoryview(data)).columns)
+    if plain and not all(_is_plain(column.type) for column in columns):
+        raise ValueError("a column of another Arrow type than it is sent as")
+    return columns
+
+
+def _is_plain(kind: Any) -> bool:
+    types = pa.types
+    if types.is_large_list(kind) or types.is_fixed_size_list(kind) or types.is_struct(kind):
+        return all(_is_plain(kind.field(place).type) for place in range(kind.num_fields))
+    flat = types.is_primitive(kind) or types.is_decimal(kind)
+    return bool(flat or types.is_large_string(kind) or types.is_large_binary(kind))
 
 
 def _empty(column: Any) -> Any:

@@ -98,7 +98,7 @@ def _streamed(*buffers: Any) -> list[Any]:
     from .arrow_values import columns_of
 
     (stream,) = buffers
-    return columns_of(stream)[::-1]
+    return columns_of(stream, plain=True)[::-1]
 
 
 def _column(series: Any) -> list[Any]:
@@ -121,9 +121,7 @@ def _build_column(name: Any, tree: Any, streamed: list[Any], claim: Callable[[in
     if not isinstance(name, str):
         raise ValueError("not a name")
     if kind == "ipc" and not parts:
-        column = streamed.pop()
-        _check_arrow(column.type)
-        series = pl.Series(name, pl.from_arrow(column))
+        series = pl.Series(name, pl.from_arrow(streamed.pop()))
         if series.dtype != dtype:
             raise ValueError("a column has another dtype than its values")
         return series
@@ -172,18 +170,6 @@ def _slots(form: Any) -> tuple[int, Callable[[Any], int]]:
             null = 1 + width * math.prod(size) if size else 1
             return null, lambda value: null + (sum(map(count, value)) if isinstance(value, list) else 0)
     return 1, lambda value: 1
-
-
-def _check_arrow(kind: Any) -> None:
-    """Refuse Arrow's types that polars would unpack, such as dictionaries: no column of ours goes as one of them."""
-    import pyarrow.types as types
-
-    nested = types.is_large_list(kind) or types.is_fixed_size_list(kind) or types.is_struct(kind)
-    flat = types.is_primitive(kind) or types.is_decimal(kind)
-    if not (nested or flat or types.is_large_string(kind) or types.is_large_binary(kind)):
-        raise ValueError("a column of another Arrow type than polars has")
-    for place in range(kind.num_fields):
-        _check_arrow(kind.field(place).type)
 
 
 def _dtype_form(dtype: Any) -> list[Any]:
