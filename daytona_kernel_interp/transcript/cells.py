@@ -13,6 +13,8 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from ..cell import CellError, DisplayData, ExecuteResult, Output, StreamText
 from ..errors import RecordingError
 from ..wire import values
@@ -31,7 +33,6 @@ SEPARATOR = ",\n"
 OPENING = '{\n "cells": [\n'
 _ANSWER_CHARS = 20_000
 _JSON_MIME = re.compile(r"application/(.*\+)?json")
-_compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
@@ -193,13 +194,9 @@ def answer_of(entry: Entry, store: Any) -> dict[str, str] | None:
 def cell_text(cell: CellJson) -> str:
     """Return a cell as JSON, without what JSON or UTF-8 do not have."""
     try:
-        text = _compact(cell)
-        text.encode("utf-8")
-    except UnicodeEncodeError:  # a lone surrogate
-        text = json.dumps(cell, allow_nan=False, separators=(",", ":"))
-    except (ValueError, TypeError, RecursionError):  # of a sandbox that sends what is no JSON
-        text = json.dumps(_plain(cell, 0), separators=(",", ":"))
-    return text
+        return orjson.dumps(cell).decode("utf-8")
+    except TypeError:  # a sandbox sends what it likes: lone surrogates, endless numbers, a hundred levels, no JSON at all
+        return json.dumps(_plain(cell, 0), separators=(",", ":"))
 
 
 def _plain(value: Any, depth: int) -> Any:
