@@ -325,15 +325,18 @@ class RunningDaytonaSandbox:
         return not self._stopped
 
     async def stop(self) -> None:
-        """Delete the sandbox, or stop one that is kept. Calling it again does nothing."""
+        """Delete the sandbox, or stop one that is kept. Calling it again does nothing.
+
+        A caller that is cancelled, by somebody in a hurry, does not keep it from being done.
+        """
         if self._stopped:
             return
         self._stopped = True
+        await registry.finish(self._end())
+
+    async def _end(self) -> None:
         try:
             service = self._service = self._service or await Service.connect()
-            if registry.process_ends():
-                await service.end_now(self.id, delete=not self._description.keep)
-                return
             await (service.stop if self._description.keep else service.delete)(self.id)
         except SandboxFailed as error:
             minutes = self._description.auto_stop_minutes

@@ -23,6 +23,7 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ... import registry
 from ...errors import SandboxFailed, SandboxGone
 from ...settings import daytona_credential
 from ...wire.backoff import delays
@@ -243,6 +244,8 @@ class Service:
         deadline = loop.time() + busy_s
         waits = delays(random.random)
         while True:
+            if registry.process_ends():
+                return await self._end_now(sandbox_id, delete=delete)
             try:
                 found = await self._client.get(sandbox_id)
                 if delete:
@@ -261,7 +264,7 @@ class Service:
                     ) from error
             await asyncio.sleep(next(waits))
 
-    async def end_now(self, sandbox_id: str, *, delete: bool) -> None:
+    async def _end_now(self, sandbox_id: str, *, delete: bool) -> None:
         """Delete or stop a sandbox by plain requests that block, for a process that is about to end.
 
         There asyncio has no executor any more, so that nothing of the SDK's can be awaited for sure. Between the tries
@@ -304,8 +307,9 @@ class Service:
             raise SandboxFailed(f"the new Daytona sandbox cannot be used: {sentence(error)}") from error
         for line in reversed(done.result.splitlines()):
             if line.startswith(prepare.MARK):
-                answer: dict[str, Any] = json.loads(line[len(prepare.MARK) :])
-                return answer
+                with contextlib.suppress(ValueError, RecursionError):
+                    if isinstance(answer := json.loads(line[len(prepare.MARK) :]), dict):
+                        return answer
         if done.exit_code == 127:
             named = repr(python) if python else "Python"
             raise SandboxFailed(f"there is no {named} in the Daytona sandbox: choose an image or snapshot that has one")
