@@ -195,7 +195,7 @@ def cell_text(cell: CellJson) -> str:
     """Return a cell as JSON, without what JSON or UTF-8 do not have."""
     try:
         return orjson.dumps(cell).decode("utf-8")
-    except TypeError:  # a sandbox sends what it likes: lone surrogates, huge numbers, a hundred levels, no JSON at all
+    except TypeError:  # a sandbox sends what it likes: lone surrogates, huge numbers, any depth
         return json.dumps(_plain(cell, 0), separators=(",", ":"))
 
 

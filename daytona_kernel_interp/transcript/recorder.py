@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SLOW_S = 0.1
-_AHEAD_S = 0.001  # after the request went out; from then on the kernel works, and nothing here waits
+_AHEAD_S = 0.001  # after a request or an answer went out: the kernel works then, and nothing here waits
 _LARGE_BYTES = 64 * 1024  # kept on a thread of its own
 _LLM_TOOLS = ("llm_query", "llm_query_batched")
 
@@ -89,8 +89,10 @@ class Step:
         self._cell: Cell | None = None
         self._result: CellResult | None = None
         self._calls: list[CallNote] = []
-        self._timers: list[asyncio.TimerHandle] = []
+        self._slow: asyncio.TimerHandle | None = None
+        self._ahead: asyncio.TimerHandle | None = None
         self._variables = {name: owner.keep(one.buffers, one.key) for name, one in request.variables.items()}
+        self._unsettled = list(self._variables.values())
         self._inline: dict[str, str] = {}
 
     # --- hooks, on the I/O loop ------------------------------------------------------------------------
@@ -103,17 +105,17 @@ class Step:
     def sent(self, cell: Cell) -> None:
         """Its request goes out."""
         self._cell = cell
-        if not self._timers:
-            loop = asyncio.get_running_loop()
-            self._timers.append(loop.call_later(SLOW_S, self._owner.begin_unfinished, self))
+        if self._slow is None:
+            self._slow = asyncio.get_running_loop().call_later(SLOW_S, self._owner.begin_unfinished, self)
             if self.thought:
-                self._timers.append(loop.call_later(_AHEAD_S, self._owner.begin_ahead, self))
+                self._look_ahead()
 
     def called(self, call_id: int, name: str, buffers: Sequence[values.Buffer], context: Context) -> CallNote:
         """The cell calls a tool, which will run in ``context``."""
         arguments = self._owner.keep(buffers, is_call=True)
         note = CallNote(self._owner, call_id, name, time.perf_counter() - self._clock, arguments)
         self._calls.append(note)
+        self._unsettled.append(arguments)
         context.run(calls_around.set, (*context.get(calls_around, ()), note))
         return note
 
@@ -121,6 +123,17 @@ class Step:
         """The tool has answered."""
         note.elapsed_s = time.perf_counter() - self._clock - note.began_s
         note.op, note.answer = op, self._owner.keep(buffers)
+        self._unsettled.append(note.answer)
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """Have what is there already prepared while the cell goes on: its end has to wait for less then."""
+        if self._ahead is None:
+            self._ahead = asyncio.get_running_loop().call_later(_AHEAD_S, self._prepare)
+
+    def _prepare(self) -> None:
+        self._ahead = None
+        self._owner.begin_ahead(self)
 
     # --- hooks, in the caller's thread -------------------------------------------------------------------
 
@@ -134,9 +147,10 @@ class Step:
         return value
 
     def stop_timer(self) -> None:
-        """There is nothing unfinished to write any more."""
-        for timer in self._timers:
-            timer.cancel()  # from another thread: at worst it runs, and finds that the step has ended
+        """There is nothing to write any more but its end."""
+        for timer in (self._slow, self._ahead):
+            if timer is not None:
+                timer.cancel()  # from another thread: at worst it runs, and finds that the step has ended
 
     # --- as an entry -------------------------------------------------------------------------------------
 
@@ -165,9 +179,10 @@ class Step:
             usage=_total(self.thought.said),
         )
 
-    def settle_variables(self) -> None:
-        """Keep the small ones among its variables; the large ones are being kept."""
-        for kept in self._variables.values():
+    def settle(self) -> None:
+        """Keep what is small of its variables and calls so far; what is large is being kept."""
+        unsettled, self._unsettled = self._unsettled, []
+        for kept in unsettled:
             if kept.writing is None:
                 self._ref(kept)
 
@@ -324,14 +339,14 @@ class Recorder:
                 self.session_closed(self._closing)
 
     def begin_ahead(self, step: Step) -> None:
-        """Have written what led to a step, while its cell runs: the cell's end has to wait for less then."""
+        """Have written what led to a step, and kept what it has so far, while its cell runs."""
         self._threads.submit(self._write_ahead, step)
 
     def _write_ahead(self, step: Step) -> None:
         with self._lock, self._guarded():
             if self._step is step and self._writer is not None and not self._writer.closed:
                 self._write_thought(step)
-                step.settle_variables()
+                step.settle()
 
     def _write_thought(self, step: Step) -> None:
         if not step.thought_written:
@@ -355,9 +370,9 @@ class Recorder:
             writer.callback = writer.callback or tree.listens
             self._write_thought(step)
             entry = step.entry(writer.entries, error, over=over, shut_down=self._shut_down)
-            inline = step.inline
-            lm_calls = self._lm_calls(step.said_inside() if over else [], entry.index, inline)
-            writer.put(entry, lm_calls, inline, over=over)
+            said = step.said_inside() if over else []
+            lm_calls = self._lm_calls(said, entry.index, step.inline) if said else []
+            writer.put(entry, lm_calls, step.inline, over=over)
 
     def model_said(self, thought: Thought) -> None:
         """A model answered, between cells."""
