@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from .settings import KEPT_REPLY_BYTES, MAX_PENDING_CALLS
+from .settings import KEPT_REPLY_BYTES, MAX_PENDING_CALLS, PENDING_CALL_BYTES
 from .tools import Reply, ToolAborted, ToolRunner, failure
 from .wire import values
 from .wire.calls import ToolFailure
@@ -33,6 +33,7 @@ class Calls:
         self._send = send
         self._running: dict[int, asyncio.Task[None]] = {}
         self._began: dict[int, tuple[str, float]] = {}  # of those: the tool's name, and when it was called
+        self._arguments_bytes = 0  # of those too
         self._kept: dict[int, Reply] = {}  # oldest first
         self._kept_bytes = 0
         self._others = False  # calls of this cell may have been taken by a host before us
@@ -48,10 +49,15 @@ class Calls:
         if len(self._running) >= MAX_PENDING_CALLS:
             self.refuse(call.call_id, f"more than {MAX_PENDING_CALLS} tool calls at once")
             return
+        size = _size(call.buffers)
+        if self._running and self._arguments_bytes + size > PENDING_CALL_BYTES:
+            self.refuse(call.call_id, f"the arguments of the tool calls under way exceed {PENDING_CALL_BYTES:,} bytes")
+            return
         task = asyncio.create_task(self._make(call, tools, abort))
         self._running[call.call_id] = task
         self._began[call.call_id] = (call.name, asyncio.get_running_loop().time())
-        task.add_done_callback(lambda _: (self._running.pop(call.call_id, None), self._began.pop(call.call_id, None)))
+        self._arguments_bytes += size
+        task.add_done_callback(lambda _: self._forget(call.call_id, size))
 
     def refuse(self, call_id: Any, why: str) -> None:
         """Answer a call with an error."""
@@ -95,6 +101,11 @@ class Calls:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def _forget(self, call_id: int, size: int) -> None:
+        self._running.pop(call_id, None)
+        self._began.pop(call_id, None)
+        self._arguments_bytes -= size
+
     async def _make(self, call: ToolCalled, tools: ToolRunner, abort: Callable[[ToolAborted], None]) -> None:
         try:
             reply = await tools.run(call.name, call.buffers, call.call_id, arrow=call.arrow)
@@ -109,14 +120,14 @@ class Calls:
 
     def _keep(self, call_id: int, reply: Reply) -> None:
         self._kept[call_id] = reply
-        self._kept_bytes += _size(reply)
+        self._kept_bytes += _size(reply.buffers)
         while self._kept_bytes > KEPT_REPLY_BYTES and len(self._kept) > 1:
             oldest = next(iter(self._kept))
-            self._kept_bytes -= _size(self._kept.pop(oldest))
+            self._kept_bytes -= _size(self._kept.pop(oldest).buffers)
 
     def _reply(self, call_id: Any, reply: Reply) -> None:
         self._send({"op": reply.op, "id": call_id}, reply.buffers)
 
 
-def _size(reply: Reply) -> int:
-    return sum(memoryview(buffer).nbytes for buffer in reply.buffers)
+def _size(buffers: Iterable[values.Buffer]) -> int:
+    return sum(memoryview(buffer).nbytes for buffer in buffers)

@@ -11,7 +11,7 @@ import zmq
 import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 
-from .messages import parse
+from .messages import limit_of, parse
 from .wire.calls import PREAMBLE_KEY
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from jupyter_client.session import Session
 
 log = logging.getLogger(__name__)
-
-_MESSAGE_SLACK_BYTES = 16 << 20  # above the largest value: JSON parts, the code, a figure
 
 _PROBE_S, _SLOW_PROBE_S = 0.05, 5.0  # between kernel_info requests until iopub is subscribed
 _QUICK_PROBES = 100
@@ -42,8 +40,8 @@ class Channels:
     ) -> None:
         """Connect; nothing is waited for."""
         context = _shared_context()
-        limit = -1 if max_value_bytes is None else max_value_bytes + _MESSAGE_SLACK_BYTES
-        context.setsockopt(zmq.MAXMSGSIZE, limit)
+        limit = limit_of(max_value_bytes)
+        context.setsockopt(zmq.MAXMSGSIZE, -1 if limit is None else limit)
         self._client = AsyncKernelClient(context=context)
         self._client.load_connection_file(str(connection_file))
         self._client.start_channels(stdin=False, hb=False)

@@ -14,6 +14,7 @@ from .cell import Cell, Event, Output, OutputArrived, PendingCalls, StreamText, 
 from .channels import Channels, Message, parent_id
 from .errors import CellNotRun, KernelDied, KernelError, SandboxFailed, TunnelLost
 from .looking import look
+from .messages import limit_of
 from .recovery import LOST_OUTPUT, Recovered, read_records
 from .running import CellResult, DiedInCell, LateText, Run, all_of, death, first_of, race
 from .settings import AFTER_SUBMIT_S, CANCEL_S, LADDER, LAST_INTERRUPT_S, MAX_RECOVERIES, REPLY_GRACE_S, START_S
@@ -34,7 +35,7 @@ class Kernel(Watcher):
     """One kernel of a sandbox."""
 
     def __init__(self, tunnel: Tunnel, max_value_bytes: int | None) -> None:
-        self._tunnel, self._max_value_bytes = tunnel, max_value_bytes
+        self._tunnel, self.max_value_bytes = tunnel, max_value_bytes
         self._channels: Channels | None = None
         self._calls = Calls(self._send_control)
         self._run: Run | None = None
@@ -94,7 +95,8 @@ class Kernel(Watcher):
             raise
 
     def _open_channels(self) -> Channels:
-        self._channels = Channels(self.connection_file, self._max_value_bytes, self._take_reply, self._take_iopub)
+        self._tunnel.limit_messages(self.id, limit_of(self.max_value_bytes))
+        self._channels = Channels(self.connection_file, self.max_value_bytes, self._take_reply, self._take_iopub)
         self._sessions.add(self._channels.session.session)
         return self._channels
 

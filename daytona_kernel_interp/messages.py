@@ -14,6 +14,13 @@ _SIGNED = (
     4  # header, parent header, metadata and content; buffers are not (Jupyter messaging spec, "The Wire Protocol")
 )
 
+_SLACK_BYTES = 16 << 20  # above the largest value: JSON parts, the code, a figure
+
+
+def limit_of(max_value_bytes: int | None) -> int | None:
+    """Return how many bytes a message may have of a kernel that sends no larger values; None: any number."""
+    return None if max_value_bytes is None else max_value_bytes + _SLACK_BYTES
+
 
 def parse(session: Session, parts: Sequence[bytes]) -> dict[str, Any]:
     """Return the message in ``parts``, which begin with its signature.

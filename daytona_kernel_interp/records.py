@@ -34,6 +34,7 @@ _TYPES = {
     "pid": (int,),
     "started": (int, float),
     "sandbox": (dict,),
+    "max_value_bytes": (int, type(None)),
 }
 _NAME = re.compile(r"daytona-kernel-([0-9a-f]{8})\.json")
 
@@ -50,11 +51,19 @@ class SessionRecord:
     connection_file: str  # the host's own; of no use when the host is gone
     sandbox: dict[str, Any] = field(repr=False)
     key: str = field(repr=False)
+    max_value_bytes: int | None = None
     version: int = _VERSION
 
     @classmethod
     def of_this_process(
-        cls, session_id: str, *, kernel: str, key: str, connection_file: str, sandbox: dict[str, Any]
+        cls,
+        session_id: str,
+        *,
+        kernel: str,
+        key: str,
+        connection_file: str,
+        sandbox: dict[str, Any],
+        max_value_bytes: int | None = None,
     ) -> SessionRecord:
         """Return the record of a session that this process hosts."""
         pid = os.getpid()
@@ -67,6 +76,7 @@ class SessionRecord:
             connection_file=connection_file,
             sandbox=sandbox,
             key=key,
+            max_value_bytes=max_value_bytes,
         )
 
     @property

@@ -210,6 +210,7 @@ class Session:
             key=self.kernel.key,
             connection_file=str(self.kernel.connection_file),
             sandbox=facts,
+            max_value_bytes=self.kernel.max_value_bytes,
         )
         try:
             record.write()

@@ -34,6 +34,7 @@ CANCEL_S = 20.0  # what interrupting a cell may take whose caller was cancelled;
 MAX_RECOVERIES = 20  # in a row, of one link
 MAX_TOOL_THREADS = 64  # per interpreter
 MAX_PENDING_CALLS = 4096  # of one cell
+PENDING_CALL_BYTES = 1 << 30  # the arguments of those together, as they came; one call may have more
 KEPT_REPLY_BYTES = 64 << 20  # tool results of one cell, kept in case the link is lost with them
 
 

@@ -52,6 +52,7 @@ class _Endpoints:
     def __init__(self, kernel_id: str, key: str, name: str, *, personal: bool) -> None:
         self.kernel_id, self.key = kernel_id, key
         self.name, self.personal = name, personal
+        self.limit_bytes: int | None = None  # of a message to a client
         self.listening: list[socket.socket] = []
         self.ready: dict[str, DialledStream] = {}  # dialled before a client came
         self.streams: set[DialledStream] = set()
@@ -193,6 +194,10 @@ class Tunnel:
         self._kernels[kernel_id] = _Endpoints(kernel_id, key, name or kernel_id, personal=personal)
         self.reopen_kernel(kernel_id)
         return write_connection_file(self._folder, name or kernel_id, key)
+
+    def limit_messages(self, kernel_id: str, limit_bytes: int | None) -> None:
+        """End the streams of clients that connect from now on if the kernel sends one a larger message."""
+        self._kernels[kernel_id].limit_bytes = limit_bytes
 
     def reopen_kernel(self, kernel_id: str) -> None:
         """Listen for clients and dial the first client's streams; after :meth:`suspend_kernel`, afresh."""
@@ -412,7 +417,7 @@ class Tunnel:
             return  # gone again
         connection.setblocking(False)
         stream = endpoints.ready.pop(channel, None) or self._dial(channel, endpoints)
-        end = SocketEnd(AcceptingEnd(channel))
+        end = SocketEnd(AcceptingEnd(channel, endpoints.limit_bytes))
         stream.connect(end)
         task = asyncio.create_task(self._hand_over(connection, end))
         self._accepting.add(task)

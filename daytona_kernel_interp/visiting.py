@@ -12,10 +12,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import zmq
 from jupyter_client.blocking.client import BlockingKernelClient
 
 from .cell import Cell, OutputArrived
 from .errors import KernelError, SessionNotFound
+from .messages import limit_of
 from .records import SessionRecord, find, sessions
 from .sandboxes.choice import take_up
 
@@ -167,6 +169,8 @@ class Guest:
         self._on_output = on_output
         self._begun = False
         self._client = BlockingKernelClient()
+        if (limit := limit_of(record.max_value_bytes)) is not None:
+            self._client.context.setsockopt(zmq.MAXMSGSIZE, limit)
         try:
             self._client.load_connection_file(record.connection_file)
             self._client.start_channels(stdin=False)

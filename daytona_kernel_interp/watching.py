@@ -93,7 +93,9 @@ class Live:
         from .wire.errors import RemoteProtocolError
 
         with self._joined(lambda output: None) as guest:
-            answer, buffers = guest.ask({"op": "inspect", "name": name, "value": True})
+            answer, buffers = guest.ask(
+                {"op": "inspect", "name": name, "value": True, "max_bytes": self._record.max_value_bytes}
+            )
         if answer.get("missing") is True:
             raise NameError(f"name {name!r} is not defined in session {self.session_id}")
         if "refused" in answer:

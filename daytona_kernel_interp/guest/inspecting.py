@@ -38,7 +38,7 @@ _instance_dict: Any = ctypes.pythonapi.PyObject_GenericGetDict
 _instance_dict.argtypes, _instance_dict.restype = [ctypes.py_object], ctypes.py_object
 
 # What IPython, DSPy and Python's import system put into a namespace under names that are nobody's variables.
-_UNSHOWN = re.compile(r"_{1,3}|_i{1,3}|_i?\d+|_(oh|dh|ih|exit_code)|__\w+__|__dspy_\w+")
+_UNSHOWN = re.compile(r"_{1,3}|_i{1,3}|_i?\d+|_(oh|dh|ih|exit_code)|__\w+__|__?[Dd]spy\w*")
 
 _HEAP_TYPE = 1 << 9  # CPython's Py_TPFLAGS_HEAPTYPE: set for every class that Python code made
 _MAX_BITS = 256
@@ -66,6 +66,11 @@ def summarize(namespace: dict[str, Any], hidden: Mapping[str, Any]) -> tuple[lis
         room -= _cost(row)
         rows.append(row)
     return rows[::-1], left_out
+
+
+def shown_tools(names: Iterable[str]) -> list[str]:
+    """Return the tools that are the host's own, not those by which DSPy does its work."""
+    return [name for name in names if not _UNSHOWN.fullmatch(name)]
 
 
 def describe(name: str, value: Any, chars: int = PREVIEW_CHARS) -> Row:

@@ -16,7 +16,7 @@ import zmq
 
 from ..wire import values
 from ..wire.looks import CODE_CHARS, MAX_CALLS, NAMED_CHARS, REPR_S
-from .inspecting import copied, describe, line_of, summarize, tasks_of
+from .inspecting import copied, describe, line_of, shown_tools, summarize, tasks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,7 +145,7 @@ class Looks:
         rows, left_out = summarize(self._shell.user_ns, hidden)
         return {
             **{"variables": rows, "left_out": left_out, "running": self._now(), "count": self._count},
-            "tools": list(self._bridge.offered())[:MAX_CALLS],
+            "tools": shown_tools(self._bridge.offered())[:MAX_CALLS],
         }
 
     def _now(self) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from .cells import (
     answer_of,
     cell_text,
     ending,
-    entry_cells,
+    entry_texts,
     head_cell,
     joined,
     keep_tools,
@@ -56,7 +56,7 @@ def write(transcript: Transcript, path: str | os.PathLike[str]) -> None:
     """
     notebook = Path(path)
     store = ValueStore(folder_of(notebook))
-    texts = [cell_text(cell) for cell in _cells(transcript, store)]
+    texts = list(_texts(transcript, store))
     state = {"complete": transcript.complete, "callback": transcript.callback}
     metadata = notebook_metadata(transcript.facts, **state)
     tail = ending(metadata, **state, cells=len(transcript.entries))
@@ -65,22 +65,23 @@ def write(transcript: Transcript, path: str | os.PathLike[str]) -> None:
     unfinished.replace(notebook)
 
 
-def _cells(transcript: Transcript, store: ValueStore) -> Iterable[CellJson]:
-    yield head_cell(transcript.facts)
+def _texts(transcript: Transcript, store: ValueStore) -> Iterable[str]:
+    yield cell_text(head_cell(transcript.facts))
     waiting = [call for call in transcript.lm_calls if call.entry is None]
     number = 0
     for entry in transcript.entries:
         before = [call for call in waiting if call.began <= entry.began]
         waiting = waiting[len(before) :]
         if before or entry.reasoning:
-            yield model_cell(before, entry.reasoning, number, _moved(transcript.store, store, refs_of(before)))
+            moved = _moved(transcript.store, store, refs_of(before))
+            yield cell_text(model_cell(before, entry.reasoning, number, moved))
             number += 1
         made = [call for call in transcript.lm_calls if call.entry == entry.index]
         tools, inline = keep_tools(entry.tools, store)
         inline |= _moved(transcript.store, store, [*refs_in(entry), *refs_of(made)])
-        yield from entry_cells(entry, tools, made, inline, answer_of(entry, transcript.store))
+        yield from entry_texts(entry, tools, made, inline, answer_of(entry, transcript.store))
     if waiting:
-        yield model_cell(waiting, None, number, _moved(transcript.store, store, refs_of(waiting)))
+        yield cell_text(model_cell(waiting, None, number, _moved(transcript.store, store, refs_of(waiting))))
 
 
 def _moved(source: Any, target: ValueStore, refs: Iterable[Ref]) -> dict[str, str]:
@@ -130,7 +131,8 @@ def _document(path: Path) -> tuple[dict[str, Any], list[str]]:
             raise RecordingError(f"{path} is no notebook: it is not JSON. A recording ends in .ipynb.") from None
         told = _ours(cells[0])
         document = {"cells": cells, "nbformat": 4, "metadata": {METADATA_KEY: {**told, "complete": False}}}
-        return document, [f"The file is cut off after {len(cells)} cells; what comes before is here."]
+        whole = "its first cell" if len(cells) == 1 else f"{len(cells)} cells"
+        return document, [f"The file is cut off after {whole}; what comes before is here."]
     if not isinstance(document, dict) or not isinstance(document.get("cells"), list):
         raise RecordingError(f"{path} is no notebook: its JSON has no list of cells.")
     return document, []

@@ -18,7 +18,7 @@ from ..wire import values
 from .model import Ref
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 INLINE_BYTES = 4096  # of one buffer; the first is always ASCII
@@ -31,11 +31,6 @@ _KINDS = {"str_at": "str", "bytes_at": "bytes", "text": "str", "int": "int", "fl
 def size_of(buffers: Sequence[values.Buffer]) -> int:
     """Return the bytes of a value's encoding."""
     return sum(map(len, buffers))
-
-
-def ref_to(buffers: Sequence[values.Buffer], key: str = "") -> Ref:
-    """Return what names a value; ``key`` is its hash, if that is known."""
-    return Ref(key or hash_of(buffers), size_of(buffers), summary_of(buffers))
 
 
 def summary_of(buffers: Sequence[values.Buffer]) -> str:
@@ -75,6 +70,13 @@ def _small(buffers: Sequence[values.Buffer]) -> Any:
 
 def _short(text: str) -> str:
     return text if len(text) <= _SUMMARY_CHARS else f"{text[: _SUMMARY_CHARS - 1]}…"
+
+
+def ref_to(
+    buffers: Sequence[values.Buffer], key: str = "", summarize: Callable[[Sequence[values.Buffer]], str] = summary_of
+) -> Ref:
+    """Return what names a value; ``key`` is its hash, if that is known."""
+    return Ref(key or hash_of(buffers), size_of(buffers), summarize(buffers))
 
 
 def folder_of(notebook: Path) -> Path:

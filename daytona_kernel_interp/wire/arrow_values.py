@@ -9,13 +9,15 @@ kind                 tree buffers
 ``schema``           []   a stream without batches
 =================== ==== ============================================
 
-No compression, which could unpack to any size; no extension types, whose classes run code; validated in full, since
-pyarrow takes offsets and lengths on trust.
+No compression, which could unpack to any size, nor what Arrow 0.17 knew as such; no extension types, whose classes run
+code; no buffer that is used twice, as each use would be a copy to whoever converts the columns; validated in full,
+since pyarrow takes offsets and lengths on trust.
 """
 
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -28,8 +30,10 @@ if TYPE_CHECKING:
 _DICTIONARY_BATCH, _RECORD_BATCH = 2, 3
 _CONTINUATION = 0xFFFFFFFF
 _EXTENSION = b"ARROW:extension"
+_OLD_COMPRESSION = b"ARROW:experimental_compression"
 _COLUMN = "column"
 _MAX_DEPTH = 64
+_MAX_ROWS = 1 << 31  # no column that has a bit for each is longer; nulls and the like have nothing that bounds them
 
 
 def take_apart(value: Any, arrow: bool) -> tuple[str, Any, list[Any]] | None:
@@ -75,9 +79,24 @@ def stream_of(columns: list[Any]) -> memoryview:
     return _stream(pa.table(columns, names=list(map(str, range(len(columns))))))
 
 
-def columns_of(data: Any) -> list[Any]:
-    """Return the columns of a stream, as chunked arrays."""
-    return list(_read(memoryview(data)).columns)
+def columns_of(data: Any, *, plain: bool = False) -> list[Any]:
+    """Return the columns of a stream, as chunked arrays.
+
+    Raises:
+        ValueError: If ``plain``, and the type of one is such that polars would unpack it: a dictionary, say.
+    """
+    columns = list(_read(memoryview(data)).columns)
+    if plain and not all(_is_plain(column.type) for column in columns):
+        raise ValueError("a column of another Arrow type than it is sent as")
+    return columns
+
+
+def _is_plain(kind: Any) -> bool:
+    types = pa.types
+    if types.is_large_list(kind) or types.is_fixed_size_list(kind) or types.is_struct(kind):
+        return all(_is_plain(kind.field(place).type) for place in range(kind.num_fields))
+    flat = types.is_primitive(kind) or types.is_decimal(kind)
+    return bool(flat or types.is_large_string(kind) or types.is_large_binary(kind))
 
 
 def _empty(column: Any) -> Any:
@@ -101,14 +120,13 @@ def _write(table: Any, sink: Any) -> None:
 
 
 def _read(data: memoryview) -> Any:
-    for place, (head, kind, header) in enumerate(_messages(data)):
-        if place == 0 and _EXTENSION in head:
-            raise ValueError("an extension type")
-        if kind == _DICTIONARY_BATCH:
-            batch = _field(head, header, 1)
-            header = 0 if batch is None else _follow(head, batch)
-        if kind in (_DICTIONARY_BATCH, _RECORD_BATCH) and _field(head, header, 3) is not None:
-            raise ValueError("a compressed batch")
+    for place, (head, kind, header, body_bytes) in enumerate(_messages(data)):
+        if _OLD_COMPRESSION in head or (place == 0 and _EXTENSION in head):
+            raise ValueError("a compressed batch, or an extension type")
+        if kind == _RECORD_BATCH:
+            _check_batch(head, header, body_bytes)
+        elif kind == _DICTIONARY_BATCH and (batch := _field(head, header, 1)) is not None:
+            _check_batch(head, _follow(head, batch), body_bytes)
     with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
         table = reader.read_all()
     for field in table.schema:
@@ -132,8 +150,8 @@ def _check_names(field: Any, depth: int) -> None:
 # --- the messages of a stream, as far as they must be known before pyarrow reads them -------------------------
 
 
-def _messages(data: memoryview) -> Iterator[tuple[bytes, int, int]]:
-    """Yield each message's flatbuffer, the kind of its header, and where the header's table is."""
+def _messages(data: memoryview) -> Iterator[tuple[bytes, int, int, int]]:
+    """Yield each message's flatbuffer, the kind of its header, where the header's table is, and the body's length."""
     place = 0
     while place < len(data):
         mark, size = struct.unpack_from("<Ii", data, place)
@@ -149,8 +167,30 @@ def _messages(data: memoryview) -> Iterator[tuple[bytes, int, int]]:
         length = 0 if body is None else struct.unpack_from("<q", head, body)[0]
         if length < 0:
             raise ValueError("a message of negative length")
-        yield head, head[kind], _follow(head, header)
+        yield head, head[kind], _follow(head, header), length
         place += 8 + size + length
+
+
+def _check_batch(head: bytes, batch: int, body_bytes: int) -> None:
+    """Refuse a record batch that is compressed, is longer than it can be, or uses a byte of its body twice."""
+    if _field(head, batch, 3) is not None:
+        raise ValueError("a compressed batch")
+    if any(length > _MAX_ROWS for length, _ in _pairs(head, batch, 1)):
+        raise ValueError("a column of too many rows")
+    spans = sorted((start, start + size) for start, size in _pairs(head, batch, 2) if size)
+    if any(end > start for (_, end), (start, _) in pairwise([(0, 0), *spans, (body_bytes, 0)])):
+        raise ValueError("buffers that overlap, or do not lie in their message")
+
+
+def _pairs(head: bytes, table: int, number: int) -> list[tuple[int, int]]:
+    """Return a table's vector of structs of two int64: lengths and counts of nulls, offsets and lengths of buffers."""
+    place = _field(head, table, number)
+    if place is None:
+        return []
+    start = _follow(head, place)
+    (count,) = struct.unpack_from("<I", head, start)
+    flat = struct.unpack_from(f"<{2 * count}q", head, start + 4)
+    return list(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _follow(head: bytes, place: int) -> int:

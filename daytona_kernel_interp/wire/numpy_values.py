@@ -33,6 +33,7 @@ _MAX_DIMENSIONS = 32
 _MAX_FIELD_DEPTH = 8
 _LENGTH = np.dtype("<i4")
 _NONE, _NAN = -1, -2
+TEXT_BYTES = 120  # of a text among others: the object, its places in a list and an array, where it begins and ends
 
 
 def take_apart(value: Any, arrow: bool) -> tuple[str, Any, list[Any]] | None:
@@ -73,6 +74,7 @@ def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[
         return _array(_dtype(dtype), _shape(shape), order, *buffers)
     if kind == "texts":
         (shape,) = tree
+        claim(sum(map(len, buffers)) * TEXT_BYTES // _LENGTH.itemsize)
         return _sized(_shape(shape), np.array(unpack_texts(*buffers), object))
     if kind == "objects":
         shape, items = tree
@@ -170,6 +172,8 @@ def _scalar(plain: Any, dtype: np.dtype[Any]) -> Any:
         return np.array(int(plain), np.int64).view(dtype)[()]
     if dtype.kind == "V" or not isinstance(plain, (bool, int, float, complex, str, bytes)):
         raise ValueError("not the value of a scalar")
+    if isinstance(plain, (str, bytes)) and dtype.itemsize > 4 * max(1, len(plain)):
+        raise ValueError("not a scalar of its dtype")  # to find it out would take all the memory that it names
     value = np.array(plain).astype(dtype)[()]
     if value.dtype != dtype:
         raise ValueError("not a scalar of its dtype")
@@ -210,7 +214,10 @@ def _dtype(form: Any, depth: int = 0) -> np.dtype[Any]:
         raise ValueError("fields nest too deeply")
     if isinstance(form, (list, tuple)):
         fields = [(str(name), _dtype(inner, depth + 1), _shape(shape)) for name, inner, shape in form]
-        return np.lib.format.descr_to_dtype([_field_descr(*field) for field in fields])
+        dtype = np.lib.format.descr_to_dtype([_field_descr(*field) for field in fields])
+        if dtype.itemsize == 0:  # an array of it has any length and no memory, until somebody converts it
+            raise ValueError("not a dtype")
+        return dtype
     if not isinstance(form, str) or _DTYPE.fullmatch(form) is None:
         raise ValueError("not a dtype")
     dtype = np.dtype(form)

@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 
 from .libraries import UnsupportedValue
+from .numpy_values import TEXT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,6 +58,7 @@ def take_apart(value: Any, arrow: bool) -> tuple[str, Any, list[Any]] | None:
 
 def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[int], None]) -> Any:
     """Return the value."""
+    _claim_texts(tree, claim)
     if kind == "frame":
         columns, index, data, attrs = tree
         names = _build_index(columns)
@@ -255,6 +257,16 @@ def text_dtype(storage: str, missing: str) -> Any:
         return pd.StringDtype(storage, na_value=np.nan if missing == "nan" else pd.NA)
     except TypeError:  # pandas 2.2 and before had no texts but those with NA
         return object if missing == "nan" else pd.StringDtype(storage)
+
+
+def _claim_texts(tree: Any, claim: Callable[[int], None]) -> None:
+    """Claim what columns of texts become that are made of objects; pyarrow's stay as they are."""
+    match tree:
+        case ["string", "python", _, np.ndarray() as offsets, np.ndarray() as data, _]:
+            claim(TEXT_BYTES * offsets.size + data.size)
+        case [*parts]:
+            for part in parts:
+                _claim_texts(part, claim)
 
 
 def _check_texts(offsets: Any, data: Any, there: Any) -> None:

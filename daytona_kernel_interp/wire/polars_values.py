@@ -14,6 +14,7 @@ is [name, parameter, ...], dtypes among them being lists again.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ _MOMENTS = {"Date": np.int32, "Datetime": np.int64, "Duration": np.int64, "Time"
 _BARE = (*_NUMBERS, "String", "Categorical", "Date", "Time", "Binary", "Null", "Int128")
 _AS_ARROW = (*_NUMBERS, *_MOMENTS, "String", "Binary", "Decimal")
 _MAX_DEPTH = 32
+_SLOT_BYTES = 24  # of a value in a column; of a text, what it has beside its characters
 
 
 def take_apart(value: Any, arrow: bool) -> tuple[str, Any, list[Any]] | None:
@@ -54,10 +56,10 @@ def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[
         streamed = _streamed(*buffers)
         if kind == "series":
             name, column = tree
-            return _build_column(name, column, streamed)
+            return _build_column(name, column, streamed, claim)
         if kind == "frame":
             names, columns, height = tree
-            frame = pl.DataFrame([_build_column(*pair, streamed) for pair in zip(names, columns, strict=True)])
+            frame = pl.DataFrame([_build_column(*pair, streamed, claim) for pair in zip(names, columns, strict=True)])
             if columns and frame.height != height:
                 raise ValueError("a frame has another height than its columns")
             return frame
@@ -96,7 +98,7 @@ def _streamed(*buffers: Any) -> list[Any]:
     from .arrow_values import columns_of
 
     (stream,) = buffers
-    return columns_of(stream)[::-1]
+    return columns_of(stream, plain=True)[::-1]
 
 
 def _column(series: Any) -> list[Any]:
@@ -113,7 +115,7 @@ def _column(series: Any) -> list[Any]:
     return [form, "array", bare.to_numpy(), mask]
 
 
-def _build_column(name: Any, tree: Any, streamed: list[Any]) -> Any:
+def _build_column(name: Any, tree: Any, streamed: list[Any], claim: Callable[[int], None]) -> Any:
     form, kind, *parts = tree
     dtype = _dtype(form, 0)
     if not isinstance(name, str):
@@ -125,6 +127,7 @@ def _build_column(name: Any, tree: Any, streamed: list[Any]) -> Any:
         return series
     values, *rest = parts
     if kind == "items" and not rest:
+        claim(_SLOT_BYTES * sum(map(_slots(form)[1], values)))
         return pl.Series(name, values, dtype=dtype, strict=True)
     (mask,) = rest
     if kind != "array" or not isinstance(values, np.ndarray) or values.ndim != 1:
@@ -140,6 +143,33 @@ def _build_column(name: Any, tree: Any, streamed: list[Any]) -> Any:
         there = pl.Series(mask)
         series = pl.select(pl.when(there).then(series).alias(name)).to_series()
     return series.cast(dtype)
+
+
+def _slots(form: Any) -> tuple[int, Callable[[Any], int]]:
+    """Return in how many places a column of a dtype keeps a null, and a function that says it of any value.
+
+    A null among structs of a thousand fields is a thousand nulls.
+    """
+    match form:
+        case ["Struct", fields]:
+            inner = {name: _slots(dtype) for name, dtype in fields}
+            null = 1 + sum(width for width, _ in inner.values())
+            return (
+                null,
+                lambda value: (
+                    null
+                    + (
+                        sum(inner[name][1](item) for name, item in value.items() if name in inner)
+                        if isinstance(value, dict)
+                        else 0
+                    )
+                ),
+            )
+        case ["List" | "Array", dtype, *size]:
+            width, count = _slots(dtype)
+            null = 1 + width * math.prod(size) if size else 1
+            return null, lambda value: null + (sum(map(count, value)) if isinstance(value, list) else 0)
+    return 1, lambda value: 1
 
 
 def _dtype_form(dtype: Any) -> list[Any]:

@@ -48,24 +48,23 @@ import sys
 import uuid
 from collections import abc
 from collections.abc import Callable, Iterator, Sequence
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
-from . import libraries
+from . import libraries, unpacking
 from .errors import RemoteProtocolError
 from .libraries import UnsupportedValue as UnsupportedValue
 from .records import Record, SequenceRecord
+from .unpacking import MAX_VALUE_BYTES as MAX_VALUE_BYTES
 
 VALUES_VERSION = 1
 
 Buffer = bytes | bytearray | memoryview
 
-MAX_VALUE_BYTES = 256 << 20
 MAX_DEPTH = 200  # json.loads and our walk both recurse; Python's default limit is 1000 frames
 LARGE_BYTES = 64 * 1024  # from here on a buffer of its own beats escaping into JSON
 _INT_BITS = 63
-# Of a value's parts as Python objects, tree and result together: three bytes of JSON may become a hundred times more.
-MAX_UNPACKED_BYTES = 8 * MAX_VALUE_BYTES
-_PART_BYTES, _CONTAINER_BYTES = 40, 200
+MAX_RANGE = 1 << 20  # a range goes as a list: a longer one costs the sender far more than it says
 _TAG = "$"
 
 
@@ -92,10 +91,13 @@ def dumps(
 def encode(value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES, arrow: bool = False) -> tuple[list[Buffer], bool]:
     """Return the buffers, and whether everything in the value has exactly a type that Python has, none of it binary."""
     encoder = _Encoder(max_bytes, arrow and libraries.has_arrow())
-    with collector_paused():
-        tree = encoder.encode(value, 0)
-    head = json.dumps(tree, allow_nan=False, separators=(",", ":")).encode("ascii")
-    if _unpacked_size(head) > MAX_UNPACKED_BYTES:
+    if type(value) is str and len(value) < LARGE_BYTES and value.isascii():  # the most common one: nothing to walk
+        head = encode_basestring_ascii(value).encode("ascii")
+    else:
+        with collector_paused():
+            tree = encoder.encode(value, 0)
+        head = json.dumps(tree, allow_nan=False, separators=(",", ":")).encode("ascii")
+    if unpacking.json_size(head) > unpacking.MAX_UNPACKED_BYTES:
         raise ValueTooLarge("the value has too many parts: send an array or a frame in the place of lists")
     buffers = [head, *encoder.buffers]
     if max_bytes is not None and sum(map(len, buffers)) > max_bytes:
@@ -119,7 +121,7 @@ def decode(buffers: Sequence[Buffer]) -> tuple[Any, bool]:
     try:
         with collector_paused():
             head = bytes(buffers[0])
-            if _unpacked_size(head) > MAX_UNPACKED_BYTES:
+            if unpacking.json_size(head) > unpacking.MAX_UNPACKED_BYTES:
                 raise RemoteProtocolError("a value has too many parts")
             tree = json.loads(head, parse_constant=_refuse_constant)
             decoder = _Decoder(buffers)
@@ -128,14 +130,6 @@ def decode(buffers: Sequence[Buffer]) -> tuple[Any, bool]:
         raise
     except Exception as error:  # whatever a hostile peer put there: the builders below raise what their types raise
         raise RemoteProtocolError(f"not a value of format {VALUES_VERSION}: {type(error).__name__}") from error
-
-
-def _unpacked_size(head: bytes) -> int:
-    """Return about what the JSON text becomes at most; counting commas in texts too does little harm."""
-    if len(head) < MAX_UNPACKED_BYTES // (_PART_BYTES + _CONTAINER_BYTES):
-        return 0  # it cannot be too much
-    containers = head.count(b"[") + head.count(b"{")
-    return head.count(b",") * _PART_BYTES + containers * (_PART_BYTES + _CONTAINER_BYTES)
 
 
 @contextlib.contextmanager
@@ -244,6 +238,11 @@ class _Encoder:
         if self._hashed:  # a range, say: no list is hashable
             return _tagged("tuple", [self.encode(item, depth + 1) for item in value])
         return [self.encode(item, depth + 1) for item in value]
+
+    def numbers(self, value: range, depth: int) -> Any:
+        if value[MAX_RANGE:]:
+            raise ValueTooLarge(f"{value!r} is too long to be sent as a list: send where it starts and ends")
+        return self.sequence(value, depth)
 
     def mapping(self, value: abc.Mapping[Any, Any], depth: int) -> Any:
         if self._hashed:
@@ -364,7 +363,8 @@ _KINDS: tuple[tuple[type, _Handler], ...] = (
     (decimal.Decimal, _ENCODERS[decimal.Decimal]),
     (pathlib.PurePath, _as_text("path", pathlib.PurePath.as_posix)),
     (abc.Mapping, _Encoder.mapping),
-    ((abc.KeysView, abc.ValuesView, abc.ItemsView, range), _Encoder.sequence),  # type: ignore[arg-type]
+    (range, _Encoder.numbers),
+    ((abc.KeysView, abc.ValuesView, abc.ItemsView), _Encoder.sequence),  # type: ignore[arg-type]
 )
 
 
@@ -374,7 +374,7 @@ class _Decoder:
     def __init__(self, buffers: Sequence[Buffer]) -> None:
         self._buffers = buffers
         self._used: set[int] = set()
-        self._claimed = 0
+        self._claims = unpacking.Claims()
         self.exact = True
 
     def decode(self, tree: Any, depth: int) -> Any:
@@ -398,15 +398,20 @@ class _Decoder:
         if tag == "record":
             return self._record(value, depth)
         if tag == "dict":
-            return {self.decode(k, depth + 1): self.decode(v, depth + 1) for k, v in value}
+            keys = [self.decode(key, depth + 1) for key, _ in value]
+            unpacking.check_hashes(keys)
+            return dict(zip(keys, [self.decode(item, depth + 1) for _, item in value], strict=True))
         container = _CONTAINERS.get(tag)
         if container is None and type(tag) is str and "." in tag:
             inner, pieces = value
             buffers = [self._piece(piece) for piece in pieces]
-            return libraries.put_together(tag, self.decode(inner, depth + 1), buffers, self._claim)
+            return libraries.put_together(tag, self.decode(inner, depth + 1), buffers, self._claims.claim)
         if container is None:
             raise RemoteProtocolError(f"values have no tag {str(tag)[:40]!r}")
-        return container(self.decode(item, depth + 1) for item in value)
+        items = [self.decode(item, depth + 1) for item in value]
+        if container is not tuple:
+            unpacking.check_hashes(items)
+        return container(items)
 
     def _large(self, tag: str, index: Any) -> str | bytes:
         data = self._buffer(index)
@@ -414,11 +419,6 @@ class _Decoder:
 
     def _piece(self, piece: Any) -> Buffer:
         return base64.b64decode(piece, validate=True) if isinstance(piece, str) else self._buffer(piece)
-
-    def _claim(self, size: int) -> None:
-        self._claimed += size
-        if self._claimed > MAX_VALUE_BYTES:
-            raise RemoteProtocolError(f"a value would unpack to more than {MAX_VALUE_BYTES} bytes")
 
     def _buffer(self, index: Any) -> Buffer:
         if type(index) is not int or not 1 <= index < len(self._buffers):

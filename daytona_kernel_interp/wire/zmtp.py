@@ -10,7 +10,8 @@ commands, 3.0 as messages). NULL mechanism only: CURVE's keys cannot be played b
 
 Greeting (ZMTP 3.1 specification, 64 bytes): ``FF 00*8 7F``, version major and minor, mechanism in 20 bytes padded with
 zeros, as-server, 31 zeros. A command: a flags byte (4, or 6 with a length of eight bytes), its length, then a name with
-its length and properties; READY has ``Socket-Type``.
+its length and properties; READY has ``Socket-Type``. A message is frames: a flags byte (1: more frames follow, 2: its
+length has eight bytes), its length, and so many bytes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ GREETING_BYTES = 64
 _GREETING = b"\xff" + bytes(8) + b"\x7f" + bytes((3, 0)) + b"NULL".ljust(20, b"\0") + bytes(32)
 _MAX_READY_BYTES = 4096
 _COMMAND, _LONG_COMMAND = 4, 6
+_MORE, _LONG = 1, 2
+_FRAME_BYTES = 256  # what a frame costs whoever receives it, beside its bytes
 
 # What the kernel's socket on each channel is (Jupyter messaging spec, "Introduction").
 SOCKET_TYPES = {"shell": b"ROUTER", "control": b"ROUTER", "stdin": b"ROUTER", "iopub": b"PUB", "hb": b"ROUTER"}
@@ -34,10 +37,58 @@ def ready(socket_type: bytes) -> bytes:
     return bytes((_COMMAND, len(body))) + body
 
 
-class AcceptingEnd:
-    """The kernel's part, towards a client that connected to the host's end of ``channel``."""
+class MessageMeter:
+    """Follows the messages in a stream and refuses one that is too large.
 
-    def __init__(self, channel: str) -> None:
+    ``ZMQ_MAXMSGSIZE`` is a limit for each frame of a message, and libzmq hands a message over once it has all of them:
+    of frames within that limit a message can have any number.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._size = 0  # of the message, as far as it was announced
+        self._skip = 0  # bytes of its frame that have not come
+        self._header = b""
+
+    def receive(self, data: bytes) -> None:
+        """Take the next bytes.
+
+        Raises:
+            RemoteProtocolError: If they announce a message that exceeds the limit.
+        """
+        place = 0
+        while place < len(data):
+            if self._skip:
+                step = min(self._skip, len(data) - place)
+                self._skip -= step
+                place += step
+                continue
+            flags = (self._header or data[place : place + 1])[0]
+            header_bytes = 9 if flags & _LONG else 2
+            came = data[place : place + header_bytes - len(self._header)]
+            self._header += came
+            place += len(came)
+            if len(self._header) == header_bytes:
+                self._begin_frame()
+
+    def _begin_frame(self) -> None:
+        flags, size = self._header[0], int.from_bytes(self._header[1:], "big")
+        self._header, self._skip = b"", size
+        self._size += size + _FRAME_BYTES
+        if self._size > self._limit_bytes:
+            raise RemoteProtocolError(f"a message has more than {self._limit_bytes} bytes")
+        if not flags & _MORE:
+            self._size = 0
+
+
+class AcceptingEnd:
+    """The kernel's part, towards a client that connected to the host's end of ``channel``.
+
+    No message to the client may exceed ``limit_bytes``.
+    """
+
+    def __init__(self, channel: str, limit_bytes: int | None = None) -> None:
+        self._meter = None if limit_bytes is None else MessageMeter(limit_bytes)
         self.opening = _GREETING + ready(SOCKET_TYPES[channel])  # to be written as soon as the client connected
         self._greeting = b""
 
@@ -55,7 +106,13 @@ class AcceptingEnd:
         return data[max(0, missing) :]
 
     def send(self, data: bytes) -> bytes:
-        """Take bytes of the stream and return those that may be written: a client has sent READY before they come."""
+        """Take bytes of the stream and return those that may be written: a client has sent READY before they come.
+
+        Raises:
+            RemoteProtocolError: If they announce a message that is too large.
+        """
+        if self._meter is not None:
+            self._meter.receive(data)
         return data
 
     def release(self) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,6 +178,20 @@ def test_nothing_that_is_shown_exceeds_a_message() -> None:
         assert own.execute(f"HTML('z' * {size})") == shown["text/plain"]
         own.max_output_chars = 1000
         assert len(own.execute("for i in range(30): display('x' * 10_000)")) < 10_000
+        assert own.execute("1 + 1") == 2
+
+
+def test_a_message_of_many_parts_is_no_way_around_the_limit() -> None:
+    """Each part is within ZMQ's limit, all together are not: it is lost, that is said, the session goes on."""
+    send = (
+        "kernel = get_ipython().kernel\n"
+        "message = {'comm_id': 'x', 'data': {'op': 'value'}}, kernel.get_parent('shell')\n"
+        "kernel.session.send(kernel.iopub_socket, 'comm_msg', *message, buffers=[bytes(1 << 20)] * parts)\n"
+        "print('sent')"
+    )
+    with KernelInterpreter(sandbox="local", max_value_bytes=1 << 20) as own:
+        assert own.execute(send, {"parts": 10}).startswith("sent\n")
+        assert re.fullmatch(r"\n\[\.\.\. some output was lost .*\nsent\n", own.execute(send, {"parts": 20}))
         assert own.execute("1 + 1") == 2
 
 

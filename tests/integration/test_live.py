@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import zmq
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
@@ -24,7 +25,7 @@ from daytona_kernel_interp import KernelInterpreter, cli, live, records, session
 from daytona_kernel_interp.cell import StreamText
 from daytona_kernel_interp.errors import KernelError, SessionNotFound
 from daytona_kernel_interp.interpreter import CodeInterpreterError
-from daytona_kernel_interp.visiting import CellFailed
+from daytona_kernel_interp.visiting import CellFailed, Guest
 from daytona_kernel_interp.widget import SessionView
 from tests.integration.test_attach import end_sandbox, until
 
@@ -175,6 +176,22 @@ def test_values(shared: KernelInterpreter) -> None:
         live().get("d")
     go_on.set()
     cell.join()
+
+
+def test_a_view_takes_no_more_than_its_session_does() -> None:
+    """A larger variable is refused there by name, and no socket of the view takes a larger message."""
+    with KernelInterpreter(sandbox="local", max_value_bytes=1 << 20) as own:
+        own.execute("large = 'x' * (2 << 20); small = 'x' * 1000")
+        view = live(own.session_id)
+        assert len(view.get("small")) == 1000
+        with pytest.raises(TypeError, match=r"variable 'large' cannot be sent .* more than 1048576 bytes"):
+            view.get("large")
+        guest = Guest(records.find(own.session_id), print)
+        try:
+            channels = (guest._client.shell_channel, guest._client.iopub_channel, guest._client.control_channel)
+            assert {channel.socket.getsockopt(zmq.MAXMSGSIZE) for channel in channels} == {17 << 20}
+        finally:
+            guest.close()
 
 
 def test_several_sessions_and_their_end(shared: KernelInterpreter) -> None:

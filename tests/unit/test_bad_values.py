@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from daytona_kernel_interp.request import InvalidRequest, prepare
-from daytona_kernel_interp.wire import values
+from daytona_kernel_interp.wire import unpacking
 from daytona_kernel_interp.wire.errors import RemoteProtocolError
 from daytona_kernel_interp.wire.values import ValueTooLarge, dumps, loads
 
@@ -122,7 +122,7 @@ def test_an_array_that_repeats_its_memory_is_measured_first() -> None:
 @pytest.mark.parametrize("part", ["[]", '{"a":1}', '{"$":"tuple","v":[]}'])
 def test_many_small_parts_are_refused_before_they_are_made(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few bytes each, and a hundred times that as objects; the far side says so before it sends them."""
-    monkeypatch.setattr(values, "MAX_UNPACKED_BYTES", 1 << 20)
+    monkeypatch.setattr(unpacking, "MAX_UNPACKED_BYTES", 1 << 20)
     head = f"[{','.join([part] * 100_000)}]".encode()
     assert peak_of(lambda: loads([head])) < 2 * len(head) + (1 << 20)
     with pytest.raises(ValueTooLarge, match="send an array or a frame"):
@@ -134,8 +134,8 @@ def test_the_estimate_of_what_parts_become_is_near() -> None:
     """What is let through takes little more than the limit, whatever it consists of."""
     for part in ("[]", '{"a":1}', '{"$":"tuple","v":[]}', '{"$":"set","v":[1.5]}', "1.5", "12345678", '"ab"', "{}"):
         head = f"[{','.join([part] * 10_000)}]".encode()
-        estimate = head.count(b",") * values._PART_BYTES
-        estimate += (head.count(b"[") + head.count(b"{")) * (values._PART_BYTES + values._CONTAINER_BYTES)
+        estimate = head.count(b",") * unpacking.PART_BYTES
+        estimate += (head.count(b"[") + head.count(b"{")) * (unpacking.PART_BYTES + unpacking.CONTAINER_BYTES)
         tracemalloc.start()
         kept = loads([head])
         peak = tracemalloc.get_traced_memory()[1]
@@ -153,3 +153,34 @@ def test_damage_raises_nothing_else_and_costs_no_memory() -> None:
     found = json.loads(done.stdout)
     assert 2000 < found["refused"] < 4000
     assert found["grown_mb"] < 64
+
+
+def test_a_few_bytes_do_not_become_gigabytes() -> None:
+    """Each is refused before it takes the memory, or the time, that it would."""
+    for library in ("numpy", "polars", "pyarrow", "PIL"):
+        pytest.importorskip(library, reason=f"{library} is not installed in this environment")
+    command = [sys.executable, "-m", "tests.unit.bombs"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False, timeout=50)
+    outcomes = dict(map(json.loads, done.stdout.splitlines()))
+    assert {name: outcome for name, outcome in outcomes.items() if outcome != "refused"} == {}
+    assert (done.returncode, len(outcomes)) == (0, 17)
+
+
+def test_an_image_of_as_many_pixels_as_may_be_sent_arrives() -> None:
+    """What it unpacks to is within what a value may take."""
+    image = pytest.importorskip("PIL.Image", reason="pillow is not installed in this environment")
+    assert loads(dumps(image.new("L", (8192, 8192), 7))).getpixel((8191, 8191)) == 7
+
+
+def test_a_range_is_refused_before_it_is_a_list() -> None:
+    """It takes no memory where it is; as the last expression of a cell it is then shown as its repr."""
+    assert loads(dumps(range(3))) == [0, 1, 2]
+    for value in (range(10**7), range(10**30), range(0, -(10**10), -1)):
+        assert peak_of(functools.partial(dumps, value)) < 1 << 20
+
+
+def test_many_keys_of_different_hashes_come_back() -> None:
+    """A hash that a few of them share is no attack."""
+    keys = [*range(100_000), *(number * ((1 << 61) - 1) for number in range(1, 50)), -1, -2, 0.5, "a", (1, 2)]
+    assert loads(dumps(dict.fromkeys(keys))) == dict.fromkeys(keys)
+    assert loads(dumps(set(keys))) == set(keys)

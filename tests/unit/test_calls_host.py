@@ -50,9 +50,9 @@ class Host:
     def _send(self, data: dict[str, Any], buffers: Sequence[Any]) -> None:
         self.sent.append((data, b"".join(map(bytes, buffers))))
 
-    def take(self, call_id: int) -> None:
+    def take(self, call_id: int, arguments: bytes = b"") -> None:
         """Take a call of the tool that has its id's name."""
-        call = ToolCalled(call_id, str(call_id), [])
+        call = ToolCalled(call_id, str(call_id), [arguments])
         self.calls.take(call, cast("ToolRunner", self.runner), self.aborts.append)
 
     async def make(self, *ids: int) -> None:
@@ -206,6 +206,23 @@ async def test_calls_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     await host.answer(2)
     await host.make(5)
     assert host.runner.started == ["1", "2", "3", "5"]
+
+
+async def test_their_arguments_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together: one call may have more; what was answered or refused counts no more."""
+    monkeypatch.setattr(calls, "PENDING_CALL_BYTES", 100)
+    host = Host()
+    for call_id, size in ((1, 200), (2, 1)):
+        host.take(call_id, b"x" * size)
+    await settle()
+    assert "under way exceed 100 bytes" in failure_in(host.sent[0]).message
+    await host.answer(1)
+    assert host.told() == [("error", 2), ("result", 1)]
+    for call_id in (3, 4, 5):
+        host.take(call_id, b"x" * 50)
+    await settle()
+    assert host.runner.started == ["1", "3", "4"]
+    assert host.told() == [("error", 5)]
 
 
 async def test_a_flood_under_one_id_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,10 +167,25 @@ def test_a_large_namespace_is_bounded() -> None:
 def test_names_of_ours_and_of_ipython_are_hidden() -> None:
     """What was put into the namespace is passed over as long as it is the same object."""
     ours = {"llm_query": len, "In": []}
-    namespace = {**ours, "_": 1, "_12": 2, "_i": "", "__name__": "x", "__dspy_token": "", "_mine": 3}
+    namespace = {
+        **ours,
+        "_": 1,
+        "_12": 2,
+        "_i": "",
+        "__name__": "x",
+        "__dspy_token": "",
+        "_dspy_sys": 1,
+        "_DspyProxy": 1,
+        "_mine": 3,
+    }
     assert [row[0] for row in summarize(namespace, ours)[0]] == ["_mine"]
     namespace["llm_query"] = min
     assert [row[0] for row in summarize(namespace, ours)[0]] == ["llm_query", "_mine"]
+
+
+def test_tools_by_which_dspy_does_its_work_are_not_shown() -> None:
+    """They are nobody's to call, unlike one of the host's that merely begins with an underscore."""
+    assert inspecting.shown_tools(["look", "__dspy_call__", "_mine", "llm_query"]) == ["look", "_mine", "llm_query"]
 
 
 def test_a_namespace_that_changes_meanwhile() -> None:

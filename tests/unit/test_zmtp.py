@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -330,3 +330,40 @@ def test_any_greeting_is_one_or_refused(greeting: bytes) -> None:
         return
     assert greeting[10] >= 3
     assert greeting[12:16] == b"NULL"
+
+
+def frames(*sizes: int) -> bytes:
+    """Return a message of frames of these sizes."""
+    message = b""
+    for place, size in enumerate(sizes):
+        more, long = place < len(sizes) - 1, size > 255
+        message += bytes((more + 2 * long,)) + size.to_bytes(8 if long else 1, "big") + bytes(size)
+    return message
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 600), min_size=1, max_size=4), max_size=6),
+    st.integers(1, 3000),
+    st.lists(st.integers(0, 4000), max_size=8),
+)
+def test_a_message_has_a_limit_whatever_its_frames(
+    messages: list[list[int]], limit_bytes: int, places: list[int]
+) -> None:
+    """One that exceeds it is refused when it is announced, those before it pass, however the bytes came."""
+    end, passed = AcceptingEnd("iopub", limit_bytes), b""
+    fits = [sum(size + 256 for size in sizes) <= limit_bytes for sizes in messages]
+    data = b"".join(frames(*sizes) for sizes in messages)
+    whole = b"".join(frames(*sizes) for sizes in messages[: [*fits, False].index(False)])
+    pieces = strategies.cut(data, places)
+    with nullcontext() if all(fits) else pytest.raises(RemoteProtocolError, match=f"more than {limit_bytes} bytes"):
+        for piece in pieces:
+            passed += end.send(piece)
+    if all(fits):
+        assert passed == data
+    assert len(passed) <= len(whole) + limit_bytes + 9
+
+
+def test_without_a_limit_every_message_passes() -> None:
+    """Clients that are not ours have limits of their own."""
+    data = frames(1000, 1000, 1000)
+    assert AcceptingEnd("iopub").send(data) == data
