@@ -67,13 +67,12 @@ def submitted(buffers: Sequence[values.Buffer], names: Sequence[str]) -> dict[st
         RemoteProtocolError: If it is no value, or its fields have not these names in this order.
     """
     try:
-        answer = values.loads(buffers)
+        answer: Any = values.loads(buffers)
     except RemoteProtocolError as error:
         raise RemoteProtocolError(f"that is no value: {error}") from error
-    is_ours = type(answer) is dict and all(type(name) is str for name in answer)
-    if not is_ours or list(answer) != list(names):
-        raise RemoteProtocolError("whose fields are not the output fields")
-    return answer
+    if type(answer) is dict and all(type(name) is str for name in answer) and list(answer) == list(names):
+        return answer
+    raise RemoteProtocolError("whose fields are not the output fields")
 
 
 def with_output(summary: str, error: CellError | None, text: str) -> str:
