@@ -117,7 +117,8 @@ class Exchange:
         """
         source = PurePosixPath(path)
         target = Path(to if to is not None else source.name)
-        entries = [_checked(entry) for entry in self._ask("download", {"do": "list", "path": path})]
+        listed = self._ask("download", {"do": "list", "path": path})
+        entries = [_checked(entry) for entry in (listed if isinstance(listed, list) else [listed])]
         done, total = 0, sum(size or 0 for _, size in entries)
         for name, size in entries:
             here = target / name
@@ -203,4 +204,8 @@ def _checked(entry: Any) -> tuple[str, int | None]:
             parts = PurePosixPath(name).parts
             if not (name.startswith("/") or ".." in parts or "\0" in name or "\\" in name):
                 return name, size
-    raise CodeInterpreterError(f"download(): the sandbox named a file that cannot be one of the folder's: {entry!r}.")
+    try:
+        named = repr(entry)[:200]
+    except ValueError:  # a number of too many digits
+        named = f"one of type {type(entry).__name__}"
+    raise CodeInterpreterError(f"download(): the sandbox named a file that cannot be one of the folder's: {named}.")

@@ -45,11 +45,11 @@ def returned(cell: Cell, text: str, *, raw_only: bool) -> Any:
 
 def _visible(value: Any) -> bool:
     """Whether RLM shows ``value`` as it is: it hides what is falsy, joins lists with newlines, and sends UTF-8."""
-    if not value or (isinstance(value, list) and not "".join(map(str, value))):
-        return False
     try:
+        if not value or (isinstance(value, list) and not "".join(map(str, value))):
+            return False
         json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except (TypeError, ValueError, RecursionError):
+    except (TypeError, ValueError, RecursionError):  # a frame, which no kernel of ours sends, has no truth
         return False
     return True
 
@@ -67,12 +67,12 @@ def submitted(buffers: Sequence[values.Buffer], names: Sequence[str]) -> dict[st
         RemoteProtocolError: If it is no value, or its fields have not these names in this order.
     """
     try:
-        answer = values.loads(buffers)
+        answer: Any = values.loads(buffers)
     except RemoteProtocolError as error:
         raise RemoteProtocolError(f"that is no value: {error}") from error
-    if not isinstance(answer, dict) or list(answer) != list(names):
-        raise RemoteProtocolError("whose fields are not the output fields")
-    return answer
+    if type(answer) is dict and all(type(name) is str for name in answer) and list(answer) == list(names):
+        return answer
+    raise RemoteProtocolError("whose fields are not the output fields")
 
 
 def with_output(summary: str, error: CellError | None, text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import marshal
+import sys
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
@@ -57,14 +58,15 @@ class Keeping:
         """Return the value in ``buffers``, and keep it. Call :meth:`trim` when the cell has all its values."""
         value, exact = values.decode(buffers)
         if isinstance(value, (str, bytes)) and exact:
-            kept: tuple[int, Any] = (_SAME, value)
+            kept: tuple[int, Any, int] = (_SAME, value, sys.getsizeof(value))  # four times its UTF-8, for one emoji
         elif exact:
-            kept = (_MARSHAL, marshal.dumps(value))  # made here of what the codec built: never of foreign bytes
+            form = marshal.dumps(value)  # made here of what the codec built: never of foreign bytes
+            kept = (_MARSHAL, form, len(form))
         else:
-            kept = (_ENCODED, list(buffers))
+            kept = (_ENCODED, list(buffers), sum(map(len, buffers)))
         self._drop(key)
-        self._kept[key] = (*kept, sum(map(len, buffers)))
-        self._size += self._kept[key][2]
+        self._kept[key] = kept
+        self._size += kept[2]
         return value
 
     def trim(self) -> None:

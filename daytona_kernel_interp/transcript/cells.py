@@ -20,6 +20,7 @@ from ..errors import RecordingError
 from ..wire import values
 from . import fields, prose
 from .model import METADATA_KEY, SCHEMA_VERSION, Entry, Facts, LMCall, Ref
+from .shown_values import repr_of
 from .store import ValueStore, ref_to, value_of
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def answer_of(entry: Entry, store: Any) -> dict[str, str] | None:
         answer = value_of(store, entry.outcome.value)
     except RecordingError:
         return {"answer": entry.outcome.value.summary}
-    shown = {name: value if isinstance(value, str) else repr(value) for name, value in answer.items()}
+    shown = {name: value if isinstance(value, str) else repr_of(value) for name, value in answer.items()}
     return {name: text[:_ANSWER_CHARS] for name, text in shown.items()}
 
 

@@ -20,6 +20,7 @@ from ..wire import values
 from ..wire.errors import RemoteProtocolError
 from .canonical import same
 from .figures import same_pixels, size_of
+from .shown_values import repr_of
 from .tape import call_text
 
 if TYPE_CHECKING:
@@ -314,7 +315,7 @@ def value_text(store: Store, ref: Ref | None) -> str:
         value = values.loads(store.load(ref))
     except (RecordingError, RemoteProtocolError):
         return ref.summary
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else repr_of(value)
     return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pprint
 import re
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ from ..wire import values
 from ..wire.errors import ProtocolError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .model import Call, Ref, Store
 
 MAX_DECODED_BYTES = 1 << 20  # of larger ones the summary is shown
@@ -40,8 +43,13 @@ def as_text(value: Any, *, laid_out: bool = True) -> str:
         return value
     if isinstance(value, list) and len(value) > 1 and _are_prose(value):
         return "\n\n".join(f"[{number}] {one}" for number, one in enumerate(value))
+    return repr_of(value, functools.partial(pprint.pformat, width=100, sort_dicts=False) if laid_out else repr)
+
+
+def repr_of(value: Any, show: Callable[[Any], str] = repr) -> str:
+    """Return a value's repr, or what it is where there is none, as of a number of more digits than Python writes."""
     try:
-        return pprint.pformat(value, width=100, sort_dicts=False) if laid_out else repr(value)
+        return show(value)
     except Exception as error:  # a library's repr of what a stranger put together
         return f"<{type(value).__name__}: its repr raised {type(error).__name__}>"
 

@@ -59,12 +59,13 @@ def take_apart(value: Any, arrow: bool) -> tuple[str, Any, list[Any]] | None:
 
 
 def _take_scalar(value: Any) -> tuple[str, Any, list[Any]]:
-    dtype = _dtype_form(value.dtype)
+    dtype = _dtype_form(value.dtype if value.dtype.itemsize else np.dtype(f"{value.dtype.kind}1"))
     if value.dtype.kind in "mM":
         return "scalar", [int(value.view(np.int64)), dtype], []
     if value.dtype.kind == "V":
         raise UnsupportedValue("a numpy record cannot be sent by itself: send value.item(), or an array of it")
-    return "scalar", [value.item(), dtype], []
+    kinds: dict[str, Callable[[Any], Any]] = {"U": str.__str__, "S": bytes}  # item() drops zeros at their end
+    return "scalar", [kinds.get(value.dtype.kind, np.generic.item)(value), dtype], []
 
 
 def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[int], None]) -> Any:
@@ -172,8 +173,10 @@ def _scalar(plain: Any, dtype: np.dtype[Any]) -> Any:
         return np.array(int(plain), np.int64).view(dtype)[()]
     if dtype.kind == "V" or not isinstance(plain, (bool, int, float, complex, str, bytes)):
         raise ValueError("not the value of a scalar")
-    if isinstance(plain, (str, bytes)) and dtype.itemsize > 4 * max(1, len(plain)):
-        raise ValueError("not a scalar of its dtype")  # to find it out would take all the memory that it names
+    if dtype.kind in "SU":  # not by way of an array, which would be as large as the dtype says
+        if type(plain) is not (bytes if dtype.kind == "S" else str) or dtype.itemsize > 4 * max(1, len(plain)):
+            raise ValueError("not a scalar of its dtype")
+        return dtype.type(plain)
     value = np.array(plain).astype(dtype)[()]
     if value.dtype != dtype:
         raise ValueError("not a scalar of its dtype")

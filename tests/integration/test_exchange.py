@@ -259,7 +259,14 @@ def hostile(interp: KernelInterpreter) -> Iterator[Callable[..., None]]:
 
 @pytest.mark.parametrize(
     "entry",
-    [*((name, 1) for name in ("../x", "/tmp/x", "a/../../x", "a\\x", "a\0", 5)), ("x", -1), ("x", True), "x", 5],
+    [
+        *((name, 1) for name in ("../x", "/tmp/x", "a/../../x", "a\\x", "a\0", 5)),
+        ("x", -1),
+        ("x", True),
+        ("x", -(10**5000)),
+        "x",
+        5,
+    ],
 )
 def test_a_sandbox_cannot_write_outside_of_the_folder(
     interp: KernelInterpreter, hostile: Callable[..., None], tmp_path: Path, entry: Any

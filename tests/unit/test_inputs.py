@@ -153,6 +153,18 @@ def test_what_was_used_longest_ago_is_forgotten_first() -> None:
     assert pair.sent > LARGE_BYTES
 
 
+def test_a_text_counts_as_what_it_takes() -> None:
+    """One emoji makes each of its characters four bytes, which they are not in UTF-8; numbers take more, too."""
+    pair = Pair(10 * LARGE_BYTES)
+    for letter in "abcdefgh":
+        pair.send(v=letter * LARGE_BYTES + "\U0001f600")
+    assert len(pair.keeping.keys) == 2
+    pair = Pair(10 * LARGE_BYTES)
+    for number in range(8):
+        pair.send(v=[number] * LARGE_BYTES)
+    assert sum(map(len, (kept for _, kept, _ in pair.keeping._kept.values()))) <= 10 * LARGE_BYTES
+
+
 def test_one_larger_than_all_there_is_room_for_arrives() -> None:
     """It is only not kept."""
     pair = Pair(10)

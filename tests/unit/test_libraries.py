@@ -110,6 +110,7 @@ def test_arrays_come_back_equal_and_writable(array: Any) -> None:
 
 SCALARS = [np.float64(1.5), np.float16(2), np.int8(-3), np.uint64(2**64 - 1), np.bool_(True), np.complex64(1j)]
 SCALARS += [np.datetime64("2020-01-01", "D"), np.timedelta64(3, "s"), np.str_("x"), np.bytes_(b"x"), np.float32("nan")]
+SCALARS += [np.str_(""), np.bytes_(b""), np.str_("é\U0001f600\0")]
 
 
 @pytest.mark.parametrize("scalar", SCALARS, ids=lambda scalar: str(scalar.dtype))

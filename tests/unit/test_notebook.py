@@ -22,7 +22,7 @@ from daytona_kernel_interp.errors import RecordingError
 from daytona_kernel_interp.transcript import notebook
 from daytona_kernel_interp.transcript.cells import refs_in, refs_of
 from daytona_kernel_interp.transcript.model import METADATA_KEY, Call, Entry, Facts, LMCall, Outcome, Transcript, Usage
-from daytona_kernel_interp.transcript.store import folder_of
+from daytona_kernel_interp.transcript.store import folder_of, value_of
 from daytona_kernel_interp.wire.calls import Parameter, ToolSpec
 
 from .transcripts import BEGAN, Memory, transcripts
@@ -127,6 +127,18 @@ def test_a_reader_sees_the_session(written: Path) -> None:
     ):
         assert shown in text
     assert cells[2].outputs[0].text == "1\n"
+
+
+def test_an_answer_that_has_no_text_is_recorded(tmp_path: Path) -> None:
+    """Python refuses to write a number of so many digits; a reader sees what it is, a program the number."""
+    store = Memory()
+    entry = Entry(0, "id-0", "", BEGAN, Outcome("submitted", "ok", store.keep({"n": 10**5000})))
+    path = tmp_path / "run.ipynb"
+    notebook.write(Transcript(Facts("abcd", BEGAN, "local sandbox"), (entry,), store), path)
+    assert "<int: its repr raised ValueError>" in path.read_text()
+    outcome = notebook.read(path).entries[0].outcome
+    assert outcome.value is not None
+    assert value_of(notebook.read(path).store, outcome.value) == {"n": 10**5000}
 
 
 def test_a_recording_is_a_sequence_of_steps(written: Path) -> None:
