@@ -126,6 +126,7 @@ def _add_session_commands(commands: Any) -> None:
     inspect = commands.add_parser("inspect", help="show what is in a running session and what it runs")
     inspect.add_argument("session", nargs="?", metavar="SESSION", help="see ls; else the newest")
     inspect.add_argument("name", nargs="?", metavar="NAME", help="one variable, with its own text")
+    inspect.add_argument("--private", action="store_true", help="also variables of names that begin with an underscore")
     inspect.set_defaults(command=_inspect)
 
 
@@ -361,7 +362,7 @@ def _inspect(options: argparse.Namespace) -> int:
     from .watching import live
 
     try:
-        _write(sys.stdout, f"{live(options.session).inspect(options.name)}\n")
+        _write(sys.stdout, f"{live(options.session).inspect(options.name, private=options.private)}\n")
     except (KernelError, NameError) as error:
         raise _BadInput(f"{str(error).rstrip('.')}.") from error
     return 0
