@@ -128,6 +128,8 @@ def _document(path: Path) -> tuple[dict[str, Any], list[str]]:
     except (ValueError, RecursionError):
         cells = _cells_before_cut(text)
         if not cells:
+            if text.lstrip().startswith(OPENING.rstrip()):
+                raise RecordingError(f"{path} is cut off in its first cell: nothing of it can be read.") from None
             raise RecordingError(f"{path} is no notebook: it is not JSON. A recording ends in .ipynb.") from None
         told = _ours(cells[0])
         document = {"cells": cells, "nbformat": 4, "metadata": {METADATA_KEY: {**told, "complete": False}}}
@@ -182,6 +184,7 @@ class _Reader:
         self._store = ValueStore(folder_of(path))
         self._tools: dict[str, tuple[ToolSpec, ...]] = {}
         self._entries: list[Entry] = []
+        self._shift = 0  # from the number that a step has to the one that it was recorded under
         self._lm_calls: list[LMCall] = []
 
     def transcript(self) -> Transcript:
@@ -245,12 +248,17 @@ class _Reader:
                 f"The record of step {number} cannot be read ({_why(error)}); its code and outputs are."
             )
             entry = Entry(
-                number, "", code, self._facts_began(), Outcome("unfinished", "unknown"), outputs=tuple(outputs)
+                number + self._shift,
+                "",
+                code,
+                self._facts_began(),
+                Outcome("unfinished", "unknown"),
+                outputs=tuple(outputs),
             )
-        if entry.index != number:
+        if entry.index - number != self._shift:
+            self._shift = entry.index - number
             self._problems.append(f"Step {number} was recorded as step {entry.index}: cells are missing or were moved.")
-            entry = replace(entry, index=number)
-        return entry
+        return replace(entry, index=number)
 
     def _facts_began(self) -> datetime:
         return self._entries[-1].began if self._entries else datetime.fromtimestamp(0, timezone.utc)
@@ -273,11 +281,16 @@ class _Reader:
         missing = {key: ref for key, ref in named.items() if not self._store.has(ref)}
         if missing:
             some = "; ".join(f"{ref.hash[:12]} ({ref.summary[:60]})" for ref in list(missing.values())[:3])
+            many = (
+                f"{len(missing):,} values are missing: they lie" if len(missing) > 1 else "A value is missing: it lies"
+            )
             self._problems.append(
-                f"{len(missing)} values are missing: they lie in {self._store.folder.name}/ beside the notebook, "
-                f"or were cut out of it: {some}."
+                f"{many} in {self._store.folder.name}/ beside the notebook, or {'were' if len(missing) > 1 else 'was'} "
+                f"cut out of it: {some}."
             )
 
 
 def _why(error: Exception) -> str:
+    if isinstance(error, AttributeError):  # what should be an object is none
+        return "it has another form than was recorded"
     return f"{error} is missing" if isinstance(error, KeyError) else str(error)

@@ -7,6 +7,7 @@ only then decoded; nothing in it is ever run.
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import secrets
@@ -156,6 +157,8 @@ class ValueStore:
             raise RecordingError(f"The recording names a value by {ref.hash[:80]!r}, which is no SHA-256.")
         path = self._path(ref.hash)
         try:
+            if path.exists() and not path.is_file():  # a pipe, perhaps
+                raise OSError(errno.EINVAL, "it is no file")
             data = memoryview(path.read_bytes())
         except OSError as error:
             why = error.strerror or type(error).__name__
