@@ -3,6 +3,8 @@
 const STYLE = `
 .dk-view { font-size: 13px; line-height: 1.4; border: 1px solid var(--jp-border-color2, #ccc); padding: 8px; }
 .dk-view pre { margin: 2px 0; max-height: 16em; overflow: auto; white-space: pre-wrap; }
+.dk-view .dk-tail { display: flex; flex-direction: column-reverse; max-height: 16em; overflow: auto; }
+.dk-view .dk-tail pre { max-height: none; overflow: visible; }
 .dk-view table { border-collapse: collapse; width: 100%; }
 .dk-view th, .dk-view td { text-align: left; padding: 1px 8px 1px 0; vertical-align: top; }
 .dk-view .dk-table { max-height: 20em; overflow: auto; }
@@ -31,10 +33,16 @@ function stepOf(step, open) {
   details.open = open;
   const took = step.took_s === null ? "" : `, ${step.took_s} s`;
   const first = step.code.split("\n").find((line) => line.trim()) ?? "";
-  const head = element("summary", `${step.number}  ${step.state}${took}  ${first.slice(0, 100)}`);
+  const head = element("summary", `${step.number} ${step.state}${took} `);
+  head.append(element("code", first.slice(0, 100)));
   if (step.state === "failed") head.className = "dk-failed";
-  details.append(head, code(step.code));
-  if (step.tail) details.append(element("pre", step.tail));
+  details.append(head);
+  if (step.state !== "running") details.append(code(step.code)); // that one stands above, with its line
+  if (step.tail) {
+    const tail = element("div", undefined, "dk-tail"); // scrolled to its end
+    tail.append(element("pre", step.tail));
+    details.append(tail);
+  }
   if (step.error) details.append(element("pre", step.error, "dk-failed"));
   return details;
 }
@@ -53,9 +61,9 @@ function tableOf(rows) {
 
 function render({ model, el }) {
   const root = element("div", undefined, "dk-view");
-  const title = element("b"), now = element("div"), steps = element("div"), variables = element("div");
-  variables.className = "dk-table";
-  root.append(element("style", STYLE), title, now, steps, variables);
+  const title = element("b"), now = element("div"), steps = element("div");
+  const variables = element("div", undefined, "dk-table"), foot = element("div");
+  root.append(element("style", STYLE), title, now, steps, variables, foot);
   el.append(root);
   const opened = new Map(); // what somebody opened or closed stays so
 
@@ -63,8 +71,12 @@ function render({ model, el }) {
     const over = model.get("over"), state = model.get("now");
     title.textContent = `Session ${model.get("session")}${over ? ` is over: ${over}` : ""}`;
     now.replaceChildren(...(state.headings ?? []).map((line) => element("div", line)));
-    if (!over && state.code) now.append(code(state.code, state.line));
-    for (const line of state.footings ?? []) now.append(element("div", line));
+    if (!over && state.code) {
+      const running = code(state.code, state.line), here = running.querySelector(".dk-here");
+      now.append(running);
+      if (here) running.scrollTop = here.offsetTop - running.offsetTop - running.clientHeight / 2;
+    }
+    foot.replaceChildren(...(state.footings ?? []).map((line) => element("div", line)));
   };
   const drawSteps = () => {
     const known = model.get("steps");
@@ -74,7 +86,10 @@ function render({ model, el }) {
       return details;
     }));
   };
-  const drawVariables = () => variables.replaceChildren(tableOf(model.get("variables")));
+  const drawVariables = () => {
+    const rows = model.get("variables");
+    variables.replaceChildren(...(rows.length ? [tableOf(rows)] : []));
+  };
 
   drawNow(); drawSteps(); drawVariables();
   model.on("change:now", drawNow);

@@ -30,6 +30,20 @@ def column(page: Any, number: int) -> list[str]:
     return texts
 
 
+def inside(page: Any, selector: str, edge: str = "start") -> bool:
+    """Return whether an element's edge is in sight in what scrolls around it."""
+    found: bool = page.eval_on_selector(
+        selector,
+        """(it, edge) => {
+            const own = it.getBoundingClientRect(), box = it.parentNode.getBoundingClientRect();
+            const y = edge === 'end' ? own.bottom : own.top;
+            return box.top - 1 <= y && y <= box.bottom + 1;
+        }""",
+        edge,
+    )
+    return found
+
+
 def test_a_click_on_a_heading_sorts(page: Any) -> None:
     """Names sort as text, sizes and shapes as numbers, a second click the other way; values stay text."""
     variables = (
@@ -55,7 +69,7 @@ def test_the_view_draws_what_it_is_told(page: Any) -> None:
     page.evaluate(
         """source => {
             const state = {session: 'abc', over: '',
-                now: {headings: ['Cell 1 runs'], code: 'a\\nb', line: 2, footings: []},
+                now: {headings: ['Cell 1 runs'], code: 'a\\nb', line: 2, footings: ['2 more']},
                 steps: [{number: 1, code: 'print(1)', state: 'running', took_s: 1.5, tail: '1', error: ''}],
                 variables: [['x', 'int', '28 B', '', '1']]};
             const heard = {};
@@ -68,11 +82,19 @@ def test_the_view_draws_what_it_is_told(page: Any) -> None:
     assert "Session abc" in page.inner_text("#place")
     assert page.inner_text(".dk-here") == "b"
     assert page.inner_text("summary") == "1 running, 1.5 s print(1)"
+    assert page.inner_text("#place").splitlines()[-1] == "2 more"
+    assert page.locator("details pre").all_inner_texts() == ["1"]  # its code stands above, with its line
     page.click("summary")
     step = {"number": 1, "code": EVIL, "state": "failed", "took_s": 2.0, "tail": EVIL, "error": EVIL}
     page.evaluate("step => tell('steps', [step])", step)
     assert page.eval_on_selector("details", "d => d.open") is False
     page.evaluate("text => tell('variables', [[text, text, '', '', text]])", EVIL)
+    assert page.locator("details pre").all_text_contents() == [EVIL + "\n", EVIL, EVIL]
+    code = "\n".join(f"line_{number}" for number in range(1, 201))
+    page.evaluate("code => tell('now', {headings: [], footings: [], code, line: 150})", code)
+    page.evaluate("step => tell('steps', [step])", {**step, "number": 2, "tail": code})
+    assert inside(page, ".dk-here")
+    assert inside(page, ".dk-tail pre", "end")
     page.evaluate("text => tell('over', text)", EVIL)
     assert page.locator("img, #place script").count() == 0
     assert page.title() == ""
