@@ -70,9 +70,9 @@ def summarize(namespace: dict[str, Any], hidden: Mapping[str, Any]) -> tuple[lis
     return rows[::-1], left_out
 
 
-def shown_tools(names: Iterable[str]) -> list[str]:
-    """Return the tools that are the host's own, not those by which DSPy does its work."""
-    return [name for name in names if not _UNSHOWN.fullmatch(name)]
+def shown_tools(offered: Mapping[str, Any]) -> list[str]:
+    """Return the tools that are the host's own, not those by which DSPy does its work, nor their errors' class."""
+    return [name for name, tool in offered.items() if type(tool) is not type and not _UNSHOWN.fullmatch(name)]
 
 
 def describe(name: str, value: Any, chars: int = PREVIEW_CHARS) -> Row:

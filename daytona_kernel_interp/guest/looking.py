@@ -142,11 +142,12 @@ class Looks:
             done.exception()
 
     def _summary(self) -> dict[str, Any]:
-        hidden = {**copied(self._shell.user_ns_hidden), **self._bridge.offered()}
+        offered = self._bridge.offered()
+        hidden = {**copied(self._shell.user_ns_hidden), **offered}
         rows, left_out = summarize(self._shell.user_ns, hidden)
         return {
             **{"variables": rows, "left_out": left_out, "running": self._now(), "count": self._count},
-            "tools": shown_tools(self._bridge.offered())[:MAX_CALLS],
+            "tools": shown_tools(offered)[:MAX_CALLS],
         }
 
     def _now(self) -> dict[str, Any] | None:

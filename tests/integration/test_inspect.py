@@ -113,7 +113,7 @@ def test_variables_and_no_trace(shared: KernelInterpreter) -> None:
     assert (found["x"].type, found["x"].preview, found["x"].size) == ("int", "42", 28)
     assert (found["f"].kind, found["f"].preview) == ("function", "f(a)")
     assert {variable.name for variable in found.variables} == {"x", "f"}
-    assert set(found.tools) == {"llm_query", "SUBMIT", "ToolError"}
+    assert set(found.tools) == {"llm_query", "SUBMIT"}
     assert (found.running, found.answered_by) == (None, "kernel")
     assert shared.outputs == outputs
     after = shared.execute("_, len(Out), len(In), get_ipython().execution_count")
