@@ -124,8 +124,12 @@ class Inspection:
             yield self.note
         running = self.running
         if self.answered_by != "kernel":
-            since = "" if running is None else f" for {_seconds(running.elapsed_s)}"
-            yield f"The kernel does not speak{since}: native code holds it. {self._process()}"
+            why = (
+                ", though no cell runs"
+                if running is None
+                else f" for {_seconds(running.elapsed_s)}: native code holds it"
+            )
+            yield f"The kernel does not speak{why}. {self._process()}"
             age = "No summary of its variables was left." if self.age_s is None else ""
             yield age or f"Its variables as of {_seconds(self.age_s or 0.0)} ago:"
         if running is None:

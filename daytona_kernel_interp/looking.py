@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .tunnel import Tunnel
 
 _LOOK_S = 10.0  # for a link that is slow, or being resumed
+_BUSY_PERCENT = 50  # of a processor
 
 
 async def look(
@@ -72,11 +73,19 @@ def _only_refused(error: BaseException | None) -> bool:
 
 
 async def _ask_relay(tunnel: Tunnel, kernel_id: str, name: str | None) -> dict[str, Any]:
+    """Ask at once; of an idle kernel, which is only slow, once more: what it left on the board is from before.
+
+    Its machine may be busy, or the variable's own text is in the making. One whose process works is held all the same.
+    """
     answer = await tunnel.look(kernel_id)
-    if name is not None and answer.get("running") is None:  # the variable's own text may be in the making
+    if answer.get("running") is None and (name is not None or not _works(answer.get("cpu_percent"))):
         await asyncio.sleep(REPR_S)
         answer = await tunnel.look(kernel_id)
     return answer
+
+
+def _works(cpu_percent: Any) -> bool:
+    return isinstance(cpu_percent, (int, float)) and cpu_percent >= _BUSY_PERCENT
 
 
 def _data(message: Message) -> dict[str, Any]:

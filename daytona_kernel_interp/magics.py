@@ -47,6 +47,8 @@ class SandboxMagics(Magics):
     @line_magic
     def sandbox_sessions(self, line: str) -> None:
         """List the sessions on this machine, the newest first."""
+        if line.strip():
+            raise UsageError(f"%sandbox_sessions lists all sessions and takes nothing, not {line.strip()!r}")
         rows = [
             (
                 session.id,

@@ -9,7 +9,6 @@ each step takes a piece in one go, and what fails all the same is shown by its t
 from __future__ import annotations
 
 import collections
-import ctypes
 import datetime
 import decimal
 import itertools
@@ -20,27 +19,19 @@ from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, Any
 
 from ..wire.looks import KINDS, MAX_LOOK_BYTES, MAX_VARIABLES, PREVIEW_CHARS
+from .inspecting_libraries import facts_of
+from .reading import MODULE_DICT, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-Row = list[Any]  # as of wire.looks.ROW
+    from .inspecting_libraries import Facts
 
-# The getters of C code, kept before any cell ran; a metaclass's own __getattribute__ or properties have no say in them.
-_NAME: Any = type.__dict__["__name__"]
-_MODULE: Any = type.__dict__["__module__"]
-_MRO: Any = type.__dict__["__mro__"]
-_DICT: Any = type.__dict__["__dict__"]
-_FLAGS: Any = type.__dict__["__flags__"]
-_MODULE_DICT: Any = vars(types.ModuleType)["__dict__"]
-_MODULES = sys.modules
-_instance_dict: Any = ctypes.pythonapi.PyObject_GenericGetDict
-_instance_dict.argtypes, _instance_dict.restype = [ctypes.py_object], ctypes.py_object
+Row = list[Any]  # as of wire.looks.ROW
 
 # What IPython, DSPy and Python's import system put into a namespace under names that are nobody's variables.
 _UNSHOWN = re.compile(r"_{1,3}|_i{1,3}|_i?\d+|_(oh|dh|ih|exit_code)|__\w+__|__?[Dd]spy\w*")
 
-_HEAP_TYPE = 1 << 9  # CPython's Py_TPFLAGS_HEAPTYPE: set for every class that Python code made
 _MAX_BITS = 256
 _SMALL = 1 << 63
 _MAX_ITEMS = 10  # in a row of a table; of one variable as many as its text has room for
@@ -64,7 +55,7 @@ def summarize(namespace: dict[str, Any], hidden: Mapping[str, Any]) -> tuple[lis
         if len(rows) >= MAX_VARIABLES or room <= 0:
             left_out += 1
             continue
-        row = describe(name, value)
+        row = told(name, value)
         room -= _cost(row)
         rows.append(row)
     return rows[::-1], left_out
@@ -75,8 +66,16 @@ def shown_tools(offered: Mapping[str, Any]) -> list[str]:
     return [name for name, tool in offered.items() if type(tool) is not type and not _UNSHOWN.fullmatch(name)]
 
 
+def told(name: str, value: Any, chars: int = PREVIEW_CHARS) -> Row:
+    """Return the row of one variable, come what may: should code of it run all the same, its exit is not the look's."""
+    try:
+        return describe(name, value, chars)
+    except BaseException:
+        return [name[:200], type_name(type(value)), None, None, "", _VARIABLE]
+
+
 def describe(name: str, value: Any, chars: int = PREVIEW_CHARS) -> Row:
-    """Return the row of one variable."""
+    """Return the row of one variable, of which no code runs."""
     cls = type(value)
     size, shape, preview, kind = None, None, "", _VARIABLE
     try:
@@ -89,22 +88,11 @@ def describe(name: str, value: Any, chars: int = PREVIEW_CHARS) -> Row:
         elif issubclass(cls, type):  # `type` is cls's ancestor: C code looks that up
             kind, preview = _CLASS, f"class {type_name(value)}"
         else:
-            size, shape, preview = _of_library(value, cls, chars)
+            facts = facts_of(value, cls)
+            size, shape, preview = facts.size, facts.shape, _library_text(facts, chars)
     except Exception:  # it changed under our eyes, or is broken in a way that nobody thought of
         preview = ""
     return [name[:200], type_name(cls), size, shape, preview, kind]
-
-
-def type_name(cls: type) -> str:
-    """Return a class's name; that of its package comes first where it is neither Python's own nor the cells'."""
-    try:
-        name, module = _NAME.__get__(cls), _MODULE.__get__(cls)
-    except Exception:
-        return "?"
-    if type(name) is not str:
-        return "?"
-    package = module.partition(".")[0] if type(module) is str else "builtins"
-    return name[:80] if package in ("builtins", "__main__", "") else f"{package[:40]}.{name[:80]}"
 
 
 def is_large(value: Any) -> bool:
@@ -171,7 +159,10 @@ def _text(value: Any, chars: int, depth: int) -> str:
 
 
 def _sequence(value: Any, chars: int, depth: int) -> str:
-    opening, closing = _BRACKETS[id(type(value))]
+    opening, closing, empty = _BRACKETS[id(type(value))]
+    if not len(value):
+        return empty
+    closing = ",)" if type(value) is tuple and len(value) == 1 else closing
     return opening + _items(value, chars, depth, lambda item, left: _sketch(item, left, depth + 1)) + closing
 
 
@@ -212,7 +203,7 @@ def _datetime(value: Any, chars: int, depth: int) -> str:
 
 
 def _module(value: types.ModuleType, chars: int, depth: int) -> str:
-    name = _MODULE_DICT.__get__(value).get("__name__")
+    name = MODULE_DICT.__get__(value).get("__name__")
     return f"module {name[:80]}" if type(name) is str else "module"
 
 
@@ -264,11 +255,11 @@ def _table() -> dict[int, tuple[str, Any, Any]]:
 
 
 _BRACKETS = {
-    id(list): ("[", "]"),
-    id(tuple): ("(", ")"),
-    id(set): ("{", "}"),
-    id(frozenset): ("frozenset({", "})"),
-    id(collections.deque): ("deque([", "])"),
+    id(list): ("[", "]", "[]"),
+    id(tuple): ("(", ")", "()"),
+    id(set): ("{", "}", "set()"),
+    id(frozenset): ("frozenset({", "})", "frozenset()"),
+    id(collections.deque): ("deque([", "])", "deque([])"),
 }
 _KNOWN = _table()
 _TEXTS: tuple[Any, ...] = (str, bytes, bytearray)
@@ -278,147 +269,15 @@ _MEASURED: tuple[Any, ...] = (*_TEXTS, int, list, tuple, dict, set, frozenset, c
 # --- libraries' types -----------------------------------------------------------------------------------------------
 
 
-def _of_library(value: Any, cls: type, chars: int) -> tuple[int | None, list[int] | None, str]:
-    """Return size, shape and preview of an array, a table or a tensor."""
-    name, module = _NAME.__get__(cls), _MODULE.__get__(cls)
-    if type(name) is not str or type(module) is not str:
-        return None, None, ""
-    package = module.partition(".")[0]
-    if package == "numpy":
-        return _of_numpy(value, cls, name, chars)
-    if name not in _LIBRARIES.get(package, ()):
-        return None, None, ""
-    library = _MODULES.get(package)
-    if type(library) is not types.ModuleType or _MODULE_DICT.__get__(library).get(name) is not cls:
-        return None, None, ""  # only called so
-    if package == "pandas":
-        return _of_pandas(value, chars)
-    shape = _shape(_read(value, "shape", package))
-    kind = _read(value, "dtype", package) if shape is not None else None
-    return None, shape, "" if kind is None or _is_pythons(type(kind)) else _cut(repr(kind), chars)
-
-
-_LIBRARIES = {
-    "pandas": ("DataFrame", "Series"),
-    "polars": ("DataFrame", "Series"),
-    "pyarrow": ("Table", "RecordBatch"),
-    "torch": ("Tensor",),
-}
-
-
-def _is_pythons(cls: type) -> bool:
-    """Whether Python code made the class, so that its methods may be anybody's."""
-    return bool(_FLAGS.__get__(cls) & _HEAP_TYPE)
-
-
-def _of_numpy(value: Any, cls: type, name: str, chars: int) -> tuple[int | None, list[int] | None, str]:
-    if _is_pythons(cls):  # a subclass, or one only called so; numpy's own are made in C, and nobody can change them
-        return None, None, ""
-    if name != "ndarray":
-        item = value.item() if hasattr(cls, "itemsize") and value.dtype.kind in "biufcSU" else None
-        return value.nbytes if item is not None else None, None, "" if item is None else _sketch(item, chars, 0)
-    dtype = _dtype(value.dtype)
-    if value.dtype.kind not in "biufcSU":
-        return value.nbytes, list(value.shape), dtype
-    first = value[(0,) * (value.ndim - 1)][:_MAX_ITEMS] if value.ndim and value.size else value.reshape(-1)[:_MAX_ITEMS]
-    shown = _items(first.tolist(), chars - len(dtype), 0, lambda item, left: _sketch(item, left, 1))
-    rest = ", …" if value.size > first.size and not shown.endswith("…") else ""
-    return value.nbytes, list(value.shape), f"{dtype} [{shown}{rest}]"
-
-
-def _dtype(dtype: Any) -> str:
-    names = {"b": "bool", "i": "int", "u": "uint", "f": "float", "c": "complex", "S": "bytes", "U": "str"}
-    kind = dtype.kind
-    if kind in "iufc":
-        return f"{names[kind]}{8 * dtype.itemsize}"
-    return names.get(kind) or {"O": "object", "M": "datetime64", "m": "timedelta64"}.get(kind, "structured")
-
-
-def _of_pandas(value: Any, chars: int) -> tuple[int | None, list[int] | None, str]:
-    manager = _held(value, "_mgr")
-    blocks, axes = _held(manager, "blocks"), _held(manager, "axes")
-    held = [_held(block, "values") for block in (blocks if type(blocks) is tuple else ())]
-    axes = axes if type(axes) is list else []
-    if not all(map(_is_pandas, (manager, *held, *axes, *(_held(axis, "_data") for axis in axes)))):
-        return None, None, ""  # its length would be asked of somebody's own array or index
-    size = sum(count for count in (_read(values, "nbytes", "pandas") for values in held) if type(count) is int)
-    shape = _shape(_read(value, "shape", "pandas"))
-    if shape is None:
-        return size, None, ""
-    if len(shape) == 1:
-        return size, shape, _of_numpy(held[0], type(held[0]), "ndarray", chars)[2] if _is_array(held[0]) else ""
-    columns = _names(axes[0]) if axes else None
-    shown = "" if columns is None else _items(columns, chars, 0, lambda item, left: _sketch(item, left, 1))
-    return size, shape, f"columns {shown}" if shown else ""
-
-
-def _is_pandas(value: Any) -> bool:
-    """Whether what a frame holds is numpy's or pandas' own, or nothing."""
-    cls = type(value)
-    if value is None or _is_array(value):
-        return True
-    name, module = _NAME.__get__(cls), _MODULE.__get__(cls)
-    if type(name) is not str or type(module) is not str or module.partition(".")[0] != "pandas":
-        return False
-    home = _MODULES.get(module)
-    return type(home) is types.ModuleType and _MODULE_DICT.__get__(home).get(name) is cls
-
-
-def _names(index: Any) -> Any:
-    """Return a pandas Index's values, those that can be had without running its code."""
-    data = _held(index, "_range")
-    if type(data) is range:
-        return data
-    data = _held(index, "_data")
-    if not _is_array(data):
-        arrow = _held(data, "_pa_array")
-        if arrow is not None and type_name(type(arrow)) == "pyarrow.ChunkedArray" and not _is_pythons(type(arrow)):
-            return arrow.slice(0, _MAX_ITEMS + 1).to_pylist()
-        data = _held(data, "_ndarray")
-    return data[: _MAX_ITEMS + 1].tolist() if _is_array(data) and data.ndim == 1 else None
-
-
-def _is_array(value: Any) -> bool:
-    return type_name(type(value)) == "numpy.ndarray" and not _is_pythons(type(value))
-
-
-def _held(value: Any, name: str) -> Any:
-    """Return what an object of pandas keeps under a name: in its own dict, or where C code keeps it."""
-    try:
-        found = _instance_dict(value).get(name)
-    except AttributeError:
-        found = None
-    return _read(value, name) if found is None else found
-
-
-def _shape(found: Any) -> list[int] | None:
-    if found is None or not issubclass(type(found), tuple):
-        return None
-    numbers = list(tuple.__iter__(found))
-    return numbers if all(type(number) is int for number in numbers) and len(numbers) <= 32 else None
-
-
-def _read(value: Any, name: str, *packages: str) -> Any:
-    """Return an attribute that C code computes, or a property in Python code of ``packages``; None else."""
-    for cls in _MRO.__get__(type(value)):
-        entry = _DICT.__get__(cls).get(name)
-        if entry is None:
-            continue
-        if type(entry) in (types.GetSetDescriptorType, types.MemberDescriptorType):
-            return entry.__get__(value)
-        if type(entry) is property and type(entry.fget) is types.FunctionType and _is_of(entry.fget, packages):
-            return entry.fget(value)
-        return None
-    return None
-
-
-def _is_of(function: types.FunctionType, packages: tuple[str, ...]) -> bool:
-    """Whether a function was written in one of the packages, and not put in the place of one that was."""
-    module = function.__module__
-    if type(module) is not str or module.partition(".")[0] not in packages:
-        return False
-    home = _MODULES.get(module)
-    return type(home) is types.ModuleType and _MODULE_DICT.__get__(home) is function.__globals__
+def _library_text(facts: Facts, chars: int) -> str:
+    if facts.items is None:
+        return _cut(facts.word, chars)
+    shown = _items(facts.items, chars - len(facts.word), 0, lambda item, left: _sketch(item, left, 1))
+    if facts.total > len(facts.items) and not shown.endswith("…"):
+        shown += ", …"
+    if not facts.bare:
+        shown = f"[{shown}]"
+    return f"{facts.word} {shown}" if facts.word else shown
 
 
 # --- what is under way ----------------------------------------------------------------------------------------------

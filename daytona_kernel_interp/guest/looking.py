@@ -16,7 +16,7 @@ import zmq
 
 from ..wire import values
 from ..wire.looks import CODE_CHARS, MAX_CALLS, NAMED_CHARS, REPR_S
-from .inspecting import copied, describe, is_large, line_of, shown_tools, summarize, tasks_of
+from .inspecting import copied, is_large, line_of, shown_tools, summarize, tasks_of, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,7 +88,7 @@ class Looks:
         if type(name) is not str or name not in namespace:
             return {**answer, "missing": True}, []
         value = namespace[name]
-        row = describe(name, value, NAMED_CHARS)
+        row = told(name, value, NAMED_CHARS)
         answer["variables"] = [row]
         if with_value:
             try:

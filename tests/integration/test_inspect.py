@@ -232,7 +232,7 @@ def test_hostile_variables(shared: KernelInterpreter) -> None:
             **{"liar": ("Liar", ""), "made": ("Made", "")},
         }
         assert found["broken"].shape is None
-        assert found["nested"].preview == "[<SlowRepr>, {'k': <Exits>}, (<Endless>)]"
+        assert found["nested"].preview == "[<SlowRepr>, {'k': <Exits>}, (<Endless>,)]"
         assert found["Made"].preview == "class Made"
         assert found["changing"].type == "dict"
     shared.execute("stop = True; thread.join()")

@@ -379,7 +379,10 @@ def test_magics_fail_in_one_line(shell: Any, shared: KernelInterpreter) -> None:
     for code, text in (
         ("%sandbox_get nothing", "name 'nothing' is not defined in session"),
         ("%sandbox_get", "%sandbox_get takes the name of a variable"),
+        ("%sandbox_get x y", "there is no session 'y'"),
         ("%sandbox_vars 0badcafe", "there is no session '0badcafe'"),
+        ("%sandbox_sessions all", "takes nothing, not 'all'"),
+        ("%%sandbox 0badcafe\n1", "there is no session '0badcafe'"),
     ):
         with capture_output() as shown:
             assert not shell.run_cell(code).success

@@ -69,7 +69,7 @@ def test_hostile_values_are_their_type(number: int) -> None:
     value = _make(cls)
     assert describe("x", value) == ["x", "Hostile", *_NOTHING]
     assert describe("x", cls)[4] == "class Hostile"
-    assert describe("x", [value, {"k": value}, (cls,)])[4] == "[<Hostile>, {'k': <Hostile>}, (<class Hostile>)]"
+    assert describe("x", [value, {"k": value}, (cls,)])[4] == "[<Hostile>, {'k': <Hostile>}, (<class Hostile>,)]"
     assert not inspecting.is_large([value, cls])
 
 
@@ -88,6 +88,14 @@ def test_a_module_in_numpys_place_is_not_asked(monkeypatch: pytest.MonkeyPatch) 
     fake.ndarray = array  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "numpy", fake)
     assert describe("x", array())[1:] == ["numpy.ndarray", *_NOTHING]
+
+
+def test_code_that_runs_all_the_same_does_not_end_the_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finalizer of C code, say, that nobody thought of: its exit costs that one row and no other."""
+    monkeypatch.setitem(inspecting._KNOWN, id(complex), ("variable", None, _touch))
+    rows, _ = summarize({"a": 1, "b": 2j, "c": 3}, {})
+    assert [row[4] for row in rows] == ["1", "", "3"]
+    assert rows[1] == ["b", "complex", *_NOTHING]
 
 
 def test_names_that_are_no_plain_text() -> None:
@@ -110,7 +118,12 @@ KNOWN: list[tuple[Any, str, list[int] | None, str]] = [
     (b"ab", "bytes", [2], "b'ab'"),
     ([1, "a", [2]], "list", [3], "[1, 'a', [2]]"),
     (list(range(100)), "list", [100], "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, …]"),
-    ((1,), "tuple", [1], "(1)"),
+    ((1,), "tuple", [1], "(1,)"),
+    ((1, 2), "tuple", [2], "(1, 2)"),
+    ((), "tuple", [0], "()"),
+    (set(), "set", [0], "set()"),
+    (frozenset(), "frozenset", [0], "frozenset()"),
+    (collections.deque(), "collections.deque", [0], "deque([])"),
     ({"a": 1}, "dict", [1], "{'a': 1}"),
     ([[[[[1]]]]], "list", [1], "[[[[…]]]]"),
     ({1}, "set", [1], "{1}"),

@@ -29,12 +29,26 @@ class Mine(np.ndarray):
 
 KNOWN: list[tuple[Any, str, list[int] | None, str | None]] = [
     (np.arange(6.0).reshape(2, 3), "numpy.ndarray", [2, 3], "float64 [0.0, 1.0, 2.0, …]"),
-    (np.array([object()]), "numpy.ndarray", [1], "object"),
+    (np.array([object(), "a"]), "numpy.ndarray", [2], "object [<object>, 'a']"),
     (np.float32(2), "numpy.float32", None, "2.0"),
     (pd.DataFrame({"a": [1], "b": ["x"]}), "pandas.DataFrame", [1, 2], "columns 'a', 'b'"),
     (pd.Series([1, 2]), "pandas.Series", [2], "int64 [1, 2]"),
-    (pl.DataFrame({"a": [1]}), "polars.DataFrame", [1, 1], ""),
-    (pa.table({"a": [1, 2]}), "pyarrow.Table", [2, 1], ""),
+    (pd.Series(["a", None, "c"], dtype=object), "pandas.Series", [3], "object ['a', None, 'c']"),
+    (pd.Series([1, None], dtype="Int64"), "pandas.Series", [2], "IntegerArray [1, None]"),
+    (pd.Series(list("ab"), dtype="category"), "pandas.Series", [2], "Categorical"),
+    (pd.Series(pd.date_range("2026", periods=2)), "pandas.Series", [2], "DatetimeArray"),
+    (pd.Series([1, 2], dtype="int32[pyarrow]"), "pandas.Series", [2], "int32 [1, 2]"),
+    (pd.Series(range(100)), "pandas.Series", [100], "int64 [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, …]"),
+    (pd.DataFrame([[1, 2]], columns=pd.CategoricalIndex(["x", "y"])), "pandas.DataFrame", [1, 2], ""),
+    (pd.DataFrame([[1, 2]], columns=pd.MultiIndex.from_product([["x"], [1, 2]])), "pandas.DataFrame", [1, 2], ""),
+    (pd.DataFrame(), "pandas.DataFrame", [0, 0], ""),
+    (pl.DataFrame({"a": [1], "b": ["x"]}), "polars.DataFrame", [1, 2], "columns 'a', 'b'"),
+    (pl.Series([1, 2]), "polars.Series", [2], "Int64"),
+    (pl.Series([["a"]]), "polars.Series", [1], "List"),
+    (pa.table({"a": [1, 2]}), "pyarrow.Table", [2, 1], "columns 'a'"),
+    (pa.record_batch({"a": [1, 2]}), "pyarrow.RecordBatch", [2, 1], "columns 'a'"),
+    (np.array(["x" * 10**6]), "numpy.ndarray", [1], "str"),
+    (pd.Series(["x" * 10**6] * 2, dtype="str"), "pandas.Series", [2], None),
     (np.zeros((2, 0)), "numpy.ndarray", [2, 0], "float64 []"),
     (np.array(5), "numpy.ndarray", [], "int64 [5]"),
     (np.array(["2026-01-02"], "M8[D]"), "numpy.ndarray", [1], "datetime64"),
@@ -85,12 +99,36 @@ class Array(pd.api.extensions.ExtensionArray):  # type: ignore[misc]  # pandas h
         return self if self.trusted else _touch()
 
 
-def test_a_frame_of_foreign_arrays_is_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pandas would ask such an array, or such an index, for its length; so pandas is not asked."""
-    held = [pd.Series(Array()), pd.DataFrame({"a": Array(), "b": [1, 2, 3]}), pd.Series([1, 2, 3], index=Array())]
+def test_foreign_arrays_in_a_frame_are_their_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pandas would ask such an array, or such an index, for its length; so pandas is not asked, and says the rest."""
+    series, frame = pd.Series(Array()), pd.DataFrame({"a": Array(), "b": [1, 2, 3]})
+    indexed = pd.Series([1, 2, 3], index=Array())
     monkeypatch.setattr(Array, "trusted", False)
-    for value in held:
-        assert describe("x", value)[2:] == [None, None, "", "variable"]
+    assert describe("x", series)[2:5] == [None, [3], "Array"]
+    assert describe("x", frame)[2:5] == [None, [3, 2], "columns 'a', 'b'"]
+    assert describe("x", indexed)[2:5] == [24, None, "int64 [1, 2, 3]"]
+
+
+class Exits:
+    """Lies in the place of what a library keeps in its objects."""
+
+    __class__ = property(_touch)
+    __getattribute__ = __getattr__ = __call__ = __len__ = __iter__ = _touch
+
+
+@pytest.mark.parametrize(
+    ("value", "slot", "size", "shape"),
+    [
+        (pd.DataFrame({"a": [1]}), "_mgr", None, None),
+        (pl.DataFrame({"a": [1]}), "_df", None, None),
+        (pl.Series([1]), "_s", None, None),
+    ],
+    ids=str,
+)
+def test_what_was_put_into_a_librarys_object_is_not_asked(value: Any, slot: str, size: Any, shape: Any) -> None:
+    """Not even by the library's own properties, which would ask it."""
+    value.__dict__[slot] = Exits()
+    assert describe("x", value)[2:5] == [size, shape, ""]
 
 
 @pytest.mark.parametrize(
@@ -115,4 +153,4 @@ def test_a_property_put_into_pandas_is_not_called(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(pd.DataFrame, "shape", property(_touch))
     monkeypatch.setattr(pd.DataFrame, "__len__", _touch)
     monkeypatch.setattr(pd.DataFrame, "__getattr__", _touch)
-    assert describe("x", frame)[1:4] == ["pandas.DataFrame", 16, None]
+    assert describe("x", frame)[1:5] == ["pandas.DataFrame", 16, [2, 1], "columns 'a'"]

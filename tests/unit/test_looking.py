@@ -82,6 +82,16 @@ async def test_of_one_variable_of_an_idle_kernel(monkeypatch: pytest.MonkeyPatch
     assert (await looked(Side({}, NEVER), Side({"running": {"code": "x"}}), "x"))["by"] == "relay"
 
 
+async def test_an_idle_kernel_is_given_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it left for the relay is from before; unless its process works, it is slow, and not held by native code."""
+    monkeypatch.setattr(looking, "REPR_S", 0.05)
+    old = {"summary": None, "running": None, "cpu_percent": 3.0}
+    assert (await looked(Side({"variables": [1]}, 0.01), Side(old)))["by"] == "kernel"
+    assert (await looked(Side({}, NEVER), Side(old)))["by"] == "relay"
+    monkeypatch.setattr(looking, "REPR_S", NEVER)
+    assert (await looked(Side({}, NEVER), Side({**old, "cpu_percent": 99.0})))["by"] == "relay"
+
+
 async def test_a_relay_that_cannot_tell_is_no_end() -> None:
     """One of another version refuses; the kernel is waited for."""
     found = await looked(Side({"count": 1}, 0.05), Side(SandboxFailed("the relay has no operation 'look'")))
