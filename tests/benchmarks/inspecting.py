@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
     from daytona_kernel_interp import KernelInterpreter
 
+    _Watched = Callable[[KernelInterpreter], contextlib.AbstractContextManager[None]]
+
 # A step as a model writes it: some work in Python, some output.
 _STEP = "total = 0\nfor number in range(400_000):\n    total += number * number\nprint(total)"
+_BLOCK_STEPS = 60  # about two seconds, so that a view's looks come in as they do in a long run
 _BUSY_S = 6.0
 _BUSY = f"import time\n_end = time.time() + {_BUSY_S}\nwhile time.time() < _end: pass"
 _HELD = "sum(range(2 * 10**8))"
@@ -58,8 +61,7 @@ class Line(NamedTuple):
 
 def run(quick: bool) -> str:
     """Measure, and return the table."""
-    rounds = 2 if quick else 8
-    lines = [*_looks(30 if quick else 200), *_costs(rounds)]
+    lines = [*_looks(30 if quick else 200), *_costs(3 if quick else 15)]
     return "\n".join(["| looking in, p50 | measured | target | |", "|---|---|---|---|", *map(str, lines)])
 
 
@@ -97,37 +99,62 @@ def _costs(rounds: int) -> Iterator[Line]:
         ):
             if "1,000" in what:
                 interpreter.execute("for i in range(1000): globals()[f'v{i}'] = [i] * 10")
-            alone, beside = _Steps(interpreter), _Steps(interpreter)
-            for _ in range(rounds):
-                alone.take(15)
-                with watched(interpreter):
-                    interpreter.execute(_STEP)  # joining is not what is measured
-                    beside.take(30)
-                alone.take(15)
-            cost, cpu = 100 * (beside.p50 / alone.p50 - 1), 100 * (beside.cpu / alone.cpu - 1)
-            yield Line(f"what {what} costs a step of {alone.p50:.0f} ms", cost, 5, "%", f" (kernel's CPU: {cpu:.1f} %)")
+            yield _cost(what, interpreter, watched, rounds)
 
 
-class _Steps:
-    """Steps timed in turns with others, so that the machine's own changes hit both."""
+def _cost(what: str, interpreter: KernelInterpreter, watched: _Watched, rounds: int) -> Line:
+    """Return what steps take longer while they are watched, as the median of many pairs.
 
-    def __init__(self, interpreter: KernelInterpreter) -> None:
-        self._interpreter = interpreter
-        self._taken: list[float] = []
-        self._cpu: list[float] = []
+    Each watched block stands between two others, which it is compared with: a machine that gets slower or faster
+    meanwhile changes all three. Blocks are compared whole, with the steps in which somebody looked.
+    """
+    pairs = []
+    before = _block(interpreter)
+    for _ in range(rounds):
+        with watched(interpreter):
+            interpreter.execute(_STEP)  # joining is not what is measured
+            beside = _block(interpreter)
+        after = _block(interpreter)
+        pairs.append(_Pair(before, beside, after))
+        before = after
+    wall = sorted(pair.cost(lambda block: block.wall_ms) for pair in pairs)
+    cpu = _p50([pair.cost(lambda block: block.cpu_ms) for pair in pairs])
+    alone = _p50([pair.before.wall_ms for pair in pairs])
+    return Line(
+        f"what {what} costs a step of {alone:.0f} ms",
+        _p50(wall),
+        5,
+        "%",
+        f" (of {rounds} pairs half within {_at(wall, 0.25):.1f} and {_at(wall, 0.75):.1f}; kernel's CPU: {cpu:.1f} %)",
+    )
 
-    def take(self, times: int) -> None:
-        before = self._interpreter.execute("time.process_time()")
-        self._taken += _timed(lambda: self._interpreter.execute(_STEP), times)
-        self._cpu.append((self._interpreter.execute("time.process_time()") - before) / times)
 
-    @property
-    def p50(self) -> float:
-        return _p50(self._taken)
+class _Block(NamedTuple):
+    """What steps took on the average: of the clock, and of the kernel's own processor time."""
 
-    @property
-    def cpu(self) -> float:
-        return statistics.mean(self._cpu)
+    wall_ms: float
+    cpu_ms: float
+
+
+class _Pair(NamedTuple):
+    """A watched block, and those before and after it."""
+
+    before: _Block
+    beside: _Block
+    after: _Block
+
+    def cost(self, of: Callable[[_Block], float]) -> float:
+        """Return by how many per cent the watched one took longer."""
+        return 200 * of(self.beside) / (of(self.before) + of(self.after)) - 100
+
+
+def _block(interpreter: KernelInterpreter) -> _Block:
+    before, began = interpreter.execute("time.process_time()"), time.perf_counter()
+    for _ in range(_BLOCK_STEPS):
+        interpreter.execute(_STEP)
+    took = time.perf_counter() - began
+    cpu = interpreter.execute("time.process_time()") - before
+    return _Block(1000 * took / _BLOCK_STEPS, 1000 * cpu / _BLOCK_STEPS)
 
 
 def _by_relay(interpreter: KernelInterpreter) -> None:
@@ -182,4 +209,8 @@ def _p50(values: list[float]) -> float:
 
 
 def _p95(values: list[float]) -> float:
-    return sorted(values)[min(len(values) - 1, int(len(values) * 0.95))]
+    return _at(sorted(values), 0.95)
+
+
+def _at(ordered: list[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
