@@ -307,17 +307,22 @@ class _Replay:
         return given
 
     def _tell(self, entry: Entry, came: Entry, difference: Difference) -> None:
-        cause = self._edited(entry.index)
-        if not cause and any(step == entry.index for step, _, _ in self._desk.misses):
-            cause = "a call is not on the tape"
-        if not cause and any(step == entry.index for step, _ in self._answered_otherwise()):
-            cause = "live tool"
-        if not cause and (followed := self._suspects.followed):
-            cause = f"follows from step {', '.join(map(str, followed))}"
-        if not cause:
-            telltale = next((why for why, one in self._telltales.items() if not list(one.results(entry, came))), "")
-            cause = _by_chance(self._why[entry.index] or telltale)
+        cause = self._cause(entry, came)
         self._divergences.append(Divergence(entry.index, difference.what, difference.expected, difference.came, cause))
+
+    def _cause(self, entry: Entry, came: Entry) -> str:
+        edited, followed = self._edited(entry.index), self._suspects.followed
+        missed = any(step == entry.index for step, _, _ in self._desk.misses)
+        if edited and (entry.index in self._edits or followed or missed):
+            return edited
+        if missed:
+            return "a call is not on the tape"
+        if any(step == entry.index for step, _ in self._answered_otherwise()):
+            return "live tool"
+        if followed:
+            return f"follows from step {', '.join(map(str, followed))}"
+        telltale = next((why for why, one in self._telltales.items() if not list(one.results(entry, came))), "")
+        return _by_chance(self._why[entry.index] or telltale) or edited
 
     def _edited(self, step: int) -> str:
         before = [edited for edited in sorted(self._edits) if edited <= step]

@@ -180,6 +180,17 @@ def test_what_if() -> None:
     assert all("→ live" in one.came for one in live)
 
 
+def test_not_all_that_differs_after_an_edit_comes_of_it() -> None:
+    """What follows from the edit says so; what would have differed anyway says why."""
+    maker = Maker()
+    printed(maker, "import os; x = 1; print(x)", "1\n")
+    printed(maker, "print(os.getpid())", "1\n")
+    printed(maker, "print(x)", "1\n")
+    report = again(maker, edits={0: "import os; x = 2; print(x)"})
+    causes = {one.step: one.cause for one in report.divergences if one.what == "output"}
+    assert causes == {0: "edited: step 0", 1: "nondeterministic: process id", 2: "edited: step 0"}
+
+
 def test_how_steps_that_were_stopped_are_replayed() -> None:
     """One that timed out does so again; one that cost its kernel is left out, and a fresh kernel goes on."""
     maker = Maker()
