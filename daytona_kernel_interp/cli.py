@@ -126,6 +126,7 @@ def _add_session_commands(commands: Any) -> None:
     inspect = commands.add_parser("inspect", help="show what is in a running session and what it runs")
     inspect.add_argument("session", nargs="?", metavar="SESSION", help="see ls; else the newest")
     inspect.add_argument("name", nargs="?", metavar="NAME", help="one variable, with its own text")
+    inspect.add_argument("--private", action="store_true", help="also variables of names that begin with an underscore")
     inspect.set_defaults(command=_inspect)
 
 
@@ -208,7 +209,7 @@ def _read_script(path: Path) -> str:
 def _list(options: argparse.Namespace) -> int:
     import datetime
 
-    from .settings import has_daytona_key
+    from .settings import daytona_credential
     from .visiting import list_sessions
 
     listed = list_sessions()
@@ -220,7 +221,7 @@ def _list(options: argparse.Namespace) -> int:
         host = "gone" if session.host is None else f"process {session.host}"
         started = datetime.datetime.fromtimestamp(session.started).isoformat(" ", "seconds")
         _write(sys.stdout, f"{session.id:10}{host:16}{session.sandbox:10}{started}\n")
-    if not has_daytona_key():
+    if daytona_credential() is None:
         return 0
     return _show_sandboxes(_find_sandboxes())
 
@@ -228,6 +229,7 @@ def _list(options: argparse.Namespace) -> int:
 def _collect(options: argparse.Namespace) -> int:
     from .errors import SandboxFailed
     from .loop import io_loop
+    from .records import forget_sandboxes
     from .sandboxes.daytona import lost
 
     def find() -> list[Found]:
@@ -251,6 +253,7 @@ def _collect(options: argparse.Namespace) -> int:
         io_loop().run(lost.delete([sandbox.id for sandbox in found]))
     except SandboxFailed as error:
         return _fail(f"{error}.", FAILED)
+    forget_sandboxes({sandbox.id for sandbox in found})
     _write(sys.stderr, f"Deleted {len(found)}.\n")
     return 0
 
@@ -359,7 +362,7 @@ def _inspect(options: argparse.Namespace) -> int:
     from .watching import live
 
     try:
-        _write(sys.stdout, f"{live(options.session).inspect(options.name)}\n")
+        _write(sys.stdout, f"{live(options.session).inspect(options.name, private=options.private)}\n")
     except (KernelError, NameError) as error:
         raise _BadInput(f"{str(error).rstrip('.')}.") from error
     return 0

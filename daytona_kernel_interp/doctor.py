@@ -21,8 +21,9 @@ from .interpreter import CodeInterpreterError, KernelInterpreter
 from .link.sockets import connect_socket
 from .loop import io_loop
 from .sandboxes.daytona import DaytonaSandbox
-from .sandboxes.daytona.service import Service, api_url, sentence
-from .settings import DAYTONA_KEY_VARIABLE, DIAL_S, has_daytona_key
+from .sandboxes.daytona.service import Service, begin_import
+from .sandboxes.daytona.telling import api_url, sentence, wrong_url
+from .settings import DAYTONA_KEY_VARIABLE, DIAL_S, daytona_credential
 from .wire.hello import PATH_PREFIX, RELAY_CHANNEL, SECRET_HEADER
 
 if TYPE_CHECKING:
@@ -95,9 +96,12 @@ class _Visit:
 def examine(sandbox: DaytonaSandbox | None = None) -> Iterator[Check]:
     """Yield one check after the other; the first that fails is mostly the last. A sandbox is made, and deleted."""
     visit = _Visit(sandbox or DaytonaSandbox())
+    if daytona_credential() is not None:
+        begin_import()  # meanwhile
     steps: list[Callable[[_Visit], Iterator[Check]]] = [
         _key,
         _api,
+        _sdk,
         _snapshot,
         _sandbox,
         _preview,
@@ -122,16 +126,22 @@ def examine(sandbox: DaytonaSandbox | None = None) -> Iterator[Check]:
 
 
 def _key(visit: _Visit) -> Iterator[Check]:
-    if has_daytona_key():
-        yield Check("key", f"{DAYTONA_KEY_VARIABLE} is set", 0.0)
+    if (found := daytona_credential()) is not None:
+        yield Check("key", f"{found[0]} is set", 0.0)
     else:
         yield Check("key", "none", 0.0, f"set {DAYTONA_KEY_VARIABLE}, in the environment or in .env")
 
 
 def _api(visit: _Visit) -> Iterator[Check]:
     """One request tells whether the key is good, how far it is, and, refused or not, what time it is there."""
+    credential = daytona_credential()
+    assert credential is not None
+    if (wrong := wrong_url()) is not None:
+        yield Check("API", "none", None, wrong)
+        return
     request = urllib.request.Request(f"{api_url()}/sandbox?limit=1")
-    request.add_header("Authorization", f"Bearer {os.environ[DAYTONA_KEY_VARIABLE]}")
+    for name, value in credential[1].items():
+        request.add_unredirected_header(name, value)  # the key is for this address alone
     status, there = 200, None
     begun = time.monotonic()
     try:
@@ -162,6 +172,12 @@ def _clock(there: str | None) -> Check:
     skew_s = _now() - email.utils.parsedate_to_datetime(there).timestamp()
     advice = "" if abs(skew_s) < _CLOCK_S else "set this machine's clock: tokens and certificates depend on it"
     return Check("clock", f"{skew_s:+.0f} s from the API's", 0.0, advice, final=False)
+
+
+def _sdk(visit: _Visit) -> Iterator[Check]:
+    """Wait for the SDK's import, seconds that are no part of what the steps after this one take."""
+    begin_import().result()
+    return iter(())
 
 
 def _snapshot(visit: _Visit) -> Iterator[Check]:

@@ -61,7 +61,7 @@ class Inspection:
     """A session at one moment. Shows as a table in a notebook, which a click on a heading sorts, and as text elsewhere.
 
     Attributes:
-        variables: What the code made, in the order it did; modules, functions and classes too.
+        variables: What the code made, in the order it did; modules, functions and classes too, and private ones.
         running: The cell that runs, or None.
         left_out: How many further variables there are.
         tools: Names of the host's tools that code can call.
@@ -72,6 +72,7 @@ class Inspection:
         memory_bytes: Of the same.
         session: The session's id.
         note: What else there is to say, such as which of several sessions it is.
+        private: Whether variables whose names begin with an underscore are shown too; else they are counted.
     """
 
     variables: tuple[Variable, ...] = ()
@@ -85,6 +86,7 @@ class Inspection:
     memory_bytes: int | None = None
     session: str = ""
     note: str = ""
+    private: bool = False
 
     def __getitem__(self, name: str) -> Variable:
         """Return the variable of that name."""
@@ -97,20 +99,24 @@ class Inspection:
         """Return the same with a note."""
         return dataclasses.replace(self, note=note)
 
+    def shown(self) -> Sequence[Variable]:
+        """Return the variables that the table shows."""
+        return [variable for variable in self.variables if self.private or not variable.name.startswith("_")]
+
     def rows(self) -> Iterator[tuple[str, str, str, str, str]]:
         """Yield the table's rows: name, type, size, shape and value as texts."""
-        return map(_cells, self.variables)
+        return map(_cells, self.shown())
 
     def __str__(self) -> str:
         """Return it as lines of text."""
-        return "\n".join([*self.headings(), *_text_table(self.variables), *self.footings()])
+        return "\n".join([*self.headings(), *_text_table(self.shown()), *self.footings()])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         head = "".join(f"<div>{_escaped(line)}</div>" for line in self.headings())
         foot = "".join(f"<div>{_escaped(line)}</div>" for line in self.footings())
-        return f"<div>{head}{_html_table(self.variables)}{foot}</div>"
+        return f"<div>{head}{_html_table(self.shown())}{foot}</div>"
 
     def headings(self) -> Iterator[str]:
         """Yield lines that stand above the table: what runs."""
@@ -140,6 +146,8 @@ class Inspection:
 
     def footings(self) -> Iterator[str]:
         """Yield lines that stand below it: what it leaves out."""
+        if hidden := len(self.variables) - len(self.shown()):
+            yield f"… and {hidden:,} private, of names that begin with an underscore."
         if self.left_out:
             yield f"… and {self.left_out:,} older variables."
         if self.tools:
@@ -242,8 +250,17 @@ def _escaped(text: str) -> str:
 # --- from what the sandbox said -----------------------------------------------------------------------------------
 
 
-def parse_look(look: Mapping[str, Any], session: str) -> Inspection:
-    """Return the inspection in what :mod:`.looking` was told; what is wrong in it is left out."""
+def parse_look(look: Mapping[str, Any], session: str, name: str | None = None, *, private: bool = False) -> Inspection:
+    """Return the inspection in what :mod:`.looking` was told, of all or of ``name``; what is wrong is left out."""
+    found = _parsed(look, session)
+    if name is None:
+        return dataclasses.replace(found, private=private)
+    # The kernel tells of that one alone; its relay has only a summary of all.
+    named = tuple(variable for variable in found.variables if variable.name == clean(name, _NAME_CHARS))
+    return dataclasses.replace(found, variables=named, left_out=0, tools=(), private=True)
+
+
+def _parsed(look: Mapping[str, Any], session: str) -> Inspection:
     by_relay = look.get("by") == "relay"
     found: Any = look.get("summary") if by_relay else look
     found = found if isinstance(found, dict) else {}

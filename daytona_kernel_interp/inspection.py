@@ -25,11 +25,12 @@ class Looking:
         _session: Session | None
         _pid: int
 
-    def inspect(self, name: str | None = None) -> Inspection:
+    def inspect(self, name: str | None = None, *, private: bool = False) -> Inspection:
         """Return the session's variables and what it runs now; any thread may ask, also while a cell runs.
 
         The session does not notice: no cell, no count, no output. No code of a value is run for it; only one variable,
         asked for by ``name`` while no cell runs, is shown by its own ``repr``, for a second at most.
+        Variables whose names begin with an underscore are counted, and shown if ``private``.
 
         Where native code lets nothing else run in the kernel, its relay answers, a quarter of a second later: with
         the variables as they were last seen, and the use of processor and memory.
@@ -47,7 +48,7 @@ class Looking:
             raise CodeInterpreterError(f"inspect(): {type(error).__name__}: {error}") from error
         if look.get("missing") is True:
             raise CodeExecutionError(f"inspect(): NameError: name {name!r} is not defined")
-        return parse_look(look, session.id)
+        return parse_look(look, session.id, name, private=private)
 
     def view(self) -> SessionView:
         """Return a widget that follows the session in JupyterLab (extra ``jupyter``), by asking twice a second.

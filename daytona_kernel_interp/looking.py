@@ -43,7 +43,7 @@ async def look(
         question = {"op": "inspect"} if name is None else {"op": "inspect", "name": name}
         kernel = asyncio.create_task(channels.ask(question))
         steps.add(kernel)
-    relay = asyncio.create_task(_ask_relay(tunnel, kernel_id, 0.0 if name is None else REPR_S))
+    relay = asyncio.create_task(_ask_relay(tunnel, kernel_id, name))
     steps.add(relay)
     end = asyncio.get_running_loop().time() + _LOOK_S
     try:
@@ -71,9 +71,12 @@ def _only_refused(error: BaseException | None) -> bool:
     return type(error) is SandboxFailed
 
 
-async def _ask_relay(tunnel: Tunnel, kernel_id: str, after_s: float) -> dict[str, Any]:
-    await asyncio.sleep(after_s)
-    return await tunnel.look(kernel_id)
+async def _ask_relay(tunnel: Tunnel, kernel_id: str, name: str | None) -> dict[str, Any]:
+    answer = await tunnel.look(kernel_id)
+    if name is not None and answer.get("running") is None:  # the variable's own text may be in the making
+        await asyncio.sleep(REPR_S)
+        answer = await tunnel.look(kernel_id)
+    return answer
 
 
 def _data(message: Message) -> dict[str, Any]:

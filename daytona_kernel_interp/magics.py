@@ -63,8 +63,11 @@ class SandboxMagics(Magics):
 
     @line_magic
     def sandbox_vars(self, line: str) -> Inspection:
-        """Show what is in a session and what it runs: ``%sandbox_vars [SESSION]``."""
-        found: Inspection = _asked(lambda: _of(line.strip()).inspect())
+        """Show what is in a session and what it runs: ``%sandbox_vars [SESSION] [--private]``."""
+        given = line.split()
+        private = "--private" in given
+        session = " ".join(word for word in given if word != "--private")
+        found: Inspection = _asked(lambda: _of(session).inspect(private=private))
         return found
 
     @cell_magic

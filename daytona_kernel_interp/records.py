@@ -16,12 +16,15 @@ import stat
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jupyter_core.paths import jupyter_runtime_dir
 
 from .errors import SessionNotFound
 from .link.processes import lives, process_mark
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 ENDPOINTS_PREFIX = "dk-"  # of the folders that hold a tunnel's unix sockets; short, as their paths must be
 _VERSION = 1
@@ -155,6 +158,14 @@ def sessions() -> list[SessionRecord]:
                 if record is not None:
                     found.append(record)
     return sorted(found, key=lambda record: record.started, reverse=True)
+
+
+def forget_sandboxes(sandbox_ids: Collection[str]) -> None:
+    """Delete the records of sessions whose sandboxes were deleted: nobody can take them up any more."""
+    for record in sessions():
+        if record.sandbox.get("id") in sandbox_ids and not record.host_lives:
+            record.delete()
+            record.remove_endpoints()
 
 
 def _owner(path: Path) -> str | None:

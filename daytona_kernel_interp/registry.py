@@ -1,21 +1,27 @@
-"""What this process has open: sessions, and starts under way. All of it is closed when the process ends.
+"""What this process has open: sessions, starts under way, ends under way. All is closed when the process ends.
 
-At exit, and on SIGTERM where nobody else handles it. SIGINT arrives as KeyboardInterrupt and closes what it interrupts.
+At exit, and on SIGTERM where nobody else handles it. SIGINT arrives as KeyboardInterrupt and closes what it interrupts;
+one more of them, from somebody in a hurry, does not keep the end of the process from that.
 """
 
 from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures
 import contextlib
 import functools
+import logging
 import os
 import signal
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Coroutine, Iterator
+
+log = logging.getLogger(__name__)
 
 _CLOSE_S = 15.0  # for all of them together
 
@@ -30,6 +36,7 @@ class Closable(Protocol):
 _open: dict[Closable, asyncio.AbstractEventLoop] = {}
 _ending = threading.Event()
 _starting: dict[asyncio.Task[Any], asyncio.AbstractEventLoop] = {}
+_finishing: dict[asyncio.Task[Any], asyncio.AbstractEventLoop] = {}
 
 
 def opened(session: Closable) -> None:
@@ -56,6 +63,18 @@ def starting() -> Iterator[None]:
         _starting.pop(task, None)
 
 
+async def finish(work: Coroutine[Any, Any, None]) -> None:
+    """Do what must be done to the end, such as deleting a sandbox: a caller that is cancelled only stops waiting.
+
+    The process waits for it before it ends.
+    """
+    _at_exit()
+    task = asyncio.ensure_future(work)
+    _finishing[task] = asyncio.get_running_loop()
+    task.add_done_callback(_finishing.pop)
+    await asyncio.shield(task)
+
+
 def process_ends() -> bool:
     """Whether the interpreter is shutting down; its loops still run, but threads and executors are gone."""
     return _ending.is_set()
@@ -63,17 +82,34 @@ def process_ends() -> bool:
 
 def close_all() -> None:
     """Close everything, side by side; returns after some seconds at the latest. Call it from no event loop."""
-    futures = []
+    futures: list[concurrent.futures.Future[Any]] = []
     for task, loop in list(_starting.items()):
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            futures.append(asyncio.run_coroutine_threadsafe(_cancelled(task), loop))
+        _submit(_cancelled(task), loop, futures)
     for session, loop in list(_open.items()):
         _open.pop(session, None)
-        with contextlib.suppress(RuntimeError):
-            futures.append(asyncio.run_coroutine_threadsafe(_closed(session), loop))
-    for future in futures:
-        with contextlib.suppress(Exception):
-            future.result(_CLOSE_S)
+        _submit(_closed(session), loop, futures)
+    for task, loop in list(_finishing.items()):
+        _submit(_over(task), loop, futures)
+    _wait(futures)
+
+
+def _submit(
+    work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, futures: list[concurrent.futures.Future[Any]]
+) -> None:
+    try:
+        futures.append(asyncio.run_coroutine_threadsafe(work, loop))
+    except RuntimeError:  # the loop is closed
+        work.close()
+
+
+def _wait(futures: list[concurrent.futures.Future[Any]]) -> None:
+    """Wait for all; of two who press Ctrl-C the first is told what goes on, and the second leaves."""
+    deadline = time.monotonic() + _CLOSE_S
+    try:
+        concurrent.futures.wait(futures, _CLOSE_S)
+    except KeyboardInterrupt:
+        log.warning("sandboxes are being deleted; Ctrl-C again leaves them, to end by themselves")
+        concurrent.futures.wait(futures, max(0.0, deadline - time.monotonic()))
 
 
 def watch_for_termination() -> None:
@@ -100,6 +136,10 @@ async def _cancelled(task: asyncio.Task[Any]) -> None:
     await asyncio.wait({task}, timeout=_CLOSE_S)
 
 
+async def _over(task: asyncio.Task[Any]) -> None:
+    await asyncio.wait({task}, timeout=_CLOSE_S)
+
+
 @functools.cache
 def _at_exit() -> None:
     atexit.register(_end)
@@ -113,6 +153,7 @@ def _end() -> None:
 def _forget_after_fork() -> None:
     _open.clear()  # they are the parent's
     _starting.clear()
+    _finishing.clear()
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 SANDBOX_VARIABLE = "DAYTONA_KERNEL_SANDBOX"
 RLM_KEYWORD_VARIABLE = "DAYTONA_KERNEL_RLM_KEYWORD"
 DAYTONA_KEY_VARIABLE = "DAYTONA_API_KEY"
+DAYTONA_JWT_VARIABLE = "DAYTONA_JWT_TOKEN"
 SNAPSHOT_VARIABLE = "DAYTONA_KERNEL_SNAPSHOT"
 NAMES_VARIABLE = "DAYTONA_KERNEL_NAMES"
 
@@ -41,9 +43,36 @@ def sandbox_choice() -> str | None:
     return os.environ.get(SANDBOX_VARIABLE) or None
 
 
-def has_daytona_key() -> bool:
-    """Return whether a Daytona key is set."""
-    return bool(os.environ.get(DAYTONA_KEY_VARIABLE))
+def daytona_setting(name: str) -> str | None:
+    """Return a variable of Daytona's SDK where that finds it: the environment, else .env.local, else .env here.
+
+    ``PYTHON_DOTENV_DISABLED`` keeps the files out, as it does for python-dotenv itself.
+    """
+    if name in os.environ:
+        return os.environ[name] or None
+    if os.environ.get("PYTHON_DOTENV_DISABLED", "").lower() in ("1", "true", "t", "yes", "y"):
+        return None
+    for file in (".env.local", ".env"):
+        if os.path.isfile(file):
+            from dotenv import dotenv_values
+
+            with contextlib.suppress(OSError, ValueError):
+                if found := dotenv_values(file).get(name):
+                    return found
+    return None
+
+
+def daytona_credential() -> tuple[str, dict[str, str]] | None:
+    """Return the variable that has what Daytona's API asks for, and the headers it goes in; None where none is set."""
+    if key := daytona_setting(DAYTONA_KEY_VARIABLE):
+        return DAYTONA_KEY_VARIABLE, {"Authorization": f"Bearer {key}"}
+    if token := daytona_setting(DAYTONA_JWT_VARIABLE):
+        organization = daytona_setting("DAYTONA_ORGANIZATION_ID") or ""
+        return DAYTONA_JWT_VARIABLE, {
+            "Authorization": f"Bearer {token}",
+            "X-Daytona-Organization-ID": organization,
+        }
+    return None
 
 
 def daytona_snapshot() -> str | None:

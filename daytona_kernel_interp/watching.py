@@ -61,7 +61,7 @@ class Live:
         """The session's id."""
         return self._record.id
 
-    def inspect(self, name: str | None = None) -> Inspection:
+    def inspect(self, name: str | None = None, *, private: bool = False) -> Inspection:
         """Return what is in the session and what it runs now, or one variable; as ``KernelInterpreter.inspect``.
 
         Raises:
@@ -71,7 +71,8 @@ class Live:
         look = self._ask({"op": "look", "name": name})
         if look.get("missing") is True:
             raise NameError(f"name {name!r} is not defined in session {self.session_id}")
-        return parse_look(look, self.session_id).noted(self._note or f"Session {self.session_id}.")
+        found = parse_look(look, self.session_id, name, private=private)
+        return found.noted(self._note or f"Session {self.session_id}.")
 
     def follow(self, since: int = 0) -> dict[str, Any]:
         """Return what :meth:`inspect` does, unchecked, and the steps that changed after ``since``; for :meth:`view`.

@@ -28,6 +28,7 @@ _FOLDER = Path(tempfile.mkdtemp(prefix="dki-"))
 _TAKEN = hermetic.isolate(os.environ, _FOLDER)
 
 _MODEL_KEYS = ("OPENROUTER_API_KEY", "OPENAI_API_KEY", "ANTHROPIC_API_KEY")
+_HOSTS_S = 180
 _END_S = 5.0  # what a process gets to end by itself once the last test is over
 
 if "CI" not in os.environ:  # there hypothesis picks its own profile: fixed seeds, no deadline
@@ -62,8 +63,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip a live test unless ``-m live`` was given and the keys it names (else any model key) are set."""
+    """Skip a live test unless ``-m live`` was given and the keys it names (else any model key) are set.
+
+    The first test of those that start hosts waits for the import of everything, on a busy machine for minutes.
+    """
     for item in items:
+        if "hosts" in getattr(item, "fixturenames", ()) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(_HOSTS_S))
         marker = item.get_closest_marker("live")
         if marker is None:
             continue

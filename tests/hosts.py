@@ -21,7 +21,7 @@ from daytona_kernel_interp.sandboxes.daytona.service import load_sdk
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 _ORDER_BYTES = 1 << 16
 
 

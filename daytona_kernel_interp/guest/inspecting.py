@@ -43,7 +43,9 @@ _UNSHOWN = re.compile(r"_{1,3}|_i{1,3}|_i?\d+|_(oh|dh|ih|exit_code)|__\w+__|__?[
 _HEAP_TYPE = 1 << 9  # CPython's Py_TPFLAGS_HEAPTYPE: set for every class that Python code made
 _MAX_BITS = 256
 _SMALL = 1 << 63
-_MAX_ITEMS = 10
+_MAX_ITEMS = 10  # in a row of a table; of one variable as many as its text has room for
+_ITEM_CHARS = 20
+_MAX_OWN_TEXT = 100_000  # characters and items
 _MAX_DEPTH = 3
 _MAX_TRIES = 20
 _VARIABLE, _FUNCTION, _CLASS, _MODULE_KIND = KINDS
@@ -105,6 +107,30 @@ def type_name(cls: type) -> str:
     return name[:80] if package in ("builtins", "__main__", "") else f"{package[:40]}.{name[:80]}"
 
 
+def is_large(value: Any) -> bool:
+    """Whether a value's own ``repr`` would keep the kernel busy: C code makes it, which nothing else interrupts.
+
+    That can be told of Python's texts and containers. Subclasses count as what they are in C.
+    """
+    room, waiting, seen = _MAX_OWN_TEXT, [value], set()
+    while waiting and room > 0:
+        item = waiting.pop()
+        base: Any = next((base for base in _MEASURED if issubclass(type(item), base)), None)
+        room -= 1
+        if base is int:
+            room -= int.bit_length(item) // 3
+        elif base in _TEXTS:
+            room -= base.__len__(item)
+        elif base is not None and id(item) not in seen:
+            seen.add(id(item))
+            try:
+                items = itertools.chain.from_iterable(dict.items(item)) if base is dict else base.__iter__(item)
+                waiting += itertools.islice(items, room)
+            except RuntimeError:  # it is being changed
+                return True
+    return room <= 0
+
+
 def copied(namespace: dict[Any, Any]) -> dict[Any, Any]:
     """Return a copy of a dict that other threads change; an empty one if it is none."""
     for _ in range(_MAX_TRIES if type(namespace) is dict else 0):
@@ -160,7 +186,7 @@ def _items(items: Any, chars: int, depth: int, sketch: Callable[[Any, int], str]
     if depth >= _MAX_DEPTH:
         return "…" if len(items) else ""
     try:
-        taken = list(itertools.islice(items, _MAX_ITEMS))  # in one go: all of it is C code
+        taken = list(itertools.islice(items, max(_MAX_ITEMS, chars // _ITEM_CHARS)))  # in one go: all of it is C code
     except RuntimeError:
         return "… changing …"
     parts: list[str] = []
@@ -245,6 +271,8 @@ _BRACKETS = {
     id(collections.deque): ("deque([", "])"),
 }
 _KNOWN = _table()
+_TEXTS: tuple[Any, ...] = (str, bytes, bytearray)
+_MEASURED: tuple[Any, ...] = (*_TEXTS, int, list, tuple, dict, set, frozenset, collections.deque)
 
 
 # --- libraries' types -----------------------------------------------------------------------------------------------
@@ -263,9 +291,9 @@ def _of_library(value: Any, cls: type, chars: int) -> tuple[int | None, list[int
     library = _MODULES.get(package)
     if type(library) is not types.ModuleType or _MODULE_DICT.__get__(library).get(name) is not cls:
         return None, None, ""  # only called so
-    shape = _shape(_read(value, "shape", package))
     if package == "pandas":
-        return _of_pandas(value, shape, chars)
+        return _of_pandas(value, chars)
+    shape = _shape(_read(value, "shape", package))
     kind = _read(value, "dtype", package) if shape is not None else None
     return None, shape, "" if kind is None or _is_pythons(type(kind)) else _cut(repr(kind), chars)
 
@@ -306,18 +334,34 @@ def _dtype(dtype: Any) -> str:
     return names.get(kind) or {"O": "object", "M": "datetime64", "m": "timedelta64"}.get(kind, "structured")
 
 
-def _of_pandas(value: Any, shape: list[int] | None, chars: int) -> tuple[int | None, list[int] | None, str]:
+def _of_pandas(value: Any, chars: int) -> tuple[int | None, list[int] | None, str]:
     manager = _held(value, "_mgr")
     blocks, axes = _held(manager, "blocks"), _held(manager, "axes")
     held = [_held(block, "values") for block in (blocks if type(blocks) is tuple else ())]
+    axes = axes if type(axes) is list else []
+    if not all(map(_is_pandas, (manager, *held, *axes, *(_held(axis, "_data") for axis in axes)))):
+        return None, None, ""  # its length would be asked of somebody's own array or index
     size = sum(count for count in (_read(values, "nbytes", "pandas") for values in held) if type(count) is int)
+    shape = _shape(_read(value, "shape", "pandas"))
     if shape is None:
         return size, None, ""
     if len(shape) == 1:
         return size, shape, _of_numpy(held[0], type(held[0]), "ndarray", chars)[2] if _is_array(held[0]) else ""
-    columns = _names(axes[0]) if type(axes) is list and axes else None
+    columns = _names(axes[0]) if axes else None
     shown = "" if columns is None else _items(columns, chars, 0, lambda item, left: _sketch(item, left, 1))
     return size, shape, f"columns {shown}" if shown else ""
+
+
+def _is_pandas(value: Any) -> bool:
+    """Whether what a frame holds is numpy's or pandas' own, or nothing."""
+    cls = type(value)
+    if value is None or _is_array(value):
+        return True
+    name, module = _NAME.__get__(cls), _MODULE.__get__(cls)
+    if type(name) is not str or type(module) is not str or module.partition(".")[0] != "pandas":
+        return False
+    home = _MODULES.get(module)
+    return type(home) is types.ModuleType and _MODULE_DICT.__get__(home).get(name) is cls
 
 
 def _names(index: Any) -> Any:

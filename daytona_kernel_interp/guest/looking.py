@@ -16,7 +16,7 @@ import zmq
 
 from ..wire import values
 from ..wire.looks import CODE_CHARS, MAX_CALLS, NAMED_CHARS, REPR_S
-from .inspecting import copied, describe, line_of, shown_tools, summarize, tasks_of
+from .inspecting import copied, describe, is_large, line_of, shown_tools, summarize, tasks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,7 +82,8 @@ class Looks:
 
     async def answer_by_name(self, name: Any, *, with_value: bool, max_bytes: Any) -> tuple[dict[str, Any], list[Any]]:
         """Return what there is of one variable: with its own text, or its value, if no cell runs."""
-        namespace = copied(self._shell.user_ns)
+        # A name of the code's own class would be asked whether it is the same.
+        namespace = {key: value for key, value in copied(self._shell.user_ns).items() if type(key) is str}
         answer: dict[str, Any] = {"running": self._now(), "count": self._count}
         if type(name) is not str or name not in namespace:
             return {**answer, "missing": True}, []
@@ -94,7 +95,7 @@ class Looks:
                 return answer, await self._beside(lambda: self._encoded(name, value, max_bytes), None)
             except Exception as error:
                 return {**answer, "refused": str(error)}, []
-        if self._running is None and self._stuck < _MAX_STUCK:
+        if self._running is None and self._stuck < _MAX_STUCK and not is_large(value):
             try:
                 row[4] = await self._beside(lambda: _text_of(value), REPR_S)
             except Exception:  # it raised, or took too long: what was found without it stays

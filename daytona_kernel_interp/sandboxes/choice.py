@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from ..errors import SandboxFailed, SessionNotFound
-from ..settings import SANDBOX_VARIABLE, has_daytona_key, sandbox_choice
+from ..settings import SANDBOX_VARIABLE, daytona_credential, sandbox_choice
 from .base import Sandbox
 from .daytona import DaytonaSandbox
 from .daytona.running import RunningDaytonaSandbox
@@ -33,7 +33,7 @@ def choose(sandbox: Any) -> Sandbox:
         SandboxFailed: If there is no such sandbox, or nothing was chosen; the text says what to pass.
     """
     choice = sandbox if sandbox is not None else sandbox_choice()
-    if choice is None and has_daytona_key():
+    if choice is None and daytona_credential() is not None:
         choice = "daytona"
     if choice == "local":
         return LocalSandbox()

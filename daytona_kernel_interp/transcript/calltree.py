@@ -47,6 +47,10 @@ class Thought:
     said: Sequence[Said] = ()
     reasoning: str | None = None
 
+    def __bool__(self) -> bool:
+        """Whether anything did."""
+        return bool(self.said or self.reasoning)
+
 
 @dataclass
 class _Call:

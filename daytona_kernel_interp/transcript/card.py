@@ -29,10 +29,10 @@ def to_card(transcript: Transcript, title: str) -> str:
     """Return HTML for a notebook's output."""
     sums = timeline.totals(transcript)
     told = [
-        f"{sums.steps} steps",
+        _count(sums.steps, "step"),
         duration(sums.elapsed_s),
-        f"{sums.tool_calls} tool calls",
-        f"{sums.llm_calls} LLM calls",
+        _count(sums.tool_calls, "tool call"),
+        _count(sums.llm_calls, "LLM call"),
     ]
     if sums.failed:
         told.insert(1, f"{sums.failed} failed")
@@ -51,6 +51,10 @@ def to_card(transcript: Transcript, title: str) -> str:
     )
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def _steps(transcript: Transcript) -> Iterator[str]:
     entries = transcript.entries
     half = _MAX_STEPS // 2
@@ -66,7 +70,7 @@ def _step(entry: Entry, transcript: Transcript) -> str:
     about = "DSPy's own preparations" if timeline.is_setup(entry) else gist(entry.code)
     about = heading(entry.reasoning) if entry.reasoning else about
     colour = _COLOURS.get(entry.outcome.kind, "inherit")
-    calls = f" · {len(entry.calls)} calls" if entry.calls else ""
+    calls = f" · {_count(len(entry.calls), 'call')}" if entry.calls else ""
     return (
         f"<details><summary><b style='color:{colour}'>{entry.index}</b> {escape(gist(about, 100))} "
         f"<span style='opacity:.6'>{duration(entry.elapsed_s)}{calls}</span></summary>"

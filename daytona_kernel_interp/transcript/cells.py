@@ -13,6 +13,8 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from ..cell import CellError, DisplayData, ExecuteResult, Output, StreamText
 from ..errors import RecordingError
 from ..wire import values
@@ -22,7 +24,7 @@ from .shown_values import repr_of
 from .store import ValueStore, ref_to, value_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ..wire.calls import ToolSpec
 
@@ -32,6 +34,7 @@ SEPARATOR = ",\n"
 OPENING = '{\n "cells": [\n'
 _ANSWER_CHARS = 20_000
 _JSON_MIME = re.compile(r"application/(.*\+)?json")
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 # --- outputs ---------------------------------------------------------------------------------------------
@@ -115,14 +118,17 @@ def model_cell(calls: Sequence[LMCall], reasoning: str | None, number: int, inli
     return _markdown(f"model-{number}", prose.model(calls, reasoning), **told)
 
 
-def entry_cells(
+def entry_texts(
     entry: Entry,
     tools: Ref | None,
     lm_calls: Sequence[LMCall],
     inline: Mapping[str, str],
     submitted: Mapping[str, str] | None,
-) -> list[CellJson]:
-    """Return the cells of one entry: its code, and what stands below it if anything does.
+) -> list[str]:
+    """Return the cells of one entry as JSON: its code, and what stands below it if anything does.
+
+    The caller of ``execute`` waits for this, so nothing is encoded twice: what the seal covers stands in the cell in
+    the form in which it was hashed.
 
     Args:
         entry: The entry.
@@ -131,32 +137,36 @@ def entry_cells(
         inline: The small values that are new with it.
         submitted: Its answer, for a reader.
     """
-    folded = {"jupyter": {"source_hidden": True}} if prose.is_dspys_own(entry) else {}
     count = entry.index + 1
-    ours: dict[str, Any] = {
-        "part": "entry",
-        "entry": fields.entry_to_json(entry, tools),
-        "lm_calls": [fields.lm_call_to_json(call) for call in lm_calls],
-        "values": dict(inline),
-    }
-    cell = {
+    outputs = [output_to_json(output, count) for output in entry.outputs]
+    shown = {
         "cell_type": "code",
         "execution_count": count,
         "id": f"entry-{entry.index}",
-        "metadata": {METADATA_KEY: ours, **folded},
-        "outputs": [output_to_json(output, count) for output in entry.outputs],
+        "outputs": outputs,
         "source": _lines(entry.code),
     }
-    ours["sha256"] = seal(cell)
-    text = prose.below(entry, submitted)
-    return [cell] if not text else [cell, _markdown(f"below-{entry.index}", text, part="below")]
+    told = _canonical(fields.entry_to_json(entry, tools))
+    said = _canonical([fields.lm_call_to_json(call) for call in lm_calls]) if lm_calls else "[]"
+    sealed = _seal(entry.code, outputs, told, said)
+    folded = ',"jupyter":{"source_hidden":true}' if prose.is_dspys_own(entry) else ""
+    text = (
+        f'{cell_text(shown)[:-1]},"metadata":{{"{METADATA_KEY}":{{"part":"entry","entry":{told},"lm_calls":{said},'
+        f'"values":{_canonical(inline) if inline else "{}"},"sha256":"{sealed}"}}{folded}}}}}'
+    )
+    below = prose.below(entry, submitted)
+    return [text] if not below else [text, cell_text(_markdown(f"below-{entry.index}", below, part="below"))]
 
 
 def seal(cell: CellJson) -> str:
     """Return the hash by which a cell that was edited by hand is known."""
     ours = cell["metadata"][METADATA_KEY]
-    shown = [joined(cell["source"]), *map(_sealed, cell["outputs"]), ours["entry"], ours["lm_calls"]]
-    return hashlib.sha256(json.dumps(shown, sort_keys=True, separators=(",", ":")).encode("ascii")).hexdigest()
+    return _seal(joined(cell["source"]), cell["outputs"], _canonical(ours["entry"]), _canonical(ours["lm_calls"]))
+
+
+def _seal(code: str, outputs: Iterable[Mapping[str, Any]], told: str, said: str) -> str:
+    shown = _canonical([code, *map(_sealed, outputs)])
+    return hashlib.sha256(f"{shown[:-1]},{told},{said}]".encode("ascii")).hexdigest()
 
 
 def _sealed(output: Mapping[str, Any]) -> Any:
@@ -185,13 +195,9 @@ def answer_of(entry: Entry, store: Any) -> dict[str, str] | None:
 def cell_text(cell: CellJson) -> str:
     """Return a cell as JSON, without what JSON or UTF-8 do not have."""
     try:
-        text = json.dumps(cell, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        text.encode("utf-8")
-    except UnicodeEncodeError:  # a lone surrogate
-        text = json.dumps(cell, allow_nan=False, separators=(",", ":"))
-    except (ValueError, TypeError, RecursionError):  # of a sandbox that sends what is no JSON
-        text = json.dumps(_plain(cell, 0), separators=(",", ":"))
-    return text
+        return orjson.dumps(cell).decode("utf-8")
+    except TypeError:  # a sandbox sends what it likes: lone surrogates, huge numbers, any depth
+        return json.dumps(_plain(cell, 0), separators=(",", ":"))
 
 
 def _plain(value: Any, depth: int) -> Any:
@@ -236,11 +242,16 @@ def _last_cell(complete: bool, callback: bool) -> tuple[str, str]:
     return before, after
 
 
-def keep_tools(tools: Sequence[ToolSpec], store: ValueStore) -> tuple[Ref | None, dict[str, str]]:
-    """Keep the list of a cell's tools, and return what names it and, if it is new and small, its text."""
+def keep_tools(
+    tools: Sequence[ToolSpec], store: ValueStore, clean: Callable[[values.Buffer], values.Buffer] = lambda data: data
+) -> tuple[Ref | None, dict[str, str]]:
+    """Keep the list of a cell's tools, and return what names it and, if it is new and small, its text.
+
+    ``clean`` takes out what must not be kept: a parameter's default may be a key.
+    """
     if not tools:
         return None, {}
-    buffers = values.dumps(fields.tools_to_json(tools), max_bytes=None)
+    buffers = list(map(clean, values.dumps(fields.tools_to_json(tools), max_bytes=None)))
     ref = replace(ref_to(buffers), summary=", ".join(tool.name for tool in tools)[:120])
     text = store.keep(ref, buffers)
     return ref, {} if text is None else {ref.hash: text}

@@ -9,10 +9,13 @@ from ..wire import values
 from .model import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ..cell import Cell
     from ..running import CellResult
+    from .model import Ref
+
+    Buffers = Sequence[values.Buffer]
 
 Ending = Literal["ok", "error", "interrupted", "timeout", "died", "not_run", "unknown"]
 
@@ -43,14 +46,15 @@ def ending_of(
 
 
 def outcome_of(
-    given: Any, error: BaseException | None, cell: Cell | None, ending: Ending
-) -> tuple[Outcome, Sequence[values.Buffer]]:
-    """Return how the call ended for its caller, and the encoding of the value that it got; empty if it got none."""
+    given: Any, error: BaseException | None, cell: Cell | None, ending: Ending, keep: Callable[[Buffers], Ref]
+) -> Outcome:
+    """Return how the call ended for its caller; ``keep`` takes the encoding of the value that it got, if it got one."""
     if error is not None:
-        return Outcome("raised", ending, error=type(error).__name__, text=str(error)), ()
+        return Outcome("raised", ending, error=type(error).__name__, text=str(error))
     if cell is not None and cell.submission is not None:
-        return Outcome("submitted", ending), cell.submission
+        return Outcome("submitted", ending, keep(cell.submission))
     try:
-        return Outcome("returned", ending), values.dumps(given, max_bytes=None)
+        buffers = values.dumps(given, max_bytes=None)
     except values.UnsupportedValue:
-        return Outcome("returned", ending), values.dumps(str(given), max_bytes=None)
+        buffers = values.dumps(str(given), max_bytes=None)
+    return Outcome("returned", ending, keep(buffers))

@@ -30,13 +30,13 @@ _RENAME_EXCHANGE = 2  # Linux, fs.h; RENAME_SWAP of macOS's stdio.h is the same
 class _Copy:
     """One of the two files: how far it has what is settled, and what of that it lacks."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: bytes) -> None:
         self.path = path
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        self._inode = os.fstat(self.descriptor).st_ino
         self.settled = 0
         self.lacking: list[bytes] = []
         self._size = 0
+        self._left = _state(os.fstat(self.descriptor))
 
     def write(self, passing: bytes) -> None:
         """Write what it lacks, and ``passing`` behind it."""
@@ -48,16 +48,22 @@ class _Copy:
         if size < self._size:
             os.ftruncate(self.descriptor, size)
         self._size = size
+        self._left = _state(os.fstat(self.descriptor))
 
-    def is_there(self) -> bool:
-        """Whether its name is still its own: a program that saves the notebook puts another file in its place."""
+    def is_as_left(self) -> bool:
+        """Whether its name is still its own, and nobody else has written to it.
+
+        Programs that save the notebook put another file in its place, or write into this one, as JupyterLab does.
+        """
         try:
-            return os.stat(self.path).st_ino == self._inode
+            return _state(os.stat(self.path)) == self._left
         except OSError:
             return False
 
     def close(self) -> None:
-        os.close(self.descriptor)
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
 
 
 class GrowingFile:
@@ -65,9 +71,10 @@ class GrowingFile:
 
     def __init__(self, path: Path) -> None:
         """Begin it; what was there is replaced by the first :meth:`put`."""
-        self._path = path
+        self._path = os.fsencode(path)
+        self._spares = tuple(os.fsencode(path.with_name(f".{path.name}.{turn}")) for turn in (0, 1))
         self._turn = 0
-        self._hidden = _Copy(self._spare(0))
+        self._hidden = _Copy(self._spares[0])
         self._seen: _Copy | None = None
 
     def put(self, settled: str, passing: str) -> None:
@@ -88,27 +95,22 @@ class GrowingFile:
             seen = self._second_name(seen)
             os.rename(hidden.path, self._path)
             hidden.path = self._path
-        self._hidden = seen if seen is not None and seen.is_there() else self._copied(hidden, seen)
+        self._hidden = seen if seen is not None and seen.is_as_left() else self._copied(hidden, seen)
 
     def close(self) -> None:
         """Leave the file as it is, and remove the copy that nobody sees."""
         for copy in (self._hidden, self._seen):
             if copy is not None:
                 copy.close()
-        for turn in (0, 1):
-            with contextlib.suppress(OSError):
-                self._spare(turn).unlink()
-
-    def _spare(self, turn: int) -> Path:
-        return self._path.with_name(f".{self._path.name}.{turn}")
+        for spare in self._spares:
+            _unlink(spare)
 
     def _second_name(self, seen: _Copy | None) -> _Copy | None:
         """Give the file that is about to lose its name another; None if there are no hard links here."""
         self._turn = 1 - self._turn
         if seen is not None:
-            seen.path = self._spare(self._turn)
-            with contextlib.suppress(OSError):
-                seen.path.unlink()
+            seen.path = self._spares[self._turn]
+            _unlink(seen.path)
             with contextlib.suppress(OSError):
                 os.link(self._path, seen.path)
         return seen
@@ -117,9 +119,8 @@ class GrowingFile:
         """Return a second file with what is settled in ``copy``, in the place of one that is not ours any more."""
         if gone is not None:
             gone.close()
-        path = self._spare(self._turn)
-        with contextlib.suppress(OSError):
-            path.unlink()  # what somebody saved in its place is in ``copy``'s no longer, and not to be overwritten
+        path = self._spares[self._turn]
+        _unlink(path)  # what somebody saved in its place is in ``copy``'s no longer, and not to be overwritten
         other = _Copy(path)
         at = 0
         while at < copy.settled:
@@ -130,6 +131,15 @@ class GrowingFile:
         return other
 
 
+def _state(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _unlink(path: bytes) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
 def _write_at(descriptor: int, data: bytes, at: int) -> None:
     view = memoryview(data)
     while view:
@@ -137,10 +147,10 @@ def _write_at(descriptor: int, data: bytes, at: int) -> None:
         view, at = view[written:], at + written
 
 
-def _exchange(one: Path, other: Path) -> bool:
+def _exchange(one: bytes, other: bytes) -> bool:
     """Exchange the names of two files, and return whether that can be done here."""
     exchange = _exchanger()
-    return exchange is not None and exchange(os.fsencode(one), os.fsencode(other)) == 0
+    return exchange is not None and exchange(one, other) == 0
 
 
 @functools.cache

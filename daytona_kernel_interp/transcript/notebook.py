@@ -22,7 +22,7 @@ from .cells import (
     answer_of,
     cell_text,
     ending,
-    entry_cells,
+    entry_texts,
     head_cell,
     joined,
     keep_tools,
@@ -56,7 +56,7 @@ def write(transcript: Transcript, path: str | os.PathLike[str]) -> None:
     """
     notebook = Path(path)
     store = ValueStore(folder_of(notebook))
-    texts = [cell_text(cell) for cell in _cells(transcript, store)]
+    texts = list(_texts(transcript, store))
     state = {"complete": transcript.complete, "callback": transcript.callback}
     metadata = notebook_metadata(transcript.facts, **state)
     tail = ending(metadata, **state, cells=len(transcript.entries))
@@ -65,22 +65,23 @@ def write(transcript: Transcript, path: str | os.PathLike[str]) -> None:
     unfinished.replace(notebook)
 
 
-def _cells(transcript: Transcript, store: ValueStore) -> Iterable[CellJson]:
-    yield head_cell(transcript.facts)
+def _texts(transcript: Transcript, store: ValueStore) -> Iterable[str]:
+    yield cell_text(head_cell(transcript.facts))
     waiting = [call for call in transcript.lm_calls if call.entry is None]
     number = 0
     for entry in transcript.entries:
         before = [call for call in waiting if call.began <= entry.began]
         waiting = waiting[len(before) :]
         if before or entry.reasoning:
-            yield model_cell(before, entry.reasoning, number, _moved(transcript.store, store, refs_of(before)))
+            moved = _moved(transcript.store, store, refs_of(before))
+            yield cell_text(model_cell(before, entry.reasoning, number, moved))
             number += 1
         made = [call for call in transcript.lm_calls if call.entry == entry.index]
         tools, inline = keep_tools(entry.tools, store)
         inline |= _moved(transcript.store, store, [*refs_in(entry), *refs_of(made)])
-        yield from entry_cells(entry, tools, made, inline, answer_of(entry, transcript.store))
+        yield from entry_texts(entry, tools, made, inline, answer_of(entry, transcript.store))
     if waiting:
-        yield model_cell(waiting, None, number, _moved(transcript.store, store, refs_of(waiting)))
+        yield cell_text(model_cell(waiting, None, number, _moved(transcript.store, store, refs_of(waiting))))
 
 
 def _moved(source: Any, target: ValueStore, refs: Iterable[Ref]) -> dict[str, str]:
@@ -127,10 +128,13 @@ def _document(path: Path) -> tuple[dict[str, Any], list[str]]:
     except (ValueError, RecursionError):
         cells = _cells_before_cut(text)
         if not cells:
+            if text.lstrip().startswith(OPENING.rstrip()):
+                raise RecordingError(f"{path} is cut off in its first cell: nothing of it can be read.") from None
             raise RecordingError(f"{path} is no notebook: it is not JSON. A recording ends in .ipynb.") from None
         told = _ours(cells[0])
         document = {"cells": cells, "nbformat": 4, "metadata": {METADATA_KEY: {**told, "complete": False}}}
-        return document, [f"The file is cut off after {len(cells)} cells; what comes before is here."]
+        whole = "its first cell" if len(cells) == 1 else f"{len(cells)} cells"
+        return document, [f"The file is cut off after {whole}; what comes before is here."]
     if not isinstance(document, dict) or not isinstance(document.get("cells"), list):
         raise RecordingError(f"{path} is no notebook: its JSON has no list of cells.")
     return document, []
@@ -180,6 +184,7 @@ class _Reader:
         self._store = ValueStore(folder_of(path))
         self._tools: dict[str, tuple[ToolSpec, ...]] = {}
         self._entries: list[Entry] = []
+        self._shift = 0  # from the number that a step has to the one that it was recorded under
         self._lm_calls: list[LMCall] = []
 
     def transcript(self) -> Transcript:
@@ -243,12 +248,17 @@ class _Reader:
                 f"The record of step {number} cannot be read ({_why(error)}); its code and outputs are."
             )
             entry = Entry(
-                number, "", code, self._facts_began(), Outcome("unfinished", "unknown"), outputs=tuple(outputs)
+                number + self._shift,
+                "",
+                code,
+                self._facts_began(),
+                Outcome("unfinished", "unknown"),
+                outputs=tuple(outputs),
             )
-        if entry.index != number:
+        if entry.index - number != self._shift:
+            self._shift = entry.index - number
             self._problems.append(f"Step {number} was recorded as step {entry.index}: cells are missing or were moved.")
-            entry = replace(entry, index=number)
-        return entry
+        return replace(entry, index=number)
 
     def _facts_began(self) -> datetime:
         return self._entries[-1].began if self._entries else datetime.fromtimestamp(0, timezone.utc)
@@ -271,11 +281,16 @@ class _Reader:
         missing = {key: ref for key, ref in named.items() if not self._store.has(ref)}
         if missing:
             some = "; ".join(f"{ref.hash[:12]} ({ref.summary[:60]})" for ref in list(missing.values())[:3])
+            many = (
+                f"{len(missing):,} values are missing: they lie" if len(missing) > 1 else "A value is missing: it lies"
+            )
             self._problems.append(
-                f"{len(missing)} values are missing: they lie in {self._store.folder.name}/ beside the notebook, "
-                f"or were cut out of it: {some}."
+                f"{many} in {self._store.folder.name}/ beside the notebook, or {'were' if len(missing) > 1 else 'was'} "
+                f"cut out of it: {some}."
             )
 
 
 def _why(error: Exception) -> str:
+    if isinstance(error, AttributeError):  # what should be an object is none
+        return "it has another form than was recorded"
     return f"{error} is missing" if isinstance(error, KeyError) else str(error)

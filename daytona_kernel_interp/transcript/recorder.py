@@ -15,7 +15,7 @@ import logging
 import platform
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from .calltree import Said, Thought, calls_around, tree
 from .ending import ending_of, outcome_of
 from .model import Call, Entry, Facts, LMCall, Outcome, Ref, Usage
 from .secrets import known
-from .store import size_of, summary_of_call
+from .store import size_of
 from .writer import Writer
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SLOW_S = 0.1
-_AHEAD_S = 0.001  # after the request went out; from then on the kernel works, and nothing here waits
+_AHEAD_S = 0.001  # after a request or an answer went out: the kernel works then, and nothing here waits
 _LARGE_BYTES = 64 * 1024  # kept on a thread of its own
 _LLM_TOOLS = ("llm_query", "llm_query_batched")
 
@@ -71,8 +71,9 @@ class _Kept:
 
     buffers: Sequence[values.Buffer]
     key: str = ""  # its hash, if that is known
+    is_call: bool = False  # the arguments of one
     ref: Ref | None = None
-    inline: dict[str, str] = field(default_factory=dict)
+    text: str | None = None  # of a small one that is new
     writing: Future[None] | None = None
 
 
@@ -88,8 +89,10 @@ class Step:
         self._cell: Cell | None = None
         self._result: CellResult | None = None
         self._calls: list[CallNote] = []
-        self._timers: list[asyncio.TimerHandle] = []
+        self._slow: asyncio.TimerHandle | None = None
+        self._ahead: asyncio.TimerHandle | None = None
         self._variables = {name: owner.keep(one.buffers, one.key) for name, one in request.variables.items()}
+        self._unsettled = list(self._variables.values())
         self._inline: dict[str, str] = {}
 
     # --- hooks, on the I/O loop ------------------------------------------------------------------------
@@ -102,17 +105,17 @@ class Step:
     def sent(self, cell: Cell) -> None:
         """Its request goes out."""
         self._cell = cell
-        if not self._timers:
-            loop = asyncio.get_running_loop()
-            self._timers = [
-                loop.call_later(SLOW_S, self._owner.begin_unfinished, self),
-                loop.call_later(_AHEAD_S, self._owner.begin_ahead, self),
-            ]
+        if self._slow is None:
+            self._slow = asyncio.get_running_loop().call_later(SLOW_S, self._owner.begin_unfinished, self)
+            if self.thought:
+                self._look_ahead()
 
     def called(self, call_id: int, name: str, buffers: Sequence[values.Buffer], context: Context) -> CallNote:
         """The cell calls a tool, which will run in ``context``."""
-        note = CallNote(self._owner, call_id, name, time.perf_counter() - self._clock, self._owner.keep(buffers))
+        arguments = self._owner.keep(buffers, is_call=True)
+        note = CallNote(self._owner, call_id, name, time.perf_counter() - self._clock, arguments)
         self._calls.append(note)
+        self._unsettled.append(arguments)
         context.run(calls_around.set, (*context.get(calls_around, ()), note))
         return note
 
@@ -120,6 +123,17 @@ class Step:
         """The tool has answered."""
         note.elapsed_s = time.perf_counter() - self._clock - note.began_s
         note.op, note.answer = op, self._owner.keep(buffers)
+        self._unsettled.append(note.answer)
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """Have what is there already prepared while the cell goes on: its end has to wait for less then."""
+        if self._ahead is None:
+            self._ahead = asyncio.get_running_loop().call_later(_AHEAD_S, self._prepare)
+
+    def _prepare(self) -> None:
+        self._ahead = None
+        self._owner.begin_ahead(self)
 
     # --- hooks, in the caller's thread -------------------------------------------------------------------
 
@@ -133,9 +147,10 @@ class Step:
         return value
 
     def stop_timer(self) -> None:
-        """There is nothing unfinished to write any more."""
-        for timer in self._timers:
-            timer.cancel()  # from another thread: at worst it runs, and finds that the step has ended
+        """There is nothing to write any more but its end."""
+        for timer in (self._slow, self._ahead):
+            if timer is not None:
+                timer.cancel()  # from another thread: at worst it runs, and finds that the step has ended
 
     # --- as an entry -------------------------------------------------------------------------------------
 
@@ -145,9 +160,7 @@ class Step:
         outcome = Outcome("unfinished", "unknown")
         if over:
             ending = ending_of(cell, result, error, shut_down=shut_down)
-            outcome, value = outcome_of(self.given, error, cell, ending)
-            if value:
-                outcome = replace(outcome, value=self._ref(self._owner.keep(value)))
+            outcome = outcome_of(self.given, error, cell, ending, self._keep)
         calls = sorted(self._calls, key=lambda note: note.id) if over else ()
         return Entry(
             index=index,
@@ -166,11 +179,12 @@ class Step:
             usage=_total(self.thought.said),
         )
 
-    def settle_variables(self) -> None:
-        """Keep the small ones among its variables; the large ones are being kept."""
-        for kept in self._variables.values():
+    def settle(self) -> None:
+        """Keep what is small of its variables and calls so far; what is large is being kept."""
+        unsettled, self._unsettled = self._unsettled, []
+        for kept in unsettled:
             if kept.writing is None:
-                self._owner.settle(kept)
+                self._ref(kept)
 
     @property
     def inline(self) -> dict[str, str]:
@@ -181,10 +195,11 @@ class Step:
         """Return the calls of language models that the cell's tools made."""
         return [said for note in self._calls for said in note.said]
 
+    def _keep(self, buffers: Sequence[values.Buffer]) -> Ref:
+        return self._ref(self._owner.keep(buffers))
+
     def _ref(self, kept: _Kept) -> Ref:
-        ref, inline = self._owner.settle(kept)
-        self._inline |= inline
-        return ref
+        return self._owner.settle(kept, self._inline)
 
     def _call(self, note: CallNote) -> Call:
         error, result = None, None
@@ -199,7 +214,7 @@ class Step:
             kind="llm" if note.name in _LLM_TOOLS else "tool",
             began_s=note.began_s,
             elapsed_s=note.elapsed_s,
-            arguments=replace(self._ref(note.arguments), summary=summary_of_call(note.arguments.buffers)),
+            arguments=self._ref(note.arguments),
             result=result,
             error=error,
             usage=_total(note.said),
@@ -324,14 +339,14 @@ class Recorder:
                 self.session_closed(self._closing)
 
     def begin_ahead(self, step: Step) -> None:
-        """Have written what led to a step, while its cell runs: the cell's end has to wait for less then."""
+        """Have written what led to a step, and kept what it has so far, while its cell runs."""
         self._threads.submit(self._write_ahead, step)
 
     def _write_ahead(self, step: Step) -> None:
         with self._lock, self._guarded():
             if self._step is step and self._writer is not None and not self._writer.closed:
                 self._write_thought(step)
-                step.settle_variables()
+                step.settle()
 
     def _write_thought(self, step: Step) -> None:
         if not step.thought_written:
@@ -355,13 +370,13 @@ class Recorder:
             writer.callback = writer.callback or tree.listens
             self._write_thought(step)
             entry = step.entry(writer.entries, error, over=over, shut_down=self._shut_down)
-            inline = step.inline
-            lm_calls = self._lm_calls(step.said_inside() if over else [], entry.index, inline)
-            writer.put(entry, lm_calls, inline, over=over)
+            said = step.said_inside() if over else []
+            lm_calls = self._lm_calls(said, entry.index, step.inline) if said else []
+            writer.put(entry, lm_calls, step.inline, over=over)
 
     def model_said(self, thought: Thought) -> None:
         """A model answered, between cells."""
-        if not (thought.said or thought.reasoning):
+        if not thought:
             return
         with self._lock, self._guarded():
             if self._writer is not None and not self._writer.closed:
@@ -371,37 +386,35 @@ class Recorder:
     def _lm_calls(self, said: Sequence[Said], entry: int | None, inline: dict[str, str]) -> list[LMCall]:
         calls = []
         for one in sorted(said, key=lambda one: one.began):
-            request, new = self.settle(self.keep(one.request))
-            inline |= new
-            outputs = None
-            if one.outputs is not None:
-                outputs, new = self.settle(self.keep(one.outputs))
-                inline |= new
+            request = self.settle(self.keep(one.request), inline)
+            outputs = None if one.outputs is None else self.settle(self.keep(one.outputs), inline)
             calls.append(LMCall(one.call_id, entry, one.began, one.elapsed_s, request, outputs, one.usage, one.error))
         return calls
 
     # --- values ----------------------------------------------------------------------------------------------
 
-    def keep(self, buffers: Sequence[values.Buffer], key: str = "") -> _Kept:
+    def keep(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> _Kept:
         """Begin to keep a value: a large one is hashed and written on a thread of its own."""
-        kept = _Kept(buffers, key)
+        kept = _Kept(buffers, key, is_call)
         writer = self._writer
         if writer is not None and not writer.closed and size_of(buffers) >= _LARGE_BYTES and not writer.has(key):
             kept.writing = self._threads.submit(self._keep_now, kept)
         return kept
 
-    def settle(self, kept: _Kept) -> tuple[Ref, dict[str, str]]:
-        """Return what names a value, once it is kept, and the text of a small one that is new."""
+    def settle(self, kept: _Kept, inline: dict[str, str]) -> Ref:
+        """Return what names a value, once it is kept; the text of a small one that is new goes into ``inline``."""
         if kept.writing is not None:
             kept.writing.result()
         elif kept.ref is None:
             self._keep_now(kept)
         assert kept.ref is not None
-        return kept.ref, kept.inline
+        if kept.text is not None:
+            inline[kept.ref.hash] = kept.text
+        return kept.ref
 
     def _keep_now(self, kept: _Kept) -> None:
         assert self._writer is not None
-        kept.ref, kept.inline = self._writer.keep(kept.buffers, kept.key)
+        kept.ref, kept.text = self._writer.keep(kept.buffers, kept.key, is_call=kept.is_call)
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:

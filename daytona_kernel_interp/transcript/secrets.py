@@ -7,8 +7,11 @@ of the session, of the models that were asked, and of the environment.
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,24 +21,37 @@ _MIN_CHARS = 12  # what is shorter may be anything
 
 
 class Secrets:
-    """A set of texts."""
+    """A set of texts, which may be added and forgotten by several sessions at once."""
 
     def __init__(self) -> None:
-        self._known: set[str] = set()
+        self._lock = threading.Lock()
+        self._known: Counter[str] = Counter()  # how often each was added
+        # As they may stand in what is written, the longest first. Replaced and never changed, since others read them.
+        self._forms: tuple[str, ...] = ()
+        self._encoded: tuple[bytes, ...] = ()
 
     def add(self, *texts: str) -> None:
         """Add texts; those that are too short to be secret are left out."""
-        self._known |= {text for text in texts if len(text) >= _MIN_CHARS}
+        with self._lock:
+            self._known.update(text for text in texts if len(text) >= _MIN_CHARS)
+            self._settle()
 
     def discard(self, *texts: str) -> None:
-        """Forget texts that open nothing any more."""
-        self._known -= set(texts)
+        """Forget texts that open nothing any more, unless they were added by somebody else too."""
+        with self._lock:
+            self._known.subtract(text for text in texts if text in self._known)
+            self._known += Counter()  # without those that are at zero
+            self._settle()
+
+    def _settle(self) -> None:
+        forms = {form for text in self._known for form in _forms(text)}
+        if len(forms) != len(self._forms) or not forms.issuperset(self._forms):
+            self._forms = tuple(sorted(forms, key=len, reverse=True))
+            self._encoded = tuple(form.encode("utf-8", "surrogateescape") for form in self._forms)
 
     def add_named(self, settings: Mapping[str, Any]) -> None:
         """Add the texts of settings whose names say that they are secret."""
-        for name, value in settings.items():
-            if _NAMES.search(str(name)):
-                self.add(*_texts(value))
+        self.add(*(text for name, value in settings.items() if _NAMES.search(str(name)) for text in _texts(value)))
 
     def add_environment(self) -> None:
         """Add those of this process's environment."""
@@ -43,22 +59,21 @@ class Secrets:
 
     def found_in(self, text: str) -> bool:
         """Return whether there is one in ``text``."""
-        return any(secret in text for secret in self._known)
+        return any(form in text for form in self._forms)
 
     def scrub(self, text: str) -> str:
         """Return ``text`` without them."""
-        for secret in sorted(self._known, key=len, reverse=True):
-            text = text.replace(secret, REPLACEMENT)
+        for form in self._forms:
+            text = text.replace(form, REPLACEMENT)
         return text
 
     def scrub_bytes(self, data: Any) -> Any:
         """Return a buffer without them: itself, if there is none in it."""
-        known = [secret.encode("utf-8") for secret in self._known]
         whole = data if isinstance(data, (bytes, bytearray)) else bytes(data)
-        if not any(secret in whole for secret in known):
+        if not any(form in whole for form in self._encoded):
             return data
-        for secret in sorted(known, key=len, reverse=True):
-            whole = whole.replace(secret, REPLACEMENT.encode("ascii"))
+        for form in self._encoded:
+            whole = whole.replace(form, REPLACEMENT.encode("ascii"))
         return whole
 
     def scrub_tree(self, tree: Any) -> Any:
@@ -77,6 +92,11 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, Mapping):
         for item in value.values():
             yield from _texts(item)
+
+
+def _forms(text: str) -> set[str]:
+    """Return a text as it is, and as it stands in JSON."""
+    return {text, *(json.dumps(text, ensure_ascii=ascii_only)[1:-1] for ascii_only in (False, True))}
 
 
 known = Secrets()  # of this process: its environment's, its models', and of the sessions that are recorded

@@ -7,6 +7,7 @@ only then decoded; nothing in it is ever run.
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import secrets
@@ -18,7 +19,7 @@ from ..wire import values
 from .model import Ref
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 INLINE_BYTES = 4096  # of one buffer; the first is always ASCII
@@ -31,11 +32,6 @@ _KINDS = {"str_at": "str", "bytes_at": "bytes", "text": "str", "int": "int", "fl
 def size_of(buffers: Sequence[values.Buffer]) -> int:
     """Return the bytes of a value's encoding."""
     return sum(map(len, buffers))
-
-
-def ref_to(buffers: Sequence[values.Buffer], key: str = "") -> Ref:
-    """Return what names a value; ``key`` is its hash, if that is known."""
-    return Ref(key or hash_of(buffers), size_of(buffers), summary_of(buffers))
 
 
 def summary_of(buffers: Sequence[values.Buffer]) -> str:
@@ -75,6 +71,13 @@ def _small(buffers: Sequence[values.Buffer]) -> Any:
 
 def _short(text: str) -> str:
     return text if len(text) <= _SUMMARY_CHARS else f"{text[: _SUMMARY_CHARS - 1]}…"
+
+
+def ref_to(
+    buffers: Sequence[values.Buffer], key: str = "", summarize: Callable[[Sequence[values.Buffer]], str] = summary_of
+) -> Ref:
+    """Return what names a value; ``key`` is its hash, if that is known."""
+    return Ref(key or hash_of(buffers), size_of(buffers), summarize(buffers))
 
 
 def folder_of(notebook: Path) -> Path:
@@ -154,6 +157,8 @@ class ValueStore:
             raise RecordingError(f"The recording names a value by {ref.hash[:80]!r}, which is no SHA-256.")
         path = self._path(ref.hash)
         try:
+            if path.exists() and not path.is_file():  # a pipe, perhaps
+                raise OSError(errno.EINVAL, "it is no file")
             data = memoryview(path.read_bytes())
         except OSError as error:
             why = error.strerror or type(error).__name__

@@ -18,7 +18,7 @@ from .cells import (
     answer_of,
     cell_text,
     ending,
-    entry_cells,
+    entry_texts,
     head_cell,
     keep_tools,
     model_cell,
@@ -28,7 +28,7 @@ from .cells import (
 from .growing import GrowingFile
 from .model import METADATA_KEY, Entry, Facts, LMCall, Ref
 from .secrets import known
-from .store import HASH, ValueStore, folder_of, ref_to
+from .store import HASH, ValueStore, folder_of, ref_to, summary_of, summary_of_call
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -64,7 +64,7 @@ class Writer:
         self._facts = facts
         self._store = ValueStore(folder_of(self.path))
         self._refs: dict[str, Ref] = {}
-        self._small: dict[bytes, Ref] = {}
+        self._small: dict[tuple[bytes, bool], Ref] = {}
         self._tools: tuple[Sequence[ToolSpec], Ref | None] = ((), None)
         self._models = 0
         self._metadata: tuple[tuple[bool, bool], str] | None = None
@@ -73,28 +73,28 @@ class Writer:
         self._unfinished = ""
         self._put([cell_text(head_cell(facts))])
 
-    def keep(self, buffers: Sequence[values.Buffer], key: str) -> tuple[Ref, dict[str, str]]:
+    def keep(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> tuple[Ref, str | None]:
         """Keep a value, and return what names it, and the text of a small one that is new.
 
-        ``buffers`` may be empty for a value whose ``key``, its hash, was kept before.
+        Args:
+            buffers: May be empty for a value whose ``key`` was kept before.
+            key: Its hash, if that is known.
+            is_call: Whether it is the arguments of a call, which read as such.
         """
         if not buffers:
-            return self._refs.get(key) or Ref(key, 0, "a value that was not recorded"), {}
+            return self._refs.get(key) or Ref(key, 0, "a value that was not recorded"), None
         small = bytes(buffers[0]) if len(buffers) == 1 and len(buffers[0]) <= _SMALL_BYTES else None
-        ref = self._small.get(small) if small is not None else self._refs.get(key)
+        ref = self._small.get((small, is_call)) if small is not None else self._refs.get(key)
         if ref is not None:
-            return ref, {}
+            return ref, None
         clean = [known.scrub_bytes(buffer) for buffer in buffers]
-        if any(one is not other for one, other in zip(clean, buffers, strict=True)):
-            ref = ref_to(clean)
-        else:
-            ref = ref_to(buffers, key)
+        changed = any(one is not other for one, other in zip(clean, buffers, strict=True))
+        ref = ref_to(clean, "" if changed else key, summary_of_call if is_call else summary_of)
         if small is None:
             self._refs[key or ref.hash] = ref
         elif len(self._small) < _MAX_SMALL:
-            self._small[small] = ref
-        text = self._store.keep(ref, clean)
-        return ref, {} if text is None else {ref.hash: text}
+            self._small[small, is_call] = ref
+        return ref, self._store.keep(ref, clean)
 
     def has(self, key: str) -> bool:
         """Return whether a large value was kept before, by its hash."""
@@ -102,18 +102,17 @@ class Writer:
 
     def put_model(self, calls: Sequence[LMCall], reasoning: str | None, inline: dict[str, str]) -> None:
         """Put in what a model said between cells."""
-        self._put([_clean_text(model_cell(calls, reasoning, self._models, inline))])
+        self._put([_clean(cell_text(model_cell(calls, reasoning, self._models, inline)))])
         self._models += 1
 
     def put(self, entry: Entry, lm_calls: Sequence[LMCall], inline: dict[str, str], *, over: bool) -> None:
         """Put in an entry; one that is not ``over`` is replaced by the next."""
         if entry.tools != self._tools[0]:
-            ref, new = keep_tools(entry.tools, self._store)
+            ref, new = keep_tools(entry.tools, self._store, known.scrub_bytes)
             self._tools = (entry.tools, ref)
             inline |= new
         answer = answer_of(entry, self._store)
-        cells = entry_cells(entry, self._tools[1], lm_calls, inline, answer)
-        texts = list(map(_clean_text, cells))
+        texts = list(map(_clean, entry_texts(entry, self._tools[1], lm_calls, inline, answer)))
         if over:
             self.entries += 1
             self._put(texts)
@@ -146,12 +145,11 @@ class Writer:
         self._file.put(text, unfinished + ending(self._metadata[1], **state, cells=self.entries))
 
 
-def _clean_text(cell: CellJson) -> str:
-    """Return a cell as JSON, without secrets."""
-    text = cell_text(cell)
+def _clean(text: str) -> str:
+    """Return a cell, as JSON, without secrets."""
     if not known.found_in(text):
         return text
-    cell = known.scrub_tree(json.loads(text))
+    cell: CellJson = known.scrub_tree(json.loads(text))
     if cell["cell_type"] == "code":
         cell["metadata"][METADATA_KEY]["sha256"] = seal(cell)
     return cell_text(cell)

@@ -14,8 +14,8 @@ relay       ``summary``: the kernel's last answer to anybody, or None; ``age_s``
 ==========  =================================================================================================
 
 With ``name`` in the question, ``variables`` is that variable's row, with a longer preview: its own ``repr`` if no cell
-runs; ``missing`` is true if there is none. With ``value`` also true, its encoding is in the buffers of the answer, or
-``refused`` says why not.
+runs and that would not be too much; ``missing`` is true if there is none. With ``value`` also true, its encoding is in
+the buffers of the answer, or ``refused`` says why not.
 """
 
 from __future__ import annotations

@@ -48,6 +48,7 @@ import sys
 import uuid
 from collections import abc
 from collections.abc import Callable, Iterator, Sequence
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from . import libraries, unpacking
@@ -90,9 +91,12 @@ def dumps(
 def encode(value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES, arrow: bool = False) -> tuple[list[Buffer], bool]:
     """Return the buffers, and whether everything in the value has exactly a type that Python has, none of it binary."""
     encoder = _Encoder(max_bytes, arrow and libraries.has_arrow())
-    with collector_paused():
-        tree = encoder.encode(value, 0)
-    head = json.dumps(tree, allow_nan=False, separators=(",", ":")).encode("ascii")
+    if type(value) is str and len(value) < LARGE_BYTES and value.isascii():  # the most common one: nothing to walk
+        head = encode_basestring_ascii(value).encode("ascii")
+    else:
+        with collector_paused():
+            tree = encoder.encode(value, 0)
+        head = json.dumps(tree, allow_nan=False, separators=(",", ":")).encode("ascii")
     if unpacking.json_size(head) > unpacking.MAX_UNPACKED_BYTES:
         raise ValueTooLarge("the value has too many parts: send an array or a frame in the place of lists")
     buffers = [head, *encoder.buffers]

@@ -69,7 +69,8 @@ class Way:
     faults: tuple[Fault, ...] = ()
     options: str = ""
     signal: int | None = None  # sent when it is ready and `once` holds
-    once: str = ""  # "cell": its sandbox's link is up; "made": there is a sandbox; "deleted": there is none any more
+    once: str = ""  # "cell": its sandbox's link is up; "made": there is a sandbox; "deleted": there is none any more;
+    # "busy": the first of its faults has struck
     says: str = "ready"
     words: str = ""  # in the error, where there is one
 
@@ -94,13 +95,17 @@ def ways(folder: Path) -> list[Way]:
         Way("shut down while the service is busy", _RUNS + "interpreter.shutdown()", (_busy(409), _busy(400))),
         Way("an exception in a with block", _RUNS + "with interpreter: 1 / 0"),
         Way("the process ends", _RUNS),
-        Way("the process ends, the service is busy", _RUNS, (_busy(409), _busy(400))),
+        Way(
+            "the process ends, the service is busy", _RUNS, (_busy(409), _busy(400), _api("deleteSandbox", status=502))
+        ),
         Way("the process ends by an exception", _RUNS + "1 / 0"),
         Way("forgotten", _RUNS + f"del interpreter\n{_IDLE}", signal=signal.SIGKILL, once="deleted"),
         Way("detached, and nobody comes", _RUNS + "interpreter.detach()"),
         Way("SIGINT", _RUNS + _IDLE, signal=signal.SIGINT),
         Way("SIGINT in a cell", _RUNS + _IN_CELL, signal=signal.SIGINT),
         Way("SIGINT during the start", _STARTS, (Fault("start", delay_s=0.5),), signal=signal.SIGINT, once="made"),
+        Way("SIGINT while it is shut down", _RUNS + "interpreter.shutdown()", _BUSY, signal=signal.SIGINT, once="busy"),
+        Way("SIGINT while the process ends", _RUNS, _BUSY, signal=signal.SIGINT, once="busy"),
         Way("SIGTERM", _RUNS + _IDLE, signal=signal.SIGTERM),
         Way("SIGTERM in a cell", _RUNS + _IN_CELL, signal=signal.SIGTERM),
         Way("SIGTERM during the start", _STARTS, (Fault("start", delay_s=0.5),), signal=signal.SIGTERM, once="made"),
@@ -147,6 +152,9 @@ def ways(folder: Path) -> list[Way]:
 
 def _busy(status: int) -> Fault:
     return _api("deleteSandbox", status=status, body='{"message": "Sandbox state change in progress"}')
+
+
+_BUSY = (_busy(409),) * 6  # for a second and more
 
 
 def prepare(folder: Path) -> None:
@@ -212,7 +220,9 @@ class Lane:
         host = self._hosts.start(way.code.format(options=way.options), emulator.environment())
         try:
             said = host.line()
-            if way.once:
+            if way.once == "busy":
+                until(lambda: len(list(emulator._server.world.faults)) < len(way.faults), way.once)
+            elif way.once:
                 there = way.once == "made"
                 until(lambda: bool({record.id for record in _there(emulator)} - before) == there, way.once)
             if way.signal is not None:

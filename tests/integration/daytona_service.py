@@ -18,10 +18,12 @@ WAIT_S = 20.0
 
 
 class Service:
-    """The emulator, seen by plain HTTP."""
+    """The emulator, seen by plain HTTP; of its sandboxes those that are made from now on."""
 
     def __init__(self, emulator: DaytonaEmulator) -> None:
         self.emulator = emulator
+        self._before: frozenset[str] = frozenset()
+        self._before = frozenset(item["id"] for item in self.sandboxes)
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         headers = {"Authorization": f"Bearer {self.emulator.api_key}", "Content-Type": "application/json"}
@@ -32,7 +34,8 @@ class Service:
 
     @property
     def sandboxes(self) -> list[dict[str, Any]]:
-        return [item for item in self.ask("GET", "/sandbox")["items"] if item["state"] not in ("destroyed",)]
+        found = self.ask("GET", "/sandbox")["items"]
+        return [item for item in found if item["state"] != "destroyed" and item["id"] not in self._before]
 
     @property
     def only(self) -> dict[str, Any]:
@@ -42,11 +45,13 @@ class Service:
     def nothing_left(self) -> bool:
         return until(lambda: not self.sandboxes, "the last sandbox's end")
 
-    def end_what_is_left(self) -> None:
-        """Delete every sandbox, whatever its state allows."""
-        for left in self.sandboxes:
+    def end_what_is_left(self) -> list[str]:
+        """Delete every sandbox that lets itself be deleted; return what there was."""
+        found = self.sandboxes
+        for left in found:
             with contextlib.suppress(urllib.error.HTTPError):
                 self.ask("DELETE", f"/sandbox/{left['id']}")
+        return [f"{left['id']} ({left['state']}, kept: {'daytona-kernel-kept' in left['labels']})" for left in found]
 
 
 def until(condition: Callable[[], bool], what: str) -> bool:

@@ -131,6 +131,11 @@ def test_descriptions_are_pickled_and_hide_what_is_secret() -> None:
         ({"ttl": 5}, "not longer than resume_lifetime"),
         ({"port": 80}, "from 3000 to 9999"),
         ({"resume_lifetime": 0}, "a number of seconds"),
+        ({"image": "a:1", "cpu": "four"}, "cpu is a whole number, 1 or more, not 'four'"),
+        ({"image": "a:1", "memory": 0.5}, "memory is a whole number, 1 or more, not 0.5"),
+        ({"ttl": -1}, "ttl is a whole number, 0 or more"),
+        ({"env": {"A": 1}}, "env has texts"),
+        ({"image": 3}, "image is .*, not 3"),
     ],
 )
 def test_a_description_that_cannot_be_meant_is_refused(options: dict[str, Any], words: str) -> None:
@@ -241,12 +246,21 @@ def test_a_start_that_takes_too_long_says_so(daytona: Service) -> None:
 
 
 def test_what_the_user_has_to_mend_is_told_in_a_sentence(daytona: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No key, a wrong key, an unknown snapshot, no quota, no Python, no API."""
-    assert "Snapshot nowhere not found" in failure(DaytonaSandbox(snapshot="nowhere"))
+    """No key, a wrong key, an unknown snapshot, no quota, no Python, no API, no Daytona there, no address."""
+    said = failure(DaytonaSandbox(snapshot="nowhere"))
+    assert "Snapshot nowhere not found" in said
+    assert "make ours with `daytona-kernel image build`" in said
     assert "there is no 'python9' in the Daytona sandbox" in failure(DaytonaSandbox(python="python9"))
     quota = '{"message": "Total memory limit exceeded. Maximum allowed: 10GiB."}'
     daytona.emulator.fail(Fault("api", "createSandbox", status=403, body=quota))
-    assert "Total memory limit exceeded" in failure()
+    said = failure()
+    assert "a limit of the organisation is reached" in said
+    assert "Total memory limit exceeded" in said
+    daytona.emulator.fail(Fault("api", "createSandbox", status=200, body="<html>a login page</html>"))
+    assert "gave an answer that is not the API's: check DAYTONA_API_URL" in failure()
+    monkeypatch.setenv("DAYTONA_API_URL", "app.daytona.io")
+    assert "DAYTONA_API_URL is no address of an API" in failure()
+    monkeypatch.setenv("DAYTONA_API_URL", daytona.emulator.api_url)
     monkeypatch.setenv("DAYTONA_API_KEY", "dtn_wrong")
     assert "does not accept the key in DAYTONA_API_KEY" in failure()
     monkeypatch.setenv("DAYTONA_API_URL", "http://127.0.0.1:9/api")

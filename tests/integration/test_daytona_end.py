@@ -6,6 +6,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from daytona_kernel_interp import KernelInterpreter, cli
+from daytona_kernel_interp.records import sessions
 from tests.integration.daytona_service import until
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ time.sleep(60)
 def test_lost_sandboxes_are_listed_and_deleted(
     daytona: Service, hosts: Hosts, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """That of a process that was killed; not that of this one, nor when the answer is no."""
+    """That of a process that was killed, and its session with it; not that of this one."""
     host = hosts.start(RUNS, daytona.emulator.environment())
     assert host.line() == "ready"
     (lost,) = (sandbox["id"] for sandbox in daytona.sandboxes)
@@ -44,4 +45,5 @@ def test_lost_sandboxes_are_listed_and_deleted(
         assert lost in shown.out
         assert "Deleted 1." in shown.err
         until(lambda: len(daytona.sandboxes) == 1, "the lost one's end")
+        assert [record.id for record in sessions()] == [interpreter.session_id]  # nobody can take the other up
         assert interpreter.execute("1 + 1") == 2

@@ -106,6 +106,7 @@ def test_each_secret_goes_where_it_belongs_and_nowhere_else(
         look()
         assert len(secrets["token"]) == 2
         daytona.ask("DELETE", f"/sandbox/{daytona.only['id']}")
+        daytona.nothing_left()
         with pytest.raises(CodeInterpreterError) as caught:
             interpreter.execute("x")
         shown += traceback.format_exception(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -122,6 +123,23 @@ def test_threads_are_as_many_as_the_sandbox_has_cores() -> None:
         assert set(found.values()) == {count}
 
 
+def test_what_an_older_sdk_would_drop_is_told(daytona: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves out in silence what its models do not know: the sandbox would be in another region."""
+    from daytona import CreateSandboxFromSnapshotParams
+
+    monkeypatch.delitem(CreateSandboxFromSnapshotParams.model_fields, "target")
+    with pytest.raises(CodeInterpreterError, match="cannot tell the service about region: install a newer one"):
+        answer(DaytonaSandbox(region="eu"))
+
+
+def cut(interpreter: KernelInterpreter) -> None:
+    """Break every socket of its link."""
+    assert interpreter._session is not None
+    for stream in interpreter._session.tunnel._streams:
+        if stream.carrier.socket is not None:
+            stream.carrier.socket.abort()
+
+
 def test_old_servers_that_refuse_by_a_redirect(monkeypatch: pytest.MonkeyPatch) -> None:
     """A changed token is then answered with 307 to a login page; the new one is taken up."""
     with DaytonaEmulator(generation="old", busy_status=400) as emulator:
@@ -132,12 +150,25 @@ def test_old_servers_that_refuse_by_a_redirect(monkeypatch: pytest.MonkeyPatch) 
             interpreter.execute("x = 42")
             emulator.rotate_token(service.only["id"])
             emulator.forget_tokens()
-            assert interpreter._session is not None
-            for stream in interpreter._session.tunnel._streams:
-                if stream.carrier.socket is not None:
-                    stream.carrier.socket.abort()
+            cut(interpreter)
             assert interpreter.execute("x") == 42
         assert service.nothing_left()
+
+
+@pytest.mark.parametrize("state", ["snapshotting", "something_new"])
+def test_what_the_service_does_with_a_sandbox_is_waited_for(
+    daytona: Service, state: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A state that does not say that the kernel is gone is no reason to give it up."""
+    with KernelInterpreter() as interpreter:
+        interpreter.execute("x = 42")
+        body = json.dumps({**daytona.only, "state": state})
+        headers = {"Content-Type": "application/json"}
+        daytona.emulator.fail(Fault("api", "getSandbox", status=200, body=body, headers=headers))
+        daytona.emulator.fail(Fault("preview", status=502))
+        cut(interpreter)
+        assert interpreter.execute("x") == 42
+    assert "and may come back" in caplog.text
 
 
 def test_a_python_that_is_nobodys_default(daytona: Service) -> None:

@@ -176,6 +176,21 @@ def test_a_failed_build_shows_its_end_and_leaves_nothing(
     error = capfd.readouterr().err.partition("daytona-kernel: ")[2]
     assert "did not make the snapshot bad" in error
     assert "no-such-package' returned a non-zero code" in error.partition("The last lines of its build:")[2]
+    assert max(map(len, error.splitlines())) < 500  # though the Dockerfile has whole files in it
+    assert names() == before
+
+
+def test_a_snapshot_that_was_there_before_is_not_deleted(
+    daytona: Service, names: Callable[[], list[str]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By a build of the same name that fails, also where Daytona does not say whether there is one."""
+    assert cli.main(["image", "build", "--name", "precious"]) == 0
+    before = names()
+    daytona.emulator.fail(Fault("api", "createSnapshot", status=502, times=None))
+    assert cli.main(["image", "build", "--name", "precious"]) == 0
+    daytona.emulator.fail(Fault("api", "getSnapshot", status=403, times=1))
+    assert cli.main(["image", "build", "--name", "precious"]) == 1
+    assert "did not make the snapshot precious" in capfd.readouterr().err
     assert names() == before
 
 

@@ -131,6 +131,28 @@ def test_one_variable_by_name(shared: KernelInterpreter) -> None:
         shared.inspect(7)  # type: ignore[arg-type]
 
 
+def test_a_large_variable_by_name_does_not_hold_the_kernel(shared: KernelInterpreter) -> None:
+    """What would take C code seconds to show is cut by us, so the kernel itself answers; in a list it is cut too."""
+    shared.execute("large = 'x' * 10**8; within = [1, [large] * 3]")
+    for name, begin in (("large", "'xxx"), ("within", "[1, ['xxx")):
+        found = shared.inspect(name)
+        assert found.answered_by == "kernel"
+        assert found[name].preview.startswith(begin)
+        assert len(found[name].preview) < 20_000
+    shared.execute("del large, within")
+
+
+def test_private_names_are_counted(shared: KernelInterpreter) -> None:
+    """A name with an underscore is not in the table, unless it is asked for."""
+    shared.execute("_mine = 7; mine = 8")
+    text = str(shared.inspect())
+    assert "… and 1 private, of names that begin with an underscore." in text
+    assert "_mine" not in text
+    assert "\n_mine  int" in str(shared.inspect("_mine"))
+    assert "\n_mine" in str(shared.inspect(private=True))
+    shared.execute("del _mine")
+
+
 def test_while_a_cell_waits_for_a_tool(shared: KernelInterpreter) -> None:
     """The running cell, its line, the call under way and its tasks are told; the look neither waits nor disturbs."""
     asked, go_on = threading.Event(), threading.Event()

@@ -400,6 +400,12 @@ def test_inspect_prints_the_table(shared: KernelInterpreter, capfd: pytest.Captu
     assert re.search(r"^x +int +28 B +41$", capfd.readouterr().out, re.MULTILINE)
     assert cli.main(["inspect", shared.session_id, "x"]) == 0
     assert re.search(r"^x +int +28 B +41$", capfd.readouterr().out, re.MULTILINE)
+    shared.execute("_hidden = 5")
+    assert cli.main(["inspect"]) == 0
+    assert "_hidden" not in capfd.readouterr().out
+    assert cli.main(["inspect", "--private"]) == 0
+    assert re.search(r"^_hidden +int +28 B +5$", capfd.readouterr().out, re.MULTILINE)
+    shared.execute("del _hidden")
     assert cli.main(["inspect", shared.session_id, "nothing"]) == 2
     assert capfd.readouterr().err.count("\n") == 1
 

@@ -383,15 +383,23 @@ def test_no_secret_is_in_a_recording(own: Callable[..., Recorded], monkeypatch: 
     """Neither the kernel's key, nor the relay's, nor what the host has in its environment, whoever says it."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-environment-secret")
     monkeypatch.setenv("DAYTONA_API_KEY", "dtn_environment_secret")
+    monkeypatch.setenv("QUOTED_PASSWORD", 'a "quoted" secret')
+
+    def ask(text: str, key: str = "sk-environment-secret", more: str = 'a "quoted" secret' * 500) -> str:
+        return text
+
     one = own()
+    one.interpreter.tools["ask"] = ask
     one.step("import os; print(dict(os.environ)); print(look('a'))", {"x": "y" * 100_000})
     session: Any = one.interpreter._session
     key = json.loads(Path(one.interpreter.connection_file).read_text())["key"]
     one.interpreter.tools["tell"] = lambda name: os.environ[name] * 500
     one.step("print(key, tell('OPENAI_API_KEY')); tell(name='DAYTONA_API_KEY')[:22]", {"key": key})
+    one.step("print(quoted); quoted", {"quoted": 'a "quoted" secret'})
     one.step(f"raise ValueError({key!r})", {"keys": key * 2000})
     address = session.sandbox.address
     secrets = {key, session.kernel.key, "sk-environment-secret", "dtn_environment_secret", address.secret}
+    secrets |= {'a "quoted" secret', r"a \"quoted\" secret", r"a \\\"quoted\\\" secret"}
     secrets |= set(getattr(address, "headers", {}).values())
     assert all(len(secret) > 10 for secret in secrets)
     assert Recording.load(one.path)[1].outputs[0] == StreamText("stdout", f"[secret] {'[secret]' * 500}\n")

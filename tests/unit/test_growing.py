@@ -77,19 +77,27 @@ def test_a_seen_file_is_never_written_to(way: str, tmp_path: Path, monkeypatch: 
     assert [len(values) for values in seen if len(values) == 4], "it was read between two writes"
 
 
-@pytest.mark.parametrize("what", ["replaced", "deleted"])
+def _save(what: str, path: Path) -> None:
+    """Do to a notebook what other programs do."""
+    if what == "deleted":
+        path.unlink()
+    elif what == "overwritten":  # as JupyterLab does
+        path.write_text("saved elsewhere, and longer than it was")
+    else:
+        (path.parent / "new").write_text("saved elsewhere")
+        (path.parent / "new").rename(path)
+
+
+@pytest.mark.parametrize("what", ["replaced", "overwritten", "deleted"])
 def test_somebody_else_s_file_in_its_place(way: str, what: str, tmp_path: Path) -> None:
     """A notebook saved by another program, or deleted, while it grows: the next put has all of it again."""
     path = tmp_path / "run.ipynb"
     file = GrowingFile(path)
     file.put("0", "|")
     file.put("1", "|")
-    if what == "replaced":
-        (tmp_path / "new").write_text("saved elsewhere")
-        (tmp_path / "new").rename(path)
-    else:
-        path.unlink()
-    for number in (2, 3, 4):
+    for number in range(2, 8):
+        if number != 4:  # twice in turn, which is both copies, and after a put that nobody disturbed
+            _save(what, path)
         file.put(str(number), "|")
         assert path.read_text() == "".join(map(str, range(number + 1))) + "|"
     file.close()

@@ -57,6 +57,29 @@ def test_as_text() -> None:
     assert str(Inspection()) == "No cell runs."
 
 
+def test_private_names_are_counted_and_shown_when_asked_for() -> None:
+    """As ``%who`` does, a table leaves names with an underscore out; they are there all the same."""
+    rows = [["_k", "str", 50, [1], "'a'", "variable"], *LOOK["variables"], ["_n", "int", 28, None, "2", "variable"]]
+    found = parse_look({"variables": rows}, "")
+    assert [row[0] for row in found.rows()] == ["x", "a"]
+    assert found["_k"].preview == "'a'"
+    for shown in (str(found), found._repr_html_()):
+        assert "… and 2 private, of names that begin with an underscore." in shown
+        assert "_k" not in shown
+    whole = parse_look({"variables": rows}, "", private=True)
+    assert [row[0] for row in whole.rows()] == ["_k", "x", "a", "_n"]
+    assert "private" not in str(whole)
+    assert [row[0] for row in parse_look({"variables": rows[:1]}, "", "_k").rows()] == ["_k"]
+
+
+def test_of_one_variable_the_relay_tells_that_alone() -> None:
+    """Its summary is of all; what was asked for is shown, or nothing."""
+    summary = {"by": "relay", "summary": LOOK, "age_s": 1.0}
+    found = parse_look(summary, "", "a")
+    assert ([variable.name for variable in found.variables], found.left_out, found.tools) == (["a"], 0, ())
+    assert parse_look(summary, "", "none").variables == ()
+
+
 def test_what_the_relay_says() -> None:
     """A kernel that does not speak is told so, with its processor, its memory, and how old the summary is."""
     running = {"code": "sum(range(10**9))", "number": 2, "elapsed_s": 3.0}

@@ -70,6 +70,7 @@ def test_hostile_values_are_their_type(number: int) -> None:
     assert describe("x", value) == ["x", "Hostile", *_NOTHING]
     assert describe("x", cls)[4] == "class Hostile"
     assert describe("x", [value, {"k": value}, (cls,)])[4] == "[<Hostile>, {'k': <Hostile>}, (<class Hostile>)]"
+    assert not inspecting.is_large([value, cls])
 
 
 def test_a_class_that_lies_is_not_believed() -> None:
@@ -238,6 +239,32 @@ def test_a_finalizer_that_changes_the_namespace() -> None:
             assert len(summarize(namespace, {})[0]) >= 100
     finally:
         gc.set_threshold(*threshold)
+
+
+def test_one_variable_has_more_items_than_a_row() -> None:
+    """Of one variable as much is told as its text has room for."""
+    value = {"numbers": list(range(100)), "text": "x" * 200}
+    assert "8, 9, …], 'text': 'xxx" in describe("value", value)[4]
+    assert describe("value", value, 10_000)[4] == repr(value)
+    assert describe("value", list(range(10**6)), 10_000)[4].endswith("498, 499, …]")
+
+
+def test_what_would_take_long_to_show() -> None:
+    """A text or a container whose own repr would hold the kernel is known before, without any code of it."""
+    hostile = _make(_CLASSES[0])
+    list.append(hostile, "x" * 10**6)
+    large = [
+        "x" * 10**6,
+        [["x" * 200] * 1000],
+        dict.fromkeys(range(10**5)),
+        1 << 10**6,
+        collections.deque([""] * 10**5),
+    ]
+    assert [inspecting.is_large(value) for value in [*large, hostile]] == [True] * 6
+    itself: list[object] = []
+    itself.append(itself)
+    small = [[1, {"a": (b"b", 2.5)}], itself, object()]
+    assert not any(map(inspecting.is_large, small))
 
 
 def test_the_line_of_a_thread() -> None:

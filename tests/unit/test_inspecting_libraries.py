@@ -43,6 +43,56 @@ KNOWN: list[tuple[Any, str, list[int] | None, str | None]] = [
 ]
 
 
+OWN_ARRAYS: list[Any] = [
+    pd.Series(["a", "b", None]),
+    pd.Series(pd.Categorical(["a", "b", "a"])),
+    pd.Series(pd.date_range("2026-01-01", periods=3, tz="Europe/Berlin")),
+    pd.Series([1, 2, None], dtype="Int64"),
+    pd.Series([1.5, 2.5, 3.5], dtype="double[pyarrow]"),
+    pd.Series(pd.period_range("2026-01", periods=3, freq="M")),
+    pd.Series(pd.interval_range(0, 3)),
+    pd.Series(pd.arrays.SparseArray([0, 0, 1])),
+    pd.DataFrame({"a": [1, 2, 3]}, index=pd.MultiIndex.from_product([["x"], [1, 2, 3]])),
+    pd.DataFrame({"a": ["x", "y", "z"], "b": [1, 2, 3]}, index=pd.CategoricalIndex(list("xyz"))),
+    pd.DataFrame({"a": [True, None, False]}, index=pd.date_range("2026-01-01", periods=3)),
+    pd.DataFrame({"a": pd.array([1, 2, None])}, index=pd.Index(["p", "q", "r"], name="key")),
+]
+
+
+@pytest.mark.parametrize("number", range(len(OWN_ARRAYS)))
+def test_all_arrays_and_indices_of_pandas_are_known(number: int) -> None:
+    """Whatever kind of its own arrays a frame is made of, its shape and its size are told."""
+    value = OWN_ARRAYS[number]
+    size, shape = describe("x", value)[2:4]
+    assert shape == list(value.shape)
+    assert size > 0
+
+
+class Array(pd.api.extensions.ExtensionArray):  # type: ignore[misc]  # pandas has no types here
+    """An array of a column whose class is the code's own."""
+
+    dtype = pd.api.extensions.ExtensionDtype()
+    ndim, size, nbytes, shape = 1, 3, 24, (3,)
+    trusted = True
+
+    def __len__(self) -> int:
+        return 3 if self.trusted else _touch()
+
+    def copy(self) -> Array:
+        return self
+
+    def __getitem__(self, item: Any) -> Any:
+        return self if self.trusted else _touch()
+
+
+def test_a_frame_of_foreign_arrays_is_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pandas would ask such an array, or such an index, for its length; so pandas is not asked."""
+    held = [pd.Series(Array()), pd.DataFrame({"a": Array(), "b": [1, 2, 3]}), pd.Series([1, 2, 3], index=Array())]
+    monkeypatch.setattr(Array, "trusted", False)
+    for value in held:
+        assert describe("x", value)[2:] == [None, None, "", "variable"]
+
+
 @pytest.mark.parametrize(
     ("value", "cls", "shape", "preview"), KNOWN, ids=[f"{i}-{row[1]}" for i, row in enumerate(KNOWN)]
 )

@@ -72,6 +72,16 @@ async def test_the_relay_speaks_for_a_kernel_that_does_not() -> None:
     assert (await looked(None, relay))["by"] == "relay"
 
 
+async def test_of_one_variable_of_an_idle_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own text may take a second; the relay is heard after that, or at once where a cell runs."""
+    monkeypatch.setattr(looking, "REPR_S", 0.05)
+    relay = Side({"summary": None, "running": None})
+    assert (await looked(Side({"variables": [1]}, 0.01), relay, "x"))["by"] == "kernel"
+    assert (await looked(Side({}, NEVER), relay, "x"))["by"] == "relay"
+    monkeypatch.setattr(looking, "REPR_S", NEVER)
+    assert (await looked(Side({}, NEVER), Side({"running": {"code": "x"}}), "x"))["by"] == "relay"
+
+
 async def test_a_relay_that_cannot_tell_is_no_end() -> None:
     """One of another version refuses; the kernel is waited for."""
     found = await looked(Side({"count": 1}, 0.05), Side(SandboxFailed("the relay has no operation 'look'")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from dataclasses import replace
@@ -178,6 +179,7 @@ def change(path: Path, how: Callable[[dict[str, Any]], None]) -> None:
     [
         (None, "cannot be read: No such file"),
         ("hello", "is no notebook: it is not JSON"),
+        ('{\n "cells": [\n{"cell_type": "mark', "is cut off in its first cell"),
         ("[1]", "is no notebook: its JSON has no list of cells"),
         ('{"cells": [], "metadata": {}}', "is a notebook, but no recording.*can be run as plain cells"),
     ],
@@ -216,13 +218,39 @@ def test_what_comes_before_a_cut_is_readable(written: Path) -> None:
     assert lengths == {-1, 0, 1, 2}
 
 
+def test_a_cell_that_is_missing_is_named_once(written: Path) -> None:
+    """Not once for each step behind it."""
+    transcript = sample()
+    entries = [replace(transcript.entries[0], index=index) for index in range(9)]
+    notebook.write(replace(transcript, entries=entries, lm_calls=()), written)
+    change(written, lambda document: document["cells"].remove(_of(document, "entry-3")))
+    recording = Recording.load(written)
+    assert recording.problems == ("Step 3 was recorded as step 4: cells are missing or were moved.",)
+    assert [step.index for step in recording] == list(range(8))
+
+
+def _of(document: dict[str, Any], cell_id: str) -> dict[str, Any]:
+    return next(cell for cell in document["cells"] if cell["id"] == cell_id)
+
+
 def test_a_missing_side_file_is_named(written: Path) -> None:
     """The steps are there; the value says which file is missing."""
     shutil.rmtree(folder_of(written))
     recording = Recording.load(written)
-    assert "1 values are missing: they lie in run.values/" in recording.problems[0]
+    assert "A value is missing: it lies in run.values/" in recording.problems[0]
     assert recording[0].code == "print(1)"
     with pytest.raises(RecordingError, match=r"is missing: .*Keep run.values/ beside the notebook"):
+        recording.value(recording[0].variables["text"])
+
+
+def test_a_side_file_that_is_no_file_is_not_read(written: Path) -> None:
+    """A pipe in its place would be waited for without end."""
+    (file,) = folder_of(written).iterdir()
+    file.unlink()
+    os.mkfifo(file)
+    recording = Recording.load(written)
+    assert "A value is missing" in recording.problems[0]
+    with pytest.raises(RecordingError, match="it is no file"):
         recording.value(recording[0].variables["text"])
 
 
@@ -245,6 +273,7 @@ def test_a_changed_value_is_found(written: Path) -> None:
         (lambda cells: cells[2]["outputs"].clear(), "Step 0 was edited"),
         (lambda cells: cells[2]["metadata"][METADATA_KEY]["entry"]["calls"].pop(), "Step 0 was edited"),
         (lambda cells: cells[2]["metadata"][METADATA_KEY]["entry"].pop("outcome"), "record of step 0 cannot be read"),
+        (lambda cells: cells[2]["metadata"][METADATA_KEY]["entry"].update(calls="x"), "it has another form than"),
         (lambda cells: cells[2]["outputs"].append({"output_type": "x"}), "An output of step 0 cannot be read"),
         (lambda cells: cells[2]["metadata"].clear(), "A code cell before step 0 was added"),
         (lambda cells: cells.pop(2), "Step 0 was recorded as step 1"),

@@ -74,6 +74,7 @@ class DaytonaSandbox:
     resolve: Callable[[str], str | None] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         if self.snapshot is not None and self.image is not None:
             raise ValueError("a sandbox starts from a snapshot or from an image: give one of them")
         if self.image is None and (self.cpu, self.memory, self.disk) != (None, None, None):
@@ -88,6 +89,18 @@ class DaytonaSandbox:
                 )
         if self.port is not None and not 3000 <= self.port <= 9999:
             raise ValueError(f"port is one from 3000 to 9999, not {self.port}")
+
+    def _check_kinds(self) -> None:
+        """Refuse now what the SDK would refuse at the start, in words of its own."""
+        for name in ("env", "labels", "volumes"):
+            if not all(isinstance(part, str) for pair in getattr(self, name).items() for part in pair):
+                raise ValueError(f"{name} has texts as names and as values")
+        for name in ("cpu", "memory", "disk", "auto_stop", "ttl", "port"):
+            given, least = getattr(self, name), 0 if name == "ttl" else 1
+            if given is not None and (type(given) is not int or given < least):
+                raise ValueError(f"{name} is a whole number, {least} or more, not {given!r}")
+        if not (self.image is None or isinstance(self.image, str) or hasattr(self.image, "dockerfile")):
+            raise ValueError(f"image is KernelImage(), the name of an image, or a daytona.Image, not {self.image!r}")
 
     @property
     def auto_stop_minutes(self) -> int:

@@ -10,7 +10,6 @@ import ast
 import asyncio
 import base64
 import bz2
-import collections
 import contextlib
 import functools
 import hashlib
@@ -29,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from ... import __version__
 from ...errors import SandboxFailed
 from . import prepare
+from .build_log import BuildLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,8 +50,8 @@ _UNPACK = (
     'text="".join(sys.argv[2].split()).translate(str.maketrans(",.:/","<$`#"));'
     'open(sys.argv[1],"wb").write(bz2.decompress(base64.b85decode(text)))'
 )
-_BUILD_LINES = 15
 _REQUEST_S = 15.0
+_ABSENT, _UNKNOWN = "absent", "unknown"
 
 
 def recipe() -> Path:
@@ -227,46 +227,51 @@ async def build_snapshot(
     Raises:
         SandboxFailed: If that did not work; the error has the end of the log, and no snapshot is left.
     """
-    from .service import Service, sentence
+    from .service import Service
+    from .telling import sentence
 
     service = await Service.connect()
-    lines: collections.deque[str] = collections.deque(maxlen=_BUILD_LINES)
-
-    def hear(text: str) -> None:
-        for line in filter(None, map(str.rstrip, text.splitlines())):
-            lines.append(line)
-            log.info("image: %s", line)
-            on_line(line)
-
+    build, absent = BuildLog(on_line), False
     try:
+        if (state := await _state_of(service, name)) not in (_ABSENT, _UNKNOWN):
+            return _there_already(name, state)
+        absent = state == _ABSENT
         begun = time.monotonic()
         with image.for_sdk() as made:
-            await service.make_snapshot(name, made, hear, (cpu, memory, disk), region)
+            await service.make_snapshot(name, made, build, (cpu, memory, disk), region)
         log.info("snapshot %s was built in %.0f s", name, time.monotonic() - begun)
         return True
     except asyncio.CancelledError:
-        await asyncio.shield(_drop(service, name))
+        if absent:  # one that was there before is not ours to delete
+            await asyncio.shield(_drop(service, name))
+        raise
+    except SandboxFailed:
         raise
     except Exception as error:
         status = getattr(error, "status_code", None)
         if status == 409:
-            return await _there_already(service, name)
+            return _there_already(name, await _state_of(service, name))
         if status == 403:
             raise SandboxFailed(
                 f"Daytona did not make the snapshot {name}: {sentence(error)}; a key without the right to make "
                 "snapshots can still use DaytonaSandbox(image=KernelImage())"
             ) from error
-        if status is None or status >= 500:
+        if absent and (status is None or status >= 500):
             await _drop(service, name)
-        tail = "".join(f"\n  {line}" for line in lines)
-        said = f"\nThe last lines of its build:{tail}" if lines else ""
-        raise SandboxFailed(f"Daytona did not make the snapshot {name}: {sentence(error)}{said}") from error
+        raise SandboxFailed(f"Daytona did not make the snapshot {name}: {sentence(error)}{build.end()}") from error
     finally:
         await service.aclose()
 
 
-async def _there_already(service: Service, name: str) -> bool:
-    state = await service.snapshot_state(name)
+async def _state_of(service: Service, name: str) -> str:
+    """Return a snapshot's state, ``_ABSENT``, or ``_UNKNOWN`` where Daytona does not say."""
+    try:
+        return await service.snapshot_state(name)
+    except Exception as error:
+        return _ABSENT if getattr(error, "status_code", None) == 404 else _UNKNOWN
+
+
+def _there_already(name: str, state: str) -> bool:
     if state == "active":
         return False
     raise SandboxFailed(

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from ...errors import SandboxFailed
 from . import owner
-from .service import Service, api_url, sentence, state_of
+from .service import Service, state_of
+from .telling import api_url, sentence
 
 if TYPE_CHECKING:
     from collections.abc import Collection

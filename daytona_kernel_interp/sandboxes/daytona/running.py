@@ -17,7 +17,8 @@ from ...errors import SandboxFailed, SandboxGone
 from ...settings import preview_address
 from ..base import RelayAddress
 from . import owner
-from .service import Service, sentence, state_of
+from .service import Service, state_of
+from .telling import sentence
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
@@ -37,6 +38,7 @@ _RESUME_S = 60.0
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _RUNNING = ("started", "starting", "resuming")
 _GONE = ("destroyed", "destroying")
+_ENDED = ("stopped", "stopping", "archived", "archiving", "error", "build_failed")
 _DELETED = "the Daytona sandbox was deleted, and kernel and variables with it"
 
 
@@ -252,9 +254,11 @@ class RunningDaytonaSandbox:
                 raise SandboxFailed(f"the Daytona sandbox is {state} and was not resumed: {sentence(error)}") from error
         elif state in _GONE:
             raise self._gone(_DELETED, sandbox)
-        elif state not in _RUNNING:
+        elif state in _ENDED:
             why = f" ({sandbox.error_reason})" if sandbox.error_reason else ""
             raise self._gone(f"the Daytona sandbox is {state}{why}: kernel and variables are gone", sandbox)
+        elif state not in _RUNNING:  # it is resized or copied, or something else goes on that we do not know
+            raise SandboxFailed(f"the Daytona sandbox is {state}, and may come back")
 
     def _gone(self, what: str, sandbox: AsyncSandbox) -> SandboxGone:
         # The service gives no reason. What it has is one limit for all that runs, Daytona's own daemon included.
@@ -322,15 +326,18 @@ class RunningDaytonaSandbox:
         return not self._stopped
 
     async def stop(self) -> None:
-        """Delete the sandbox, or stop one that is kept. Calling it again does nothing."""
+        """Delete the sandbox, or stop one that is kept. Calling it again does nothing.
+
+        A caller that is cancelled, by somebody in a hurry, does not keep it from being done.
+        """
         if self._stopped:
             return
         self._stopped = True
+        await registry.finish(self._end())
+
+    async def _end(self) -> None:
         try:
             service = self._service = self._service or await Service.connect()
-            if registry.process_ends():
-                service.end_now(self.id, delete=not self._description.keep)
-                return
             await (service.stop if self._description.keep else service.delete)(self.id)
         except SandboxFailed as error:
             minutes = self._description.auto_stop_minutes

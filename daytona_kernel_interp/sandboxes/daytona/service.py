@@ -6,7 +6,6 @@ The sync one keeps its time limits by SIGALRM, or by exceptions thrown into thre
 from __future__ import annotations
 
 import asyncio
-import collections
 import concurrent.futures
 import contextlib
 import functools
@@ -23,10 +22,14 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ... import registry
 from ...errors import SandboxFailed, SandboxGone
+from ...settings import daytona_credential
 from ...wire.backoff import delays
 from . import owner, prepare
+from .build_log import BuildLog
 from .image import KernelImage
+from .telling import api_url, hint, sentence, wrong_url
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -41,11 +44,9 @@ _REQUEST_S = 15.0
 _IMPORT_S = 30.0  # what the SDK's import may hold up a fork
 _LOOKS_S = (0.0, 0.3, 1.0, 2.0)  # before each look for what an unanswered create made
 _BUSY_S = 30.0  # what another change of a sandbox's state may take
-_BUILD_LINES = 15
-_LAST_TRIES = 10  # to delete what the service is busy with, when the process ends
+_LAST_S = 8.0  # to delete what the service is busy with, when the process ends: less than is waited for that
+_LAST_REQUEST_S, _LAST_PAUSE_S = 4.0, 0.5
 _PREPARE = Path(prepare.__file__).read_text(encoding="utf-8")
-_URL_VARIABLES = ("DAYTONA_API_URL", "DAYTONA_SERVER_URL")
-_REAL_URL = "https://app.daytona.io/api"
 
 
 @functools.cache
@@ -87,11 +88,16 @@ class Service:
         """Make a client.
 
         Raises:
-            SandboxFailed: If there is no key.
+            SandboxFailed: If there is no key, or the API's address is none.
         """
-        await asyncio.wrap_future(begin_import())
+        importing = begin_import()
+        if not importing.done():
+            log.info("importing Daytona's SDK")
+        await asyncio.wrap_future(importing)
         from daytona import AsyncDaytona, DaytonaError
 
+        if (wrong := wrong_url()) is not None:
+            raise SandboxFailed(wrong)
         try:
             return cls(AsyncDaytona())
         except DaytonaError as error:
@@ -113,22 +119,16 @@ class Service:
         """
         from daytona import DaytonaError
 
-        lines: collections.deque[str] = collections.deque(maxlen=_BUILD_LINES)
-
-        def built(text: str) -> None:
-            for line in filter(None, map(str.rstrip, text.splitlines())):
-                lines.append(line)
-                log.info("image: %s", line)
-
-        follow = {} if wanted.image is None else {"on_snapshot_create_logs": built}
+        build = BuildLog()
+        follow = {} if wanted.image is None else {"on_snapshot_create_logs": build}
         try:
             ours = isinstance(wanted.image, KernelImage)
             with wanted.image.for_sdk() if ours else contextlib.nullcontext(wanted.image) as image:
                 return await self._create(_parameters(wanted, labels, image), wanted.ttl is None, follow)
-        except DaytonaError as error:
-            tail = "".join(f"\n  {line}" for line in lines)
-            said = f"\nThe last lines of its build:{tail}" if lines else ""
-            raise SandboxFailed(f"Daytona did not make a sandbox: {sentence(error)}{said}") from error
+        except (DaytonaError, ValueError) as error:  # of which the second is what its models say of a wrong answer
+            raise SandboxFailed(
+                f"Daytona did not make a sandbox: {sentence(error)}{hint(wanted, error)}{build.end()}"
+            ) from error
 
     async def _create(self, parameters: Any, ttl_is_ours: bool, follow: dict[str, Any]) -> AsyncSandbox:
         from daytona import DaytonaError
@@ -236,6 +236,8 @@ class Service:
         deadline = loop.time() + busy_s
         waits = delays(random.random)
         while True:
+            if registry.process_ends():
+                return await self._end_now(sandbox_id, delete=delete)
             try:
                 found = await self._client.get(sandbox_id)
                 if delete:
@@ -254,27 +256,27 @@ class Service:
                     ) from error
             await asyncio.sleep(next(waits))
 
-    def end_now(self, sandbox_id: str, *, delete: bool) -> None:
+    async def _end_now(self, sandbox_id: str, *, delete: bool) -> None:
         """Delete or stop a sandbox by plain requests that block, for a process that is about to end.
 
-        There asyncio has no executor any more, so that nothing new can be awaited for sure.
+        There asyncio has no executor any more, so that nothing of the SDK's can be awaited for sure. Between the tries
+        other sandboxes have their turn.
         """
         path = f"{api_url()}/sandbox/{urllib.parse.quote(sandbox_id)}"
-        method, url = ("DELETE", path) if delete else ("POST", f"{path}/stop")
-        headers = {"Authorization": f"Bearer {os.environ.get('DAYTONA_API_KEY', '')}"}
-        headers.update(getattr(getattr(self._client, "_api_client", None), "default_headers", {}))
-        for _ in range(_LAST_TRIES):
-            try:
-                urllib.request.urlopen(urllib.request.Request(url, method=method, headers=headers), timeout=5).close()
-            except urllib.error.HTTPError as error:
-                with error:
-                    if error.code not in (400, 409):
-                        return
-            except OSError:
+        request = urllib.request.Request(path if delete else f"{path}/stop", method="DELETE" if delete else "POST")
+        for name, value in self._headers().items():
+            request.add_unredirected_header(name, value)  # the key is for this address alone
+        deadline = time.monotonic() + _LAST_S
+        while not _done(request):
+            if time.monotonic() > deadline:
                 return
-            else:
-                return
-            time.sleep(0.5)
+            await asyncio.sleep(_LAST_PAUSE_S)
+
+    def _headers(self) -> dict[str, str]:
+        """Return what goes with a request of our own: what the client sends, who knows the key from its beginning."""
+        known = daytona_credential()
+        sent = getattr(getattr(self._client, "_api_client", None), "default_headers", {})
+        return {**({} if known is None else known[1]), **sent}
 
     async def prepare(self, sandbox: AsyncSandbox, do: str, python: str | None, **facts: Any) -> dict[str, Any]:
         """Run ``prepare.py`` in the sandbox and return its answer.
@@ -297,32 +299,25 @@ class Service:
             raise SandboxFailed(f"the new Daytona sandbox cannot be used: {sentence(error)}") from error
         for line in reversed(done.result.splitlines()):
             if line.startswith(prepare.MARK):
-                answer: dict[str, Any] = json.loads(line[len(prepare.MARK) :])
-                return answer
+                with contextlib.suppress(ValueError, RecursionError):
+                    if isinstance(answer := json.loads(line[len(prepare.MARK) :]), dict):
+                        return answer
         if done.exit_code == 127:
             named = repr(python) if python else "Python"
             raise SandboxFailed(f"there is no {named} in the Daytona sandbox: choose an image or snapshot that has one")
         raise SandboxFailed(f"the Daytona sandbox could not be prepared: {done.result.strip()[-1000:]}")
 
 
-def sentence(error: Exception) -> str:
-    """Return what an error of the SDK's means, and what to do about it."""
-    status = getattr(error, "status_code", None)
-    text = str(error).removeprefix("Failed to create sandbox: ").strip() or type(error).__name__
-    if status == 401:
-        return f"it does not accept the key in DAYTONA_API_KEY ({text})"
-    if status == 403:
-        return f"the key, or the organisation, may not do this ({text})"
-    if status == 429:
-        return f"too many requests, try again later ({text})"
-    if status is None and ("Cannot connect" in text or "Max retries" in text):
-        return f"its API at {api_url()} cannot be reached ({text})"
-    return text
-
-
-def api_url() -> str:
-    """Where the SDK finds the API."""
-    return next((os.environ[name] for name in _URL_VARIABLES if os.environ.get(name)), _REAL_URL)
+def _done(request: urllib.request.Request) -> bool:
+    """Make a request that blocks; whether there is no reason to make it again."""
+    try:
+        urllib.request.urlopen(request, timeout=_LAST_REQUEST_S).close()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code in (401, 403, 404, 410)
+    except OSError:
+        return False
+    return True
 
 
 def state_of(sandbox: AsyncSandbox) -> str:
@@ -352,6 +347,12 @@ def _parameters(wanted: DaytonaSandbox, labels: dict[str, str], image: Any) -> A
         "domain_allow_list": wanted.domain_allow_list,
     }
     given = {name: value for name, value in given.items() if value is not None}
+    if unknown := given.keys() - CreateSandboxFromSnapshotParams.model_fields.keys():  # which it drops in silence
+        names = sorted({"target": "region"}.get(name, name) for name in unknown)
+        raise SandboxFailed(
+            f"this version of Daytona's SDK cannot tell the service about {', '.join(names)}: "
+            "install a newer one with pip install --upgrade daytona"
+        )
     if wanted.image is None:
         return CreateSandboxFromSnapshotParams(snapshot=wanted.snapshot_name, **given)
     resources = Resources(cpu=wanted.cpu, memory=wanted.memory, disk=wanted.disk)
