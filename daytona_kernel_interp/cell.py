@@ -122,6 +122,7 @@ class Cell:
         self._outputs: list[Output] = []
         self._open: list[str] = []  # texts of the stream that is being written; joined once
         self._open_name = ""
+        self._displays: dict[str, int] = {}  # which of the outputs is the display of an id, which can be updated
         self.replied = False
         self.idle = False
         self.failed_to_compile = False
@@ -179,7 +180,7 @@ class Cell:
             self.idle = self.idle or content.get("execution_state") == "idle"
         elif kind == "comm_msg":
             yield from self._receive_request(content.get("data"), message.get("buffers", []))
-        elif (output := parse_output(message)) is not None and self.add(output):
+        elif (output := parse_output(message)) is not None and self._take(output, kind, content.get("transient")):
             yield OutputArrived(output)
 
     def text(self) -> str:
@@ -230,6 +231,23 @@ class Cell:
             case {"op": "abandoned", "ids": [*ids]}:
                 self.abandoned_calls = len(ids)
 
+    def _take(self, output: Output, kind: str, transient: Any) -> bool:
+        """Add an output, or put it in the place of the display that it updates: only the last state counts."""
+        display_id = transient.get("display_id") if isinstance(transient, dict) else None
+        if not (isinstance(output, DisplayData) and isinstance(display_id, str)):
+            return self.add(output)
+        place = self._displays.get(display_id) if kind == "update_display_data" else None
+        if place is None:
+            if added := self.add(output):
+                self._displays[display_id] = len(self._outputs) - 1
+            return added
+        self._give_back(self._outputs[place])
+        if fits := self._has_room(output, places=0):
+            self._outputs[place] = output
+        else:
+            self._has_room(self._outputs[place], places=0)
+        return fits
+
     def add(self, output: Output) -> bool:
         """Add an output, if there is room, and return whether there was."""
         if not self._has_room(output):
@@ -256,11 +274,16 @@ class Cell:
         self._outputs += self._open_stream()
         self._open, self._open_name = [], ""
 
-    def _has_room(self, output: Output) -> bool:
+    def _give_back(self, output: Output) -> None:
+        text, rich = _sizes(output)
+        self._chars_left = None if self._chars_left is None else self._chars_left + text
+        self._rich_left = None if self._rich_left is None else self._rich_left + rich
+
+    def _has_room(self, output: Output, places: int = 1) -> bool:
         if self._chars_left is None or self._rich_left is None:
             return True
         text, rich = _sizes(output)
-        if len(self._outputs) >= MAX_OUTPUTS or text > self._chars_left or rich > self._rich_left:
+        if len(self._outputs) + places > MAX_OUTPUTS or text > self._chars_left or rich > self._rich_left:
             self._refused += 1
             return False
         self._chars_left -= text

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+_MAX_READS = 10
 _AT_FDCWD = -100  # Linux, fcntl.h
 _RENAME_EXCHANGE = 2  # Linux, fs.h; RENAME_SWAP of macOS's stdio.h is the same
 
@@ -129,6 +130,25 @@ class GrowingFile:
             at += len(data)
         other.settled = other._size = copy.settled
         return other
+
+
+def read_whole(path: Path) -> bytes:
+    """Return what is in a file, which may be growing: as it was at one instant.
+
+    What has the name is not written to. But a slow reader can still be at it when it has lost the name, and is given
+    what it lacks.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    data = b""
+    for _ in range(_MAX_READS):
+        with open(path, "rb") as file:
+            before = _state(os.fstat(file.fileno()))
+            data = file.read()
+            if _state(os.fstat(file.fileno())) == before:
+                break
+    return data
 
 
 def _state(found: os.stat_result) -> tuple[int, int, int]:

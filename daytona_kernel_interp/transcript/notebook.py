@@ -33,6 +33,7 @@ from .cells import (
     refs_of,
     seal,
 )
+from .growing import read_whole
 from .model import METADATA_KEY, SCHEMA_VERSION, Entry, Facts, LMCall, Outcome, Ref, Transcript
 from .store import ValueStore, folder_of, value_of
 
@@ -118,7 +119,7 @@ def read(path: str | os.PathLike[str]) -> Transcript:
 
 def _document(path: Path) -> tuple[dict[str, Any], list[str]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_whole(path).decode("utf-8")
     except OSError as error:
         raise RecordingError(f"{path} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:

@@ -158,7 +158,8 @@ def replay(
         sandbox: As for :class:`KernelInterpreter`.
         until: Stop before this step (from 0) and hand the live session over as :attr:`ReplayReport.interpreter`.
         edits: Other code for some steps: what if? What differs from there on is marked as edited.
-        live_tools: Tools that are called instead of being answered from the recording, by name.
+        live_tools: Tools that are called instead of being answered from the recording, by name. One that the recording
+            does not have is for changed code, from the first edit on, and for the session that is handed over.
         tolerance: What may differ; None or False: nothing; True: :class:`Tolerance`'s defaults.
         run_died: Also run a step that cost its kernel.
         keep: Hand the live session over at the end.
@@ -168,10 +169,13 @@ def replay(
         RecordingError: If the recording cannot be read, or a value that the replay needs is missing.
         SandboxFailed: If no sandbox was chosen.
         CodeInterpreterError: If the kernel cannot be started.
-        ValueError: If ``until`` or ``edits`` names a step that there is not.
+        ValueError: If ``until`` or ``edits`` names a step that there is not, or ``live_tools`` a tool that nothing can
+            call.
     """
     transcript, name = (plain_transcript(recording), Path(recording).name) if plain else opened(recording)
     changed = _checked(transcript, name, until, edits)
+    if not changed and not keep and until is None:
+        _check_live(transcript, name, live_tools or {})
     if tolerance is None or isinstance(tolerance, bool):
         tolerance = Tolerance() if tolerance else EXACT
     chosen = choose(sandbox)
@@ -190,6 +194,18 @@ def _checked(transcript: Transcript, name: str, until: int | None, edits: Mappin
         if not isinstance(code, str):
             raise ValueError(f"the new code of step {step} must be a str, not {type(code).__name__}")
     return dict(edits or {})
+
+
+def _check_live(transcript: Transcript, name: str, live_tools: Mapping[str, Tool]) -> None:
+    recorded = _recorded_tools(transcript)
+    for tool in live_tools:
+        if tool not in recorded:
+            there = f"its tools are {', '.join(sorted(recorded))}" if recorded else "it has no tools"
+            raise ValueError(f"{name} has no tool {tool!r} to be called live: {there}")
+
+
+def _recorded_tools(transcript: Transcript) -> set[str]:
+    return {spec.name for entry in transcript.entries for spec in entry.tools}
 
 
 def _interpreter(sandbox: Sandbox, transcript: Transcript) -> Rerun:
@@ -218,6 +234,8 @@ class _Replay:
         self._kept = KeptStore()
         self._tape = Tape(transcript.entries, transcript.store)
         self._desk = Desk(self._tape, transcript.store, self._kept, live_tools)
+        recorded = _recorded_tools(transcript)
+        self._new_tools = {name: tool for name, tool in live_tools.items() if name not in recorded}
         self._comparison = Comparison(transcript.store, self._kept, tolerance)
         self._telltales = {why: Comparison(transcript.store, self._kept, one) for why, one in _TELLTALE.items()}
         self._suspects = Suspects()
@@ -275,7 +293,8 @@ class _Replay:
         code = self._edits.get(entry.index, entry.code)
         again = replace(entry, code=code)
         limit = time_limit(entry, self._transcript.facts.options)
-        came = interpreter.again(again, self._variables(entry), self._kept, limit)
+        new = self._new_tools if self._edited(entry.index) else {}
+        came = interpreter.again(again, self._variables(entry), self._kept, limit, new)
         self._came.append(came)
         self._why[entry.index] = self._suspects.look(entry.index, code)
         if self.plain:
@@ -307,17 +326,22 @@ class _Replay:
         return given
 
     def _tell(self, entry: Entry, came: Entry, difference: Difference) -> None:
-        cause = self._edited(entry.index)
-        if not cause and any(step == entry.index for step, _, _ in self._desk.misses):
-            cause = "a call is not on the tape"
-        if not cause and any(step == entry.index for step, _ in self._answered_otherwise()):
-            cause = "live tool"
-        if not cause and (followed := self._suspects.followed):
-            cause = f"follows from step {', '.join(map(str, followed))}"
-        if not cause:
-            telltale = next((why for why, one in self._telltales.items() if not list(one.results(entry, came))), "")
-            cause = _by_chance(self._why[entry.index] or telltale)
+        cause = self._cause(entry, came)
         self._divergences.append(Divergence(entry.index, difference.what, difference.expected, difference.came, cause))
+
+    def _cause(self, entry: Entry, came: Entry) -> str:
+        edited, followed = self._edited(entry.index), self._suspects.followed
+        missed = any(step == entry.index for step, _, _ in self._desk.misses)
+        if edited and (entry.index in self._edits or followed or missed):
+            return edited
+        if missed:
+            return "a call is not on the tape"
+        if any(step == entry.index for step, _ in self._answered_otherwise()):
+            return "live tool"
+        if followed:
+            return f"follows from step {', '.join(map(str, followed))}"
+        telltale = next((why for why, one in self._telltales.items() if not list(one.results(entry, came))), "")
+        return _by_chance(self._why[entry.index] or telltale) or edited
 
     def _edited(self, step: int) -> str:
         before = [edited for edited in sorted(self._edits) if edited <= step]

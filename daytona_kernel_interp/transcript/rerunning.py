@@ -158,12 +158,20 @@ class Rerun(KernelInterpreter):
         if self._runner is not None:
             self._runner.desk = None
 
-    def again(self, entry: Entry, variables: dict[str, Any], kept: KeptStore, timeout_s: float | None) -> Entry:
-        """Run a recorded step and return what it did this time."""
+    def again(
+        self,
+        entry: Entry,
+        variables: dict[str, Any],
+        kept: KeptStore,
+        timeout_s: float | None,
+        new_tools: Mapping[str, Tool],
+    ) -> Entry:
+        """Run a recorded step, which may call ``new_tools`` besides its own, and return what it did this time."""
         assert self._desk is not None
         self._desk.begin(entry.index)
         self.tools.clear()
         self.tools.update({spec.name: self._desk.live.get(spec.name) or stand_in(spec) for spec in entry.tools})
+        self.tools.update(new_tools)
         self.output_fields = None if entry.output_fields is None else [dict(field) for field in entry.output_fields]
         self.execution_timeout = timeout_s
         self._result = None

@@ -106,6 +106,12 @@ def test_a_progress_bar_counts_once(interp: KernelInterpreter) -> None:
     assert interp.execute(f"import sys\n{bar}\nprint('\\x1b[0m', file=sys.stderr)") == "2/2\n"
 
 
+def test_a_display_that_is_updated_counts_once(interp: KernelInterpreter) -> None:
+    """Bars of notebooks are drawn so: a model reads the last state, where the first one stood."""
+    code = "shown = display('0 %', display_id=True)\nfor n in range(100): shown.update(f'{n + 1} %')\nprint('over')"
+    assert interp.execute(code) == "'100 %'\nover\n"
+
+
 def sent(interp: KernelInterpreter, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return the list that gets the size of each request's buffers."""
     sizes: list[int] = []

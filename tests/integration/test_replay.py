@@ -180,6 +180,26 @@ def test_what_if() -> None:
     assert all("→ live" in one.came for one in live)
 
 
+def test_changed_code_may_call_what_nobody_had_then() -> None:
+    """A live tool that the recording does not have is there from the first edit on, and not before."""
+    maker = Maker()
+    printed(maker, "print('fresh' in dir())", "False\n")
+    printed(maker, "print(1)", "1\n")
+    printed(maker, "print('fresh' in dir())", "True\n")
+    assert told(again(maker, edits={1: "print(fresh(0))"}, live_tools={"fresh": lambda number: number + 1})) == []
+
+
+def test_not_all_that_differs_after_an_edit_comes_of_it() -> None:
+    """What follows from the edit says so; what would have differed anyway says why."""
+    maker = Maker()
+    printed(maker, "import os; x = 1; print(x)", "1\n")
+    printed(maker, "print(os.getpid())", "1\n")
+    printed(maker, "print(x)", "1\n")
+    report = again(maker, edits={0: "import os; x = 2; print(x)"})
+    causes = {one.step: one.cause for one in report.divergences if one.what == "output"}
+    assert causes == {0: "edited: step 0", 1: "nondeterministic: process id", 2: "edited: step 0"}
+
+
 def test_how_steps_that_were_stopped_are_replayed() -> None:
     """One that timed out does so again; one that cost its kernel is left out, and a fresh kernel goes on."""
     maker = Maker()
@@ -230,10 +250,14 @@ def test_a_call_that_was_never_answered() -> None:
         ({"until": 9}, "the recording has 5 steps: until must be from 0 to 5, not 9"),
         ({"edits": {7: "x"}}, "the recording has no step 7 to be edited: its steps are 0 to 4"),
         ({"edits": {1: None}}, "the new code of step 1 must be a str, not NoneType"),
+        (
+            {"live_tools": {"serach": len}},
+            "the recording has no tool 'serach' to be called live: its tools are llm_query, search",
+        ),
     ],
 )
 def test_wrong_options(options: dict[str, Any], text: str) -> None:
-    """A step that there is not is refused before anything starts."""
+    """A step or a tool that there is not is refused before anything starts."""
     with pytest.raises(ValueError, match=text):
         again(session(), **options)
 

@@ -297,6 +297,35 @@ def test_what_is_no_output_is_none(kind: str, content: Message) -> None:
     assert parse_output(message(kind, content)) is None
 
 
+def updated(text: str, display_id: Any, kind: str = "update_display_data") -> Message:
+    content = {"data": {"text/plain": text}, "metadata": {}, "transient": {"display_id": display_id}}
+    return message(kind, content)
+
+
+def test_a_display_that_is_updated_counts_once() -> None:
+    """It stays where it is, in its last state, and takes the room of that alone; whoever watches is told of each."""
+    cell = Cell("1", max_output_chars=10)
+    states = [event for number in range(100_000) for event in cell.receive_iopub(updated(f"{number}", "bar"))]
+    assert len(states) == 100_000
+    for each in (updated("other", "b", "display_data"), stream("between\n"), updated("99 %", "bar"), display("last")):
+        list(cell.receive_iopub(each))
+    assert cell.text() == "99 %\nother\nbetween\nlast\n"
+    too_large = updated("x" * 100_000, "bar")
+    assert list(cell.receive_iopub(too_large)) == []
+    assert cell.text().startswith("99 %\nother\n")
+    assert "1 further outputs" in cell.text()
+
+
+def test_an_id_that_is_none_updates_nothing() -> None:
+    """Neither one of another type nor another message's is a display's; each of those is an output of its own."""
+    cell = Cell("1")
+    text = stream("text\n")
+    text["content"]["transient"] = {"display_id": "a"}
+    for each in (text, updated("1", "a"), updated("2", ["a"]), updated("3", None), display("4")):
+        list(cell.receive_iopub(each))
+    assert cell.text() == "text\n1\n2\n3\n4\n"
+
+
 @pytest.mark.parametrize("kind", ["display_data", "update_display_data"])
 def test_a_display_keeps_every_representation(kind: str) -> None:
     """Data and metadata stay as they came."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.transcript import growing
-from daytona_kernel_interp.transcript.growing import GrowingFile
+from daytona_kernel_interp.transcript.growing import GrowingFile, read_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,3 +119,41 @@ def test_each_piece_is_written_twice_however_many_there_are(tmp_path: Path, monk
         file.put("x" * 1000, "end")
     file.close()
     assert sum(written) < 2.1 * 500 * 1000
+
+
+def test_a_reader_that_is_overtaken_reads_again(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it reads the copy loses its name and is written to: what it returns is whole all the same."""
+    path = tmp_path / "run.ipynb"
+    file = GrowingFile(path)
+    file.put("[0", ",9,9,9]")
+    overtaken: list[bytes] = []
+
+    class Slow:
+        """A file of which half is read before two steps are put in, and the rest behind them."""
+
+        def __init__(self, path: Path, _: str) -> None:
+            self._file = path.open("rb")
+
+        def __enter__(self) -> Slow:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self._file.close()
+
+        def fileno(self) -> int:
+            return self._file.fileno()
+
+        def read(self) -> bytes:
+            if overtaken:
+                return self._file.read()
+            os.lseek(self.fileno(), 0, os.SEEK_SET)
+            half = os.read(self.fileno(), 4)
+            for number in (1, 2):
+                file.put(f",{number}", "]")
+            overtaken.append(half + self._file.read())
+            return overtaken[0]
+
+    monkeypatch.setattr(growing, "open", Slow, raising=False)
+    as_it_was = [0, 9, 9, 9]  # where each step makes a new file, what the reader has open stays as it is
+    assert json.loads(read_whole(path)) == (as_it_was if way == "copies" else [0, 1, 2])
+    file.close()
