@@ -1,7 +1,8 @@
 """The kernel's journal: written here in the kernel, read here in the relay. Format: ``wire/journal.py``.
 
 A message is recorded before it is handed to ZMQ, so whatever reached a host is in the journal, and what did not is too.
-What was printed and not yet made into a message stands in shared memory that outlives the process.
+What was printed and not yet made into a message stands in shared memory that outlives the process; there it ends in
+the very instant in which its message is in the journal, so a death between the two neither loses nor doubles it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import mmap
 import os
 import struct
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..wire.errors import RemoteProtocolError
@@ -40,15 +42,24 @@ _PENDING_BYTES = 256 * 1024  # for each stream; 20 ms of prints
 _STREAMS = ("stdout", "stderr")
 _REPLY_FACTS = ("status", "execution_count", "ename")
 _NO_TEXT = {"evalue": "(too large for the journal)", "traceback": []}
-_SLOT = struct.Struct("!IB127s")  # bytes of text, length and bytes of the cell's msg_id
+
+# A stream's place in the shared memory: a ring of text, in front of it what stands in it. Text is counted in bytes from
+# the kernel's start on.
+_SPAN = struct.Struct("=QQ")  # from where to where its text is in the ring
+_CLAIM = struct.Struct("=QIQ")  # up to where it is published, once a segment (its number) has so many bytes
+_CELL = struct.Struct("=B127s")  # length and bytes of the cell's msg_id
+_CLAIM_AT = _SPAN.size
+_CELL_AT = _CLAIM_AT + _CLAIM.size
+_RING_AT = _CELL_AT + _CELL.size
+_STREAM_BYTES = _RING_AT + _PENDING_BYTES
 
 
 class JournalWriter:
     """Appends to a journal. Any thread may; a disk that is full costs the journal and nothing else."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pending: PendingText | None = None) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
-        self._folder = folder
+        self._folder, self._pending = folder, pending
         self._lock = threading.Lock()
         self._number = 0
         self._fd = -1
@@ -71,19 +82,20 @@ class JournalWriter:
         self._running = b""
 
     def published(self, frames: Sequence[Any]) -> None:
-        """Record a message of iopub, given as its frames."""
+        """Record a message of iopub, given as its frames; text that this thread announced is pending no longer."""
         if os.getpid() != self._pid:
             return  # a forked child's messages pass through its parent
+        claim = None if self._pending is None else self._pending.take_announced()
         views = [memoryview(frame).cast("B") for frame in frames]
         if sum(map(len, views)) <= MAX_RECORD_BYTES // 2 and len(views) <= MAX_FRAMES:
-            self._write(Record(RecordKind.IOPUB, join_frames(views)))
+            self._write(Record(RecordKind.IOPUB, join_frames(views)), claim)
             return
         start = next((i for i, frame in enumerate(views) if frame == DELIMITER), 0)
         payload = join_frames(views[: start + 5])
         fits = len(payload) <= MAX_RECORD_BYTES
-        self._write(Record(RecordKind.OMITTED, payload) if fits else Record(RecordKind.GAP))
+        self._write(Record(RecordKind.OMITTED, payload) if fits else Record(RecordKind.GAP), claim)
 
-    def _write(self, record: Record) -> None:
+    def _write(self, record: Record, claim: Announced | None = None) -> None:
         data = encode_record(record)
         with self._lock:
             try:
@@ -93,6 +105,8 @@ class JournalWriter:
                         data = encode_record(Record(RecordKind.CONTINUED, self._running)) + data
                 if self._gap:
                     data = encode_record(Record(RecordKind.GAP)) + data
+                if claim is not None and self._pending is not None:
+                    self._pending.claim(claim, self._number, self._size + len(data))
                 written = os.write(self._fd, data)
                 self._size += written
                 if written < len(data):
@@ -120,62 +134,102 @@ def _ended(cell: str, content: dict[str, Any], metadata: dict[str, Any]) -> byte
     return json.dumps(facts, default=str).encode("utf-8", "backslashreplace")
 
 
+@dataclass(frozen=True)
+class Announced:
+    """A thread is about to publish a stream's text up to ``end``."""
+
+    thread: int
+    name: str
+    end: int
+
+
 class PendingText:
-    """Text that was printed and is not published yet, in memory that a process's death does not take away."""
+    """Text that was printed and is not published yet, in memory that a process's death does not take away.
+
+    A stream's text is counted in bytes from the kernel's start on. Who adds, takes and publishes text of a stream does
+    so under a lock of that stream.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
-        size = len(_STREAMS) * (_SLOT.size + _PENDING_BYTES)
+        size = len(_STREAMS) * _STREAM_BYTES
         fd = os.open(folder / _PENDING_FILE, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             os.ftruncate(fd, size)
             self._memory = mmap.mmap(fd, size)
         finally:
             os.close(fd)
-        self._sizes = dict.fromkeys(_STREAMS, 0)
+        self._starts = dict.fromkeys(_STREAMS, 0)
+        self._ends = dict.fromkeys(_STREAMS, 0)
+        self._cells = dict.fromkeys(_STREAMS, b"")
+        self._overflowed: set[str] = set()
+        self._announced: Announced | None = None
 
     def add(self, name: str, cell: str, text: str) -> None:
-        """Add text; what finds no room is not covered."""
+        """Add text. What finds no room is not covered, nor is what follows until :meth:`taken`."""
         data = text.encode("utf-8", "replace")
-        start, size = self._start(name), self._sizes[name]
-        if size + len(data) > _PENDING_BYTES:
+        start, end = self._starts[name], self._ends[name]
+        if name in self._overflowed or end - start + len(data) > _PENDING_BYTES:
+            self._overflowed.add(name)
             return
-        self._memory[start + _SLOT.size + size : start + _SLOT.size + size + len(data)] = data
-        self._resize(name, size + len(data), cell)  # last: until then the text is not there
-
-    def size(self, name: str) -> int:
-        """Return how many bytes stand there for a stream."""
-        return self._sizes[name]
-
-    def drop(self, name: str, size: int) -> None:
-        """Drop the oldest ``size`` bytes; they were published."""
-        start, rest = self._start(name) + _SLOT.size, self._sizes[name] - size
-        if rest:
-            self._memory.move(start, start + size, rest)
-        (_, length, cell) = _SLOT.unpack_from(self._memory, self._start(name))
-        self._resize(name, rest, cell[:length].decode("utf-8", "replace"))
-
-    def _resize(self, name: str, size: int, cell: str) -> None:
-        self._sizes[name] = size
+        base, place = _base(name), end % _PENDING_BYTES
+        first = data[: _PENDING_BYTES - place]
+        ring = base + _RING_AT
+        self._memory[ring + place : ring + place + len(first)] = first
+        self._memory[ring : ring + len(data) - len(first)] = data[len(first) :]
         raw = cell.encode("utf-8", "replace")[:127]
-        _SLOT.pack_into(self._memory, self._start(name), size, len(raw), raw)
+        if raw != self._cells[name]:
+            self._cells[name] = raw
+            _CELL.pack_into(self._memory, base + _CELL_AT, len(raw), raw)
+        self._ends[name] = end + len(data)
+        _SPAN.pack_into(self._memory, base, start, end + len(data))  # last: until then the text is not there
 
-    def _start(self, name: str) -> int:
-        return _STREAMS.index(name) * (_SLOT.size + _PENDING_BYTES)
+    def start(self, name: str) -> int:
+        """Return from where on a stream's text is not published."""
+        return self._starts[name]
+
+    def taken(self, name: str) -> int:
+        """Return up to where a stream's text stands here, as all there is of it is taken to be published."""
+        self._overflowed.discard(name)
+        return self._ends[name]
+
+    def announce(self, name: str, end: int) -> None:
+        """Say that what this thread publishes next is a stream's text up to ``end``."""
+        self._announced = Announced(threading.get_ident(), name, min(end, self._ends[name]))
+
+    def take_announced(self) -> Announced | None:
+        """Return what this thread announced, once."""
+        announced = self._announced
+        if announced is None or announced.thread != threading.get_ident():
+            return None
+        self._announced = None
+        return announced
+
+    def claim(self, announced: Announced, segment: int, size: int) -> None:
+        """Have it that the text is published as soon as the journal's ``segment`` has ``size`` bytes."""
+        _CLAIM.pack_into(self._memory, _base(announced.name) + _CLAIM_AT, announced.end, segment, size)
+
+    def published(self, name: str, end: int) -> None:
+        """Drop a stream's text up to ``end``: it is published."""
+        self._starts[name] = max(self._starts[name], min(end, self._ends[name]))
+        _SPAN.pack_into(self._memory, _base(name), self._starts[name], self._ends[name])
+
+
+def _base(name: str) -> int:
+    return _STREAMS.index(name) * _STREAM_BYTES
 
 
 def read_pending(folder: Path) -> list[Record]:
     """Return what a kernel that is gone had printed and not published."""
     try:
         with (folder / _PENDING_FILE).open("rb") as file:
-            data = file.read(len(_STREAMS) * (_SLOT.size + _PENDING_BYTES))
+            data = file.read(len(_STREAMS) * _STREAM_BYTES)
     except OSError:
         return []
     records = []
-    for name, start in zip(_STREAMS, range(0, len(data) - _SLOT.size, _SLOT.size + _PENDING_BYTES), strict=False):
-        size, length, cell = _SLOT.unpack_from(data, start)
-        text = data[start + _SLOT.size :][: min(size, _PENDING_BYTES)]
-        if text:
+    for name in _STREAMS:
+        if text := _pending_text(folder, stream := data[_base(name) :][:_STREAM_BYTES]):
+            length, cell = _CELL.unpack_from(stream, _CELL_AT)
             facts = {
                 "name": name,
                 "cell": cell[:length].decode("utf-8", "replace"),
@@ -183,6 +237,27 @@ def read_pending(folder: Path) -> list[Record]:
             }
             records.append(Record(RecordKind.PENDING, json.dumps(facts).encode()))
     return records
+
+
+def _pending_text(folder: Path, stream: bytes) -> bytes:
+    """Return the text in one stream's part of the memory; code in the sandbox may have written anything there."""
+    if len(stream) < _STREAM_BYTES:
+        return b""
+    start, end = _SPAN.unpack_from(stream)
+    claimed, segment, size = _CLAIM.unpack_from(stream, _CLAIM_AT)
+    if claimed > start and _size(_segment(folder, segment)) >= size:
+        start = claimed
+    if not start < end <= start + _PENDING_BYTES:
+        return b""
+    ring, place = stream[_RING_AT:], start % _PENDING_BYTES
+    return (ring[place:] + ring[:place])[: end - start]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def read_journal(folder: Path, after: str | None, cell: str | None) -> Iterator[bytes]:

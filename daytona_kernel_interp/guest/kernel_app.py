@@ -121,7 +121,7 @@ def main() -> None:
     if not personal:  # journal and board are for a host that asks for them
         journal = Path(order["journal"])
         CellStream.pending = PendingText(journal)
-        app.journal = JournalWriter(journal)
+        app.journal = JournalWriter(journal, CellStream.pending)
         app.board = Board(Path(order["board"]))
     with _without_debugpy():
         app.initialize()

@@ -235,7 +235,7 @@ class CellStream(OutStream):
         self._pipe_lock = threading.Lock()
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
         self._pending_lock = threading.Lock()
-        self._published = 0
+        self._taken = 0  # up to where its text was taken to be published
         self._pid = os.getpid()
         super().__init__(*args, **kwargs)
 
@@ -270,15 +270,21 @@ class CellStream(OutStream):
 
     def _flush_buffers(self) -> Any:
         """Clear the buffer, and yield what was in it as messages that are not too large."""
+        pending = self.pending if os.getpid() == self._pid else None
+        end = 0 if pending is None else pending.start(self.name)
         for parent, data in super()._flush_buffers():
             for start in range(0, len(data), _MESSAGE_CHARS):
-                yield parent, data[start : start + _MESSAGE_CHARS]
+                piece = data[start : start + _MESSAGE_CHARS]
+                if pending is not None:
+                    end += len(piece.encode("utf-8", "replace"))
+                    pending.announce(self.name, min(end, self._taken))
+                yield parent, piece
 
     def _rotate_buffers(self) -> Any:
         if self.pending is None or os.getpid() != self._pid:
             return super()._rotate_buffers()
         with self._pending_lock:
-            self._published = self.pending.size(self.name)
+            self._taken = self.pending.taken(self.name)
             return super()._rotate_buffers()
 
     def _flush(self) -> None:
@@ -286,8 +292,7 @@ class CellStream(OutStream):
         super()._flush()
         if self.pending is not None and os.getpid() == self._pid:
             with self._pending_lock:
-                self.pending.drop(self.name, self._published)
-                self._published = 0
+                self.pending.published(self.name, self._taken)
 
     def drain(self) -> None:
         """Take in what child processes have written to the file descriptor; not what a flood adds meanwhile."""

@@ -262,6 +262,34 @@ def test_deaths_of_the_kernel_end_the_session(name: str) -> None:
             interpreter.execute("1")
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_death_beside_a_message_neither_loses_nor_doubles_what_it_says(when: str) -> None:
+    """The process ends in the instant before, or after, the text it printed is in the journal."""
+    code = f"""
+import os, signal, time
+from IPython import get_ipython
+journal = type(get_ipython().kernel.parent.journal)
+write = journal._write
+
+def dying_write(self, record, *claim):
+    last = b"last words" in record.payload
+    if last and "{when}" == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(self, record, *claim)
+    if last:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+journal._write = dying_write
+print("first")
+print("last words")
+time.sleep(60)
+"""
+    with KernelInterpreter(sandbox="local") as interpreter:
+        with pytest.raises(CodeInterpreterError, match="KernelDied") as caught:
+            interpreter.execute(code)
+        assert str(caught.value).endswith("Output before the error:\nfirst\nlast words\n")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells and limits a process's address space so")
 def test_running_out_of_memory_kills_nothing_but_the_cell() -> None:
     """An allocation that the system refuses is a MemoryError of the cell; the kernel goes on."""

@@ -339,17 +339,17 @@ def pending(folder: Path) -> list[tuple[str, str, str]]:
 
 
 def test_pending_text_is_what_was_not_published(tmp_path: Path) -> None:
-    """What was added and not dropped stands there, of each stream by itself."""
+    """What was added and not published stands there, of each stream by itself."""
     text = PendingText(tmp_path / "j")
     assert pending(tmp_path / "j") == []
     text.add("stdout", "a", "one ")
     text.add("stderr", "a", "oh")
     text.add("stdout", "a", "two\u00fc")
     assert pending(tmp_path / "j") == [("stdout", "a", "one two\u00fc"), ("stderr", "a", "oh")]
-    text.drop("stdout", 4)
+    text.published("stdout", 4)
     assert pending(tmp_path / "j") == [("stdout", "a", "two\u00fc"), ("stderr", "a", "oh")]
-    text.drop("stdout", text.size("stdout"))
-    text.drop("stderr", 2)
+    text.published("stdout", text.taken("stdout"))
+    text.published("stderr", 2)
     assert pending(tmp_path / "j") == []
     text.add("stderr", "b", "next")
     assert pending(tmp_path / "j") == [("stderr", "b", "next")]
@@ -358,36 +358,79 @@ def test_pending_text_is_what_was_not_published(tmp_path: Path) -> None:
 @given(
     steps=st.lists(
         st.tuples(st.sampled_from(["stdout", "stderr"]), st.text(max_size=9), st.integers(0, 20)), max_size=20
-    )
+    ),
+    filler=st.integers(0, 40),
 )
-def test_pending_text_is_a_queue(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, int]]) -> None:
-    """However it is added and dropped, the rest is right, to the byte."""
+def test_pending_text_is_a_queue(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, int]], filler: int
+) -> None:
+    """However it is added and published, the rest is right, to the byte, also around the ring's end."""
     folder = tmp_path_factory.mktemp("j")
     text, held = PendingText(folder), {"stdout": b"", "stderr": b""}
-    for name, added, dropped in steps:
+    for name in held:
+        text.add(name, "c", "x" * (ROOM - filler))
+        text.published(name, ROOM - filler)
+    for name, added, published in steps:
         text.add(name, "c", added)
         held[name] += added.encode("utf-8", "replace")
-        dropped = min(dropped, len(held[name]))
-        text.drop(name, dropped)
-        held[name] = held[name][dropped:]
-        assert text.size(name) == len(held[name])
+        published = min(published, len(held[name]))
+        text.published(name, text.start(name) + published)
+        held[name] = held[name][published:]
+        assert text.taken(name) - text.start(name) == len(held[name])
     expected = [(name, "c", data.decode("utf-8", "replace")) for name, data in held.items() if data]
     assert pending(folder) == expected
 
 
 def test_pending_text_is_bounded(tmp_path: Path) -> None:
-    """What finds no room is not covered and does no harm to its neighbour; what is dropped makes room."""
+    """What finds no room is not covered and does no harm to its neighbour; what is published makes room."""
     text = PendingText(tmp_path / "j")
     text.add("stderr", "a", "safe")
     text.add("stdout", "a", "x" * (ROOM - 1))
     text.add("stdout", "a", "yy")
-    assert text.size("stdout") == ROOM - 1
+    text.add("stdout", "a", "z")  # behind a hole
+    assert text.taken("stdout") == ROOM - 1
     text.add("stdout", "a", "z")
-    assert text.size("stdout") == ROOM
+    assert text.taken("stdout") == ROOM
     assert pending(tmp_path / "j")[1] == ("stderr", "a", "safe")
-    text.drop("stdout", ROOM - 1)
+    text.published("stdout", ROOM - 1)
     text.add("stdout", "a", "y")
     assert pending(tmp_path / "j")[0] == ("stdout", "a", "zy")
+
+
+def test_text_is_pending_until_its_message_is_in_the_journal(tmp_path: Path) -> None:
+    """A death between the message and the note that it is published neither doubles the text nor loses it."""
+    folder = tmp_path / "j"
+    text = PendingText(folder)
+    writer = JournalWriter(folder, text)
+    writer.started("a")
+    text.add("stdout", "a", "printed")
+    end = text.taken("stdout")
+    text.add("stdout", "a", "\n")
+    text.announce("stdout", end)
+    assert pending(folder) == [("stdout", "a", "printed\n")]
+    writer.published(message("m1"))
+    assert pending(folder) == [("stdout", "a", "\n")]
+    segment = folder / "00000001.seg"
+    os.truncate(segment, segment.stat().st_size - 1)  # the message was not written in whole, so it was not sent
+    assert pending(folder) == [("stdout", "a", "printed\n")]
+
+
+def test_only_the_thread_that_announced_a_text_publishes_it(tmp_path: Path) -> None:
+    """A display of another thread that comes between is not taken for it, nor is the thread's next message."""
+    folder = tmp_path / "j"
+    text = PendingText(folder)
+    writer = JournalWriter(folder, text)
+    text.add("stdout", "a", "one")
+    text.announce("stdout", text.taken("stdout"))
+    other = threading.Thread(target=writer.published, args=(message("display"),))
+    other.start()
+    other.join()
+    assert pending(folder) == [("stdout", "a", "one")]
+    writer.published(message("m1"))
+    assert pending(folder) == []
+    text.add("stdout", "a", "two")
+    writer.published(message("status"))
+    assert pending(folder) == [("stdout", "a", "two")]
 
 
 @pytest.mark.parametrize("cell", ["\u00fc" * 100, "x" * 500, "\udc80", ""])
@@ -395,7 +438,7 @@ def test_a_cell_of_any_name_does_no_harm(tmp_path: Path, cell: str) -> None:
     """Clients choose the ids of their requests; one that finds no room is cut."""
     text = PendingText(tmp_path / "j")
     text.add("stdout", cell, "abc")
-    text.drop("stdout", 1)
+    text.published("stdout", 1)
     text.add("stdout", cell, "d")
     ((_, _, left),) = pending(tmp_path / "j")
     assert left == "bcd"
@@ -420,7 +463,8 @@ def test_a_spoiled_pending_file_is_some_text_or_none(
 ) -> None:
     """Code in the sandbox may write anything there, of any length: what is read of it is bounded."""
     folder = tmp_path_factory.mktemp("j")
-    with (folder / "pending").open("wb") as file:
+    PendingText(folder).add("stderr", "a", "true")
+    with (folder / "pending").open("r+b") as file:
         file.write(data)
         file.truncate(size)
     found = pending(folder)
