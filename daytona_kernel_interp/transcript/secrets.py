@@ -7,6 +7,7 @@ of the session, of the models that were asked, and of the environment.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -28,7 +29,7 @@ class Secrets:
         self._known: Counter[str] = Counter()  # how often each was added
         # As they may stand in what is written, the longest first. Replaced and never changed, since others read them.
         self._forms: tuple[str, ...] = ()
-        self._encoded: tuple[bytes, ...] = ()
+        self._encoded: tuple[tuple[bytes, bytes], ...] = ()  # with what takes their place
 
     def add(self, *texts: str) -> None:
         """Add texts; those that are too short to be secret are left out."""
@@ -47,7 +48,12 @@ class Secrets:
         forms = {form for text in self._known for form in _forms(text)}
         if len(forms) != len(self._forms) or not forms.issuperset(self._forms):
             self._forms = tuple(sorted(forms, key=len, reverse=True))
-            self._encoded = tuple(form.encode("utf-8", "surrogateescape") for form in self._forms)
+            replacement, encoded = REPLACEMENT.encode("ascii"), [_bytes_of(form) for form in self._forms]
+            in_base64 = {form for text in self._known for form in _base64_forms(_bytes_of(text))}
+            self._encoded = (
+                *((form, replacement) for form in encoded),
+                *((form, b"A" * len(form)) for form in sorted(in_base64)),  # zeros: it stays base64, and text
+            )
 
     def add_named(self, settings: Mapping[str, Any]) -> None:
         """Add the texts of settings whose names say that they are secret."""
@@ -68,12 +74,12 @@ class Secrets:
         return text
 
     def scrub_bytes(self, data: Any) -> Any:
-        """Return a buffer without them: itself, if there is none in it."""
+        """Return a buffer of a value without them, in base64 neither: itself, if there is none in it."""
         whole = data if isinstance(data, (bytes, bytearray)) else bytes(data)
-        if not any(form in whole for form in self._encoded):
+        if not any(form in whole for form, _ in self._encoded):
             return data
-        for form in self._encoded:
-            whole = whole.replace(form, REPLACEMENT.encode("ascii"))
+        for form, replacement in self._encoded:
+            whole = whole.replace(form, replacement)
         return whole
 
     def scrub_tree(self, tree: Any) -> Any:
@@ -97,6 +103,18 @@ def _texts(value: Any) -> Iterator[str]:
 def _forms(text: str) -> set[str]:
     """Return a text as it is, and as it stands in JSON."""
     return {text, *(json.dumps(text, ensure_ascii=ascii_only)[1:-1] for ascii_only in (False, True))}
+
+
+def _bytes_of(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _base64_forms(data: bytes) -> Iterator[bytes]:
+    """Yield what of base64 tells ``data``, wherever among other bytes it begins: of three bytes four characters."""
+    for before in range(3):
+        encoded = base64.b64encode(bytes(before) + data).rstrip(b"=")
+        whole = (before + len(data)) * 8 // 6
+        yield encoded[-(-before * 8 // 6) : whole]
 
 
 known = Secrets()  # of this process: its environment's, its models', and of the sessions that are recorded

@@ -37,6 +37,23 @@ def test_a_secret_is_found_in_a_value(secret: str, much: int) -> None:
     assert known.scrub_bytes(data) is data
 
 
+@pytest.mark.parametrize("secret", AWKWARD)
+@pytest.mark.parametrize("before", range(4))
+def test_a_secret_is_found_in_the_base64_of_bytes(secret: str, before: int) -> None:
+    """Small bytes stand in a value as base64, and so does a text with lone surrogates; zeros take its place."""
+    known = Secrets()
+    known.add(secret)
+    told = secret.encode("utf-8", "surrogateescape")
+    for value in (b"x" * before + told + b"y", f"{'x' * before}{secret}\ud800"):
+        clean = [known.scrub_bytes(buffer) for buffer in values.dumps([value])]
+        found = values.loads(clean)[0]
+        assert type(found) is type(value)
+        found = found if isinstance(found, bytes) else found.encode("utf-8", "surrogatepass")
+        assert told[1:-1] not in found
+        assert found.startswith(b"x" * before)
+        assert found.endswith((b"y", "\ud800".encode("utf-8", "surrogatepass")))
+
+
 def test_what_two_sessions_share_is_known_until_both_are_over() -> None:
     """The token of a relay that two sessions use, or one that is in the environment too."""
     known = Secrets()
