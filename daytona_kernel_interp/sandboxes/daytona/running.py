@@ -304,7 +304,7 @@ class RunningDaytonaSandbox:
         assert self._service is not None
         was_made = self._launched is not None and not self._launched.session
         found = await self._service.prepare(sandbox, "lives", place.python, folder=place.folder, was_made=was_made)
-        if found["lives"] is False:
+        if found.get("lives") is False:
             raise SandboxGone("the Daytona sandbox was restarted: kernel and variables are gone")
 
     async def _connected(self) -> AsyncSandbox:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import secrets
 from typing import TYPE_CHECKING, Any
 
 from ...errors import SandboxFailed
 from . import owner
+from .found import Found, Serving, parse_install, parse_look
 from .prepare import FIRST_PORT
 from .running import Place, RunningDaytonaSandbox, threads
 from .runtime import WANTED, runtime
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SECRET = re.compile(r"[A-Za-z0-9_-]{20,100}")  # it becomes a header
-_NONSENSE = "the relay in the Daytona sandbox gave an answer that makes no sense"
-_OLDEST_PYTHON = [3, 10]
+_OLDEST_PYTHON = (3, 10)
 _CLEAN_UP_S = 5.0  # what a failed start waits for its sandbox's end
 _BUSY_S = 600.0  # what is tried, in the background, to delete a sandbox that cannot be deleted yet
 _cleaning: set[asyncio.Future[None]] = set()
@@ -70,21 +68,20 @@ async def _start(service: Service, wanted: DaytonaSandbox, mark: str, made: list
     # What the answer to the look will most probably ask for is asked for beside it: each round trip counts.
     async with _together(running.preview(port)) as link:
         order = _order(wanted, sandbox)
-        found = await service.prepare(sandbox, "look", wanted.python, **order)
-        relay = found["relay"]
-        if relay is not None:
-            place = _place_of(relay)
+        found = parse_look(await service.prepare(sandbox, "look", wanted.python, **order))
+        if isinstance(found, Serving):
+            place = found.place
         else:
             session = running.new_session()
             async with _together(running.open_session(session)) as opened:
                 place = await _equip(service, sandbox, wanted, found, order)
                 await opened
         preview = await (link if place.port == port else _instead(link, running.preview(place.port)))
-    if relay is None:
-        await running.launch(place, session, preview)
-    else:
+    if isinstance(found, Serving):
         log.info("the relay in Daytona sandbox %s serves", sandbox.id)
-        running.take_relay(place, str(relay["secret"]), _process_of(relay), preview)
+        running.take_relay(place, found.secret, found.process, preview)
+    else:
+        await running.launch(place, session, preview)
     return running
 
 
@@ -104,64 +101,51 @@ def _order(wanted: DaytonaSandbox, sandbox: AsyncSandbox) -> dict[str, Any]:
     }
 
 
-def _place_of(relay: dict[str, Any]) -> Place:
-    """Return where a relay is, from its own answer, which is not to be trusted."""
-    port, secret = relay.get("port"), relay.get("secret")
-    if not isinstance(port, int) or not 0 < port < 65536 or not _SECRET.fullmatch(str(secret)):
-        raise SandboxFailed(_NONSENSE)
-    return Place(str(relay.get("python")), "", str(relay.get("folder")), str(relay.get("cwd")), port)
-
-
-def _process_of(relay: dict[str, Any]) -> str:
-    """Return which process it is."""
-    pid, started = relay.get("pid"), str(relay.get("started"))
-    if not isinstance(pid, int) or not (started.isdigit() or not started):
-        raise SandboxFailed(_NONSENSE)
-    return f"{pid} {started}".rstrip()
-
-
 async def _instead(unneeded: asyncio.Future[Any], needed: Awaitable[Any]) -> Any:
     unneeded.cancel()
     return await needed
 
 
 async def _equip(
-    service: Service, sandbox: AsyncSandbox, wanted: DaytonaSandbox, found: dict[str, Any], order: dict[str, Any]
+    service: Service, sandbox: AsyncSandbox, wanted: DaytonaSandbox, found: Found, order: dict[str, Any]
 ) -> Place:
     """Bring what the sandbox has not, and return where things are."""
     ours = runtime()
-    _check(found, wanted)
-    python, path = str(found["python"]), ""
+    port = _usable(found, wanted)
+    python, path = found.python, ""
     async with contextlib.AsyncExitStack() as stack:
-        if wanted.upload or (wanted.upload is None and not found["installed"]):
-            path = f"{found['folder']}/{ours.file}"
-            if not found["uploaded"]:
+        if wanted.upload or (wanted.upload is None and not found.installed):
+            path = f"{found.folder}/{ours.file}"
+            if not found.uploaded:
                 log.info("uploading the relay (%d KiB)", len(ours.data) >> 10)
                 uploaded = await stack.enter_async_context(_together(_upload(sandbox, ours.data, path)))
                 stack.push_async_callback(asyncio.wait_for, uploaded, None)
-        if found["missing"]:
-            log.info("installing %s in the sandbox", " and ".join(found["missing"]))
+        if found.missing:
+            log.info("installing %s in the sandbox", " and ".join(found.missing))
             installed = await service.prepare(sandbox, "install", wanted.python, **order)
-            if "error" in installed:
-                raise SandboxFailed(_uninstallable(found["missing"], str(installed["error"]), wanted))
-            python = str(installed["python"])
-    folder = f"{found['folder']}/session-{secrets.token_hex(4)}"
-    return Place(python, path, folder, str(found["cwd"]), int(found["port"]))
+            try:
+                python = parse_install(installed)
+            except LookupError as error:
+                raise SandboxFailed(_uninstallable(found.missing, str(error), wanted)) from None
+    folder = f"{found.folder}/session-{secrets.token_hex(4)}"
+    return Place(python, path, folder, found.cwd, port)
 
 
-def _check(found: dict[str, Any], wanted: DaytonaSandbox) -> None:
-    if found["version"] < _OLDEST_PYTHON:
-        version = ".".join(map(str, found["version"]))
+def _usable(found: Found, wanted: DaytonaSandbox) -> int:
+    """Return the relay's port, if its Python will do."""
+    if found.version < _OLDEST_PYTHON:
+        version = ".".join(map(str, found.version))
         raise SandboxFailed(
-            f"the Daytona sandbox has Python {version} ({found['python']}), and the kernel needs 3.10 or later: "
+            f"the Daytona sandbox has Python {version} ({found.python}), and the kernel needs 3.10 or later: "
             "choose another image, or name its python"
         )
-    if found["port"] is None:
+    if found.port is None:
         taken = f"port {wanted.port} is" if wanted.port else "every port for the relay is"
         raise SandboxFailed(f"{taken} taken in the Daytona sandbox: choose another with DaytonaSandbox(port=...)")
+    return found.port
 
 
-def _uninstallable(missing: list[str], said: str, wanted: DaytonaSandbox) -> str:
+def _uninstallable(missing: tuple[str, ...], said: str, wanted: DaytonaSandbox) -> str:
     why = " and the sandbox has no way out (network_block_all)" if wanted.network_block_all else ""
     return (
         f"{' and '.join(missing)} could not be installed in the Daytona sandbox{why}: "
