@@ -11,7 +11,7 @@ import contextlib
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..cell import CellError, DisplayData, ExecuteResult, StreamText
@@ -113,7 +113,7 @@ class Comparison:
         late = not self.same_text(expected.late, came.late)  # it heads the text that the caller got
         if late:
             yield Difference("output", f"late: {expected.late}", f"late: {came.late}")
-        ended = self.outcome(expected.outcome, came.outcome)
+        ended = self.outcome(*(_briefly(entry) if outputs else entry.outcome for entry in (expected, came)))
         if ended is not None and not ((outputs or late) and _says_no_more(expected, came)):
             yield ended
 
@@ -335,6 +335,13 @@ def _says_no_more(expected: Entry, came: Entry) -> bool:
     if kinds == {"returned"}:
         return True
     return kinds == {"raised"} and expected.outcome.error == came.outcome.error
+
+
+def _briefly(entry: Entry) -> Outcome:
+    """Return how an entry ended, of an error that its outputs show in full only the first line."""
+    if not any(isinstance(output, CellError) for output in entry.outputs):
+        return entry.outcome
+    return replace(entry.outcome, text=entry.outcome.text.partition("\n")[0])
 
 
 def _stream(outputs: Sequence[Output], name: str) -> str:

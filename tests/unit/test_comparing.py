@@ -81,6 +81,20 @@ def test_an_error_that_was_shown_is_told_once() -> None:
     assert compare(maker.entries[0], maker.entries[1], maker) == [Difference("output", "T a", "T b")]
 
 
+def test_a_cell_that_raises_now_is_told_without_its_traceback_twice() -> None:
+    """The outcome's first line says that it raises; an error that no output shows stands there in whole."""
+    maker = Maker()
+    fine = maker.add("x", value=1)
+    long = "KeyError: a\nT a\nOutput before the error:\n..."
+    shown = maker.raised("x", "CodeExecutionError", long, outputs=[CellError("KeyError", "a", "T a")])
+    assert compare(fine, shown, maker) == [
+        Difference("output", "(nothing)", "T a"),
+        Difference("outcome", "1", "CodeExecutionError: KeyError: a"),
+    ]
+    died = maker.raised("x", "CodeInterpreterError", "KernelDied: so\nOutput before the error:\n...")
+    assert compare(fine, died, maker)[-1].came.endswith("\n...")
+
+
 @pytest.mark.parametrize(
     ("one", "other", "option"),
     [
