@@ -36,8 +36,8 @@ def measure(quick: bool) -> list[Line]:
     """Return what was measured."""
     folder = Path(tempfile.mkdtemp(prefix="dki-record-"))
     try:
-        pairs = 2 if quick else 7
-        return [*_steps(folder, pairs, 200), *_rlm_steps(folder, pairs, 12), *_long(folder, 2000)]
+        kernels = 2 if quick else 9
+        return [*_steps(folder, kernels, 300), *_rlm_steps(folder, kernels, 12), *_long(folder, 2000)]
     finally:
         shutil.rmtree(folder)
 
@@ -73,47 +73,44 @@ _WORKS: dict[str, Callable[[KernelInterpreter, int], object]] = {
 }
 
 
-def _steps(folder: Path, pairs: int, rounds: int) -> list[Line]:
+def _steps(folder: Path, kernels: int, rounds: int) -> list[Line]:
     """Measure the same steps with and without recording, in turn: what the machine does else hits both.
 
-    Two kernels that do the same differ by some percent for as long as they live, so there are several pairs.
+    Two kernels that do the same differ by some percent for as long as they live, so it is one kernel whose recorder is
+    taken away for every other step; and several such kernels.
     """
-    times: dict[str, list[list[float]]] = {what: [[], []] for what in _WORKS}
+    times: dict[str, tuple[list[float], list[float]]] = {what: ([], []) for what in _WORKS}
     ratios: dict[str, list[float]] = {what: [] for what in _WORKS}
-    for pair in range(pairs):
-        for what, (without, with_) in _pair(folder / f"steps-{pair}.ipynb", pair, rounds).items():
+    for number in range(kernels):
+        for what, (without, with_) in _kernel(folder / f"steps-{number}.ipynb", rounds).items():
             ratios[what].append(statistics.median(with_) / statistics.median(without))
-            times[what][0] += without
-            times[what][1] += with_
+            times[what][0].extend(without)
+            times[what][1].extend(with_)
     lines = []
     for what, found in ratios.items():
         without_ms, with_ms = map(statistics.median, times[what])
-        spread = f"median of {pairs} pairs of kernels, {min(found):.2f} to {max(found):.2f}"
+        spread = f"median of {kernels} kernels, {min(found):.2f} to {max(found):.2f}"
         note = f"{spread}; {with_ms:.2f} / {without_ms:.2f} ms"
         lines.append(Line(f"recorded / not recorded: {what}", statistics.median(found), 1.05, "x", note))
     return lines
 
 
-def _pair(path: Path, number: int, rounds: int) -> dict[str, tuple[list[float], list[float]]]:
-    """Return what each work took, in ms, without and with recording; who starts first changes from pair to pair."""
-    tools = {"look": _look}
-    with contextlib.ExitStack() as stack:
-        both: list[KernelInterpreter | None] = [None, None]
-        for which in (0, 1) if number % 2 else (1, 0):
-            made = KernelInterpreter(tools, sandbox="local", record=path if which else None)
-            both[which] = stack.enter_context(made)
-            made.start()
-        times: dict[str, tuple[list[float], list[float]]] = {}
+def _kernel(path: Path, rounds: int) -> dict[str, tuple[list[float], list[float]]]:
+    """Return what each work took, in ms, without and with recording."""
+    times: dict[str, tuple[list[float], list[float]]] = {}
+    with KernelInterpreter({"look": _look}, sandbox="local", record=path) as interpreter:
+        interpreter.start()
+        recorder = interpreter._recorder
         for what, work in _WORKS.items():
             times[what] = [], []
             for turn in range(rounds):
                 for which in (0, 1) if turn % 2 else (1, 0):
-                    one = both[which]
-                    assert one is not None
+                    interpreter._recorder = recorder if which else None
                     begin = time.perf_counter()
-                    work(one, turn)
+                    work(interpreter, turn)
                     times[what][which].append((time.perf_counter() - begin) * 1000)
-        return times
+        interpreter._recorder = recorder
+    return times
 
 
 def _rlm_steps(folder: Path, pairs: int, runs: int) -> list[Line]:
