@@ -30,7 +30,7 @@ from .sandboxes.choice import choose, foresee
 from .session import Session
 from .succession import Succession
 from .tools import Tool, ToolAborted, call, weakly
-from .transcript.recorder import NoStep, Recorder, Step, begin, step_of
+from .transcript.recorder import NoStep, Recorder, begin, step_of
 from .wire.calls import Field
 from .wire.errors import RemoteProtocolError
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from .cell import Output
     from .sandboxes.base import Sandbox
+    from .transcript.step import Step
 
 __all__ = ["CodeExecutionError", "CodeInterpreterError", "FinalOutput", "KernelInterpreter"]
 

@@ -13,13 +13,12 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from ..cell import CellError, DisplayData, ExecuteResult, Output, StreamText
 from ..errors import RecordingError
 from ..wire import values
 from . import fields, prose
 from .model import METADATA_KEY, SCHEMA_VERSION, Entry, Facts, LMCall, Ref
+from .parts import CallText, Parts, ending_text, json_text, lines_of, sorted_json
 from .shown_values import repr_of
 from .store import ValueStore, ref_to, value_of
 
@@ -34,7 +33,6 @@ SEPARATOR = ",\n"
 OPENING = '{\n "cells": [\n'
 _ANSWER_CHARS = 20_000
 _JSON_MIME = re.compile(r"application/(.*\+)?json")
-_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 # --- outputs ---------------------------------------------------------------------------------------------
@@ -44,7 +42,7 @@ def output_to_json(output: Output, count: int) -> dict[str, Any]:
     """Return an output in nbformat's form; ``count`` is its cell's number."""
     match output:
         case StreamText(name, text):
-            return {"output_type": "stream", "name": name, "text": _lines(text)}
+            return {"output_type": "stream", "name": name, "text": lines_of(text)}
         case DisplayData(data, metadata):
             return {"output_type": "display_data", "data": _mimes(data), "metadata": dict(metadata)}
         case ExecuteResult(data, metadata):
@@ -70,10 +68,6 @@ def output_from_json(data: Mapping[str, Any]) -> Output:
             raise ValueError(f"there is no output of type {other!r}")
 
 
-def _lines(text: str) -> list[str]:
-    return text.splitlines(keepends=True)
-
-
 def joined(text: Any) -> str:
     """Return a text that nbformat has as one, or as its lines."""
     return text if isinstance(text, str) else "".join(map(str, text))
@@ -84,10 +78,12 @@ def _mimes(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mime(mime: str, value: Any) -> Any:
+    if mime == "text/plain" and isinstance(value, str):
+        return lines_of(value)
     if _JSON_MIME.fullmatch(mime):
         return value
     text = value if isinstance(value, str) else str(value)
-    return _lines(text) if mime.startswith("text/") or mime == "image/svg+xml" else text
+    return lines_of(text) if mime.startswith("text/") or mime == "image/svg+xml" else text
 
 
 def _joined_mimes(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,7 +94,7 @@ def _joined_mimes(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _markdown(cell_id: str, text: str, **ours: Any) -> CellJson:
-    return {"cell_type": "markdown", "id": cell_id, "metadata": {METADATA_KEY: ours}, "source": _lines(text)}
+    return {"cell_type": "markdown", "id": cell_id, "metadata": {METADATA_KEY: ours}, "source": lines_of(text)}
 
 
 def head_cell(facts: Facts) -> CellJson:
@@ -124,6 +120,7 @@ def entry_texts(
     lm_calls: Sequence[LMCall],
     inline: Mapping[str, str],
     submitted: Mapping[str, str] | None,
+    parts: Parts | None = None,
 ) -> list[str]:
     """Return the cells of one entry as JSON: its code, and what stands below it if anything does.
 
@@ -136,37 +133,45 @@ def entry_texts(
         lm_calls: Those that its code made.
         inline: The small values that are new with it.
         submitted: Its answer, for a reader.
+        parts: Those that were made ahead.
     """
-    count = entry.index + 1
+    parts, count = parts or Parts(), entry.index + 1
     outputs = [output_to_json(output, count) for output in entry.outputs]
-    shown = {
-        "cell_type": "code",
-        "execution_count": count,
-        "id": f"entry-{entry.index}",
-        "outputs": outputs,
-        "source": _lines(entry.code),
-    }
-    told = _canonical(fields.entry_to_json(entry, tools))
-    said = _canonical([fields.lm_call_to_json(call) for call in lm_calls]) if lm_calls else "[]"
-    sealed = _seal(entry.code, outputs, told, said)
-    folded = ',"jupyter":{"source_hidden":true}' if prose.is_dspys_own(entry) else ""
+    code = parts.code(entry.code)
+    calls = list(map(parts.call, entry.calls))
+    told = _told(entry, tools, calls, parts)
+    said = sorted_json([fields.lm_call_to_json(call) for call in lm_calls]) if lm_calls else "[]"
+    sealed = _seal(code.sorted, outputs, told, said)
+    is_dspys_own = bool(entry.variables) and prose.is_dspys_own(entry)
+    folded = ',"jupyter":{"source_hidden":true}' if is_dspys_own else ""
     text = (
-        f'{cell_text(shown)[:-1]},"metadata":{{"{METADATA_KEY}":{{"part":"entry","entry":{told},"lm_calls":{said},'
-        f'"values":{_canonical(inline) if inline else "{}"},"sha256":"{sealed}"}}{folded}}}}}'
+        f'{{"cell_type":"code","execution_count":{count},"id":"entry-{entry.index}","outputs":{json_text(outputs)},'
+        f'"source":{code.lines},"metadata":{{"{METADATA_KEY}":{{"part":"entry","entry":{told},"lm_calls":{said},'
+        f'"values":{sorted_json(inline) if inline else "{}"},"sha256":"{sealed}"}}{folded}}}}}'
     )
-    below = prose.below(entry, submitted)
-    return [text] if not below else [text, cell_text(_markdown(f"below-{entry.index}", below, part="below"))]
+    below = prose.below(entry, [call.shown for call in calls], submitted, is_dspys_own=is_dspys_own)
+    return [text] if not below else [text, json_text(_markdown(f"below-{entry.index}", below, part="below"))]
+
+
+def _told(entry: Entry, tools: Ref | None, calls: Sequence[CallText], parts: Parts) -> str:
+    """Return ``sorted_json(fields.entry_to_json(entry, tools))``, put together from its parts."""
+    told = ",".join([call.sorted for call in calls])
+    offer = parts.offer(entry.output_fields, entry.reasoning, tools, entry.usage)[1:-1]
+    variables = parts.variables(entry.variables)
+    before = f'{{"began":"{entry.began.isoformat()}","calls":[{told}],{ending_text(entry)},{offer}'
+    return f'{before}{"," if offer else ""}"variables":{variables}}}'
 
 
 def seal(cell: CellJson) -> str:
     """Return the hash by which a cell that was edited by hand is known."""
-    ours = cell["metadata"][METADATA_KEY]
-    return _seal(joined(cell["source"]), cell["outputs"], _canonical(ours["entry"]), _canonical(ours["lm_calls"]))
+    ours, code = cell["metadata"][METADATA_KEY], sorted_json(joined(cell["source"]))
+    return _seal(code, cell["outputs"], sorted_json(ours["entry"]), sorted_json(ours["lm_calls"]))
 
 
-def _seal(code: str, outputs: Iterable[Mapping[str, Any]], told: str, said: str) -> str:
-    shown = _canonical([code, *map(_sealed, outputs)])
-    return hashlib.sha256(f"{shown[:-1]},{told},{said}]".encode("ascii")).hexdigest()
+def _seal(code: str, outputs: Sequence[Mapping[str, Any]], told: str, said: str) -> str:
+    """Return the hash of one JSON list: the code, what is hashed of each output, and the rest."""
+    shown = f"{sorted_json(list(map(_sealed, outputs)))[1:-1]}," if outputs else ""
+    return hashlib.sha256(f"[{code},{shown}{told},{said}]".encode("ascii")).hexdigest()
 
 
 def _sealed(output: Mapping[str, Any]) -> Any:
@@ -190,26 +195,6 @@ def answer_of(entry: Entry, store: Any) -> dict[str, str] | None:
         return {"answer": entry.outcome.value.summary}
     shown = {name: value if isinstance(value, str) else repr_of(value) for name, value in answer.items()}
     return {name: text[:_ANSWER_CHARS] for name, text in shown.items()}
-
-
-def cell_text(cell: CellJson) -> str:
-    """Return a cell as JSON, without what JSON or UTF-8 do not have."""
-    try:
-        return orjson.dumps(cell).decode("utf-8")
-    except TypeError:  # a sandbox sends what it likes: lone surrogates, huge numbers, any depth
-        return json.dumps(_plain(cell, 0), separators=(",", ":"))
-
-
-def _plain(value: Any, depth: int) -> Any:
-    if depth > 100:
-        return "…"
-    if isinstance(value, dict):
-        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, depth + 1) for item in value]
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    return value if isinstance(value, float) and value - value == 0 else str(value)
 
 
 def notebook_metadata(facts: Facts, *, complete: bool, callback: bool) -> str:
@@ -238,7 +223,7 @@ def ending(metadata: str, *, complete: bool, callback: bool, cells: int) -> str:
 def _last_cell(complete: bool, callback: bool) -> tuple[str, str]:
     """Return the last cell's text before and after its number of cells: it is written anew with every cell."""
     number = 7**20
-    before, _, after = cell_text(end_cell(complete=complete, callback=callback, cells=number)).partition(f"{number:,}")
+    before, _, after = json_text(end_cell(complete=complete, callback=callback, cells=number)).partition(f"{number:,}")
     return before, after
 
 

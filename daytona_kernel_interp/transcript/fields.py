@@ -116,27 +116,44 @@ def entry_to_json(entry: Entry, tools: Ref | None) -> dict[str, Any]:
 
     ``tools`` names the list of its tools, which seldom changes from cell to cell.
     """
-    outcome = entry.outcome
     return {
-        "index": entry.index,
-        "id": entry.id,
         "began": entry.began.isoformat(),
-        "elapsed_s": seconds(entry.elapsed_s),
-        "outcome": {
-            "kind": outcome.kind,
-            "ending": outcome.ending,
-            **_given(value=_ref_or_none(outcome.value), error=outcome.error or None, text=outcome.text or None),
-        },
-        "variables": {name: ref_to_json(ref) for name, ref in entry.variables.items()},
+        **ending_to_json(entry),
+        "variables": variables_to_json(entry.variables),
         "calls": [call_to_json(call) for call in entry.calls],
-        **_given(
-            tools=_ref_or_none(tools),
-            output_fields=None if entry.output_fields is None else [dict(field) for field in entry.output_fields],
-            late=entry.late or None,
-            reasoning=entry.reasoning,
-            usage=_usage_or_none(entry.usage),
-        ),
+        **offer_to_json(entry.output_fields, entry.reasoning, tools, entry.usage),
     }
+
+
+def variables_to_json(variables: Mapping[str, Ref]) -> dict[str, Any]:
+    """Return what was bound, as JSON."""
+    return {name: ref_to_json(ref) for name, ref in variables.items()}
+
+
+def offer_to_json(
+    output_fields: Sequence[Mapping[str, Any]] | None, reasoning: str | None, tools: Ref | None, usage: Usage | None
+) -> dict[str, Any]:
+    """Return what led to an entry and what was offered to it, as JSON."""
+    return _given(
+        output_fields=None if output_fields is None else [dict(field) for field in output_fields],
+        reasoning=reasoning,
+        tools=_ref_or_none(tools),
+        usage=_usage_or_none(usage),
+    )
+
+
+def ending_to_json(entry: Entry) -> dict[str, Any]:
+    """Return what is known of an entry when it has ended, as JSON."""
+    outcome, elapsed_s = entry.outcome, seconds(entry.elapsed_s)
+    ended: dict[str, Any] = {"kind": outcome.kind, "ending": outcome.ending}
+    if outcome.value is not None:
+        ended["value"] = ref_to_json(outcome.value)
+    if outcome.error:
+        ended["error"] = outcome.error
+    if outcome.text:
+        ended["text"] = outcome.text
+    told = {"index": entry.index, "id": entry.id, "elapsed_s": elapsed_s, "outcome": ended}
+    return {**told, "late": entry.late} if entry.late else told
 
 
 # --- from JSON: whatever does not fit raises TypeError, ValueError or LookupError --------------------------

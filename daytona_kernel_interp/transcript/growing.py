@@ -42,7 +42,9 @@ class _Copy:
     def write(self, passing: bytes) -> None:
         """Write what it lacks, and ``passing`` behind it."""
         settled = b"".join(self.lacking)
-        _write_at(self.descriptor, settled + passing, self.settled)
+        data = settled + passing
+        if os.pwrite(self.descriptor, data, self.settled) < len(data):  # on a disk that is nearly full
+            _write_at(self.descriptor, data, self.settled)
         self.settled += len(settled)
         self.lacking.clear()
         size = self.settled + len(passing)
@@ -181,6 +183,7 @@ def _exchanger() -> Callable[[bytes, bytes], int] | None:
             swap = library.renamex_np
             return lambda one, other: int(swap(one, other, _RENAME_EXCHANGE))
         rename = library.renameat2  # glibc 2.28
+        rename.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
         return lambda one, other: int(rename(_AT_FDCWD, one, _AT_FDCWD, other, _RENAME_EXCHANGE))
     except (OSError, AttributeError):
         return None

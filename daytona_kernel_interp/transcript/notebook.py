@@ -20,7 +20,6 @@ from .cells import (
     SEPARATOR,
     CellJson,
     answer_of,
-    cell_text,
     ending,
     entry_texts,
     head_cell,
@@ -35,6 +34,7 @@ from .cells import (
 )
 from .growing import read_whole
 from .model import METADATA_KEY, SCHEMA_VERSION, Entry, Facts, LMCall, Outcome, Ref, Transcript
+from .parts import json_text
 from .store import ValueStore, folder_of, value_of
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def write(transcript: Transcript, path: str | os.PathLike[str]) -> None:
 
 
 def _texts(transcript: Transcript, store: ValueStore) -> Iterable[str]:
-    yield cell_text(head_cell(transcript.facts))
+    yield json_text(head_cell(transcript.facts))
     waiting = [call for call in transcript.lm_calls if call.entry is None]
     number = 0
     for entry in transcript.entries:
@@ -75,14 +75,14 @@ def _texts(transcript: Transcript, store: ValueStore) -> Iterable[str]:
         waiting = waiting[len(before) :]
         if before or entry.reasoning:
             moved = _moved(transcript.store, store, refs_of(before))
-            yield cell_text(model_cell(before, entry.reasoning, number, moved))
+            yield json_text(model_cell(before, entry.reasoning, number, moved))
             number += 1
         made = [call for call in transcript.lm_calls if call.entry == entry.index]
         tools, inline = keep_tools(entry.tools, store)
         inline |= _moved(transcript.store, store, [*refs_in(entry), *refs_of(made)])
         yield from entry_texts(entry, tools, made, inline, answer_of(entry, transcript.store))
     if waiting:
-        yield cell_text(model_cell(waiting, None, number, _moved(transcript.store, store, refs_of(waiting))))
+        yield json_text(model_cell(waiting, None, number, _moved(transcript.store, store, refs_of(waiting))))
 
 
 def _moved(source: Any, target: ValueStore, refs: Iterable[Ref]) -> dict[str, str]:

@@ -103,17 +103,19 @@ def model(calls: Sequence[LMCall], reasoning: str | None) -> str:
     return "\n\n".join(parts)
 
 
-def below(entry: Entry, submitted: Mapping[str, str] | None) -> str:
+def below(
+    entry: Entry, calls: Sequence[str], submitted: Mapping[str, str] | None, *, is_dspys_own: bool = False
+) -> str:
     """Return what stands under a cell: its calls, its answer and how it ended; empty if there is nothing to say.
 
-    ``submitted`` has its answer's fields, for a reader.
+    ``calls`` are told by :func:`call`; ``submitted`` has its answer's fields, for a reader.
     """
-    parts = ["*DSPy's own setup; the model did not write it.*"] if is_dspys_own(entry) else []
+    parts = ["*DSPy's own setup; the model did not write it.*"] if is_dspys_own else []
     if entry.late:
         parts.append(f"Printed since by threads of earlier cells:\n\n{block(entry.late)}")
-    parts += map(_call, entry.calls[:_SHOWN_CALLS])
-    if len(entry.calls) > _SHOWN_CALLS:
-        parts.append(f"… and {len(entry.calls) - _SHOWN_CALLS:,} calls more, in the metadata.")
+    parts += calls[:_SHOWN_CALLS]
+    if len(calls) > _SHOWN_CALLS:
+        parts.append(f"… and {len(calls) - _SHOWN_CALLS:,} calls more, in the metadata.")
     if submitted is not None:
         parts.append("**SUBMIT**")
         parts += [f"{inline(name)}\n\n{block(text)}" for name, text in submitted.items()]
@@ -131,7 +133,8 @@ def is_dspys_own(entry: Entry) -> bool:
     return any(name.startswith("__dspy_") for name in entry.variables)
 
 
-def _call(call: Call) -> str:
+def call(call: Call) -> str:
+    """Return what is told of a call."""
     sign = {"llm": "*Model call*", "tool": "*Tool call*"}[call.kind]
     facts = [text for text in (usage_of(call.usage), duration(call.elapsed_s)) if text]
     lines = [f"{sign} {inline(call.name)} — {', '.join(facts)}", f"- arguments: {_shown(call.arguments)}"]

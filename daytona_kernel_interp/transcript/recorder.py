@@ -14,211 +14,30 @@ import importlib.metadata
 import logging
 import platform
 import threading
-import time
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..loop import DaemonThreads
-from ..wire import values
-from ..wire.calls import ToolFailure
-from .calltree import Said, Thought, calls_around, tree
-from .ending import ending_of, outcome_of
-from .model import Call, Entry, Facts, LMCall, Outcome, Ref, Usage
+from .calltree import Said, Thought, tree
+from .model import Facts, LMCall, Ref
 from .secrets import known
-from .store import size_of
+from .step import Kept, Step
+from .store import INLINE_BYTES, size_of
 from .writer import Writer
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Mapping, Sequence
-    from concurrent.futures import Future
-    from contextvars import Context
 
-    from ..cell import Cell
     from ..request import Request
     from ..running import CellResult
     from ..session import Session
-    from ..wire.calls import Field
+    from ..wire import values
 
 log = logging.getLogger(__name__)
 
 SLOW_S = 0.1
-_AHEAD_S = 0.001  # after a request or an answer went out: the kernel works then, and nothing here waits
-_LARGE_BYTES = 64 * 1024  # kept on a thread of its own
-_LLM_TOOLS = ("llm_query", "llm_query_batched")
-
-
-@dataclass
-class CallNote:
-    """A tool call under way, or ended."""
-
-    owner: Recorder
-    id: int
-    name: str
-    began_s: float
-    arguments: _Kept
-    op: str = ""  # of its reply
-    answer: _Kept | None = None
-    elapsed_s: float | None = None
-    said: list[Said] = field(default_factory=list)
-
-
-@dataclass
-class _Kept:
-    """A value that is kept, or being kept on the recorder's own thread."""
-
-    buffers: Sequence[values.Buffer]
-    key: str = ""  # its hash, if that is known
-    is_call: bool = False  # the arguments of one
-    ref: Ref | None = None
-    text: str | None = None  # of a small one that is new
-    writing: Future[None] | None = None
-
-
-class Step:
-    """One call of ``execute`` in the making."""
-
-    def __init__(self, owner: Recorder, request: Request, thought: Thought) -> None:
-        self._owner, self._request = owner, request
-        self.thought = thought
-        self.thought_written = False
-        self.began, self._clock = datetime.now(timezone.utc), time.perf_counter()
-        self.given: Any = None
-        self._cell: Cell | None = None
-        self._result: CellResult | None = None
-        self._calls: list[CallNote] = []
-        self._slow: asyncio.TimerHandle | None = None
-        self._ahead: asyncio.TimerHandle | None = None
-        self._variables = {name: owner.keep(one.buffers, one.key) for name, one in request.variables.items()}
-        self._unsettled = list(self._variables.values())
-        self._inline: dict[str, str] = {}
-
-    # --- hooks, on the I/O loop ------------------------------------------------------------------------
-
-    @property
-    def observer(self) -> Step:
-        """Who is told of the calls of tools."""
-        return self
-
-    def sent(self, cell: Cell) -> None:
-        """Its request goes out."""
-        self._cell = cell
-        if self._slow is None:
-            self._slow = asyncio.get_running_loop().call_later(SLOW_S, self._owner.begin_unfinished, self)
-            if self.thought:
-                self._look_ahead()
-
-    def called(self, call_id: int, name: str, buffers: Sequence[values.Buffer], context: Context) -> CallNote:
-        """The cell calls a tool, which will run in ``context``."""
-        arguments = self._owner.keep(buffers, is_call=True)
-        note = CallNote(self._owner, call_id, name, time.perf_counter() - self._clock, arguments)
-        self._calls.append(note)
-        self._unsettled.append(arguments)
-        context.run(calls_around.set, (*context.get(calls_around, ()), note))
-        return note
-
-    def answered(self, note: CallNote, op: str, buffers: Sequence[values.Buffer]) -> None:
-        """The tool has answered."""
-        note.elapsed_s = time.perf_counter() - self._clock - note.began_s
-        note.op, note.answer = op, self._owner.keep(buffers)
-        self._unsettled.append(note.answer)
-        self._look_ahead()
-
-    def _look_ahead(self) -> None:
-        """Have what is there already prepared while the cell goes on: its end has to wait for less then."""
-        if self._ahead is None:
-            self._ahead = asyncio.get_running_loop().call_later(_AHEAD_S, self._prepare)
-
-    def _prepare(self) -> None:
-        self._ahead = None
-        self._owner.begin_ahead(self)
-
-    # --- hooks, in the caller's thread -------------------------------------------------------------------
-
-    def ended(self, result: CellResult) -> None:
-        """The cell is over, and its kernel lives."""
-        self._result = result
-
-    def gave(self, value: Any) -> Any:
-        """Take what the caller gets, and return it."""
-        self.given = value
-        return value
-
-    def stop_timer(self) -> None:
-        """There is nothing to write any more but its end."""
-        for timer in (self._slow, self._ahead):
-            if timer is not None:
-                timer.cancel()  # from another thread: at worst it runs, and finds that the step has ended
-
-    # --- as an entry -------------------------------------------------------------------------------------
-
-    def entry(self, index: int, error: BaseException | None, *, over: bool, shut_down: bool) -> Entry:
-        """Return it as an entry; the small values that are new with it are in :attr:`inline`."""
-        cell, result, request = self._cell, self._result, self._request
-        outcome = Outcome("unfinished", "unknown")
-        if over:
-            ending = ending_of(cell, result, error, shut_down=shut_down)
-            outcome = outcome_of(self.given, error, cell, ending, self._keep)
-        calls = sorted(self._calls, key=lambda note: note.id) if over else ()
-        return Entry(
-            index=index,
-            id="" if cell is None else cell.msg_id,
-            code=request.code,
-            began=self.began,
-            outcome=outcome,
-            variables={name: self._ref(one) for name, one in self._variables.items()},
-            tools=request.tools,
-            output_fields=None if request.fields is None else tuple(map(_field, request.fields)),
-            outputs=() if cell is None or not over else tuple(cell.outputs),
-            calls=tuple(map(self._call, calls)),
-            elapsed_s=time.perf_counter() - self._clock if over else None,
-            late="" if result is None else result.late,
-            reasoning=self.thought.reasoning,
-            usage=_total(self.thought.said),
-        )
-
-    def settle(self) -> None:
-        """Keep what is small of its variables and calls so far; what is large is being kept."""
-        unsettled, self._unsettled = self._unsettled, []
-        for kept in unsettled:
-            if kept.writing is None:
-                self._ref(kept)
-
-    @property
-    def inline(self) -> dict[str, str]:
-        """The small values that are new with it."""
-        return self._inline
-
-    def said_inside(self) -> list[Said]:
-        """Return the calls of language models that the cell's tools made."""
-        return [said for note in self._calls for said in note.said]
-
-    def _keep(self, buffers: Sequence[values.Buffer]) -> Ref:
-        return self._ref(self._owner.keep(buffers))
-
-    def _ref(self, kept: _Kept) -> Ref:
-        return self._owner.settle(kept, self._inline)
-
-    def _call(self, note: CallNote) -> Call:
-        error, result = None, None
-        if note.op == "error" and note.answer is not None:
-            failure = ToolFailure.from_value(values.loads(note.answer.buffers))
-            error = (failure.type, failure.bases, failure.message)
-        elif note.answer is not None:
-            result = self._ref(note.answer)
-        return Call(
-            id=note.id,
-            name=note.name,
-            kind="llm" if note.name in _LLM_TOOLS else "tool",
-            began_s=note.began_s,
-            elapsed_s=note.elapsed_s,
-            arguments=self._ref(note.arguments),
-            result=result,
-            error=error,
-            usage=_total(note.said),
-        )
 
 
 class NoStep:
@@ -276,9 +95,13 @@ class Recorder:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).absolute()
         self._lock = threading.RLock()
+        self._guarded = _Guard(self)
         self._threads = DaemonThreads(1, "daytona-kernel-record")
+        # Apart, as it takes no lock: who has the lock may wait for a value.
+        self._values_threads = DaemonThreads(1, "daytona-kernel-values")
         self._writer: Writer | None = None
         self._step: Step | None = None
+        self._watch: asyncio.TimerHandle | None = None
         self._secrets: tuple[str, ...] = ()
         self._shut_down = False
         self._closing: bool | None = None  # what is to be said of a session that ended with a step still open
@@ -315,7 +138,7 @@ class Recorder:
             if self._step is not None:
                 self._closing = complete
                 return
-            with self._guarded():
+            with self._guarded:
                 self.model_said(Thought(tree.let_go(self)))
                 self._writer.close(complete=complete)
             known.discard(*self._secrets)
@@ -325,37 +148,66 @@ class Recorder:
     def begin_step(self, request: Request) -> Step | None:
         """A call of ``execute`` begins."""
         step = None
-        with self._lock, self._guarded():
+        with self._lock, self._guarded:
             step = self._step = Step(self, request, tree.claim(self))
         return step
 
     def end_step(self, step: Step, error: BaseException | None) -> None:
         """It ends."""
-        step.stop_timer()
         with self._lock:
             self._write(step, error, over=True)
             self._step = None
             if self._closing is not None:
                 self.session_closed(self._closing)
 
-    def begin_ahead(self, step: Step) -> None:
-        """Have written what led to a step, and kept what it has so far, while its cell runs."""
-        self._threads.submit(self._write_ahead, step)
+    def look_ahead(self, step: Step) -> None:
+        """Have prepared what is known of a step, and written what led to it.
+
+        On the I/O loop: what has to wait for a disk goes to a thread.
+        """
+        if step.thought and not step.thought_written:
+            self._threads.submit(self._write_ahead, step)
+        elif self._lock.acquire(blocking=False):
+            try:
+                self._prepare(step)
+            finally:
+                self._lock.release()
 
     def _write_ahead(self, step: Step) -> None:
-        with self._lock, self._guarded():
+        with self._lock:
+            if self._step is step:
+                with self._guarded:
+                    self._write_thought(step)
+                self._prepare(step)
+
+    def _prepare(self, step: Step) -> None:
+        with self._guarded:
             if self._step is step and self._writer is not None and not self._writer.closed:
-                self._write_thought(step)
-                step.settle()
+                step.prepare(self._writer)
 
     def _write_thought(self, step: Step) -> None:
         if not step.thought_written:
             step.thought_written = True
             self.model_said(step.thought)
 
-    def begin_unfinished(self, step: Step) -> None:
-        """Have a step that takes its time written before it ends, in case this process ends before."""
-        self._threads.submit(self._write_unfinished, step)
+    def watch(self) -> None:
+        """Have a step that takes its time written before it ends, in case this process ends before. On the I/O loop.
+
+        One timer serves all steps: most are over when it looks.
+        """
+        if self._watch is None:
+            self._watch = asyncio.get_running_loop().call_later(SLOW_S, self._look_for_slow)
+
+    def _look_for_slow(self) -> None:
+        self._watch, step, loop = None, self._step, asyncio.get_running_loop()
+        if step is None or step.sent_at is None or step.slow:
+            return
+        left_s = step.sent_at + SLOW_S - loop.time()
+        if left_s > 0:
+            self._watch = loop.call_later(left_s, self._look_for_slow)
+        else:
+            step.slow = True
+            self._threads.submit(self._write_unfinished, step)
 
     def _write_unfinished(self, step: Step) -> None:
         with self._lock:
@@ -366,7 +218,7 @@ class Recorder:
         writer = self._writer
         if writer is None or writer.closed:
             return
-        with self._guarded():
+        with self._guarded:
             writer.callback = writer.callback or tree.listens
             self._write_thought(step)
             entry = step.entry(writer.entries, error, over=over, shut_down=self._shut_down)
@@ -378,7 +230,7 @@ class Recorder:
         """A model answered, between cells."""
         if not thought:
             return
-        with self._lock, self._guarded():
+        with self._lock, self._guarded:
             if self._writer is not None and not self._writer.closed:
                 inline: dict[str, str] = {}
                 self._writer.put_model(self._lm_calls(thought.said, None, inline), thought.reasoning, inline)
@@ -393,15 +245,16 @@ class Recorder:
 
     # --- values ----------------------------------------------------------------------------------------------
 
-    def keep(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> _Kept:
-        """Begin to keep a value: a large one is hashed and written on a thread of its own."""
-        kept = _Kept(buffers, key, is_call)
+    def keep(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> Kept:
+        """Begin to keep a value: one that gets a file of its own is hashed and written on a thread."""
+        kept = Kept(buffers, key, is_call)
         writer = self._writer
-        if writer is not None and not writer.closed and size_of(buffers) >= _LARGE_BYTES and not writer.has(key):
-            kept.writing = self._threads.submit(self._keep_now, kept)
+        beside = len(buffers) > 1 or size_of(buffers) > INLINE_BYTES
+        if beside and writer is not None and not writer.closed and not writer.has(key):
+            kept.writing = self._values_threads.submit(self._keep_now, kept)
         return kept
 
-    def settle(self, kept: _Kept, inline: dict[str, str]) -> Ref:
+    def settle(self, kept: Kept, inline: dict[str, str]) -> Ref:
         """Return what names a value, once it is kept; the text of a small one that is new goes into ``inline``."""
         if kept.writing is not None:
             kept.writing.result()
@@ -412,18 +265,32 @@ class Recorder:
             inline[kept.ref.hash] = kept.text
         return kept.ref
 
-    def _keep_now(self, kept: _Kept) -> None:
+    def _keep_now(self, kept: Kept) -> None:
         assert self._writer is not None
         kept.ref, kept.text = self._writer.keep(kept.buffers, kept.key, is_call=kept.is_call)
 
-    @contextlib.contextmanager
-    def _guarded(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception:
-            log.exception("recording to %s failed; the session goes on without it", self.notebook or self.path)
-            if self._writer is not None:
-                self._writer.abandon()
+    def failed(self) -> None:
+        """Something went wrong; the session goes on without its recording."""
+        log.exception("recording to %s failed; the session goes on without it", self.notebook or self.path)
+        if self._writer is not None:
+            self._writer.abandon()
+
+
+class _Guard:
+    """Ends a recording, and nothing else, when something goes wrong with it."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        """Take an error, but not what is to end the thread or the process."""
+        if not isinstance(error, Exception):
+            return False
+        self._recorder.failed()
+        return True
 
 
 @functools.cache
@@ -433,26 +300,3 @@ def _versions() -> Mapping[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return versions
-
-
-def _total(said: Sequence[Said]) -> Usage | None:
-    """Return what some calls of models took together."""
-    told = [one.usage for one in said if one.usage is not None]
-    if not told:
-        return None
-
-    def sum_of(numbers: list[Any]) -> Any:
-        known = [number for number in numbers if number is not None]
-        return sum(known) if known else None
-
-    models = sorted({usage.model for usage in told if usage.model is not None})
-    return Usage(
-        model=", ".join(models) or None,
-        prompt_tokens=sum_of([usage.prompt_tokens for usage in told]),
-        completion_tokens=sum_of([usage.completion_tokens for usage in told]),
-        cost_usd=sum_of([usage.cost_usd for usage in told]),
-    )
-
-
-def _field(field: Field) -> Mapping[str, Any]:
-    return {"name": field.name, **({"type": field.type} if field.type else {})}

@@ -65,7 +65,10 @@ class Secrets:
 
     def found_in(self, text: str) -> bool:
         """Return whether there is one in ``text``."""
-        return any(form in text for form in self._forms)
+        for form in self._forms:  # noqa: SIM110 - a generator would cost more than the search
+            if form in text:
+                return True
+        return False
 
     def scrub(self, text: str) -> str:
         """Return ``text`` without them."""
@@ -76,11 +79,13 @@ class Secrets:
     def scrub_bytes(self, data: Any) -> Any:
         """Return a buffer of a value without them, in base64 neither: itself, if there is none in it."""
         whole = data if isinstance(data, (bytes, bytearray)) else bytes(data)
-        if not any(form in whole for form, _ in self._encoded):
+        if len(whole) < _MIN_CHARS:
             return data
+        found = False
         for form, replacement in self._encoded:
-            whole = whole.replace(form, replacement)
-        return whole
+            if form in whole:
+                whole, found = whole.replace(form, replacement), True
+        return whole if found else data
 
     def scrub_tree(self, tree: Any) -> Any:
         """Return JSON without them."""

@@ -26,6 +26,7 @@ INLINE_BYTES = 4096  # of one buffer; the first is always ASCII
 _DECODED_BYTES = 160  # an encoding so small is decoded for its summary
 _SUMMARY_CHARS = 120
 HASH = re.compile(r"[0-9a-f]{64}")
+_PLAIN_TEXT = re.compile(rb'"[ -&(-\[\]-~]*"')  # JSON of a text without escapes, nor quotes or backslashes
 _KINDS = {"str_at": "str", "bytes_at": "bytes", "text": "str", "int": "int", "float": "float"}
 
 
@@ -39,6 +40,8 @@ def summary_of(buffers: Sequence[values.Buffer]) -> str:
     head, size = bytes(buffers[0][: _DECODED_BYTES + 1]), size_of(buffers)
     if len(buffers) == 1 and len(head) <= _DECODED_BYTES:
         try:
+            if _PLAIN_TEXT.fullmatch(head):
+                return _short(f"'{head[1:-1].decode('ascii')}'")  # as repr() has it
             return _short(repr(_small(buffers)))
         except Exception:  # a value of a library that is missing here
             pass

@@ -16,7 +16,6 @@ from .cells import (
     SEPARATOR,
     CellJson,
     answer_of,
-    cell_text,
     ending,
     entry_texts,
     head_cell,
@@ -26,12 +25,13 @@ from .cells import (
     seal,
 )
 from .growing import GrowingFile
-from .model import METADATA_KEY, Entry, Facts, LMCall, Ref
+from .model import METADATA_KEY, Call, Entry, Facts, LMCall, Ref
+from .parts import Parts, json_text
 from .secrets import known
 from .store import HASH, ValueStore, folder_of, ref_to, summary_of, summary_of_call
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from ..wire import values
@@ -67,11 +67,12 @@ class Writer:
         self._small: dict[tuple[bytes, bool], Ref] = {}
         self._tools: tuple[Sequence[ToolSpec], Ref | None] = ((), None)
         self._models = 0
+        self._parts = Parts()
         self._metadata: tuple[tuple[bool, bool], str] | None = None
         self._file = GrowingFile(self.path)
         self._first = True
         self._unfinished = ""
-        self._put([cell_text(head_cell(facts))])
+        self._put([json_text(head_cell(facts))])
 
     def keep(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> tuple[Ref, str | None]:
         """Keep a value, and return what names it, and the text of a small one that is new.
@@ -102,8 +103,16 @@ class Writer:
 
     def put_model(self, calls: Sequence[LMCall], reasoning: str | None, inline: dict[str, str]) -> None:
         """Put in what a model said between cells."""
-        self._put([_clean(cell_text(model_cell(calls, reasoning, self._models, inline)))])
+        self._put([_clean(json_text(model_cell(calls, reasoning, self._models, inline)))])
         self._models += 1
+
+    def prepare(self, code: str, variables: Mapping[str, Ref] | None, calls: Sequence[Call]) -> None:
+        """Make ahead what the next entry's cells say of its code, its variables if they are known, and these calls."""
+        self._parts.code(code)
+        if variables is not None:
+            self._parts.variables(variables)
+        for call in calls:
+            self._parts.call(call)
 
     def put(self, entry: Entry, lm_calls: Sequence[LMCall], inline: dict[str, str], *, over: bool) -> None:
         """Put in an entry; one that is not ``over`` is replaced by the next."""
@@ -112,9 +121,10 @@ class Writer:
             self._tools = (entry.tools, ref)
             inline |= new
         answer = answer_of(entry, self._store)
-        texts = list(map(_clean, entry_texts(entry, self._tools[1], lm_calls, inline, answer)))
+        texts = list(map(_clean, entry_texts(entry, self._tools[1], lm_calls, inline, answer, self._parts)))
         if over:
             self.entries += 1
+            self._parts.forget_calls()
             self._put(texts)
         else:
             self._put([], "".join(f"{text}{SEPARATOR}" for text in texts))
@@ -152,7 +162,7 @@ def _clean(text: str) -> str:
     cell: CellJson = known.scrub_tree(json.loads(text))
     if cell["cell_type"] == "code":
         cell["metadata"][METADATA_KEY]["sha256"] = seal(cell)
-    return cell_text(cell)
+    return json_text(cell)
 
 
 def _claim(path: Path) -> tuple[Path, int]:

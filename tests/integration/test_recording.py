@@ -152,6 +152,18 @@ def test_large_results_lie_beside(recorded: Recorded) -> None:
     assert recorded.value(step.outcome.value) == "y" * 30_000 + "\n"
 
 
+def test_a_value_of_a_step_waits_for_no_other_writing(recorded: Recorded) -> None:
+    """Whoever writes a step down has the recorder's lock, and waits for its values: nothing may wait for both."""
+    recorder, release = recorded.interpreter._recorder, threading.Event()
+    assert recorder is not None
+    waiting = recorder._threads.submit(release.wait)
+    try:
+        assert recorded.step("len(text)", {"text": "a large text" * 1000}).outcome.ending == "ok"
+    finally:
+        release.set()
+    assert waiting.result(10)
+
+
 def test_put_is_a_step_and_get_is_none(recorded: Recorded) -> None:
     """A value that was bound belongs to the session; one that was looked at does not."""
     before = len(Recording.load(recorded.path))

@@ -1,0 +1,251 @@
+"""One call of ``execute`` in the making: what becomes an entry of a recording."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from ..wire import values
+from ..wire.calls import ToolFailure
+from .calltree import Said, Thought, calls_around
+from .ending import ending_of, outcome_of
+from .model import Call, Entry, Outcome, Ref, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from concurrent.futures import Future
+    from contextvars import Context
+
+    from ..cell import Cell
+    from ..request import Request
+    from ..running import CellResult
+    from ..wire.calls import Field
+    from .recorder import Recorder
+    from .writer import Writer
+
+# After a request or an answer went out: it is on its way by then, and nothing came back yet. Nothing here waits.
+_AHEAD_S = 0.0006
+_LLM_TOOLS = ("llm_query", "llm_query_batched")
+
+
+@dataclass
+class CallNote:
+    """A tool call under way, or ended."""
+
+    owner: Recorder
+    id: int
+    name: str
+    began_s: float
+    arguments: Sequence[values.Buffer]
+    op: str = ""  # of its reply
+    answer: Sequence[values.Buffer] | None = None
+    kept: tuple[Kept, Kept | None] | None = None  # arguments and result, once they are begun to be kept
+    elapsed_s: float | None = None
+    call: Call | None = None  # as it is written, once that is known
+    said: list[Said] = field(default_factory=list)
+
+
+@dataclass
+class Kept:
+    """A value that is kept, or being kept on the recorder's own thread."""
+
+    buffers: Sequence[values.Buffer]
+    key: str = ""  # its hash, if that is known
+    is_call: bool = False  # the arguments of one
+    ref: Ref | None = None
+    text: str | None = None  # of a small one that is new
+    writing: Future[None] | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether nobody has to wait for it."""
+        return self.writing is None or self.writing.done()
+
+
+class Step:
+    """One call of ``execute`` in the making."""
+
+    def __init__(self, owner: Recorder, request: Request, thought: Thought) -> None:
+        self._owner, self._request = owner, request
+        self.thought = thought
+        self.thought_written = False
+        self.began, self._clock = datetime.now(timezone.utc), time.perf_counter()
+        self.given: Any = None
+        self._cell: Cell | None = None
+        self._result: CellResult | None = None
+        self._calls: list[CallNote] = []
+        self.sent_at: float | None = None  # on the I/O loop's clock
+        self.slow = False
+        self._looks_ahead = False
+        self._variables: dict[str, Kept] | None = None  # begun to be kept, when the kernel works
+        self._answered: list[CallNote] = []
+        self._inline: dict[str, str] = {}
+
+    # --- hooks, on the I/O loop ------------------------------------------------------------------------
+
+    @property
+    def observer(self) -> Step:
+        """Who is told of the calls of tools."""
+        return self
+
+    def sent(self, cell: Cell) -> None:
+        """Its request goes out."""
+        self._cell = cell
+        if self.sent_at is None:
+            self.sent_at = asyncio.get_running_loop().time()
+            self._owner.watch()
+            if self.thought:
+                self._look_ahead()
+
+    def called(self, call_id: int, name: str, buffers: Sequence[values.Buffer], context: Context) -> CallNote:
+        """The cell calls a tool, which will run in ``context``."""
+        note = CallNote(self._owner, call_id, name, time.perf_counter() - self._clock, buffers)
+        self._calls.append(note)
+        context.run(calls_around.set, (*context.get(calls_around, ()), note))
+        return note
+
+    def answered(self, note: CallNote, op: str, buffers: Sequence[values.Buffer]) -> None:
+        """The tool has answered."""
+        note.elapsed_s = time.perf_counter() - self._clock - note.began_s
+        note.op, note.answer = op, buffers
+        self._answered.append(note)
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """Have what is there already prepared while the cell goes on: its end has to wait for less then."""
+        if not self._looks_ahead:
+            self._looks_ahead = True
+            asyncio.get_running_loop().call_later(_AHEAD_S, self._prepare)
+
+    def _prepare(self) -> None:
+        self._looks_ahead = False
+        self._owner.look_ahead(self)
+
+    # --- hooks, in the caller's thread -------------------------------------------------------------------
+
+    def ended(self, result: CellResult) -> None:
+        """The cell is over, and its kernel lives."""
+        self._result = result
+
+    def gave(self, value: Any) -> Any:
+        """Take what the caller gets, and return it."""
+        self.given = value
+        return value
+
+    # --- as an entry -------------------------------------------------------------------------------------
+
+    def entry(self, index: int, error: BaseException | None, *, over: bool, shut_down: bool) -> Entry:
+        """Return it as an entry; the small values that are new with it are in :attr:`inline`."""
+        cell, result, request = self._cell, self._result, self._request
+        outcome = Outcome("unfinished", "unknown")
+        if over:
+            ending = ending_of(cell, result, error, shut_down=shut_down)
+            outcome = outcome_of(self.given, error, cell, ending, self._keep)
+        calls = sorted(self._calls, key=_id_of) if over and self._calls else ()
+        return Entry(
+            index=index,
+            id="" if cell is None else cell.msg_id,
+            code=request.code,
+            began=self.began,
+            outcome=outcome,
+            variables=self._refs(),
+            tools=request.tools,
+            output_fields=None if request.fields is None else tuple(map(_field, request.fields)),
+            outputs=() if cell is None or not over else tuple(cell.outputs),
+            calls=tuple(map(self._call, calls)),
+            elapsed_s=time.perf_counter() - self._clock if over else None,
+            late="" if result is None else result.late,
+            reasoning=self.thought.reasoning,
+            usage=_total(self.thought.said) if self.thought.said else None,
+        )
+
+    def prepare(self, writer: Writer) -> None:
+        """Have made what is told of its code and of the small ones of its variables and calls so far."""
+        variables = self._refs() if all(one.is_ready for one in self._kept().values()) else None
+        answered, self._answered = self._answered, []
+        for note in answered:
+            if all(one is None or one.is_ready for one in self._kept_of(note)):
+                note.call = self._call(note)
+        writer.prepare(self._request.code, variables, [note.call for note in answered if note.call is not None])
+
+    @property
+    def inline(self) -> dict[str, str]:
+        """The small values that are new with it."""
+        return self._inline
+
+    def said_inside(self) -> list[Said]:
+        """Return the calls of language models that the cell's tools made."""
+        return [said for note in self._calls for said in note.said]
+
+    def _kept(self) -> dict[str, Kept]:
+        if self._variables is None:
+            given = self._request.variables.items()
+            self._variables = {name: self._owner.keep(one.buffers, one.key) for name, one in given}
+        return self._variables
+
+    def _kept_of(self, note: CallNote) -> tuple[Kept, Kept | None]:
+        if note.kept is None:
+            answer = None if note.answer is None or note.op == "error" else self._owner.keep(note.answer)
+            note.kept = (self._owner.keep(note.arguments, is_call=True), answer)
+        return note.kept
+
+    def _refs(self) -> dict[str, Ref]:
+        return {name: self._ref(one) for name, one in self._kept().items()}
+
+    def _keep(self, buffers: Sequence[values.Buffer]) -> Ref:
+        return self._ref(self._owner.keep(buffers))
+
+    def _ref(self, kept: Kept) -> Ref:
+        return self._owner.settle(kept, self._inline)
+
+    def _call(self, note: CallNote) -> Call:
+        if note.call is not None and not note.said:  # a model may be asked even after its tool has answered
+            return note.call
+        error, result = None, None
+        arguments, answer = self._kept_of(note)
+        if note.op == "error" and note.answer is not None:
+            failure = ToolFailure.from_value(values.loads(note.answer))
+            error = (failure.type, failure.bases, failure.message)
+        elif answer is not None:
+            result = self._ref(answer)
+        return Call(
+            id=note.id,
+            name=note.name,
+            kind="llm" if note.name in _LLM_TOOLS else "tool",
+            began_s=note.began_s,
+            elapsed_s=note.elapsed_s,
+            arguments=self._ref(arguments),
+            result=result,
+            error=error,
+            usage=_total(note.said),
+        )
+
+
+def _total(said: Sequence[Said]) -> Usage | None:
+    """Return what some calls of models took together."""
+    told = [one.usage for one in said if one.usage is not None]
+    if not told:
+        return None
+
+    def sum_of(numbers: list[Any]) -> Any:
+        known = [number for number in numbers if number is not None]
+        return sum(known) if known else None
+
+    models = sorted({usage.model for usage in told if usage.model is not None})
+    return Usage(
+        model=", ".join(models) or None,
+        prompt_tokens=sum_of([usage.prompt_tokens for usage in told]),
+        completion_tokens=sum_of([usage.completion_tokens for usage in told]),
+        cost_usd=sum_of([usage.cost_usd for usage in told]),
+    )
+
+
+def _id_of(note: CallNote) -> int:
+    return note.id
+
+
+def _field(field: Field) -> Mapping[str, Any]:
+    return {"name": field.name, **({"type": field.type} if field.type else {})}
