@@ -37,16 +37,14 @@ class Kernel(Watcher):
     def __init__(self, tunnel: Tunnel, max_value_bytes: int | None) -> None:
         self._tunnel, self.max_value_bytes = tunnel, max_value_bytes
         self._channels: Channels | None = None
-        self._calls = Calls(self._send_control)
+        self._calls, self._late = Calls(self._send_control), LateText()
         self._run: Run | None = None
         self._sessions: set[str] = set()  # Jupyter sessions whose cells are ours
-        self._late = LateText()
         self._last_iopub: str | None = None  # msg_id of the last message that came from the kernel
         self._dead: asyncio.Future[KernelError] = asyncio.get_running_loop().create_future()
         self._recovering: asyncio.Task[None] | None = None
         self._broken: asyncio.Future[None] = self._dead.get_loop().create_future()  # since the last recovery began
-        self._begun = False
-        self.steps = Steps()
+        self._begun, self.steps = False, Steps()
         self.id, self.key, self.connection_file = "", "", Path()
 
     @classmethod
@@ -275,6 +273,8 @@ class Kernel(Watcher):
             raise TunnelLost("the relay did not tell that the kernel was killed; whether the cell ended is unknown")
         error = self._dead.result()
         if isinstance(error, KernelDied):
+            if self._channels is not None:
+                self._channels.hold()  # for good: what is still on its way is in the journal, too
             try:
                 self._apply(await self._read_journal(self._last_iopub, run.cell.msg_id))
             except KernelError as failed:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from daytona_kernel_interp import KernelInterpreter
+from daytona_kernel_interp.channels import Channels
 from daytona_kernel_interp.interpreter import CodeExecutionError, CodeInterpreterError, FinalOutput
+from daytona_kernel_interp.kernel import Kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -287,6 +289,34 @@ time.sleep(60)
     with KernelInterpreter(sandbox="local") as interpreter:
         with pytest.raises(CodeInterpreterError, match="KernelDied") as caught:
             interpreter.execute(code)
+        assert str(caught.value).endswith("Output before the error:\nfirst\nlast words\n")
+
+
+def test_what_arrives_while_the_journal_is_read_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel's last words are on their way, and in its journal."""
+    late: list[tuple[Channels, Any]] = []
+    take, read = Channels._take_iopub, Kernel._read_journal
+
+    def take_later(self: Channels, message: Any) -> None:
+        if message["content"].get("text") == "last words\n":
+            late.append((self, message))
+        else:
+            take(self, message)
+
+    async def read_and_receive(self: Kernel, *place: Any) -> Any:
+        recovered = await read(self, *place)
+        for channels, message in late:
+            take(channels, message)
+        return recovered
+
+    monkeypatch.setattr(Channels, "_take_iopub", take_later)
+    monkeypatch.setattr(Kernel, "_read_journal", read_and_receive)
+    with KernelInterpreter(sandbox="local") as interpreter:
+        with pytest.raises(CodeInterpreterError, match="KernelDied") as caught:
+            interpreter.execute(
+                "import os, signal\nprint('first', flush=True)\nprint('last words\\n', end='', flush=True)\n"
+                "os.kill(os.getpid(), signal.SIGKILL)"
+            )
         assert str(caught.value).endswith("Output before the error:\nfirst\nlast words\n")
 
 
