@@ -84,17 +84,25 @@ class Writer:
         """
         if not buffers:
             return self._refs.get(key) or Ref(key, 0, "a value that was not recorded"), None
-        small = bytes(buffers[0]) if len(buffers) == 1 and len(buffers[0]) <= _SMALL_BYTES else None
-        ref = self._small.get((small, is_call)) if small is not None else self._refs.get(key)
+        if len(buffers) == 1 and len(buffers[0]) <= _SMALL_BYTES:
+            return self._keep_small(bytes(buffers[0]), is_call)
+        ref = self._refs.get(key)
         if ref is not None:
             return ref, None
         clean = [known.scrub_bytes(buffer) for buffer in buffers]
         changed = any(one is not other for one, other in zip(clean, buffers, strict=True))
         ref = ref_to(clean, "" if changed else key, summary_of_call if is_call else summary_of)
-        if small is None:
-            self._refs[key or ref.hash] = ref
-        elif len(self._small) < _MAX_SMALL:
-            self._small[small, is_call] = ref
+        self._refs[key or ref.hash] = ref
+        return ref, self._store.keep(ref, clean)
+
+    def _keep_small(self, data: bytes, is_call: bool) -> tuple[Ref, str | None]:
+        ref = self._small.get((data, is_call))
+        if ref is not None:
+            return ref, None
+        clean = [known.scrub_bytes(data)]
+        ref = ref_to(clean, "", summary_of_call if is_call else summary_of)
+        if len(self._small) < _MAX_SMALL:
+            self._small[data, is_call] = ref
         return ref, self._store.keep(ref, clean)
 
     def has(self, key: str) -> bool:
@@ -146,7 +154,7 @@ class Writer:
 
     def _put(self, settled: list[str], unfinished: str = "", *, complete: bool = False) -> None:
         self._unfinished = unfinished
-        text = "".join(f"{cell}{SEPARATOR}" for cell in settled)
+        text = SEPARATOR.join([*settled, ""])
         if self._first:
             text, self._first = OPENING + text, False
         state = {"complete": complete, "callback": self.callback}
