@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,8 +18,6 @@ from .transcripts import transcripts
 
 if TYPE_CHECKING:
     from daytona_kernel_interp.transcript.model import Transcript
-
-pytestmark = pytest.mark.quick
 
 
 @given(transcript=transcripts(), ahead=st.booleans())
