@@ -339,7 +339,7 @@ def test_a_thread_that_prints_for_ever_disturbs_no_cell(interp: KernelInterprete
     code = (
         "import threading\nstop, printed = threading.Event(), threading.Event()\n"
         "def loop():\n    while not stop.wait(0.001):\n        print('late', flush=True); printed.set()\n"
-        "thread = threading.Thread(target=loop); thread.start(); print('printed')"
+        "thread = threading.Thread(target=loop); thread.start(); print('printed\\n', end='')"  # one write
     )
     assert "printed\n" in interp.execute(code)
     results: list[Any] = [interp.execute("printed.wait(10); 'value';") for _ in range(3)]
