@@ -154,7 +154,10 @@ def entry_texts(
 
 
 def _told(entry: Entry, tools: Ref | None, calls: Sequence[CallText], parts: Parts) -> str:
-    """Return ``sorted_json(fields.entry_to_json(entry, tools))``, put together from its parts."""
+    """Return an entry as sorted JSON, without its code and outputs, which stand in the cell itself.
+
+    ``tools`` names the list of its tools, which seldom changes from cell to cell.
+    """
     told = ",".join([call.sorted for call in calls])
     offer = parts.offer(entry.output_fields, entry.reasoning, tools, entry.usage)[1:-1]
     variables = parts.variables(entry.variables)

@@ -111,20 +111,6 @@ def lm_call_to_json(call: LMCall) -> dict[str, Any]:
     }
 
 
-def entry_to_json(entry: Entry, tools: Ref | None) -> dict[str, Any]:
-    """Return an entry as JSON, without its code and outputs, which stand in the cell itself.
-
-    ``tools`` names the list of its tools, which seldom changes from cell to cell.
-    """
-    return {
-        "began": entry.began.isoformat(),
-        **ending_to_json(entry),
-        "variables": variables_to_json(entry.variables),
-        "calls": [call_to_json(call) for call in entry.calls],
-        **offer_to_json(entry.output_fields, entry.reasoning, tools, entry.usage),
-    }
-
-
 def variables_to_json(variables: Mapping[str, Ref]) -> dict[str, Any]:
     """Return what was bound, as JSON."""
     return {name: ref_to_json(ref) for name, ref in variables.items()}
@@ -140,20 +126,6 @@ def offer_to_json(
         tools=_ref_or_none(tools),
         usage=_usage_or_none(usage),
     )
-
-
-def ending_to_json(entry: Entry) -> dict[str, Any]:
-    """Return what is known of an entry when it has ended, as JSON."""
-    outcome, elapsed_s = entry.outcome, seconds(entry.elapsed_s)
-    ended: dict[str, Any] = {"kind": outcome.kind, "ending": outcome.ending}
-    if outcome.value is not None:
-        ended["value"] = ref_to_json(outcome.value)
-    if outcome.error:
-        ended["error"] = outcome.error
-    if outcome.text:
-        ended["text"] = outcome.text
-    told = {"index": entry.index, "id": entry.id, "elapsed_s": elapsed_s, "outcome": ended}
-    return {**told, "late": entry.late} if entry.late else told
 
 
 # --- from JSON: whatever does not fit raises TypeError, ValueError or LookupError --------------------------

@@ -42,9 +42,7 @@ class _Copy:
     def write(self, passing: bytes) -> None:
         """Write what it lacks, and ``passing`` behind it."""
         settled = b"".join(self.lacking)
-        data = settled + passing
-        if os.pwrite(self.descriptor, data, self.settled) < len(data):  # on a disk that is nearly full
-            _write_at(self.descriptor, data, self.settled)
+        _write_at(self.descriptor, settled + passing, self.settled)
         self.settled += len(settled)
         self.lacking.clear()
         size = self.settled + len(passing)

@@ -95,9 +95,9 @@ def _offer_text(offer: tuple[Sequence[Mapping[str, Any]] | None, str | None, Ref
 
 
 def ending_text(entry: Entry) -> str:
-    """Return ``fields.ending_to_json(entry)`` as sorted JSON, without its braces.
+    """Return what is known of an entry when it has ended, as sorted JSON without its braces.
 
-    What is made last, when the caller waits: put together by hand, in a fifth of the time.
+    Made while the caller waits, so put together by hand, in a fifth of an encoder's time.
     """
     outcome, elapsed_s = entry.outcome, fields.seconds(entry.elapsed_s)
     late = f'"late":{_quoted(entry.late)},' if entry.late else ""

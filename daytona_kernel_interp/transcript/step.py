@@ -39,10 +39,9 @@ class CallNote:
     id: int
     name: str
     began_s: float
-    arguments: Sequence[values.Buffer]
+    arguments: Kept
     op: str = ""  # of its reply
-    answer: Sequence[values.Buffer] | None = None
-    kept: tuple[Kept, Kept | None] | None = None  # arguments and result, once they are begun to be kept
+    answer: Kept | None = None
     elapsed_s: float | None = None
     call: Call | None = None  # as it is written, once that is known
     said: list[Said] = field(default_factory=list)
@@ -50,7 +49,10 @@ class CallNote:
 
 @dataclass
 class Kept:
-    """A value that is kept, or being kept on the recorder's own thread."""
+    """A value that is kept, or being kept on a thread.
+
+    A large one is begun at once: its buffers may be the caller's own memory, which a tool may change.
+    """
 
     buffers: Sequence[values.Buffer]
     key: str = ""  # its hash, if that is known
@@ -80,7 +82,7 @@ class Step:
         self.sent_at: float | None = None  # on the I/O loop's clock
         self.slow = False
         self._looks_ahead = False
-        self._variables: dict[str, Kept] | None = None  # begun to be kept, when the kernel works
+        self._variables = {name: owner.keep(one.buffers, one.key) for name, one in request.variables.items()}
         self._answered: list[CallNote] = []
         self._inline: dict[str, str] = {}
 
@@ -102,7 +104,8 @@ class Step:
 
     def called(self, call_id: int, name: str, buffers: Sequence[values.Buffer], context: Context) -> CallNote:
         """The cell calls a tool, which will run in ``context``."""
-        note = CallNote(self._owner, call_id, name, time.perf_counter() - self._clock, buffers)
+        arguments = self._owner.keep(buffers, is_call=True)
+        note = CallNote(self._owner, call_id, name, time.perf_counter() - self._clock, arguments)
         self._calls.append(note)
         context.run(calls_around.set, (*context.get(calls_around, ()), note))
         return note
@@ -110,7 +113,7 @@ class Step:
     def answered(self, note: CallNote, op: str, buffers: Sequence[values.Buffer]) -> None:
         """The tool has answered."""
         note.elapsed_s = time.perf_counter() - self._clock - note.began_s
-        note.op, note.answer = op, buffers
+        note.op, note.answer = op, self._owner.keep(buffers)
         self._answered.append(note)
         self._look_ahead()
 
@@ -164,10 +167,10 @@ class Step:
 
     def prepare(self, writer: Writer) -> None:
         """Have made what is told of its code and of the small ones of its variables and calls so far."""
-        variables = self._refs() if all(one.is_ready for one in self._kept().values()) else None
+        variables = self._refs() if all(one.is_ready for one in self._variables.values()) else None
         answered, self._answered = self._answered, []
         for note in answered:
-            if all(one is None or one.is_ready for one in self._kept_of(note)):
+            if note.arguments.is_ready and (note.answer is None or note.answer.is_ready):
                 note.call = self._call(note)
         writer.prepare(self._request.code, variables, [note.call for note in answered if note.call is not None])
 
@@ -180,20 +183,8 @@ class Step:
         """Return the calls of language models that the cell's tools made."""
         return [said for note in self._calls for said in note.said]
 
-    def _kept(self) -> dict[str, Kept]:
-        if self._variables is None:
-            given = self._request.variables.items()
-            self._variables = {name: self._owner.keep(one.buffers, one.key) for name, one in given}
-        return self._variables
-
-    def _kept_of(self, note: CallNote) -> tuple[Kept, Kept | None]:
-        if note.kept is None:
-            answer = None if note.answer is None or note.op == "error" else self._owner.keep(note.answer)
-            note.kept = (self._owner.keep(note.arguments, is_call=True), answer)
-        return note.kept
-
     def _refs(self) -> dict[str, Ref]:
-        return {name: self._ref(one) for name, one in self._kept().items()}
+        return {name: self._ref(one) for name, one in self._variables.items()}
 
     def _keep(self, buffers: Sequence[values.Buffer]) -> Ref:
         return self._ref(self._owner.keep(buffers))
@@ -205,19 +196,18 @@ class Step:
         if note.call is not None and not note.said:  # a model may be asked even after its tool has answered
             return note.call
         error, result = None, None
-        arguments, answer = self._kept_of(note)
         if note.op == "error" and note.answer is not None:
-            failure = ToolFailure.from_value(values.loads(note.answer))
+            failure = ToolFailure.from_value(values.loads(note.answer.buffers))
             error = (failure.type, failure.bases, failure.message)
-        elif answer is not None:
-            result = self._ref(answer)
+        elif note.answer is not None:
+            result = self._ref(note.answer)
         return Call(
             id=note.id,
             name=note.name,
             kind="llm" if note.name in _LLM_TOOLS else "tool",
             began_s=note.began_s,
             elapsed_s=note.elapsed_s,
-            arguments=self._ref(arguments),
+            arguments=self._ref(note.arguments),
             result=result,
             error=error,
             usage=_total(note.said),

@@ -268,7 +268,7 @@ def test_deaths_of_the_kernel_end_the_session(name: str) -> None:
 def test_a_death_beside_a_message_neither_loses_nor_doubles_what_it_says(when: str) -> None:
     """The process ends in the instant before, or after, the text it printed is in the journal."""
     code = f"""
-import os, signal, time
+import os, signal
 from IPython import get_ipython
 journal = type(get_ipython().kernel.parent.journal)
 write = journal._write
@@ -284,7 +284,7 @@ def dying_write(self, record, *claim):
 journal._write = dying_write
 print("first")
 print("last words")
-time.sleep(60)
+signal.pause()  # until its own output has ended it
 """
     with KernelInterpreter(sandbox="local") as interpreter:
         with pytest.raises(CodeInterpreterError, match="KernelDied") as caught:

@@ -164,6 +164,23 @@ def test_a_value_of_a_step_waits_for_no_other_writing(recorded: Recorded) -> Non
     assert waiting.result(10)
 
 
+def test_what_a_tool_changes_is_recorded_as_it_was_sent(own: Callable[..., Recorded]) -> None:
+    """An array's memory is the caller's: it is begun to be kept before anybody else has it."""
+    numpy = pytest.importorskip("numpy")
+    array, recorded = numpy.zeros(10_000), own()
+    recorder = recorded.interpreter._recorder
+    assert recorder is not None
+
+    def spoil() -> None:
+        recorder._values_threads.submit(int).result(10)  # what was begun before this is done
+        array[:] = 1
+
+    recorded.interpreter.tools["spoil"] = spoil
+    step = recorded.step("spoil()", {"array": array})
+    assert array.all()
+    assert not recorded.value(step.variables["array"]).any()
+
+
 def test_put_is_a_step_and_get_is_none(recorded: Recorded) -> None:
     """A value that was bound belongs to the session; one that was looked at does not."""
     before = len(Recording.load(recorded.path))

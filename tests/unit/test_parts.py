@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.transcript import cells, fields
-from daytona_kernel_interp.transcript.parts import Parts, ending_text, sorted_json
+from daytona_kernel_interp.transcript.parts import Parts, sorted_json
 from daytona_kernel_interp.transcript.store import summary_of
 from daytona_kernel_interp.wire import values
 from tests.transcripts import Maker
@@ -17,7 +17,25 @@ from tests.transcripts import Maker
 from .transcripts import transcripts
 
 if TYPE_CHECKING:
-    from daytona_kernel_interp.transcript.model import Transcript
+    from daytona_kernel_interp.transcript.model import Entry, Ref, Transcript
+
+
+def whole(entry: Entry, tools: Ref | None) -> dict[str, Any]:
+    """Return an entry's JSON as the schema has it, in one piece."""
+    outcome = entry.outcome
+    ended = {"kind": outcome.kind, "ending": outcome.ending}
+    given = {"value": outcome.value and fields.ref_to_json(outcome.value), "error": outcome.error, "text": outcome.text}
+    return {
+        "index": entry.index,
+        "id": entry.id,
+        "began": entry.began.isoformat(),
+        "elapsed_s": fields.seconds(entry.elapsed_s),
+        "outcome": {**ended, **{name: value for name, value in given.items() if value}},
+        "variables": {name: fields.ref_to_json(ref) for name, ref in entry.variables.items()},
+        "calls": [fields.call_to_json(call) for call in entry.calls],
+        **fields.offer_to_json(entry.output_fields, entry.reasoning, tools, entry.usage),
+        **({"late": entry.late} if entry.late else {}),
+    }
 
 
 @given(transcript=transcripts(), ahead=st.booleans())
@@ -32,8 +50,7 @@ def test_the_parts_are_the_whole(transcript: Transcript, ahead: bool) -> None:
                 parts.call(call)
         tools = None if entry.outcome.value is None else replace(entry.outcome.value, summary="tools")
         calls = list(map(parts.call, entry.calls))
-        assert cells._told(entry, tools, calls, parts) == sorted_json(fields.entry_to_json(entry, tools))
-        assert f"{{{ending_text(entry)}}}" == sorted_json(fields.ending_to_json(entry))
+        assert cells._told(entry, tools, calls, parts) == sorted_json(whole(entry, tools))
         parts.forget_calls()
 
 
