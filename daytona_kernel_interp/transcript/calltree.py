@@ -121,8 +121,11 @@ class CallTree:
 
     def claim(self, owner: Any) -> Thought:
         """Return what led to the cell that begins here, in a session that ``owner`` records."""
+        here = self.here()
+        if here is None:
+            return Thought()
         with self._lock:
-            module = next((one for one in self._chain(self.here()) if not self._is_cell(one)), None)
+            module = next((one for one in self._chain(here) if not self._is_cell(one)), None)
             if module is None:
                 return Thought()
             call = self._calls.setdefault(module, _Call(None, told=False))

@@ -6,7 +6,6 @@ and below it the calls and the answer; one that ends it.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import re
@@ -18,7 +17,7 @@ from ..errors import RecordingError
 from ..wire import values
 from . import fields, prose
 from .model import METADATA_KEY, SCHEMA_VERSION, Entry, Facts, LMCall, Ref
-from .parts import CallText, Parts, ending_text, json_text, lines_of, sorted_json
+from .parts import Parts, call_text, ending_text, json_text, lines_of, lines_text, quoted, sorted_json
 from .shown_values import repr_of
 from .store import ValueStore, ref_to, value_of
 
@@ -32,6 +31,7 @@ CellJson = dict[str, Any]
 SEPARATOR = ",\n"
 OPENING = '{\n "cells": [\n'
 _ANSWER_CHARS = 20_000
+_PLAIN = {"text/plain"}
 _JSON_MIME = re.compile(r"application/(.*\+)?json")
 
 
@@ -133,48 +133,70 @@ def entry_texts(
         lm_calls: Those that its code made.
         inline: The small values that are new with it.
         submitted: Its answer, for a reader.
-        parts: Those that were made ahead.
+        parts: Those of the entries before, to make once what is the same in both.
     """
     parts, count = parts or Parts(), entry.index + 1
-    outputs = [output_to_json(output, count) for output in entry.outputs]
-    code = parts.code(entry.code)
-    calls = list(map(parts.call, entry.calls))
-    told = _told(entry, tools, calls, parts)
+    shown = [_output_texts(output, count) for output in entry.outputs]
+    code, told = parts.code(entry.code), _told(entry, tools, parts)
     said = sorted_json([fields.lm_call_to_json(call) for call in lm_calls]) if lm_calls else "[]"
-    sealed = _seal(code.sorted, outputs, told, said)
-    is_dspys_own = bool(entry.variables) and prose.is_dspys_own(entry)
+    sealed = _seal(code.sorted, [one for _, one in shown], told, said)
+    is_dspys_own = "__dspy_" in told and prose.is_dspys_own(entry)
     folded = ',"jupyter":{"source_hidden":true}' if is_dspys_own else ""
     text = (
-        f'{{"cell_type":"code","execution_count":{count},"id":"entry-{entry.index}","outputs":{json_text(outputs)},'
+        f'{{"cell_type":"code","execution_count":{count},"id":"entry-{entry.index}",'
+        f'"outputs":[{",".join([one for one, _ in shown])}],'
         f'"source":{code.lines},"metadata":{{"{METADATA_KEY}":{{"part":"entry","entry":{told},"lm_calls":{said},'
-        f'"values":{sorted_json(inline) if inline else "{}"},"sha256":"{sealed}"}}{folded}}}}}'
+        f'"values":{_values_text(inline)},"sha256":"{sealed}"}}{folded}}}}}'
     )
-    below = prose.below(entry, [call.shown for call in calls], submitted, is_dspys_own=is_dspys_own)
-    return [text] if not below else [text, json_text(_markdown(f"below-{entry.index}", below, part="below"))]
+    below = prose.below(entry, submitted, is_dspys_own=is_dspys_own)
+    if not below:
+        return [text]
+    ours = f'{{"{METADATA_KEY}":{{"part":"below"}}}}'
+    head = f'"cell_type":"markdown","id":"below-{entry.index}","metadata":{ours}'
+    return [text, f'{{{head},"source":{lines_text(below)}}}']
 
 
-def _told(entry: Entry, tools: Ref | None, calls: Sequence[CallText], parts: Parts) -> str:
+def _told(entry: Entry, tools: Ref | None, parts: Parts) -> str:
     """Return an entry as sorted JSON, without its code and outputs, which stand in the cell itself.
 
     ``tools`` names the list of its tools, which seldom changes from cell to cell.
     """
-    told = ",".join([call.sorted for call in calls])
+    calls = ",".join(map(call_text, entry.calls))
     offer = parts.offer(entry.output_fields, entry.reasoning, tools, entry.usage)[1:-1]
     variables = parts.variables(entry.variables)
-    before = f'{{"began":"{entry.began.isoformat()}","calls":[{told}],{ending_text(entry)},{offer}'
+    before = f'{{"began":"{entry.began.isoformat()}","calls":[{calls}],{ending_text(entry)},{offer}'
     return f'{before}{"," if offer else ""}"variables":{variables}}}'
+
+
+def _values_text(inline: Mapping[str, str]) -> str:
+    return f"{{{','.join([f'{quoted(key)}:{quoted(inline[key])}' for key in inline])}}}"
+
+
+def _output_texts(output: Output, count: int) -> tuple[str, str]:
+    """Return an output as JSON in nbformat's form, and what is hashed of it."""
+    if isinstance(output, StreamText):  # most are, so by hand
+        name, lines = quoted(output.name), lines_text(output.text)
+        return f'{{"output_type":"stream","name":{name},"text":{lines}}}', f'["stream",{name},{quoted(output.text)}]'
+    if isinstance(output, ExecuteResult) and not output.metadata and output.data.keys() == _PLAIN:
+        text = output.data["text/plain"]
+        if isinstance(text, str):
+            before = f'{{"output_type":"execute_result","execution_count":{count},"metadata":{{}},"data":'
+            shown = f'{before}{{"text/plain":{lines_text(text)}}}}}'
+            return shown, f'["execute_result",{{"text/plain":{quoted(text)}}}]'
+    cell = output_to_json(output, count)
+    return json_text(cell), sorted_json(_sealed(cell))
 
 
 def seal(cell: CellJson) -> str:
     """Return the hash by which a cell that was edited by hand is known."""
     ours, code = cell["metadata"][METADATA_KEY], sorted_json(joined(cell["source"]))
-    return _seal(code, cell["outputs"], sorted_json(ours["entry"]), sorted_json(ours["lm_calls"]))
+    outputs = [sorted_json(_sealed(output)) for output in cell["outputs"]]
+    return _seal(code, outputs, sorted_json(ours["entry"]), sorted_json(ours["lm_calls"]))
 
 
-def _seal(code: str, outputs: Sequence[Mapping[str, Any]], told: str, said: str) -> str:
+def _seal(code: str, outputs: Sequence[str], told: str, said: str) -> str:
     """Return the hash of one JSON list: the code, what is hashed of each output, and the rest."""
-    shown = f"{sorted_json(list(map(_sealed, outputs)))[1:-1]}," if outputs else ""
-    return hashlib.sha256(f"[{code},{shown}{told},{said}]".encode("ascii")).hexdigest()
+    return hashlib.sha256(f"[{','.join([code, *outputs, told, said])}]".encode("ascii")).hexdigest()
 
 
 def _sealed(output: Mapping[str, Any]) -> Any:
@@ -216,18 +238,12 @@ def notebook_metadata(facts: Facts, *, complete: bool, callback: bool) -> str:
     return json.dumps(metadata)
 
 
-def ending(metadata: str, *, complete: bool, callback: bool, cells: int) -> str:
-    """Return what closes the document: its last cell and the notebook's metadata."""
-    before, after = _last_cell(complete, callback)
-    return f'{before}{cells:,}{after}\n ],\n "metadata": {metadata},\n "nbformat": 4,\n "nbformat_minor": 5\n}}\n'
-
-
-@functools.cache
-def _last_cell(complete: bool, callback: bool) -> tuple[str, str]:
-    """Return the last cell's text before and after its number of cells: it is written anew with every cell."""
+def ending(facts: Facts, *, complete: bool, callback: bool) -> tuple[str, str]:
+    """Return what closes the document, before and after the number of its cells: the last one, and the metadata."""
     number = 7**20
     before, _, after = json_text(end_cell(complete=complete, callback=callback, cells=number)).partition(f"{number:,}")
-    return before, after
+    metadata = notebook_metadata(facts, complete=complete, callback=callback)
+    return before, f'{after}\n ],\n "metadata": {metadata},\n "nbformat": 4,\n "nbformat_minor": 5\n}}\n'
 
 
 def keep_tools(

@@ -38,16 +38,19 @@ def seconds(value: float | None) -> float | None:
     """
     if value is None:
         return None
-    value = round(value, 6)
-    return int(value) if value == int(value) else value
+    millionths = round(value * 1e6)
+    return millionths / 1e6 if millionths % 1_000_000 else millionths // 1_000_000
 
 
-def _usage_or_none(usage: Usage | None) -> dict[str, Any] | None:
-    if usage is None:
-        return None
+def usage_to_json(usage: Usage) -> dict[str, Any]:
+    """Return what a model took as JSON."""
     cost = seconds(usage.cost_usd)
     tokens = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
     return _given(model=usage.model, **tokens, cost_usd=cost)
+
+
+def _usage_or_none(usage: Usage | None) -> dict[str, Any] | None:
+    return None if usage is None else usage_to_json(usage)
 
 
 def _given(**items: Any) -> dict[str, Any]:

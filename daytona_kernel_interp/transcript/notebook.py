@@ -26,7 +26,6 @@ from .cells import (
     joined,
     keep_tools,
     model_cell,
-    notebook_metadata,
     output_from_json,
     refs_in,
     refs_of,
@@ -58,9 +57,8 @@ def write(transcript: Transcript, path: str | os.PathLike[str]) -> None:
     notebook = Path(path)
     store = ValueStore(folder_of(notebook))
     texts = list(_texts(transcript, store))
-    state = {"complete": transcript.complete, "callback": transcript.callback}
-    metadata = notebook_metadata(transcript.facts, **state)
-    tail = ending(metadata, **state, cells=len(transcript.entries))
+    before, after = ending(transcript.facts, complete=transcript.complete, callback=transcript.callback)
+    tail = f"{before}{len(transcript.entries):,}{after}"
     unfinished = notebook.with_name(f".{notebook.name}.part")
     unfinished.write_text(OPENING + SEPARATOR.join([*texts, tail]), encoding="utf-8")
     unfinished.replace(notebook)

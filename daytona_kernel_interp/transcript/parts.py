@@ -1,7 +1,8 @@
-"""Parts of an entry's cell as JSON: its code, variables and calls, and what was offered to it.
+"""Parts of an entry's cell as JSON: its code, variables and calls, what was offered to it and how it ended.
 
-The caller of ``execute`` waits for its cell to be written. These are known while the kernel still works, so they can be
-made then, and what was the same in the cell before is not made again.
+The caller of ``execute`` waits for its cell to be written, and the code that does it has left the processor's caches
+since the last one. So what is short is put together by hand, in a fifth of an encoder's time, and what is the same as
+in the cell before is not made again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import orjson
 
-from . import fields, prose
+from . import fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 T = TypeVar("T")
 
-_quoted = json.encoder.encode_basestring_ascii
+quoted = json.encoder.encode_basestring_ascii
 sorted_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode  # the form of all that is hashed
 
 
@@ -34,15 +35,6 @@ class CodeText:
     lines: str
 
 
-@dataclass(frozen=True)
-class CallText:
-    """A call: for the metadata, and for a reader."""
-
-    call: Call
-    sorted: str
-    shown: str
-
-
 class Parts:
     """Of one entry after the other. Not for two threads at once."""
 
@@ -50,7 +42,6 @@ class Parts:
         self._code = _Last(_code_text)
         self._variables = _Last(_variables_text)
         self._offer = _Last(_offer_text)
-        self._calls: dict[int, CallText] = {}
 
     def code(self, code: str) -> CodeText:
         """Return an entry's code."""
@@ -70,44 +61,56 @@ class Parts:
         """Return what led to it and what was offered to it."""
         return self._offer.of((output_fields, reasoning, tools, usage))
 
-    def call(self, call: Call) -> CallText:
-        """Return one of its calls; those that were made ahead are known until :meth:`forget_calls`."""
-        made = self._calls.get(call.id)
-        if made is None or made.call != call:
-            made = self._calls[call.id] = CallText(call, sorted_json(fields.call_to_json(call)), prose.call(call))
-        return made
-
-    def forget_calls(self) -> None:
-        """The next call belongs to the next entry."""
-        self._calls.clear()
-
 
 def _code_text(code: str) -> CodeText:
-    return CodeText(sorted_json(code), json_text(lines_of(code)))
+    return CodeText(quoted(code), lines_text(code))
 
 
 def _variables_text(variables: Mapping[str, Ref]) -> str:
-    return sorted_json(fields.variables_to_json(variables))
+    return f"{{{','.join([f'{quoted(name)}:{_ref_text(variables[name])}' for name in sorted(variables)])}}}"
 
 
 def _offer_text(offer: tuple[Sequence[Mapping[str, Any]] | None, str | None, Ref | None, Usage | None]) -> str:
     return sorted_json(fields.offer_to_json(*offer))
 
 
-def ending_text(entry: Entry) -> str:
-    """Return what is known of an entry when it has ended, as sorted JSON without its braces.
+def call_text(call: Call) -> str:
+    """Return a call as sorted JSON."""
+    error = ""
+    if call.error is not None:
+        name, bases, message = call.error
+        error = f'"error":[{quoted(name)},{sorted_json(list(bases))},{quoted(message)}],'
+    result = "" if call.result is None else f',"result":{_ref_text(call.result)}'
+    usage = "" if call.usage is None else f',"usage":{sorted_json(fields.usage_to_json(call.usage))}'
+    return (
+        f'{{"arguments":{_ref_text(call.arguments)},"began_s":{_seconds(call.began_s)},'
+        f'"elapsed_s":{_seconds(call.elapsed_s)},{error}"id":{call.id:d},"kind":"{call.kind}",'
+        f'"name":{quoted(call.name)}{result}{usage}}}'
+    )
 
-    Made while the caller waits, so put together by hand, in a fifth of an encoder's time.
-    """
-    outcome, elapsed_s = entry.outcome, fields.seconds(entry.elapsed_s)
-    late = f'"late":{_quoted(entry.late)},' if entry.late else ""
-    error = f'"error":{_quoted(outcome.error)},' if outcome.error else ""
-    text = f',"text":{_quoted(outcome.text)}' if outcome.text else ""
-    ended = f'"ending":"{outcome.ending}",{error}"kind":"{outcome.kind}"{text}'
-    if (ref := outcome.value) is not None:
-        ended = f'{ended},"value":{{"hash":"{ref.hash}","size":{ref.size},"summary":{_quoted(ref.summary)}}}'
-    elapsed = "null" if elapsed_s is None else repr(elapsed_s)
-    return f'"elapsed_s":{elapsed},"id":{_quoted(entry.id)},"index":{entry.index},{late}"outcome":{{{ended}}}'
+
+def ending_text(entry: Entry) -> str:
+    """Return what is known of an entry when it has ended, as sorted JSON without its braces."""
+    outcome = entry.outcome
+    late = f'"late":{quoted(entry.late)},' if entry.late else ""
+    error = f'"error":{quoted(outcome.error)},' if outcome.error else ""
+    text = f',"text":{quoted(outcome.text)}' if outcome.text else ""
+    value = "" if outcome.value is None else f',"value":{_ref_text(outcome.value)}'
+    return (
+        f'"elapsed_s":{_seconds(entry.elapsed_s)},"id":{quoted(entry.id)},"index":{entry.index},{late}'
+        f'"outcome":{{"ending":"{outcome.ending}",{error}"kind":"{outcome.kind}"{text}{value}}}'
+    )
+
+
+def _ref_text(ref: Ref) -> str:
+    return f'{{"hash":{quoted(ref.hash)},"size":{ref.size},"summary":{quoted(ref.summary)}}}'
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return "null"
+    millionths = round(value * 1e6)  # as fields.seconds() has it
+    return repr(millionths / 1e6) if millionths % 1_000_000 else repr(millionths // 1_000_000)
 
 
 class _Last(Generic[K, T]):
@@ -126,6 +129,13 @@ class _Last(Generic[K, T]):
 def lines_of(text: str) -> list[str]:
     """Return a text as nbformat has it."""
     return text.splitlines(keepends=True)
+
+
+def lines_text(text: str) -> str:
+    """Return a text as nbformat has it, as JSON."""
+    if text.isascii():
+        return f"[{','.join(map(quoted, text.splitlines(keepends=True)))}]"
+    return json_text(lines_of(text))
 
 
 def json_text(value: Any) -> str:

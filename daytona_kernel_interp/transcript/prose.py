@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .model import Call, Entry, Facts, LMCall, Ref, Usage
+    from .model import Call, Entry, Facts, LMCall, Usage
 
 _SHOWN_CALLS = 200  # of one cell; the metadata has all
 _SHOWN_CHARS = 4000
+_SIGNS = {"llm": "*Model call*", "tool": "*Tool call*"}
 _RUN_OF_TICKS = re.compile("`+")
 _ENDINGS = {
     "interrupted": "It was interrupted; variables kept.",
@@ -38,6 +39,8 @@ def block(text: str, language: str = "text") -> str:
 def inline(text: str) -> str:
     """Return ``text`` as code in a line."""
     text = " ".join(text.split())
+    if text and "`" not in text:
+        return f"`{text}`"
     longest = max(map(len, _RUN_OF_TICKS.findall(text)), default=0)
     fence = "`" * (longest + 1)
     pad = " " if text.startswith("`") or text.endswith("`") or not text else ""
@@ -103,19 +106,17 @@ def model(calls: Sequence[LMCall], reasoning: str | None) -> str:
     return "\n\n".join(parts)
 
 
-def below(
-    entry: Entry, calls: Sequence[str], submitted: Mapping[str, str] | None, *, is_dspys_own: bool = False
-) -> str:
+def below(entry: Entry, submitted: Mapping[str, str] | None, *, is_dspys_own: bool = False) -> str:
     """Return what stands under a cell: its calls, its answer and how it ended; empty if there is nothing to say.
 
-    ``calls`` are told by :func:`call`; ``submitted`` has its answer's fields, for a reader.
+    ``submitted`` has its answer's fields, for a reader.
     """
     parts = ["*DSPy's own setup; the model did not write it.*"] if is_dspys_own else []
     if entry.late:
         parts.append(f"Printed since by threads of earlier cells:\n\n{block(entry.late)}")
-    parts += calls[:_SHOWN_CALLS]
-    if len(calls) > _SHOWN_CALLS:
-        parts.append(f"… and {len(calls) - _SHOWN_CALLS:,} calls more, in the metadata.")
+    parts += map(_call, entry.calls[:_SHOWN_CALLS])
+    if len(entry.calls) > _SHOWN_CALLS:
+        parts.append(f"… and {len(entry.calls) - _SHOWN_CALLS:,} calls more, in the metadata.")
     if submitted is not None:
         parts.append("**SUBMIT**")
         parts += [f"{inline(name)}\n\n{block(text)}" for name, text in submitted.items()]
@@ -133,18 +134,11 @@ def is_dspys_own(entry: Entry) -> bool:
     return any(name.startswith("__dspy_") for name in entry.variables)
 
 
-def call(call: Call) -> str:
-    """Return what is told of a call."""
-    sign = {"llm": "*Model call*", "tool": "*Tool call*"}[call.kind]
-    facts = [text for text in (usage_of(call.usage), duration(call.elapsed_s)) if text]
-    lines = [f"{sign} {inline(call.name)} — {', '.join(facts)}", f"- arguments: {_shown(call.arguments)}"]
+def _call(call: Call) -> str:
+    took = duration(call.elapsed_s)
+    facts = took if call.usage is None else ", ".join(filter(None, (usage_of(call.usage), took)))
+    told = f"{_SIGNS[call.kind]} {inline(call.name)}: {facts}\n- arguments: {inline(call.arguments.summary)}"
     if call.error is not None:
         name, _, message = call.error
-        lines.append(f"- raised: {inline(f'{name}: {message}'[:_SHOWN_CHARS])}")
-    elif call.result is not None:
-        lines.append(f"- returned: {_shown(call.result)}")
-    return "\n".join(lines)
-
-
-def _shown(ref: Ref) -> str:
-    return inline(ref.summary)
+        return f"{told}\n- raised: {inline(f'{name}: {message}'[:_SHOWN_CHARS])}"
+    return told if call.result is None else f"{told}\n- returned: {inline(call.result.summary)}"

@@ -22,13 +22,13 @@ from ..loop import DaemonThreads
 from .calltree import Said, Thought, tree
 from .model import Facts, LMCall, Ref
 from .secrets import known
-from .step import Kept, Step
-from .store import INLINE_BYTES, size_of
+from .step import Heard, Kept, Step
+from .store import INLINE_BYTES
 from .writer import Writer
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from ..request import Request
     from ..running import CellResult
@@ -45,6 +45,13 @@ class NoStep:
 
     observer = None
     sent = None
+
+    def __enter__(self) -> NoStep:
+        """Begin nothing."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """End nothing."""
 
     def ended(self, result: CellResult) -> None:
         """Take nothing."""
@@ -73,20 +80,10 @@ def begin(recorder: Recorder, session: Session, options: Mapping[str, Any], seed
     session.on_closed = recorder.session_closed
 
 
-@contextlib.contextmanager
-def step_of(recorder: Recorder | None, request: Request) -> Iterator[Step | NoStep]:
-    """Note one call of ``execute``, and how it ends; yields a :class:`Step`, or what stands for one."""
+def step_of(recorder: Recorder | None, request: Request) -> Step | NoStep:
+    """Begin to note one call of ``execute``; used as a context, it is told how that ends."""
     step = None if recorder is None else recorder.begin_step(request)
-    if recorder is None or step is None:
-        yield NoStep()
-        return
-    try:
-        yield step
-    except BaseException as error:
-        recorder.end_step(step, error)
-        raise
-    else:
-        recorder.end_step(step, None)
+    return NoStep() if step is None else step
 
 
 class Recorder:
@@ -147,10 +144,13 @@ class Recorder:
 
     def begin_step(self, request: Request) -> Step | None:
         """A call of ``execute`` begins."""
-        step = None
-        with self._lock, self._guarded:
-            step = self._step = Step(self, request, tree.claim(self))
-        return step
+        with self._lock:
+            try:
+                self._step = Step(self, request, tree.claim(self))
+            except Exception:
+                self._step = None
+                self.failed()
+            return self._step
 
     def end_step(self, step: Step, error: BaseException | None) -> None:
         """It ends."""
@@ -159,36 +159,6 @@ class Recorder:
             self._step = None
             if self._closing is not None:
                 self.session_closed(self._closing)
-
-    def look_ahead(self, step: Step) -> None:
-        """Have prepared what is known of a step, and written what led to it.
-
-        On the I/O loop: what has to wait for a disk goes to a thread.
-        """
-        if step.thought and not step.thought_written:
-            self._threads.submit(self._write_ahead, step)
-        elif self._lock.acquire(blocking=False):
-            try:
-                self._prepare(step)
-            finally:
-                self._lock.release()
-
-    def _write_ahead(self, step: Step) -> None:
-        with self._lock:
-            if self._step is step:
-                with self._guarded:
-                    self._write_thought(step)
-                self._prepare(step)
-
-    def _prepare(self, step: Step) -> None:
-        with self._guarded:
-            if self._step is step and self._writer is not None and not self._writer.closed:
-                step.prepare(self._writer)
-
-    def _write_thought(self, step: Step) -> None:
-        if not step.thought_written:
-            step.thought_written = True
-            self.model_said(step.thought)
 
     def watch(self) -> None:
         """Have a step that takes its time written before it ends, in case this process ends before. On the I/O loop.
@@ -218,13 +188,17 @@ class Recorder:
         writer = self._writer
         if writer is None or writer.closed:
             return
-        with self._guarded:
+        try:
             writer.callback = writer.callback or tree.listens
-            self._write_thought(step)
+            if step.thought and not step.thought_written:
+                step.thought_written = True
+                self._add_thought(writer, step.heard, step.thought.reasoning)
             entry = step.entry(writer.entries, error, over=over, shut_down=self._shut_down)
             said = step.said_inside() if over else []
-            lm_calls = self._lm_calls(said, entry.index, step.inline) if said else []
+            lm_calls = self._lm_calls(self.hear(said), entry.index, step.inline) if said else []
             writer.put(entry, lm_calls, step.inline, over=over)
+        except Exception:
+            self.failed()
 
     def model_said(self, thought: Thought) -> None:
         """A model answered, between cells."""
@@ -232,15 +206,28 @@ class Recorder:
             return
         with self._lock, self._guarded:
             if self._writer is not None and not self._writer.closed:
-                inline: dict[str, str] = {}
-                self._writer.put_model(self._lm_calls(thought.said, None, inline), thought.reasoning, inline)
+                self._add_thought(self._writer, self.hear(thought.said), thought.reasoning)
+                self._writer.flush()
 
-    def _lm_calls(self, said: Sequence[Said], entry: int | None, inline: dict[str, str]) -> list[LMCall]:
+    def hear(self, said: Sequence[Said]) -> list[Heard]:
+        """Begin to keep what models were asked, and answered."""
+        return [
+            Heard(one, self.keep(one.request), None if one.outputs is None else self.keep(one.outputs)) for one in said
+        ]
+
+    def _add_thought(self, writer: Writer, heard: Sequence[Heard], reasoning: str | None) -> None:
+        inline: dict[str, str] = {}
+        writer.add_model(self._lm_calls(heard, None, inline), reasoning, inline)
+
+    def _lm_calls(self, heard: Sequence[Heard], entry: int | None, inline: dict[str, str]) -> list[LMCall]:
         calls = []
-        for one in sorted(said, key=lambda one: one.began):
-            request = self.settle(self.keep(one.request), inline)
-            outputs = None if one.outputs is None else self.settle(self.keep(one.outputs), inline)
-            calls.append(LMCall(one.call_id, entry, one.began, one.elapsed_s, request, outputs, one.usage, one.error))
+        for one in sorted(heard, key=lambda one: one.said.began):
+            request = self.settle(one.request, inline)
+            outputs = None if one.outputs is None else self.settle(one.outputs, inline)
+            said = one.said
+            calls.append(
+                LMCall(said.call_id, entry, said.began, said.elapsed_s, request, outputs, said.usage, said.error)
+            )
         return calls
 
     # --- values ----------------------------------------------------------------------------------------------
@@ -249,7 +236,7 @@ class Recorder:
         """Begin to keep a value: one that gets a file of its own is hashed and written on a thread."""
         kept = Kept(buffers, key, is_call)
         writer = self._writer
-        beside = len(buffers) > 1 or size_of(buffers) > INLINE_BYTES
+        beside = len(buffers) > 1 or (len(buffers) == 1 and len(buffers[0]) > INLINE_BYTES)
         if beside and writer is not None and not writer.closed and not writer.has(key):
             kept.writing = self._values_threads.submit(self._keep_now, kept)
         return kept
@@ -257,17 +244,18 @@ class Recorder:
     def settle(self, kept: Kept, inline: dict[str, str]) -> Ref:
         """Return what names a value, once it is kept; the text of a small one that is new goes into ``inline``."""
         if kept.writing is not None:
-            kept.writing.result()
+            inline |= kept.writing.result()
         elif kept.ref is None:
-            self._keep_now(kept)
+            assert self._writer is not None
+            kept.ref = self._writer.keep(kept.buffers, kept.key, inline, is_call=kept.is_call)
         assert kept.ref is not None
-        if kept.text is not None:
-            inline[kept.ref.hash] = kept.text
         return kept.ref
 
-    def _keep_now(self, kept: Kept) -> None:
+    def _keep_now(self, kept: Kept) -> dict[str, str]:
         assert self._writer is not None
-        kept.ref, kept.text = self._writer.keep(kept.buffers, kept.key, is_call=kept.is_call)
+        inline: dict[str, str] = {}
+        kept.ref = self._writer.keep(kept.buffers, kept.key, inline, is_call=kept.is_call)
+        return inline
 
     def failed(self) -> None:
         """Something went wrong; the session goes on without its recording."""

@@ -24,10 +24,7 @@ if TYPE_CHECKING:
     from ..running import CellResult
     from ..wire.calls import Field
     from .recorder import Recorder
-    from .writer import Writer
 
-# After a request or an answer went out: it is on its way by then, and nothing came back yet. Nothing here waits.
-_AHEAD_S = 0.0006
 _LLM_TOOLS = ("llm_query", "llm_query_batched")
 
 
@@ -43,7 +40,6 @@ class CallNote:
     op: str = ""  # of its reply
     answer: Kept | None = None
     elapsed_s: float | None = None
-    call: Call | None = None  # as it is written, once that is known
     said: list[Said] = field(default_factory=list)
 
 
@@ -58,13 +54,16 @@ class Kept:
     key: str = ""  # its hash, if that is known
     is_call: bool = False  # the arguments of one
     ref: Ref | None = None
-    text: str | None = None  # of a small one that is new
-    writing: Future[None] | None = None
+    writing: Future[dict[str, str]] | None = None  # gives its text, if it turned out to be small
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether nobody has to wait for it."""
-        return self.writing is None or self.writing.done()
+
+@dataclass
+class Heard:
+    """A call of a model that has ended, with what is kept of it."""
+
+    said: Said
+    request: Kept
+    outputs: Kept | None
 
 
 class Step:
@@ -72,7 +71,7 @@ class Step:
 
     def __init__(self, owner: Recorder, request: Request, thought: Thought) -> None:
         self._owner, self._request = owner, request
-        self.thought = thought
+        self.thought, self.heard = thought, owner.hear(thought.said) if thought.said else []
         self.thought_written = False
         self.began, self._clock = datetime.now(timezone.utc), time.perf_counter()
         self.given: Any = None
@@ -81,10 +80,16 @@ class Step:
         self._calls: list[CallNote] = []
         self.sent_at: float | None = None  # on the I/O loop's clock
         self.slow = False
-        self._looks_ahead = False
         self._variables = {name: owner.keep(one.buffers, one.key) for name, one in request.variables.items()}
-        self._answered: list[CallNote] = []
-        self._inline: dict[str, str] = {}
+        self.inline: dict[str, str] = {}  # the small values that are new with it
+
+    def __enter__(self) -> Step:
+        """The call goes on."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """It is over."""
+        self._owner.end_step(self, error)
 
     # --- hooks, on the I/O loop ------------------------------------------------------------------------
 
@@ -99,8 +104,6 @@ class Step:
         if self.sent_at is None:
             self.sent_at = asyncio.get_running_loop().time()
             self._owner.watch()
-            if self.thought:
-                self._look_ahead()
 
     def called(self, call_id: int, name: str, buffers: Sequence[values.Buffer], context: Context) -> CallNote:
         """The cell calls a tool, which will run in ``context``."""
@@ -114,18 +117,6 @@ class Step:
         """The tool has answered."""
         note.elapsed_s = time.perf_counter() - self._clock - note.began_s
         note.op, note.answer = op, self._owner.keep(buffers)
-        self._answered.append(note)
-        self._look_ahead()
-
-    def _look_ahead(self) -> None:
-        """Have what is there already prepared while the cell goes on: its end has to wait for less then."""
-        if not self._looks_ahead:
-            self._looks_ahead = True
-            asyncio.get_running_loop().call_later(_AHEAD_S, self._prepare)
-
-    def _prepare(self) -> None:
-        self._looks_ahead = False
-        self._owner.look_ahead(self)
 
     # --- hooks, in the caller's thread -------------------------------------------------------------------
 
@@ -147,7 +138,9 @@ class Step:
         if over:
             ending = ending_of(cell, result, error, shut_down=shut_down)
             outcome = outcome_of(self.given, error, cell, ending, self._keep)
-        calls = sorted(self._calls, key=_id_of) if over and self._calls else ()
+        calls = self._calls if over else []
+        if len(calls) > 1:
+            calls = sorted(calls, key=_id_of)
         return Entry(
             index=index,
             id="" if cell is None else cell.msg_id,
@@ -165,20 +158,6 @@ class Step:
             usage=_total(self.thought.said) if self.thought.said else None,
         )
 
-    def prepare(self, writer: Writer) -> None:
-        """Have made what is told of its code and of the small ones of its variables and calls so far."""
-        variables = self._refs() if all(one.is_ready for one in self._variables.values()) else None
-        answered, self._answered = self._answered, []
-        for note in answered:
-            if note.arguments.is_ready and (note.answer is None or note.answer.is_ready):
-                note.call = self._call(note)
-        writer.prepare(self._request.code, variables, [note.call for note in answered if note.call is not None])
-
-    @property
-    def inline(self) -> dict[str, str]:
-        """The small values that are new with it."""
-        return self._inline
-
     def said_inside(self) -> list[Said]:
         """Return the calls of language models that the cell's tools made."""
         return [said for note in self._calls for said in note.said]
@@ -187,14 +166,12 @@ class Step:
         return {name: self._ref(one) for name, one in self._variables.items()}
 
     def _keep(self, buffers: Sequence[values.Buffer]) -> Ref:
-        return self._ref(self._owner.keep(buffers))
+        return self._ref(Kept(buffers))
 
     def _ref(self, kept: Kept) -> Ref:
-        return self._owner.settle(kept, self._inline)
+        return self._owner.settle(kept, self.inline)
 
     def _call(self, note: CallNote) -> Call:
-        if note.call is not None and not note.said:  # a model may be asked even after its tool has answered
-            return note.call
         error, result = None, None
         if note.op == "error" and note.answer is not None:
             failure = ToolFailure.from_value(values.loads(note.answer.buffers))
@@ -210,7 +187,7 @@ class Step:
             arguments=self._ref(note.arguments),
             result=result,
             error=error,
-            usage=_total(note.said),
+            usage=_total(note.said) if note.said else None,
         )
 
 

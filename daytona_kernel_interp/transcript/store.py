@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 INLINE_BYTES = 4096  # of one buffer; the first is always ASCII
 _DECODED_BYTES = 160  # an encoding so small is decoded for its summary
 _SUMMARY_CHARS = 120
+_DECODER = json.JSONDecoder()
 HASH = re.compile(r"[0-9a-f]{64}")
-_PLAIN_TEXT = re.compile(rb'"[ -&(-\[\]-~]*"')  # JSON of a text without escapes, nor quotes or backslashes
 _KINDS = {"str_at": "str", "bytes_at": "bytes", "text": "str", "int": "int", "float": "float"}
 
 
@@ -37,14 +37,12 @@ def size_of(buffers: Sequence[values.Buffer]) -> int:
 
 def summary_of(buffers: Sequence[values.Buffer]) -> str:
     """Return a value's type and size, or the short value itself; a large one is not decoded for it."""
-    head, size = bytes(buffers[0][: _DECODED_BYTES + 1]), size_of(buffers)
-    if len(buffers) == 1 and len(head) <= _DECODED_BYTES:
+    if len(buffers) == 1 and len(buffers[0]) <= _DECODED_BYTES:
         try:
-            if _PLAIN_TEXT.fullmatch(head):
-                return _short(f"'{head[1:-1].decode('ascii')}'")  # as repr() has it
-            return _short(repr(_small(buffers)))
+            return _short(_shown(bytes(buffers[0])))
         except Exception:  # a value of a library that is missing here
             pass
+    head, size = bytes(buffers[0][: _DECODED_BYTES + 1]), size_of(buffers)
     if head.startswith(b'"'):
         return _short(f"str, {size:,} bytes: {head[1:81].decode('ascii', 'replace')}…")
     tag = re.match(rb'\{"\$":"([a-z_.]+)"', head)
@@ -59,17 +57,27 @@ def summary_of_call(buffers: Sequence[values.Buffer]) -> str:
     """Return a call's arguments, ``(args, kwargs)`` in the encoding, as they would stand between its brackets."""
     if len(buffers) == 1 and len(buffers[0]) <= INLINE_BYTES:
         try:
-            args, kwargs = _small(buffers)
+            args, kwargs = _small(bytes(buffers[0]))
             return _short(", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())]))
         except Exception:  # a sandbox sends what it likes
             pass
     return summary_of(buffers)
 
 
-def _small(buffers: Sequence[values.Buffer]) -> Any:
+def _shown(head: bytes) -> str:
+    """Return a value as repr() has it. Most are numbers and texts that need no decoding, in which it differs."""
+    if head.isdigit():
+        return head.decode("ascii")
+    if len(head) > 1 and head[:1] == head[-1:] == b'"':
+        text = head[1:-1].decode("ascii")
+        if text.isprintable() and not ("\\" in text or "'" in text or '"' in text):
+            return f"'{text}'"
+    return repr(_small(head))
+
+
+def _small(head: bytes) -> Any:
     """Return a value of one buffer; what has no tag is plain JSON."""
-    head = bytes(buffers[0])
-    return values.loads(buffers) if b'"$"' in head else json.loads(head)
+    return values.loads([head]) if b'"$"' in head else _DECODER.raw_decode(head.decode("ascii"))[0]
 
 
 def _short(text: str) -> str:
@@ -109,7 +117,7 @@ class ValueStore:
         Raises:
             OSError: If it cannot be written.
         """
-        if ref.hash in self:
+        if ref.hash in self._inline or ref.hash in self._beside:
             return None
         if len(buffers) == 1 and ref.size <= INLINE_BYTES:
             text = self._inline[ref.hash] = bytes(buffers[0]).decode("ascii")

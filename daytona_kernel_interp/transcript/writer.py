@@ -21,17 +21,16 @@ from .cells import (
     head_cell,
     keep_tools,
     model_cell,
-    notebook_metadata,
     seal,
 )
 from .growing import GrowingFile
-from .model import METADATA_KEY, Call, Entry, Facts, LMCall, Ref
+from .model import METADATA_KEY, Entry, Facts, LMCall, Ref
 from .parts import Parts, json_text
 from .secrets import known
 from .store import HASH, ValueStore, folder_of, ref_to, summary_of, summary_of_call
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from ..wire import values
@@ -68,74 +67,79 @@ class Writer:
         self._tools: tuple[Sequence[ToolSpec], Ref | None] = ((), None)
         self._models = 0
         self._parts = Parts()
-        self._metadata: tuple[tuple[bool, bool], str] | None = None
+        self._ending: tuple[tuple[bool, bool], tuple[str, str]] | None = None
         self._file = GrowingFile(self.path)
         self._first = True
         self._unfinished = ""
+        self._waiting: list[str] = []  # to be written with what comes next
         self._put([json_text(head_cell(facts))])
 
-    def keep(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> tuple[Ref, str | None]:
-        """Keep a value, and return what names it, and the text of a small one that is new.
+    def keep(self, buffers: Sequence[values.Buffer], key: str, inline: dict[str, str], *, is_call: bool = False) -> Ref:
+        """Keep a value, and return what names it.
 
         Args:
             buffers: May be empty for a value whose ``key`` was kept before.
-            key: Its hash, if that is known.
+            key: Its hash; empty if that is not known.
+            inline: Gets the text of a small one that is new, by its hash.
             is_call: Whether it is the arguments of a call, which read as such.
         """
         if not buffers:
-            return self._refs.get(key) or Ref(key, 0, "a value that was not recorded"), None
+            return self._refs.get(key) or Ref(key, 0, "a value that was not recorded")
         if len(buffers) == 1 and len(buffers[0]) <= _SMALL_BYTES:
-            return self._keep_small(bytes(buffers[0]), is_call)
+            return self._keep_small(bytes(buffers[0]), inline, is_call)
         ref = self._refs.get(key)
-        if ref is not None:
-            return ref, None
-        clean = [known.scrub_bytes(buffer) for buffer in buffers]
-        changed = any(one is not other for one, other in zip(clean, buffers, strict=True))
-        ref = ref_to(clean, "" if changed else key, summary_of_call if is_call else summary_of)
-        self._refs[key or ref.hash] = ref
-        return ref, self._store.keep(ref, clean)
+        if ref is None:
+            clean = [known.scrub_bytes(buffer) for buffer in buffers]
+            changed = any(one is not other for one, other in zip(clean, buffers, strict=True))
+            ref = ref_to(clean, "" if changed else key, summary_of_call if is_call else summary_of)
+            self._refs[key or ref.hash] = ref
+            self._store_in(ref, clean, inline)
+        return ref
 
-    def _keep_small(self, data: bytes, is_call: bool) -> tuple[Ref, str | None]:
+    def _keep_small(self, data: bytes, inline: dict[str, str], is_call: bool) -> Ref:
         ref = self._small.get((data, is_call))
-        if ref is not None:
-            return ref, None
-        clean = [known.scrub_bytes(data)]
-        ref = ref_to(clean, "", summary_of_call if is_call else summary_of)
-        if len(self._small) < _MAX_SMALL:
-            self._small[data, is_call] = ref
-        return ref, self._store.keep(ref, clean)
+        if ref is None:
+            clean = (known.scrub_bytes(data),)
+            ref = ref_to(clean, "", summary_of_call if is_call else summary_of)
+            if len(self._small) < _MAX_SMALL:
+                self._small[data, is_call] = ref
+            self._store_in(ref, clean, inline)
+        return ref
+
+    def _store_in(self, ref: Ref, buffers: Sequence[values.Buffer], inline: dict[str, str]) -> None:
+        text = self._store.keep(ref, buffers)
+        if text is not None:
+            inline[ref.hash] = text
 
     def has(self, key: str) -> bool:
         """Return whether a large value was kept before, by its hash."""
         return key in self._refs
 
-    def put_model(self, calls: Sequence[LMCall], reasoning: str | None, inline: dict[str, str]) -> None:
-        """Put in what a model said between cells."""
-        self._put([_clean(json_text(model_cell(calls, reasoning, self._models, inline)))])
+    def add_model(self, calls: Sequence[LMCall], reasoning: str | None, inline: dict[str, str]) -> None:
+        """Add what a model said between cells; it is written with what comes next, or by :meth:`flush`."""
+        self._waiting.append(_clean(json_text(model_cell(calls, reasoning, self._models, inline))))
         self._models += 1
 
-    def prepare(self, code: str, variables: Mapping[str, Ref] | None, calls: Sequence[Call]) -> None:
-        """Make ahead what the next entry's cells say of its code, its variables if they are known, and these calls."""
-        self._parts.code(code)
-        if variables is not None:
-            self._parts.variables(variables)
-        for call in calls:
-            self._parts.call(call)
+    def flush(self) -> None:
+        """Write what was added."""
+        self._put([])
 
     def put(self, entry: Entry, lm_calls: Sequence[LMCall], inline: dict[str, str], *, over: bool) -> None:
         """Put in an entry; one that is not ``over`` is replaced by the next."""
-        if entry.tools != self._tools[0]:
+        if entry.tools is not self._tools[0] and entry.tools != self._tools[0]:
             ref, new = keep_tools(entry.tools, self._store, known.scrub_bytes)
             self._tools = (entry.tools, ref)
             inline |= new
         answer = answer_of(entry, self._store)
-        texts = list(map(_clean, entry_texts(entry, self._tools[1], lm_calls, inline, answer, self._parts)))
+        texts = entry_texts(entry, self._tools[1], lm_calls, inline, answer, self._parts)
+        for at, text in enumerate(texts):
+            if known.found_in(text):
+                texts[at] = _clean(text)
         if over:
             self.entries += 1
-            self._parts.forget_calls()
             self._put(texts)
         else:
-            self._put([], "".join(f"{text}{SEPARATOR}" for text in texts))
+            self._put([], "".join([f"{text}{SEPARATOR}" for text in texts]))
 
     def close(self, *, complete: bool) -> None:
         """End the notebook; what it has not got yet comes no more."""
@@ -154,13 +158,15 @@ class Writer:
 
     def _put(self, settled: list[str], unfinished: str = "", *, complete: bool = False) -> None:
         self._unfinished = unfinished
-        text = SEPARATOR.join([*settled, ""])
+        text = SEPARATOR.join([*self._waiting, *settled, ""])
+        self._waiting.clear()
         if self._first:
             text, self._first = OPENING + text, False
-        state = {"complete": complete, "callback": self.callback}
-        if self._metadata is None or self._metadata[0] != (complete, self.callback):
-            self._metadata = ((complete, self.callback), notebook_metadata(self._facts, **state))
-        self._file.put(text, unfinished + ending(self._metadata[1], **state, cells=self.entries))
+        if self._ending is None or self._ending[0] != (complete, self.callback):
+            made = ending(self._facts, complete=complete, callback=self.callback)
+            self._ending = (complete, self.callback), made
+        before, after = self._ending[1]
+        self._file.put(text, f"{unfinished}{before}{self.entries:,}{after}")
 
 
 def _clean(text: str) -> str:

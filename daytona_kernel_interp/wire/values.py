@@ -90,13 +90,15 @@ def dumps(
 
 def encode(value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES, arrow: bool = False) -> tuple[list[Buffer], bool]:
     """Return the buffers, and whether everything in the value has exactly a type that Python has, none of it binary."""
-    encoder = _Encoder(max_bytes, arrow and libraries.has_arrow())
     if type(value) is str and len(value) < LARGE_BYTES and value.isascii():  # the most common one: nothing to walk
         head = encode_basestring_ascii(value).encode("ascii")
-    else:
-        with collector_paused():
-            tree = encoder.encode(value, 0)
-        head = json.dumps(tree, allow_nan=False, separators=(",", ":")).encode("ascii")
+        if max_bytes is not None and len(head) > max_bytes:
+            raise ValueTooLarge(f"the value takes more than {max_bytes} bytes")
+        return [head], True
+    encoder = _Encoder(max_bytes, arrow and libraries.has_arrow())
+    with collector_paused():
+        tree = encoder.encode(value, 0)
+    head = json.dumps(tree, allow_nan=False, separators=(",", ":")).encode("ascii")
     if unpacking.json_size(head) > unpacking.MAX_UNPACKED_BYTES:
         raise ValueTooLarge("the value has too many parts: send an array or a frame in the place of lists")
     buffers = [head, *encoder.buffers]

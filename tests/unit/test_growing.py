@@ -23,7 +23,7 @@ WAYS = ("exchange", "links", "copies")
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What the file system can do: exchange names, give a file two, or neither."""
     if request.param != "exchange":
-        monkeypatch.setattr(growing, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(growing, "_exchange", lambda folder, one, other: False)
     if request.param == "copies":
 
         def no_links(*_: Any, **__: Any) -> None:
@@ -102,6 +102,50 @@ def test_somebody_else_s_file_in_its_place(way: str, what: str, tmp_path: Path) 
         assert path.read_text() == "".join(map(str, range(number + 1))) + "|"
     file.close()
     assert os.listdir(tmp_path) == ["run.ipynb"]
+
+
+def test_an_edit_of_the_same_length(way: str, tmp_path: Path) -> None:
+    """Somebody who changes a letter in place spoils nothing; whether it stays is not promised."""
+    path = tmp_path / "run.ipynb"
+    file = GrowingFile(path)
+    for number in range(8):
+        file.put(f"{number},", "|")
+        if number == 2:
+            with path.open("r+b") as seen:
+                seen.write(b"9")
+        assert path.read_text()[1:] == ("".join(f"{one}," for one in range(number + 1)) + "|")[1:]
+    file.close()
+
+
+def test_what_is_cut_off_under_the_writer_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one copy is deleted, and the other emptied before it could be copied: there is nothing to go on from."""
+    path = tmp_path / "run.ipynb"
+    file = GrowingFile(path)
+    file.put("0", "|")
+    path.unlink()
+    read = os.pread
+
+    def emptied(descriptor: int, size: int, at: int) -> bytes:
+        os.truncate(path, 0)
+        return read(descriptor, size, at)
+
+    monkeypatch.setattr(os, "pread", emptied)
+    with pytest.raises(OSError, match="another program cut it off"):
+        file.put("1", "|")
+    file.close()
+
+
+def test_a_folder_that_is_renamed_is_still_written_to(way: str, tmp_path: Path) -> None:
+    """The file goes with its folder."""
+    folder = tmp_path / "before"
+    folder.mkdir()
+    file = GrowingFile(folder / "run.ipynb")
+    file.put("0", "|")
+    folder.rename(tmp_path / "after")
+    file.put("1", "|")
+    file.put("2", "|")
+    file.close()
+    assert (tmp_path / "after" / "run.ipynb").read_text() == "012|"
 
 
 def test_each_piece_is_written_twice_however_many_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,16 @@
-"""Parts of an entry's cell: the same JSON as if it was made in one piece, and made once."""
+"""Parts of an entry's cell: the same JSON as if an encoder made it in one piece, and made once."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daytona_kernel_interp.transcript import cells, fields
-from daytona_kernel_interp.transcript.parts import Parts, sorted_json
+from daytona_kernel_interp.transcript import cells, fields, prose
+from daytona_kernel_interp.transcript.parts import Parts, call_text, json_text, lines_text, sorted_json
 from daytona_kernel_interp.transcript.store import summary_of
 from daytona_kernel_interp.wire import values
 from tests.transcripts import Maker
@@ -38,33 +39,52 @@ def whole(entry: Entry, tools: Ref | None) -> dict[str, Any]:
     }
 
 
-@given(transcript=transcripts(), ahead=st.booleans())
-def test_the_parts_are_the_whole(transcript: Transcript, ahead: bool) -> None:
-    """Sorted as all that is hashed, whatever was made ahead, for one entry after the other."""
+@given(transcript=transcripts())
+def test_the_parts_are_the_whole(transcript: Transcript) -> None:
+    """Sorted as all that is hashed, for one entry after the other."""
     parts = Parts()
     for entry in transcript.entries:
-        if ahead:
-            parts.code(entry.code)
-            parts.variables(entry.variables)
-            for call in entry.calls:
-                parts.call(call)
         tools = None if entry.outcome.value is None else replace(entry.outcome.value, summary="tools")
-        calls = list(map(parts.call, entry.calls))
-        assert cells._told(entry, tools, calls, parts) == sorted_json(whole(entry, tools))
-        parts.forget_calls()
+        assert cells._told(entry, tools, parts) == sorted_json(whole(entry, tools))
+
+
+@given(transcript=transcripts())
+def test_outputs_by_hand(transcript: Transcript) -> None:
+    """What is put together by hand is what an encoder makes, and so is what is hashed of it."""
+    for entry in transcript.entries:
+        for output in entry.outputs:
+            told, sealed = cells._output_texts(output, 7)
+            made = cells.output_to_json(output, 7)
+            assert json.loads(told) == json.loads(json_text(made))
+            assert sealed == sorted_json(cells._sealed(made))
+
+
+@given(transcript=transcripts())
+def test_what_stands_below_by_hand(transcript: Transcript) -> None:
+    """The cell below an entry is one that an encoder makes."""
+    for entry in transcript.entries:
+        _, *below = cells.entry_texts(entry, None, [], {}, {"a": "`b`\n"})
+        told = prose.below(entry, {"a": "`b`\n"}, is_dspys_own=prose.is_dspys_own(entry))
+        made = cells._markdown(f"below-{entry.index}", told, part="below")
+        assert list(map(json.loads, below)) == ([json.loads(json_text(made))] if told else [])
+
+
+@given(text=st.text() | st.text("a\n\r\x0b\x1c\x85\u2028\ud800é"))
+def test_the_lines_of_a_text(text: str) -> None:
+    """Joined they are the text."""
+    assert "".join(json.loads(lines_text(text))) == text
 
 
 def test_what_was_made_is_made_once() -> None:
-    """Until it is something else; calls are of one entry."""
-    maker, parts = Maker(), Parts()
-    call = maker.call("look", 1, result=2)
-    made = parts.call(call)
-    assert parts.call(replace(call)) is made
-    assert parts.call(replace(call, elapsed_s=9.0)).sorted != made.sorted
-    parts.forget_calls()
-    assert parts.call(call) is not made
+    """Until it is something else."""
+    parts = Parts()
     assert parts.code("a\nb") is parts.code("a\nb")
     assert parts.code("c").lines == '["c"]'
+
+
+def test_a_number_that_is_none() -> None:
+    """A hostile kernel may call its call ``true``: in JSON it is a number all the same."""
+    assert json.loads(call_text(replace(Maker().call("look", 1), id=True)))["id"] == 1
 
 
 @given(st.text(max_size=20) | st.text("ab'\"\\\n\x7f", max_size=6))
