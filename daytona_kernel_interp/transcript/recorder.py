@@ -23,7 +23,6 @@ from .calltree import Said, Thought, tree
 from .model import Facts, LMCall, Ref
 from .secrets import known
 from .step import Heard, Kept, Step
-from .store import INLINE_BYTES
 from .writer import Writer
 
 if TYPE_CHECKING:
@@ -122,6 +121,10 @@ class Recorder:
             self._writer, self._secrets = Writer(self.path, facts), tuple(secrets)
             known.add(*secrets)
             known.add_environment()
+            if self._step is not None:  # a cell that begins with the session
+                for kept in self._step.variables.values():
+                    if kept.is_large:
+                        self._begin_to_keep(kept)
 
     def shuts_down(self) -> None:
         """The session is about to be shut down; a step that runs ends with it."""
@@ -235,11 +238,14 @@ class Recorder:
     def keep(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> Kept:
         """Begin to keep a value: one that gets a file of its own is hashed and written on a thread."""
         kept = Kept(buffers, key, is_call)
-        writer = self._writer
-        beside = len(buffers) > 1 or (len(buffers) == 1 and len(buffers[0]) > INLINE_BYTES)
-        if beside and writer is not None and not writer.closed and not writer.has(key):
-            kept.writing = self._values_threads.submit(self._keep_now, kept)
+        if kept.is_large:
+            self._begin_to_keep(kept)
         return kept
+
+    def _begin_to_keep(self, kept: Kept) -> None:
+        writer = self._writer
+        if writer is not None and not writer.closed and not writer.has(kept.key):
+            kept.writing = self._values_threads.submit(self._keep_now, kept)
 
     def settle(self, kept: Kept, inline: dict[str, str]) -> Ref:
         """Return what names a value, once it is kept; the text of a small one that is new goes into ``inline``."""

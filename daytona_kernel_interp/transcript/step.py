@@ -13,6 +13,7 @@ from ..wire.calls import ToolFailure
 from .calltree import Said, Thought, calls_around
 from .ending import ending_of, outcome_of
 from .model import Call, Entry, Outcome, Ref, Usage
+from .store import INLINE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,6 +57,11 @@ class Kept:
     ref: Ref | None = None
     writing: Future[dict[str, str]] | None = None  # gives its text, if it turned out to be small
 
+    @property
+    def is_large(self) -> bool:
+        """Whether it gets a file of its own."""
+        return len(self.buffers) > 1 or (len(self.buffers) == 1 and len(self.buffers[0]) > INLINE_BYTES)
+
 
 @dataclass
 class Heard:
@@ -80,7 +86,7 @@ class Step:
         self._calls: list[CallNote] = []
         self.sent_at: float | None = None  # on the I/O loop's clock
         self.slow = False
-        self._variables = {name: owner.keep(one.buffers, one.key) for name, one in request.variables.items()}
+        self.variables = {name: owner.keep(one.buffers, one.key) for name, one in request.variables.items()}
         self.inline: dict[str, str] = {}  # the small values that are new with it
 
     def __enter__(self) -> Step:
@@ -163,7 +169,7 @@ class Step:
         return [said for note in self._calls for said in note.said]
 
     def _refs(self) -> dict[str, Ref]:
-        return {name: self._ref(one) for name, one in self._variables.items()}
+        return {name: self._ref(one) for name, one in self.variables.items()}
 
     def _keep(self, buffers: Sequence[values.Buffer]) -> Ref:
         return self._ref(Kept(buffers))

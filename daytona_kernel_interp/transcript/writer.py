@@ -131,10 +131,7 @@ class Writer:
             self._tools = (entry.tools, ref)
             inline |= new
         answer = answer_of(entry, self._store)
-        texts = entry_texts(entry, self._tools[1], lm_calls, inline, answer, self._parts)
-        for at, text in enumerate(texts):
-            if known.found_in(text):
-                texts[at] = _clean(text)
+        texts = list(map(_clean, entry_texts(entry, self._tools[1], lm_calls, inline, answer, self._parts)))
         if over:
             self.entries += 1
             self._put(texts)

@@ -164,8 +164,9 @@ def test_a_value_of_a_step_waits_for_no_other_writing(recorded: Recorded) -> Non
     assert waiting.result(10)
 
 
-def test_what_a_tool_changes_is_recorded_as_it_was_sent(own: Callable[..., Recorded]) -> None:
-    """An array's memory is the caller's: it is begun to be kept before anybody else has it."""
+@pytest.mark.parametrize("way", ["execute", "aexecute"])
+def test_what_a_tool_changes_is_recorded_as_it_was_sent(own: Callable[..., Recorded], way: str) -> None:
+    """An array's memory is the caller's: it is begun to be kept before anybody else has it, also in the first cell."""
     numpy = pytest.importorskip("numpy")
     array, recorded = numpy.zeros(10_000), own()
     recorder = recorded.interpreter._recorder
@@ -176,7 +177,10 @@ def test_what_a_tool_changes_is_recorded_as_it_was_sent(own: Callable[..., Recor
         array[:] = 1
 
     recorded.interpreter.tools["spoil"] = spoil
-    step = recorded.step("spoil()", {"array": array})
+    given = getattr(recorded.interpreter, way)("spoil()", {"array": array})
+    if way == "aexecute":  # which starts the session in the midst of the call
+        asyncio.run(given)
+    step = recorded.last()
     assert array.all()
     assert not recorded.value(step.variables["array"]).any()
 
