@@ -38,9 +38,9 @@ def block(text: str, language: str = "text") -> str:
 
 def inline(text: str) -> str:
     """Return ``text`` as code in a line."""
-    text = " ".join(text.split())
-    if text and "`" not in text:
+    if text and text.isprintable() and "`" not in text:  # most are
         return f"`{text}`"
+    text = " ".join(text.split())
     longest = max(map(len, _RUN_OF_TICKS.findall(text)), default=0)
     fence = "`" * (longest + 1)
     pad = " " if text.startswith("`") or text.endswith("`") or not text else ""

@@ -197,8 +197,8 @@ class Recorder:
                 step.thought_written = True
                 self._add_thought(writer, step.heard, step.thought.reasoning)
             entry = step.entry(writer.entries, error, over=over, shut_down=self._shut_down)
-            said = step.said_inside() if over else []
-            lm_calls = self._lm_calls(self.hear(said), entry.index, step.inline) if said else []
+            said = step.said_inside() if entry.calls else ()
+            lm_calls = self._lm_calls(self.hear(said), entry.index, step.inline) if said else ()
             writer.put(entry, lm_calls, step.inline, over=over)
         except Exception:
             self.failed()

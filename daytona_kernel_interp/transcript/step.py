@@ -172,7 +172,7 @@ class Step:
         return {name: self._ref(one) for name, one in self.variables.items()}
 
     def _keep(self, buffers: Sequence[values.Buffer]) -> Ref:
-        return self._ref(Kept(buffers))
+        return self._owner.settle(Kept(buffers), self.inline)
 
     def _ref(self, kept: Kept) -> Ref:
         return self._owner.settle(kept, self.inline)
