@@ -136,15 +136,19 @@ def entry_texts(
         parts: Those of the entries before, to make once what is the same in both.
     """
     parts, count = parts or Parts(), entry.index + 1
-    shown = [_output_texts(output, count) for output in entry.outputs]
+    shown, hashed = [], []
+    for output in entry.outputs:
+        text, of_text = _output_texts(output, count)
+        shown.append(text)
+        hashed.append(of_text)
     code, told = parts.code(entry.code), _told(entry, tools, parts)
     said = sorted_json([fields.lm_call_to_json(call) for call in lm_calls]) if lm_calls else "[]"
-    sealed = _seal(code.sorted, [one for _, one in shown], told, said)
+    sealed = _seal(code.sorted, hashed, told, said)
     is_dspys_own = "__dspy_" in told and prose.is_dspys_own(entry)
     folded = ',"jupyter":{"source_hidden":true}' if is_dspys_own else ""
     text = (
         f'{{"cell_type":"code","execution_count":{count},"id":"entry-{entry.index}",'
-        f'"outputs":[{",".join([one for one, _ in shown])}],'
+        f'"outputs":[{",".join(shown)}],'
         f'"source":{code.lines},"metadata":{{"{METADATA_KEY}":{{"part":"entry","entry":{told},"lm_calls":{said},'
         f'"values":{_values_text(inline)},"sha256":"{sealed}"}}{folded}}}}}'
     )

@@ -30,6 +30,7 @@ class Secrets:
         # As they may stand in what is written, the longest first. Replaced and never changed, since others read them.
         self._forms: tuple[str, ...] = ()
         self._encoded: tuple[tuple[bytes, bytes], ...] = ()  # with what takes their place
+        self._shortest = _MIN_CHARS  # of those
 
     def add(self, *texts: str) -> None:
         """Add texts; those that are too short to be secret are left out."""
@@ -54,6 +55,7 @@ class Secrets:
                 *((form, replacement) for form in encoded),
                 *((form, b"A" * len(form)) for form in sorted(in_base64)),  # zeros: it stays base64, and text
             )
+            self._shortest = min((len(form) for form, _ in self._encoded), default=_MIN_CHARS)
 
     def add_named(self, settings: Mapping[str, Any]) -> None:
         """Add the texts of settings whose names say that they are secret."""
@@ -79,7 +81,7 @@ class Secrets:
     def scrub_bytes(self, data: Any) -> Any:
         """Return a buffer of a value without them, in base64 neither: itself, if there is none in it."""
         whole = data if isinstance(data, (bytes, bytearray)) else bytes(data)
-        if len(whole) < _MIN_CHARS:
+        if len(whole) < self._shortest:
             return data
         found = False
         for form, replacement in self._encoded:

@@ -140,6 +140,7 @@ class Step:
     def entry(self, index: int, error: BaseException | None, *, over: bool, shut_down: bool) -> Entry:
         """Return it as an entry; the small values that are new with it are in :attr:`inline`."""
         cell, result, request = self._cell, self._result, self._request
+        settle, inline = self._owner.settle, self.inline
         outcome = Outcome("unfinished", "unknown")
         if over:
             ending = ending_of(cell, result, error, shut_down=shut_down)
@@ -153,11 +154,11 @@ class Step:
             code=request.code,
             began=self.began,
             outcome=outcome,
-            variables=self._refs(),
+            variables={name: settle(one, inline) for name, one in self.variables.items()},
             tools=request.tools,
             output_fields=None if request.fields is None else tuple(map(_field, request.fields)),
             outputs=() if cell is None or not over else tuple(cell.outputs),
-            calls=tuple(map(self._call, calls)),
+            calls=tuple([self._call(note) for note in calls]),
             elapsed_s=time.perf_counter() - self._clock if over else None,
             late="" if result is None else result.late,
             reasoning=self.thought.reasoning,
@@ -168,29 +169,24 @@ class Step:
         """Return the calls of language models that the cell's tools made."""
         return [said for note in self._calls for said in note.said]
 
-    def _refs(self) -> dict[str, Ref]:
-        return {name: self._ref(one) for name, one in self.variables.items()}
-
     def _keep(self, buffers: Sequence[values.Buffer]) -> Ref:
         return self._owner.settle(Kept(buffers), self.inline)
 
-    def _ref(self, kept: Kept) -> Ref:
-        return self._owner.settle(kept, self.inline)
-
     def _call(self, note: CallNote) -> Call:
+        settle, inline = self._owner.settle, self.inline
         error, result = None, None
         if note.op == "error" and note.answer is not None:
             failure = ToolFailure.from_value(values.loads(note.answer.buffers))
             error = (failure.type, failure.bases, failure.message)
         elif note.answer is not None:
-            result = self._ref(note.answer)
+            result = settle(note.answer, inline)
         return Call(
             id=note.id,
             name=note.name,
             kind="llm" if note.name in _LLM_TOOLS else "tool",
             began_s=note.began_s,
             elapsed_s=note.elapsed_s,
-            arguments=self._ref(note.arguments),
+            arguments=settle(note.arguments, inline),
             result=result,
             error=error,
             usage=_total(note.said) if note.said else None,

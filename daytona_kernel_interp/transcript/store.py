@@ -88,7 +88,8 @@ def ref_to(
     buffers: Sequence[values.Buffer], key: str = "", summarize: Callable[[Sequence[values.Buffer]], str] = summary_of
 ) -> Ref:
     """Return what names a value; ``key`` is its hash, if that is known."""
-    return Ref(key or hash_of(buffers), size_of(buffers), summarize(buffers))
+    size = len(buffers[0]) if len(buffers) == 1 else size_of(buffers)
+    return Ref(key or hash_of(buffers), size, summarize(buffers))
 
 
 def folder_of(notebook: Path) -> Path:

@@ -85,31 +85,25 @@ class Writer:
         """
         if not buffers:
             return self._refs.get(key) or Ref(key, 0, "a value that was not recorded")
-        if len(buffers) == 1 and len(buffers[0]) <= _SMALL_BYTES:
-            return self._keep_small(bytes(buffers[0]), inline, is_call)
-        ref = self._refs.get(key)
-        if ref is None:
+        small = (bytes(buffers[0]), is_call) if len(buffers) == 1 and len(buffers[0]) <= _SMALL_BYTES else None
+        ref = self._refs.get(key) if small is None else self._small.get(small)
+        if ref is not None:
+            return ref
+        clean: Sequence[values.Buffer]
+        if small is not None:
+            clean = (known.scrub_bytes(small[0]),)
+            ref = ref_to(clean, "", summary_of_call if is_call else summary_of)
+            if len(self._small) < _MAX_SMALL:
+                self._small[small] = ref
+        else:
             clean = [known.scrub_bytes(buffer) for buffer in buffers]
             changed = any(one is not other for one, other in zip(clean, buffers, strict=True))
             ref = ref_to(clean, "" if changed else key, summary_of_call if is_call else summary_of)
             self._refs[key or ref.hash] = ref
-            self._store_in(ref, clean, inline)
-        return ref
-
-    def _keep_small(self, data: bytes, inline: dict[str, str], is_call: bool) -> Ref:
-        ref = self._small.get((data, is_call))
-        if ref is None:
-            clean = (known.scrub_bytes(data),)
-            ref = ref_to(clean, "", summary_of_call if is_call else summary_of)
-            if len(self._small) < _MAX_SMALL:
-                self._small[data, is_call] = ref
-            self._store_in(ref, clean, inline)
-        return ref
-
-    def _store_in(self, ref: Ref, buffers: Sequence[values.Buffer], inline: dict[str, str]) -> None:
-        text = self._store.keep(ref, buffers)
+        text = self._store.keep(ref, clean)
         if text is not None:
             inline[ref.hash] = text
+        return ref
 
     def has(self, key: str) -> bool:
         """Return whether a large value was kept before, by its hash."""
