@@ -65,7 +65,7 @@ def summary_of_call(buffers: Sequence[values.Buffer]) -> str:
 
 
 def _shown(head: bytes) -> str:
-    """Return a value as repr() has it. Most are numbers and texts that need no decoding, in which it differs."""
+    """Return a value as repr() has it: of whole numbers and plain texts, which most are, without decoding them."""
     if head.isdigit():
         return head.decode("ascii")
     if len(head) > 1 and head[:1] == head[-1:] == b'"':
