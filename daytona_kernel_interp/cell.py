@@ -217,7 +217,7 @@ class Cell:
 
     def _receive_request(self, data: Any, buffers: Sequence[Any]) -> Iterator[Event]:
         match data:
-            case {"op": "call", "id": int(call_id), "name": str(name)}:
+            case {"op": "call", "id": int(call_id), "name": str(name)} if type(call_id) is int:
                 yield ToolCalled(call_id, name, buffers, data.get("arrow") is True)
             case {"op": "submit"} if self.submission is None:
                 self.submission = buffers

@@ -69,23 +69,6 @@ def facts_to_json(facts: Facts) -> dict[str, Any]:
     }
 
 
-def call_to_json(call: Call) -> dict[str, Any]:
-    """Return a call as JSON."""
-    return {
-        "id": call.id,
-        "name": call.name,
-        "kind": call.kind,
-        "began_s": seconds(call.began_s),
-        "elapsed_s": seconds(call.elapsed_s),
-        "arguments": ref_to_json(call.arguments),
-        **_given(
-            result=_ref_or_none(call.result),
-            error=None if call.error is None else [call.error[0], list(call.error[1]), call.error[2]],
-            usage=_usage_or_none(call.usage),
-        ),
-    }
-
-
 def tools_to_json(tools: Sequence[ToolSpec]) -> list[dict[str, Any]]:
     """Return the tools that a cell was offered as JSON."""
     return [
@@ -112,11 +95,6 @@ def lm_call_to_json(call: LMCall) -> dict[str, Any]:
             error=call.error or None,
         ),
     }
-
-
-def variables_to_json(variables: Mapping[str, Ref]) -> dict[str, Any]:
-    """Return what was bound, as JSON."""
-    return {name: ref_to_json(ref) for name, ref in variables.items()}
 
 
 def offer_to_json(

@@ -76,7 +76,7 @@ class GrowingFile:
         self._name = os.fsencode(path.name)
         self._spares = tuple(os.fsencode(f".{path.name}.{turn}") for turn in (0, 1))
         self._turn = 0
-        # Its path may be long, and is looked up once. To be read it need not be.
+        # Open, so that its path, which may be long, is looked up once; O_PATH, as one may write where one may not list.
         self._folder = os.open(path.parent, getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC)
         try:
             self._hidden = _Copy(self._folder, self._spares[0])

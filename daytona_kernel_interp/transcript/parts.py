@@ -84,7 +84,7 @@ def call_text(call: Call) -> str:
     usage = "" if call.usage is None else f',"usage":{sorted_json(fields.usage_to_json(call.usage))}'
     return (
         f'{{"arguments":{_ref_text(call.arguments)},"began_s":{_seconds(call.began_s)},'
-        f'"elapsed_s":{_seconds(call.elapsed_s)},{error}"id":{call.id:d},"kind":"{call.kind}",'
+        f'"elapsed_s":{_seconds(call.elapsed_s)},{error}"id":{call.id},"kind":"{call.kind}",'
         f'"name":{quoted(call.name)}{result}{usage}}}'
     )
 
@@ -107,10 +107,7 @@ def _ref_text(ref: Ref) -> str:
 
 
 def _seconds(value: float | None) -> str:
-    if value is None:
-        return "null"
-    millionths = round(value * 1e6)  # as fields.seconds() has it
-    return repr(millionths / 1e6) if millionths % 1_000_000 else repr(millionths // 1_000_000)
+    return "null" if value is None else repr(fields.seconds(value))
 
 
 class _Last(Generic[K, T]):

@@ -145,9 +145,7 @@ class Step:
         if over:
             ending = ending_of(cell, result, error, shut_down=shut_down)
             outcome = outcome_of(self.given, error, cell, ending, self._keep)
-        calls = self._calls if over else []
-        if len(calls) > 1:
-            calls = sorted(calls, key=_id_of)
+        calls = sorted(self._calls, key=_id_of) if over else ()
         return Entry(
             index=index,
             id="" if cell is None else cell.msg_id,
@@ -158,7 +156,7 @@ class Step:
             tools=request.tools,
             output_fields=None if request.fields is None else tuple(map(_field, request.fields)),
             outputs=() if cell is None or not over else tuple(cell.outputs),
-            calls=tuple([self._call(note) for note in calls]),
+            calls=tuple(map(self._call, calls)),
             elapsed_s=time.perf_counter() - self._clock if over else None,
             late="" if result is None else result.late,
             reasoning=self.thought.reasoning,

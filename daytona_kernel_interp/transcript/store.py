@@ -88,8 +88,7 @@ def ref_to(
     buffers: Sequence[values.Buffer], key: str = "", summarize: Callable[[Sequence[values.Buffer]], str] = summary_of
 ) -> Ref:
     """Return what names a value; ``key`` is its hash, if that is known."""
-    size = len(buffers[0]) if len(buffers) == 1 else size_of(buffers)
-    return Ref(key or hash_of(buffers), size, summarize(buffers))
+    return Ref(key or hash_of(buffers), size_of(buffers), summarize(buffers))
 
 
 def folder_of(notebook: Path) -> Path:
@@ -118,7 +117,7 @@ class ValueStore:
         Raises:
             OSError: If it cannot be written.
         """
-        if ref.hash in self._inline or ref.hash in self._beside:
+        if ref.hash in self:
             return None
         if len(buffers) == 1 and ref.size <= INLINE_BYTES:
             text = self._inline[ref.hash] = bytes(buffers[0]).decode("ascii")

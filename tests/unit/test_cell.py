@@ -269,6 +269,7 @@ def test_the_value_is_kept() -> None:
         {"op": "call"},
         {"op": "call", "id": "7", "name": "f"},
         {"op": "call", "id": 7},
+        {"op": "call", "id": True, "name": "f"},
         {"op": "call", "id": 7, "name": None},
     ],
 )
