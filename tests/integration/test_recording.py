@@ -165,9 +165,12 @@ def test_a_value_of_a_step_waits_for_no_other_writing(recorded: Recorded) -> Non
 
 
 @pytest.mark.parametrize("way", ["execute", "aexecute"])
-def test_what_a_tool_changes_is_recorded_as_it_was_sent(own: Callable[..., Recorded], way: str) -> None:
+def test_what_a_tool_changes_is_recorded_as_it_was_sent(
+    own: Callable[..., Recorded], way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An array's memory is the caller's: it is begun to be kept before anybody else has it, also in the first cell."""
     numpy = pytest.importorskip("numpy")
+    monkeypatch.setattr("daytona_kernel_interp.transcript.recorder.SLOW_S", 600.0)  # a slow step is written down early
     array, recorded = numpy.zeros(10_000), own()
     recorder = recorded.interpreter._recorder
     assert recorder is not None

@@ -84,11 +84,12 @@ def _save(what: str, path: Path) -> None:
     elif what == "overwritten":  # as JupyterLab does
         path.write_text("saved elsewhere, and longer than it was")
     else:
-        (path.parent / "new").write_text("saved elsewhere")
+        same = what == "replaced by one of its length"
+        (path.parent / "new").write_text("?" * path.stat().st_size if same else "saved elsewhere")
         (path.parent / "new").rename(path)
 
 
-@pytest.mark.parametrize("what", ["replaced", "overwritten", "deleted"])
+@pytest.mark.parametrize("what", ["replaced", "replaced by one of its length", "overwritten", "deleted"])
 def test_somebody_else_s_file_in_its_place(way: str, what: str, tmp_path: Path) -> None:
     """A notebook saved by another program, or deleted, while it grows: the next put has all of it again."""
     path = tmp_path / "run.ipynb"

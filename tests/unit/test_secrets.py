@@ -22,6 +22,14 @@ def test_a_secret_is_found_as_json_has_it(secret: str) -> None:
     assert known.scrub(f"a {secret} b") == f"a {REPLACEMENT} b"
 
 
+def test_a_buffer_that_is_nothing_but_a_secret() -> None:
+    """The shortest that can have one; a shorter one is not looked through."""
+    known = Secrets()
+    known.add("a-secret-of-17-ch", "another-secret-of-26-chars")
+    assert known.scrub_bytes(b"a-secret-of-17-ch") == REPLACEMENT.encode("ascii")
+    assert known.scrub_bytes(b"a-secret-of-17-c") == b"a-secret-of-17-c"
+
+
 @pytest.mark.parametrize("secret", AWKWARD[:4])
 @pytest.mark.parametrize("much", [1, 100_000])
 def test_a_secret_is_found_in_a_value(secret: str, much: int) -> None:
