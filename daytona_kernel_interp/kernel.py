@@ -243,8 +243,8 @@ class Kernel(Watcher):
             try:
                 if rung == "interrupt":
                     await race(self._tunnel.signal(self.id, "interrupt"), self._dead)
-                if rung == "exception" or not run.started:  # a cell still on its way is not to begin
-                    self._send_control({"op": "raise", "cell": run.cell.msg_id})
+                op = "raise" if rung == "exception" or not run.started else "withhold"  # see guest/kernel.py
+                self._send_control({"op": op, "cell": run.cell.msg_id})
             except KernelError:
                 break
             await first_of(run.over, self._dead, timeout_s=patience_s)

@@ -267,12 +267,11 @@ class Guest:
                 self._on_output(event.output)
 
     def _interrupt(self, cell: Cell) -> None:
-        if not self._begun:  # it waits behind another's cell, which is not ours to interrupt; the kernel will refuse it
-            content = {"comm_id": "", "data": {"op": "raise", "cell": cell.msg_id}}
-            self._client.control_channel.send(self._client.session.msg("comm_msg", content))
-            return
-        self._client.control_channel.send(self._client.session.msg("interrupt_request", {}))
-        self._follow(cell, _INTERRUPT_S)
+        content = {"comm_id": "", "data": {"op": "withhold" if self._begun else "raise", "cell": cell.msg_id}}
+        self._client.control_channel.send(self._client.session.msg("comm_msg", content))
+        if self._begun:  # else it waits behind another's cell, which is not ours to interrupt
+            self._client.control_channel.send(self._client.session.msg("interrupt_request", {}))
+            self._follow(cell, _INTERRUPT_S)
 
 
 def _is_of(cell: Cell, message: dict[str, Any]) -> bool:

@@ -246,18 +246,18 @@ class Kernel(IPythonKernel):
         for output in self._streams:
             output.cell, output.budget = cell, None
         self.shell.displayhook.budget = self.shell.display_pub.budget = None
-        if cell in self._cancelled:
-            self._refusal = _NOT_BEGUN
-        elif PREAMBLE_KEY in parent.get("metadata", {}):
+        if cell not in self._cancelled and PREAMBLE_KEY in parent.get("metadata", {}):
             try:
                 self._apply_preamble(parent)
             except KeyboardInterrupt:  # while it decoded large variables
                 self._refusal = _NOT_BEGUN
         # A cell of another client, such as jupyter console's, that fails must not take the host's behind it with it.
         parent["content"]["stop_on_error"] = False
-        self._bridge.running = cell
-        self._looks.began(cell, parent["content"].get("code"), self.shell.execution_count)
         try:
+            self._bridge.running = cell
+            if cell in self._cancelled:  # also while it decoded; looked at once it runs: see dispatch_control
+                self._refusal = _NOT_BEGUN
+            self._looks.began(cell, parent["content"].get("code"), self.shell.execution_count)
             await super().execute_request(stream, ident, parent)
         finally:
             self._bridge.running = None
@@ -354,6 +354,9 @@ class Kernel(IPythonKernel):
 
         ipykernel would publish busy and idle and flush twice for each; comm_manager would fire IPython's
         pre_execute hooks in the middle of the cell.
+
+        Two of them end a cell that has not begun its code: one on its way, or one whose kernel has said busy and still
+        ignores SIGINT, as ipykernel does for an instant, or decodes its variables. ``raise`` ends one that has, too.
         """
         if _message_type(msg) != "comm_msg":
             await super().dispatch_control(msg)
@@ -365,9 +368,12 @@ class Kernel(IPythonKernel):
             self.log.error("Invalid control message", exc_info=True)
             return
         data = message["content"].get("data", {})
-        if data.get("op") == "raise" and data.get("cell") != self._bridge.running:
-            self._cancelled.append(str(data.get("cell")))  # it may still be on its way; if it has ended, no harm
-            return
+        if data.get("op") in ("raise", "withhold"):
+            # It may still be on its way, or decode its variables. A cell is noted here before it is looked whether it
+            # runs, and runs before it looks here: one of the two sees the other. If it has ended, no harm.
+            self._cancelled.append(str(data.get("cell")))
+            if data["op"] == "withhold" or data.get("cell") != self._bridge.running:
+                return
         if data.get("op") == "inspect":
             await self._answer_look(ident, message, data)
             return

@@ -93,6 +93,31 @@ def test_an_interrupt_reaches(interp: KernelInterpreter, name: str) -> None:
     assert "Output before the error:\nprinted\n" in text
 
 
+# The kernel has said busy, and SIGINT goes unheard until the interrupt's other way, by the control channel, is there.
+DEAF = """
+import signal, time
+kernel = get_ipython().kernel
+def deaf(parent):
+    del kernel._apply_preamble
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end = time.monotonic() + 20
+    while not kernel._cancelled and time.monotonic() < end:
+        time.sleep(0.01)
+    signal.signal(signal.SIGINT, heard)
+    kernel._apply_preamble(parent)
+kernel._cancelled.clear()
+kernel._apply_preamble = deaf
+"""
+
+
+def test_before_the_kernel_listens(interp: KernelInterpreter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel ignores SIGINT for an instant after it said busy: the cell does not begin all the same."""
+    monkeypatch.setattr("daytona_kernel_interp.kernel.LADDER", (("interrupt", 60.0),))
+    interp.execute(DEAF)
+    interrupted(interp, "begun = True", None, at_once)
+    assert interp.execute("'begun' in globals()") == "False"
+
+
 def test_while_a_variable_is_decoded(interp: KernelInterpreter) -> None:
     """A large input is still on its way in: its cell does not begin, and says so."""
     rows = [{"n": number, "text": str(number)} for number in range(400_000)]
