@@ -90,7 +90,8 @@ def test_no_output_is_cut(person: Talk) -> None:
 @pytest.mark.parametrize("code", ["while True: pass", "import asyncio; await asyncio.sleep(60)", "input()"])
 def test_an_interrupt_ends_the_cell_and_keeps_variables(person: Talk, code: str) -> None:
     """Jupyter's stop button goes by the relay's signal, and reaches a loop, an await and a question."""
-    person.begin(f"kept = 5\n{code}")
+    person.run("kept = 5")
+    person.begin(code)
     person.manager.interrupt_kernel()
     assert person.end()["ename"] in ("KeyboardInterrupt", "CancelledError")
     assert person.value("kept") == "5"
