@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ _open: dict[Closable, asyncio.AbstractEventLoop] = {}
 _ending = threading.Event()
 _starting: dict[asyncio.Task[Any], asyncio.AbstractEventLoop] = {}
 _finishing: dict[asyncio.Task[Any], asyncio.AbstractEventLoop] = {}
+_ends: dict[object, asyncio.Task[Any]] = {}  # under way because of close_all()
 
 
 def opened(session: Closable) -> None:
@@ -81,16 +82,35 @@ def process_ends() -> bool:
 
 
 def close_all() -> None:
-    """Close everything, side by side; returns after some seconds at the latest. Call it from no event loop."""
+    """Close everything, side by side; returns after some seconds at the latest. Call it from no event loop.
+
+    Of two who press Ctrl-C meanwhile the first is told what goes on, and the second leaves.
+
+    Raises:
+        KeyboardInterrupt: At the second.
+    """
+    deadline, told = time.monotonic() + _CLOSE_S, False
+    while True:
+        try:
+            # Begun anew where Ctrl-C came in the middle; what was begun before is waited for, and not done twice.
+            concurrent.futures.wait(_begin_all(), max(0.0, deadline - time.monotonic()))
+            break
+        except KeyboardInterrupt:
+            if told:
+                raise
+            told = True
+            log.warning("sandboxes are being deleted; Ctrl-C again leaves them, to end by themselves")
+
+
+def _begin_all() -> list[concurrent.futures.Future[Any]]:
     futures: list[concurrent.futures.Future[Any]] = []
     for task, loop in list(_starting.items()):
-        _submit(_cancelled(task), loop, futures)
+        _submit(_once(task, functools.partial(_cancelled, task)), loop, futures)
     for session, loop in list(_open.items()):
-        _open.pop(session, None)
-        _submit(_closed(session), loop, futures)
+        _submit(_once(session, functools.partial(_closed, session)), loop, futures)
     for task, loop in list(_finishing.items()):
         _submit(_over(task), loop, futures)
-    _wait(futures)
+    return futures
 
 
 def _submit(
@@ -100,16 +120,6 @@ def _submit(
         futures.append(asyncio.run_coroutine_threadsafe(work, loop))
     except RuntimeError:  # the loop is closed
         work.close()
-
-
-def _wait(futures: list[concurrent.futures.Future[Any]]) -> None:
-    """Wait for all; of two who press Ctrl-C the first is told what goes on, and the second leaves."""
-    deadline = time.monotonic() + _CLOSE_S
-    try:
-        concurrent.futures.wait(futures, _CLOSE_S)
-    except KeyboardInterrupt:
-        log.warning("sandboxes are being deleted; Ctrl-C again leaves them, to end by themselves")
-        concurrent.futures.wait(futures, max(0.0, deadline - time.monotonic()))
 
 
 def watch_for_termination() -> None:
@@ -126,9 +136,18 @@ def _terminate(number: int, frame: object) -> None:
     os.kill(os.getpid(), number)
 
 
+async def _once(what: object, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    task = _ends.get(what)
+    if task is None:
+        task = _ends[what] = asyncio.ensure_future(end())
+        task.add_done_callback(lambda _: _ends.pop(what, None))
+    await asyncio.wait({task})
+
+
 async def _closed(session: Closable) -> None:
     with contextlib.suppress(Exception):
         await asyncio.wait_for(session.aclose(), _CLOSE_S)
+    _open.pop(session, None)
 
 
 async def _cancelled(task: asyncio.Task[Any]) -> None:
@@ -154,6 +173,7 @@ def _forget_after_fork() -> None:
     _open.clear()  # they are the parent's
     _starting.clear()
     _finishing.clear()
+    _ends.clear()
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -31,8 +31,10 @@ class Open:
 
     def __init__(self) -> None:
         self.begun, self.may_end, self.closed = threading.Event(), threading.Event(), False
+        self.closes = 0
 
     async def aclose(self) -> None:
+        self.closes += 1
         self.begun.set()
         while not self.may_end.is_set():  # noqa: ASYNC110 - it is set by another thread
             await asyncio.sleep(0.01)
@@ -57,6 +59,58 @@ def test_one_more_ctrl_c_does_not_keep_it_from_closing(loop: LoopThread) -> None
     hurrying.start()
     registry.close_all()
     hurrying.join()
+    assert session.closed
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_ctrl_c_before_all_ends_are_begun(
+    loop: LoopThread, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, begun: bool
+) -> None:
+    """It comes while the first is told to end, just before or just after: each is closed once, and waited for."""
+    sessions = [Open(), Open()]
+    for session in sessions:
+        loop.run(_open(session))
+    submit = registry._submit
+
+    def interrupted(work: Any, *args: Any) -> None:
+        monkeypatch.setattr(registry, "_submit", submit)
+        if begun:
+            submit(work, *args)
+        else:
+            work.close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(registry, "_submit", interrupted)
+    threading.Timer(0.05, lambda: [session.may_end.set() for session in sessions]).start()
+    registry.close_all()
+    assert [session.closes for session in sessions] == [1, 1]
+    assert all(session.closed for session in sessions)
+    assert caplog.text.count("Ctrl-C again leaves them") == 1
+
+
+def test_the_second_ctrl_c_leaves(loop: LoopThread) -> None:
+    """Nothing is waited for then; what is being closed goes on as long as the process lives."""
+    session = Open()
+    loop.run(_open(session))
+    over = threading.Event()
+
+    def in_a_hurry() -> None:
+        session.begun.wait(WAIT_S)
+        while not over.wait(0.01):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    hurrying = threading.Thread(target=in_a_hurry)
+    hurrying.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            try:
+                registry.close_all()
+            finally:
+                over.set()
+                hurrying.join()
+    finally:
+        session.may_end.set()
+    registry.close_all()
     assert session.closed
 
 
