@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import sys
 from pathlib import Path
 
 from .kernels import Kernels
-from .serving import as_order, serve
+from .serving import as_order, end_at_signals, serve
 
 _ORDER_S = 60.0
 _LOOK_S = 0.01
@@ -28,23 +27,20 @@ _LOOK_S = 0.01
 
 async def main() -> None:
     """Serve until the host wants the end, or is gone for too long."""
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     stdin = asyncio.StreamReader()
     if len(sys.argv) > 1:
         line = await _when_written(Path(sys.argv[1]))
     else:
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
+        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
         line = await stdin.readline()
     order = as_order(json.loads(line))
 
     # The kernel's imports take longest and websockets' come second, so they run side by side.
     kernels = Kernels(order.folder, order.cwd, order.lifetime_s)
+    end_at_signals(kernels)
     if not kernels.adopt():
         await kernels.warm_up()
-    await serve(order, kernels, _tell_port, stop.wait(), _read_end(stdin))
+    await serve(order, kernels, _tell_port, _read_end(stdin))
 
 
 def _tell_port(port: int) -> None:

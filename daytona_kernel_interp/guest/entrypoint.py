@@ -24,14 +24,13 @@ import contextlib
 import json
 import os
 import secrets
-import signal
 import stat
 import sys
 from pathlib import Path
 from typing import Any
 
 from .kernels import Kernels
-from .serving import LOOPBACK, Order, load_relay, serve
+from .serving import LOOPBACK, Order, end_at_signals, load_relay, serve
 
 TOKEN, TOKEN_FILE = "DAYTONA_KERNEL_TOKEN", "DAYTONA_KERNEL_TOKEN_FILE"
 HOST, PORT, LIFETIME = "DAYTONA_KERNEL_HOST", "DAYTONA_KERNEL_RELAY_PORT", "DAYTONA_KERNEL_LIFETIME"
@@ -118,12 +117,13 @@ async def _serve_now(token: str, folder: Path) -> None:
         host=os.environ.get(HOST) or LOOPBACK,
     )
     kernels = Kernels(order.folder, order.cwd, order.lifetime_s)
+    end_at_signals(kernels)
     await kernels.warm_up()
 
     def listening(port: int) -> None:
         print(f"relay listens on {order.host} port {port}", file=sys.stderr, flush=True)
 
-    await serve(order, kernels, listening, _stop_signal().wait())
+    await serve(order, kernels, listening)
 
 
 def _number(name: str, default: float) -> float:
@@ -143,7 +143,8 @@ def _number(name: str, default: float) -> float:
 
 
 async def _serve_who_comes(folder: Path, path: Path) -> None:
-    stop = _stop_signal()
+    kernels = Kernels(folder, Path.cwd(), _DAY_S)
+    end_at_signals(kernels)
     came: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
     # Before anything is imported or started: whoever looks finds it at once, and waits in its queue.
 
@@ -152,7 +153,6 @@ async def _serve_who_comes(folder: Path, path: Path) -> None:
         came.put_nowait((reader, writer))
 
     server = await asyncio.start_unix_server(greet, path, limit=_LINE_BYTES)
-    kernels = Kernels(folder, Path.cwd(), _DAY_S)
     await kernels.warm_up()
     load_relay()  # while the kernel process imports what it needs
 
@@ -162,10 +162,10 @@ async def _serve_who_comes(folder: Path, path: Path) -> None:
         flush=True,
     )
     try:
-        asked = await _first(came, stop)
+        asked = await _first(came, kernels.ending)
         _close(server, path)
         if asked is not None:
-            await _answer(*asked, folder, kernels, stop)
+            await _answer(*asked, folder, kernels)
     finally:
         await kernels.end_all()
 
@@ -197,9 +197,7 @@ async def _first(
         ended.cancel()
 
 
-async def _answer(
-    asked: dict[str, Any], writer: asyncio.StreamWriter, folder: Path, kernels: Kernels, stop: asyncio.Event
-) -> None:
+async def _answer(asked: dict[str, Any], writer: asyncio.StreamWriter, folder: Path, kernels: Kernels) -> None:
     """Serve as the host asks; if its package is another, it brings a relay of its own, and this one ends."""
     if asked.get("end"):
         return
@@ -212,7 +210,7 @@ async def _answer(
         _tell(writer, {**facts, "port": port, "secret": order.secret})
         writer.close()
 
-    await serve(order, kernels, listening, stop.wait())
+    await serve(order, kernels, listening)
 
 
 def _tell(writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:
@@ -238,13 +236,6 @@ def _own_folder(above: Path) -> Path:
     except OSError as error:
         raise _Refused(f"there is no home to keep a session in: {error}") from error
     return folder
-
-
-def _stop_signal() -> asyncio.Event:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    return stop
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ KERNEL_MODULE = "daytona_kernel_interp.guest.kernel_app"
 STDERR_BYTES = 64 * 1024  # the file is emptied when it has grown to this
 _STDERR_TAIL_BYTES = 8 * 1024
 _END_S = 1.0  # from SIGTERM to SIGKILL
+_SIGNAL_S = 0.1  # from a kernel's SIGTERM to the relay's, where both get one
 _START_S = 60.0
 _KERNEL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # The user's site-packages are the kernel's if they are ours: on somebody's machine they are not, in a sandbox they are.
@@ -195,7 +196,7 @@ class Kernels:
         self._gone: dict[str, dict[str, Any]] = {}  # how those that ended did
         self._watchers: set[asyncio.Task[None]] = set()
         self._oom_kills = oom_kills()
-        self._ending = False
+        self.ending = asyncio.Event()  # the relay was told to end, and its kernels with it
         self.on_exit: Callable[[dict[str, Any]], None] = lambda event: None
 
     async def warm_up(self) -> None:
@@ -289,7 +290,7 @@ class Kernels:
 
     async def end_all(self) -> None:
         """End every kernel, and the spare process, because the relay ends."""
-        self._ending = True
+        self.ending.set()
         processes = list(self._running.values())
         if self._spare is not None:
             processes.append(self._spare)
@@ -323,7 +324,10 @@ class Kernels:
         self._oom_kills = kills
         oom = kills is not None and before is not None and kills > before and code in (-signal.SIGKILL, None)
         event = self._gone[kernel_id] = _exit_event(kernel_id, code, process.stderr_tail(), oom=oom)
-        event["relay_ends"] = self._ending
+        if code == -signal.SIGTERM:  # whoever stops a sandbox may signal all in it, and we are not first to hear of it
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.ending.wait(), _SIGNAL_S)
+        event["relay_ends"] = self.ending.is_set()
         self.on_exit(event)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import shutil
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,9 @@ def as_order(value: Mapping[str, Any]) -> Order:
 
 
 async def serve(order: Order, kernels: Kernels, listening: Callable[[int], None], *ends: Awaitable[Any]) -> None:
-    """Serve until the host wants the end, is gone for too long, or one of ``ends`` is there; then end the kernels.
+    """Serve until the host wants the end or is gone for too long, or a signal or one of ``ends`` is there.
+
+    Kernels end with it.
 
     ``listening`` is called with the port.
 
@@ -70,12 +73,18 @@ async def serve(order: Order, kernels: Kernels, listening: Callable[[int], None]
         relay = load_relay()(order.secret, kernels, order.lifetime_s)
         server = await relay.listen(order.port, order.host)
         listening(server.sockets[0].getsockname()[1])
-        await _until_one(relay.until_end(), *ends)
+        await _until_one(relay.until_end(), kernels.ending.wait(), *ends)
         server.close()
     finally:
         await kernels.end_all()
         if order.remove:  # a folder made for this relay; a host that was killed cannot delete it
             shutil.rmtree(order.folder, ignore_errors=True)
+
+
+def end_at_signals(kernels: Kernels) -> None:
+    """Have SIGTERM and SIGINT end the relay: they set the kernels' ``ending``."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, kernels.ending.set)
 
 
 def load_relay() -> type[Relay]:

@@ -85,6 +85,22 @@ async def test_kernels_that_end_with_their_relay_are_told_apart(tmp_path: Path) 
     assert str(death(event, "")).startswith("the sandbox's relay was told to end, and ended the kernel")
 
 
+async def test_a_kernel_that_was_told_to_end_before_its_relay_ends_with_it(owner: Owner) -> None:
+    """Whoever stops a sandbox may signal every process in it, in any order."""
+    os.kill(await owner.kernels.start("k", KEY), signal.SIGTERM)
+    while owner.kernels.facts()["k"]["alive"]:  # the relay's own signal comes when the kernel has gone
+        await asyncio.sleep(0)
+    owner.kernels.ending.set()
+    assert (await owner.exit())["relay_ends"] is True
+
+
+async def test_a_kernel_that_somebody_told_to_end_ends_alone(owner: Owner) -> None:
+    """Its relay goes on, so it was not the sandbox that ended."""
+    os.kill(await owner.kernels.start("k", KEY), signal.SIGTERM)
+    event = await owner.exit()
+    assert (event["signal"], event["relay_ends"]) == ("SIGTERM", False)
+
+
 async def test_a_successor_adopts_what_lives(tmp_path: Path) -> None:
     """The second owner has the kernels' ports, learns of their exits by pidfd, and ends them."""
     first, second = Owner(tmp_path), Owner(tmp_path)
