@@ -92,7 +92,7 @@ class PersonalSession(Watcher):
         try:
             await asyncio.wait_for(self._tunnel.signal(self._kernel, name), DIAL_S)
         except (KernelError, asyncio.TimeoutError) as error:
-            self._log.warning("The kernel could not be reached to %s it: %s.", name, error or "no answer came")
+            self._log.warning("The kernel could not be reached to %s it: %s.", name, str(error) or "no answer came")
 
     async def wait(self) -> int:
         """Return the kernel's exit code, negative for a signal, when it has ended."""

@@ -103,8 +103,11 @@ class Talk:
         return "".join(item["text"] for item in self.run(code, *answers) if item["msg_type"] == "stream")
 
     def begin(self, code: str) -> None:
-        """Have a cell run, and return when it says so: it prints ``begun``."""
-        self.client.execute(f"print('begun', flush=True)\n{code}")
+        """Have a cell run, and return when it says so: it prints ``begun``.
+
+        The kernel does not stop on its error: what comes right behind its reply would be dropped.
+        """
+        self.client.execute(f"print('begun', flush=True)\n{code}", stop_on_error=False)
         while True:
             message = self.client.get_iopub_msg(timeout=ANSWER_S)
             if message["msg_type"] == "stream" and "begun" in message["content"]["text"]:

@@ -88,7 +88,8 @@ async def test_kernels_that_end_with_their_relay_are_told_apart(tmp_path: Path) 
 async def test_a_kernel_that_was_told_to_end_before_its_relay_ends_with_it(owner: Owner) -> None:
     """Whoever stops a sandbox may signal every process in it, in any order."""
     os.kill(await owner.kernels.start("k", KEY), signal.SIGTERM)
-    while owner.kernels.facts()["k"]["alive"]:  # the relay's own signal comes when the kernel has gone
+    # The relay's own signal comes when the kernel has gone.
+    while owner.kernels.facts()["k"]["alive"]:  # noqa: ASYNC110 - nothing tells of it until it is decided
         await asyncio.sleep(0)
     owner.kernels.ending.set()
     assert (await owner.exit())["relay_ends"] is True

@@ -81,35 +81,32 @@ def test_ctrl_c_before_all_ends_are_begun(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(registry, "_submit", interrupted)
-    threading.Timer(0.05, lambda: [session.may_end.set() for session in sessions]).start()
+    for session in sessions:
+        threading.Timer(0.05, session.may_end.set).start()
     registry.close_all()
     assert [session.closes for session in sessions] == [1, 1]
     assert all(session.closed for session in sessions)
     assert caplog.text.count("Ctrl-C again leaves them") == 1
 
 
-def test_the_second_ctrl_c_leaves(loop: LoopThread) -> None:
+def test_the_second_ctrl_c_leaves(loop: LoopThread, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is waited for then; what is being closed goes on as long as the process lives."""
-    session = Open()
+    session, told = Open(), threading.Event()
     loop.run(_open(session))
-    over = threading.Event()
+    monkeypatch.setattr(registry.log, "warning", lambda *_: told.set())
 
     def in_a_hurry() -> None:
-        session.begun.wait(WAIT_S)
-        while not over.wait(0.01):
+        for ready in (session.begun, told):
+            ready.wait(WAIT_S)
             os.kill(os.getpid(), signal.SIGINT)
 
     hurrying = threading.Thread(target=in_a_hurry)
     hurrying.start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            try:
-                registry.close_all()
-            finally:
-                over.set()
-                hurrying.join()
-    finally:
-        session.may_end.set()
+    with pytest.raises(KeyboardInterrupt):
+        registry.close_all()
+    hurrying.join()
+    assert not session.closed
+    session.may_end.set()
     registry.close_all()
     assert session.closed
 
