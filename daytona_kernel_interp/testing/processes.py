@@ -173,15 +173,26 @@ class Machine:
         data = "\0".join(fields).encode("utf-8", "surrogateescape")
         if len(data) > pid1.REQUEST_BYTES:
             raise OSError("Argument list too long")
-        async with self._lock:
+        await self._lock.acquire()
+        try:
             if self.gone.done():
                 raise MachineGone
             self._reply = self._loop.create_future()
-            try:
-                socket.send_fds(self._control, [data], list(fds))
-            except (BrokenPipeError, ConnectionError) as error:
-                raise MachineGone from error
-            return await asyncio.shield(asyncio.ensure_future(self._answer()))
+            socket.send_fds(self._control, [data], list(fds))
+        except (BrokenPipeError, ConnectionError) as error:
+            self._lock.release()
+            raise MachineGone from error
+        except BaseException:
+            self._lock.release()
+            raise
+        answer = asyncio.ensure_future(self._answer())
+        # Also when whoever asked has gone: the next to ask would take this answer for its own.
+        answer.add_done_callback(lambda _: self._lock.release())
+        try:
+            return await asyncio.shield(answer)
+        except asyncio.CancelledError:
+            answer.add_done_callback(_let_go)
+            raise
 
     async def _answer(self) -> tuple[list[str], list[int]]:
         reply = self._reply
@@ -218,6 +229,12 @@ class Machine:
         for exited in self._children.values():
             if not exited.done():
                 exited.set_result(-signal.SIGKILL)
+
+
+def _let_go(answer: asyncio.Future[tuple[list[str], list[int]]]) -> None:
+    if not answer.cancelled() and answer.exception() is None:
+        for fd in answer.result()[1]:
+            os.close(fd)
 
 
 class Machines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 from daytona_kernel_interp.testing import DaytonaEmulator
+from daytona_kernel_interp.testing.processes import Machine
 from tests.conformance.service import until
 
 if TYPE_CHECKING:
@@ -138,3 +140,19 @@ def test_wrong_options(wrong: dict[str, object], says: str) -> None:
     """An option that is none is refused with what is wrong."""
     with pytest.raises(ValueError, match=says):
         DaytonaEmulator(**wrong)  # type: ignore[arg-type]
+
+
+async def test_whoever_stops_waiting_leaves_no_answer_to_the_next() -> None:
+    """A request whose client has gone is answered all the same; its answer is nobody's, and its socket is closed."""
+    machine = await Machine.start(isolated=False)
+    try:
+        before = psutil.Process().num_fds()
+        asking = asyncio.ensure_future(machine.listen())
+        while not machine._lock.locked():  # noqa: ASYNC110 - it is sent by then
+            await asyncio.sleep(0)
+        asking.cancel()
+        group, pid = (await machine._ask(["tree", str(machine.pid)]))[0]
+        assert (int(group), int(pid)) == (-machine.pid, machine.pid)
+        assert psutil.Process().num_fds() == before
+    finally:
+        await machine.end()

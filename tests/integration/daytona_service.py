@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from daytona_kernel_interp.testing import DaytonaEmulator
 
-WAIT_S = 20.0
+WAIT_S = 30.0
 
 
 class Service:
