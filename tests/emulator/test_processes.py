@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from daytona_kernel_interp.testing import DaytonaEmulator
+from daytona_kernel_interp.testing import DaytonaEmulator, processes
 from daytona_kernel_interp.testing.processes import Machine
 from tests.conformance.service import until
 
@@ -142,17 +142,30 @@ def test_wrong_options(wrong: dict[str, object], says: str) -> None:
         DaytonaEmulator(**wrong)  # type: ignore[arg-type]
 
 
-async def test_whoever_stops_waiting_leaves_no_answer_to_the_next() -> None:
+async def test_whoever_stops_waiting_leaves_no_answer_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request whose client has gone is answered all the same; its answer is nobody's, and its socket is closed."""
     machine = await Machine.start(isolated=False)
+    let_go, left = processes._let_go, []
+
+    def seen(answer: asyncio.Future[tuple[list[str], list[int]]]) -> None:
+        sockets = [(fd, os.fstat(fd).st_ino) for fd in answer.result()[1]]
+        let_go(answer)
+        left.extend([is_there(fd, inode) for fd, inode in sockets])
+
+    def is_there(fd: int, inode: int) -> bool:
+        try:
+            return os.fstat(fd).st_ino == inode
+        except OSError:
+            return False
+
+    monkeypatch.setattr(processes, "_let_go", seen)
     try:
-        before = psutil.Process().num_fds()
         asking = asyncio.ensure_future(machine.listen())
         while not machine._lock.locked():  # noqa: ASYNC110 - it is sent by then
             await asyncio.sleep(0)
         asking.cancel()
         group, pid = (await machine._ask(["tree", str(machine.pid)]))[0]
         assert (int(group), int(pid)) == (-machine.pid, machine.pid)
-        assert psutil.Process().num_fds() == before
+        assert left == [False]
     finally:
         await machine.end()
