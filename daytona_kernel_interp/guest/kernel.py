@@ -372,8 +372,8 @@ class Kernel(IPythonKernel):
             # It may still be on its way, or decode its variables. A cell is noted here before it is looked whether it
             # runs, and runs before it looks here: one of the two sees the other. If it has ended, no harm.
             self._cancelled.append(str(data.get("cell")))
-            if data["op"] == "withhold" or data.get("cell") != self._bridge.running:
-                return
+        if data.get("op") == "withhold":
+            return
         if data.get("op") == "inspect":
             await self._answer_look(ident, message, data)
             return

@@ -62,9 +62,7 @@ def as_order(value: Mapping[str, Any]) -> Order:
 async def serve(order: Order, kernels: Kernels, listening: Callable[[int], None], *ends: Awaitable[Any]) -> None:
     """Serve until the host wants the end or is gone for too long, or a signal or one of ``ends`` is there.
 
-    Kernels end with it.
-
-    ``listening`` is called with the port.
+    The kernels are ended then. ``listening`` is called with the port.
 
     Raises:
         OSError: If the port is taken.

@@ -179,7 +179,7 @@ class Machine:
                 raise MachineGone
             self._reply = self._loop.create_future()
             socket.send_fds(self._control, [data], list(fds))
-        except (BrokenPipeError, ConnectionError) as error:
+        except ConnectionError as error:
             self._lock.release()
             raise MachineGone from error
         except BaseException:

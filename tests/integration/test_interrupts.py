@@ -95,18 +95,19 @@ def test_an_interrupt_reaches(interp: KernelInterpreter, name: str) -> None:
 
 # The kernel has said busy, and SIGINT goes unheard until the interrupt's other way, by the control channel, is there.
 DEAF = """
-import signal, time
-kernel = get_ipython().kernel
+import collections, signal, threading
+kernel, told = get_ipython().kernel, threading.Event()
+class Telling(collections.deque):
+    def append(self, cell):
+        super().append(cell)
+        told.set()
 def deaf(parent):
     del kernel._apply_preamble
     heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end = time.monotonic() + 20
-    while not kernel._cancelled and time.monotonic() < end:
-        time.sleep(0.01)
+    told.wait(20)
     signal.signal(signal.SIGINT, heard)
     kernel._apply_preamble(parent)
-kernel._cancelled.clear()
-kernel._apply_preamble = deaf
+kernel._cancelled, kernel._apply_preamble = Telling(maxlen=64), deaf
 """
 
 
