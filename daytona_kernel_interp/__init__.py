@@ -17,16 +17,16 @@ TYPE_CHECKING = False  # type checkers know the name; importing typing would cos
 if TYPE_CHECKING:
     from typing import Any
 
-    from .interpreter import KernelInterpreter
+    from .interpreter.interpreter import KernelInterpreter
+    from .monitor.live import live
+    from .playback.diff import diff
+    from .playback.offline_interpreter import ReplayInterpreter
+    from .playback.replay import replay
+    from .recording.recording import Recording
     from .sandboxes.daytona import DaytonaSandbox
-    from .sandboxes.daytona.image import KernelImage
+    from .sandboxes.daytona.snapshot_image import KernelImage
     from .sandboxes.local import LocalSandbox
-    from .sandboxes.relay import RelaySandbox
-    from .transcript.differing import diff
-    from .transcript.offline import ReplayInterpreter
-    from .transcript.recording import Recording
-    from .transcript.replaying import replay
-    from .watching import live
+    from .sandboxes.remote_relay import RelaySandbox
 
 __all__ = [
     "DaytonaSandbox",
@@ -45,15 +45,15 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "DaytonaSandbox": ".sandboxes.daytona",
-    "KernelImage": ".sandboxes.daytona.image",
-    "KernelInterpreter": ".interpreter",
+    "KernelImage": ".sandboxes.daytona.snapshot_image",
+    "KernelInterpreter": ".interpreter.interpreter",
     "LocalSandbox": ".sandboxes.local",
-    "Recording": ".transcript.recording",
-    "RelaySandbox": ".sandboxes.relay",
-    "ReplayInterpreter": ".transcript.offline",
-    "diff": ".transcript.differing",
-    "live": ".watching",
-    "replay": ".transcript.replaying",
+    "Recording": ".recording.recording",
+    "RelaySandbox": ".sandboxes.remote_relay",
+    "ReplayInterpreter": ".playback.offline_interpreter",
+    "diff": ".playback.diff",
+    "live": ".monitor.live",
+    "replay": ".playback.replay",
 }
 _INTERPRETERS = {"KernelInterpreter", "ReplayInterpreter"}  # who touches one may write dspy.RLM(interpreter=...)
 
@@ -65,7 +65,7 @@ def __getattr__(name: str) -> Any:
 
     value = getattr(importlib.import_module(_HOMES[name], __name__), name)
     if name in _INTERPRETERS:
-        from .rlm_keyword import install
+        from .interpreter.rlm_patch import install
 
         install()
     return value
@@ -73,7 +73,7 @@ def __getattr__(name: str) -> Any:
 
 def load_ipython_extension(shell: Any) -> None:
     """Add ``%sandbox_sessions``, ``%sandbox_vars``, ``%%sandbox`` and ``%sandbox_get``: ``%load_ext`` calls this."""
-    from .magics import load
+    from .jupyter.magics import load
 
     load(shell)
 

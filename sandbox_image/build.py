@@ -11,6 +11,6 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from daytona_kernel_interp.cli import main
+    from daytona_kernel_interp.cli.command_line import main
 
     sys.exit(main(["image", *sys.argv[1:]]))

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from daytona_kernel_interp.sandboxes.daytona.service import load_sdk
+from daytona_kernel_interp.sandboxes.daytona.api import load_sdk
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -124,7 +124,7 @@ def _serve(control: socket.socket) -> str | None:
 
 
 def _import() -> None:
-    for name in ("demo.script", "interpreter", "sandboxes.daytona.starting"):
+    for name in ("demo.script", "interpreter.interpreter", "sandboxes.daytona.create"):
         importlib.import_module(f"daytona_kernel_interp.{name}")
     load_sdk()
     gc.freeze()

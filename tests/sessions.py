@@ -7,17 +7,17 @@ import zlib
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, Literal
 
-from daytona_kernel_interp.cell import CellError, DisplayData, ExecuteResult, StreamText
+from daytona_kernel_interp.client.output_collector import CellError, DisplayData, ExecuteResult, StreamText
+from daytona_kernel_interp.codec import values
 from daytona_kernel_interp.errors import RecordingError
-from daytona_kernel_interp.transcript.model import Call, Entry, Facts, LMCall, Outcome, Ref, Transcript, Usage
-from daytona_kernel_interp.transcript.store import ref_to
-from daytona_kernel_interp.wire import values
-from daytona_kernel_interp.wire.calls import ToolSpec
+from daytona_kernel_interp.recording.model import Call, Entry, Facts, LMCall, Outcome, Ref, Transcript, Usage
+from daytona_kernel_interp.recording.value_store import ref_to
+from daytona_kernel_interp.wire.comm import ToolSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from daytona_kernel_interp.wire.values import Buffer
+    from daytona_kernel_interp.codec.values import Buffer
 
 BEGAN = datetime(2026, 5, 4, 9, 30, tzinfo=timezone.utc)
 MODEL = "openrouter/google/gemini-3-flash-preview"

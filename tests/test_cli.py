@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from daytona_kernel_interp import cli
+from daytona_kernel_interp.cli import command_line as cli
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-COMMAND = [sys.executable, "-m", "daytona_kernel_interp.cli"]
+COMMAND = [sys.executable, "-m", "daytona_kernel_interp"]
 LOCAL = ["--sandbox", "local"]
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import dspy
 import pytest
 
-from daytona_kernel_interp import Recording, cli, demo
+from daytona_kernel_interp import Recording, demo
+from daytona_kernel_interp.cli import command_line as cli
 from daytona_kernel_interp.demo import screen as screens
 from daytona_kernel_interp.demo.script import STEPS, Step, rule_lm, scripted_lm, which_mistake
 

@@ -6,16 +6,16 @@ import datetime
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+from daytona_kernel_interp.codec import values
 from daytona_kernel_interp.errors import RecordingError
-from daytona_kernel_interp.transcript.model import Call, Entry, Facts, LMCall, Outcome, Ref, Transcript
-from daytona_kernel_interp.wire import values
-from daytona_kernel_interp.wire.calls import Parameter, ToolSpec
+from daytona_kernel_interp.recording.model import Call, Entry, Facts, LMCall, Outcome, Ref, Transcript
+from daytona_kernel_interp.wire.comm import Parameter, ToolSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from daytona_kernel_interp.cell import Output
-    from daytona_kernel_interp.wire.values import Buffer
+    from daytona_kernel_interp.client.output_collector import Output
+    from daytona_kernel_interp.codec.values import Buffer
 
 BEGAN = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc)
 

@@ -15,8 +15,8 @@ from dspy.primitives.code_interpreter import CodeInterpreterError
 from dspy.utils.callback import BaseCallback
 
 from .. import KernelInterpreter, Recording
-from ..cell import CellError, DisplayData, ExecuteResult, Output, StreamText
-from ..settings import RLM_KEYWORD_VARIABLE
+from ..client.output_collector import CellError, DisplayData, ExecuteResult, Output, StreamText
+from ..config import RLM_KEYWORD_VARIABLE
 from . import INSTALL, BadRequest, Failed
 from .screen import Screen, open_screen, short
 from .script import STEPS, rule_lm, scripted_lm, which_mistake

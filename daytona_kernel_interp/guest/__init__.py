@@ -1,5 +1,6 @@
-"""What runs inside the sandbox: the relay, and the kernel with its end of the bridge.
+"""What runs inside the sandbox.
 
-``python -m daytona_kernel_interp.guest`` starts the relay. Needs ``ipykernel`` and ``websockets`` there, and
-imports nothing of ours but :mod:`daytona_kernel_interp.wire` and :mod:`daytona_kernel_interp.link`.
+``guest.relay`` is the process that owns the sandbox's WebSocket port and its kernel processes; ``guest.kernel`` is the
+process of one kernel. Both need only ipykernel and websockets besides the packages ``wire``, ``codec`` and
+``transport``; neither imports anything of the host's. ``python -m daytona_kernel_interp.guest.relay`` starts a relay.
 """

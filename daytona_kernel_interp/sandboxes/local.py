@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config import START_S
 from ..errors import SandboxFailed
-from ..link.processes import lives, process_mark
-from ..settings import START_S
-from ..wire.link import RESUME_LIFETIME_S
+from ..transport.process_identity import lives, process_mark
+from ..wire.keepalive import RESUME_LIFETIME_S
 from .base import RelayAddress
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class RunningLocalSandbox:
         """Start the relay and wait until it listens."""
         with (self._folder / "relay.log").open("ab") as log_file:
             self._process = await asyncio.create_subprocess_exec(
-                *(self._description.python or sys.executable, "-s", "-m", "daytona_kernel_interp.guest"),
+                *(self._description.python or sys.executable, "-s", "-m", "daytona_kernel_interp.guest.relay"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log_file,

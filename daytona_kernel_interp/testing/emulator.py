@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import psutil
 
-from daytona_kernel_interp.loop import LoopThread
-
+from ..runtime.event_loop import LoopThread
 from .names import NAMES_VARIABLE, Resolver, resolver, resolving
 from .processes import can_isolate
 from .server import HOST, Server

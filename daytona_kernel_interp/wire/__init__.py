@@ -1,7 +1,6 @@
-"""What both ends of the wire share: formats and sans-I/O cores.
+"""The protocols between host and sandbox, sans-I/O.
 
-Standard library only, and no socket, clock, thread or asyncio: whatever is here can be tested at every
-byte, and is the same code in the host process and in the sandbox.
-
-The wire has one version, checked before the first frame (see :mod:`.hello`).
+Frames, streams, hellos, keepalive, ZMTP's handshake, the journal and the messages of the bridge: each format is written
+down where it is coded, with its version. Standard library only; no socket, clock, thread or event loop. Values as bytes
+are ``codec``; moving bytes is ``transport``.
 """

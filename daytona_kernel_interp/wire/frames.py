@@ -33,7 +33,7 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
-from .errors import LocalProtocolError, RemoteProtocolError
+from .protocol_errors import LocalProtocolError, RemoteProtocolError
 
 WIRE_VERSION = 2
 

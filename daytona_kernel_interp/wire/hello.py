@@ -22,8 +22,8 @@ from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any
 
-from .errors import RemoteProtocolError
 from .frames import WIRE_VERSION
+from .protocol_errors import RemoteProtocolError
 
 SECRET_HEADER = "X-Kernel-Secret"
 HELLO_HEADER = "X-Kernel-Hello"

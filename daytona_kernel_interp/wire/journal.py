@@ -40,7 +40,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from .errors import RemoteProtocolError
+from .protocol_errors import RemoteProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -19,8 +19,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .errors import LocalProtocolError, RemoteProtocolError, WindowOverrun
 from .frames import MAX_PAYLOAD_BYTES, Frame, FrameType, decode, encode
+from .protocol_errors import LocalProtocolError, RemoteProtocolError, WindowOverrun
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

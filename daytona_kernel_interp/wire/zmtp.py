@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import struct
 
-from .errors import RemoteProtocolError
+from .protocol_errors import RemoteProtocolError
 
 GREETING_BYTES = 64
 _GREETING = b"\xff" + bytes(8) + b"\x7f" + bytes((3, 0)) + b"NULL".ljust(20, b"\0") + bytes(32)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import TextIO
 
-_LOGGER = "daytona_kernel_interp.sandboxes.daytona.starting"
+_LOGGER = "daytona_kernel_interp.sandboxes.daytona.create"
 _WARM_UP = 1
 
 
@@ -43,8 +43,11 @@ QUICK = Plan(starts=4, delays_s=(0.04,))
 def measure(plan: Plan) -> Iterator[Line]:
     """Measure everything, in the order of the table."""
     with _service() as service:
-        from daytona_kernel_interp.loop import io_loop
-        from daytona_kernel_interp.sandboxes.daytona.image import KernelImage, build_snapshot  # the SDK, in the end
+        from daytona_kernel_interp.runtime.event_loop import io_loop
+        from daytona_kernel_interp.sandboxes.daytona.snapshot_image import (  # the SDK, in the end
+            KernelImage,
+            build_snapshot,
+        )
 
         name = KernelImage().name()
         io_loop().run(build_snapshot(KernelImage(), name, lambda line: None))

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daytona_kernel_interp.loop import io_loop
+from daytona_kernel_interp.runtime.event_loop import io_loop
 from tests import hermetic
 from tests.faults.proxy import UP, Faults, Proxy
 from tests.faults.sandbox import ThroughProxy

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daytona_kernel_interp.channels import Channels, Message, parent_id
-from daytona_kernel_interp.loop import io_loop
+from daytona_kernel_interp.client.channels import Channels, Message, parent_id
+from daytona_kernel_interp.runtime.event_loop import io_loop
 from daytona_kernel_interp.sandboxes.local import LocalSandbox
-from daytona_kernel_interp.tunnel import Tunnel, Watcher
+from daytona_kernel_interp.tunnel.tunnel import Tunnel, Watcher
 from tests.faults.sandbox import ThroughProxy
 
 if TYPE_CHECKING:

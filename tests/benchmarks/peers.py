@@ -16,8 +16,8 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.manager import AsyncKernelManager, start_new_async_kernel
 
 from daytona_kernel_interp import KernelInterpreter, LocalSandbox
-from daytona_kernel_interp.guest.kernels import KernelFiles, KernelProcess
-from daytona_kernel_interp.wire.link import RESUME_LIFETIME_S
+from daytona_kernel_interp.guest.relay.kernel_processes import KernelFiles, KernelProcess
+from daytona_kernel_interp.wire.keepalive import RESUME_LIFETIME_S
 
 from . import cells, report
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from jupyter_client.manager import KernelManager
 
-from daytona_kernel_interp import kernelspecs
+from daytona_kernel_interp.jupyter import kernelspec as kernelspecs
 
 from . import report
 from .samples import Sample

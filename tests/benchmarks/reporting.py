@@ -7,7 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from daytona_kernel_interp.transcript.report import to_html
+from daytona_kernel_interp.page.html import to_html
 from tests import browser, sessions
 
 _STEPS = 200

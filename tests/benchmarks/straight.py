@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import zmq
 
-from daytona_kernel_interp.wire import values
+from daytona_kernel_interp.codec import values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

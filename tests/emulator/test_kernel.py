@@ -55,7 +55,7 @@ class RunningEmulated:
         order = {"secret": secret, "port": port, "folder": f"{home}/relay", "cwd": home, "lifetime_s": 60}
         made.fs.upload_file(json.dumps(order).encode() + b"\n", "order.json")
         made.process.create_session("relay")
-        run = f"(cat order.json; cat) | PYTHONPATH={PACKAGE} python3 -s -m daytona_kernel_interp.guest"
+        run = f"(cat order.json; cat) | PYTHONPATH={PACKAGE} python3 -s -m daytona_kernel_interp.guest.relay"
         command = made.process.execute_session_command("relay", SessionExecuteRequest(command=run, run_async=True))
         until(lambda: made.process.get_session_command_logs("relay", command.cmd_id).stdout, "the relay")
         link = made.get_preview_link(port)

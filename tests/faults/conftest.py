@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from daytona_kernel_interp.sandboxes.local import LocalSandbox
-from daytona_kernel_interp.wire.link import LinkTimes
+from daytona_kernel_interp.wire.keepalive import LinkTimes
 from tests.integration.driver import Driver
 
 from .proxy import Proxy

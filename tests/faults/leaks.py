@@ -160,7 +160,7 @@ _BUSY = (_busy(409),) * 6  # for a second and more
 def prepare(folder: Path) -> None:
     """Make a Python that has nothing installed, and what keeps relay or kernel from starting."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "bare")], check=True)
-    for name, module in (("no-relay", "daytona_kernel_interp.guest"), ("no-kernel", "guest.kernel_app")):
+    for name, module in (("no-relay", "daytona_kernel_interp.guest.relay"), ("no-kernel", "guest.kernel.kernel_app")):
         (folder / name).mkdir()
         text = f"import os, sys\nif any(each.endswith({module!r}) for each in sys.orig_argv): os._exit(3)\n"
         (folder / name / "sitecustomize.py").write_text(text)

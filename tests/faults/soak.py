@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from jupyter_client.blocking.client import BlockingKernelClient
 
-from daytona_kernel_interp.wire import values
+from daytona_kernel_interp.codec import values
 from tests import hermetic
 from tests.integration.driver import Driver
 

@@ -12,10 +12,10 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from daytona_kernel_interp.client.execution import DiedInCell
 from daytona_kernel_interp.errors import KernelDied, SandboxFailed, TunnelLost
-from daytona_kernel_interp.loop import io_loop
-from daytona_kernel_interp.running import DiedInCell
-from daytona_kernel_interp.tunnel import Tunnel
+from daytona_kernel_interp.runtime.event_loop import io_loop
+from daytona_kernel_interp.tunnel.tunnel import Tunnel
 from daytona_kernel_interp.wire.frames import MAX_FRAME_BYTES, MAX_PAYLOAD_BYTES, Frame, FrameType, decode, encode
 from daytona_kernel_interp.wire.hello import HELLO_HEADER, MAX_STREAMS, PATH_PREFIX, SECRET_HEADER, Close, HostHello
 from daytona_kernel_interp.wire.stream import WINDOW_BYTES
@@ -259,14 +259,14 @@ def test_a_relay_that_vanishes(driver: Driver, proxy: Proxy, monkeypatch: pytest
     assert caught.value.cell.text() == "before\n"
     with pytest.raises(TunnelLost, match=words):
         driver.run("1")
-    monkeypatch.setattr("daytona_kernel_interp.dialling.DIAL_S", 0.1)
+    monkeypatch.setattr("daytona_kernel_interp.tunnel.dialer.DIAL_S", 0.1)
     with pytest.raises(SandboxFailed, match=words):
         io_loop().run(Tunnel.open(driver.session.sandbox.address))
 
 
 def test_a_relay_that_is_something_else(driver: Driver, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind the port is a kernel and no relay: one error, no endless dialling."""
-    monkeypatch.setattr("daytona_kernel_interp.dialling.DIAL_S", 0.5)
+    monkeypatch.setattr("daytona_kernel_interp.tunnel.dialer.DIAL_S", 0.5)
     code = "import json, ipykernel.connect as c; json.loads(c.get_connection_info())['shell_port']"
     proxy.lead_to(driver.value(code))
     with pytest.raises(SandboxFailed, match="cannot be reached"):

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from daytona_kernel_interp.client.execution import DiedInCell
 from daytona_kernel_interp.errors import CellNotRun, TunnelLost
-from daytona_kernel_interp.running import DiedInCell
 from daytona_kernel_interp.wire.hello import KERNEL_CHANNELS, MAX_STREAMS
 from tests.integration.driver import Driver
 from tests.integration.test_backpressure import wait_until

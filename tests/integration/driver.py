@@ -6,20 +6,20 @@ import contextvars
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from daytona_kernel_interp.loop import io_loop
+from daytona_kernel_interp.codec import values
+from daytona_kernel_interp.runtime.event_loop import io_loop
 from daytona_kernel_interp.sandboxes.local import LocalSandbox
-from daytona_kernel_interp.session import Session
-from daytona_kernel_interp.tools import Tool, call, describe
-from daytona_kernel_interp.wire import values
-from daytona_kernel_interp.wire.calls import Field, Preamble
+from daytona_kernel_interp.session.kernel_session import Session
+from daytona_kernel_interp.tools.binding import Tool, call, describe
+from daytona_kernel_interp.wire.comm import Field, Preamble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from daytona_kernel_interp.cell import Output
-    from daytona_kernel_interp.running import CellResult
+    from daytona_kernel_interp.client.execution import CellResult
+    from daytona_kernel_interp.client.output_collector import Output
     from daytona_kernel_interp.sandboxes.base import Sandbox
-    from daytona_kernel_interp.wire.link import LinkTimes
+    from daytona_kernel_interp.wire.keepalive import LinkTimes
 
 LIMIT_S = 30.0  # a cell that takes longer than this here hangs
 

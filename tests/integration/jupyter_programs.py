@@ -18,7 +18,7 @@ from jupyter_client.manager import KernelManager
 from nbformat.v4 import new_code_cell, new_notebook
 from websockets.sync.client import connect
 
-from daytona_kernel_interp import kernelspecs
+from daytona_kernel_interp.jupyter import kernelspec as kernelspecs
 from tests.integration.daytona_service import until
 
 if TYPE_CHECKING:

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from daytona_kernel_interp import KernelInterpreter, LocalSandbox, cli, records
-from daytona_kernel_interp.interpreter import CodeExecutionError, CodeInterpreterError, FinalOutput
-from daytona_kernel_interp.link.processes import lives
+from daytona_kernel_interp import KernelInterpreter, LocalSandbox
+from daytona_kernel_interp.cli import command_line as cli
+from daytona_kernel_interp.interpreter.interpreter import CodeExecutionError, CodeInterpreterError, FinalOutput
+from daytona_kernel_interp.session import session_file as records
+from daytona_kernel_interp.transport.process_identity import lives
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

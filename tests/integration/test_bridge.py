@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from daytona_kernel_interp.tools import ToolAborted
-from daytona_kernel_interp.wire import values
-from daytona_kernel_interp.wire.calls import Field
+from daytona_kernel_interp.codec import values
+from daytona_kernel_interp.tools.binding import ToolAborted
+from daytona_kernel_interp.wire.comm import Field
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ import pydantic
 import pytest
 
 from daytona_kernel_interp import KernelInterpreter
-from daytona_kernel_interp.dspy_versions import REOPENS
+from daytona_kernel_interp.interpreter.dspy_compat import REOPENS
 from tests.integration.scripts import model
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from daytona_kernel_interp.cell import DisplayData, ExecuteResult, StreamText
-from daytona_kernel_interp.wire.calls import Field
+from daytona_kernel_interp.client.output_collector import DisplayData, ExecuteResult, StreamText
+from daytona_kernel_interp.wire.comm import Field
 
 if TYPE_CHECKING:
-    from daytona_kernel_interp.cell import Output
+    from daytona_kernel_interp.client.output_collector import Output
     from tests.integration.driver import Driver
 
 pytestmark = pytest.mark.quick
@@ -238,7 +238,7 @@ def test_interrupt_from_another_thread_ends_the_cell(driver: Driver) -> None:
 def test_an_interrupt_that_does_not_get_through_is_waited_out(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     """interrupt() kills nothing: code that resists goes on to its end, and its result counts."""
     ladder = tuple((rung, 0.05) for rung in ("interrupt", "exception", "interrupt"))
-    monkeypatch.setattr("daytona_kernel_interp.kernel.LADDER", ladder)
+    monkeypatch.setattr("daytona_kernel_interp.client.kernel_driver.LADDER", ladder)
     driver.tools["interrupt"] = driver.interrupt
     code = (
         "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"
@@ -251,7 +251,7 @@ def test_an_interrupt_that_does_not_get_through_is_waited_out(driver: Driver, mo
 
 def test_a_malformed_preamble_is_an_error_of_the_cell(driver: Driver) -> None:
     """A kernel that cannot read its preamble says so and does not run the code."""
-    from daytona_kernel_interp.loop import io_loop
+    from daytona_kernel_interp.runtime.event_loop import io_loop
 
     run = driver.session.kernel.run("ran = True", [b"{"], driver.session.tools, timeout_s=10, max_output_chars=None)
     cell = io_loop().run(run).cell

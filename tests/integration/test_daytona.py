@@ -19,9 +19,9 @@ import pytest
 from daytona_kernel_interp import DaytonaSandbox, KernelInterpreter
 from daytona_kernel_interp.demo.script import Step, scripted_lm
 from daytona_kernel_interp.errors import SandboxFailed
-from daytona_kernel_interp.interpreter import CodeInterpreterError, FinalOutput
-from daytona_kernel_interp.sandboxes.daytona import starting
-from daytona_kernel_interp.sandboxes.daytona.found import Found
+from daytona_kernel_interp.interpreter.interpreter import CodeInterpreterError, FinalOutput
+from daytona_kernel_interp.sandboxes.daytona import create as starting
+from daytona_kernel_interp.sandboxes.daytona.probe import Found
 from daytona_kernel_interp.testing import DaytonaEmulator, Fault
 from daytona_kernel_interp.testing.processes import can_isolate
 from tests.integration.daytona_service import WAIT_S, Service, until

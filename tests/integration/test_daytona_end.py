@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
-from daytona_kernel_interp import KernelInterpreter, cli
-from daytona_kernel_interp.records import sessions
+from daytona_kernel_interp import KernelInterpreter
+from daytona_kernel_interp.cli import command_line as cli
+from daytona_kernel_interp.session.session_file import sessions
 from tests.integration.daytona_service import until
 
 if TYPE_CHECKING:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from daytona_kernel_interp import cli
+from daytona_kernel_interp.cli import command_line as cli
 from daytona_kernel_interp.errors import SandboxFailed
-from daytona_kernel_interp.link.processes import process_mark
-from daytona_kernel_interp.loop import io_loop
-from daytona_kernel_interp.sandboxes.daytona import lost, owner
-from daytona_kernel_interp.sandboxes.daytona.service import Service
+from daytona_kernel_interp.runtime.event_loop import io_loop
+from daytona_kernel_interp.sandboxes.daytona import labels as owner
+from daytona_kernel_interp.sandboxes.daytona import orphans as lost
+from daytona_kernel_interp.sandboxes.daytona.api import Service
 from daytona_kernel_interp.testing import Fault
+from daytona_kernel_interp.transport.process_identity import process_mark
 from tests.integration.daytona_service import until
 
 if TYPE_CHECKING:

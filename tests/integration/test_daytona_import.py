@@ -20,7 +20,7 @@ ROOT = Path(daytona_kernel_interp.__file__).parent.parent
 BEGUN_EARLIER = """
 import os, sys, threading
 from daytona_kernel_interp import DaytonaSandbox
-from daytona_kernel_interp.sandboxes.choice import foresee
+from daytona_kernel_interp.sandboxes.select import foresee
 
 def sdk():
     return {name for name in sys.modules if name.partition(".")[0] in ("daytona", "daytona_api_client_async")}
@@ -44,8 +44,8 @@ class Forbidden:
         assert name.partition(".")[0] != "daytona", name
 
 sys.meta_path.insert(0, Forbidden())
-from daytona_kernel_interp.loop import io_loop
-from daytona_kernel_interp.sandboxes.daytona.service import Service
+from daytona_kernel_interp.runtime.event_loop import io_loop
+from daytona_kernel_interp.sandboxes.daytona.api import Service
 
 async def connect():
     await (await Service.connect()).aclose()
@@ -91,7 +91,7 @@ def test_an_interrupt_does_not_wait_for_the_import(tmp_path: Path) -> None:
 
 def test_nothing_is_begun_where_nothing_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is wrong is said by the start."""
-    from daytona_kernel_interp.sandboxes import choice
+    from daytona_kernel_interp.sandboxes import select as choice
 
     begun: list[str] = []
     monkeypatch.setattr(choice, "begin_import", lambda: begun.append("import"))
@@ -110,7 +110,7 @@ def test_an_interpreter_that_will_need_it_has_it_begun(
 ) -> None:
     """As soon as there is the interpreter: a model takes seconds to write the first cell."""
     from daytona_kernel_interp import KernelInterpreter
-    from daytona_kernel_interp.sandboxes import choice
+    from daytona_kernel_interp.sandboxes import select as choice
 
     imports: list[str] = []
     monkeypatch.setattr(choice, "begin_import", lambda: imports.append("import"))

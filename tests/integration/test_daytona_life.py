@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from daytona_kernel_interp import DaytonaSandbox, KernelInterpreter
-from daytona_kernel_interp.interpreter import CodeInterpreterError
-from daytona_kernel_interp.sandboxes.daytona.running import RunningDaytonaSandbox
+from daytona_kernel_interp.interpreter.interpreter import CodeInterpreterError
+from daytona_kernel_interp.sandboxes.daytona.sandbox import RunningDaytonaSandbox
 from daytona_kernel_interp.testing import Fault
 from tests.integration.daytona_service import WAIT_S, Service, until
 

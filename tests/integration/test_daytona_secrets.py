@@ -11,8 +11,8 @@ import pytest
 from aiohttp.web_protocol import RequestHandler
 
 from daytona_kernel_interp import DaytonaSandbox, KernelInterpreter
-from daytona_kernel_interp.interpreter import CodeInterpreterError
-from daytona_kernel_interp.sandboxes.daytona.running import TOKEN_HEADER
+from daytona_kernel_interp.interpreter.interpreter import CodeInterpreterError
+from daytona_kernel_interp.sandboxes.daytona.sandbox import TOKEN_HEADER
 from daytona_kernel_interp.testing import DaytonaEmulator
 from daytona_kernel_interp.wire.hello import SECRET_HEADER
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from daytona_kernel_interp import DaytonaSandbox, KernelInterpreter
-from daytona_kernel_interp.interpreter import CodeInterpreterError
-from daytona_kernel_interp.sandboxes.daytona.running import threads
+from daytona_kernel_interp.interpreter.interpreter import CodeInterpreterError
+from daytona_kernel_interp.sandboxes.daytona.sandbox import threads
 from daytona_kernel_interp.testing import DaytonaEmulator, Fault, commands, sessions, world
 from tests.integration.daytona_service import Service, until
 

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from daytona_kernel_interp import DaytonaSandbox, cli, doctor
-from daytona_kernel_interp.loop import io_loop
-from daytona_kernel_interp.sandboxes.daytona import running
-from daytona_kernel_interp.sandboxes.daytona.service import Service as OurService
+from daytona_kernel_interp import DaytonaSandbox
+from daytona_kernel_interp.cli import command_line as cli
+from daytona_kernel_interp.cli import doctor
+from daytona_kernel_interp.runtime.event_loop import io_loop
+from daytona_kernel_interp.sandboxes.daytona import sandbox as running
+from daytona_kernel_interp.sandboxes.daytona.api import Service as OurService
 from daytona_kernel_interp.testing import Fault
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from daytona_kernel_interp import KernelInterpreter
-from daytona_kernel_interp.channels import Channels
-from daytona_kernel_interp.interpreter import CodeExecutionError, CodeInterpreterError, FinalOutput
-from daytona_kernel_interp.kernel import Kernel
+from daytona_kernel_interp.client.channels import Channels
+from daytona_kernel_interp.client.kernel_driver import Kernel
+from daytona_kernel_interp.interpreter.interpreter import CodeExecutionError, CodeInterpreterError, FinalOutput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ import pytest
 from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
 
 from daytona_kernel_interp import KernelInterpreter
-from daytona_kernel_interp.dspy_versions import CodeExecutionError
+from daytona_kernel_interp.interpreter.dspy_compat import CodeExecutionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -254,7 +254,7 @@ def hostile(interp: KernelInterpreter) -> Iterator[Callable[..., None]]:
 
     def install(*entries: Any, piece: bytes = b"x") -> None:
         interp.execute(
-            "import daytona_kernel_interp.guest.bridge as bridge\nkept = bridge.serve\n"
+            "import daytona_kernel_interp.guest.kernel.bridge as bridge\nkept = bridge.serve\n"
             "bridge.serve = lambda request: entries if request['do'] == 'list' else piece",
             {"entries": list(entries), "piece": piece},
         )
@@ -365,7 +365,7 @@ def test_frames_travel_as_arrow_once_each_side_knows_of_the_other(
     frame = pd.DataFrame({"a": np.arange(20_000), "s": [f"text {n}" for n in range(20_000)]})
     interp.tools["same"], interp.output_fields = lambda f: f, [{"name": "answer"}]
     decoded: list[bytes] = []
-    monkeypatch.setattr("daytona_kernel_interp.wire.values.decode", _spy(decoded))
+    monkeypatch.setattr("daytona_kernel_interp.codec.values.decode", _spy(decoded))
     code = """
 from daytona_kernel_interp.wire import values
 heads, decode = [], values.decode
@@ -384,7 +384,7 @@ assert b'"ipc"' in heads[-1]
 
 
 def _spy(heads: list[bytes]) -> Any:
-    from daytona_kernel_interp.wire import values
+    from daytona_kernel_interp.codec import values
 
     decode = values.decode
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from daytona_kernel_interp import DaytonaSandbox, KernelImage, KernelInterpreter, cli
-from daytona_kernel_interp.interpreter import CodeInterpreterError
-from daytona_kernel_interp.sandboxes.daytona import runtime, starting
+from daytona_kernel_interp import DaytonaSandbox, KernelImage, KernelInterpreter
+from daytona_kernel_interp.cli import command_line as cli
+from daytona_kernel_interp.interpreter.interpreter import CodeInterpreterError
+from daytona_kernel_interp.sandboxes.daytona import create as starting
+from daytona_kernel_interp.sandboxes.daytona import guest_archive as runtime
 from daytona_kernel_interp.testing import Fault
 from daytona_kernel_interp.testing.processes import can_isolate
 from tests.integration.daytona_service import until
@@ -56,7 +58,7 @@ def test_the_image_is_enough_without_a_network(daytona: Service, built: str, mon
     with KernelInterpreter(sandbox=DaytonaSandbox(network_block_all=can_isolate())) as interpreter:
         assert interpreter.execute("1 + 1") == 2
         relay = "import os, pathlib; pathlib.Path(f'/proc/{os.getppid()}/cmdline').read_text()"
-        assert "daytona_kernel_interp.guest.entrypoint" in interpreter.execute(relay)
+        assert "daytona_kernel_interp.guest.relay.entrypoint" in interpreter.execute(relay)
 
 
 def test_the_image_needs_no_snapshot(daytona: Service) -> None:
@@ -113,7 +115,7 @@ def test_a_relay_that_does_not_suit_is_ended(daytona: Service, built: str, wante
         listed = interpreter.execute(PROCESSES)
         assert isinstance(listed, list)
         assert len(listed) == 1
-        assert ("guest.entrypoint" in listed[0]) == ("upload" not in wanted)
+        assert ("guest.relay.entrypoint" in listed[0]) == ("upload" not in wanted)
 
 
 PROCESSES = """
@@ -137,7 +139,7 @@ def test_a_relay_of_another_version_is_not_used(daytona: Service, built: str, mo
     with KernelInterpreter(sandbox=DaytonaSandbox(snapshot=built)) as interpreter:
         listed = interpreter.execute(PROCESSES)
         assert isinstance(listed, list)
-        assert [("guest.entrypoint" in line) for line in listed] == [False]
+        assert [("guest.relay.entrypoint" in line) for line in listed] == [False]
 
 
 # --- builds -------------------------------------------------------------------------------------------------

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from daytona_kernel_interp import KernelImage, KernelInterpreter, RelaySandbox
-from daytona_kernel_interp.interpreter import CodeInterpreterError
-from daytona_kernel_interp.sandboxes.daytona import image, prepare, runtime
+from daytona_kernel_interp.interpreter.interpreter import CodeInterpreterError
+from daytona_kernel_interp.sandboxes.daytona import guest_archive as runtime
+from daytona_kernel_interp.sandboxes.daytona import probe_script as prepare
+from daytona_kernel_interp.sandboxes.daytona import snapshot_image as image
 from tests.environments import IMAGE, PROJECT, find_python
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ def test_it_is_not_root_and_starts_the_relay() -> None:
     found = instructions((RECIPE / "Dockerfile").read_text())
     assert [rest for word, rest in found if word == "USER"] == ["1000"]
     assert [json.loads(rest) for word, rest in found if word == "ENTRYPOINT"] == [image.entrypoint()]
-    assert image.entrypoint()[-1] == "daytona_kernel_interp.guest.entrypoint"
+    assert image.entrypoint()[-1] == "daytona_kernel_interp.guest.relay.entrypoint"
 
 
 def test_every_pin_is_exact_and_none_comes_from_elsewhere() -> None:
@@ -243,7 +245,7 @@ def test_cells_run_in_it_and_do_not_see_the_token(start: Callable[..., Relay]) -
         version = tuple(map(int, IMAGE.version.split(".")))
         assert interpreter.execute(IMPORTS) == f"{version} [] 3\n"
         seen = interpreter.execute(READABLE)
-        assert "daytona_kernel_interp.guest.entrypoint" in seen
+        assert "daytona_kernel_interp.guest.relay.entrypoint" in seen
         assert TOKEN not in seen
     with pytest.raises(CodeInterpreterError, match="401"):
         KernelInterpreter(sandbox=RelaySandbox(url, TOKEN[:-1])).start()

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from daytona_kernel_interp import KernelInterpreter
-from daytona_kernel_interp.interpreter import CodeExecutionError, CodeInterpreterError
+from daytona_kernel_interp.interpreter.interpreter import CodeExecutionError, CodeInterpreterError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from daytona_kernel_interp.inspected import Inspection
+    from daytona_kernel_interp.monitor.inspection import Inspection
 
 HOSTILE = """
 import os, sys, time, threading

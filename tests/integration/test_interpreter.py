@@ -20,7 +20,7 @@ from dspy.dsp.utils.settings import settings
 from dspy.primitives.code_interpreter import CodeInterpreter, CodeInterpreterError, FinalOutput
 
 from daytona_kernel_interp import KernelInterpreter
-from daytona_kernel_interp.dspy_versions import CodeExecutionError
+from daytona_kernel_interp.interpreter.dspy_compat import CodeExecutionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from daytona_kernel_interp.guest import kernels as guest_kernels
-from daytona_kernel_interp.guest.kernels import Kernels, NoSuchKernel
-from daytona_kernel_interp.running import death
+from daytona_kernel_interp.client.execution import death
+from daytona_kernel_interp.guest.relay import kernel_processes as guest_kernels
+from daytona_kernel_interp.guest.relay.kernel_processes import Kernels, NoSuchKernel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

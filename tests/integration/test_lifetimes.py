@@ -17,8 +17,8 @@ import pytest
 from dspy.primitives.code_interpreter import CodeInterpreterError
 
 from daytona_kernel_interp import KernelInterpreter, LocalSandbox
-from daytona_kernel_interp.dspy_versions import REOPENS, CodeExecutionError
-from daytona_kernel_interp.loop import io_loop
+from daytona_kernel_interp.interpreter.dspy_compat import REOPENS, CodeExecutionError
+from daytona_kernel_interp.runtime.event_loop import io_loop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -159,7 +159,7 @@ def test_a_forgotten_interpreter_ends_its_sandbox() -> None:
 
 def test_a_forgotten_interpreter_may_be_collected_on_the_io_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """The collector runs where it likes; the loop that is to end the sandbox does not wait for that itself."""
-    monkeypatch.setattr("daytona_kernel_interp.interpreter._SHUTDOWN_S", 1000.0)
+    monkeypatch.setattr("daytona_kernel_interp.interpreter.interpreter._SHUTDOWN_S", 1000.0)
     interpreter = KernelInterpreter(sandbox="local")
     pids = [relay_pid(interpreter), int(interpreter.execute("os.getpid()"))]
     interpreter.tools["itself"] = interpreter.execute  # a cycle: only the collector finds it

@@ -21,12 +21,15 @@ import zmq
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
-from daytona_kernel_interp import KernelInterpreter, cli, live, records, session
-from daytona_kernel_interp.cell import StreamText
+from daytona_kernel_interp import KernelInterpreter, live
+from daytona_kernel_interp.cli import command_line as cli
+from daytona_kernel_interp.client.output_collector import StreamText
 from daytona_kernel_interp.errors import KernelError, SessionNotFound
-from daytona_kernel_interp.interpreter import CodeInterpreterError
-from daytona_kernel_interp.visiting import CellFailed, Guest
-from daytona_kernel_interp.widget import SessionView
+from daytona_kernel_interp.interpreter.interpreter import CodeInterpreterError
+from daytona_kernel_interp.monitor.shared_client import CellFailed, Guest
+from daytona_kernel_interp.monitor.widget import SessionView
+from daytona_kernel_interp.session import kernel_session as session
+from daytona_kernel_interp.session import session_file as records
 from tests.integration.test_attach import end_sandbox, until
 
 if TYPE_CHECKING:
@@ -97,7 +100,7 @@ def test_another_process_sees_a_running_cell(shared: KernelInterpreter) -> None:
     cell = waiting(shared, go_on)
     try:
         shown = subprocess.run(
-            [sys.executable, "-m", "daytona_kernel_interp.cli", "inspect", shared.session_id],
+            [sys.executable, "-m", "daytona_kernel_interp", "inspect", shared.session_id],
             capture_output=True,
             text=True,
             timeout=60,
@@ -314,7 +317,7 @@ def test_an_impostor_of_a_host(tmp_path: Path) -> None:
     record = records.SessionRecord.of_this_process(
         "0badcafe", kernel="k", key="s", connection_file=str(tmp_path / "c.json"), sandbox={"kind": "local"}
     )
-    from daytona_kernel_interp.watching import Live
+    from daytona_kernel_interp.monitor.live import Live
 
     with pytest.raises(KernelError):
         Live(record, write=False).inspect()
@@ -419,7 +422,7 @@ def test_attach_opens_jupyter_console(shared: KernelInterpreter) -> None:
 
     ours, its = pty.openpty()
     with subprocess.Popen(
-        [sys.executable, "-m", "daytona_kernel_interp.cli", "attach", shared.session_id],
+        [sys.executable, "-m", "daytona_kernel_interp", "attach", shared.session_id],
         stdin=its,
         stdout=its,
         stderr=its,
@@ -443,7 +446,7 @@ def test_attach_prints_the_command_without_the_program(
     shared: KernelInterpreter, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Where jupyter console is not installed, its command is printed, and a plain prompt takes its place."""
-    from daytona_kernel_interp import console
+    from daytona_kernel_interp.cli import console
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert console.open_jupyter_console(shared.session_id) is None

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from daytona_kernel_interp.inspected import parse_look
-from daytona_kernel_interp.loop import io_loop
+from daytona_kernel_interp.monitor.inspection import parse_look
+from daytona_kernel_interp.runtime.event_loop import io_loop
 
 if TYPE_CHECKING:
     from tests.integration.driver import Driver

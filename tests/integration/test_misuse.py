@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from daytona_kernel_interp import KernelInterpreter
-from daytona_kernel_interp.interpreter import CodeExecutionError, CodeInterpreterError
+from daytona_kernel_interp.interpreter.interpreter import CodeExecutionError, CodeInterpreterError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

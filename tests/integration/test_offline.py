@@ -16,13 +16,13 @@ from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
 from dspy.utils.callback import BaseCallback
 
 from daytona_kernel_interp import KernelInterpreter, ReplayInterpreter
-from daytona_kernel_interp.cell import StreamText
+from daytona_kernel_interp.client.output_collector import StreamText
 from daytona_kernel_interp.demo.script import Step, scripted_lm
-from daytona_kernel_interp.dspy_versions import REOPENS, CodeExecutionError
 from daytona_kernel_interp.errors import RecordingError, ReplayMismatch
-from daytona_kernel_interp.tools import describe
-from daytona_kernel_interp.transcript.answering import RecordedLM
-from daytona_kernel_interp.transcript.model import LMCall, Outcome, Transcript
+from daytona_kernel_interp.interpreter.dspy_compat import REOPENS, CodeExecutionError
+from daytona_kernel_interp.playback.recorded_lm import RecordedLM
+from daytona_kernel_interp.recording.model import LMCall, Outcome, Transcript
+from daytona_kernel_interp.tools.binding import describe
 from tests.transcripts import BEGAN, Maker
 
 if TYPE_CHECKING:

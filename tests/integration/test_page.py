@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from daytona_kernel_interp.cell import CellError, DisplayData, ExecuteResult, StreamText
-from daytona_kernel_interp.transcript.model import Call, Entry, Facts, Outcome, Ref, Transcript, Usage
-from daytona_kernel_interp.transcript.report import to_html
-from daytona_kernel_interp.wire.calls import ToolSpec
+from daytona_kernel_interp.client.output_collector import CellError, DisplayData, ExecuteResult, StreamText
+from daytona_kernel_interp.page.html import to_html
+from daytona_kernel_interp.recording.model import Call, Entry, Facts, Outcome, Ref, Transcript, Usage
+from daytona_kernel_interp.wire.comm import ToolSpec
 from tests import sessions
 from tests.browser import browser as running_browser
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from daytona_kernel_interp import widget
-from daytona_kernel_interp.inspected import Inspection, Variable
+from daytona_kernel_interp.monitor import widget
+from daytona_kernel_interp.monitor.inspection import Inspection, Variable
 from tests import browser
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from daytona_kernel_interp.errors import SandboxFailed
-from daytona_kernel_interp.kernelspecs import BadOption
+from daytona_kernel_interp.jupyter.kernelspec import BadOption
 from tests.integration.daytona_service import until
 from tests.integration.jupyter_programs import DAYTONA, LOCAL, Talk, install, talk
 

@@ -16,7 +16,7 @@ from dspy.utils.callback import BaseCallback
 
 from daytona_kernel_interp import KernelInterpreter, Recording
 from daytona_kernel_interp.demo.script import Step, rule_lm, scripted_lm
-from daytona_kernel_interp.transcript.callback import request_of
+from daytona_kernel_interp.recording.dspy_callback import request_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

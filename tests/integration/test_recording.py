@@ -18,15 +18,15 @@ import nbformat
 import pytest
 
 from daytona_kernel_interp import KernelInterpreter, LocalSandbox, Recording
-from daytona_kernel_interp.cell import DisplayData, StreamText
-from daytona_kernel_interp.interpreter import CodeExecutionError, CodeInterpreterError
-from daytona_kernel_interp.transcript.growing import GrowingFile
+from daytona_kernel_interp.client.output_collector import DisplayData, StreamText
+from daytona_kernel_interp.interpreter.interpreter import CodeExecutionError, CodeInterpreterError
+from daytona_kernel_interp.recording.atomic_file import GrowingFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from daytona_kernel_interp.cell import Output
-    from daytona_kernel_interp.transcript.model import Entry
+    from daytona_kernel_interp.client.output_collector import Output
+    from daytona_kernel_interp.recording.model import Entry
 
 
 def look(key: str) -> int:
@@ -170,7 +170,7 @@ def test_what_a_tool_changes_is_recorded_as_it_was_sent(
 ) -> None:
     """An array's memory is the caller's: it is begun to be kept before anybody else has it, also in the first cell."""
     numpy = pytest.importorskip("numpy")
-    monkeypatch.setattr("daytona_kernel_interp.transcript.recorder.SLOW_S", 600.0)  # a slow step is written down early
+    monkeypatch.setattr("daytona_kernel_interp.recording.recorder.SLOW_S", 600.0)  # a slow step is written down early
     array, recorded = numpy.zeros(10_000), own()
     recorder = recorded.interpreter._recorder
     assert recorder is not None

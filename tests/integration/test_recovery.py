@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from daytona_kernel_interp.client.execution import DiedInCell
 from daytona_kernel_interp.errors import CellNotRun, KernelDied, TunnelLost
-from daytona_kernel_interp.loop import io_loop
-from daytona_kernel_interp.running import DiedInCell
+from daytona_kernel_interp.runtime.event_loop import io_loop
 from daytona_kernel_interp.sandboxes.local import RunningLocalSandbox
-from daytona_kernel_interp.wire.calls import Field
-from daytona_kernel_interp.wire.link import LinkTimes
+from daytona_kernel_interp.wire.comm import Field
+from daytona_kernel_interp.wire.keepalive import LinkTimes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from daytona_kernel_interp.cell import Output
+    from daytona_kernel_interp.client.output_collector import Output
     from tests.integration.driver import Driver
 
 pytestmark = pytest.mark.quick

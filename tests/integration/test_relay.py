@@ -18,12 +18,12 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from daytona_kernel_interp.client.execution import DiedInCell
 from daytona_kernel_interp.errors import KernelDied, SandboxFailed, TunnelLost, WireMismatch
-from daytona_kernel_interp.loop import io_loop
-from daytona_kernel_interp.running import DiedInCell
+from daytona_kernel_interp.runtime.event_loop import io_loop
 from daytona_kernel_interp.sandboxes.base import RelayAddress
 from daytona_kernel_interp.sandboxes.local import LocalSandbox
-from daytona_kernel_interp.tunnel import Tunnel
+from daytona_kernel_interp.tunnel.tunnel import Tunnel
 from daytona_kernel_interp.wire.hello import HELLO_HEADER, SECRET_HEADER, Close, HostHello
 from tests.integration.driver import Driver
 
@@ -89,7 +89,7 @@ async def test_a_broken_frame_ends_its_own_stream_only(driver: Driver) -> None:
 
 def test_a_relay_that_is_not_there_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody listens: SandboxFailed with the address, and no secret in it."""
-    monkeypatch.setattr("daytona_kernel_interp.dialling.DIAL_S", 0.1)
+    monkeypatch.setattr("daytona_kernel_interp.tunnel.dialer.DIAL_S", 0.1)
     with pytest.raises(SandboxFailed, match=r"ws://127\.0\.0\.1:1 cannot be reached") as caught:
         io_loop().run(Tunnel.open(RelayAddress("ws://127.0.0.1:1", "the-secret")))
     assert "the-secret" not in str(caught.value)
@@ -204,7 +204,7 @@ def test_a_kernels_death_is_told_with_its_output(own_driver: Driver, code: str, 
 
 def test_code_that_nothing_interrupts_costs_the_kernel(own_driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     """Native code that never looks at signals ends with the kernel killed, and the error says so."""
-    monkeypatch.setattr("daytona_kernel_interp.kernel.LAST_INTERRUPT_S", 0.5)
+    monkeypatch.setattr("daytona_kernel_interp.client.kernel_driver.LAST_INTERRUPT_S", 0.5)
     with pytest.raises(DiedInCell, match="nothing stopped the code, so the kernel was killed; all variables are lost"):
         own_driver.run("import collections, itertools; collections.deque(itertools.repeat(0), maxlen=0)", timeout_s=0.3)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from daytona_kernel_interp import KernelInterpreter, RelaySandbox
-from daytona_kernel_interp.interpreter import CodeInterpreterError
+from daytona_kernel_interp.interpreter.interpreter import CodeInterpreterError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +24,7 @@ def url(tmp_path: Path) -> Iterator[str]:
     """A relay started as the README says."""
     order = {"secret": TOKEN, "port": 0, "folder": str(tmp_path), "cwd": str(tmp_path), "lifetime_s": 60}
     relay = subprocess.Popen(
-        [sys.executable, "-m", "daytona_kernel_interp.guest"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", "daytona_kernel_interp.guest.relay"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     with relay:
         assert relay.stdin is not None

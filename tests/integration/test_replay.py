@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from daytona_kernel_interp.cell import CellError, ExecuteResult, StreamText
+from daytona_kernel_interp.client.output_collector import CellError, ExecuteResult, StreamText
 from daytona_kernel_interp.errors import SandboxFailed
-from daytona_kernel_interp.transcript.comparing import Tolerance
-from daytona_kernel_interp.transcript.model import Outcome
-from daytona_kernel_interp.transcript.replaying import ReplayReport, replay
+from daytona_kernel_interp.playback.compare import Tolerance
+from daytona_kernel_interp.playback.replay import ReplayReport, replay
+from daytona_kernel_interp.recording.model import Outcome
 from tests.transcripts import LLM_QUERY, SEARCH, Maker
 
 BATCHED = """

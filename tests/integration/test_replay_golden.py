@@ -8,9 +8,9 @@ import pytest
 from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
 
 from daytona_kernel_interp import Recording, ReplayInterpreter, diff, replay
-from daytona_kernel_interp.transcript.answering import RecordedLM
-from daytona_kernel_interp.transcript.comparing import Tolerance
-from daytona_kernel_interp.transcript.rerunning import stand_in
+from daytona_kernel_interp.playback.compare import Tolerance
+from daytona_kernel_interp.playback.recorded_lm import RecordedLM
+from daytona_kernel_interp.playback.rerun import stand_in
 
 PROJECT = Path(__file__).resolve().parents[2]
 KEPT = sorted([*(PROJECT / "tests" / "golden").glob("*.ipynb"), *(PROJECT / "notebooks" / "sessions").glob("*.ipynb")])

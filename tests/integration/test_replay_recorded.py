@@ -11,7 +11,8 @@ import nbformat
 import pytest
 from dspy.primitives.code_interpreter import CodeInterpreterError
 
-from daytona_kernel_interp import KernelInterpreter, Recording, ReplayInterpreter, cli, diff, replay
+from daytona_kernel_interp import KernelInterpreter, Recording, ReplayInterpreter, diff, replay
+from daytona_kernel_interp.cli import command_line as cli
 from daytona_kernel_interp.demo.script import Step, rule_lm, scripted_lm
 from daytona_kernel_interp.errors import RecordingError, ReplayMismatch
 

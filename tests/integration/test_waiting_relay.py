@@ -30,7 +30,7 @@ class Waiting:
         self.path = folder / "own" / "waiting"
         # Without a log that nobody reads; its words are for whoever starts it by hand.
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "daytona_kernel_interp.guest.entrypoint"],
+            [sys.executable, "-m", "daytona_kernel_interp.guest.relay.entrypoint"],
             env={"PATH": os.environ["PATH"], "HOME": str(folder), "DAYTONA_KERNEL_WAITING": str(self.path)},
             stderr=subprocess.DEVNULL,
         )

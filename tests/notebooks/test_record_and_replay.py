@@ -11,7 +11,7 @@ import pytest
 from nbclient import NotebookClient
 
 from daytona_kernel_interp import Recording, replay
-from daytona_kernel_interp.transcript.comparing import Tolerance
+from daytona_kernel_interp.playback.compare import Tolerance
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 NOTEBOOK = NOTEBOOKS / "03_record_and_replay.ipynb"

@@ -18,9 +18,10 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from daytona_kernel_interp.wire import arrow_values, libraries
-from daytona_kernel_interp.wire.errors import RemoteProtocolError
-from daytona_kernel_interp.wire.values import Buffer, dumps, loads
+from daytona_kernel_interp.codec import libraries
+from daytona_kernel_interp.codec import pyarrow_codec as arrow_values
+from daytona_kernel_interp.codec.values import Buffer, dumps, loads
+from daytona_kernel_interp.wire.protocol_errors import RemoteProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

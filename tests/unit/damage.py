@@ -22,8 +22,8 @@ import polars as pl
 import pyarrow as pa
 from PIL import Image
 
-from daytona_kernel_interp.wire.errors import RemoteProtocolError
-from daytona_kernel_interp.wire.values import Buffer, dumps, loads
+from daytona_kernel_interp.codec.values import Buffer, dumps, loads
+from daytona_kernel_interp.wire.protocol_errors import RemoteProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

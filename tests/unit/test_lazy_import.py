@@ -35,7 +35,7 @@ def test_a_description_costs_little() -> None:
 
 def test_what_the_sandbox_loads_knows_no_host() -> None:
     """The guest and all that it imports of ours run without DSPy and Daytona's SDK."""
-    code = "import daytona_kernel_interp.guest.kernel_app, daytona_kernel_interp.guest.relay"
+    code = "import daytona_kernel_interp.guest.kernel.kernel_app, daytona_kernel_interp.guest.relay.server"
     loaded = loaded_after(code)
     assert {"ipykernel", "websockets"} <= loaded
     assert not loaded & {"dspy", "daytona", "jupyter_console", "pydantic", "litellm"}
@@ -43,8 +43,8 @@ def test_what_the_sandbox_loads_knows_no_host() -> None:
 
 def test_the_wire_is_standard_library() -> None:
     """``wire`` loads nothing that a bare Python lacks, and no socket, loop or thread of its own."""
-    modules = ("calls", "errors", "frames", "hello", "stream", "values")
-    code = "; ".join(f"import daytona_kernel_interp.wire.{module}" for module in modules)
+    modules = ("wire.comm", "wire.protocol_errors", "wire.frames", "wire.hello", "wire.stream", "codec.values")
+    code = "; ".join(f"import daytona_kernel_interp.{module}" for module in modules)
     third_party = loaded_after(code) - loaded_after("") - set(sys.stdlib_module_names)
     assert third_party == {"daytona_kernel_interp"}
 

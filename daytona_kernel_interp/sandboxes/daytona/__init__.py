@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ...settings import DAYTONA_BUILD_S, START_S, daytona_snapshot
-from ...wire.link import RESUME_LIFETIME_S
+from ...config import DAYTONA_BUILD_S, START_S, daytona_snapshot
+from ...wire.keepalive import RESUME_LIFETIME_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from .running import RunningDaytonaSandbox
+    from .sandbox import RunningDaytonaSandbox
 
 _DAY_MINUTES = 24 * 60
 _SPARE_MINUTES = 5  # between the relay's end and the sandbox's, where nobody says otherwise
@@ -130,6 +130,6 @@ class DaytonaSandbox:
         Raises:
             SandboxFailed: If one of that did not work; the sandbox is deleted.
         """
-        from .starting import start
+        from .create import start
 
         return await start(self)

@@ -1,0 +1,230 @@
+"""One jupyter_client's channels to a kernel. Replaced as a whole when the link cannot resume. Lives on the I/O loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+import zmq
+import zmq.asyncio
+from jupyter_client.asynchronous.client import AsyncKernelClient
+
+from ..wire.comm import PREAMBLE_KEY
+from .messages import limit_of, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from jupyter_client.session import Session
+
+log = logging.getLogger(__name__)
+
+_PROBE_S, _SLOW_PROBE_S = 0.05, 5.0  # between kernel_info requests until iopub is subscribed
+_QUICK_PROBES = 100
+
+Message = dict[str, Any]
+
+
+class Channels:
+    """Shell, iopub and control, with a task that reads each."""
+
+    def __init__(
+        self,
+        connection_file: Path,
+        max_value_bytes: int | None,
+        on_shell: Callable[[Message], None],
+        on_iopub: Callable[[Message], None],
+    ) -> None:
+        """Connect; nothing is waited for."""
+        context = _shared_context()
+        limit = limit_of(max_value_bytes)
+        context.setsockopt(zmq.MAXMSGSIZE, -1 if limit is None else limit)
+        self._client = AsyncKernelClient(context=context)
+        self._client.load_connection_file(str(connection_file))
+        self._client.start_channels(stdin=False, hb=False)
+        self._on_shell, self._on_iopub = on_shell, on_iopub
+        self._barriers: dict[str, asyncio.Future[None]] = {}
+        self._shell_replies: dict[str, asyncio.Future[None]] = {}
+        self._answers: dict[str, asyncio.Future[Message]] = {}  # awaited on control
+        self._held: list[Message] | None = None
+        self._known: set[str] = set()  # ids of messages that were taken from the journal, and may come here as well
+        self._readers = [
+            asyncio.create_task(self._read(self._client.shell_channel, self._take_shell)),
+            asyncio.create_task(self._read(self._client.iopub_channel, self._take_iopub)),
+            asyncio.create_task(self._read(self._client.control_channel, self._take_control)),
+        ]
+
+    @property
+    def session(self) -> Session:
+        """The Jupyter session: makes and signs messages."""
+        session: Session = self._client.session
+        return session
+
+    def execute_request(self, code: str) -> Message:
+        """Return the request for a cell whose preamble is in its buffers; see ``wire.calls``."""
+        content = {
+            **{"code": code, "silent": False, "store_history": True, "user_expressions": {}},
+            **{"allow_stdin": False, "stop_on_error": False},
+        }
+        message: Message = self.session.msg("execute_request", content, metadata={PREAMBLE_KEY: True})
+        return message
+
+    def send(self, message: Message, buffers: Sequence[Any] = ()) -> None:
+        """Send a message on shell."""
+        self.session.send(self._client.shell_channel.socket, message, buffers=list(buffers))
+
+    def send_control(self, data: dict[str, Any], buffers: Sequence[Any] = ()) -> None:
+        """Send a ``comm_msg`` on control; see ``wire.calls``."""
+        message = self.session.msg("comm_msg", {"comm_id": "", "data": data})
+        self.session.send(self._client.control_channel.socket, message, buffers=list(buffers))
+
+    async def ask(self, data: dict[str, Any]) -> Message:
+        """Send a ``comm_msg`` on control and return the kernel's answer to it, however long that takes."""
+        message = self.session.msg("comm_msg", {"comm_id": "", "data": data})
+        answer = self._answers[message["header"]["msg_id"]] = asyncio.get_running_loop().create_future()
+        try:
+            self.session.send(self._client.control_channel.socket, message)
+            found: Message = await answer
+            return found
+        finally:
+            self._answers.pop(message["header"]["msg_id"], None)
+
+    async def until_subscribed(self) -> None:
+        """Return when what the kernel publishes arrives.
+
+        PUB sends nothing to a subscription that has not come; the first idle that does come proves that it has.
+        """
+        probes: set[asyncio.Future[None]] = set()
+        while not any(probe.done() for probe in probes):
+            probes.add(self._probe())
+            wait_s = _PROBE_S if len(probes) < _QUICK_PROBES else _SLOW_PROBE_S  # C code may hold the kernel for hours
+            await asyncio.wait(probes, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+
+    async def barrier(self) -> None:
+        """Return when everything that the kernel published before now has arrived: iopub is in order."""
+        await self._probe()
+
+    async def shell_barrier(self) -> None:
+        """Return when the kernel has taken up everything that reached it on shell before now.
+
+        Twice, because a ROUTER takes messages from its peers in turns, and earlier ones came over another connection.
+        """
+        for _ in range(2):
+            message = self.session.msg("kernel_info_request", {})
+            replied = self._shell_replies[message["header"]["msg_id"]] = asyncio.get_running_loop().create_future()
+            self.send(message)
+            await replied
+
+    def hold(self) -> None:
+        """Keep iopub's messages back until :meth:`release`."""
+        self._held = []
+
+    def release(self, known: set[str]) -> None:
+        """Hand over what was held back, without the messages of ``known`` ids, and hold no more."""
+        self._known |= known  # what was published just before the journal was read is still on its way
+        held, self._held = self._held or [], None
+        for message in held:
+            self._guard(self._take_iopub, message)
+
+    async def aclose(self) -> None:
+        """Close the channels; nothing that is still queued is sent. Calling it again does nothing."""
+        tasks, self._readers = self._readers, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if not tasks:
+            return
+        for channel in ("shell", "iopub", "control"):
+            socket = getattr(self._client, f"{channel}_channel").socket
+            if socket is not None:
+                socket.close(linger=0)
+        self._client.stop_channels()
+
+    # --- messages ---------------------------------------------------------------------------------
+
+    async def _read(self, channel: Any, take: Callable[[Message], None]) -> None:
+        session = channel.session
+        while True:
+            frames = await channel.socket.recv_multipart()
+            try:
+                _, parts = session.feed_identities(frames)
+                message = parse(session, parts)
+            except Exception as error:  # a bad signature, or whatever a hostile kernel makes json.loads raise
+                log.warning("dropped a message that is no Jupyter message: %s", error)
+                continue
+            self._guard(take, message)
+
+    def _guard(self, take: Callable[[Message], None], message: Message) -> None:
+        try:
+            take(message)
+        except Exception:
+            log.warning("dropped a malformed message of type %r", message.get("msg_type"), exc_info=True)
+
+    def _take_shell(self, message: Message) -> None:
+        waiting = self._shell_replies.pop(parent_id(message), None)
+        if waiting is None:
+            self._on_shell(message)
+        elif not waiting.done():
+            waiting.set_result(None)
+
+    def _take_control(self, message: Message) -> None:
+        """Take an answer; what other replies carry is not waited for."""
+        answer = self._answers.get(parent_id(message))
+        if answer is not None and not answer.done() and message["msg_type"] == "comm_msg":
+            answer.set_result(message)
+
+    def _take_iopub(self, message: Message) -> None:
+        parent = parent_id(message)
+        if parent in self._barriers:
+            if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
+                passed = self._barriers.pop(parent)
+                if not passed.done():
+                    passed.set_result(None)
+        elif self._held is not None:
+            self._held.append(message)
+        elif message["header"]["msg_id"] in self._known:
+            self._known.discard(message["header"]["msg_id"])
+        else:
+            self._on_iopub(message)
+
+    def _probe(self) -> asyncio.Future[None]:
+        message = self.session.msg("kernel_info_request", {})
+        passed = self._barriers[message["header"]["msg_id"]] = asyncio.get_running_loop().create_future()
+        self.session.send(self._client.control_channel.socket, message)
+        return passed
+
+
+def parent_id(message: Message) -> Any:
+    """Return the msg_id of a message's parent."""
+    return message["parent_header"].get("msg_id")
+
+
+_context: zmq.asyncio.Context | None = None
+
+
+def _forget_after_fork() -> None:
+    global _context
+    _context = None
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+def _shared_context() -> zmq.asyncio.Context:
+    """Return the process's ZMQ context; each further one would cost an I/O thread.
+
+    Receiving keeps libzmq's high-water mark of 1000 messages. At the mark libzmq stops reading, the tunnel's window
+    closes and the kernel has to wait: nothing is lost (the kernel's iopub has no mark, see ``guest/kernel_app.py``),
+    and a sandbox that floods us fills its own memory and not ours.
+    """
+    global _context
+    if _context is None or _context.closed:
+        _context = zmq.asyncio.Context()
+        _context.setsockopt(zmq.SNDHWM, 0)
+        _context.setsockopt(zmq.LINGER, 0)
+        _context.setsockopt(zmq.RECONNECT_IVL, 5)
+        _context.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+    return _context

@@ -1,0 +1,312 @@
+"""One cell: Jupyter messages in, outputs, requests and one outcome out. Sans-I/O.
+
+A cell is over when its ``execute_reply`` (shell) and its ``idle`` status (iopub) have both come: either may be first,
+and output may trail the reply (Jupyter messaging spec, "Messages on the IOPub (PUB/SUB) channel"; measured: ``idle``
+was first in a third of the runs).
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..wire.comm import PREAMBLE_KEY
+from .output_text import describe, joined, plain_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+# A sandbox is hostile: it can ignore the cap on output that it was given, and must not fill the host's memory. Texts
+# are held to twice that cap; a figure or a table is no text and may be larger, but not all of them together.
+_SLACK_CHARS = 64 * 1024
+_RICH_PER_TEXT = 160  # 32 MB of figures at the default of 200,000 characters of text
+MAX_OUTPUTS = 10_000
+
+
+@dataclass(frozen=True)
+class StreamText:
+    """Text written to ``stdout`` or ``stderr``."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class DisplayData:
+    """What ``display`` showed: representations by MIME type, as in the Jupyter message."""
+
+    data: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ExecuteResult:
+    """The cell's last expression: representations by MIME type; ``text/plain`` is its repr."""
+
+    data: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class CellError:
+    """The exception that ended the cell. ``traceback`` is plain text without colours."""
+
+    name: str
+    message: str
+    traceback: str
+
+    @property
+    def summary(self) -> str:
+        """``"<Type>: <message>"``, or the type alone."""
+        return f"{self.name}: {self.message}" if self.message else self.name
+
+
+Output = StreamText | DisplayData | ExecuteResult | CellError
+
+
+@dataclass(frozen=True)
+class OutputArrived:
+    """The cell showed something."""
+
+    output: Output
+
+
+@dataclass(frozen=True)
+class ToolCalled:
+    """The cell waits for a host tool."""
+
+    call_id: int
+    name: str
+    buffers: Sequence[Any]
+    arrow: bool = False  # whether frames may come back as Arrow IPC
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The cell called SUBMIT; buffers hold the fields. Only the first counts."""
+
+    buffers: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class PendingCalls:
+    """The calls that the cell waits for, as it was asked after a link was lost."""
+
+    ids: Sequence[int]
+
+
+Event = OutputArrived | ToolCalled | Submitted | PendingCalls
+
+
+def parse_output(message: Mapping[str, Any]) -> Output | None:
+    """Return the output an iopub message carries, or None if it carries none (or a malformed one)."""
+    match message["header"]["msg_type"], message["content"]:
+        case "stream", {"name": str(name), "text": str(text)}:
+            return StreamText(name, text)
+        case "display_data" | "update_display_data", {"data": dict(data), "metadata": dict(metadata)}:
+            return DisplayData(data, metadata)
+        case "execute_result", {"data": dict(data), "metadata": dict(metadata)}:
+            return ExecuteResult(data, metadata)
+        case "error", {"ename": str(name), "evalue": str(text), "traceback": list(lines)}:
+            return CellError(name, text, "\n".join(map(str, lines)))
+        case _:
+            return None
+
+
+class Cell:
+    """Collects what belongs to one execute_request."""
+
+    def __init__(self, msg_id: str, *, max_output_chars: int | None = None) -> None:
+        self.msg_id = msg_id
+        self._outputs: list[Output] = []
+        self._open: list[str] = []  # texts of the stream that is being written; joined once
+        self._open_name = ""
+        self._displays: dict[str, int] = {}  # which of the outputs is the display of an id, which can be updated
+        self.replied = False
+        self.idle = False
+        self.failed_to_compile = False
+        self.submission: Sequence[Any] | None = None
+        self.value: Sequence[Any] | None = None
+        self.wanted: Sequence[Any] | None = None
+        self.kept: list[str] = []  # keys of the large variables that the kernel keeps
+        self.forgotten = False  # it lacked one, and did not run the cell
+        self._shown_error: CellError | None = None
+        self._reply_error: CellError | None = None
+        self._chars_left = None if max_output_chars is None else 2 * max_output_chars + _SLACK_CHARS
+        self._rich_left = None if max_output_chars is None else _RICH_PER_TEXT * max_output_chars + _SLACK_CHARS
+        self._refused = 0
+        self.abandoned_calls = 0  # calls that raised HostLost, because an earlier host did not answer them
+
+    @property
+    def over(self) -> bool:
+        """Whether reply and idle have both come."""
+        return self.replied and self.idle
+
+    @property
+    def error(self) -> CellError | None:
+        """What ended the cell, if an exception did; the one that SUBMIT raises does not count."""
+        return None if self.submission is not None else self._shown_error or self._reply_error
+
+    @property
+    def outputs(self) -> list[Output]:
+        """What the cell showed so far, in order; neighbouring texts of one stream are one output."""
+        return [*self._outputs, *self._open_stream()]
+
+    def receive_reply(self, message: Mapping[str, Any]) -> None:
+        """Take the cell's execute_reply."""
+        self.replied = True
+        content = message["content"]
+        ours = message["metadata"].get(PREAMBLE_KEY)
+        if isinstance(ours, dict):
+            self.failed_to_compile = ours.get("compiled") is False
+            if isinstance(ours.get("value"), str):
+                self.value = [ours["value"].encode("utf-8", "replace")]
+            if isinstance(ours.get("kept"), list):
+                self.kept = [key for key in ours["kept"] if isinstance(key, str)]
+            self.forgotten = ours.get("forgotten") is True
+        if content.get("status") == "error":
+            name, text = str(content.get("ename", "Error")), str(content.get("evalue", ""))
+            lines = content.get("traceback")
+            traceback = "\n".join(map(str, lines)) if isinstance(lines, list) else ""
+            self._reply_error = CellError(name, text, traceback)
+        elif content.get("status") == "aborted":
+            self._reply_error = CellError("Aborted", "the kernel did not run the cell", "")
+
+    def receive_iopub(self, message: Mapping[str, Any]) -> Iterator[Event]:
+        """Take an iopub message whose parent is this cell, and yield what it means."""
+        kind, content = message["header"]["msg_type"], message["content"]
+        if kind == "status":
+            self.idle = self.idle or content.get("execution_state") == "idle"
+        elif kind == "comm_msg":
+            yield from self._receive_request(content.get("data"), message.get("buffers", []))
+        elif (output := parse_output(message)) is not None and self._take(output, kind, content.get("transient")):
+            yield OutputArrived(output)
+
+    def text(self) -> str:
+        """Return what the cell printed and displayed, in order, without its last expression and error."""
+        parts = []
+        for output in self.outputs:
+            if isinstance(output, StreamText):
+                parts.append((output.name, output.text))
+            elif isinstance(output, DisplayData):
+                parts.append(("", f"{describe(output.data)}\n"))
+        if self.abandoned_calls:
+            unanswered = f"{self.abandoned_calls} tool calls were not answered: their host died. They raised HostLost."
+            parts.append(("", f"\n[{unanswered}]\n"))
+        if self._refused:
+            parts.append(("", f"\n[... {self._refused} further outputs beyond the limit were left out ...]\n"))
+        return plain_text(joined(parts))
+
+    def tail(self, chars: int) -> str:
+        """Return the last characters of what was printed and displayed, without joining all that came before."""
+        parts: list[str] = []
+        for text in itertools.chain(reversed(self._open), map(_shown, reversed(self._outputs))):
+            parts.append(text[-chars:])
+            chars -= len(parts[-1])
+            if chars <= 0:
+                break
+        return plain_text("".join(reversed(parts)))
+
+    def value_text(self) -> str | None:
+        """Return the repr of the last expression, or None if the cell showed none."""
+        for output in reversed(self.outputs):
+            if isinstance(output, ExecuteResult):
+                return describe(output.data)
+        return None
+
+    def _receive_request(self, data: Any, buffers: Sequence[Any]) -> Iterator[Event]:
+        match data:
+            case {"op": "call", "id": int(call_id), "name": str(name)} if type(call_id) is int:
+                yield ToolCalled(call_id, name, buffers, data.get("arrow") is True)
+            case {"op": "submit"} if self.submission is None:
+                self.submission = buffers
+                yield Submitted(buffers)
+            case {"op": "value"}:
+                self.value = buffers
+            case {"op": "wanted"}:
+                self.wanted = buffers
+            case {"op": "pending", "ids": [*ids]}:
+                yield PendingCalls([call_id for call_id in ids if type(call_id) is int])
+            case {"op": "abandoned", "ids": [*ids]}:
+                self.abandoned_calls = len(ids)
+
+    def _take(self, output: Output, kind: str, transient: Any) -> bool:
+        """Add an output, or put it in the place of the display that it updates: only the last state counts."""
+        display_id = transient.get("display_id") if isinstance(transient, dict) else None
+        if not (isinstance(output, DisplayData) and isinstance(display_id, str)):
+            return self.add(output)
+        place = self._displays.get(display_id) if kind == "update_display_data" else None
+        if place is None:
+            if added := self.add(output):
+                self._displays[display_id] = len(self._outputs) - 1
+            return added
+        self._give_back(self._outputs[place])
+        if fits := self._has_room(output, places=0):
+            self._outputs[place] = output
+        else:
+            self._has_room(self._outputs[place], places=0)
+        return fits
+
+    def add(self, output: Output) -> bool:
+        """Add an output, if there is room, and return whether there was."""
+        if not self._has_room(output):
+            return False
+        self._add(output)
+        return True
+
+    def _add(self, output: Output) -> None:
+        if isinstance(output, StreamText):
+            if output.name != self._open_name:
+                self._close_stream()
+                self._open_name = output.name
+            self._open.append(output.text)
+            return
+        self._close_stream()
+        if isinstance(output, CellError):
+            self._shown_error = output
+        self._outputs.append(output)
+
+    def _open_stream(self) -> list[Output]:
+        return [StreamText(self._open_name, "".join(self._open))] if self._open else []
+
+    def _close_stream(self) -> None:
+        self._outputs += self._open_stream()
+        self._open, self._open_name = [], ""
+
+    def _give_back(self, output: Output) -> None:
+        text, rich = _sizes(output)
+        self._chars_left = None if self._chars_left is None else self._chars_left + text
+        self._rich_left = None if self._rich_left is None else self._rich_left + rich
+
+    def _has_room(self, output: Output, places: int = 1) -> bool:
+        if self._chars_left is None or self._rich_left is None:
+            return True
+        text, rich = _sizes(output)
+        if len(self._outputs) + places > MAX_OUTPUTS or text > self._chars_left or rich > self._rich_left:
+            self._refused += 1
+            return False
+        self._chars_left -= text
+        self._rich_left -= rich
+        return True
+
+
+def _shown(output: Output) -> str:
+    match output:
+        case StreamText(text=text):
+            return text
+        case DisplayData(data=data) | ExecuteResult(data=data):
+            return f"{describe(data)}\n"
+    return ""
+
+
+def _sizes(output: Output) -> tuple[int, int]:
+    """Return the size in characters of an output's text, and of its other representations."""
+    match output:
+        case StreamText(text=text):
+            return max(1, len(text)), 0
+        case CellError():
+            return len(output.name) + len(output.message) + len(output.traceback), 0
+        case DisplayData(data=data) | ExecuteResult(data=data):
+            text = str(data.get("text/plain", ""))
+            return len(text), sum(len(str(value)) for mime, value in data.items() if mime != "text/plain")

@@ -1,0 +1,407 @@
+"""pandas: frames, series, indexes and scalars, as Arrow IPC where both sides have pyarrow, else column by column.
+
+Needs no pyarrow, unless the dtype of a column is pyarrow's.
+
+========= ==================================================================================
+kind       tree
+========= ==================================================================================
+``frame``  [columns, index, [column, ...], attrs]
+``series`` [name, index, column]
+``index``  the index
+``scalar`` [plain value, "timestamp", zone, unit], [.., "timedelta", unit], [None, "NaT" or "NA"]
+========= ==================================================================================
+
+An index is ["range", name, start, stop, step], ["multi", names, [index, ...], [codes, ...]] or
+["plain", name, column, freq]. A column is a list too, see ``_COLUMNS``; its arrays are numpy's. Or it is ["ipc", ...],
+the next column of the Arrow IPC stream that is the only buffer then: see :mod:`.pandas_arrow`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from .libraries import UnsupportedValue
+from .numpy_codec import TEXT_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_ZONE = re.compile(r"[A-Za-z0-9_+-]{1,32}(/[A-Za-z0-9_+-]{1,32}){0,3}")
+_OFFSET = re.compile(r"UTC([+-])(\d\d):(\d\d)")
+_FREQUENCY = re.compile(r"-?[A-Za-z0-9.-]{1,32}")
+_UNITS = ("s", "ms", "us", "ns")
+_MASKED = {
+    **{f"{sign}Int{bits}": pd.arrays.IntegerArray for sign in ("", "U") for bits in (8, 16, 32, 64)},
+    **{f"Float{bits}": pd.arrays.FloatingArray for bits in (32, 64)},
+    "boolean": pd.arrays.BooleanArray,
+}
+
+
+def take_apart(value: Any, arrow: bool) -> tuple[str, Any, list[Any]] | None:
+    """Return kind, tree and buffers of what pandas has."""
+    if isinstance(value, pd.DataFrame):
+        columns, buffers = _columns([value.iloc[:, place] for place in range(value.shape[1])], arrow)
+        return "frame", [_index(value.columns), _index(value.index), columns, dict(value.attrs)], buffers
+    if isinstance(value, pd.Series):
+        (column,), buffers = _columns([value], arrow)
+        return "series", [value.name, _index(value.index), column], buffers
+    if isinstance(value, pd.Index):
+        return "index", _index(value), []
+    return _take_scalar(value)
+
+
+def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[int], None]) -> Any:
+    """Return the value."""
+    _claim_texts(tree, claim)
+    if kind == "frame":
+        columns, index, data, attrs = tree
+        names = _build_index(columns)
+        if len(names) != len(data):
+            raise ValueError("a frame has another number of columns than of names")
+        streamed = _streamed(*buffers)
+        arrays = {place: _as_series(_build_column(column, streamed)) for place, column in enumerate(data)}
+        frame = _frame_of(arrays, _build_index(index))
+        frame.columns = names
+        frame.attrs = dict(attrs)
+        return frame
+    if kind == "series":
+        name, index, column = tree
+        return _as_series(_build_column(column, _streamed(*buffers)), index=_build_index(index), name=name)
+    if kind == "index":
+        return _build_index(tree)
+    if kind == "scalar":
+        return _build_scalar(*tree)
+    raise ValueError("no such kind")
+
+
+def _as_series(array: Any, **options: Any) -> Any:
+    """Return a series of the array's own dtype: texts in an object array would become pandas' texts."""
+    return pd.Series(array, dtype=array.dtype, copy=False, **options)
+
+
+def _frame_of(arrays: dict[int, Any], index: Any) -> Any:
+    if any(len(array) != len(index) for array in arrays.values()):
+        raise ValueError("a column has another length than the index")
+    for array in arrays.values():
+        array.index = index
+    return pd.DataFrame(arrays, index=index, copy=False)
+
+
+def _take_scalar(value: Any) -> tuple[str, Any, list[Any]] | None:
+    if value is pd.NaT or value is pd.NA:
+        return "scalar", [None, "NaT" if value is pd.NaT else "NA"], []
+    if isinstance(value, pd.Timestamp):
+        plain = value.to_pydatetime(warn=False)
+        return "scalar", [plain, "timestamp", int(value.asm8.view("i8")), zone_text(value.tz), value.unit], []
+    if isinstance(value, pd.Timedelta):
+        plain = datetime.timedelta(value.days, value.seconds, value.microseconds)
+        return "scalar", [plain, "timedelta", int(value.asm8.view("i8")), value.unit], []
+    return None
+
+
+def _build_scalar(plain: Any, what: Any, *rest: Any) -> Any:
+    if what in ("NaT", "NA") and not rest:
+        return pd.NaT if what == "NaT" else pd.NA
+    ticks, *zone, unit = rest
+    if type(ticks) is not int or unit not in _UNITS:
+        raise ValueError("not a moment")
+    if what == "timestamp":
+        return pd.Timestamp(ticks, unit=unit, tz=zone_of(*zone)).as_unit(unit)
+    if what == "timedelta" and not zone:
+        return pd.Timedelta(ticks, unit=unit).as_unit(unit)
+    raise ValueError("no such scalar")
+
+
+# --- indexes ------------------------------------------------------------------------------------------
+
+
+def _index(index: Any) -> list[Any]:
+    if isinstance(index, pd.RangeIndex):
+        return ["range", index.name, index.start, index.stop, index.step]
+    if isinstance(index, pd.MultiIndex):
+        levels = [_index(level) for level in index.levels]
+        return ["multi", list(index.names), levels, [np.asarray(codes) for codes in index.codes]]
+    freq = getattr(index, "freqstr", None) if isinstance(index, (pd.DatetimeIndex, pd.TimedeltaIndex)) else None
+    return ["plain", index.name, _column(index), freq]
+
+
+def _build_index(tree: Any) -> Any:
+    match tree:
+        case ["range", name, int(start), int(stop), int(step)]:
+            return pd.RangeIndex(start, stop, step, name=name)
+        case ["multi", [*names], [*levels], [*codes]]:
+            return pd.MultiIndex([_build_index(level) for level in levels], codes, names=names)
+        case ["plain", name, column, None]:
+            array = _build_column(column)
+            dtype = array.dtype if isinstance(array, np.ndarray) else None  # an object stays one, texts or not
+            return pd.Index(array, dtype=dtype, name=name, copy=False)
+        case ["plain", name, column, str(freq)] if _FREQUENCY.fullmatch(freq):
+            index = pd.Index(_build_column(column), name=name, copy=False)
+            index.freq = freq  # raises unless the values have it
+            return index
+    raise ValueError("not an index")
+
+
+# --- columns -----------------------------------------------------------------------------------------
+
+
+def _columns(series: list[Any], arrow: bool) -> tuple[list[list[Any]], list[Any]]:
+    """Return what carries them, and the stream of those that go as Arrow."""
+    if not arrow:
+        return [_column(one) for one in series], []
+    from .pandas_arrow import take_column
+    from .pyarrow_codec import stream_of
+
+    taken = [take_column(one) for one in series]
+    columns = [_column(one) if parts is None else ["ipc", *parts[0]] for one, parts in zip(series, taken, strict=True)]
+    streamed = [parts[1] for parts in taken if parts is not None]
+    return columns, [stream_of(streamed)] if streamed else []
+
+
+def _streamed(*buffers: Any) -> list[Any]:
+    """Return the columns of the stream, if there is one, the first at the end."""
+    if not buffers:
+        return []
+    from .pyarrow_codec import columns_of
+
+    (stream,) = buffers
+    return columns_of(stream)[::-1]
+
+
+def _column(values: Any) -> list[Any]:
+    """Return what carries the values of a series or an index."""
+    dtype = values.dtype
+    if isinstance(dtype, np.dtype):
+        return ["numpy", values.to_numpy()]
+    for kind, (take, _) in _COLUMNS.items():
+        if isinstance(dtype, kind):
+            return take(values, dtype)
+    if str(dtype) in _MASKED:
+        data = values.to_numpy(dtype=dtype.numpy_dtype, na_value=0)
+        return ["masked", str(dtype), data, np.asarray(values.isna())]
+    raise UnsupportedValue(f"pandas dtype {dtype} cannot be sent: convert the column with astype(object)")
+
+
+def _build_column(tree: Any, streamed: list[Any] | None = None) -> Any:
+    name, *parts = tree
+    if name == "ipc":
+        from .pandas_arrow import build_column
+
+        return build_column(parts, (streamed or []).pop())
+    if name == "numpy":
+        (array,) = parts
+        if not isinstance(array, np.ndarray) or array.ndim != 1:
+            raise ValueError("not a column")
+        return array
+    if name == "masked":
+        dtype, data, mask = parts
+        return _MASKED[dtype](data, mask)
+    return _BUILDERS[name](*parts)
+
+
+def _texts(values: Any, dtype: Any) -> list[Any]:
+    """Return texts as offsets into UTF-8, which is how pyarrow has them in memory."""
+    missing = "NA" if dtype.na_value is pd.NA else "nan"
+    there = np.asarray(values.notna())
+    offsets, data = _arrow_texts(values) if dtype.storage == "pyarrow" else _joined_texts(values)
+    return ["string", dtype.storage, missing, offsets, data, None if there.all() else there]
+
+
+def _arrow_texts(values: Any) -> tuple[Any, Any]:
+    import pyarrow
+
+    array = pyarrow.array(values)
+    if isinstance(array, pyarrow.ChunkedArray):
+        array = array.combine_chunks()
+    array = array.cast(pyarrow.large_string())
+    if not len(array):
+        return np.zeros(1, np.int64), np.zeros(0, np.uint8)
+    _, offsets, data = array.buffers()
+    places = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
+    used = np.frombuffer(data, np.uint8)[places[0] : places[-1]] if data is not None else np.zeros(0, np.uint8)
+    return places - places[0], used
+
+
+def _joined_texts(values: Any) -> tuple[Any, Any]:
+    items = values.to_numpy(dtype=object, na_value="").tolist()
+    text = "".join(items)
+    data = text.encode("utf-8", "surrogatepass")
+    sizes = map(len, items if len(data) == len(text) else (item.encode("utf-8", "surrogatepass") for item in items))
+    offsets = np.zeros(len(items) + 1, np.int64)
+    np.cumsum(np.fromiter(sizes, np.int64, len(items)), out=offsets[1:])
+    return offsets, np.frombuffer(data, np.uint8)
+
+
+def _build_texts(storage: Any, missing: Any, offsets: Any, data: Any, there: Any) -> Any:
+    _check_texts(offsets, data, there)
+    if missing not in ("NA", "nan") or storage not in ("python", "pyarrow"):
+        raise ValueError("not a dtype of texts")
+    try:
+        dtype = text_dtype(storage, missing)
+        if storage == "pyarrow" and dtype is not object:
+            return dtype.__from_arrow__(_to_arrow(offsets, data, there))
+    except (ImportError, ValueError):  # no pyarrow here; or lone surrogates, which it refuses
+        dtype = text_dtype("python", missing)
+    return pd.array(_to_objects(offsets, data, there), dtype=dtype)
+
+
+def text_dtype(storage: str, missing: str) -> Any:
+    """Return the dtype of texts, or the nearest that this pandas has."""
+    try:
+        return pd.StringDtype(storage, na_value=np.nan if missing == "nan" else pd.NA)
+    except TypeError:  # pandas 2.2 and before had no texts but those with NA
+        return object if missing == "nan" else pd.StringDtype(storage)
+
+
+def _claim_texts(tree: Any, claim: Callable[[int], None]) -> None:
+    """Claim what columns of texts become that are made of objects; pyarrow's stay as they are."""
+    match tree:
+        case ["string", "python", _, np.ndarray() as offsets, np.ndarray() as data, _]:
+            claim(TEXT_BYTES * offsets.size + data.size)
+        case [*parts]:
+            for part in parts:
+                _claim_texts(part, claim)
+
+
+def _check_texts(offsets: Any, data: Any, there: Any) -> None:
+    for array, kind in ((offsets, np.int64), (data, np.uint8), *([] if there is None else [(there, np.bool_)])):
+        if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype != kind:
+            raise ValueError("not a column of texts")
+    rising = offsets.size and offsets[0] == 0 and offsets[-1] == data.size and (np.diff(offsets) >= 0).all()
+    if not rising or (there is not None and there.size != offsets.size - 1):
+        raise ValueError("the offsets of texts are wrong")
+
+
+def _to_arrow(offsets: Any, data: Any, there: Any) -> Any:
+    import pyarrow
+
+    valid = None if there is None else pyarrow.py_buffer(np.packbits(there, bitorder="little"))
+    buffers = [valid, pyarrow.py_buffer(offsets), pyarrow.py_buffer(data)]
+    array = pyarrow.Array.from_buffers(pyarrow.large_string(), offsets.size - 1, buffers)
+    array.validate(full=True)
+    return array
+
+
+def _to_objects(offsets: Any, data: Any, there: Any) -> Any:
+    raw, ends = data.tobytes(), offsets.tolist()
+    items: Any = np.empty(len(ends) - 1, object)
+    if raw.isascii():
+        text = raw.decode("ascii")
+        items[:] = [text[start:end] for start, end in pairwise(ends)]
+    else:
+        items[:] = [raw[start:end].decode("utf-8", "surrogatepass") for start, end in pairwise(ends)]
+    if there is not None:
+        items[~there] = None
+    return items
+
+
+def _categories(values: Any, dtype: Any) -> list[Any]:
+    codes = (values if isinstance(values, pd.Index) else values.cat).codes
+    return ["category", np.asarray(codes), _index(dtype.categories), dtype.ordered]
+
+
+def _build_categories(codes: Any, categories: Any, ordered: Any) -> Any:
+    return pd.Categorical.from_codes(codes, _build_index(categories), ordered=bool(ordered))
+
+
+def _zoned(values: Any, dtype: Any) -> list[Any]:
+    bare = values.tz_convert(None) if isinstance(values, pd.Index) else values.dt.tz_convert(None)
+    return ["zoned", zone_text(dtype.tz), bare.to_numpy()]
+
+
+def _build_zoned(zone: Any, moments: Any) -> Any:
+    return pd.DatetimeIndex(moments, copy=False).tz_localize("UTC").tz_convert(zone_of(zone)).array
+
+
+def _period(values: Any, dtype: Any) -> list[Any]:
+    index = pd.PeriodIndex(values)
+    return ["period", index.freqstr, index.asi8]
+
+
+def _build_period(freq: Any, ordinals: Any) -> Any:
+    if not isinstance(freq, str) or _FREQUENCY.fullmatch(freq) is None:
+        raise ValueError("not a frequency")
+    return pd.PeriodIndex.from_ordinals(ordinals, freq=freq).array
+
+
+def _interval(values: Any, dtype: Any) -> list[Any]:
+    index = pd.IntervalIndex(values)
+    return ["interval", _column(index.left), _column(index.right), dtype.closed]
+
+
+def _build_interval(left: Any, right: Any, closed: Any) -> Any:
+    return pd.arrays.IntervalArray.from_arrays(_build_column(left), _build_column(right), closed=closed)
+
+
+def _arrow(values: Any, dtype: Any) -> list[Any]:
+    import pyarrow
+
+    array = pyarrow.array(values)
+    return ["arrow", array]
+
+
+def _build_arrow(array: Any) -> Any:
+    import pyarrow
+
+    if not isinstance(array, (pyarrow.Array, pyarrow.ChunkedArray)):
+        raise ValueError("not an Arrow column")
+    return pd.arrays.ArrowExtensionArray(array)
+
+
+def _sparse(values: Any, dtype: Any) -> list[Any]:
+    raise UnsupportedValue("a sparse pandas column cannot be sent: make it dense with .sparse.to_dense()")
+
+
+# By dtype: how a column is taken apart, and under which name.
+_COLUMNS: dict[type, tuple[Callable[[Any, Any], list[Any]], str]] = {
+    pd.StringDtype: (_texts, "string"),
+    pd.CategoricalDtype: (_categories, "category"),
+    pd.DatetimeTZDtype: (_zoned, "zoned"),
+    pd.PeriodDtype: (_period, "period"),
+    pd.IntervalDtype: (_interval, "interval"),
+    pd.ArrowDtype: (_arrow, "arrow"),
+    pd.SparseDtype: (_sparse, "sparse"),
+}
+_BUILDERS: dict[str, Callable[..., Any]] = {
+    "string": _build_texts,
+    "category": _build_categories,
+    "zoned": _build_zoned,
+    "period": _build_period,
+    "interval": _build_interval,
+    "arrow": _build_arrow,
+}
+
+
+# --- time zones ----------------------------------------------------------------------------------------
+
+
+def zone_text(zone: Any) -> str | None:
+    """Return a zone's name, or its offset as ``UTC+01:00``."""
+    if zone is None:
+        return None
+    name = str(getattr(zone, "key", None) or getattr(zone, "zone", None) or zone)
+    if _ZONE.fullmatch(name) or _OFFSET.fullmatch(name):
+        return name
+    if (offset := zone.utcoffset(None)) is not None and offset.seconds % 60 == 0:
+        return str(datetime.timezone(offset))
+    raise UnsupportedValue(f"time zone {zone!r} cannot be sent: use zoneinfo.ZoneInfo")
+
+
+def zone_of(text: Any) -> Any:
+    """Return what pandas takes for the zone that :func:`zone_text` made a text of."""
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise ValueError("not a time zone")
+    if found := _OFFSET.fullmatch(text):
+        offset = datetime.timedelta(hours=int(found[2]), minutes=int(found[3]))
+        return datetime.timezone(-offset if found[1] == "-" else offset)
+    if _ZONE.fullmatch(text) is None or text.startswith("dateutil"):  # pandas would open a file of that name
+        raise ValueError("not a time zone")
+    return text

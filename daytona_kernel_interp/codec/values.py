@@ -1,0 +1,498 @@
+"""Values: one codec for variables, tool arguments and results, and what SUBMIT carries.
+
+A value becomes a list of buffers. The first is ASCII JSON; the others are what was too large for it, in order.
+JSON's own types stand for themselves. Whatever JSON lacks is an object with the key ``"$"``, its tag:
+
+=================== ============================================= =================================
+tag                  ``"v"``                                       Python
+=================== ============================================= =================================
+``tuple``            list                                          tuple
+``set``              list                                          set
+``frozenset``        list                                          frozenset
+``dict``             list of [key, value]                          dict with other keys than str, or a key ``"$"``
+``bytes``            base64 text                                   bytes (bytearray, memoryview)
+``text``             base64 of UTF-8 with surrogates passed         str with lone surrogates
+``str_at``           index of a buffer, UTF-8                      str of 64 KiB or more
+``bytes_at``         index of a buffer                             bytes of 64 KiB or more
+``float``            ``"nan"``, ``"inf"``, ``"-inf"``              float
+``int``              hexadecimal text                              int beyond 64 bits
+``complex``          [real, imag]                                  complex
+``datetime``         ISO 8601 text                                 datetime.datetime
+``date``             ISO 8601 text                                 datetime.date
+``time``             ISO 8601 text                                 datetime.time
+``timedelta``        [days, seconds, microseconds]                 datetime.timedelta
+``decimal``          text                                          decimal.Decimal
+``uuid``             text                                          uuid.UUID
+``path``             text                                          pathlib.Path
+``record``           [class name, [[field, value], ...], is tuple] :class:`~.records.Record`
+``numpy.array`` etc. [value, pieces]                               what libraries have, see :mod:`.libraries`
+=================== ============================================= =================================
+
+An Enum crosses as its value; dataclasses, namedtuples and pydantic
+models as records: the far side never imports a class by a name that came over the wire. Nothing is pickled, and
+decoding builds the types of this table only.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import datetime
+import decimal
+import enum
+import gc
+import json
+import pathlib
+import sys
+import uuid
+from collections import abc
+from collections.abc import Callable, Iterator, Sequence
+from json.encoder import encode_basestring_ascii
+from typing import Any
+
+from ..wire.protocol_errors import RemoteProtocolError
+from . import libraries, unpacking
+from .libraries import UnsupportedValue as UnsupportedValue
+from .records import Record, SequenceRecord
+from .unpacking import MAX_VALUE_BYTES as MAX_VALUE_BYTES
+
+VALUES_VERSION = 1
+
+Buffer = bytes | bytearray | memoryview
+
+MAX_DEPTH = 200  # json.loads and our walk both recurse; Python's default limit is 1000 frames
+LARGE_BYTES = 64 * 1024  # from here on a buffer of its own beats escaping into JSON
+_INT_BITS = 63
+MAX_RANGE = 1 << 20  # a range goes as a list: a longer one costs the sender far more than it says
+_TAG = "$"
+
+
+class ValueTooLarge(ValueError):
+    """The encoded value exceeds the limit in bytes."""
+
+
+def dumps(
+    value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES, snapshot: bool = False, arrow: bool = False
+) -> list[Buffer]:
+    """Return the buffers that carry ``value``.
+
+    Some may be the memory of its arrays; with ``snapshot`` they are copies, for a value that may change meanwhile.
+    With ``arrow``, the far side has pyarrow: frames go as Arrow IPC then, if it is here too.
+
+    Raises:
+        UnsupportedValue: If it, or something in it, has a type that no codec carries, or nests too deeply.
+        ValueTooLarge: If the buffers together exceed ``max_bytes``.
+    """
+    buffers, _ = encode(value, max_bytes=max_bytes, arrow=arrow)
+    return list(map(bytes, buffers)) if snapshot else buffers
+
+
+def encode(value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES, arrow: bool = False) -> tuple[list[Buffer], bool]:
+    """Return the buffers, and whether everything in the value has exactly a type that Python has, none of it binary."""
+    if type(value) is str and len(value) < LARGE_BYTES and value.isascii():  # the most common one: nothing to walk
+        head = encode_basestring_ascii(value).encode("ascii")
+        if max_bytes is not None and len(head) > max_bytes:
+            raise ValueTooLarge(f"the value takes more than {max_bytes} bytes")
+        return [head], True
+    encoder = _Encoder(max_bytes, arrow and libraries.has_arrow())
+    with collector_paused():
+        tree = encoder.encode(value, 0)
+    head = json.dumps(tree, allow_nan=False, separators=(",", ":")).encode("ascii")
+    if unpacking.json_size(head) > unpacking.MAX_UNPACKED_BYTES:
+        raise ValueTooLarge("the value has too many parts: send an array or a frame in the place of lists")
+    buffers = [head, *encoder.buffers]
+    if max_bytes is not None and sum(map(len, buffers)) > max_bytes:
+        raise ValueTooLarge(f"the value takes more than {max_bytes} bytes")
+    return buffers, encoder.exact
+
+
+def loads(buffers: Sequence[Buffer]) -> Any:
+    """Return the value in ``buffers``, always a fresh one.
+
+    Raises:
+        RemoteProtocolError: If they are not what :func:`dumps` makes.
+    """
+    return decode(buffers)[0]
+
+
+def decode(buffers: Sequence[Buffer]) -> tuple[Any, bool]:
+    """Return the value, and whether it is made of JSON's types, texts, numbers, tuples and sets, or is bytes."""
+    if not buffers:
+        raise RemoteProtocolError("a value without buffers")
+    try:
+        with collector_paused():
+            head = bytes(buffers[0])
+            if unpacking.json_size(head) > unpacking.MAX_UNPACKED_BYTES:
+                raise RemoteProtocolError("a value has too many parts")
+            tree = json.loads(head, parse_constant=_refuse_constant)
+            decoder = _Decoder(buffers)
+            return decoder.decode(tree, 0), decoder.exact
+    except RemoteProtocolError:
+        raise
+    except Exception as error:  # whatever a hostile peer put there: the builders below raise what their types raise
+        raise RemoteProtocolError(f"not a value of format {VALUES_VERSION}: {type(error).__name__}") from error
+
+
+@contextlib.contextmanager
+def collector_paused() -> Iterator[None]:
+    """Keep the cyclic collector from walking over and over what is being built: it takes half the time otherwise."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _refuse_constant(name: str) -> float:
+    raise RemoteProtocolError(f"bare {name} in a value")
+
+
+class _Encoder:
+    """Walks one value; collects large pieces as buffers."""
+
+    def __init__(self, max_bytes: int | None, arrow: bool) -> None:
+        self.buffers: list[Buffer] = []
+        self._max_bytes, self._arrow = max_bytes, arrow
+        self._size = 0
+        self._hashed = 0  # how many sets and keys we are in
+        self.exact = True
+
+    def add_size(self, size: int) -> None:
+        """Count what is certain to be sent, so that a value far too large is refused before it is encoded whole."""
+        self._check_size(size)
+        self._size += size
+
+    def _check_size(self, size: int) -> None:
+        if self._max_bytes is not None and self._size + size > self._max_bytes:
+            raise ValueTooLarge(f"the value takes more than {self._max_bytes} bytes")
+
+    def encode(self, value: Any, depth: int) -> Any:
+        if depth > MAX_DEPTH:
+            raise UnsupportedValue(f"the value nests deeper than {MAX_DEPTH} levels, or contains itself")
+        handler = _ENCODERS.get(type(value))
+        if handler is not None:
+            return handler(self, value, depth)
+        return self._encode_by_kind(value, depth)
+
+    def _encode_by_kind(self, value: Any, depth: int) -> Any:
+        """Encode a subclass as its base, a structured type as its fields."""
+        self.exact = False
+        if isinstance(value, enum.Enum):
+            return self.encode(value.value, depth + 1)
+        fields = _record_fields(value)
+        if fields is not None:
+            name = value.record_type if isinstance(value, Record) else type(value).__name__
+            return self._record(name, fields, isinstance(value, (tuple, SequenceRecord)), depth)
+        self._check_size(libraries.least_size(value))
+        parts = libraries.take_apart(value, self._arrow)  # before the kinds: a numpy float is a float too
+        if parts is not None:
+            kind, inner, buffers = parts
+            return _tagged(kind, [self.encode(inner, depth + 1), [self._piece(data) for data in buffers]])
+        for base, handler in _KINDS:
+            if isinstance(value, base):
+                return handler(self, value, depth)
+        adapted = _adapt(value, models_only=False)
+        if adapted is not None:
+            return self.encode(adapted[0], depth + 1)
+        raise UnsupportedValue(f"Unsupported value type: {type(value).__name__}")
+
+    def scalar(self, value: Any, depth: int) -> Any:
+        self.add_size(1)
+        return value
+
+    def integer(self, value: int, depth: int) -> Any:
+        self.add_size(1)
+        if value.bit_length() <= _INT_BITS:
+            return int(value)
+        return _tagged("int", hex(value))
+
+    def real(self, value: float, depth: int) -> Any:
+        self.add_size(1)
+        if value - value == 0:  # finite
+            return float(value)
+        return _tagged("float", repr(float(value)))
+
+    def text(self, value: str, depth: int) -> Any:
+        value = str.__str__(value)
+        self.add_size(len(value))
+        try:
+            data = b"" if value.isascii() and len(value) < LARGE_BYTES else value.encode("utf-8")
+        except UnicodeEncodeError:  # JSON's escapes would join two lone surrogates that make a pair
+            return _tagged("text", base64.b64encode(value.encode("utf-8", "surrogatepass")).decode("ascii"))
+        if len(value) < LARGE_BYTES:
+            return value
+        return self._buffer("str_at", data)
+
+    def binary(self, value: bytes | bytearray | memoryview, depth: int) -> Any:
+        self.add_size(value.nbytes if isinstance(value, memoryview) else len(value))
+        data = bytes(value)
+        self.exact = False
+        if len(data) < LARGE_BYTES:
+            return _tagged("bytes", base64.b64encode(data).decode("ascii"))
+        return self._buffer("bytes_at", data, counted=True)
+
+    def sequence(self, value: abc.Sequence[Any], depth: int) -> Any:
+        self.add_size(2)
+        if self._hashed:  # a range, say: no list is hashable
+            return _tagged("tuple", [self.encode(item, depth + 1) for item in value])
+        return [self.encode(item, depth + 1) for item in value]
+
+    def numbers(self, value: range, depth: int) -> Any:
+        if value[MAX_RANGE:]:
+            raise ValueTooLarge(f"{value!r} is too long to be sent as a list: send where it starts and ends")
+        return self.sequence(value, depth)
+
+    def mapping(self, value: abc.Mapping[Any, Any], depth: int) -> Any:
+        if self._hashed:
+            raise UnsupportedValue(f"Unsupported value type in a set or as a key: {type(value).__name__}")
+        self.add_size(2)
+        if _TAG not in value and all(type(key) is str for key in value):
+            return {self._key(key): self.encode(item, depth + 1) for key, item in value.items()}
+        pairs = [[self._hashable(key, depth), self.encode(item, depth + 1)] for key, item in value.items()]
+        return _tagged("dict", pairs)
+
+    def hashed(self, tag: str, value: abc.Iterable[Any], depth: int) -> Any:
+        self.add_size(2)
+        return _tagged(tag, [self._hashable(item, depth) for item in value])
+
+    def _hashable(self, value: Any, depth: int) -> Any:
+        self._hashed += 1
+        try:
+            return self.encode(value, depth + 1)
+        finally:
+            self._hashed -= 1
+
+    def _key(self, key: str) -> str:
+        self.add_size(len(key))
+        return key
+
+    def _piece(self, data: bytes | memoryview) -> Any:
+        if len(data) < LARGE_BYTES:
+            self.add_size(len(data))
+            return base64.b64encode(data).decode("ascii")
+        return self._buffer("", data)["v"]
+
+    def _buffer(self, tag: str, data: bytes | memoryview, *, counted: bool = False) -> Any:
+        self.add_size(0 if counted else len(data))
+        self.buffers.append(data)
+        return _tagged(tag, len(self.buffers))
+
+    def _record(self, name: str, fields: abc.Mapping[str, Any], positional: bool, depth: int) -> Any:
+        if self._hashed and positional:
+            return _tagged("tuple", [self.encode(item, depth + 1) for item in fields.values()])
+        if self._hashed:
+            raise UnsupportedValue(f"Unsupported value type in a set or as a key: {name}")
+        pairs = [[self._key(key), self.encode(item, depth + 1)] for key, item in fields.items()]
+        return _tagged("record", [name, pairs, positional])
+
+
+def _tagged(tag: str, value: Any) -> dict[str, Any]:
+    return {_TAG: tag, "v": value}
+
+
+def _record_fields(value: Any) -> abc.Mapping[str, Any] | None:
+    if isinstance(value, Record):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        try:
+            return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        except AttributeError as error:
+            raise UnsupportedValue(f"{type(value).__name__} has a field without a value: {error}") from None
+    fields = getattr(type(value), "_fields", None)
+    if isinstance(value, tuple) and isinstance(fields, tuple):
+        return dict(zip(fields, value, strict=False))
+    return None
+
+
+def _adapt(value: Any, *, models_only: bool) -> tuple[Any] | None:
+    """Return what stands for ``value`` where a library that is loaded already knows it; none is imported for it."""
+    if "pydantic" not in sys.modules:
+        return None
+    from .pydantic_codec import adapt, adapt_other
+
+    return adapt(value) or (None if models_only else adapt_other(value))
+
+
+def _as_list(tag: str) -> Callable[[_Encoder, Any, int], Any]:
+    def encode(encoder: _Encoder, value: abc.Iterable[Any], depth: int) -> Any:
+        encoder.add_size(2)
+        return _tagged(tag, [encoder.encode(item, depth + 1) for item in value])
+
+    return encode
+
+
+def _as_text(tag: str, to_text: Callable[[Any], Any]) -> Callable[[_Encoder, Any, int], Any]:
+    def encode(encoder: _Encoder, value: Any, depth: int) -> Any:
+        encoder.add_size(8)
+        return _tagged(tag, to_text(value))
+
+    return encode
+
+
+_Handler = Callable[[_Encoder, Any, int], Any]
+
+_ENCODERS: dict[type, _Handler] = {
+    type(None): _Encoder.scalar,
+    bool: _Encoder.scalar,
+    int: _Encoder.integer,
+    float: _Encoder.real,
+    str: _Encoder.text,
+    bytes: _Encoder.binary,
+    bytearray: _Encoder.binary,
+    memoryview: _Encoder.binary,
+    list: _Encoder.sequence,
+    dict: _Encoder.mapping,
+    tuple: _as_list("tuple"),
+    set: lambda encoder, value, depth: encoder.hashed("set", value, depth),
+    frozenset: lambda encoder, value, depth: encoder.hashed("frozenset", value, depth),
+    complex: _as_text("complex", lambda v: [repr(v.real), repr(v.imag)]),
+    datetime.datetime: _as_text("datetime", datetime.datetime.isoformat),
+    datetime.date: _as_text("date", datetime.date.isoformat),
+    datetime.time: _as_text("time", datetime.time.isoformat),
+    datetime.timedelta: _as_text("timedelta", lambda v: [v.days, v.seconds, v.microseconds]),
+    decimal.Decimal: _as_text("decimal", str),
+    uuid.UUID: _as_text("uuid", str),
+}
+
+# Subclasses, in the order in which they are tried.
+_KINDS: tuple[tuple[type, _Handler], ...] = (
+    *((kind, _ENCODERS[kind]) for kind in (int, float, str, bytes, bytearray, list, dict, tuple, set, frozenset)),
+    *((kind, _ENCODERS[kind]) for kind in (datetime.datetime, datetime.date, datetime.time, datetime.timedelta)),
+    (decimal.Decimal, _ENCODERS[decimal.Decimal]),
+    (pathlib.PurePath, _as_text("path", pathlib.PurePath.as_posix)),
+    (abc.Mapping, _Encoder.mapping),
+    (range, _Encoder.numbers),
+    ((abc.KeysView, abc.ValuesView, abc.ItemsView), _Encoder.sequence),  # type: ignore[arg-type]
+)
+
+
+class _Decoder:
+    """Builds one value from its tree; knows the buffers it may point to."""
+
+    def __init__(self, buffers: Sequence[Buffer]) -> None:
+        self._buffers = buffers
+        self._used: set[int] = set()
+        self._claims = unpacking.Claims()
+        self.exact = True
+
+    def decode(self, tree: Any, depth: int) -> Any:
+        if depth > MAX_DEPTH + 2:
+            raise RemoteProtocolError(f"the value nests deeper than {MAX_DEPTH} levels")
+        if isinstance(tree, list):
+            return [self.decode(item, depth + 1) for item in tree]
+        if not isinstance(tree, dict):
+            return tree
+        if _TAG not in tree:
+            return {key: self.decode(item, depth + 1) for key, item in tree.items()}
+        return self._build(tree[_TAG], tree["v"], depth)
+
+    def _build(self, tag: Any, value: Any, depth: int) -> Any:
+        self.exact = self.exact and tag in _EXACT
+        leaf = _LEAVES.get(tag)
+        if leaf is not None:
+            return leaf(value)
+        if tag in ("str_at", "bytes_at"):
+            return self._large(tag, value)
+        if tag == "record":
+            return self._record(value, depth)
+        if tag == "dict":
+            keys = [self.decode(key, depth + 1) for key, _ in value]
+            unpacking.check_hashes(keys)
+            return dict(zip(keys, [self.decode(item, depth + 1) for _, item in value], strict=True))
+        container = _CONTAINERS.get(tag)
+        if container is None and type(tag) is str and "." in tag:
+            inner, pieces = value
+            buffers = [self._piece(piece) for piece in pieces]
+            return libraries.put_together(tag, self.decode(inner, depth + 1), buffers, self._claims.claim)
+        if container is None:
+            raise RemoteProtocolError(f"values have no tag {str(tag)[:40]!r}")
+        items = [self.decode(item, depth + 1) for item in value]
+        if container is not tuple:
+            unpacking.check_hashes(items)
+        return container(items)
+
+    def _large(self, tag: str, index: Any) -> str | bytes:
+        data = self._buffer(index)
+        return str(data, "utf-8") if tag == "str_at" else bytes(data)
+
+    def _piece(self, piece: Any) -> Buffer:
+        return base64.b64decode(piece, validate=True) if isinstance(piece, str) else self._buffer(piece)
+
+    def _buffer(self, index: Any) -> Buffer:
+        if type(index) is not int or not 1 <= index < len(self._buffers):
+            raise RemoteProtocolError("a value points to a buffer that did not come")
+        if index in self._used:  # a few bytes that point to one buffer again and again would become gigabytes
+            raise RemoteProtocolError("a value points to one buffer twice")
+        self._used.add(index)
+        return self._buffers[index]
+
+    def _record(self, value: Any, depth: int) -> Record:
+        name, pairs, positional = value
+        kind = SequenceRecord if positional else Record
+        return kind(str(name), {str(key): self.decode(item, depth + 1) for key, item in pairs})
+
+
+def _hex_int(text: str) -> int:
+    return int(text, 16)  # hexadecimal has no quadratic cost and no digit limit
+
+
+_LEAVES: dict[str, Callable[[Any], Any]] = {
+    "text": lambda text: base64.b64decode(text, validate=True).decode("utf-8", "surrogatepass"),
+    "bytes": lambda text: base64.b64decode(text, validate=True),
+    "float": float,
+    "int": _hex_int,
+    "complex": lambda parts: complex(float(parts[0]), float(parts[1])),
+    "datetime": datetime.datetime.fromisoformat,
+    "date": datetime.date.fromisoformat,
+    "time": datetime.time.fromisoformat,
+    "timedelta": lambda parts: datetime.timedelta(*parts),
+    "decimal": decimal.Decimal,
+    "uuid": uuid.UUID,
+    "path": pathlib.Path,
+}
+
+_EXACT = frozenset(
+    ("tuple", "set", "frozenset", "dict", "bytes", "text", "str_at", "bytes_at", "float", "int", "complex")
+)
+
+_CONTAINERS: dict[str, Callable[[abc.Iterable[Any]], Any]] = {
+    "tuple": tuple,
+    "set": set,
+    "frozenset": frozenset,
+}
+
+
+def json_form(value: Any, depth: int = 0) -> Any:
+    """Return ``value`` as plain JSON: sets as lists, dates as ISO text, what nothing else fits as its repr.
+
+    For callers who ``json.dumps`` what they get without a guard.
+    """
+    if depth > MAX_DEPTH:
+        return "..."
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return _plain_scalar(value)
+    if isinstance(value, enum.Enum):
+        return json_form(value.value, depth + 1)
+    if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
+        return value.isoformat()
+    fields = _record_fields(value) or (value if isinstance(value, abc.Mapping) else None)
+    if fields is not None:
+        return {str(key): json_form(item, depth + 1) for key, item in fields.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [json_form(item, depth + 1) for item in value]
+    plain = _adapt(value, models_only=True) or libraries.plain_form(value)
+    return repr(value) if plain is None else json_form(plain[0], depth + 1)
+
+
+def _plain_scalar(value: Any) -> Any:
+    """Return a scalar as the exact builtin it is, an Enum member or other subclass included."""
+    if value is None or isinstance(value, bool):
+        return value
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind.__str__(value) if kind is str else kind(value)
+    raise AssertionError("a scalar is one of these")

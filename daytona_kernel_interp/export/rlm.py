@@ -1,0 +1,177 @@
+"""A recorded session as the JSON lines that the visualizer of ``rlm`` reads (github.com/alexzhang13/rlm).
+
+Read from that repository: ``visualizer/src/lib/types.ts`` and ``parse-logs.ts`` say what the visualizer takes,
+``rlm/logger/rlm_logger.py`` and ``to_dict`` of ``rlm/core/types.py`` what ``rlm`` itself writes: a line of type
+``metadata``, then one of type ``iteration`` for each. A model's call has both forms of its tokens, those that the
+visualizer shows and the ``usage_summary`` that ``rlm`` writes.
+
+It takes anything on ``stderr`` for a failure of the step, and shows no other outputs than ``stdout`` and ``stderr``: so
+a step's error goes to the one, its displays by name to the other, and what it warned of among what it printed. The
+prompt of a step is the request of the main model that wrote it, where that is recorded. What DSPy itself runs before
+the first step is no iteration.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+from ..client.output_collector import CellError, StreamText
+from ..client.output_text import describe, plain_text
+from ..page import timeline
+from ..page.shown_values import arguments, as_text, load, text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from datetime import datetime
+
+    from ..recording.model import Call, Entry, LMCall, Store, Transcript, Usage
+
+
+_MAX_VARIABLE = 20_000  # bytes; a variable that stays is told anew with every step
+
+
+def to_jsonl(transcript: Transcript) -> str:
+    """Return the session as the text of a ``.jsonl`` file."""
+    lines = [_metadata(transcript), *_iterations(transcript)]
+    return "".join(json.dumps(line, ensure_ascii=False, allow_nan=False, default=as_text) + "\n" for line in lines)
+
+
+def _metadata(transcript: Transcript) -> dict[str, Any]:
+    facts = transcript.facts
+    usages = [*(one.usage for one in transcript.lm_calls), *(one.usage for one in transcript.entries)]
+    model = next((usage.model for usage in usages if usage is not None and usage.model), None)
+    return {
+        "type": "metadata",
+        "timestamp": _timestamp(facts.began),
+        "root_model": model,
+        "max_depth": 1,
+        "max_iterations": None,
+        "backend": "dspy",
+        "backend_kwargs": {},
+        "environment_type": facts.sandbox,
+        "environment_kwargs": {str(name): _plain(value) for name, value in facts.options.items()},
+        "other_backends": None,
+    }
+
+
+def _iterations(transcript: Transcript) -> Iterator[dict[str, Any]]:
+    asked = _requests(transcript)
+    for number, entry in enumerate((one for one in transcript.entries if not timeline.is_setup(one)), 1):
+        request = asked.get(entry.index)
+        thought_s = 0.0 if request is None else timeline.sane(request.elapsed_s)
+        yield {
+            "type": "iteration",
+            "iteration": number,
+            "timestamp": _timestamp(entry.began),
+            "prompt": [] if request is None else _messages(request, transcript.store),
+            "response": _response(entry),
+            "code_blocks": [{"code": entry.code, "result": _result(entry, transcript)}],
+            "final_answer": _final_answer(entry, transcript.store),
+            "iteration_time": timeline.cell_length_s(entry) + thought_s,
+        }
+
+
+def _requests(transcript: Transcript) -> dict[int, LMCall]:
+    """Return the main model's last request before each step, by the step's index."""
+    requests = sorted((one for one in transcript.lm_calls if one.entry is None), key=lambda one: _timestamp(one.began))
+    found: dict[int, LMCall] = {}
+    for entry in transcript.entries:
+        before = [one for one in requests if _timestamp(one.began) <= _timestamp(entry.began)]
+        if before:
+            found[entry.index] = before[-1]
+            requests = requests[len(before) :]
+    return found
+
+
+def _messages(request: LMCall, store: Store) -> list[dict[str, str]]:
+    """Return what the model was asked as role and content, which is all that the visualizer shows."""
+    decoded, asked = load(request.request, store)
+    match asked if decoded else None:
+        case {"messages": [*messages]} if messages:
+            return [_message(one) for one in messages]
+        case {"prompt": prompt} if prompt is not None:
+            return [{"role": "user", "content": as_text(prompt)}]
+        case _:
+            return [{"role": "user", "content": request.request.summary}]
+
+
+def _message(message: Any) -> dict[str, str]:
+    match message:
+        case {"role": role, "content": content}:
+            return {"role": str(role), "content": as_text(content)}
+        case _:
+            return {"role": "user", "content": as_text(message)}
+
+
+def _response(entry: Entry) -> str:
+    thought = f"{entry.reasoning}\n\n" if entry.reasoning else ""
+    return f"{thought}```repl\n{entry.code}\n```"
+
+
+def _result(entry: Entry, transcript: Transcript) -> dict[str, Any]:
+    printed = [plain_text(entry.late)]
+    for output in entry.outputs:
+        if isinstance(output, StreamText):
+            printed.append(plain_text(output.text))
+        elif not isinstance(output, CellError):
+            printed.append(f"{describe(output.data)}\n")
+    return {
+        "stdout": "".join(printed),
+        "stderr": plain_text(entry.outcome.text) if timeline.failed(entry) else "",
+        "locals": {name: _variable(entry, name, transcript.store) for name in entry.variables},
+        "execution_time": timeline.cell_length_s(entry),
+        "rlm_calls": [_call(call, transcript.store) for call in entry.calls if call.kind == "llm"],
+    }
+
+
+def _variable(entry: Entry, name: str, store: Store) -> Any:
+    """A text, as the visualizer looks for the one called ``context``; of the rest, and the long, what a reader sees."""
+    ref = entry.variables[name]
+    decoded, value = load(ref, store) if ref.size <= _MAX_VARIABLE else (False, None)
+    return value if decoded and isinstance(value, str) else ref.summary
+
+
+def _call(call: Call, store: Store) -> dict[str, Any]:
+    usage = call.usage
+    line: dict[str, Any] = {
+        "root_model": (usage.model if usage else None) or "",
+        "prompt": "\n".join(text for _, text in arguments(call, store)),
+        "response": "" if call.result is None else text_of(call.result, store),
+        "prompt_tokens": (usage.prompt_tokens if usage else None) or 0,
+        "completion_tokens": (usage.completion_tokens if usage else None) or 0,
+        "usage_summary": {"model_usage_summaries": _usage_summary(usage)},
+        "execution_time": timeline.sane(call.elapsed_s),
+    }
+    if call.error is not None:
+        line |= {"error": call.error[2], "error_type": call.error[0]}
+    return line
+
+
+def _usage_summary(usage: Usage | None) -> Mapping[str, Any]:
+    if usage is None:
+        return {}
+    told = {"total_input_tokens": usage.prompt_tokens or 0, "total_output_tokens": usage.completion_tokens or 0}
+    return {usage.model or "unknown": {"total_calls": 1, **told}}
+
+
+def _final_answer(entry: Entry, store: Store) -> str | None:
+    """A text of one field is the answer itself; several are shown as they were submitted."""
+    if entry.outcome.kind != "submitted" or entry.outcome.value is None:
+        return None
+    decoded, value = load(entry.outcome.value, store)
+    if decoded and isinstance(value, dict) and len(value) == 1:
+        value = next(iter(value.values()))
+    return as_text(value, laid_out=False) if decoded else entry.outcome.value.summary
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _timestamp(at: datetime) -> str:
+    """ISO 8601 in UTC: these sort as the times do."""
+    return timeline.in_utc(at).isoformat(timespec="microseconds")

@@ -1,0 +1,291 @@
+"""The cell's end of the bridge: tool stubs, ``SUBMIT``, and the calls under way.
+
+Requests leave as ``comm_msg`` on iopub, behind whatever was printed before. Replies come as ``comm_msg`` on control, on
+ipykernel's control thread, which only completes a waiter; decoding is left to the thread that asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import inspect
+import itertools
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import comm
+
+from ...codec import values
+from ...codec.libraries import has_arrow
+from ...wire.comm import COMM_TARGET, SMALL_VALUE_BYTES, Field, Preamble, ToolFailure, ToolSpec
+from .files import serve
+from .submit import make_submit
+from .tool_errors import ToolError, to_exception
+
+Reply = tuple[dict[str, Any], Sequence[Any]]
+
+# What bind() put into the namespace and takes away again when the host no longer offers it.
+_SUBMIT, _TOOL_ERROR = "SUBMIT", "ToolError"
+
+
+class Bridge:
+    """One per kernel."""
+
+    def __init__(self, session: Any, iopub_socket: Any, streams: Sequence[Any]) -> None:
+        self._session, self._iopub, self._streams = session, iopub_socket, streams
+        self._comm_id: str | None = None
+        self._parent: dict[str, Any] = {}
+        self._waiting: dict[int, Callable[[Reply], None]] = {}
+        self._under_way: dict[int, tuple[str, float]] = {}  # of those: the tool's name, and when it was called
+        self._ids = itertools.count(1)
+        self._specs: dict[str, tuple[ToolSpec, Callable[..., Any]]] = {}
+        self._submit: tuple[tuple[Field, ...] | None, Callable[..., None]] | None = None  # its fields, and it
+        self._max_value_bytes: int | None = None
+        self._host_has_arrow = False
+        self._pid = os.getpid()
+        self._main_thread = threading.main_thread().ident
+        self.running: str | None = None  # msg_id of the cell whose code runs in the main thread
+
+    # --- the cell begins -------------------------------------------------------------------------
+
+    def begin_cell(self, parent: dict[str, Any], preamble: Preamble, namespace: dict[str, Any]) -> None:
+        """Bind what the host offers this cell into ``namespace``.
+
+        Tools and SUBMIT that code has overwritten come back, those no longer offered go, and the variables come last:
+        an input called like a tool is the input.
+        """
+        if self._comm_id is None:
+            self._comm_id = comm.create_comm(target_name=COMM_TARGET).comm_id
+        self._parent = {"header": parent["header"]}
+        self._max_value_bytes, self._host_has_arrow = preamble.max_value_bytes, preamble.arrow
+        self._bind_tools(preamble.tools, namespace)
+        if self._submit is None or self._submit[0] != preamble.fields:
+            sender = self._submit_sender(json_only=preamble.fields is None)
+            self._submit = (preamble.fields, make_submit(preamble.fields, sender))
+        namespace[_SUBMIT] = self._submit[1]
+        namespace.update(preamble.variables)
+
+    def _bind_tools(self, specs: Sequence[ToolSpec], namespace: dict[str, Any]) -> None:
+        for name, (_, stub) in list(self._specs.items()):
+            if name not in {spec.name for spec in specs}:
+                del self._specs[name]
+                if namespace.get(name) is stub:
+                    del namespace[name]
+        for spec in specs:
+            known = self._specs.get(spec.name)
+            # The same tool stays the same object: code may have stored it, and DSPy finds tools by identity.
+            stub = known[1] if known is not None and known[0] == spec else self._make_stub(spec)
+            self._specs[spec.name] = (spec, stub)
+            namespace[spec.name] = stub
+        if specs:
+            namespace.setdefault(_TOOL_ERROR, ToolError)
+
+    def _make_stub(self, spec: ToolSpec) -> Callable[..., Any]:
+        name = spec.name
+
+        def tool(*args: Any, **kwargs: Any) -> Any:
+            return self.call(name, args, kwargs)
+
+        async def aio(*args: Any, **kwargs: Any) -> Any:
+            return await self.acall(name, args, kwargs)
+
+        signature = _signature(spec)
+        function: Any
+        for function in (tool, aio):
+            function.__name__ = function.__qualname__ = name
+            function.__doc__ = spec.doc or None
+            if signature is not None:
+                function.__signature__ = signature
+        tool.aio = aio  # type: ignore[attr-defined]
+        return tool
+
+    # --- calls to the host -----------------------------------------------------------------------
+
+    def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the host's tool ``name`` and wait for its result. Any thread may.
+
+        Raises:
+            ToolError: A subclass of it, if the tool failed on the host.
+            TypeError: If an argument has a type that cannot leave the sandbox.
+        """
+        inbox: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+        call_id = self._send_call(name, args, kwargs, inbox.put)
+        try:
+            reply = inbox.get()  # SIGINT interrupts this in the main thread
+        finally:
+            self._forget_call(call_id)
+        return _outcome(reply)
+
+    async def acall(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the host's tool ``name`` without blocking the cell's event loop."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Reply] = loop.create_future()
+
+        def settle(reply: Reply) -> None:
+            if not future.done():
+                future.set_result(reply)
+
+        def complete(reply: Reply) -> None:
+            loop.call_soon_threadsafe(settle, reply)
+
+        call_id = self._send_call(name, args, kwargs, complete)
+        try:
+            reply = await future
+        finally:
+            self._forget_call(call_id)
+        return _outcome(reply)
+
+    def _send_call(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], complete: Callable[[Reply], None]
+    ) -> int:
+        if os.getpid() != self._pid:
+            raise RuntimeError(f"{name}() can be called from the cell and its threads, not from a child process")
+        try:
+            buffers = self._dumps([list(args), kwargs], snapshot=True)
+        except (values.UnsupportedValue, values.ValueTooLarge) as error:
+            raise TypeError(f"{name}() cannot send this argument to the host: {error}") from None
+        call_id = next(self._ids)
+        self._under_way[call_id] = (name, time.monotonic())
+        self._waiting[call_id] = complete
+        self._send({"op": "call", "id": call_id, "name": name, **({"arrow": True} if has_arrow() else {})}, buffers)
+        return call_id
+
+    def _forget_call(self, call_id: int) -> None:
+        self._waiting.pop(call_id, None)
+        self._under_way.pop(call_id, None)
+
+    def under_way(self) -> list[tuple[str, float]]:
+        """Return the tools that code waits for, and when it called each (``time.monotonic``). Any thread may."""
+        return list(dict.copy(self._under_way).values())
+
+    def offered(self) -> dict[str, Any]:
+        """Return what was bound into the namespace, by name, but for variables. Any thread may."""
+        found = {name: stub for name, (_, stub) in dict.copy(self._specs).items()}
+        submit = {} if self._submit is None else {_SUBMIT: self._submit[1]}
+        return {**found, **submit, **({_TOOL_ERROR: ToolError} if found else {})}
+
+    def _submit_sender(self, *, json_only: bool) -> Callable[[dict[str, Any]], None]:
+        def send(fields: dict[str, Any]) -> None:
+            answer = values.json_form(fields) if json_only else fields
+            try:
+                buffers = self._dumps(answer)
+            except (values.UnsupportedValue, values.ValueTooLarge) as error:
+                raise TypeError(
+                    f"SUBMIT() cannot send this answer: {error}. Convert it to plain Python first"
+                ) from None
+            self._send({"op": "submit"}, buffers)
+
+        return send
+
+    def send_value(self, value: Any) -> str | None:
+        """Send the cell's last expression, where the codec carries it; else its repr has to do.
+
+        A small one is returned instead, for the cell's reply: a message of its own costs a tenth of a cell.
+        """
+        try:
+            buffers = self._dumps(value)
+            if len(buffers) == 1 and len(buffers[0]) <= SMALL_VALUE_BYTES:
+                return bytes(buffers[0]).decode("utf-8")
+        except Exception:  # a hostile __iter__ or property of the value may raise anything
+            return None
+        self._send({"op": "value"}, buffers)
+        return None
+
+    def send_wanted(self, wanted: str | dict[str, Any], namespace: dict[str, Any]) -> None:
+        """Send the variable of that name, or the answer to a request for a file.
+
+        Raises:
+            NameError: If there is no such variable.
+            TypeError: If it cannot leave the sandbox.
+            OSError: If the file cannot be read or written.
+        """
+        if isinstance(wanted, str) and wanted not in namespace:
+            raise NameError(f"name {wanted!r} is not defined")
+        answer = namespace[wanted] if isinstance(wanted, str) else serve(wanted)
+        try:
+            buffers = self._dumps(answer, snapshot=True)
+        except (values.UnsupportedValue, values.ValueTooLarge) as error:
+            raise TypeError(f"variable {wanted!r} cannot be sent to the host: {error}") from None
+        self._send({"op": "wanted"}, buffers)
+
+    def _dumps(self, value: Any, *, snapshot: bool = False) -> list[values.Buffer]:
+        return values.dumps(value, max_bytes=self._max_value_bytes, snapshot=snapshot, arrow=self._host_has_arrow)
+
+    def _send(self, data: dict[str, Any], buffers: Sequence[Any]) -> None:
+        for stream in self._streams:  # first: prints must not be overtaken by the message that follows them
+            stream.flush()
+        content = {"comm_id": self._comm_id, "data": data}
+        topic = f"comm-{self._comm_id}".encode()
+        self._session.send(self._iopub, "comm_msg", content, parent=self._parent, ident=topic, buffers=list(buffers))
+
+    # --- replies, on the control thread -----------------------------------------------------------
+
+    def on_control(self, data: dict[str, Any], buffers: Sequence[Any], *, async_cell: bool) -> None:
+        """Take a request or reply of the control channel. Late and unknown replies are dropped."""
+        op = data.get("op")
+        if op == "raise":
+            self._raise_in_cell(data.get("cell"), async_cell)
+        elif op == "pending":
+            self._send({"op": "pending", "ids": sorted(self._waiting)}, ())
+        elif op == "abandon":
+            upto = data.get("upto")
+            calls = [call_id for call_id in self._waiting if not isinstance(upto, int) or call_id <= upto]
+            for call_id in calls:
+                self._complete(call_id, {**data, "op": "error"}, buffers)
+            self._send({"op": "abandoned", "ids": calls}, ())
+        else:
+            self._complete(data.get("id"), data, buffers)
+
+    def _complete(self, call_id: Any, data: dict[str, Any], buffers: Sequence[Any]) -> None:
+        complete = self._waiting.pop(call_id, None)
+        if complete is not None:
+            complete((data, buffers))
+
+    def _raise_in_cell(self, msg_id: Any, async_cell: bool) -> None:
+        # Only into the cell that was meant: after its end the exception would hit kernel code. In an async cell a
+        # KeyboardInterrupt inside a task would escape the event loop and end the kernel; a cancellation does not.
+        if self.running is None or msg_id != self.running or self._main_thread is None:
+            return
+        error = asyncio.CancelledError if async_cell else KeyboardInterrupt
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._main_thread), ctypes.py_object(error))
+
+
+def _outcome(reply: Reply) -> Any:
+    data, buffers = reply
+    value = values.loads(buffers)
+    if data.get("op") == "error":
+        raise to_exception(ToolFailure.from_value(value))
+    return value
+
+
+class _Shown:
+    """A default value known by its repr only."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _signature(spec: ToolSpec) -> inspect.Signature | None:
+    if spec.parameters is None:
+        return None
+    kinds = list(inspect._ParameterKind)
+    try:
+        return inspect.Signature(
+            [
+                inspect.Parameter(
+                    p.name,
+                    kinds[p.kind],
+                    default=inspect.Parameter.empty if p.default is None else _Shown(p.default),
+                )
+                for p in spec.parameters
+            ]
+        )
+    except ValueError:
+        return None

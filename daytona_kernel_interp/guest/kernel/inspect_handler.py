@@ -1,0 +1,187 @@
+"""The kernel's answers to looks: on the control thread, while cells run, and without a trace in the session."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from pathlib import Path
+from tempfile import gettempdir
+from typing import TYPE_CHECKING, Any
+
+import ipykernel
+import IPython
+import tornado
+import zmq
+
+from ...codec import values
+from ...wire.inspect_messages import CODE_CHARS, MAX_CALLS, NAMED_CHARS, REPR_S
+from .inspector import copied, is_large, line_of, shown_tools, summarize, tasks_of, told
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .bridge import Bridge
+    from .status_file import Board
+
+_SUMMARY_S = 1.0  # between summaries for the board
+_MAX_STUCK = 4  # threads that a repr did not return to; then types have to do
+_NO_TASKS_OF = (
+    str(Path(__file__).parent),
+    *(str(Path(module.__file__ or "").parent) for module in (IPython, ipykernel, tornado, zmq, asyncio)),
+)
+
+
+class Looks:
+    """One per kernel. Says what is there; what it leaves is the board."""
+
+    def __init__(self, board: Board, bridge: Bridge, shell: Any) -> None:
+        self._board, self._bridge, self._shell = board, bridge, shell
+        self._main_thread = threading.main_thread().ident
+        self._cell_files = str(Path(gettempdir()) / "ipykernel_")
+        self._running: dict[str, Any] | None = None
+        self._began = self._summarized = 0.0
+        self._due = False
+        self._count = self._stuck = 0
+
+    # --- the cell's begin and end, in the main thread ---------------------------------------------------
+
+    def began(self, cell: str, code: Any, number: int) -> None:
+        """A cell was taken up."""
+        self._began = time.monotonic()
+        self._count += 1
+        text = code[:CODE_CHARS] if type(code) is str else ""
+        self._running = {"cell": cell, "code": text, "number": number}
+        self._board.running(self._running)
+
+    def ended(self, control: Any) -> None:
+        """It is over; ``control`` is the control thread's loop, which writes a summary, once a second at the most."""
+        self._running = None
+        self._board.running(None)
+        if not self._due:
+            self._due = True
+            wait_s = max(0.0, self._summarized + _SUMMARY_S - time.monotonic())
+            control.add_callback(control.call_later, wait_s, self._post)
+
+    def _post(self) -> None:
+        self._due = False
+        self._keep(self._summary())
+
+    def _keep(self, summary: dict[str, Any]) -> None:
+        self._summarized = time.monotonic()
+        self._board.summary({**summary, "running": None})
+
+    # --- answers, on the control thread ---------------------------------------------------------------------
+
+    def answer(self) -> dict[str, Any]:
+        """Return what is there and what runs."""
+        summary = self._summary()
+        if time.monotonic() > self._summarized + _SUMMARY_S:
+            self._keep(summary)
+        return summary
+
+    async def answer_by_name(self, name: Any, *, with_value: bool, max_bytes: Any) -> tuple[dict[str, Any], list[Any]]:
+        """Return what there is of one variable: with its own text, or its value, if no cell runs."""
+        # A name of the code's own class would be asked whether it is the same.
+        namespace = {key: value for key, value in copied(self._shell.user_ns).items() if type(key) is str}
+        answer: dict[str, Any] = {"running": self._now(), "count": self._count}
+        if type(name) is not str or name not in namespace:
+            return {**answer, "missing": True}, []
+        value = namespace[name]
+        row = told(name, value, NAMED_CHARS)
+        answer["variables"] = [row]
+        if with_value:
+            try:
+                return answer, await self._beside(lambda: self._encoded(name, value, max_bytes), None)
+            except Exception as error:
+                return {**answer, "refused": str(error)}, []
+        if self._running is None and self._stuck < _MAX_STUCK and not is_large(value):
+            try:
+                row[4] = await self._beside(lambda: _text_of(value), REPR_S)
+            except Exception:  # it raised, or took too long: what was found without it stays
+                answer["own_repr"] = False
+        return answer, []
+
+    def _encoded(self, name: str, value: Any, max_bytes: Any) -> list[Any]:
+        if self._running is not None:
+            raise RuntimeError("a cell is running; its variables can be had when it is over")
+        try:
+            return values.dumps(value, max_bytes=max_bytes if type(max_bytes) is int else None, snapshot=True)
+        except (values.UnsupportedValue, values.ValueTooLarge) as error:
+            raise TypeError(f"variable {name!r} cannot be sent to the host: {error}") from None
+
+    async def _beside(self, work: Callable[[], Any], limit_s: float | None) -> Any:
+        """Do what runs code of the value in a thread of its own, which may never return."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Any] = loop.create_future()
+
+        def settle(result: Any, error: str | None) -> None:
+            if not done.done():
+                done.set_exception(RuntimeError(error)) if error is not None else done.set_result(result)
+
+        def serve() -> None:
+            try:
+                result, error = work(), None
+            except BaseException as raised:
+                result, error = None, _message_of(raised)
+            loop.call_soon_threadsafe(settle, result, error)
+
+        threading.Thread(target=serve, name="look", daemon=True).start()
+        self._stuck += 1
+        try:
+            return await asyncio.wait_for(asyncio.shield(done), limit_s)
+        finally:
+            if done.done():
+                self._stuck -= 1
+            else:
+                done.add_done_callback(self._unstuck)
+
+    def _unstuck(self, done: asyncio.Future[Any]) -> None:
+        self._stuck -= 1
+        if not done.cancelled():
+            done.exception()
+
+    def _summary(self) -> dict[str, Any]:
+        offered = self._bridge.offered()
+        hidden = {**copied(self._shell.user_ns_hidden), **offered}
+        rows, left_out = summarize(self._shell.user_ns, hidden)
+        return {
+            **{"variables": rows, "left_out": left_out, "running": self._now(), "count": self._count},
+            "tools": shown_tools(offered)[:MAX_CALLS],
+        }
+
+    def _now(self) -> dict[str, Any] | None:
+        running, now = self._running, time.monotonic()
+        if running is None:
+            return None
+        return {
+            **running,
+            "elapsed_s": now - self._began,
+            "line": line_of(self._main_thread, self._cell_files),
+            "calls": [[name, now - since] for name, since in self._bridge.under_way()][:MAX_CALLS],
+            "tasks": tasks_of(_all_tasks(), _NO_TASKS_OF)[:MAX_CALLS],
+        }
+
+
+def _text_of(value: Any) -> str:
+    return str.__getitem__(repr(value), slice(0, NAMED_CHARS))
+
+
+def _message_of(error: BaseException) -> str:
+    try:
+        return str.__str__(str(error))
+    except BaseException:
+        return type(error).__name__
+
+
+def _all_tasks() -> list[Any]:
+    """Return the process's asyncio tasks, as asyncio's own list has them (until Python 3.13).
+
+    ``asyncio.all_tasks`` would ask each whether it is done, and a class of the code's would answer itself.
+    """
+    known = getattr(asyncio.tasks, "_scheduled_tasks", None) or getattr(asyncio.tasks, "_all_tasks", None)
+    data = getattr(known, "data", None)
+    try:
+        return [task for task in (reference() for reference in list(data or ())) if task is not None]
+    except RuntimeError:  # one was made meanwhile
+        return []

@@ -1,0 +1,433 @@
+"""The kernel: ipykernel's IPythonKernel with our preamble, bridge, output and interrupts.
+
+Works on ipykernel 6.31 and 7.x; what it overrides exists in both.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import json
+import os
+import sys
+import threading
+import traceback
+import warnings
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ipykernel import ipkernel
+from ipykernel.displayhook import ZMQShellDisplayHook
+from ipykernel.ipkernel import IPythonKernel
+from ipykernel.zmqshell import ZMQDisplayPublisher, ZMQInteractiveShell
+from IPython.core import interactiveshell
+from IPython.core.autocall import ZMQExitAutocall
+from IPython.core.error import StdinNotImplementedError
+from traitlets import Instance, Type, default
+
+from ...codec import values
+from ...codec.libraries import has_arrow
+from ...wire.comm import HAS_ARROW, PREAMBLE_KEY, Preamble
+from .bridge import Bridge
+from .input_cache import Keeping, ValueForgotten, resolve
+from .inspect_handler import Looks
+from .interrupts import cancelled_by_sigint
+from .namespace_restore import Belongings
+from .output import CellStream, OutputBudget, end_cell, pack
+from .random_seed import seed_all
+from .submit import SubmitSignal
+from .tool_errors import ToolError
+
+if TYPE_CHECKING:
+    import types
+    from collections.abc import Iterator
+
+    from .journal_writer import JournalWriter
+
+OUR_CODE = str(Path(__file__).parent)
+_IPYTHON = str(Path(interactiveshell.__file__).parent)
+_DELIMITER = b"<IDS|MSG>"
+_GROUP = getattr(builtins, "BaseExceptionGroup", ())
+_NO_TEXT = "<exception str() failed>"  # Python's own words for it
+_ENDINGS = (Exception, KeyboardInterrupt, SystemExit)  # kept: code can replace builtins
+_NOT_BEGUN = ("KeyboardInterrupt", "interrupted before it began")
+_NO_STDIN = "cannot ask anybody: nobody sits at this kernel. Use a variable or a tool instead"
+
+
+def _remember(accepts: Any) -> Any:
+    """Make ipykernel look once at what a method accepts, and not at every cell."""
+    known: dict[Any, dict[str, bool]] = {}
+
+    def remembered(method: Any, names: list[str]) -> dict[str, bool]:
+        key = (getattr(method, "__func__", method), *names)
+        if key not in known:
+            known[key] = accepts(method, names)
+        return known[key]
+
+    return remembered
+
+
+if hasattr(ipkernel, "_accepts_parameters"):
+    ipkernel._accepts_parameters = _remember(ipkernel._accepts_parameters)
+
+
+class DisplayHook(ZMQShellDisplayHook):
+    """Shows the last expression; a text beyond the cell's limit is cut like printed output."""
+
+    budget: OutputBudget | None = None
+
+    def write_format_data(self, format_dict: dict[str, Any], md_dict: Any = None) -> None:
+        """Put the representations into the execute_result message."""
+        if self.budget is not None:
+            format_dict = self.budget.fit(format_dict)
+        super().write_format_data(format_dict, md_dict)
+
+    def cull_cache(self) -> None:
+        """Forget the oldest of a thousand values; IPython would say so in the text of whichever cell it is."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            super().cull_cache()
+
+
+class DisplayPublisher(ZMQDisplayPublisher):
+    """Shows what code displays, as far as the cell's limits go."""
+
+    budget: OutputBudget | None = None
+
+    def publish(self, data: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        """Send a display."""
+        super().publish(data if self.budget is None else self.budget.fit(data), *args, **kwargs)
+
+
+class ExitCell(ZMQExitAutocall):
+    """``exit`` and ``quit``."""
+
+    def __call__(self, *code: object) -> None:
+        """End the cell as ``sys.exit`` does, not the kernel."""
+        raise SystemExit(*code)
+
+
+class Shell(ZMQInteractiveShell):
+    """IPython's shell, with tracebacks of the model's own lines."""
+
+    displayhook_class = Type(DisplayHook)
+    display_pub_class = Type(DisplayPublisher)
+    exiter = Instance(ExitCell)
+
+    @default("exiter")
+    def _default_exiter(self) -> ExitCell:
+        return ExitCell(self)
+
+    # A cell's source, and what IPython's transformers made of it. ipykernel asks for it, then run_cell again.
+    transformed: tuple[str, str] | None = None
+
+    def transform_cell(self, raw_cell: str) -> str:
+        """Translate magics to Python, once a cell."""
+        known, self.transformed = self.transformed, None
+        if known is not None and known[0] == raw_cell:
+            return known[1]
+        cell: str = super().transform_cell(raw_cell)
+        self.transformed = (raw_cell, cell)
+        return cell
+
+    def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Show an exception: a SystemExit like any other; a group, and one without a text, as Python shows them.
+
+        IPython would write a group to stderr, with its own frames, and break off at an exception whose text raises.
+        """
+        kwargs["exception_only"] = False
+        error = exc_tuple[1] if exc_tuple else sys.exc_info()[1]
+        if not isinstance(error, _GROUP) and message_of(error) is not _NO_TEXT:
+            super().showtraceback(exc_tuple, *args, **kwargs)
+            return
+        etype, value, tb = self._get_exc_info(exc_tuple)
+        while tb is not None and tb.tb_frame.f_code.co_filename.startswith(_IPYTHON):
+            tb = tb.tb_next
+        self._showtraceback(etype, value, ["".join(traceback.format_exception(etype, value, tb))])
+
+    def _format_exception_for_storage(self, exception: BaseException, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        # For IPython's history of errors, which nobody reads here: no second traceback, no str() that may raise.
+        return {"ename": type(exception).__name__, "evalue": "", "traceback": []}
+
+    def _get_exc_info(self, exc_tuple: Any = None) -> Any:
+        etype, value, tb = super()._get_exc_info(exc_tuple)
+        return etype, value, _without_our_frames(tb)
+
+    def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
+        if isinstance(evalue, ToolError):
+            # str(evalue) begins with its type, and so does a traceback's last line: once is enough.
+            stb = [*stb[:-1], str(stb[-1]).replace(f"{evalue.type}: {evalue}", str(evalue), 1)]
+            evalue = evalue.message
+        budget: OutputBudget | None = getattr(self.displayhook, "budget", None)
+        if budget is not None:
+            stb = [budget.clip("\n".join(map(str, stb)))]
+        text = message_of(evalue)
+        super()._showtraceback(etype, text if budget is None else budget.clip(text), stb)
+
+
+def message_of(error: object) -> str:
+    """Return an exception's text, whatever its ``__str__`` does."""
+    try:
+        return str(error)
+    except BaseException:
+        return _NO_TEXT
+
+
+def _without_our_frames(tb: types.TracebackType | None) -> types.TracebackType | None:
+    kept = []
+    while tb is not None:
+        if not tb.tb_frame.f_code.co_filename.startswith(OUR_CODE):
+            kept.append(tb)
+        tb = tb.tb_next
+    for entry, following in zip(kept, [*kept[1:], None], strict=True):
+        entry.tb_next = following
+    return kept[0] if kept else None
+
+
+class Kernel(IPythonKernel):
+    """One session's kernel."""
+
+    shell_class = Type(Shell)
+    shell: Any  # ipykernel: None or an InteractiveShellABC, which declares nothing of what it has
+    session: Any
+    _execute_sleep = 0  # half a millisecond a cell, a mitigation that a flush before the reply makes needless
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # Taken now: code in cells may put other objects there, and change the environment.
+        self._streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, CellStream)]
+        self._folder = Path(os.environ["DAYTONA_KERNEL_FOLDER"])
+        self._bridge = Bridge(self.session, self.iopub_socket, self._streams)
+        self._preamble: Preamble | None = None
+        self._budget: OutputBudget
+        self._refusal: tuple[str, str] | None = None  # name and text of the error that the cell ends with, unrun
+        self._async_cell = False
+        self._failed_to_compile = False
+        self._cells = 0
+        assert self.parent is not None
+        self._journal: JournalWriter = self.parent.journal
+        self._cancelled: deque[str] = deque(maxlen=64)  # cells that were interrupted before they came
+        self._belongings = Belongings(self.shell, self._streams)
+        self._error: BaseException | None = None  # what ended the cell
+        self._value: str | None = None  # the cell's last expression, where it is small
+        self._keeping = Keeping()
+        self._forgotten = False
+        self._looks = Looks(self.parent.board, self._bridge, self.shell)
+        assert self.control_stream is not None
+        self._control_loop = self.control_stream.io_loop
+        self.session.pack = pack
+        # IPython says so at each SystemExit, of its terminal.
+        warnings.filterwarnings("ignore", message="To exit: use 'exit', 'quit', or Ctrl-D.")
+        self.shell.set_custom_exc((SubmitSignal,), lambda *_, **__: [])
+        # IPython keeps every printed string of the session for its history of outputs; a cap on output needs that off.
+        if hasattr(self.shell, "_tee"):
+            self.shell._tee = lambda channel: contextlib.nullcontext()
+        self.shell.enable_tip = (
+            False  # drawn from Python's random generator at every kernel_info, in the middle of cells
+        )
+        _silence_submit_in_threads()
+
+    # --- a cell ------------------------------------------------------------------------------------
+
+    async def execute_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
+        """Apply the preamble in the request's buffers, then run the cell as ipykernel does."""
+        self._preamble, self._refusal, self._failed_to_compile = None, None, False
+        self._error = self._value = None
+        self._forgotten = False
+        self._belongings.mend()
+        self._belongings.mend_descriptors()
+        self.shell._last_traceback = self.shell.transformed = None
+        after = self.shell.events.callbacks["post_run_cell"]
+        if self._after_cell not in after:
+            after.append(self._after_cell)
+        cell = parent["header"]["msg_id"]
+        self._journal.started(cell)
+        for output in self._streams:
+            output.cell, output.budget = cell, None
+        self.shell.displayhook.budget = self.shell.display_pub.budget = None
+        if cell not in self._cancelled and PREAMBLE_KEY in parent.get("metadata", {}):
+            try:
+                self._apply_preamble(parent)
+            except KeyboardInterrupt:  # while it decoded large variables
+                self._refusal = _NOT_BEGUN
+        # A cell of another client, such as jupyter console's, that fails must not take the host's behind it with it.
+        parent["content"]["stop_on_error"] = False
+        try:
+            self._bridge.running = cell
+            if cell in self._cancelled:  # also while it decoded; looked at once it runs: see dispatch_control
+                self._refusal = _NOT_BEGUN
+            self._looks.began(cell, parent["content"].get("code"), self.shell.execution_count)
+            await super().execute_request(stream, ident, parent)
+        finally:
+            self._bridge.running = None
+            self._looks.ended(self._control_loop)
+
+    def _apply_preamble(self, parent: dict[str, Any]) -> None:
+        buffers = parent["buffers"]
+        parent["buffers"] = []  # ipykernel keeps the request as parent for as long as the cell runs; not its payload
+        try:
+            preamble = Preamble.from_value(values.loads(buffers))
+            preamble.variables.update(resolve(self._keeping, preamble.kept, buffers))
+            self._bridge.begin_cell(parent, preamble, self.shell.user_ns)
+        except ValueForgotten as error:
+            self._forgotten = True
+            self._refusal = ("ValueForgotten", str(error))
+            return
+        except Exception as error:  # an error here would leave the host without any reply
+            self._refusal = ("PreambleError", f"the kernel cannot apply the cell's preamble: {error}")
+            return
+        if preamble.seed is not None and not self._cells:
+            seed_all(preamble.seed)
+        self._cells += 1
+        name = f"output-{self._cells}.txt"
+        self._budget = OutputBudget(preamble.max_output_chars, self._folder, name, preamble.max_value_bytes)
+        for stream in self._streams:
+            stream.budget = self._budget
+        self.shell.displayhook.budget = self.shell.display_pub.budget = self._budget
+        self._preamble = preamble
+
+    async def do_execute(self, code: str, *args: Any, cell_meta: Any = None, cell_id: Any = None, **kwargs: Any) -> Any:
+        """Run the cell, or refuse it if its preamble could not be applied."""
+        name, text = self._refusal or ("", "")
+        if self._refusal is None:
+            try:
+                reply: dict[str, Any] = await super().do_execute(
+                    code, *args, cell_meta=cell_meta, cell_id=cell_id, **kwargs
+                )
+                if self._preamble is not None and "evalue" in reply:
+                    reply["evalue"] = self._budget.clip(reply["evalue"])
+                if self._preamble is not None and self._preamble.wanted is not None:
+                    self._bridge.send_wanted(self._preamble.wanted, self.shell.user_ns)
+                return reply
+            except _ENDINGS as error:
+                # IPython stumbled over what the code did, such as replacing builtins; the cell has ended, though.
+                self._belongings.mend()
+                name, text = type(self._error or error).__name__, message_of(self._error or error)
+            finally:
+                self._belongings.mend()
+        failure = {"ename": name, "evalue": text, "traceback": self.shell._last_traceback or []}
+        self.send_response(self.iopub_socket, "error", failure)
+        return {"status": "error", "execution_count": self.execution_count, "payload": [], **failure}
+
+    def raw_input(self, prompt: str = "") -> Any:
+        """Answer ``input()``: by asking a client that can, else by an error at once."""
+        if not self._allow_stdin:
+            raise StdinNotImplementedError(f"input() {_NO_STDIN}")
+        return super().raw_input(prompt)
+
+    def getpass(self, prompt: str = "", *args: Any, **kwargs: Any) -> Any:
+        """Answer ``getpass()`` in the same way."""
+        if not self._allow_stdin:
+            raise StdinNotImplementedError(f"getpass() {_NO_STDIN}")
+        return super().getpass(prompt, *args, **kwargs)
+
+    def _after_cell(self, result: Any) -> None:
+        if self._preamble is None or result is None:
+            return
+        self._error = result.error_before_exec or result.error_in_exec
+        self._failed_to_compile = result.error_before_exec is not None
+        end_cell(self._streams, self._budget)
+        wants_raw = any(name.startswith("__dspy_") for name in self._preamble.variables)
+        shown = result.result is not None and result.error_in_exec is None
+        if shown and (wants_raw or not self._budget.clipped) and _is_json(result.result):
+            self._value = self._bridge.send_value(result.result)
+
+    def finish_metadata(self, parent: Any, metadata: dict[str, Any], reply_content: dict[str, Any]) -> dict[str, Any]:
+        """Tell the host whether the code failed before any of it ran, and a small value."""
+        metadata = super().finish_metadata(parent, metadata, reply_content)
+        metadata[PREAMBLE_KEY] = {"compiled": not self._failed_to_compile, "kept": self._kept()}
+        if self._forgotten:
+            metadata[PREAMBLE_KEY]["forgotten"] = True
+        if self._value is not None:
+            metadata[PREAMBLE_KEY]["value"] = self._value
+        self._journal.ended(parent["header"]["msg_id"], reply_content, {PREAMBLE_KEY: metadata[PREAMBLE_KEY]})
+        return metadata
+
+    def _kept(self) -> list[str]:
+        return [*self._keeping.keys, *([HAS_ARROW] if has_arrow() else [])]
+
+    # --- control: replies and interrupts -------------------------------------------------------------
+
+    async def dispatch_control(self, msg: Any) -> None:
+        """Handle the bridge's replies here, other control messages as ipykernel does.
+
+        ipykernel would publish busy and idle and flush twice for each; comm_manager would fire IPython's
+        pre_execute hooks in the middle of the cell.
+
+        Two of them end a cell that has not begun its code: one on its way, or one whose kernel has said busy and still
+        ignores SIGINT, as ipykernel does for an instant, or decodes its variables. ``raise`` ends one that has, too.
+        """
+        if _message_type(msg) != "comm_msg":
+            await super().dispatch_control(msg)
+            return
+        try:
+            ident, frames = self.session.feed_identities(msg, copy=False)
+            message = self.session.deserialize(frames, content=True, copy=False)
+        except Exception:
+            self.log.error("Invalid control message", exc_info=True)
+            return
+        data = message["content"].get("data", {})
+        if data.get("op") in ("raise", "withhold"):
+            # It may still be on its way, or decode its variables. A cell is noted here before it is looked whether it
+            # runs, and runs before it looks here: one of the two sees the other. If it has ended, no harm.
+            self._cancelled.append(str(data.get("cell")))
+        if data.get("op") == "withhold":
+            return
+        if data.get("op") == "inspect":
+            await self._answer_look(ident, message, data)
+            return
+        self._bridge.on_control(data, message["buffers"], async_cell=self._async_cell)
+
+    async def _answer_look(self, ident: Any, message: dict[str, Any], question: dict[str, Any]) -> None:
+        """Say what is there and what runs, to whom asked and nobody else; see ``wire.looks``."""
+        buffers: list[Any] = []
+        if "name" in question:
+            answer, buffers = await self._looks.answer_by_name(
+                question["name"], with_value=question.get("value") is True, max_bytes=question.get("max_bytes")
+            )
+        else:
+            answer = self._looks.answer()
+        content = {"comm_id": "", "data": {"op": "inspected", **answer}}
+        self.session.send(
+            self.control_stream, "comm_msg", content, parent=message, ident=ident, buffers=buffers or None
+        )
+
+    @contextlib.contextmanager
+    def _cancel_on_sigint(self, future: Any) -> Iterator[None]:
+        """Let SIGINT cancel an async cell, also one that only waits."""
+        self._async_cell = True
+        try:
+            with cancelled_by_sigint(future):
+                yield
+        finally:
+            self._async_cell = False
+
+
+def _is_json(value: Any) -> bool:
+    """Whether the value itself, and not only its repr, is of use to the caller."""
+    try:
+        json.dumps(value)
+    except Exception:  # not JSON; or a hostile subclass that raises anything
+        return False
+    return True
+
+
+def _message_type(frames: Any) -> str | None:
+    """Return the ``msg_type`` of a raw message, without checking its signature (whoever handles it does)."""
+    raw = [bytes(frame.buffer) if len(frame.buffer) < 4096 else b"" for frame in frames[:8]]
+    try:
+        header = json.loads(raw[raw.index(_DELIMITER) + 2])
+        return str(header["msg_type"])
+    except (ValueError, IndexError, KeyError, TypeError):
+        return None
+
+
+def _silence_submit_in_threads() -> None:
+    previous = threading.excepthook
+
+    def hook(args: Any) -> None:
+        if args.exc_type is not SubmitSignal:
+            previous(args)
+
+    threading.excepthook = hook

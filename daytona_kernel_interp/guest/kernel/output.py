@@ -1,0 +1,404 @@
+"""The kernel's stdout and stderr: bounded per cell, whole in a file, safe for any character.
+
+Stands in for ipykernel's ``OutStream`` through ``IPKernelApp.outstream_class``; a wrapper set in a cell would be undone
+by IPython, which swaps ``stream.write`` around every cell.
+"""
+
+from __future__ import annotations
+
+import array
+import codecs
+import fcntl
+import json
+import os
+import select
+import termios
+import threading
+from typing import TYPE_CHECKING, Any
+
+from ipykernel.iostream import OutStream
+from jupyter_client.jsonutil import json_default
+from jupyter_client.session import json_packer
+
+from ..relay.kernel_processes import STDERR_BYTES
+from .line_buffer import LongLines, Redraws
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from .journal_writer import PendingText
+
+SPOOL_BYTES = 256 << 20
+_READ_BYTES = 64 * 1024
+_LATE_CHARS = 10_000
+_LINE_CHARS = 10_000  # a line may have so many, or a quarter of the limit if that is more
+_MESSAGE_CHARS = 2 << 20  # of text: a message that exceeds the host's limit would cost it the connection
+_CLIP_CHARS = 4 << 20  # of an error where there is no limit
+# Of figures and tables; less than the host allows a message above the largest value, and all of a cell's together.
+_RICH_CHARS = 12 << 20
+_RICH_PER_TEXT = 160
+_SHOWN_CHARS = 200  # so much is left of each display's text, however many there are
+
+
+class OutputBudget:
+    """What one cell may still send: the head live, the tail when the cell is over, everything to a file.
+
+    stdout and stderr share it, so the cut is one place in the text. A redrawn line counts in its last state, and of an
+    endless one the middle is left out, so that it does not take the place of all the others.
+    """
+
+    def __init__(self, limit_chars: int | None, folder: Path, name: str, max_value_bytes: int | None = None) -> None:
+        self._limit = limit_chars
+        self._shown_left = limit_chars
+        self._rich_left = None if limit_chars is None else _RICH_PER_TEXT * limit_chars
+        self._largest = None if max_value_bytes is None else max_value_bytes + _RICH_CHARS
+        self._head_left = limit_chars // 2 if limit_chars is not None else 0
+        self._head_chars = self._head_left
+        self._tail_chars = limit_chars - self._head_left if limit_chars is not None else 0
+        self._tail: list[str] = []
+        self._tail_size = 0
+        self._dropped = 0
+        self._path = folder / name
+        self._spool: Any = None
+        self._spooled = 0
+        self._spool_full = self._spool_failed = False
+        self._recorded: list[str] = []  # what the file begins with, if there has to be one
+        self._recorded_size = 0
+        self._lines: dict[str, tuple[Redraws, LongLines]] = {}  # by stream
+        self._late_left: int | None = None  # once it is closed
+        self._lock = threading.Lock()
+        self.clipped = False  # whether a displayed text was cut
+
+    def take(self, text: str, stream: str = "") -> str:
+        """Return the part of ``text`` that goes out now; the rest is kept for :meth:`close`."""
+        if self._limit is None:
+            return text
+        with self._lock:
+            if self._late_left is not None:
+                return self._take_late(text)
+            redraws, long_lines = self._lines_of(stream)
+            settled = redraws.feed(text)
+            self._record(settled)
+            out = self._count(long_lines.feed(settled))
+            return out + redraws.show() if redraws.pending and self._head_left else out
+
+    def finish(self, stream: str) -> str:
+        """Return what goes out of a line that did not end, as the cell is over for this stream."""
+        with self._lock:
+            if stream not in self._lines:
+                return ""
+            redraws, long_lines = self._lines.pop(stream)
+            settled = redraws.finish()
+            self._record(settled)
+            return self._count(long_lines.feed(settled) + long_lines.finish())
+
+    def close(self) -> str:
+        """Return what is still to be sent: the note on what was left out, and the tail.
+
+        What comes later is counted apart.
+        """
+        with self._lock:
+            if self._late_left is None and self._limit is not None:
+                self._late_left = min(self._limit, _LATE_CHARS)
+            self._close_spool()
+            self._recorded = []
+            if not self._tail:
+                return ""
+            tail = "".join(self._tail)
+            dropped = self._dropped + max(0, len(tail) - self._tail_chars)
+            tail = tail[max(0, len(tail) - self._tail_chars) :]
+            self._tail, self._tail_size, self._dropped = [], 0, 0
+            return f"\n[... {dropped:,} characters left out; {self._whole()} ...]\n{tail}" if dropped else tail
+
+    def _take_late(self, text: str) -> str:
+        if not self._late_left:
+            return ""
+        out = text[: self._late_left]
+        self._late_left -= len(out)
+        return out if self._late_left else f"{out}\n[... what else came after the cell had ended is left out ...]\n"
+
+    def _lines_of(self, stream: str) -> tuple[Redraws, LongLines]:
+        if stream not in self._lines:
+            assert self._limit is not None
+            longest = max(_LINE_CHARS, self._limit // 4)
+            long_lines = LongLines(longest if longest < self._limit else None, self._note_on_a_line)
+            self._lines[stream] = (Redraws(), long_lines)
+        return self._lines[stream]
+
+    def _count(self, text: str) -> str:
+        now, rest = text[: self._head_left], text[self._head_left :]
+        self._head_left -= len(now)
+        if rest:
+            self._keep(rest)
+        return now
+
+    def clip(self, text: str, limit: int | None = None) -> str:
+        """Return a displayed text, its middle left out where it exceeds ``limit``, or the whole one."""
+        most = limit if limit is not None else _CLIP_CHARS if self._limit is None else self._limit
+        if len(text) <= most:
+            return text
+        self.clipped = True
+        head, tail = text[: most // 2], text[len(text) - most // 2 :]
+        return f"{head}\n[... {len(text) - len(head) - len(tail):,} characters left out ...]\n{tail}"
+
+    def fit(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Return what is sent of a display, by MIME type: a text that is cut, and words for what is too large."""
+        kept, texts = {}, [str(data["text/plain"])] if "text/plain" in data else []
+        for mime, content in data.items():
+            size = _size(content)
+            if mime == "text/plain":
+                continue
+            if (self._largest is not None and size > self._largest) or (
+                self._rich_left is not None and size > self._rich_left
+            ):
+                texts.append(f"[{mime} left out: its {size:,} characters are more than the cell may still show]")
+                continue
+            self._rich_left = None if self._rich_left is None else self._rich_left - size
+            kept[mime] = content
+        if texts:
+            left = None if self._limit is None or self._shown_left is None else max(_SHOWN_CHARS, self._shown_left)
+            kept["text/plain"] = self.clip("\n".join(texts), None if left is None else min(left, self._limit or 0))
+            self._shown_left = None if left is None else left - len(kept["text/plain"])
+        return kept
+
+    def _note_on_a_line(self, left_out: int) -> str:
+        self._write_spool("")
+        return f"[... {left_out:,} characters of this line left out; {self._whole()} ...]"
+
+    def _record(self, text: str) -> None:
+        """Have ``text`` in the file, if there is to be one: if not all of it can be shown."""
+        self._recorded_size += len(text)
+        if self._spool is None and not self._spool_failed and self._recorded_size <= self._head_chars:
+            self._recorded.append(text)
+        else:
+            self._write_spool(text)
+
+    def _keep(self, text: str) -> None:
+        self._tail.append(text)
+        self._tail_size += len(text)
+        if self._tail_size > 2 * self._tail_chars + _READ_BYTES:
+            joined = "".join(self._tail)
+            self._dropped += len(joined) - self._tail_chars
+            self._tail = [joined[len(joined) - self._tail_chars :]]
+            self._tail_size = self._tail_chars
+
+    def _write_spool(self, text: str) -> None:
+        try:
+            if self._spool is None:
+                self._spool = self._path.open("wb")
+                self._write_pieces("".join(self._recorded))
+                self._recorded = []
+            self._write_pieces(text)
+        except (OSError, ValueError):
+            # A full disk, or a late write to the closed file, must not break the cell.
+            self._spool_failed = True
+
+    def _write_pieces(self, text: str) -> None:
+        # In pieces: encoding a whole 1 GB string at once would double it.
+        for start in range(0, len(text), 1 << 20):
+            piece = text[start : start + (1 << 20)].encode("utf-8", "replace")
+            if self._spool_full or self._spooled + len(piece) > SPOOL_BYTES:
+                self._spool_full = True
+                return
+            self._spooled += self._spool.write(piece)
+
+    def _close_spool(self) -> None:
+        if self._spool is not None:
+            try:
+                self._spool.close()  # may write what it still buffers
+            except OSError:
+                self._spool_failed = True
+
+    def _whole(self) -> str:
+        if self._spool is None or self._spool_failed:
+            return "the whole could not be written to a file"
+        if self._spool_full:
+            return f"the first {SPOOL_BYTES >> 20} MB are in {self._path}"
+        return f"the whole is in {self._path}"
+
+
+class CellStream(OutStream):
+    """``OutStream`` with a budget per cell, and without three of its defects.
+
+    Lone surrogates are escaped (ipykernel's JSON packer raises on them and the output is lost); what child processes
+    write is decoded across reads (ipykernel cuts at 1000 bytes, also inside a character); a flush with nothing
+    buffered does not wait for the iopub thread.
+    """
+
+    flush_interval = 0.02
+    pending: PendingText | None = None  # what is printed and not yet published, for the case that the process dies
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.budget: OutputBudget | None = None
+        self.cell = ""  # msg_id of the cell that runs, or ran last
+        self._pipe_lock = threading.Lock()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self._pending_lock = threading.Lock()
+        self._taken = 0  # up to where its text was taken to be published
+        self._pid = os.getpid()
+        super().__init__(*args, **kwargs)
+
+    def write(self, string: str) -> int:
+        """Write ``string``, as far as the cell's budget reaches; always reports all of it as written."""
+        if not isinstance(string, str):
+            raise TypeError(f"write() argument must be str, not {type(string).__name__}")
+        text = _printable(string)
+        if self.budget is not None:
+            text = self.budget.take(text, self.name)
+        if text:
+            self.write_freely(text)
+        return len(string)
+
+    def close(self) -> None:
+        """Send what is buffered, and stay open: the stream is the kernel's, not the cell's."""
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what is buffered. What was handed to the iopub thread already stays in order without a wait."""
+        if self._buffers or self._flush_pending:
+            super().flush()
+
+    def write_freely(self, text: str) -> None:
+        """Write ``text`` whatever the budget says: the note on what was left out, and the tail."""
+        if text and self.pending is not None and os.getpid() == self._pid:
+            with self._pending_lock:
+                self.pending.add(self.name, self.cell, text)
+                super().write(text)
+        elif text:
+            super().write(text)
+
+    def _flush_buffers(self) -> Any:
+        """Clear the buffer, and yield what was in it as messages that are not too large."""
+        pending = self.pending if os.getpid() == self._pid else None
+        end = 0 if pending is None else pending.start(self.name)
+        for parent, data in super()._flush_buffers():
+            for start in range(0, len(data), _MESSAGE_CHARS):
+                piece = data[start : start + _MESSAGE_CHARS]
+                if pending is not None:
+                    end += len(piece.encode("utf-8", "replace"))
+                    pending.announce(self.name, min(end, self._taken))
+                yield parent, piece
+
+    def _rotate_buffers(self) -> Any:
+        if self.pending is None or os.getpid() != self._pid:
+            return super()._rotate_buffers()
+        with self._pending_lock:
+            self._taken = self.pending.taken(self.name)
+            return super()._rotate_buffers()
+
+    def _flush(self) -> None:
+        """Publish what is buffered; it is then in the journal."""
+        super()._flush()
+        if self.pending is not None and os.getpid() == self._pid:
+            with self._pending_lock:
+                self.pending.published(self.name, self._taken)
+
+    def drain(self) -> None:
+        """Take in what child processes have written to the file descriptor; not what a flood adds meanwhile."""
+        if not self._should_watch:
+            return
+        with self._pipe_lock:
+            left = _readable_bytes(self._pipe_fd())
+            while left > 0 and (taken := self._take_from_pipe(left)):
+                left -= taken
+
+    def _pipe_fd(self) -> int:
+        fd: int | None = self._fid  # ipykernel's name for the read end of the pipe behind fd 1 or 2
+        assert fd is not None
+        return fd
+
+    def _watch_pipe_fd(self) -> None:
+        poll = select.poll()
+        poll.register(self._pipe_fd(), select.POLLIN)
+        try:
+            while self._should_watch:
+                poll.poll()
+                with self._pipe_lock:
+                    if not poll.poll(0):
+                        continue  # the cell's end has taken it
+                    if not self._should_watch or not self._take_from_pipe(_READ_BYTES):
+                        return
+        except Exception:
+            import sys
+
+            self._exc = sys.exc_info()
+
+    def _take_from_pipe(self, most: int) -> int:
+        """Write what is in the pipe, which is not empty; return how many bytes that were. Call it under its lock."""
+        data = os.read(self._pipe_fd(), min(most, _READ_BYTES))
+        if self.name == "stderr":  # for the relay, which keeps the tail in case the kernel dies
+            self._keep_for_relay(data)
+        if text := self._decoder.decode(data):
+            self.write(text)
+        return len(data)
+
+    def _keep_for_relay(self, data: bytes) -> None:
+        fd = self._original_stdstream_copy
+        try:
+            if os.fstat(fd).st_size > STDERR_BYTES:
+                os.ftruncate(fd, 0)  # opened for appending: the next write begins the file anew
+            os.write(fd, data)
+        except OSError:  # a full disk must not stop the cell's output
+            return
+
+
+def end_cell(streams: Sequence[CellStream], budget: OutputBudget) -> None:
+    """Close the cell's budget, once both streams have everything that belongs to it, and send what it kept.
+
+    It stays theirs: what threads and child processes print until the next cell is held to it too.
+    """
+    for stream in streams:
+        stream.drain()
+    for stream in streams:
+        stream.write_freely(budget.finish(stream.name))
+    rest = budget.close()
+    if streams:
+        streams[0].write_freely(rest)
+
+
+def pack(message: Any) -> bytes:
+    """Return a message as JSON; what UTF-8 cannot carry is escaped as in prints, not refused."""
+    try:
+        return json.dumps(message, default=json_default, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(message, default=json_default, ensure_ascii=False, allow_nan=False)
+        return text.encode("utf-8", "daytona_kernel_escape")
+    except (TypeError, ValueError):
+        return bytes(json_packer(message))  # it cleans what is no JSON
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(f"\\\\u{ord(char):04x}" for char in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("daytona_kernel_escape", _escape)
+
+
+def _size(content: Any) -> int:
+    """Return how many characters a representation takes in a message, about."""
+    if isinstance(content, str):
+        return len(content)
+    if isinstance(content, (bytes, bytearray, memoryview)):
+        return len(content) * 4 // 3
+    try:
+        return len(json.dumps(content, default=str))
+    except (TypeError, ValueError, RecursionError):
+        return 0  # ipykernel cleans it, or refuses it
+
+
+def _readable_bytes(fd: int) -> int:
+    count = array.array("i", [0])
+    fcntl.ioctl(fd, termios.FIONREAD, count)
+    return count[0]
+
+
+def _printable(text: str) -> str:
+    if text.isascii():
+        return text
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text

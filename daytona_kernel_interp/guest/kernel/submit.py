@@ -1,0 +1,75 @@
+"""``SUBMIT``: checks the call against the output fields, sends the answer, ends the cell."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import keyword
+from typing import TYPE_CHECKING, Any
+
+from ...wire.comm import Field
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+class SubmitSignal(BaseException):
+    """Ends the cell after SUBMIT.
+
+    A BaseException, so that ``except Exception`` around a SUBMIT does not catch it. The comm message that went out
+    before is what counts; code that swallows this only runs on for nothing.
+    """
+
+
+def make_submit(fields: Sequence[Field] | None, send: Callable[[dict[str, Any]], None]) -> Callable[..., None]:
+    """Return the SUBMIT function for ``fields`` (None: one value, called ``output``)."""
+    declared = [Field("output")] if fields is None else list(fields)
+
+    def SUBMIT(*args: Any, **kwargs: Any) -> None:
+        send(_bind(declared, args, kwargs))
+        raise SubmitSignal
+
+    SUBMIT.__doc__ = f"Submit the final answer and end the run: {schema(declared)}"
+    SUBMIT.__qualname__ = "SUBMIT"
+    signature = _signature(declared)
+    if signature is not None:
+        SUBMIT.__signature__ = signature  # type: ignore[attr-defined]
+    return SUBMIT
+
+
+def schema(fields: Sequence[Field]) -> str:
+    """Return the call as the model should write it, e.g. ``SUBMIT(answer: str, score: int)``."""
+    return f"SUBMIT({', '.join(f'{f.name}: {f.type}' if f.type else f.name for f in fields)})"
+
+
+def _bind(fields: Sequence[Field], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    names = [field.name for field in fields]
+    problems = []
+    if len(args) > len(names):
+        problems.append(f"takes {len(names)} values but {len(args)} were given")
+    values = dict(zip(names, args, strict=False))  # too many are a problem already
+    for name, value in kwargs.items():
+        if name in values:
+            problems.append(f"got field {name!r} twice")
+        elif name not in names:
+            problems.append(f"has no field {name!r}{_did_you_mean(name, names)}")
+        values[name] = value
+    missing = [repr(name) for name in names if name not in values]
+    if missing:
+        problems.append(f"is missing {', '.join(missing)}")
+    if problems:
+        raise TypeError(f"SUBMIT() {'; '.join(problems)}. Expected: {schema(fields)}")
+    return {name: values[name] for name in names}
+
+
+def _did_you_mean(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _signature(fields: Sequence[Field]) -> inspect.Signature | None:
+    names = [field.name for field in fields]
+    if not all(name.isidentifier() and not keyword.iskeyword(name) for name in names):
+        return None
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Signature([inspect.Parameter(name, kind) for name in names])

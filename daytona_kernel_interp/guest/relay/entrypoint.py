@@ -1,0 +1,242 @@
+"""``python -m daytona_kernel_interp.guest.relay.entrypoint``: what our image starts.
+
+With a token it serves at once, for ``docker run``, Kubernetes and the like::
+
+    DAYTONA_KERNEL_TOKEN        the relay's secret; it is taken out of this process's environment
+    DAYTONA_KERNEL_TOKEN_FILE   ... or a file that has it (/dev/stdin, a mounted secret); deleted if that is possible
+    DAYTONA_KERNEL_HOST         the address to listen on, else 127.0.0.1
+    DAYTONA_KERNEL_RELAY_PORT   the port, else 4290
+    DAYTONA_KERNEL_LIFETIME     seconds without a host after which it ends, else a day
+
+Without one it is in a sandbox, and waits for its host at the Unix socket that DAYTONA_KERNEL_WAITING names. A snapshot
+starts it long before anybody knows what secret it needs, and whatever the host could leave there, in the environment or
+in a file, is to be seen by the code that runs in the sandbox later. So it imports everything, starts a kernel process
+ahead, and listens in a folder of mode 0700. The first to come (`prepare.py`, which the host sends through the toolbox)
+is told where this package lies, so that it can compare it with the host's, and says how long to wait for hosts and
+which port to take. The relay makes its secret itself and tells it in the answer, which goes back to the host through
+the toolbox and is written down nowhere; the socket is gone before any cell runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import stat
+import sys
+from pathlib import Path
+from typing import Any
+
+from .kernel_processes import Kernels
+from .lifecycle import LOOPBACK, Order, end_at_signals, load_relay, serve
+
+TOKEN, TOKEN_FILE = "DAYTONA_KERNEL_TOKEN", "DAYTONA_KERNEL_TOKEN_FILE"
+HOST, PORT, LIFETIME = "DAYTONA_KERNEL_HOST", "DAYTONA_KERNEL_RELAY_PORT", "DAYTONA_KERNEL_LIFETIME"
+WAITING = "DAYTONA_KERNEL_WAITING"  # where the socket is; the image says so, and the host looks there
+_FOLDER = "~/.daytona-kernel"
+_PORT = 4290
+_DAY_S = 24 * 3600.0
+_LINE_BYTES = 64 * 1024
+
+
+class _Refused(Exception):
+    """What was asked for cannot be done; the message is one sentence."""
+
+
+def main() -> int:
+    """Serve with the token that the environment names, or wait for a host."""
+    if TOKEN in os.environ:
+        _begin_again_without_token()
+    try:
+        token = _read_token()
+        if token is not None:
+            asyncio.run(_serve_now(token, _own_folder(Path(_FOLDER).expanduser())))
+        else:
+            path = Path(os.environ.get(WAITING) or f"{_FOLDER}/waiting").expanduser()
+            folder = _own_folder(path.parent)
+            path.unlink(missing_ok=True)  # of a run before the sandbox was stopped
+            asyncio.run(_serve_who_comes(folder, path))
+    except (_Refused, ValueError, OSError, RuntimeError) as error:  # RuntimeError: there is no home at all
+        print(f"daytona-kernel relay: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+# --- with a token -------------------------------------------------------------------------------------------
+
+
+def _begin_again_without_token() -> None:
+    """Become this program anew, the token in a pipe: what a process was started with stands in /proc for ever."""
+    token = os.environ.pop(TOKEN).encode()
+    read, write = os.pipe()
+    os.write(write, token)
+    os.close(write)
+    os.set_inheritable(read, True)
+    os.environ[TOKEN_FILE] = f"/dev/fd/{read}"
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], dict(os.environ))
+
+
+def _read_token() -> str | None:
+    name = os.environ.pop(TOKEN_FILE, None)
+    if name is None:
+        return None
+    path = Path(name)
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+        if name.startswith("/dev/fd/"):
+            os.close(int(path.name))
+        elif stat.S_ISREG(path.lstat().st_mode):
+            _delete(path)
+    except (OSError, ValueError) as error:
+        raise _Refused(f"the token's file {name} cannot be read: {error}") from error
+    if not token:
+        raise _Refused(f"the token is empty: put a secret of 16 characters or more into {TOKEN}")
+    return token
+
+
+def _delete(path: Path) -> None:
+    try:
+        path.unlink()
+    except OSError as error:
+        print(
+            f"daytona-kernel relay: {path} cannot be deleted ({error.strerror}), so code in cells can read the token",
+            file=sys.stderr,
+        )
+
+
+async def _serve_now(token: str, folder: Path) -> None:
+    order = Order(
+        secret=token,
+        port=int(_number(PORT, _PORT)),
+        folder=folder,
+        cwd=Path.cwd(),
+        lifetime_s=_number(LIFETIME, _DAY_S),
+        remove=True,
+        host=os.environ.get(HOST) or LOOPBACK,
+    )
+    kernels = Kernels(order.folder, order.cwd, order.lifetime_s)
+    end_at_signals(kernels)
+    await kernels.warm_up()
+
+    def listening(port: int) -> None:
+        print(f"relay listens on {order.host} port {port}", file=sys.stderr, flush=True)
+
+    await serve(order, kernels, listening)
+
+
+def _number(name: str, default: float) -> float:
+    text = os.environ.get(name)
+    if not text:
+        return default
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise _Refused(f"{name} is a number, not {text!r}")
+    return number
+
+
+# --- without --------------------------------------------------------------------------------------------------
+
+
+async def _serve_who_comes(folder: Path, path: Path) -> None:
+    kernels = Kernels(folder, Path.cwd(), _DAY_S)
+    end_at_signals(kernels)
+    came: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
+    # Before anything is imported or started: whoever looks finds it at once, and waits in its queue.
+
+    def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        _tell(writer, {"package": str(Path(__file__).parent.parent)})
+        came.put_nowait((reader, writer))
+
+    server = await asyncio.start_unix_server(greet, path, limit=_LINE_BYTES)
+    await kernels.warm_up()
+    load_relay()  # while the kernel process imports what it needs
+
+    print(
+        f"waiting for a host of this sandbox; elsewhere set {TOKEN} (see the README of the image)",
+        file=sys.stderr,
+        flush=True,
+    )
+    try:
+        asked = await _first(came, kernels.ending)
+        _close(server, path)
+        if asked is not None:
+            await _answer(*asked, folder, kernels)
+    finally:
+        await kernels.end_all()
+
+
+def _close(server: asyncio.Server, path: Path) -> None:
+    path.unlink(missing_ok=True)
+    server.close()
+
+
+async def _first(
+    came: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]], stop: asyncio.Event
+) -> tuple[dict[str, Any], asyncio.StreamWriter] | None:
+    """Return the first order and where its answer goes; None if there is none before the end."""
+    ended = asyncio.ensure_future(stop.wait())
+    try:
+        while True:
+            coming = asyncio.ensure_future(came.get())
+            await asyncio.wait({coming, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done():
+                coming.cancel()
+                return None
+            reader, writer = coming.result()
+            with contextlib.suppress(ValueError, OSError):
+                asked = json.loads(await reader.readline())
+                if isinstance(asked, dict):
+                    return asked, writer
+            writer.close()  # no order: the next may be one
+    finally:
+        ended.cancel()
+
+
+async def _answer(asked: dict[str, Any], writer: asyncio.StreamWriter, folder: Path, kernels: Kernels) -> None:
+    """Serve as the host asks; if its package is another, it brings a relay of its own, and this one ends."""
+    if asked.get("end"):
+        return
+    kernels.lifetime_s = float(asked["lifetime_s"])
+    kernels.environment = {str(name): str(value) for name, value in dict(asked["environment"]).items()}
+    order = Order(secrets.token_urlsafe(32), int(asked["port"]), folder, Path.cwd(), kernels.lifetime_s, remove=True)
+
+    def listening(port: int) -> None:
+        facts = {"folder": str(folder), "cwd": str(order.cwd), "python": sys.executable, "pid": os.getpid()}
+        _tell(writer, {**facts, "port": port, "secret": order.secret})
+        writer.close()
+
+    await serve(order, kernels, listening)
+
+
+def _tell(writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:
+    writer.write(json.dumps(answer).encode("ascii") + b"\n")
+
+
+# --- both -----------------------------------------------------------------------------------------------------
+
+
+def _own_folder(above: Path) -> Path:
+    """Return a new folder, of mode 0700, in one that is ours alone.
+
+    Raises:
+        _Refused: If it cannot be made.
+    """
+    try:
+        above.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if above.is_symlink() or above.stat().st_uid != os.getuid():
+            raise _Refused(f"{above} is not this user's own folder")
+        above.chmod(0o700)
+        folder = above / f"session-{secrets.token_hex(4)}"
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise _Refused(f"there is no home to keep a session in: {error}") from error
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main())

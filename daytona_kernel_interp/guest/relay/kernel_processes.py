@@ -1,0 +1,379 @@
+"""Kernel processes: start, watch, interrupt, kill; and take over those of a relay that is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...transport.process_identity import process_mark
+from ...wire.comm import MAX_LINE_BYTES
+from ...wire.hello import KERNEL_CHANNELS
+from ...wire.inspect_messages import PATIENCE_S
+from ..kernel.status_file import read_board
+from .resource_usage import oom_kills, use_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+KERNEL_MODULE = "daytona_kernel_interp.guest.kernel.kernel_app"
+STDERR_BYTES = 64 * 1024  # the file is emptied when it has grown to this
+_STDERR_TAIL_BYTES = 8 * 1024
+_END_S = 1.0  # from SIGTERM to SIGKILL
+_SIGNAL_S = 0.1  # from a kernel's SIGTERM to the relay's, where both get one
+_START_S = 60.0
+_KERNEL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# The user's site-packages are the kernel's if they are ours: on somebody's machine they are not, in a sandbox they are.
+_USER_SITE = ("-s",) if sys.flags.no_user_site else ()
+_MAX_SUMMARY_BYTES = MAX_LINE_BYTES - 128 * 1024  # what else there is to say needs room in the line
+_POLL_S = 0.2  # where there are no pidfds (Linux 5.3, Python 3.9)
+
+
+class KernelStartFailed(Exception):
+    """The kernel process ended, or said nothing, before it served."""
+
+
+class NoSuchKernel(Exception):
+    """The kernel was not started, or is gone."""
+
+
+class KernelFiles:
+    """Where the files of one kernel are, in the sandbox's folder; mode 0600 or, for folders, 0700."""
+
+    def __init__(self, folder: Path, kernel_id: str) -> None:
+        self.connection = folder / f"kernel-{kernel_id}.json"
+        self.state = folder / f"kernel-{kernel_id}.state"  # JSON: pid, started (see `link.processes`)
+        self.lifeline = folder / f"kernel-{kernel_id}.life"  # FIFO: while a relay has it open for writing, there is one
+        self.journal = folder / f"journal-{kernel_id}"
+        self.board = folder / f"board-{kernel_id}"
+
+
+class KernelProcess:
+    """One kernel process, from its imports to its exit code."""
+
+    def __init__(self, pid: int, exited: asyncio.Future[int | None], stderr: Path) -> None:
+        self.pid = pid  # also the id of its process group
+        self.exited = exited  # exit code, negative: the signal; None: it was not our child
+        self.ports: dict[str, int] = {}
+        self._stderr = stderr
+        self._order_fd = -1
+        self._ready: asyncio.StreamReader | None = None
+        self._life_fd = -1
+
+    @classmethod
+    async def spawn(cls, folder: Path, cwd: Path, number: int) -> KernelProcess:
+        """Start a kernel process; it imports and then waits for :meth:`serve`."""
+        order_read, order_write = os.pipe()
+        ready_read, ready_write = os.pipe()
+        stderr = folder / f"stderr-{os.getpid()}-{number}"
+        try:
+            with stderr.open("ab") as stderr_file:
+                # A group of its own: it outlives the relay.
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, *_USER_SITE, "-m", KERNEL_MODULE),
+                    *(str(order_read), str(ready_write), os.path.abspath(cwd)),  # noqa: ASYNC240 - no file is touched
+                    pass_fds=(order_read, ready_write),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    stderr=stderr_file,
+                    start_new_session=True,
+                    cwd=folder,  # of ours: Python looks for modules where it is started
+                    env=kernel_environment(folder),
+                )
+        finally:
+            os.close(order_read)
+            os.close(ready_write)
+        self = cls(process.pid, asyncio.ensure_future(process.wait()), stderr)
+        self._order_fd, self._ready = order_write, await _reader_of(ready_read)
+        return self
+
+    @classmethod
+    def adopt(cls, files: KernelFiles) -> KernelProcess:
+        """Take over a kernel of a relay that is gone.
+
+        Raises:
+            NoSuchKernel: If it is gone as well.
+        """
+        try:
+            state, connection = json.loads(files.state.read_text()), json.loads(files.connection.read_text())
+            pid = int(state["pid"])
+            if process_mark(pid) != state["started"]:
+                raise ProcessLookupError
+            exited = asyncio.ensure_future(_until_gone(pid))
+            self = cls(pid, exited, Path(state["stderr"]))
+            self.ports = {channel: int(connection[f"{channel}_port"]) for channel in KERNEL_CHANNELS}
+            self._life_fd = os.open(files.lifeline, os.O_WRONLY | os.O_NONBLOCK)
+            os.write(self._life_fd, b"1")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise NoSuchKernel(f"the kernel is gone: {error}") from error
+        return self
+
+    async def serve(
+        self,
+        files: KernelFiles,
+        key: str,
+        lifetime_s: float,
+        environment: Mapping[str, str] | None = None,
+        *,
+        personal: bool = False,
+    ) -> None:
+        """Have the kernel bind its ports and serve with ``key`` as session key, a program or a person.
+
+        Raises:
+            KernelStartFailed: If it ends instead; the message has the end of its stderr.
+        """
+        assert self._ready is not None
+        order = {
+            "connection_file": str(files.connection),
+            "key": key,
+            "journal": str(files.journal),
+            "board": str(files.board),
+            "lifeline": str(files.lifeline),
+            "lifetime_s": lifetime_s,
+            "environment": dict(environment or {}),
+            "personal": personal,
+        }
+        with contextlib.suppress(BrokenPipeError):  # it ended while it imported
+            os.write(self._order_fd, json.dumps(order).encode("ascii") + b"\n")
+        line = await self._ready.readline()
+        if not line:
+            code = await self.exited
+            raise KernelStartFailed(
+                f"the kernel ended with exit code {code} before it served: {self.stderr_tail()[-500:]}"
+            )
+        ports: dict[str, int] = json.loads(line)
+        self.ports = {channel: ports[f"{channel}_port"] for channel in KERNEL_CHANNELS}
+        state = {"pid": self.pid, "started": process_mark(self.pid), "stderr": str(self._stderr)}
+        files.state.write_text(json.dumps(state))
+
+    def stderr_tail(self) -> str:
+        """Return the end of what the process wrote to its standard error."""
+        with contextlib.suppress(OSError), self._stderr.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _STDERR_TAIL_BYTES))
+            return file.read().decode("utf-8", "replace")
+        return ""
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the kernel's process group, if it lives."""
+        if not self.exited.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+    async def end(self) -> None:
+        """End the process and everything in its group; returns when the process is gone."""
+        self.signal(signal.SIGTERM)
+        await asyncio.wait({self.exited}, timeout=_END_S)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)  # children that outlive the kernel
+        await asyncio.wait({self.exited})
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the lifeline; a kernel that still lives waits for the next relay."""
+        for fd in (self._order_fd, self._life_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._order_fd = self._life_fd = -1
+
+
+class Kernels:
+    """The relay's kernels. One process is kept importing ahead of the first order."""
+
+    def __init__(self, folder: Path, cwd: Path, lifetime_s: float) -> None:
+        self._folder, self._cwd, self.lifetime_s = folder, cwd, lifetime_s
+        self.environment: dict[str, str] = {}  # variables for kernels that have none of these names
+        self._spare: KernelProcess | None = None
+        self._spawned = 0
+        self._running: dict[str, KernelProcess] = {}
+        self._starting: dict[str, asyncio.Future[None]] = {}
+        self._gone: dict[str, dict[str, Any]] = {}  # how those that ended did
+        self._watchers: set[asyncio.Task[None]] = set()
+        self._oom_kills = oom_kills()
+        self.ending = asyncio.Event()  # the relay was told to end, and its kernels with it
+        self.on_exit: Callable[[dict[str, Any]], None] = lambda event: None
+
+    async def warm_up(self) -> None:
+        """Start the process that the next :meth:`start` will use."""
+        self._spare = await self._spawn()
+
+    def adopt(self) -> int:
+        """Take over the kernels that an earlier relay left in the folder, and return how many live."""
+        for state in self._folder.glob("kernel-*.state"):
+            kernel_id = state.stem.removeprefix("kernel-")
+            try:
+                self._take_on(kernel_id, KernelProcess.adopt(self.files(kernel_id)))
+            except (NoSuchKernel, ValueError):
+                self._gone[kernel_id] = _exit_event(kernel_id, None, "", oom=False)
+        return len(self._running)
+
+    def files(self, kernel_id: str) -> KernelFiles:
+        """Return where the files of a kernel are.
+
+        Raises:
+            ValueError: If the id, which a host made up, might lead to any other folder.
+        """
+        if _KERNEL_ID.fullmatch(kernel_id) is None:
+            raise ValueError(f"{kernel_id[:40]!r} is no kernel's id")
+        return KernelFiles(self._folder, kernel_id)
+
+    async def start(self, kernel_id: str, key: str, *, personal: bool = False) -> int:
+        """Start a kernel, a ``personal`` one for somebody who sits at it, and return its pid.
+
+        Raises:
+            KernelStartFailed: If it could not serve.
+        """
+        spare, self._spare = self._spare, None
+        process = spare or await self._spawn()
+        try:
+            await process.serve(self.files(kernel_id), key, self.lifetime_s, self.environment, personal=personal)
+        except BaseException as error:
+            await process.end()
+            self._settle(kernel_id, error if isinstance(error, KernelStartFailed) else None)
+            raise
+        self._take_on(kernel_id, process)
+        self._settle(kernel_id)
+        return process.pid
+
+    async def port(self, kernel_id: str, channel: str) -> int:
+        """Return the kernel's port for ``channel``; waits for a kernel that is about to start.
+
+        Raises:
+            NoSuchKernel: If it did not start, or is gone.
+        """
+        if kernel_id not in self._running and kernel_id not in self._gone:
+            started = self._starting.setdefault(kernel_id, asyncio.get_running_loop().create_future())
+            await asyncio.wait({started}, timeout=_START_S)
+        process = self._running.get(kernel_id)
+        if process is None:
+            raise NoSuchKernel("there is no such kernel")
+        return process.ports[channel]
+
+    def signal(self, kernel_id: str, number: int) -> None:
+        """Send a signal to one kernel's process group; a kernel that is gone is no error."""
+        process = self._running.get(kernel_id)
+        if process is not None:
+            process.signal(number)
+
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """Return what is known of each kernel: ``alive``, and how it ended if it did."""
+        alive = {kernel_id: {"alive": True, "pid": process.pid} for kernel_id, process in self._running.items()}
+        return {**{kernel_id: {**event, "alive": False} for kernel_id, event in self._gone.items()}, **alive}
+
+    async def look(self, kernel_id: str) -> dict[str, Any]:
+        """Return what can be told of a kernel that does not speak, some time later; see ``wire.looks``.
+
+        Raises:
+            NoSuchKernel: If it is gone.
+        """
+        process = self._running.get(kernel_id)
+        if process is None:
+            raise NoSuchKernel("there is no such kernel")
+        began, before = time.monotonic(), use_of(process.pid)
+        await asyncio.sleep(PATIENCE_S)
+        running, summary = read_board(self.files(kernel_id).board)
+        now, after = time.monotonic(), use_of(process.pid)
+        cell = running.get("running")
+        return {
+            "summary": summary.get("summary") if len(json.dumps(summary)) <= _MAX_SUMMARY_BYTES else None,
+            "age_s": _since(summary, now),
+            "running": {**cell, "elapsed_s": _since(running, now)} if isinstance(cell, dict) else None,
+            "cpu_percent": None if not before or not after else 100 * (after[0] - before[0]) / (now - began),
+            "memory_bytes": after[1] if after else None,
+        }
+
+    async def end_all(self) -> None:
+        """End every kernel, and the spare process, because the relay ends."""
+        self.ending.set()
+        processes = list(self._running.values())
+        if self._spare is not None:
+            processes.append(self._spare)
+            self._spare = None
+        await asyncio.gather(*(process.end() for process in processes))
+
+    async def _spawn(self) -> KernelProcess:
+        self._spawned += 1
+        return await KernelProcess.spawn(self._folder, self._cwd, self._spawned)
+
+    def _take_on(self, kernel_id: str, process: KernelProcess) -> None:
+        self._running[kernel_id] = process
+        watcher = asyncio.create_task(self._watch(kernel_id, process))
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
+
+    def _settle(self, kernel_id: str, error: KernelStartFailed | None = None) -> None:
+        if error is not None:
+            self._gone[kernel_id] = _exit_event(kernel_id, None, str(error), oom=False)
+        started = self._starting.pop(kernel_id, None)
+        if started is not None and not started.done():
+            started.set_result(None)
+
+    async def _watch(self, kernel_id: str, process: KernelProcess) -> None:
+        code = await process.exited
+        del self._running[kernel_id]
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)  # its children end with it
+        process.close()
+        kills, before = oom_kills(), self._oom_kills
+        self._oom_kills = kills
+        oom = kills is not None and before is not None and kills > before and code in (-signal.SIGKILL, None)
+        event = self._gone[kernel_id] = _exit_event(kernel_id, code, process.stderr_tail(), oom=oom)
+        if code == -signal.SIGTERM:  # whoever stops a sandbox may signal all in it, and we are not first to hear of it
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.ending.wait(), _SIGNAL_S)
+        event["relay_ends"] = self.ending.is_set()
+        self.on_exit(event)
+
+
+def _exit_event(kernel_id: str, code: int | None, stderr: str, *, oom: bool) -> dict[str, Any]:
+    name = None
+    if code is not None and code < 0:
+        with contextlib.suppress(ValueError):
+            name = signal.Signals(-code).name
+    return {"event": "kernel_exited", "kernel": kernel_id, "code": code, "signal": name, "oom": oom, "stderr": stderr}
+
+
+def _since(slot: dict[str, Any], now: float) -> float | None:
+    at = slot.get("at")
+    return max(0.0, now - at) if isinstance(at, float) else None
+
+
+def kernel_environment(folder: Path) -> dict[str, str]:
+    """Return the kernel's environment: the sandbox's own, and folders that are the kernel's alone."""
+    own = {"DAYTONA_KERNEL_FOLDER": str(folder), "IPYTHONDIR": str(folder / "ipython")}
+    inherited = {name: value for name, value in os.environ.items() if name != "JPY_PARENT_PID"}  # it ends with us
+    return {**inherited, **own}
+
+
+async def _until_gone(pid: int) -> int | None:
+    """Return when a process that is no child of ours is gone."""
+    loop = asyncio.get_running_loop()
+    gone: asyncio.Future[None] = loop.create_future()
+    try:
+        fd = os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        with contextlib.suppress(ProcessLookupError):
+            while True:
+                process_mark(pid)
+                await asyncio.sleep(_POLL_S)
+        return None
+    loop.add_reader(fd, lambda: None if gone.done() else gone.set_result(None))
+    try:
+        await gone
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
+    return None
+
+
+async def _reader_of(fd: int) -> asyncio.StreamReader:
+    reader = asyncio.StreamReader()
+    file = os.fdopen(fd, "rb", buffering=0)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), file)
+    return reader

@@ -1,0 +1,120 @@
+"""Inputs: which variables the kernel has from earlier cells, so that what did not change is not sent again.
+
+A large value is known by the hash of its encoding. That costs encoding it, which can often be spared: an exact ``str``
+or ``bytes`` cannot change, so the same object, or an equal one, is the same value. Anything else may have been changed
+in place; where it consists of nothing but Python's plain types, its ``marshal`` form tells, ten times as fast to make
+as the encoding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import marshal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..codec import values
+from ..wire.comm import HAS_ARROW
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_MAX_NAMES = 64
+_SMALL_BYTES = 4096  # hashed in one piece
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A variable on its way: ``buffers`` is empty if the kernel has it, ``key`` if the value is a small one."""
+
+    key: str
+    buffers: Sequence[values.Buffer]
+
+
+@dataclass(frozen=True)
+class _Sent:
+    key: str
+    value: Any  # an exact str or bytes; the reference keeps its identity from being another's
+    mark: bytes | None  # hash of the marshal form of any other value
+    arrow: bool  # whether its frames went as Arrow IPC: it has another hash then
+
+
+class Inputs:
+    """What one interpreter's kernel has."""
+
+    def __init__(self) -> None:
+        self._sent: dict[str, _Sent] = {}
+        self._kernel_has: frozenset[str] = frozenset()
+
+    def kernel_has(self, keys: Sequence[str]) -> None:
+        """The kernel tells after each cell which values it keeps, and whether it has pyarrow.
+
+        Without that, or with another kernel, it has none.
+        """
+        self._kernel_has = frozenset(keys)
+
+    def forget(self) -> None:
+        """Let go of the values."""
+        self._sent, self._kernel_has = {}, frozenset()
+
+    def encode(self, name: str, value: Any, max_bytes: int | None) -> Encoded:
+        """Return what to send for a variable.
+
+        Raises:
+            UnsupportedValue, ValueTooLarge: As for :func:`values.dumps`.
+        """
+        sent = self._sent.get(name)
+        has_it = sent is not None and sent.key in self._kernel_has
+        if sent is not None and has_it and _is_same(sent, value):
+            return Encoded(sent.key, ())
+        arrow = sent.arrow if sent is not None and has_it else HAS_ARROW in self._kernel_has
+        buffers, exact = values.encode(value, max_bytes=max_bytes, arrow=arrow)
+        if sum(map(len, buffers)) < values.LARGE_BYTES:
+            self._sent.pop(name, None)
+            return Encoded("", buffers)
+        key = hash_of(buffers)
+        constant, mark = value if _is_constant(value) else None, _mark(value) if exact else None
+        self._remember(name, _Sent(key, constant, mark, arrow))
+        return Encoded(key, () if key in self._kernel_has else buffers)
+
+    def _remember(self, name: str, sent: _Sent) -> None:
+        self._sent.pop(name, None)
+        self._sent[name] = sent
+        if len(self._sent) > _MAX_NAMES:
+            del self._sent[next(iter(self._sent))]
+
+
+def _is_constant(value: Any) -> bool:
+    return type(value) is str or type(value) is bytes
+
+
+def _is_same(sent: _Sent, value: Any) -> bool:
+    if sent.value is not None:
+        return sent.value is value or (type(sent.value) is type(value) and bool(sent.value == value))
+    return sent.mark is not None and sent.mark == _mark(value)
+
+
+def _mark(value: Any) -> bytes | None:
+    """Return a hash that differs wherever values of plain types differ, or None.
+
+    Version 2 of the format has no references, which would depend on who else holds the parts. Objects with a buffer,
+    such as arrays, look like bytes in it: the caller does not ask for values that had any, and a value that has some
+    now cannot look like one that had none.
+    """
+    if _is_constant(value):
+        return None
+    try:
+        return hashlib.sha256(marshal.dumps(value, 2)).digest()
+    except ValueError:  # of another type, or too deep
+        return None
+
+
+def hash_of(buffers: Sequence[values.Buffer]) -> str:
+    """Return the hash by which a value's encoding is known: to the kernel that keeps it, and in recordings."""
+    if len(buffers) == 1 and len(buffers[0]) <= _SMALL_BYTES:
+        return hashlib.sha256(b"".join((len(buffers[0]).to_bytes(8, "big"), buffers[0]))).hexdigest()
+    digest = hashlib.sha256()
+    for buffer in buffers:
+        digest.update(len(buffer).to_bytes(8, "big"))
+        digest.update(buffer)
+    return digest.hexdigest()

@@ -1,0 +1,144 @@
+"""Kernelspecs: what Jupyter's programs are told of our kernels, and the options that stand in them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..sandboxes.daytona import DaytonaSandbox
+from ..sandboxes.local import LocalSandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ..sandboxes.base import Sandbox
+
+PROVISIONER = "daytona-kernel"  # the name of its entry point
+_SANDBOXES: dict[str, type[DaytonaSandbox] | type[LocalSandbox]] = {"daytona": DaytonaSandbox, "local": LocalSandbox}
+_PLACES = {"daytona": "a sandbox at Daytona", "local": "the local sandbox"}
+_NOT_IN_FILES = ("resolve",)  # no JSON says it
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(type(text) is str for text in value.values())
+
+
+# What a field's annotation takes, in words and as a check.
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "str": ("a text", lambda value: type(value) is str),
+    "str | os.PathLike[str]": ("a text", lambda value: type(value) is str),
+    "Any": ("a text", lambda value: type(value) is str),
+    "int": ("a whole number", lambda value: type(value) is int),
+    "float": ("a number", lambda value: type(value) in (int, float)),
+    "bool": ("true or false", lambda value: type(value) is bool),
+    "Mapping[str, str]": ("names with a text each", _is_texts),
+}
+
+
+class BadOption(ValueError):
+    """An option that a kernel does not have, or a value that it cannot have; the message is one sentence."""
+
+
+def describe(options: Mapping[str, Any], *, env: Mapping[str, str] | None = None, cwd: str | None = None) -> Sandbox:
+    """Return the sandbox that a kernelspec's options describe.
+
+    ``env`` is the kernelspec's own, behind the sandbox's. The local sandbox works in ``cwd``, the notebook's folder,
+    unless its options name another.
+
+    Raises:
+        BadOption: If there is no such option, or a value is not what it takes.
+    """
+    given = dict(options)
+    where = given.pop("sandbox", None)
+    if not isinstance(where, str) or where not in _SANDBOXES:
+        raise BadOption(f'a kernel\'s option "sandbox" is "daytona" or "local", not {json.dumps(where, default=repr)}')
+    made = _SANDBOXES[where]
+    takes = {each.name: str(each.type) for each in fields(made) if each.name not in _NOT_IN_FILES}
+    for name, value in given.items():
+        if name not in takes:
+            raise BadOption(f"a kernel in {_PLACES[where]} has no option {name!r}; it has {', '.join(sorted(takes))}")
+        words, fits = _KINDS[takes[name].removesuffix(" | None")]
+        if not (fits(value) or (value is None and takes[name].endswith(" | None"))):
+            raise BadOption(f"a kernel's option {name!r} is {words}, not {json.dumps(value, default=repr)}")
+    if env:
+        given["env"] = {**given.get("env", {}), **env}
+    if where == "local" and cwd is not None:
+        given.setdefault("cwd", os.fspath(cwd))
+    try:
+        return made(**given)
+    except ValueError as error:
+        raise BadOption(f"a kernel's options do not fit: {error}") from error
+
+
+@dataclass(frozen=True)
+class Kernelspec:
+    """One kernel as users choose it."""
+
+    name: str
+    display_name: str
+    options: Mapping[str, Any] = field(repr=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what stands in ``kernel.json``.
+
+        ``argv`` is for programs that know no provisioners: it says so.
+        """
+        return {
+            "argv": [sys.executable, "-m", "daytona_kernel_interp.jupyter.provisioner", "{connection_file}"],
+            "display_name": self.display_name,
+            "language": "python",
+            "interrupt_mode": "signal",  # by the relay, which reaches a kernel that hears no message
+            "metadata": {
+                "kernel_provisioner": {"provisioner_name": PROVISIONER, "config": dict(self.options)},
+            },
+        }
+
+
+KERNELSPECS = (
+    Kernelspec("daytona", "Python (Daytona)", {"sandbox": "daytona"}),
+    Kernelspec("local-sandbox", "Python (local sandbox)", {"sandbox": "local"}),
+)
+
+
+def folder(*, user: bool, prefix: str | None) -> Path:
+    """Return the folder of kernelspecs: the user's, one below ``prefix``, or that of this Python's environment.
+
+    The last is where they belong: only programs of an environment that has this package can start its kernels.
+    """
+    if user:
+        from jupyter_core.paths import jupyter_data_dir
+
+        return Path(jupyter_data_dir()) / "kernels"
+    return Path(prefix or sys.prefix) / "share" / "jupyter" / "kernels"
+
+
+def install(spec: Kernelspec, into: Path) -> Path:
+    """Write a kernelspec, in place of one of the same name, and return its folder.
+
+    Raises:
+        BadOption: If its options are not those of a sandbox.
+        OSError: If it cannot be written.
+    """
+    describe(spec.options)
+    target = into / spec.name
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "kernel.json").write_text(json.dumps(spec.as_json(), indent=1) + "\n", encoding="utf-8")
+    return target
+
+
+def uninstall(name: str, from_: Path) -> bool:
+    """Delete a kernelspec of ours and return whether there was one."""
+    target = from_ / name
+    try:
+        spec = json.loads((target / "kernel.json").read_text(encoding="utf-8"))
+        if spec["metadata"]["kernel_provisioner"]["provisioner_name"] != PROVISIONER:
+            return False
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    shutil.rmtree(target)
+    return True

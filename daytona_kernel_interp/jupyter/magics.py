@@ -1,0 +1,138 @@
+"""``%load_ext daytona_kernel_interp``: running sessions of this machine, from a notebook or an IPython prompt.
+
+``%sandbox_sessions`` lists them, ``%sandbox_vars`` shows what is in one, ``%%sandbox`` runs a cell there, and
+``%sandbox_get`` fetches a variable. Where no session is named, the newest is meant. Knows no DSPy.
+"""
+
+from __future__ import annotations
+
+import datetime
+import html
+import sys
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.error import UsageError
+from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
+from IPython.display import display, publish_display_data
+
+from ..client.output_collector import CellError, DisplayData, ExecuteResult, StreamText
+from ..errors import KernelError
+from ..monitor.live import Live, live
+from ..monitor.shared_client import CellFailed, list_sessions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..client.output_collector import Output
+    from ..monitor.inspection import Inspection
+
+
+class RemoteCellFailed(Exception):
+    """A cell of ``%%sandbox`` did not end well. It shows the traceback that it has over there."""
+
+    def __init__(self, failed: CellFailed) -> None:
+        super().__init__(str(failed))
+        shown = next((output for output in reversed(failed.outputs) if isinstance(output, CellError)), None)
+        text = shown.traceback if shown is not None and shown.traceback else str(failed)
+        self.lines = text.splitlines()
+
+    def _render_traceback_(self) -> list[str]:
+        return self.lines
+
+
+@magics_class
+class SandboxMagics(Magics):
+    """The extension's commands."""
+
+    @line_magic
+    def sandbox_sessions(self, line: str) -> None:
+        """List the sessions on this machine, the newest first."""
+        if line.strip():
+            raise UsageError(f"%sandbox_sessions lists all sessions and takes nothing, not {line.strip()!r}")
+        rows = [
+            (
+                session.id,
+                "gone" if session.host is None else f"process {session.host}",
+                session.sandbox,
+                datetime.datetime.fromtimestamp(session.started).isoformat(" ", "seconds"),
+            )
+            for session in list_sessions()
+        ]
+        if not rows:
+            print("No sessions on this machine.")
+            return
+        display(_Table(("Session", "Host", "Sandbox", "Started"), rows))
+
+    @line_magic
+    def sandbox_vars(self, line: str) -> Inspection:
+        """Show what is in a session and what it runs: ``%sandbox_vars [SESSION] [--private]``."""
+        given = line.split()
+        private = "--private" in given
+        session = " ".join(word for word in given if word != "--private")
+        found: Inspection = _asked(lambda: _of(session).inspect(private=private))
+        return found
+
+    @cell_magic
+    def sandbox(self, line: str, cell: str) -> None:
+        """Run a cell in a session: ``%%sandbox [SESSION]``. What it shows is shown here; variables stay there."""
+        session = _of(line.strip(), write=True)
+        try:
+            _asked(lambda: session.run(cell, _show))
+        except CellFailed as failed:
+            raise RemoteCellFailed(failed) from None
+
+    @line_magic
+    def sandbox_get(self, line: str) -> None:
+        """Fetch a variable under the same name: ``%sandbox_get NAME [SESSION]``."""
+        name, _, session = line.strip().partition(" ")
+        if not name.isidentifier():
+            raise UsageError("%sandbox_get takes the name of a variable, and a session's id if it is not the newest's")
+        value = _asked(lambda: _of(session.strip()).get(name))
+        assert self.shell is not None
+        self.shell.user_ns[name] = value
+
+
+class _Table:
+    """Rows that show as a table in a notebook and as columns elsewhere."""
+
+    def __init__(self, headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+        self._rows = [headings, *rows]
+
+    def __repr__(self) -> str:
+        widths = [max(len(row[i]) for row in self._rows) for i in range(len(self._rows[0]))]
+        lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)) for row in self._rows]
+        return "\n".join(line.rstrip() for line in lines)
+
+    def _repr_html_(self) -> str:
+        tags = ["th", *["td"] * (len(self._rows) - 1)]
+        lines = [
+            "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
+            for tag, row in zip(tags, self._rows, strict=True)
+        ]
+        return f"<table><tr>{'</tr><tr>'.join(lines)}</tr></table>"
+
+
+def _of(session: str, *, write: bool = False) -> Live:
+    found: Live = _asked(lambda: live(session or None, write=write))
+    return found
+
+
+def _asked(work: Any) -> Any:
+    """Do it; what cannot be done is one line, and no traceback of ours."""
+    try:
+        return work()
+    except (KernelError, NameError, TypeError) as error:
+        raise UsageError(str(error)) from None
+
+
+def _show(output: Output) -> None:
+    match output:
+        case StreamText(name=name, text=text):
+            print(text, end="", flush=True, file=sys.stderr if name == "stderr" else sys.stdout)
+        case DisplayData(data=data, metadata=metadata) | ExecuteResult(data=data, metadata=metadata):
+            publish_display_data(dict(data), dict(metadata))
+
+
+def load(shell: Any) -> None:
+    """Add the commands to a shell."""
+    shell.register_magics(SandboxMagics)

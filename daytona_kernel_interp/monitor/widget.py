@@ -1,0 +1,122 @@
+"""A widget that follows a session in JupyterLab: steps as they come, what runs, calls under way, variables.
+
+A thread asks twice a second, or less often where looks take long, and sets the widget's state where it changed;
+``widget.js`` draws it, as text alone.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import KernelDied, KernelError, SessionNotFound
+from .inspection import Inspection, clean, parse_look
+
+try:
+    import anywidget
+    import traitlets
+except ImportError as missing:
+    raise ImportError("the live view needs anywidget: pip install 'daytona-kernel-interp[jupyter]'") from missing
+
+Follow = Callable[[int], dict[str, Any]]  # see Onlookers.follow
+
+POLL_S, _MAX_POLL_S = 0.5, 5.0
+_REST = 25  # times as long as a look took, so that a large namespace costs the run no more than a small one
+_MAX_FAILURES = 20  # in a row; a link may be down for a while
+_MAX_STEPS = 200
+_CODE_CHARS, _TAIL_CHARS = 2000, 1000
+_STATES = ("running", "done", "failed", "submitted", "ended")
+
+
+class SessionView(anywidget.AnyWidget):
+    """Follows one session until that ends, or :meth:`close` is called."""
+
+    _esm = Path(__file__).with_name("widget.js")
+    session = traitlets.Unicode().tag(sync=True)
+    steps: Any = traitlets.List().tag(sync=True)  # number, code, state, took_s, tail, error
+    now = traitlets.Dict().tag(sync=True)  # headings, running, calls, tasks
+    variables: Any = traitlets.List().tag(sync=True)  # name, type, size, shape, value
+    over = traitlets.Unicode().tag(sync=True)  # why nothing more will come
+
+    def __init__(self, follow: Follow, session: str) -> None:
+        super().__init__(session=session)
+        self._follow, self._change = follow, 0
+        self._known: dict[int, dict[str, Any]] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="daytona-kernel-view", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Follow no more, and take the widget away."""
+        self._stop.set()
+        super().close()
+
+    def refresh(self) -> None:
+        """Ask once, now.
+
+        Raises:
+            KernelError: If the session does not answer.
+        """
+        answer = self._follow(self._change)
+        found = parse_look(answer.get("look") or {}, self.session)
+        for step in map(_step, _list(answer.get("steps"))):
+            if step is not None:
+                self._known[step["number"]] = step
+        change = answer.get("change")
+        self._change = change if type(change) is int else 0
+        with self.hold_sync():
+            self.steps = [self._known[number] for number in sorted(self._known)[-_MAX_STEPS:]]
+            self.now = _now(found)
+            self.variables = [list(cells) for cells in found.rows()]
+
+    def _serve(self) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                self.refresh()
+                failures = 0
+            except KernelError as error:
+                failures += 1
+                if isinstance(error, (SessionNotFound, KernelDied)) or failures >= _MAX_FAILURES:
+                    self.over = clean(str(error), _TAIL_CHARS)
+                    return
+            self._stop.wait(min(_MAX_POLL_S, max(POLL_S, _REST * (time.monotonic() - began))))
+
+
+def make_view(follow: Follow, session: str) -> SessionView:
+    """Return a view of the session that ``follow`` tells of."""
+    return SessionView(follow, session)
+
+
+def _now(found: Inspection) -> dict[str, Any]:
+    running = found.running
+    return {
+        "headings": list(found.headings()),
+        "footings": list(found.footings()),
+        "code": "" if running is None else running.code,
+        "line": None if running is None else running.line,
+        "calls": [] if running is None else [[call.name, round(call.elapsed_s, 1)] for call in running.calls],
+    }
+
+
+def _step(step: Any) -> dict[str, Any] | None:
+    match step:
+        case {"number": int(number), "code": str(code), "state": str(state)}:
+            took, tail, error = step.get("took_s"), step.get("tail"), step.get("error")
+            return {
+                "number": number,
+                "code": clean(code, _CODE_CHARS, lines=True),
+                "state": state if state in _STATES else "ended",
+                "took_s": round(took, 1) if type(took) is float and 0 <= took < 1e9 else None,
+                "tail": clean(tail, _TAIL_CHARS, lines=True) if isinstance(tail, str) else "",
+                "error": clean(error, _TAIL_CHARS, lines=True) if isinstance(error, str) else "",
+            }
+    return None
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -1,0 +1,343 @@
+"""A recorded session as one page of HTML that needs no server, no network and no trust.
+
+Everything recorded is escaped, or comes from ``html_parts.py``; the page's Content-Security-Policy lets its own script
+run, by hash, and nothing be loaded. Template, style and script lie in ``page/``.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from ..client.output_text import plain_text
+from . import charts, timeline
+from .charts import duration
+from .shown_values import LAID_OUT_BYTES, arguments, as_text, gist, heading, load, text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from markupsafe import Markup
+
+    from ..recording.model import Call, Entry, Transcript, Usage
+
+MISSING_EXTRA = "The page needs the extra `report`: pip install 'daytona-kernel-interp[report]'."
+
+_BUDGET_CHARS = 1_200_000  # of printed texts and values in the whole page: what is longest is cut until it fits
+_MIN_CUT, _MAX_CUT = 400, 20_000
+_COLOURED_CHARS = 400_000  # of code; each word with a colour is an element, and a browser has to bear them all
+_OPEN_STEPS = 12  # a session of up to so many steps shows them opened
+
+_ENDINGS = {
+    "interrupted": "interrupted",
+    "timeout": "time was up",
+    "died": "kernel died",
+    "not_run": "did not run",
+    "unknown": "outcome unknown",
+}
+
+
+@dataclass(frozen=True)
+class CallView:
+    """A call as the page shows it."""
+
+    anchor: str
+    kind: str
+    name: str
+    gist: str
+    took: str
+    began: str
+    arguments: list[tuple[str, str]]
+    result: str | None
+    error: str
+    usage: str
+
+
+@dataclass(frozen=True)
+class StepView:
+    """A step as the page shows it."""
+
+    anchor: str
+    number: int
+    state: str  # ok, submitted, failed
+    label: str
+    gist: str
+    took: str
+    began: str
+    share: str  # of the longest step's time
+    usage: str
+    reasoning: Markup | None
+    code: Markup
+    source_lines: int
+    calls: list[CallView]
+    chart: charts.Chart | None
+    outputs: list[Markup]
+    submitted: list[tuple[str, str]]
+    error: str
+    returned: str
+    late: str
+    variables: list[tuple[str, str]]
+    tools: list[str]
+    fields: list[str]
+    opened: bool
+
+
+def to_html(transcript: Transcript, title: str) -> str:
+    """Return the page.
+
+    Raises:
+        ImportError: If the ``report`` extra is not installed; the text says how to.
+    """
+    try:
+        import jinja2
+        from markupsafe import Markup
+
+        from . import html_parts as parts
+    except ImportError as error:
+        raise ImportError(MISSING_EXTRA) from error
+    script, style = _asset("page.js"), _asset("page.css")
+    template = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).from_string(_asset("page.html.j2"))
+    limit = _fair_cut(_lengths(transcript))
+    longest_s = max((timeline.cell_length_s(entry) for entry in transcript.entries), default=0.0)
+    spans = timeline.cell_spans(transcript)
+    steps = [
+        _step(transcript, entry, spans[entry.index], limit, longest_s, code)
+        for entry, code in zip(transcript.entries, _codes(transcript), strict=True)
+    ]
+    sums = timeline.totals(transcript)
+    return template.render(
+        title=title,
+        policy=_policy(script),
+        script=Markup(script),
+        style=Markup(style),
+        facts=_facts(transcript),
+        subtitle=_subtitle(transcript),
+        tiles=_tiles(sums),
+        notes=_notes(transcript),
+        answer=next((step for step in reversed(steps) if step.state == "submitted"), None),
+        chart=charts.chart(timeline.session_spans(transcript), sums.elapsed_s),
+        steps=steps,
+        parts=parts,
+    )
+
+
+def _policy(script: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
+        "frame-src 'none'; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _asset(name: str) -> str:
+    return resources.files(__package__).joinpath("assets", name).read_text(encoding="utf-8")
+
+
+# --- how much of the long texts is shown --------------------------------------------------------------
+
+
+def _lengths(transcript: Transcript) -> Iterable[int]:
+    for entry in transcript.entries:
+        for output in entry.outputs:
+            yield len(getattr(output, "text", "")) or len(getattr(output, "traceback", ""))
+        for call in entry.calls:
+            yield from (ref.size for ref in (call.arguments, call.result) if ref is not None)
+        if entry.outcome.value is not None:
+            yield 2 * entry.outcome.value.size
+
+
+def _fair_cut(lengths: Iterable[int], budget: int = _BUDGET_CHARS) -> int:
+    """Return the length at which to cut texts so that all fit into ``budget``: short ones whole, long ones alike."""
+    waiting = sorted(lengths)
+    for number, length in enumerate(waiting):
+        share = budget // (len(waiting) - number)
+        if length > share:
+            return max(_MIN_CUT, min(share, _MAX_CUT))
+        budget -= length
+    return _MAX_CUT
+
+
+def _codes(transcript: Transcript) -> Iterator[Markup]:
+    """Yield each step's code, with its colours as long as there are not too many."""
+    from . import html_parts as parts
+
+    left = _COLOURED_CHARS
+    for entry in transcript.entries:
+        left -= len(entry.code)
+        yield parts.code(entry.code) if left >= 0 else parts.plain(entry.code)
+
+
+# --- a step -------------------------------------------------------------------------------------------
+
+
+def _step(
+    transcript: Transcript, entry: Entry, spans: Sequence[timeline.Span], limit: int, longest_s: float, code: Markup
+) -> StepView:
+    from . import html_parts as parts
+
+    state, label = _state(entry)
+    length_s = timeline.cell_length_s(entry)
+    return StepView(
+        anchor=f"s{entry.index}",
+        number=entry.index,
+        state=state,
+        label=label,
+        gist=_gist(entry),
+        took=duration(entry.elapsed_s),
+        began=duration(timeline.seconds_between(transcript.facts.began, entry.began)),
+        share=f"{length_s / longest_s:.1%}" if longest_s else "0%",
+        usage=_usage(entry.usage),
+        reasoning=parts.markdown(entry.reasoning) if entry.reasoning else None,
+        code=code,
+        source_lines=entry.code.count("\n") + 1,
+        calls=[_call(call, entry, transcript, limit) for call in entry.calls],
+        chart=charts.chart(spans, length_s, bar_px=18) if len(spans) > 1 else None,
+        outputs=[parts.output(one, limit) for one in entry.outputs],
+        submitted=_submitted(entry, transcript, limit) if state == "submitted" else [],
+        error=parts.cut(plain_text(entry.outcome.text), limit) if state == "failed" else "",
+        returned=_returned(entry, transcript, limit),
+        late=parts.cut(plain_text(entry.late), limit),
+        variables=[(name, ref.summary) for name, ref in entry.variables.items()],
+        tools=[tool.name for tool in entry.tools if not tool.name.startswith("__dspy_")],  # its own
+        fields=[_field(one) for one in entry.output_fields or ()],
+        opened=len(transcript.entries) <= _OPEN_STEPS and not timeline.is_setup(entry),
+    )
+
+
+def _state(entry: Entry) -> tuple[str, str]:
+    outcome = entry.outcome
+    if outcome.kind == "submitted":
+        return "submitted", "SUBMIT"
+    if outcome.kind == "returned":
+        return "ok", "ok"
+    if outcome.kind == "unfinished":
+        return "failed", "unfinished"
+    named = _ENDINGS.get(outcome.ending) or gist(outcome.text.partition(":")[0], 40)
+    return "failed", named or outcome.error
+
+
+def _gist(entry: Entry) -> str:
+    if entry.reasoning:
+        return heading(entry.reasoning)
+    return "DSPy's own preparations" if timeline.is_setup(entry) else gist(_first_line(entry.code), 160)
+
+
+def _first_line(code: str) -> str:
+    lines = [line.strip() for line in code.splitlines()]
+    return next((line for line in lines if line and not line.startswith(("#", "import ", "from "))), "") or code
+
+
+def _submitted(entry: Entry, transcript: Transcript, limit: int) -> list[tuple[str, str]]:
+    from .html_parts import cut
+
+    if entry.outcome.value is None:
+        return []
+    decoded, value = load(entry.outcome.value, transcript.store)
+    if not decoded or not isinstance(value, dict):
+        return [("", entry.outcome.value.summary)]
+    laid_out = entry.outcome.value.size <= LAID_OUT_BYTES
+    return [(str(name), cut(as_text(one, laid_out=laid_out), limit)) for name, one in value.items()]
+
+
+def _returned(entry: Entry, transcript: Transcript, limit: int) -> str:
+    from .html_parts import cut
+
+    if entry.outcome.kind != "returned" or entry.outcome.value is None:
+        return ""
+    return cut(text_of(entry.outcome.value, transcript.store), limit)
+
+
+def _field(field: object) -> str:
+    match field:
+        case {"name": name, "type": kind}:
+            return f"{name}: {kind}"
+        case {"name": name}:
+            return str(name)
+        case _:
+            return str(field)
+
+
+def _call(call: Call, entry: Entry, transcript: Transcript, limit: int) -> CallView:
+    from .html_parts import cut
+
+    given = arguments(call, transcript.store)
+    result = None if call.result is None else cut(text_of(call.result, transcript.store), limit)
+    error = "" if call.error is None else f"{call.error[0]}: {call.error[2]}"
+    return CallView(
+        anchor=f"s{entry.index}-{call.id}",
+        kind=call.kind,
+        name=call.name,
+        gist=gist(", ".join(f"{name}={text}" if name else text for name, text in given), 100),
+        took=duration(call.elapsed_s) if call.elapsed_s is not None else "no answer",
+        began=duration(call.began_s),
+        arguments=[(name, cut(text, limit)) for name, text in given],
+        result=result,
+        error=cut(error, limit),
+        usage=_usage(call.usage),
+    )
+
+
+# --- around the steps ---------------------------------------------------------------------------------
+
+
+def _usage(usage: Usage | None) -> str:
+    """Return model, tokens and cost, as far as they are told."""
+    if usage is None:
+        return ""
+    tokens = [
+        f"{count:,} {way}" for count, way in ((usage.prompt_tokens, "in"), (usage.completion_tokens, "out")) if count
+    ]
+    told = [usage.model or "", " / ".join(tokens), "" if usage.cost_usd is None else _money(usage.cost_usd)]
+    return " · ".join(filter(None, told))
+
+
+def _money(dollars: float) -> str:
+    if not math.isfinite(dollars):
+        return "?"
+    return f"${dollars:.2f}" if dollars >= 1 or not dollars else f"${dollars:.4f}"
+
+
+def _tiles(sums: timeline.Totals) -> list[tuple[str, str, str]]:
+    """What the session came to: label, number, remark."""
+    tiles = [
+        ("steps", f"{sums.steps:,}", f"{sums.failed} failed" if sums.failed else "none failed"),
+        ("time", duration(sums.elapsed_s), f"{duration(sums.in_cells_s)} of it in cells"),
+        ("tool calls", f"{sums.tool_calls:,}", _at_once(sums.tools_at_once)),
+        ("LLM calls", f"{sums.llm_calls:,}", _at_once(sums.llms_at_once)),
+    ]
+    into, out = sums.prompt_tokens or 0, sums.completion_tokens or 0
+    if into or out:
+        tiles.append(("tokens", f"{into + out:,}", f"{into:,} in, {out:,} out"))
+    if sums.cost_usd is not None:
+        tiles.append(("cost", _money(sums.cost_usd), "where DSPy knows it"))
+    return tiles
+
+
+def _at_once(count: int) -> str:
+    return f"up to {count} at once" if count > 1 else ""
+
+
+def _notes(transcript: Transcript) -> list[str]:
+    notes = list(transcript.problems)
+    if not transcript.complete:
+        notes.append("The session was not shut down: its host died, or it still ran when this was written.")
+    if not transcript.callback and any(entry.reasoning is None for entry in transcript.entries):
+        notes.append("Recorded without DSPy's callback: the model's reasoning, tokens and cost are not known.")
+    return notes
+
+
+def _subtitle(transcript: Transcript) -> str:
+    facts = transcript.facts
+    return f"{timeline.in_utc(facts.began):%d %B %Y, %H:%M} UTC · {facts.sandbox} · session {facts.session_id}"
+
+
+def _facts(transcript: Transcript) -> Sequence[tuple[str, list[tuple[str, str]]]]:
+    facts = transcript.facts
+    tables = (("Versions", facts.versions), ("Options", facts.options), ("Random seeds", facts.seeds))
+    return [(name, [(str(key), str(one)) for key, one in table.items()]) for name, table in tables if table]

@@ -1,0 +1,220 @@
+"""Pieces of the page: text, code, markdown and outputs of a stranger's as HTML that can do nothing.
+
+Whatever is returned as :class:`~markupsafe.Markup` is safe to put into a page as it stands. HTML of an output is shown
+in an ``<iframe sandbox>``: without scripts, forms, navigation of the page and an origin. SVG is shown as a picture,
+which runs no scripts and loads nothing (HTML standard, "img": image documents are non-interactive).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import json
+import re
+from html import escape as html_escape
+from typing import TYPE_CHECKING, Any
+
+import mistune
+from markupsafe import Markup, escape
+from pygments.lexers.python import PythonLexer
+from pygments.token import Token
+
+from ..client.output_collector import CellError, DisplayData, ExecuteResult, StreamText
+from ..client.output_text import describe, plain_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ..client.output_collector import Output
+
+MAX_HIGHLIGHTED = 50_000  # characters; longer texts are shown plainly, so that none takes long
+MAX_MARKDOWN = 20_000
+_MAX_PICTURE = 20 << 20
+_MAX_FRAME = 2 << 20
+
+_PICTURES = {
+    "image/png": b"\x89PNG\r\n\x1a\n",
+    "image/jpeg": b"\xff\xd8\xff",
+    "image/gif": b"GIF8",
+    "image/webp": b"RIFF",
+}
+
+# The nearest of a token's ancestors decides; what is not named has no colour, and no element.
+_COLOURS = {
+    Token.Keyword: "k",
+    Token.Operator.Word: "k",
+    Token.Literal.String: "s",
+    Token.Literal.Number: "m",
+    Token.Comment: "c",
+    Token.Name.Function: "f",
+    Token.Name.Class: "f",
+    Token.Name.Decorator: "f",
+    Token.Name.Builtin: "b",
+    Token.Name.Exception: "b",
+}
+
+_LEXER = PythonLexer(stripnl=False, ensurenl=False)
+
+# What the frame of a foreign HTML may do: show itself. It inherits the page's policy besides.
+_FRAME_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_FRAME_STYLE = (
+    "body{margin:0;padding:2px;font:13px/1.45 system-ui,sans-serif;color:#1d2129;background:#fff}"
+    "table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
+    "th,td{padding:3px 10px;text-align:right;border:0;border-bottom:1px solid #e3e5ea}th{color:#5b6270}"
+)
+# They reach out without being content: no policy covers a `<link rel="preconnect">`. Renamed they are unknown elements.
+_REACHING = re.compile(r"<(/?)(?=(?:link|meta|base|object|embed|iframe|frame|frameset|form)\b)", re.IGNORECASE)
+_SCRIPT = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|\Z)", re.IGNORECASE | re.DOTALL)
+
+
+def cut(text: str, limit: int) -> str:
+    """Return ``text``, or its beginning and end with a count of what was left out between."""
+    if len(text) <= limit:
+        return text
+    head, tail = limit * 3 // 4, limit // 4
+    left_out = len(text) - head - tail
+    return f"{text[:head]}\n[… {left_out:,} characters are in the recording …]\n{text[len(text) - tail :]}"
+
+
+def plain(text: str) -> Markup:
+    """Return text as it is."""
+    return escape(text)
+
+
+def code(source: str) -> Markup:
+    """Return Python code with its colours."""
+    if len(source) > MAX_HIGHLIGHTED:
+        return escape(source)
+    pieces: list[tuple[str, list[str]]] = []
+    for kind, text in _LEXER.get_tokens(source):
+        colour = ""
+        while kind is not None and not colour:
+            colour, kind = _COLOURS.get(kind, ""), kind.parent
+        if not text.strip() and pieces:
+            colour = pieces[-1][0]
+        if pieces and pieces[-1][0] == colour:
+            pieces[-1][1].append(text)
+        else:
+            pieces.append((colour, [text]))
+    shown = ((colour, html_escape("".join(texts), quote=False)) for colour, texts in pieces)
+    return Markup("".join(f'<i class="{colour}">{text}</i>' if colour else text for colour, text in shown))
+
+
+class _Renderer(mistune.HTMLRenderer):
+    """Markdown without raw HTML, without pictures from elsewhere, with links of the web only, opened apart."""
+
+    def __init__(self) -> None:
+        super().__init__(escape=True, allow_harmful_protocols=False)
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        if not re.match(r"(?:https?://|mailto:)", url, re.IGNORECASE):
+            return text
+        return str(
+            Markup('<a href="{}" rel="noopener noreferrer nofollow" target="_blank">{}</a>').format(url, Markup(text))
+        )
+
+    def image(self, text: str, url: str, title: str | None = None) -> str:
+        return str(Markup("[picture: {}]").format(Markup(text) or url))
+
+    def heading(self, text: str, level: int, **attrs: Any) -> str:
+        return f"<h4>{text}</h4>\n"
+
+    def block_code(self, code_text: str, info: str | None = None) -> str:
+        shown = code(code_text) if (info or "python").split()[:1] == ["python"] else escape(code_text)
+        return f'<pre class="code">{shown}</pre>\n'
+
+
+_MARKDOWN: Callable[[str], Any] = mistune.create_markdown(renderer=_Renderer(), plugins=["table", "strikethrough"])
+
+
+def markdown(text: str) -> Markup:
+    """Return markdown as HTML; what would be too long for that, or breaks it, as text."""
+    if len(text) <= MAX_MARKDOWN:
+        try:
+            return Markup(_MARKDOWN(text))
+        except RecursionError:
+            pass
+    return Markup('<p class="plain">{}</p>').format(text)
+
+
+def frame(html: str, name: str) -> Markup:
+    """Return a frame in which ``html`` shows and can do nothing else. Its height is a guess: no script measures it."""
+    inert = _REACHING.sub(r"<\1x-", html)
+    page = (
+        f'<!doctype html><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_FRAME_POLICY}">'
+        f"<style>{_FRAME_STYLE}</style><body>{inert}"
+    )
+    rows = len(re.findall(r"<(?:tr|p|li|h[1-6]|br)\b", html, re.IGNORECASE)) or html.count("\n") + 1
+    height = min(60 + 27 * rows, 420)
+    return Markup(
+        '<iframe sandbox="" loading="lazy" referrerpolicy="no-referrer" title="{}" style="height:{}px" srcdoc="{}">'
+        "</iframe>"
+    ).format(name, height, page)
+
+
+def picture(mime: str, data: str) -> Markup | None:
+    """Return a picture, or None if it is not what it says."""
+    if len(data) > _MAX_PICTURE:
+        return None
+    if mime == "image/svg+xml":
+        content = data.encode("utf-8", "replace")
+    else:
+        try:
+            content = base64.b64decode("".join(data.split()), validate=True)
+        except (binascii.Error, ValueError):
+            return None
+        if not content.startswith(_PICTURES[mime]):
+            return None
+    encoded = base64.b64encode(content).decode("ascii")
+    shown = describe({mime: data}).strip("[]")
+    return Markup('<img alt="{}" src="data:{};base64,{}">').format(shown, mime, encoded)
+
+
+def output(shown: Output, limit: int) -> Markup:
+    """Return what a cell showed."""
+    match shown:
+        case StreamText(name=name, text=text):
+            kind = "stderr" if name == "stderr" else "stdout"
+            return _block(kind, cut(plain_text(text), limit))
+        case CellError() as error:
+            return _block("error", cut(plain_text(error.traceback) or error.summary, limit))
+        case DisplayData(data=data) | ExecuteResult(data=data):
+            kind = "result" if isinstance(shown, ExecuteResult) else "display"
+            return _rich(data, kind, limit)
+
+
+def text_block(text: str, kind: str = "value") -> Markup:
+    """Return text as it is."""
+    return _block(kind, text)
+
+
+def _rich(data: Mapping[str, Any], kind: str, limit: int) -> Markup:
+    """Return the richest representation that can be shown safely; the others stay in the recording."""
+    for mime in (*_PICTURES, "image/svg+xml"):
+        content = data.get(mime)
+        if isinstance(content, str) and (image := picture(mime, content)) is not None:
+            return Markup('<figure class="out figure">{}</figure>').format(image)
+    html = data.get("text/html")
+    if isinstance(html, str) and len(html) <= _MAX_FRAME and _shows_something(html):
+        return Markup('<div class="out {}">{}</div>').format(kind, frame(html, "HTML that the cell showed"))
+    text = data.get("text/markdown")
+    if isinstance(text, str):
+        return Markup('<div class="out {} prose">{}</div>').format(kind, markdown(cut(text, limit)))
+    if "application/json" in data:
+        with contextlib.suppress(RecursionError, ValueError):
+            laid_out = json.dumps(data["application/json"], indent=2, ensure_ascii=False, default=str)
+            return _block(kind, cut(laid_out, limit))
+    return _block(kind, cut(describe(data), limit))
+
+
+def _shows_something(html: str) -> bool:
+    """Whether anything is left of HTML whose scripts do not run: of many a chart nothing is."""
+    rest = _SCRIPT.sub("", html)
+    return bool(
+        re.search(r"<(?:img|svg|progress|meter|hr)\b", rest, re.IGNORECASE) or re.sub(r"<[^<>]*>", "", rest).strip()
+    )
+
+
+def _block(kind: str, text: str) -> Markup:
+    return Markup('<pre class="out {}">{}</pre>').format(kind, text)

@@ -1,0 +1,101 @@
+"""How a recorded session shows itself in a notebook: a table of its steps that open, without scripts or the extra.
+
+Notebooks put it into their own page as it stands: everything recorded is escaped, and it says nothing but text.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from ..client.output_collector import CellError, StreamText
+from ..client.output_text import describe, plain_text
+from . import timeline
+from .charts import duration
+from .shown_values import as_text, gist, heading, load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..recording.model import Entry, Transcript
+
+_MAX_STEPS = 50  # the first and the last of a longer session
+_MAX_CHARS = 2_000  # of a step's code, and of its output
+_COLOURS = {"submitted": "#21834d", "raised": "#c8352c", "unfinished": "#c8352c"}
+_PRE = "margin:4px 0 6px;padding:6px 10px;border-left:3px solid #8886;background:#8881;white-space:pre-wrap"
+
+
+def to_card(transcript: Transcript, title: str) -> str:
+    """Return HTML for a notebook's output."""
+    sums = timeline.totals(transcript)
+    told = [
+        _count(sums.steps, "step"),
+        duration(sums.elapsed_s),
+        _count(sums.tool_calls, "tool call"),
+        _count(sums.llm_calls, "LLM call"),
+    ]
+    if sums.failed:
+        told.insert(1, f"{sums.failed} failed")
+    if tokens := (sums.prompt_tokens or 0) + (sums.completion_tokens or 0):
+        told.append(f"{tokens:,} tokens")
+    if sums.cost_usd is not None:
+        told.append(f"${sums.cost_usd:.4f}")
+    return "".join(
+        [
+            '<div style="max-width:860px;line-height:1.5">',
+            f"<strong>{escape(title)}</strong> <span style='opacity:.7'>{escape(' · '.join(told))}</span>",
+            *(f"<div style='color:#a86b00'>{escape(problem)}</div>" for problem in transcript.problems),
+            *_steps(transcript),
+            "</div>",
+        ]
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def _steps(transcript: Transcript) -> Iterator[str]:
+    entries = transcript.entries
+    half = _MAX_STEPS // 2
+    if len(entries) <= _MAX_STEPS:
+        yield from (_step(entry, transcript) for entry in entries)
+        return
+    yield from (_step(entry, transcript) for entry in entries[:half])
+    yield f"<div style='opacity:.7;padding-left:14px'>… {len(entries) - 2 * half} more steps …</div>"
+    yield from (_step(entry, transcript) for entry in entries[-half:])
+
+
+def _step(entry: Entry, transcript: Transcript) -> str:
+    about = "DSPy's own preparations" if timeline.is_setup(entry) else gist(entry.code)
+    about = heading(entry.reasoning) if entry.reasoning else about
+    colour = _COLOURS.get(entry.outcome.kind, "inherit")
+    calls = f" · {_count(len(entry.calls), 'call')}" if entry.calls else ""
+    return (
+        f"<details><summary><b style='color:{colour}'>{entry.index}</b> {escape(gist(about, 100))} "
+        f"<span style='opacity:.6'>{duration(entry.elapsed_s)}{calls}</span></summary>"
+        f"<pre style='{_PRE}'>{escape(_cut(entry.code))}</pre>"
+        f"<pre style='{_PRE}'>{escape(_cut(_shown(entry, transcript)))}</pre></details>"
+    )
+
+
+def _shown(entry: Entry, transcript: Transcript) -> str:
+    """What the step showed, and what it came to, as text."""
+    parts = []
+    for output in entry.outputs:
+        if isinstance(output, StreamText):
+            parts.append(plain_text(output.text).rstrip("\n"))
+        elif isinstance(output, CellError):
+            parts.append(output.summary)
+        else:
+            parts.append(describe(output.data))
+    if entry.outcome.kind == "submitted" and entry.outcome.value is not None:
+        decoded, value = load(entry.outcome.value, transcript.store)
+        parts.append(f"SUBMIT {as_text(value) if decoded else entry.outcome.value.summary}")
+    elif timeline.failed(entry) and not any(isinstance(output, CellError) for output in entry.outputs):
+        parts.append(plain_text(entry.outcome.text) or entry.outcome.ending)
+    return "\n".join(parts)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_CHARS else f"{text[:_MAX_CHARS]}\n[… {len(text) - _MAX_CHARS:,} more characters …]"

@@ -1,0 +1,85 @@
+"""Recorded values as text that a person reads. Decoding builds values and runs nothing, see ``wire/values.py``."""
+
+from __future__ import annotations
+
+import functools
+import pprint
+import re
+from typing import TYPE_CHECKING, Any
+
+from ..codec import values
+from ..errors import KernelError
+from ..wire.protocol_errors import ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..recording.model import Call, Ref, Store
+
+MAX_DECODED_BYTES = 1 << 20  # of larger ones the summary is shown
+LAID_OUT_BYTES = 16 << 10  # larger ones are not laid out over lines, which takes long
+_SHORT_CHARS = 60
+
+
+def text_of(ref: Ref, store: Store) -> str:
+    """Return a value's text: of a str itself, of others their repr over lines; the summary if it cannot be read."""
+    decoded, value = load(ref, store)
+    return as_text(value, laid_out=ref.size <= LAID_OUT_BYTES) if decoded else ref.summary
+
+
+def load(ref: Ref, store: Store) -> tuple[bool, Any]:
+    """Return whether a value could be read, and the value."""
+    if ref.size > MAX_DECODED_BYTES:
+        return False, None
+    try:
+        return True, values.loads(store.load(ref))
+    except (KernelError, ProtocolError, ValueError, TypeError, ImportError):
+        return False, None
+
+
+def as_text(value: Any, *, laid_out: bool = True) -> str:
+    """Return text for a person: a str as it is, several by number, the rest as its repr over the lines it needs."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and len(value) > 1 and _are_prose(value):
+        return "\n\n".join(f"[{number}] {one}" for number, one in enumerate(value))
+    return repr_of(value, functools.partial(pprint.pformat, width=100, sort_dicts=False) if laid_out else repr)
+
+
+def repr_of(value: Any, show: Callable[[Any], str] = repr) -> str:
+    """Return a value's repr, or what it is where there is none, as of a number of more digits than Python writes."""
+    try:
+        return show(value)
+    except Exception as error:  # a library's repr of what a stranger put together
+        return f"<{type(value).__name__}: its repr raised {type(error).__name__}>"
+
+
+def _are_prose(items: list[Any]) -> bool:
+    """Whether they are texts to be read, such as prompts and their answers, rather than words."""
+    return all(isinstance(one, str) for one in items) and any("\n" in one or len(one) > _SHORT_CHARS for one in items)
+
+
+def arguments(call: Call, store: Store) -> list[tuple[str, str]]:
+    """Return a call's arguments as names and texts; those without a name have ``""``."""
+    decoded, given = load(call.arguments, store)
+    match given:
+        case [[*positional], {**named}] | (list(positional), {**named}) if decoded:
+            laid_out = call.arguments.size <= LAID_OUT_BYTES
+            shown = [("", as_text(value, laid_out=laid_out)) for value in positional]
+            return shown + [(str(name), as_text(value, laid_out=laid_out)) for name, value in named.items()]
+        case _:
+            return [("", call.arguments.summary)]
+
+
+def heading(markdown: str) -> str:
+    """Return the beginning of markdown's first paragraph without its marks."""
+    text = markdown.strip().partition("\n\n")[0][:2000]
+    text = re.sub(r"\[([^\[\]]{1,200})\]\([^()\s]{1,500}\)", r"\1", text)
+    text = re.sub(r"(?<![\w*])([*_])(?=\S)([^*_\n]{1,200})(?<=\S)\1(?![\w*])", r"\2", text)
+    return gist(re.sub(r"(?m)^\s*(?:#{1,6}|[-*+>]|\d+\.)\s+|\*\*|__|`+", "", text), 160)
+
+
+def gist(text: str, limit: int = 90) -> str:
+    """Return the beginning of a text on one line."""
+    line = " ".join(text[: 4 * limit].split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"

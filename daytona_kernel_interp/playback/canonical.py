@@ -1,0 +1,72 @@
+"""When two encoded values are the same value: a form that does not depend on what Python leaves open.
+
+The order of a set depends on the process that made it, that of a dict on who filled it; large pieces are numbered as
+they were met. :func:`canonical` takes all three away, without building the value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from ..wire.protocol_errors import RemoteProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..codec.values import Buffer
+
+_TAG = "$"
+_UNORDERED = ("set", "frozenset", "dict")
+# fmt: off
+_OWN_TAGS = frozenset((
+    "tuple", "set", "frozenset", "dict", "bytes", "text", "float", "int", "complex", "datetime", "date", "time",
+    "timedelta", "decimal", "uuid", "path", "record",
+))
+# fmt: on
+
+
+def same(one: Sequence[Buffer], other: Sequence[Buffer]) -> bool:
+    """Whether two encodings are of the same value: of equal bytes, or equal but for an order that means nothing."""
+    if len(one) == len(other) and all(bytes(a) == bytes(b) for a, b in zip(one, other, strict=True)):
+        return True
+    return canonical(one) == canonical(other)
+
+
+def canonical(buffers: Sequence[Buffer]) -> str:
+    """Return a text that is equal for encodings of the same value, and for no others.
+
+    Raises:
+        RemoteProtocolError: If it is no encoding.
+    """
+    try:
+        return json.dumps(_normal(json.loads(bytes(buffers[0])), buffers), sort_keys=True)
+    except (ValueError, IndexError, KeyError, TypeError, RecursionError) as error:
+        raise RemoteProtocolError(f"not an encoded value: {type(error).__name__}") from error
+
+
+def _normal(tree: Any, buffers: Sequence[Buffer]) -> Any:
+    if isinstance(tree, list):
+        return [_normal(item, buffers) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    if _TAG not in tree:
+        return {key: _normal(item, buffers) for key, item in tree.items()}
+    tag, value = tree[_TAG], tree["v"]
+    if tag in ("str_at", "bytes_at"):
+        return {_TAG: tag, "v": _digest(buffers[value])}
+    if tag in _OWN_TAGS:
+        normal = _normal(value, buffers)
+        return {_TAG: tag, "v": sorted(normal, key=_key) if tag in _UNORDERED else normal}
+    inner, pieces = value  # what a library has
+    named = [_digest(buffers[piece]) if isinstance(piece, int) else piece for piece in pieces]
+    return {_TAG: tag, "v": [_normal(inner, buffers), named]}
+
+
+def _key(item: Any) -> str:
+    return json.dumps(item, sort_keys=True)
+
+
+def _digest(buffer: Buffer) -> str:
+    return hashlib.sha256(buffer).hexdigest()

@@ -1,0 +1,360 @@
+"""Two entries compared: what went in, what was called, what came out and how it ended. Sans-I/O.
+
+Without a :class:`Tolerance` texts and figures are equal or they are not. What is printed to stdout and to stderr is
+compared stream by stream, since the order between the two is the machine's. Values are the same if they are equal as
+Python means it: a set has no order (:mod:`.canonical`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..client.output_collector import CellError, DisplayData, ExecuteResult, StreamText
+from ..codec import values
+from ..errors import RecordingError
+from ..page.shown_values import repr_of
+from ..wire.protocol_errors import RemoteProtocolError
+from .canonical import same
+from .compare_figures import same_pixels, size_of
+from .tape import call_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from ..client.output_collector import Output
+    from ..recording.model import Call, Entry, Outcome, Ref, Store
+
+What = Literal["code", "variables", "calls", "output", "outcome"]
+
+_MAX_TEXT = 4000  # characters of a value that a reader is shown
+
+_ADDRESSES = re.compile(r"\b0x[0-9a-fA-F]{6,16}\b")
+_PATHS = re.compile(r"(?:/private)?(?:/tmp|/var/tmp|/var/folders|/dev/shm)/[^\s'\"<>:,;)\]]+")
+# Of a traceback: where this machine has its libraries, which lines they are in, and what stands there.
+_LIBRARY_FRAMES = re.compile(r"^  File [^\n]*\n(?:    [^\n]*\n)*\n?", re.MULTILINE)
+_IDS = re.compile(r"\b(?:[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|[0-9a-f]{32,64})\b")
+_UNIT = r"(?:ns|[µu]s|ms|s|secs?|seconds?|min|minutes?|h|hours?)"
+_TIMES = re.compile(
+    r"\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?"  # dates and moments
+    r"|\b\d{1,2}:\d\d(?::\d\d)?(?:[.,]\d+)?\b"
+    r"|\b1[0-9]{9}(?:\.\d+)?\b"  # seconds since 1970
+    rf"|\b\d+(?:[.,]\d+)?(?:e-?\d+)?\s?{_UNIT}\b"
+    r"|\b\d+(?:[.,]\d+)?\s?(?:it/s|s/it)"
+    r"|datetime\.(?:datetime|date|time|timedelta)\([^()]*\)"
+)
+_NUMBERS = re.compile(r"(?<![\w.])[-+]?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?(?![\w])")
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What may differ without being a difference.
+
+    Attributes:
+        times: Dates, moments and durations in texts.
+        addresses: Memory addresses in texts: ``0x7f…``.
+        paths: Names of temporary files in texts, and a traceback's frames in libraries.
+        ids: UUIDs and other long hexadecimal ids in texts.
+        floats: Relative difference up to which numbers are equal, in texts and values; None: they must be the same.
+        figures: ``exact``: the bytes; ``pixels``: what they look like (needs Pillow); ``size``: width and height.
+    """
+
+    times: bool = True
+    addresses: bool = True
+    paths: bool = True
+    ids: bool = True
+    floats: float | None = 1e-6
+    figures: Literal["exact", "pixels", "size"] = "size"
+
+    def __post_init__(self) -> None:
+        if self.floats is not None and not 0 <= self.floats < math.inf:
+            raise ValueError(f"floats must be a relative difference such as 1e-6, or None, not {self.floats!r}")
+        if self.figures not in ("exact", "pixels", "size"):
+            raise ValueError(f'figures must be "exact", "pixels" or "size", not {self.figures!r}')
+
+
+EXACT = Tolerance(times=False, addresses=False, paths=False, ids=False, floats=None, figures="exact")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that is not the same in two entries: ``expected`` is the first one's, ``came`` the second's."""
+
+    what: What
+    expected: str
+    came: str
+
+
+class Comparison:
+    """Compares entries of two recordings."""
+
+    def __init__(self, expected: Store, came: Store, tolerance: Tolerance = EXACT) -> None:
+        self._expected, self._came, self._tolerance = expected, came, tolerance
+
+    def differences(self, expected: Entry, came: Entry) -> Iterator[Difference]:
+        """Yield everything in which two entries differ."""
+        if expected.code != came.code:
+            yield Difference("code", expected.code, came.code)
+        yield from self.variables(expected, came)
+        yield from self.calls(expected.calls, came.calls)
+        yield from self.results(expected, came)
+
+    def results(self, expected: Entry, came: Entry) -> Iterator[Difference]:
+        """Yield in what two runs of the same code differ: what they showed and how they ended."""
+        by_chance = ("interrupted", "timeout")  # how far these came is the machine's
+        if expected.outcome.ending in by_chance and came.outcome.ending in by_chance:
+            return
+        outputs = list(self.outputs(expected.outputs, came.outputs))
+        yield from outputs
+        late = not self.same_text(expected.late, came.late)  # it heads the text that the caller got
+        if late:
+            yield Difference("output", f"late: {expected.late}", f"late: {came.late}")
+        ended = self.outcome(*(_briefly(entry) if outputs else entry.outcome for entry in (expected, came)))
+        if ended is not None and not ((outputs or late) and _says_no_more(expected, came)):
+            yield ended
+
+    def variables(self, expected: Entry, came: Entry) -> Iterator[Difference]:
+        """Yield the variables that were not bound to the same values; DSPy's token of its process is none."""
+        for name in [*expected.variables, *(name for name in came.variables if name not in expected.variables)]:
+            one, other = expected.variables.get(name), came.variables.get(name)
+            if name != "__dspy_host_token" and not self._same_ref(one, other):
+                yield Difference("variables", _named(name, one), _named(name, other))
+
+    def calls(self, expected: Sequence[Call], came: Sequence[Call]) -> Iterator[Difference]:
+        """Yield the calls that only one of them made, or that were answered otherwise. Their order means nothing."""
+        left = list(came)
+        for call in expected:
+            found = next((other for other in left if self._same_call(call, other)), None)
+            if found is None:
+                found = next((other for other in left if self._same_request(call, other)), None)
+                answered = None if found is None else self._call_text(self._came, found)
+                yield Difference("calls", self._call_text(self._expected, call), answered or "(not called)")
+            if found is not None:
+                left.remove(found)
+        for call in left:
+            yield Difference("calls", "(not called)", self._call_text(self._came, call))
+
+    def answers(self, expected: Call, came: Call) -> Iterator[Difference]:
+        """Yield in what two calls were answered differently, whatever they asked."""
+        if expected.error != came.error or not self._same_ref(expected.result, came.result):
+            yield Difference("calls", self._call_text(self._expected, expected), self._call_text(self._came, came))
+
+    def outputs(self, expected: Sequence[Output], came: Sequence[Output]) -> Iterator[Difference]:
+        """Yield the outputs that differ."""
+        for name in ("stdout", "stderr"):
+            one, other = (_stream(outputs, name) for outputs in (expected, came))
+            if not self.same_text(one, other):
+                yield Difference("output", one, other)
+        pairs = [[output for output in outputs if not isinstance(output, StreamText)] for outputs in (expected, came)]
+        for number in range(max(map(len, pairs))):
+            shown = [outputs[number] if number < len(outputs) else None for outputs in pairs]
+            if not self._same_output(*shown):
+                yield Difference("output", *map(output_text, shown))
+
+    def outcome(self, expected: Outcome, came: Outcome) -> Difference | None:
+        """Return how two cells ended differently, None if they did not."""
+        alike = (
+            expected.kind == came.kind
+            and expected.ending == came.ending
+            and (expected.error == "SyntaxError") == (came.error == "SyntaxError")  # DSPy names the others by version
+            and self.same_text(expected.text, came.text)
+            and (self._same_ref(expected.value, came.value) or self._both_nothing(expected.value, came.value))
+        )
+        if alike:
+            return None
+        texts = (self._outcome_text(self._expected, expected), self._outcome_text(self._came, came))
+        return Difference("outcome", *texts)
+
+    def same_text(self, one: str, other: str) -> bool:
+        """Whether two texts are equal, but for what is tolerated."""
+        if one == other:
+            return True
+        if self._tolerance == EXACT:
+            return False
+        one, other = self._plain(one), self._plain(other)
+        rel = self._tolerance.floats
+        if rel is None:
+            return one == other
+        if _NUMBERS.split(one) != _NUMBERS.split(other):
+            return False
+        return all(map(lambda a, b: _close(float(a), float(b), rel), _NUMBERS.findall(one), _NUMBERS.findall(other)))
+
+    def _plain(self, text: str) -> str:
+        tolerance = self._tolerance
+        patterns = (
+            (tolerance.paths, _LIBRARY_FRAMES, ""),
+            (tolerance.paths, _PATHS, "<path>"),
+            (tolerance.ids, _IDS, "<id>"),
+            (tolerance.addresses, _ADDRESSES, "<address>"),
+            (tolerance.times, _TIMES, "<time>"),
+        )
+        for wanted, pattern, name in patterns:
+            if wanted:
+                text = pattern.sub(name, text)
+        return text
+
+    def _same_output(self, one: Output | None, other: Output | None) -> bool:
+        if isinstance(one, CellError) and isinstance(other, CellError):
+            texts = ((one.message, other.message), (one.traceback, other.traceback))
+            return one.name == other.name and all(self.same_text(*pair) for pair in texts)
+        if isinstance(one, (DisplayData, ExecuteResult)) and isinstance(other, (DisplayData, ExecuteResult)):
+            return type(one) is type(other) and self._same_data(one.data, other.data)
+        return False
+
+    def _same_data(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        if one.keys() != other.keys():
+            return False
+        return all(self._same_mime(mime, content, other[mime]) for mime, content in one.items())
+
+    def _same_mime(self, mime: str, one: Any, other: Any) -> bool:
+        if one == other:
+            return True
+        how = self._tolerance.figures
+        if mime.startswith("image/") and isinstance(one, str) and isinstance(other, str):
+            if how == "pixels":
+                return same_pixels(one, other) or False
+            size = size_of(mime, one)
+            return how == "size" and size is not None and size == size_of(mime, other)
+        return self.same_value(one, other)
+
+    def same_value(self, one: Any, other: Any) -> bool:
+        """Whether two decoded values are equal, but for what is tolerated."""
+        if isinstance(one, str) and isinstance(other, str):
+            return self.same_text(one, other)
+        if type(one) is not type(other) and not (_is_number(one) and _is_number(other)):
+            return False
+        if isinstance(one, dict):
+            return one.keys() == other.keys() and all(self.same_value(one[key], other[key]) for key in one)
+        if isinstance(one, (list, tuple)):
+            return len(one) == len(other) and all(map(self.same_value, one, other))
+        if _is_number(one):
+            rel = self._tolerance.floats
+            return bool(one == other) or (rel is not None and _close(one, other, rel))
+        return self._same_array(one, other)
+
+    def _same_array(self, one: Any, other: Any) -> bool:
+        """Compare what has elements (arrays, series, frames) element by element; anything else by ``==``."""
+        with contextlib.suppress(Exception):  # what a library's own == raises
+            if hasattr(one, "columns") and hasattr(one, "to_dict"):
+                return list(one.columns) == list(other.columns) and all(
+                    self.same_value(list(one[name]), list(other[name])) for name in one.columns
+                )
+            if hasattr(one, "tolist"):
+                return str(one.dtype) == str(other.dtype) and self.same_value(one.tolist(), other.tolist())
+            return bool(one == other)
+        return False
+
+    def _same_ref(self, one: Ref | None, other: Ref | None) -> bool:
+        if one is None or other is None:
+            return one is other
+        if one.hash == other.hash:
+            return True
+        first, second = self._expected.load(one), self._came.load(other)
+        with contextlib.suppress(RemoteProtocolError):
+            if same(first, second):
+                return True
+            return self._tolerance != EXACT and self.same_value(values.loads(first), values.loads(second))
+        return False
+
+    def _both_nothing(self, one: Ref | None, other: Ref | None) -> bool:
+        """Whether neither is anything: None or no text, which DSPy takes for the same."""
+        for store, ref in ((self._expected, one), (self._came, other)):
+            if ref is not None and (ref.size > len("null") or values.loads(store.load(ref)) not in (None, "")):
+                return False
+        return True
+
+    def _same_request(self, one: Call, other: Call) -> bool:
+        return one.name == other.name and self._same_ref(one.arguments, other.arguments)
+
+    def _same_call(self, one: Call, other: Call) -> bool:
+        return self._same_request(one, other) and one.error == other.error and self._same_ref(one.result, other.result)
+
+    def _call_text(self, store: Store, call: Call) -> str:
+        text = call_text(call.name, store.load(call.arguments))
+        if call.error is not None:
+            return f"{text} raised {call.error[0]}: {call.error[2]}"
+        return f"{text} → {value_text(store, call.result)}" if call.result is not None else f"{text}, never answered"
+
+    def _outcome_text(self, store: Store, outcome: Outcome) -> str:
+        ending = "" if outcome.ending in ("ok", "error") else f" ({outcome.ending.replace('_', ' ')})"
+        match outcome.kind:
+            case "submitted":
+                return f"SUBMIT {value_text(store, outcome.value)}"
+            case "raised":
+                return f"{outcome.error}{ending}: {outcome.text}"
+            case "returned":
+                return f"{value_text(store, outcome.value)}{ending}"
+            case _:
+                return f"no end{ending}"
+
+
+def output_text(output: Output | None) -> str:
+    """Return an output for a reader of differences: pictures by what they are."""
+    match output:
+        case None:
+            return "(nothing)"
+        case StreamText(text=text):
+            return text
+        case CellError():
+            return output.traceback or output.summary
+        case DisplayData(data=data) | ExecuteResult(data=data):
+            return "\n".join(_mime_text(mime, content) for mime, content in data.items())
+
+
+def value_text(store: Store, ref: Ref | None) -> str:
+    """Return a value for a reader; a text as it is."""
+    if ref is None:
+        return "nothing"
+    if ref.size > 10 * _MAX_TEXT:
+        return ref.summary
+    try:
+        value = values.loads(store.load(ref))
+    except (RecordingError, RemoteProtocolError):
+        return ref.summary
+    text = value if isinstance(value, str) else repr_of(value)
+    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"
+
+
+def _mime_text(mime: str, content: Any) -> str:
+    if mime.startswith("image/") and isinstance(content, str):
+        size = size_of(mime, content)
+        return f"[{mime}{' ' + 'x'.join(size) if size else ''}, {len(content):,} characters]"
+    if mime == "text/plain":
+        return str(content)
+    text = content if isinstance(content, str) else json.dumps(content, default=str)
+    return f"[{mime}] {text[:_MAX_TEXT]}"
+
+
+def _says_no_more(expected: Entry, came: Entry) -> bool:
+    """Whether an outcome only repeats outputs that differ: text returned, or an error of the same class."""
+    kinds = {expected.outcome.kind, came.outcome.kind}
+    if kinds == {"returned"}:
+        return True
+    return kinds == {"raised"} and expected.outcome.error == came.outcome.error
+
+
+def _briefly(entry: Entry) -> Outcome:
+    """Return how an entry ended, of an error that its outputs show in full only the first line."""
+    if not any(isinstance(output, CellError) for output in entry.outputs):
+        return entry.outcome
+    return replace(entry.outcome, text=entry.outcome.text.partition("\n")[0])
+
+
+def _stream(outputs: Sequence[Output], name: str) -> str:
+    return "".join(output.text for output in outputs if isinstance(output, StreamText) and output.name == name)
+
+
+def _named(name: str, ref: Ref | None) -> str:
+    return f"{name} = {ref.summary}" if ref is not None else f"{name} (not bound)"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _close(one: float, other: float, rel: float) -> bool:
+    return math.isclose(one, other, rel_tol=rel) or (math.isnan(one) and math.isnan(other))

@@ -1,0 +1,168 @@
+"""``diff``: where two recorded runs part, step by step."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..recording.load import opened
+from .compare import EXACT, Comparison, Difference, Tolerance
+from .tape import diff_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..recording.model import Entry, Transcript
+
+_LIKE = 0.5  # from this ratio on, code is thought to be another version of the same step
+
+
+@dataclass(frozen=True)
+class StepDiff:
+    """A step of one run beside one of the other.
+
+    Attributes:
+        a: The first run's, by number; None: it has no such step.
+        b: The second run's.
+        differences: What is not the same; nothing for steps that are equal.
+        code: The code, for a reader: its first line.
+    """
+
+    a: int | None
+    b: int | None
+    differences: list[Difference]
+    code: str
+
+    @property
+    def kind(self) -> Literal["same", "differs", "only a", "only b"]:
+        """What became of it."""
+        if self.a is None or self.b is None:
+            return "only b" if self.a is None else "only a"
+        return "differs" if self.differences else "same"
+
+
+@dataclass(frozen=True, repr=False)  # its parts hold whole cells
+class RunDiff:
+    """Where two runs part. Text by ``str()``, a table in a notebook.
+
+    Attributes:
+        name_a: What the first run is called.
+        name_b: What the second one is called.
+        steps: All steps, paired.
+    """
+
+    name_a: str
+    name_b: str
+    steps: list[StepDiff]
+
+    @property
+    def same(self) -> bool:
+        """Whether the runs are equal."""
+        return all(step.kind == "same" for step in self.steps)
+
+    @property
+    def parts_at(self) -> StepDiff | None:
+        """The first step that is not the same, None if there is none."""
+        return next((step for step in self.steps if step.kind != "same"), None)
+
+    def table(self) -> str:
+        """Return a table of all steps: numbers, what is different, and the code's first line."""
+        rows = [("A", "B", "", "CODE"), *(_row(step) for step in self.steps)]
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        return "\n".join("  ".join([*map(str.ljust, row[:3], widths), row[3]]).rstrip() for row in rows)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
+        first = self.parts_at
+        if first is None:
+            return f"{self.name_a} and {self.name_b} are the same: {len(self.steps)} steps."
+        numbers = " and ".join(str(number) for number in (first.a, first.b) if number is not None)
+        lines = [f"{self.name_a} and {self.name_b} part at step {numbers}.", "", self.table()]
+        for step in self.steps:
+            lines += _details(step)
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        cells = [_row(step) for step in self.steps]
+        rows = "".join(f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in row)}</tr>" for row in cells)
+        heads = "".join(f"<th>{escape(text)}</th>" for text in (self.name_a, self.name_b, "", "code"))
+        return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def diff(run_a: Any, run_b: Any, *, tolerance: Tolerance | bool | None = None) -> RunDiff:
+    """Compare two recorded runs step by step: code, variables, calls, outputs and how each step ended.
+
+    Steps are paired by their code, so that one which only one run has does not shift all that follow.
+
+    Args:
+        run_a: The path of a notebook, a :class:`Recording`, or a replay's transcript.
+        run_b: The other one.
+        tolerance: What may differ; None or False: nothing; True: :class:`Tolerance`'s defaults.
+
+    Raises:
+        RecordingError: If one of them cannot be read.
+    """
+    (first, name_a), (second, name_b) = opened(run_a), opened(run_b)
+    if name_a == name_b:
+        name_a, name_b = f"{name_a} (A)", f"{name_b} (B)"
+    if tolerance is None or isinstance(tolerance, bool):
+        tolerance = Tolerance() if tolerance else EXACT
+    comparison = Comparison(first.store, second.store, tolerance)
+    return RunDiff(name_a, name_b, [_compared(comparison, *pair) for pair in _pairs(first, second)])
+
+
+def _compared(comparison: Comparison, one: Entry | None, other: Entry | None) -> StepDiff:
+    found = list(comparison.differences(one, other)) if one is not None and other is not None else []
+    shown = one or other
+    return StepDiff(
+        None if one is None else one.index,
+        None if other is None else other.index,
+        found,
+        shown.code if shown is not None else "",
+    )
+
+
+def _pairs(first: Transcript, second: Transcript) -> Iterator[tuple[Entry | None, Entry | None]]:
+    matcher = difflib.SequenceMatcher(
+        None, [entry.code for entry in first.entries], [entry.code for entry in second.entries], autojunk=False
+    )
+    for tag, a, a_end, b, b_end in matcher.get_opcodes():
+        ours, theirs = list(first.entries[a:a_end]), list(second.entries[b:b_end])
+        if tag == "equal":
+            yield from zip(ours, theirs, strict=True)
+            continue
+        while ours and theirs:  # rewritten: paired in order, as far as they are alike
+            if _alike(ours[0], theirs[0]) or len(ours) == len(theirs):
+                yield ours.pop(0), theirs.pop(0)
+            elif len(ours) > len(theirs):
+                yield ours.pop(0), None
+            else:
+                yield None, theirs.pop(0)
+        yield from ((one, None) for one in ours)
+        yield from ((None, one) for one in theirs)
+
+
+def _alike(one: Entry, other: Entry) -> bool:
+    return difflib.SequenceMatcher(None, one.code[:2000], other.code[:2000], autojunk=False).ratio() >= _LIKE
+
+
+def _row(step: StepDiff) -> tuple[str, str, str, str]:
+    what = ", ".join(dict.fromkeys(difference.what for difference in step.differences))
+    marks = {"same": "", "differs": what, "only a": "only A", "only b": "only B"}
+    line = next((line for line in step.code.splitlines() if line.strip()), "")
+    numbers = ["" if number is None else str(number) for number in (step.a, step.b)]
+    return numbers[0], numbers[1], marks[step.kind], line if len(line) <= 80 else f"{line[:79]}…"
+
+
+def _details(step: StepDiff) -> Iterator[str]:
+    if not step.differences:
+        return
+    yield f"\nstep {step.a} of A, step {step.b} of B"
+    for difference in step.differences:
+        text = diff_text(difference.expected, difference.came, "A", "B").replace("recorded (A)", "A", 1)
+        yield from (f"  {difference.what}:", *(f"    {line}" for line in text.splitlines()))

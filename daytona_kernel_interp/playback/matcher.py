@@ -1,0 +1,173 @@
+"""A program held to a recording: each step that it asks for must be the next one recorded. Sans-I/O.
+
+What counts is the code, the variables, SUBMIT's fields and the names and parameters of the tools. Steps come in the
+recorded order. DSPy's own first step, which installs its ``dspy`` module in the kernel, belongs to no program and
+differs between DSPy's versions: it is passed over where only one side has it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+from ..codec import values
+from ..errors import RecordingError, ReplayMismatch
+from ..interpreter.request import fields_of
+from ..interpreter.sent_inputs import Encoded, Inputs, hash_of
+from ..wire.protocol_errors import RemoteProtocolError
+from .canonical import same
+from .compare import value_text
+from .tape import diff_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from ..recording.model import Entry, Ref, Transcript
+    from ..wire.comm import ToolSpec
+
+TOKEN = "__dspy_host_token"  # a secret of DSPy's process, bound by its own first step
+_DSPYS_OWN = ("llm_query", "llm_query_batched")  # their parameters are DSPy's affair
+_MAX_NEAR = 500
+
+
+class Follower:
+    """Goes through a recording step by step."""
+
+    def __init__(self, transcript: Transcript, name: str) -> None:
+        self._entries, self._store, self._name = list(transcript.entries), transcript.store, name
+        self.inputs = Inputs()  # what encodes a program's variables: a large one that did not change only once
+        self._seen: set[str] = set()  # hashes of large values, which need not be encoded again while they are the same
+        self._next = 0
+
+    @property
+    def left(self) -> int:
+        """How many recorded steps were not asked for yet."""
+        return sum(not _installs_dspy(entry.variables) for entry in self._entries[self._next :])
+
+    def step(
+        self,
+        code: str,
+        variables: Mapping[str, Any],
+        tools: Iterable[ToolSpec],
+        output_fields: Sequence[Mapping[str, Any]] | None,
+        encoded: Mapping[str, Encoded] | None = None,
+    ) -> Entry | None:
+        """Return the recorded step that this is; None for DSPy's own where the recording has none.
+
+        ``encoded`` are the variables by :attr:`inputs`, where the caller has them already.
+
+        Raises:
+            ReplayMismatch: If it is not the next one; the text shows what differs from the nearest one.
+            UnsupportedValue: If a variable is nothing that a recording could have.
+        """
+        own = _installs_dspy(variables)
+        while not own and self._next < len(self._entries) and _installs_dspy(self._entries[self._next].variables):
+            self._next += 1
+        entry = self._entries[self._next] if self._next < len(self._entries) else None
+        if own:
+            if entry is None or not _installs_dspy(entry.variables):
+                return None
+            self._next += 1
+            return entry
+        if entry is None or entry.code != code:
+            raise ReplayMismatch(self._other_code(code, entry))
+        self._check_variables(entry, variables, encoded or {})
+        self._check_offer(entry, list(tools), output_fields)
+        self._next += 1
+        return entry
+
+    def _check_variables(self, entry: Entry, variables: Mapping[str, Any], encoded: Mapping[str, Encoded]) -> None:
+        if entry.variables.keys() != variables.keys():
+            recorded, asked = (", ".join(sorted(names)) or "none" for names in (entry.variables, variables))
+            raise ReplayMismatch(
+                f"{self._where(entry)} has other variables: recorded are {recorded}; asked for are {asked}"
+            )
+        for name, ref in entry.variables.items():
+            if name == TOKEN:
+                continue
+            one = encoded.get(name) or self.inputs.encode(name, variables[name], None)
+            if not self._is_recorded(one, variables[name], ref):
+                raise ReplayMismatch(
+                    f"{self._where(entry)} has another value of the variable {name!r}:\n"
+                    + diff_text(value_text(self._store, ref), _text(variables[name]), f"step {entry.index}", "now")
+                )
+
+    def _is_recorded(self, encoded: Encoded, value: Any, ref: Ref) -> bool:
+        if encoded.key and encoded.key not in self._seen:
+            self._seen.add(encoded.key)
+            self.inputs.kernel_has(list(self._seen))
+        if (encoded.key or hash_of(encoded.buffers)) == ref.hash:
+            return True
+        buffers = encoded.buffers or values.dumps(value, max_bytes=None)
+        recorded = self._store.load(ref)
+        try:
+            return same(recorded, buffers) or bool(values.loads(recorded) == values.loads(buffers))
+        except (RemoteProtocolError, ValueError, TypeError):
+            return False
+
+    def _check_offer(
+        self, entry: Entry, tools: Sequence[ToolSpec], output_fields: Sequence[Mapping[str, Any]] | None
+    ) -> None:
+        recorded, asked = (dict(map(_shape, offered)) for offered in (entry.tools, tools))
+        for name in sorted(recorded.keys() | asked.keys()):
+            if name.startswith("__dspy_") or recorded.get(name) == asked.get(name):
+                continue
+            shown = [offered.get(name, f"no tool {name!r}") for offered in (recorded, asked)]
+            raise ReplayMismatch(f"{self._where(entry)} is offered other tools: recorded is {shown[0]}, now {shown[1]}")
+        fields = [fields_of(given) for given in (entry.output_fields, output_fields)]
+        if fields[0] != fields[1]:
+            shown = [", ".join(field.name for field in given or ()) or "one value" for given in fields]
+            raise ReplayMismatch(
+                f"{self._where(entry)} has other output fields: recorded are {shown[0]}; asked for are {shown[1]}"
+            )
+
+    def _other_code(self, code: str, expected: Entry | None) -> str:
+        near = self._nearest(code, expected)
+        if expected is None:
+            text = f"The recording {self._name} ends after {len(self._entries)} steps, and a further one was asked for"
+        else:
+            text = f"{self._where(expected)} has other code than was asked for"
+        if near is None:
+            return f"{text}:\n{code}"
+        if near is not expected:
+            text += f"; the nearest recorded step is {near.index}"
+        if near.code == code:
+            return f"{text}, which has this very code:\n{code}"
+        return f"{text}:\n{diff_text(near.code, code, f'step {near.index}', 'now')}"
+
+    def _nearest(self, code: str, expected: Entry | None) -> Entry | None:
+        matcher = difflib.SequenceMatcher(autojunk=False)
+        matcher.set_seq2(code[:2000])
+        best, best_ratio = expected, 0.0
+        around = sorted(self._entries, key=lambda entry: abs(entry.index - self._next))[:_MAX_NEAR]
+        for entry in around:
+            matcher.set_seq1(entry.code[:2000])
+            if matcher.real_quick_ratio() > best_ratio and matcher.quick_ratio() > best_ratio:
+                ratio = matcher.ratio()
+                if ratio > best_ratio:
+                    best, best_ratio = entry, ratio
+        return best
+
+    def _where(self, entry: Entry) -> str:
+        return f"Step {entry.index} of {self._name}"
+
+
+def _installs_dspy(variables: Mapping[str, Any]) -> bool:
+    return TOKEN in variables
+
+
+def _shape(spec: ToolSpec) -> tuple[str, str]:
+    """Return a tool's name, and how it is called."""
+    if spec.name in _DSPYS_OWN or spec.parameters is None:
+        return spec.name, f"{spec.name}(...)"
+    kinds = {2: "*", 4: "**"}
+    return spec.name, f"{spec.name}({', '.join(kinds.get(p.kind, '') + p.name for p in spec.parameters)})"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    try:
+        return repr(value)
+    except Exception as error:
+        raise RecordingError(f"a variable cannot be shown: its repr raised {type(error).__name__}") from error

@@ -1,0 +1,262 @@
+"""``ReplayInterpreter``: DSPy's CodeInterpreter contract, answered from a recording. There is no kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Any
+
+from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
+
+from ..codec import values
+from ..errors import RecordingError, ReplayMismatch
+from ..interpreter.dspy_compat import REOPENS, CodeExecutionError, with_callbacks
+from ..interpreter.interpreter import KernelInterpreter
+from ..interpreter.request import InvalidRequest, prepare, tools_of
+from ..recording.load import opened
+from .matcher import Follower
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from ..client.output_collector import Output
+    from ..recording.model import Entry, Outcome, Ref
+    from ..tools.binding import Tool
+
+_SHUT_DOWN = "it was shut down"
+_MENDABLE = ("error", "interrupted", "timeout")
+
+
+class ReplayedOtherwise(CodeInterpreterError, ReplayMismatch):
+    """A :class:`ReplayMismatch` as DSPy from 3.3 on needs it to end a run.
+
+    Older versions show the model every CodeInterpreterError and go on; there it is a plain ReplayMismatch.
+    """
+
+
+class ReplayInterpreter:
+    """An interpreter without a kernel: what it is asked for must have been recorded, and is answered so.
+
+    For tests of RLM programs: no sandbox, no model (:meth:`Recording.lm` is the recorded one), no cost, and the same
+    answers every time. No code is run and no tool is called. A step that differs from the next recorded one in its
+    code, its variables, its tools or its output fields ends the session with :class:`~..errors.ReplayMismatch`, whose
+    text shows the difference from the nearest recorded step.
+
+    Args:
+        recording: The notebook's path, or a :class:`Recording`.
+        tools: As for :class:`KernelInterpreter`; they are not called.
+        output_fields: As for :class:`KernelInterpreter`.
+        on_output: Called with each recorded output.
+        callbacks: DSPy callbacks for this interpreter.
+
+    Raises:
+        RecordingError: If it cannot be read.
+    """
+
+    execution_instructions = KernelInterpreter.execution_instructions  # part of the recorded prompts
+
+    def __init__(
+        self,
+        recording: Any,
+        tools: Mapping[str, Tool] | None = None,
+        output_fields: list[dict[str, Any]] | None = None,
+        *,
+        on_output: Callable[[Output], None] | None = None,
+        callbacks: list[Any] | None = None,
+    ) -> None:
+        self.tools: dict[str, Tool] = tools_of(tools)
+        self.output_fields = output_fields
+        self.on_output = on_output
+        self.callbacks = list(callbacks or [])
+        self._recording = recording
+        self._transcript, self._name = opened(recording)
+        self._follower = Follower(self._transcript, self._name)
+        self._outputs: list[Output] = []
+        self._lock = threading.Lock()
+        self._ended: Exception | str | None = None
+
+    # --- lifecycle ----------------------------------------------------------------------------------
+
+    @with_callbacks
+    def start(self) -> None:
+        """Do nothing but check that the interpreter was not shut down."""
+        self._check_open()
+
+    async def astart(self) -> None:
+        """Same as :meth:`start`."""
+        self.start()
+
+    @with_callbacks
+    def shutdown(self) -> None:
+        """Take no further calls. On DSPy before 3.3, which uses interpreters again, the recording goes on instead."""
+        if not REOPENS and self._ended is None:
+            self._ended = _SHUT_DOWN
+
+    async def ashutdown(self) -> None:
+        """Same as :meth:`shutdown`."""
+        self.shutdown()
+
+    def __enter__(self) -> ReplayInterpreter:
+        """Return the interpreter."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Shut down."""
+        self.shutdown()
+
+    async def __aenter__(self) -> ReplayInterpreter:
+        """Return the interpreter."""
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Shut down."""
+        self.shutdown()
+
+    def spawn(self) -> ReplayInterpreter:
+        """Return a fresh one at the recording's beginning."""
+        return ReplayInterpreter(
+            self._recording,
+            dict(self.tools),
+            self.output_fields,
+            on_output=self.on_output,
+            callbacks=self.callbacks,
+        )
+
+    # --- cells --------------------------------------------------------------------------------------
+
+    @with_callbacks
+    def execute(self, code: str, variables: dict[str, Any] | None = None) -> Any:
+        """Return or raise what the recorded step did. Nothing is run.
+
+        Raises:
+            ReplayMismatch: This is not the next recorded step; also a CodeInterpreterError from DSPy 3.3 on. The
+                session is over.
+            SyntaxError, CodeExecutionError, CodeInterpreterError: What was recorded; or the call was wrong.
+        """
+        with self._sole_call():
+            self._check_open()
+            entry = self._find(code, variables)
+            if entry is None:
+                return ""
+            self._outputs = list(entry.outputs)
+            if self.on_output is not None:
+                for output in entry.outputs:
+                    self.on_output(output)
+            return self._conclude(entry.outcome)
+
+    async def aexecute(self, code: str, variables: dict[str, Any] | None = None) -> Any:
+        """Same as :meth:`execute`, which never waits."""
+        return self.execute(code, variables)
+
+    def __call__(self, code: str, variables: dict[str, Any] | None = None) -> Any:
+        """Same as :meth:`execute`."""
+        return self.execute(code, variables)
+
+    def put(self, **variables: Any) -> None:
+        """Check that the same was put into the session when it was recorded."""
+        self.execute("", variables)
+
+    def get(self, name: str) -> Any:
+        """Refuse: what was only read is not in a recording.
+
+        Raises:
+            CodeInterpreterError: Always.
+        """
+        raise CodeInterpreterError(
+            f"get({name!r}) has no answer in a recording: there is no kernel that has variables."
+        )
+
+    def interrupt(self) -> None:
+        """Do nothing: no cell ever runs."""
+
+    @property
+    def outputs(self) -> list[Output]:
+        """The recorded outputs of the last step."""
+        return list(self._outputs)
+
+    @property
+    def left(self) -> int:
+        """How many recorded steps were not asked for yet: 0 when the whole recording was replayed."""
+        return self._follower.left
+
+    # --- what one call needs ---------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _sole_call(self) -> Iterator[None]:
+        if not self._lock.acquire(blocking=False):
+            raise CodeInterpreterError(
+                "execute() was called while another call runs: one interpreter runs one cell at a time."
+            )
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _check_open(self) -> None:
+        if isinstance(self._ended, Exception):
+            raise self._ended
+        if self._ended is not None:
+            raise CodeInterpreterError(f"This interpreter cannot run code any more: {self._ended}. Create a new one.")
+
+    def _find(self, code: str, variables: Mapping[str, Any] | None) -> Entry | None:
+        try:
+            request = prepare(
+                code,
+                variables,
+                self.tools,
+                self.output_fields,
+                max_output_chars=None,
+                max_value_bytes=None,
+                inputs=self._follower.inputs,
+            )
+            return self._follower.step(code, variables or {}, request.tools, self.output_fields, request.variables)
+        except InvalidRequest as error:
+            raise CodeInterpreterError(str(error)) from error.__cause__
+        except ReplayMismatch as error:
+            raise self._over(str(error)) from None
+
+    def _over(self, text: str) -> Exception:
+        self._ended = ReplayMismatch(text) if REOPENS else ReplayedOtherwise(text)
+        return self._ended
+
+    def _conclude(self, outcome: Outcome) -> Any:
+        match outcome.kind:
+            case "submitted":
+                return FinalOutput(self._value(outcome.value))
+            case "returned":
+                return self._value(outcome.value)
+            case "unfinished":
+                raise self._over(f"{self._name} ends within this step: its host did, before the cell was over")
+        if outcome.error == "SyntaxError":
+            raise SyntaxError(outcome.text)
+        # DSPy before 3.3 had no class of its own for what the model can mend; how the cell ended tells.
+        if outcome.error == "CodeExecutionError" or outcome.ending in _MENDABLE:
+            raise CodeExecutionError(outcome.text)
+        raise CodeInterpreterError(outcome.text)
+
+    def _value(self, ref: Ref | None) -> Any:
+        if ref is None:
+            return None
+        try:
+            return values.loads(self._transcript.store.load(ref))
+        except RecordingError as error:
+            raise self._over(str(error)) from error
+
+    # --- copies: a fresh one at the recording's beginning --------------------------------------------------
+
+    def __copy__(self) -> ReplayInterpreter:
+        """Return :meth:`spawn`'s: two objects never share their place in a recording."""
+        return self.spawn()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ReplayInterpreter:
+        """Return :meth:`spawn`'s."""
+        return self.spawn()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the configuration; tools must be picklable."""
+        keywords = {"on_output": self.on_output, "callbacks": self.callbacks}
+        return _remade, (self._recording, dict(self.tools), self.output_fields, keywords)
+
+
+def _remade(recording: Any, tools: Any, output_fields: Any, keywords: dict[str, Any]) -> ReplayInterpreter:
+    return ReplayInterpreter(recording, tools, output_fields, **keywords)

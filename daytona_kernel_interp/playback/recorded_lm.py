@@ -1,0 +1,219 @@
+"""The recorded language model: it answers a request as it was answered then, and refuses any other."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import difflib
+import importlib.metadata
+import threading
+import uuid
+from collections import defaultdict, deque
+from typing import TYPE_CHECKING, Any, Literal
+
+import dspy
+from dspy.utils import callback
+
+from ..codec import values
+from ..errors import RecordingError, ReplayMismatch
+from ..recording.load import opened
+from .canonical import canonical
+from .tape import diff_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ..recording.model import LMCall, Transcript
+
+Match = Literal["request", "order"]
+_UNNAMED = "recorded"
+_with_callbacks: Any = callback.with_callbacks  # it has no types
+_MAX_TAIL = 4000  # characters of a conversation's end in which the nearest is looked for
+_MAX_NEAR = 300
+_SHOWN_TAIL = 300
+
+
+class RecordedLM(dspy.BaseLM):
+    """A language model that answers with a recording's answers, at no cost and without a network.
+
+    It is for one run, like the recording: each answer is given once. After a mismatch every further call raises it
+    again, so that no adapter's second try hides the first.
+
+    Args:
+        recording: The notebook's path, or a :class:`Recording`.
+        match: ``"request"``: the prompt or messages must be those of a recorded call, in any order, of the main model
+            or of one that a cell asked. ``"order"``: the main model's answers one after the other, whatever it is
+            asked; for programs whose prompts changed, or another version of DSPy, which words them otherwise.
+    """
+
+    def __init__(self, recording: Any, match: Match = "request") -> None:
+        if match not in ("request", "order"):
+            raise ValueError(f'match must be "request" or "order", not {match!r}')
+        transcript, name = opened(recording)
+        if not transcript.lm_calls:
+            raise RecordingError(
+                f"{name} has no calls of a language model: record it with DSPy's callback, Recording.callback()."
+            )
+        model = next((call.usage.model for call in transcript.lm_calls if call.usage and call.usage.model), _UNNAMED)
+        super().__init__(model, cache=False)
+        self._answers = _Answers(transcript, name, match)
+
+    @property
+    def left(self) -> int:
+        """How many calls of the main model were not asked for yet."""
+        return self._answers.left
+
+    @_with_callbacks  # type: ignore[untyped-decorator]
+    def __call__(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+        """Return the recorded outputs.
+
+        Raises:
+            ReplayMismatch: If nobody asked this when the recording was made.
+        """
+        return self._answer(prompt, messages, kwargs)
+
+    @_with_callbacks  # type: ignore[untyped-decorator]
+    async def acall(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+        """Same as a call, which never waits."""
+        return self._answer(prompt, messages, kwargs)
+
+    def _answer(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
+        outputs = self._answers.take(prompt, messages)
+        entry: dict[str, Any] = {
+            "prompt": prompt,
+            "messages": messages,
+            "kwargs": {key: value for key, value in kwargs.items() if not key.startswith("api_")},
+            "response": None,
+            "outputs": outputs,
+            "usage": {},
+            "cost": 0.0,
+            "timestamp": datetime.datetime.now().isoformat(),
+            "uuid": str(uuid.uuid4()),
+            "model": self.model,
+            "response_model": self.model,
+            "model_type": self.model_type,
+        }
+        self.update_history(entry)  # type: ignore[no-untyped-call]
+        return outputs
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RecordedLM:
+        """Return a copy that goes on in the same recording: it is one run's, however its program is copied."""
+        return copy.copy(self)
+
+
+class _Answers:
+    """A recording's answers, each given out once."""
+
+    def __init__(self, transcript: Transcript, name: str, match: Match) -> None:
+        self._store, self._name, self._match = transcript.store, name, match
+        self._version = transcript.facts.versions.get("dspy", "")
+        self._calls = list(transcript.lm_calls)
+        self._index: dict[str, deque[LMCall]] | None = None
+        self._taken: set[str] = set()
+        self._mismatch: ReplayMismatch | None = None
+        self._lock = threading.Lock()  # llm_query_batched asks from many threads
+
+    @property
+    def left(self) -> int:
+        return sum(call.entry is None and call.call_id not in self._taken for call in self._calls)
+
+    def take(self, prompt: Any, messages: Any) -> Any:
+        with self._lock:
+            if self._mismatch is not None:
+                raise self._mismatch
+            call = self._in_order() if self._match == "order" else self._by_request(prompt, messages)
+            if call is None:
+                self._mismatch = ReplayMismatch(self._describe_miss(prompt, messages))
+                raise self._mismatch
+            self._taken.add(call.call_id)
+        if call.error:
+            raise RuntimeError(f"recorded error of the language model: {call.error}")
+        if call.outputs is None:
+            raise ReplayMismatch(f"{self._name} has no answer to this call of the language model: its host ended first")
+        return values.loads(self._store.load(call.outputs))
+
+    def _in_order(self) -> LMCall | None:
+        return next((call for call in self._calls if call.entry is None and call.call_id not in self._taken), None)
+
+    def _by_request(self, prompt: Any, messages: Any) -> LMCall | None:
+        if self._index is None:
+            self._index = defaultdict(deque)
+            for call in self._calls:
+                self._index[_key(_recorded(self._store.load(call.request)))].append(call)
+        calls = self._index.get(_key(conversation(prompt, messages)))
+        return calls.popleft() if calls else None
+
+    def _describe_miss(self, prompt: Any, messages: Any) -> str:
+        if self._match == "order":
+            return f"{self._name} has no further answer of the main language model: it gave {len(self._taken)}"
+        asked = _shown(conversation(prompt, messages))
+        text = f"{self._name} has no call of a language model like this one"
+        try:
+            running = importlib.metadata.version("dspy")
+        except importlib.metadata.PackageNotFoundError:
+            running = self._version
+        if self._version and self._version != running:
+            text += (
+                f" (it was recorded with DSPy {self._version}, and this is {running}, which may word prompts "
+                'otherwise: match="order" does not compare them)'
+            )
+        near = self._nearest(asked)
+        if near is None:
+            return f"{text}; all recorded ones are answered"
+        end = asked if len(asked) <= _SHOWN_TAIL else f"…{asked[-_SHOWN_TAIL:]}"
+        return (
+            f"{text}. The nearest recorded one:\n{diff_text(near, asked, self._name, 'now')}\n"
+            f"What was asked for ends in:\n{end}"
+        )
+
+    def _nearest(self, asked: str) -> str | None:
+        matcher = difflib.SequenceMatcher(autojunk=False)
+        matcher.set_seq2(asked[-_MAX_TAIL:])
+        best: str | None = None
+        best_ratio = -1.0
+        for call in [call for call in self._calls if call.call_id not in self._taken][:_MAX_NEAR]:
+            text = _shown(_recorded(self._store.load(call.request)))
+            matcher.set_seq1(text[-_MAX_TAIL:])
+            ratio = matcher.quick_ratio()
+            if ratio > best_ratio:
+                best, best_ratio = text, ratio
+        return best
+
+
+def conversation(prompt: Any, messages: Any) -> list[tuple[str, Any]]:
+    """Return what a model was told: roles and contents."""
+    if messages is None:
+        return [("user", prompt)]
+    return [(str(_part(message, "role")), _part(message, "content")) for message in messages]
+
+
+def _recorded(buffers: Sequence[values.Buffer]) -> list[tuple[str, Any]]:
+    request = values.loads(buffers)
+    if isinstance(request, dict):
+        return conversation(request.get("prompt"), request.get("messages"))
+    return [("user", request)]
+
+
+def _part(message: Any, name: str) -> Any:
+    return message.get(name) if isinstance(message, dict) else getattr(message, name, None)
+
+
+def _key(told: Sequence[tuple[str, Any]]) -> str:
+    try:
+        return canonical(values.dumps([[role, content] for role, content in told], max_bytes=None))
+    except values.UnsupportedValue:
+        return repr(told)
+
+
+def _shown(told: Sequence[tuple[str, Any]]) -> str:
+    return "\n".join(f"[{role}]\n{content if isinstance(content, str) else _plain(content)}" for role, content in told)
+
+
+def _plain(content: Any) -> str:
+    if isinstance(content, list):
+        return "\n".join(str(_text_of(part)) for part in content)
+    return repr(content)
+
+
+def _text_of(part: Mapping[str, Any] | Any) -> Any:
+    return part["text"] if isinstance(part, dict) and "text" in part else part

@@ -1,0 +1,396 @@
+"""``replay``: a recorded session run again in a fresh kernel, and everything in which it came out otherwise.
+
+What is done with each step, by how it ended then:
+
+- well, in an error, in SUBMIT: it is run and compared.
+- timed out: it is run under the same limit; interrupted: it is cut short after as long as it ran then. How far it came
+  is not compared, only that it was stopped.
+- died with its kernel: it is not run, unless asked for; a fresh kernel goes on with the steps after it, as then.
+- it did not run, nobody knows, or its host ended first: it is not run.
+
+Seeds that the recording has are set again. Python's hash seed is not: it belongs to the process that kernels are forked
+from. Sets of texts may come in another order, and that is told as such.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..codec import values
+from ..errors import RecordingError
+from ..recording.load import opened
+from ..recording.model import Entry, Transcript
+from ..recording.plain_notebook import plain_transcript, without_traceback
+from ..sandboxes.select import choose
+from ..wire.protocol_errors import RemoteProtocolError
+from .compare import EXACT, Comparison, Difference, Tolerance
+from .nondeterminism import Suspects
+from .rerun import Desk, KeptStore, Rerun, time_limit
+from .tape import Tape, call_text, diff_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from ..interpreter.interpreter import KernelInterpreter
+    from ..sandboxes.base import Sandbox
+    from ..tools.binding import Tool
+
+_NOT_RUN = {
+    "not_run": "it did not run then either",
+    "unknown": "nobody knows whether it ran then",
+}
+# What explains a difference by itself: it is gone as soon as this alone is tolerated.
+_TELLTALE = {
+    "memory address": replace(EXACT, addresses=True),
+    "time": replace(EXACT, times=True),
+    "temporary files": replace(EXACT, paths=True),
+    "ids": replace(EXACT, ids=True),
+    "rounding of floats": replace(EXACT, floats=1e-9),
+}
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """One thing that came out otherwise.
+
+    Attributes:
+        step: Number of the step, from 0.
+        what: ``output``, ``outcome`` or ``calls``.
+        expected: What was recorded.
+        came: What came.
+        cause: Why, as far as that can be told: ``nondeterministic: random``, ``follows from step 2``, ``edited: step
+            3``, ``live tool``. ``""``: unknown.
+    """
+
+    step: int
+    what: str
+    expected: str
+    came: str
+    cause: str = ""
+
+    def __str__(self) -> str:
+        cause = f" ({self.cause})" if self.cause else ""
+        if "\n" in self.expected.rstrip("\n") or "\n" in self.came.rstrip("\n"):
+            differs = diff_text(self.expected, self.came, "expected", "came").replace("recorded (expected)", "expected")
+            return f"step {self.step}, {self.what}{cause}:\n{_indented(differs)}"
+        texts = [text.rstrip("\n") or "(nothing)" for text in (self.expected, self.came)]
+        return f"step {self.step}, {self.what}{cause}:\n    expected: {texts[0]}\n    came:     {texts[1]}"
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A step that was not run, and why."""
+
+    step: int
+    why: str
+
+
+@dataclass(frozen=True, repr=False)  # its parts hold whole cells
+class ReplayReport:
+    """What a replay found. As a context manager it shuts the interpreter down at the end.
+
+    Attributes:
+        name: What was replayed.
+        steps: How many steps were run.
+        divergences: What came out otherwise, in order.
+        skipped: The steps that were not run.
+        problems: What of the recording could not be read, a sentence each.
+        transcript: The replay itself, to be compared (:func:`diff`) or kept.
+        interpreter: The live session, if ``until`` or ``keep`` asked for it; shut it down when you are done.
+    """
+
+    name: str
+    steps: int
+    divergences: list[Divergence]
+    skipped: list[Skipped]
+    problems: list[str]
+    transcript: Transcript
+    interpreter: KernelInterpreter | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything came out as recorded."""
+        return not self.divergences
+
+    def __enter__(self) -> ReplayReport:
+        """Return the report."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Shut the interpreter down."""
+        if self.interpreter is not None:
+            self.interpreter.shutdown()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
+        count = len(self.divergences)
+        head = f"{self.name}: {self.steps} steps replayed, {_counted(count, 'divergence')}"
+        lines = [f"{head}{f', {len(self.skipped)} steps not run' if self.skipped else ''}"]
+        lines += [f"note: {problem}" for problem in self.problems]
+        lines += [f"step {skipped.step} was not run: {skipped.why}" for skipped in self.skipped]
+        lines += map(str, self.divergences)
+        return "\n".join(lines)
+
+
+def replay(
+    recording: Any,
+    *,
+    sandbox: Sandbox | str | None = None,
+    until: int | None = None,
+    edits: Mapping[int, str] | None = None,
+    live_tools: Mapping[str, Tool] | None = None,
+    tolerance: Tolerance | bool | None = None,
+    run_died: bool = False,
+    keep: bool = False,
+    plain: bool = False,
+) -> ReplayReport:
+    """Run a recorded session again in a fresh kernel, with its tools answered from the recording, and compare.
+
+    The recording's code runs in the sandbox that is named, and nowhere else; a stranger's belongs into no
+    ``"local"`` one. No language model is asked.
+
+    Args:
+        recording: The notebook's path, or a :class:`Recording`.
+        sandbox: As for :class:`KernelInterpreter`.
+        until: Stop before this step (from 0) and hand the live session over as :attr:`ReplayReport.interpreter`.
+        edits: Other code for some steps: what if? What differs from there on is marked as edited.
+        live_tools: Tools that are called instead of being answered from the recording, by name. One that the recording
+            does not have is for changed code, from the first edit on, and for the session that is handed over.
+        tolerance: What may differ; None or False: nothing; True: :class:`Tolerance`'s defaults.
+        run_died: Also run a step that cost its kernel.
+        keep: Hand the live session over at the end.
+        plain: The notebook is somebody else's, no recording: run its code cells, and compare the outputs it has.
+
+    Raises:
+        RecordingError: If the recording cannot be read, or a value that the replay needs is missing.
+        SandboxFailed: If no sandbox was chosen.
+        CodeInterpreterError: If the kernel cannot be started.
+        ValueError: If ``until`` or ``edits`` names a step that there is not, or ``live_tools`` a tool that nothing can
+            call.
+    """
+    transcript, name = (plain_transcript(recording), Path(recording).name) if plain else opened(recording)
+    changed = _checked(transcript, name, until, edits)
+    if not changed and not keep and until is None:
+        _check_live(transcript, name, live_tools or {})
+    if tolerance is None or isinstance(tolerance, bool):
+        tolerance = Tolerance() if tolerance else EXACT
+    chosen = choose(sandbox)
+    run = _Replay(transcript, name, lambda: _interpreter(chosen, transcript), changed, live_tools or {}, tolerance)
+    run.plain = plain
+    return run.through(until, run_died=run_died, keep=keep or until is not None)
+
+
+def _checked(transcript: Transcript, name: str, until: int | None, edits: Mapping[int, str] | None) -> dict[int, str]:
+    count = len(transcript.entries)
+    if until is not None and not (isinstance(until, int) and 0 <= until <= count):
+        raise ValueError(f"{name} has {count} steps: until must be from 0 to {count}, not {until!r}")
+    for step, code in (edits or {}).items():
+        if not isinstance(step, int) or not 0 <= step < count:
+            raise ValueError(f"{name} has no step {step!r} to be edited: its steps are 0 to {count - 1}")
+        if not isinstance(code, str):
+            raise ValueError(f"the new code of step {step} must be a str, not {type(code).__name__}")
+    return dict(edits or {})
+
+
+def _check_live(transcript: Transcript, name: str, live_tools: Mapping[str, Tool]) -> None:
+    recorded = _recorded_tools(transcript)
+    for tool in live_tools:
+        if tool not in recorded:
+            there = f"its tools are {', '.join(sorted(recorded))}" if recorded else "it has no tools"
+            raise ValueError(f"{name} has no tool {tool!r} to be called live: {there}")
+
+
+def _recorded_tools(transcript: Transcript) -> set[str]:
+    return {spec.name for entry in transcript.entries for spec in entry.tools}
+
+
+def _interpreter(sandbox: Sandbox, transcript: Transcript) -> Rerun:
+    options = transcript.facts.options
+    limits = {name: options[name] for name in ("max_output_chars", "max_value_bytes") if name in options}
+    interpreter = Rerun(sandbox=sandbox, **limits)
+    interpreter.seed = transcript.facts.seeds.get("random")  # numpy's is the same
+    return interpreter
+
+
+class _Replay:
+    """One replay under way."""
+
+    plain = False  # steps of a notebook that was not recorded: only their outputs are known
+
+    def __init__(
+        self,
+        transcript: Transcript,
+        name: str,
+        make: Callable[[], Rerun],
+        edits: dict[int, str],
+        live_tools: Mapping[str, Tool],
+        tolerance: Tolerance,
+    ) -> None:
+        self._transcript, self._name, self._make, self._edits = transcript, name, make, edits
+        self._kept = KeptStore()
+        self._tape = Tape(transcript.entries, transcript.store)
+        self._desk = Desk(self._tape, transcript.store, self._kept, live_tools)
+        recorded = _recorded_tools(transcript)
+        self._new_tools = {name: tool for name, tool in live_tools.items() if name not in recorded}
+        self._comparison = Comparison(transcript.store, self._kept, tolerance)
+        self._telltales = {why: Comparison(transcript.store, self._kept, one) for why, one in _TELLTALE.items()}
+        self._suspects = Suspects()
+        self._why: dict[int, str] = {}  # what in a step's source may make it differ
+        self._divergences: list[Divergence] = []
+        self._skipped: list[Skipped] = []
+        self._came: list[Entry] = []
+        self._values: dict[str, tuple[str, Any]] = {}  # of variables: the last hash and what it was decoded to
+        self._lost: str | None = None  # why the replay itself has no kernel any more
+
+    def through(self, until: int | None, *, run_died: bool, keep: bool) -> ReplayReport:
+        entries = self._transcript.entries[: until if until is not None else len(self._transcript.entries)]
+        interpreter: Rerun | None = None
+        try:
+            for entry in entries:
+                if why := self._why_not(entry, run_died):
+                    self._skipped.append(Skipped(entry.index, why))
+                    if entry.outcome.ending == "died" and interpreter is not None and self._lost is None:
+                        interpreter.shutdown()
+                        interpreter = None
+                    continue
+                interpreter = interpreter or self._make().at(self._desk)
+                if self._step(interpreter, entry):
+                    interpreter.shutdown()
+                    interpreter = None
+            if keep and interpreter is None and self._lost is None:
+                interpreter = self._make()
+                interpreter.start()
+        except BaseException:
+            if interpreter is not None:
+                interpreter.shutdown()
+            raise
+        self._tell_calls(entries[-1].index if entries else -1)
+        if interpreter is not None and keep and self._lost is None:
+            interpreter.hand_over()
+            interpreter.execution_timeout = _limit(self._transcript)
+        elif interpreter is not None:
+            interpreter.shutdown()
+            interpreter = None
+        return self._report(interpreter)
+
+    def _why_not(self, entry: Entry, run_died: bool) -> str:
+        if self._lost is not None:
+            return self._lost
+        if self.plain:
+            return ""
+        if entry.outcome.ending == "died" and not run_died:
+            return "it cost its kernel then; run_died=True runs it"
+        if entry.outcome.kind == "unfinished":
+            return "its host ended before it did"
+        return _NOT_RUN.get(entry.outcome.ending, "")
+
+    def _step(self, interpreter: Rerun, entry: Entry) -> bool:
+        """Run a step and compare it; return whether it cost its kernel, as it did then."""
+        code = self._edits.get(entry.index, entry.code)
+        again = replace(entry, code=code)
+        limit = time_limit(entry, self._transcript.facts.options)
+        new = self._new_tools if self._edited(entry.index) else {}
+        came = interpreter.again(again, self._variables(entry), self._kept, limit, new)
+        self._came.append(came)
+        self._why[entry.index] = self._suspects.look(entry.index, code)
+        if self.plain:
+            came = replace(came, outputs=[without_traceback(output) for output in came.outputs])
+            found = list(self._comparison.outputs(entry.outputs, came.outputs))
+        else:
+            found = list(self._comparison.results(entry, came))
+        for difference in found:
+            self._tell(entry, came, difference)
+        if found:
+            self._suspects.differed(entry.index)
+        if came.outcome.ending in ("died", "unknown"):
+            if entry.outcome.ending == "died":
+                return True
+            self._lost = f"the replay's kernel was lost in step {entry.index}"
+        return False
+
+    def _variables(self, entry: Entry) -> dict[str, Any]:
+        given = {}
+        for name, ref in entry.variables.items():
+            if self._values.get(name, ("",))[0] != ref.hash:
+                try:
+                    self._values[name] = ref.hash, values.loads(self._transcript.store.load(ref))
+                except RemoteProtocolError as error:
+                    raise RecordingError(
+                        f"The variable {name!r} of step {entry.index} cannot be decoded: {error}."
+                    ) from error
+            given[name] = self._values[name][1]
+        return given
+
+    def _tell(self, entry: Entry, came: Entry, difference: Difference) -> None:
+        cause = self._cause(entry, came)
+        self._divergences.append(Divergence(entry.index, difference.what, difference.expected, difference.came, cause))
+
+    def _cause(self, entry: Entry, came: Entry) -> str:
+        edited, followed = self._edited(entry.index), self._suspects.followed
+        missed = any(step == entry.index for step, _, _ in self._desk.misses)
+        if edited and (entry.index in self._edits or followed or missed):
+            return edited
+        if missed:
+            return "a call is not on the tape"
+        if any(step == entry.index for step, _ in self._answered_otherwise()):
+            return "live tool"
+        if followed:
+            return f"follows from step {', '.join(map(str, followed))}"
+        telltale = next((why for why, one in self._telltales.items() if not list(one.results(entry, came))), "")
+        return _by_chance(self._why[entry.index] or telltale) or edited
+
+    def _edited(self, step: int) -> str:
+        before = [edited for edited in sorted(self._edits) if edited <= step]
+        return f"edited: step {before[-1]}" if before else ""
+
+    def _tell_calls(self, last: int) -> None:
+        """Tell of the calls: not on the tape, never made, or answered otherwise by a live tool."""
+        store = self._transcript.store
+        for step, _, text in self._desk.misses:
+            cause = self._edited(step) or _by_chance(self._why.get(step, ""))
+            self._divergences.append(Divergence(step, "calls", "(not called)", text, cause))
+        ran = {entry.index for entry in self._came}
+        for step in range(last + 1):
+            for call in self._tape.left(step) if step in ran else ():
+                text, cause = call_text(call.name, store.load(call.arguments)), self._edited(step)
+                self._divergences.append(Divergence(step, "calls", text, "(not called)", cause))
+        for step, differs in self._answered_otherwise():
+            self._divergences.append(Divergence(step, "calls", differs.expected, differs.came, "live tool"))
+        self._divergences.sort(key=lambda found: found.step)
+
+    def _answered_otherwise(self) -> Iterator[tuple[int, Difference]]:
+        for step, recorded, live in self._desk.answered_otherwise:
+            for difference in self._comparison.answers(recorded, live):
+                yield step, difference
+
+    def _report(self, interpreter: KernelInterpreter | None) -> ReplayReport:
+        return ReplayReport(
+            self._name,
+            len(self._came),
+            self._divergences,
+            self._skipped,
+            list(self._transcript.problems),
+            Transcript(self._transcript.facts, self._came, self._kept),
+            interpreter,
+        )
+
+
+def _by_chance(source: str) -> str:
+    return f"nondeterministic: {source}" if source else ""
+
+
+def _limit(transcript: Transcript) -> float | None:
+    limit = transcript.facts.options.get("execution_timeout")
+    return limit if isinstance(limit, (int, float)) else None
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count or 'no'} {what}{'s' * (count != 1)}"

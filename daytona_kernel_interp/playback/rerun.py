@@ -1,0 +1,243 @@
+"""A recorded session run again: a real kernel, whose tool calls the tape answers until it is handed over."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
+
+from ..codec import values
+from ..errors import KernelDied, ReplayMismatch, SandboxGone, TunnelLost
+from ..interpreter.interpreter import KernelInterpreter
+from ..recording.model import Call, Entry, Outcome, Ref
+from ..recording.value_store import ref_to
+from ..tools.binding import Reply, ToolAborted, ToolRunner, weakly
+from ..wire.comm import ToolFailure
+from .tape import Tape, signature_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ..client.execution import CellResult
+    from ..codec.values import Buffer
+    from ..recording.model import Store
+    from ..session.kernel_session import Session
+    from ..tools.binding import Tool
+    from ..wire.comm import ToolSpec
+
+_LEAST_S = 0.1  # time limit of a cell that was interrupted by hand
+_LOST = (KernelDied, SandboxGone, TunnelLost)
+
+
+class KeptStore:
+    """The values that a replay gave."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, list[Buffer]] = {}
+
+    def keep(self, buffers: Sequence[Buffer]) -> Ref:
+        """Keep an encoded value and return its name."""
+        ref = ref_to(buffers)
+        self._kept[ref.hash] = list(map(bytes, buffers))
+        return ref
+
+    def load(self, ref: Ref) -> Sequence[Buffer]:
+        """Return a value's encoding."""
+        return self._kept[ref.hash]
+
+
+class Desk:
+    """Where a replay's calls arrive: each is answered from the tape, or live, and noted."""
+
+    def __init__(self, tape: Tape, store: Store, kept: KeptStore, live: Mapping[str, Tool]) -> None:
+        self.tape, self.live = tape, dict(live)
+        self._store, self._kept = store, kept
+        self.step = 0
+        self.calls: list[Call] = []  # of the running step
+        self.misses: list[tuple[int, str, str]] = []  # step, name and text of what was not on the tape
+        self.answered_otherwise: list[tuple[int, Call, Call]] = []  # step, recorded and live
+
+    def begin(self, step: int) -> None:
+        """A step begins."""
+        self.step, self.calls = step, []
+
+    def look_up(self, name: str, buffers: Sequence[Buffer]) -> Call | None:
+        """Return the recorded call; None, and a note, if there is none."""
+        try:
+            return self.tape.take(self.step, name, buffers)
+        except ReplayMismatch as miss:
+            if name not in self.live:
+                self.misses.append((self.step, name, str(miss)))
+                return None
+        return None
+
+    def reply_to(self, call: Call | None) -> Reply | None:
+        """Return what a call was answered with, None if it never was; one that is not on the tape gets an error."""
+        if call is None:
+            return _error("ReplayMismatch", ("RuntimeError",), self.misses[-1][2])
+        if call.error is not None:
+            return _error(*call.error)
+        return None if call.result is None else Reply("result", list(self._store.load(call.result)))
+
+    def note(self, name: str, buffers: Sequence[Buffer], reply: Reply | None, recorded: Call | None) -> None:
+        """Note a call and its answer; of a live one also whether the tape has another answer."""
+        result, error = None, None
+        if reply is not None and reply.op == "result":
+            result = self._kept.keep(reply.buffers)
+        elif reply is not None:
+            failure = ToolFailure.from_value(values.loads(reply.buffers))
+            error = (failure.type, tuple(failure.bases), failure.message)
+        kind = recorded.kind if recorded is not None else "llm" if name.startswith("llm_query") else "tool"
+        call = Call(len(self.calls), name, kind, 0.0, 0.0, self._kept.keep(buffers), result, error)
+        self.calls.append(call)
+        if name in self.live and recorded is not None:
+            self.answered_otherwise.append((self.step, recorded, call))
+
+
+def _error(name: str, bases: tuple[str, ...], message: str) -> Reply:
+    return Reply("error", values.dumps(ToolFailure(name, bases, message).to_value()))
+
+
+class _TapeRunner(ToolRunner):
+    """Answers calls at the desk; those of live tools are made."""
+
+    def __init__(self, invoke: Any, max_value_bytes: int | None, desk: Desk) -> None:
+        super().__init__(invoke, max_value_bytes)
+        self.desk: Desk | None = desk
+        self._over = asyncio.Event()
+
+    def begin_cell(self, *args: Any) -> None:
+        super().begin_cell(*args)
+        self._over = asyncio.Event()
+
+    def end_cell(self) -> None:
+        super().end_cell()
+        self._over.set()
+
+    async def run(self, name: str, buffers: Sequence[Buffer], call_id: int = 0, *, arrow: bool = False) -> Reply:
+        desk = self.desk
+        if desk is None:  # handed over
+            return await super().run(name, buffers, call_id, arrow=arrow)
+        try:
+            recorded = desk.look_up(name, buffers)
+            reply = None if name in desk.live else desk.reply_to(recorded)
+        except Exception as error:  # a value of the recording is missing: nobody else would tell, and the cell waits
+            raise ToolAborted(error) from error
+        if name in desk.live:
+            reply = await super().run(name, buffers, call_id, arrow=arrow)
+        desk.note(name, buffers, reply, recorded)
+        if reply is None:  # nobody answered it then, and it waited until its cell was ended
+            await self._over.wait()
+            raise asyncio.CancelledError
+        return reply
+
+
+class Rerun(KernelInterpreter):
+    """The interpreter of a replay; after :meth:`hand_over` one like any other."""
+
+    _desk: Desk | None = None
+    _runner: _TapeRunner | None = None
+    _result: CellResult | None = None
+
+    def at(self, desk: Desk) -> Rerun:
+        """Have calls answered at ``desk``, from the start on."""
+        self._desk = desk
+        return self
+
+    def hand_over(self) -> None:
+        """Let go of the tape: from now on calls go to the tools that are given."""
+        self.tools.clear()
+        if self._desk is not None:
+            self.tools.update(self._desk.live)
+        self.output_fields = None
+        self._desk = None
+        if self._runner is not None:
+            self._runner.desk = None
+
+    def again(
+        self,
+        entry: Entry,
+        variables: dict[str, Any],
+        kept: KeptStore,
+        timeout_s: float | None,
+        new_tools: Mapping[str, Tool],
+    ) -> Entry:
+        """Run a recorded step, which may call ``new_tools`` besides its own, and return what it did this time."""
+        assert self._desk is not None
+        self._desk.begin(entry.index)
+        self.tools.clear()
+        self.tools.update({spec.name: self._desk.live.get(spec.name) or stand_in(spec) for spec in entry.tools})
+        self.tools.update(new_tools)
+        self.output_fields = None if entry.output_fields is None else [dict(field) for field in entry.output_fields]
+        self.execution_timeout = timeout_s
+        self._result = None
+        began = datetime.now(timezone.utc)
+        outcome = self._outcome(lambda: self.execute(entry.code, variables), kept)
+        return replace(
+            entry,
+            began=began,
+            elapsed_s=(datetime.now(timezone.utc) - began).total_seconds(),
+            outputs=self.outputs,
+            calls=list(self._desk.calls),
+            outcome=outcome,
+            late=self._result.late if self._result is not None else "",
+        )
+
+    def _outcome(self, run: Callable[[], Any], kept: KeptStore) -> Outcome:
+        self._outputs = []
+        try:
+            value = run()
+        except SyntaxError as error:
+            return Outcome("raised", "error", error="SyntaxError", text=str(error))
+        except CodeInterpreterError as error:
+            ending: Any = "error"
+            if isinstance(error.__cause__, _LOST):
+                ending = "died" if isinstance(error.__cause__, KernelDied) else "unknown"
+            elif self._result is None:
+                ending = "not_run"
+            elif self._result.timed_out:
+                ending = "timeout"
+            elif self._result.interrupted:
+                ending = "interrupted"
+            return Outcome("raised", ending, error=type(error).__name__, text=str(error))
+        if isinstance(value, FinalOutput):
+            return Outcome("submitted", value=kept.keep(values.dumps(value.output, max_bytes=None)))
+        return Outcome("returned", value=kept.keep(values.dumps(value, max_bytes=None)))
+
+    def _adopt(self, session: Session) -> None:
+        super()._adopt(session)
+        if self._desk is not None:
+            session.tools.close()
+            session.tools = self._runner = _TapeRunner(weakly(self.invoke_tool), self.max_value_bytes, self._desk)
+
+    def _conclude(self, result: CellResult, request: Any) -> Any:
+        self._result = result
+        return super()._conclude(result, request)
+
+
+def stand_in(spec: ToolSpec) -> Tool:
+    """Return what has a recorded tool's name, text and signature, and refuses to be called."""
+
+    def tool(*args: Any, **kwargs: Any) -> Any:
+        raise ReplayMismatch(f"the tool {spec.name!r} was recorded and is not here: pass it in live_tools")
+
+    tool.__name__, tool.__doc__ = spec.name, spec.doc
+    # What is no signature makes inspect say that there is none, as it did of the recorded tool.
+    tool.__signature__ = signature_of(spec) or 0  # type: ignore[attr-defined]
+    return tool
+
+
+def time_limit(entry: Entry, options: Mapping[str, Any]) -> float | None:
+    """Return how long a step may run: as the session said; what was interrupted by hand, as long as it did then."""
+    limit = options.get("execution_timeout")
+    if entry.outcome.ending == "interrupted" and entry.elapsed_s is not None:
+        return max(_LEAST_S, entry.elapsed_s)
+    if entry.outcome.ending == "timeout" and (
+        found := re.search(r"after execution_timeout=([\d.e+-]+) s", entry.outcome.text)
+    ):
+        limit = float(found[1])
+    return float(limit) if isinstance(limit, (int, float)) and not isinstance(limit, bool) and limit > 0 else None

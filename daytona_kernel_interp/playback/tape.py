@@ -1,0 +1,230 @@
+"""The tape: what calls of tools and language models were answered with, found again by name and arguments. Sans-I/O.
+
+A call is the recorded one if its arguments are the same value (:mod:`.canonical`), however they were passed: by
+position or by name, as the recorded signature binds them. Calls of one cell may come in any order, since threads make
+them; the same call made twice gets its answers in the order in which they were recorded. A thread may outlive its
+cell: what the current cell does not have is looked for in the other ones.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import reprlib
+from collections import defaultdict, deque
+from typing import TYPE_CHECKING, Any
+
+from ..codec import values
+from ..errors import ReplayMismatch
+from ..wire.protocol_errors import RemoteProtocolError
+from .canonical import canonical
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ..codec.values import Buffer
+    from ..recording.model import Call, Entry, Store
+    from ..wire.comm import ToolSpec
+
+_MAX_TEXT = 20_000  # characters of a call that a diff looks at
+_MAX_NEAR = 500  # recorded calls among which the nearest is looked for
+_MAX_LINES = 60
+_LINE_CHARS = 200  # a longer line is compared piece by piece
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _MAX_TEXT
+_repr.maxlist = _repr.maxdict = _repr.maxtuple = _repr.maxset = 200
+_repr.maxlevel = 20
+
+
+class Tape:
+    """The calls of a recording, each of which is given out once."""
+
+    def __init__(self, entries: Sequence[Entry], store: Store) -> None:
+        self._entries, self._store = list(entries), store
+        self._left: dict[int, dict[str, deque[Call]]] = {}  # by cell and key
+        self._taken: set[tuple[int, int]] = set()  # cell and id
+
+    def take(self, cell: int, name: str, arguments: Sequence[Buffer]) -> Call:
+        """Return the recorded call that ``cell`` makes, and take it off the tape.
+
+        Raises:
+            ReplayMismatch: If it is not on the tape; the text shows the nearest recorded call that is.
+        """
+        for number in self._search_order(cell):
+            entry = self._entries[number]
+            calls = self._index(number).get(_key(name, arguments, spec_of(entry, name)))
+            if calls:
+                found = calls.popleft()
+                self._taken.add((number, found.id))
+                return found
+        for number in self._search_order(cell):
+            found_equal = self._equal(number, name, arguments)
+            if found_equal is not None:
+                return found_equal
+        raise ReplayMismatch(self._describe_miss(cell, name, arguments))
+
+    def left(self, cell: int) -> list[Call]:
+        """Return the calls of ``cell`` that nobody has made yet."""
+        return [call for call in self._entries[cell].calls if (cell, call.id) not in self._taken]
+
+    def _search_order(self, cell: int) -> Iterator[int]:
+        """Yield the cell's number, then those before it, nearest first, then those after it."""
+        count = len(self._entries)
+        yield from range(min(cell, count - 1), -1, -1)
+        yield from range(cell + 1, count)
+
+    def _index(self, cell: int) -> dict[str, deque[Call]]:
+        index = self._left.get(cell)
+        if index is None:
+            index = self._left[cell] = defaultdict(deque)
+            entry = self._entries[cell]
+            for call in sorted(entry.calls, key=lambda call: call.id):
+                arguments = self._store.load(call.arguments)
+                index[_key(call.name, arguments, spec_of(entry, call.name))].append(call)
+        return index
+
+    def _equal(self, cell: int, name: str, arguments: Sequence[Buffer]) -> Call | None:
+        """Take a call whose arguments Python calls equal: 1 and 1.0, a record and the dict of its fields."""
+        entry = self._entries[cell]
+        spec = spec_of(entry, name)
+        wanted = None
+        for call in sorted(self.left(cell), key=lambda call: call.id):
+            if call.name != name:
+                continue
+            wanted = wanted or [_bound(spec, arguments)]
+            if _equals(_bound(spec, self._store.load(call.arguments)), wanted[0]):
+                self._taken.add((cell, call.id))
+                for calls in self._index(cell).values():
+                    if call in calls:
+                        calls.remove(call)
+                return call
+        return None
+
+    def _describe_miss(self, cell: int, name: str, arguments: Sequence[Buffer]) -> str:
+        asked = call_text(name, arguments)
+        near = self._nearest(cell, name, asked)
+        head = f"step {cell} calls {_first_line(asked)}, which is not on the tape"
+        if near is None:
+            recorded = sorted({call.name for entry in self._entries for call in entry.calls})
+            return f"{head}; recorded are calls of {', '.join(recorded)}" if recorded else f"{head}: it has no calls"
+        number, call, text = near
+        again = " (answered already)" if (number, call.id) in self._taken else ""
+        if text == asked:
+            return f"{head} once more: the recorded ones, the last in step {number}, are answered already"
+        return f"{head}. The nearest recorded call{again}:\n{diff_text(text, asked, f'step {number}', 'now')}"
+
+    def _nearest(self, cell: int, name: str, asked: str) -> tuple[int, Call, str] | None:
+        best: tuple[tuple[bool, float], tuple[int, Call, str]] | None = None
+        matcher = difflib.SequenceMatcher(autojunk=False)
+        matcher.set_seq2(asked[:2000])
+        candidates = [
+            (number, call)
+            for number in self._search_order(cell)
+            for call in self._entries[number].calls
+            if call.name == name
+        ]
+        for number, call in candidates[:_MAX_NEAR]:
+            text = call_text(call.name, self._store.load(call.arguments))
+            matcher.set_seq1(text[:2000])
+            left = (number, call.id) not in self._taken
+            if best is not None and (left, matcher.quick_ratio()) <= best[0]:
+                continue
+            rank = (left, matcher.ratio())
+            if best is None or rank > best[0]:
+                best = rank, (number, call, text)
+        return best[1] if best is not None else None
+
+
+def spec_of(entry: Entry, name: str) -> ToolSpec | None:
+    """Return what was offered to a cell under ``name``."""
+    return next((spec for spec in entry.tools if spec.name == name), None)
+
+
+def signature_of(spec: ToolSpec | None) -> inspect.Signature | None:
+    """Return the signature that a recorded tool showed, None if it had none; its defaults only look like theirs."""
+    if spec is None or spec.parameters is None:
+        return None
+    try:
+        return inspect.Signature(
+            [
+                inspect.Parameter(
+                    parameter.name,
+                    inspect._ParameterKind(parameter.kind),
+                    default=inspect.Parameter.empty if parameter.default is None else Default(parameter.default),
+                )
+                for parameter in spec.parameters
+            ]
+        )
+    except ValueError:  # no signature that Python could have
+        return None
+
+
+class Default:
+    """A default value of which only the repr is known."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def call_text(name: str, arguments: Sequence[Buffer]) -> str:
+    """Return a call as one would write it, for a reader."""
+    try:
+        args, kwargs = values.loads(arguments)
+        parts = [*map(_repr.repr, args), *(f"{key}={_repr.repr(value)}" for key, value in kwargs.items())]
+    except (RemoteProtocolError, TypeError, ValueError, AttributeError):
+        parts = ["..."]
+    return f"{name}({', '.join(parts)})"
+
+
+def diff_text(recorded: str, came: str, recorded_name: str, came_name: str) -> str:
+    """Return what differs between two texts, line by line, at most a screen of it."""
+    lines = list(
+        difflib.unified_diff(_lines(recorded), _lines(came), f"recorded ({recorded_name})", came_name, lineterm="", n=2)
+    )
+    more = len(lines) - _MAX_LINES
+    return "\n".join(lines[:_MAX_LINES] + ([f"... and {more} lines more"] if more > 0 else []))
+
+
+def _lines(text: str) -> list[str]:
+    lines = text[:_MAX_TEXT].replace("\\n", "\n").splitlines()
+    return [line[at : at + _LINE_CHARS] for line in lines for at in range(0, max(1, len(line)), _LINE_CHARS)]
+
+
+def _first_line(text: str) -> str:
+    return text if len(text) <= 120 else f"{text[:120]}…"
+
+
+def _key(name: str, arguments: Sequence[Buffer], spec: ToolSpec | None) -> str:
+    bound = _bound(spec, arguments)
+    try:
+        return f"{name} {canonical(values.dumps(bound, max_bytes=None))}"
+    except (values.UnsupportedValue, RemoteProtocolError):  # hand-made: a tape's values were encoded once
+        return f"{name} {canonical(arguments)}"
+
+
+def _bound(spec: ToolSpec | None, arguments: Sequence[Buffer]) -> Any:
+    """Return the arguments by name; as they were given, where they do not fit or there is no signature."""
+    given = values.loads(arguments)
+    signature = signature_of(spec)
+    if signature is None:
+        return given
+    try:
+        args, kwargs = given
+        bound = dict(signature.bind(*args, **kwargs).arguments)
+    except (TypeError, ValueError):
+        return given
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            bound.update(bound.pop(parameter.name, {}))
+    return bound
+
+
+def _equals(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except Exception:  # arrays and frames have no one truth
+        return False

@@ -1,0 +1,199 @@
+"""The DSPy callback: which calls are under way, and what language models were asked, said and took.
+
+One object serves all sessions of the process: :data:`~.calltree.tree` tells whose is whose. It is attached by
+``dspy.context``, in whose context it ends, or by the user; nothing here changes DSPy's settings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import dspy
+from dspy.dsp.utils.settings import settings
+from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
+
+from ..codec import values
+from .call_tree import Said, calls_around, tree
+from .model import Usage
+from .redaction import known
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+# What of a request's settings is recorded: no key, no header, no address is among them.
+_SETTINGS = (
+    "temperature",
+    "max_tokens",
+    "max_completion_tokens",
+    "top_p",
+    "n",
+    "stop",
+    "seed",
+    "frequency_penalty",
+    "presence_penalty",
+    "logprobs",
+    "top_logprobs",
+    "response_format",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "reasoning_effort",
+    "rollout_id",
+)
+_HISTORY = 50  # entries of a model's history that are looked through for its answer
+
+
+class SessionCallback(BaseCallback):
+    """Fills the tree of calls. Its methods must not raise: DSPy logs what they do."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asked: dict[str, tuple[Any, Mapping[str, Any], datetime, float]] = {}
+        tree.current = ACTIVE_CALL_ID.get
+
+    # --- modules -----------------------------------------------------------------------------------------
+
+    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """A module is called; to DSPy 3.1.3 a model that is no ``dspy.LM`` is one too."""
+        if isinstance(instance, dspy.BaseLM):
+            self.on_lm_start(call_id, instance, inputs)
+        else:
+            tree.began(call_id)
+
+    def on_module_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
+        """It has ended; if it thought aloud, what its caller does next comes of that."""
+        if call_id in self._asked:
+            self.on_lm_end(call_id, outputs, exception)
+            return
+        reasoning = getattr(outputs, "reasoning", None)
+        if reasoning is not None:
+            tree.thought(call_id, str(reasoning))
+        tree.ended(call_id)
+
+    # --- what cells do -------------------------------------------------------------------------------------
+
+    def on_interpreter_execute_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """A cell begins."""
+        tree.began(call_id, is_cell=True)
+
+    def on_interpreter_execute_end(
+        self, call_id: str, outputs: Any | None, exception: BaseException | None = None
+    ) -> None:
+        """It has ended."""
+        tree.ended(call_id)
+
+    def on_interpreter_tool_call_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """A cell calls a tool."""
+        tree.began(call_id)
+
+    def on_interpreter_tool_call_end(
+        self, call_id: str, outputs: Any | None, exception: BaseException | None = None
+    ) -> None:
+        """It has ended."""
+        tree.ended(call_id)
+
+    on_tool_start = on_evaluate_start = on_compile_start = on_interpreter_tool_call_start
+    on_tool_end = on_evaluate_end = on_compile_end = on_interpreter_tool_call_end
+
+    # --- models --------------------------------------------------------------------------------------------
+
+    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """A language model is asked."""
+        tree.began(call_id)
+        for given in (getattr(instance, "kwargs", None), inputs.get("kwargs")):
+            known.add_named(given or {})
+        with self._lock:
+            self._asked[call_id] = (instance, dict(inputs), datetime.now(timezone.utc), time.perf_counter())
+
+    def on_lm_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
+        """It has answered."""
+        with self._lock:
+            asked = self._asked.pop(call_id, None)
+        if asked is not None:
+            instance, inputs, began, clock = asked
+            around = calls_around.get()
+            said = Said(
+                call_id,
+                began,
+                time.perf_counter() - clock,
+                request=_encoded(request_of(instance, inputs)),
+                outputs=None if exception is not None else _encoded(outputs),
+                usage=_usage(instance, outputs),
+                error="" if exception is None else f"{type(exception).__name__}: {exception}",
+                within=around,
+            )
+            for note in around:
+                note.said.append(said)
+            tree.said(said)
+        tree.ended(call_id)
+
+
+def request_of(instance: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a model was asked: its name, the prompt or messages, and the settings without keys."""
+    given = {**(getattr(instance, "kwargs", None) or {}), **(inputs.get("kwargs") or {})}
+    return {
+        "model": str(getattr(instance, "model", "")),
+        "prompt": inputs.get("prompt"),
+        "messages": inputs.get("messages"),
+        "settings": {name: given[name] for name in _SETTINGS if given.get(name) is not None},
+    }
+
+
+def _encoded(value: Any) -> Sequence[values.Buffer]:
+    try:
+        return values.dumps(value, max_bytes=None, snapshot=True)
+    except values.UnsupportedValue:
+        return values.dumps(values.json_form(value), max_bytes=None, snapshot=True)
+
+
+def _usage(instance: Any, outputs: Any) -> Usage:
+    """Return what an answer took, from the model's history, where the answer lies as the very object it is."""
+    model = str(getattr(instance, "model", "")) or None
+    history = getattr(instance, "history", None) or ()
+    with contextlib.suppress(Exception):  # another thread may be changing it
+        for entry in list(history[-_HISTORY:])[::-1]:
+            if entry.get("outputs") is outputs:
+                usage = entry.get("usage") or {}
+                cost = entry.get("cost")
+                return Usage(
+                    entry.get("response_model") or model,
+                    _count(usage, "prompt_tokens", "input_tokens"),
+                    _count(usage, "completion_tokens", "output_tokens"),
+                    float(cost) if isinstance(cost, (int, float)) else None,
+                )
+    return Usage(model)
+
+
+def _count(usage: Mapping[str, Any], *names: str) -> int | None:
+    return next((usage[name] for name in names if isinstance(usage.get(name), int)), None)
+
+
+_the_callback: SessionCallback | None = None
+_lock = threading.Lock()
+
+
+def the_callback() -> SessionCallback:
+    """Return the process's callback; see :meth:`.recording.Recording.callback`."""
+    global _the_callback
+    with _lock:
+        if _the_callback is None:
+            _the_callback = SessionCallback()
+        return _the_callback
+
+
+@contextlib.contextmanager
+def attached() -> Iterator[None]:
+    """Attach the callback to what runs in this context; afterwards DSPy's settings are as they were."""
+    callback = the_callback()
+    present = list(settings.get("callbacks") or [])
+    context = dspy.context(callbacks=[*present, callback]) if callback not in present else contextlib.nullcontext()
+    scope = tree.enter()
+    try:
+        with context:
+            yield
+    finally:
+        tree.leave(scope)

@@ -1,0 +1,60 @@
+"""A notebook of somebody else's as steps to be run: plain cells with the outputs that are in it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..client.output_collector import CellError
+from ..errors import RecordingError
+from ..playback.rerun import KeptStore
+from .model import Entry, Facts, Outcome, Transcript
+from .notebook_writer import joined, output_from_json
+
+if TYPE_CHECKING:
+    import os
+
+    from ..client.output_collector import Output
+
+_BEGAN = datetime.fromtimestamp(0, timezone.utc)
+
+
+def plain_transcript(path: str | os.PathLike[str]) -> Transcript:
+    """Return the code cells of any Python notebook as steps. Nothing of it is run.
+
+    Raises:
+        RecordingError: If it cannot be read, or is in another language.
+    """
+    import nbformat
+
+    try:
+        document: Any = nbformat.read(Path(path), as_version=4)
+    except OSError as error:
+        raise RecordingError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except Exception as error:  # whatever a file can be that is none
+        raise RecordingError(f"{path} is no notebook: {type(error).__name__}.") from error
+    language = document.metadata.get("kernelspec", {}).get("language", "python")
+    if language != "python":
+        raise RecordingError(f"{path} is a notebook in {language}, and only Python can be run.")
+    entries: list[Entry] = []
+    problems: list[str] = []
+    for cell in document.cells:
+        if cell.cell_type != "code" or not joined(cell.source).strip():
+            continue
+        number = len(entries)
+        outputs: list[Output] = []
+        for data in cell.get("outputs", ()):
+            try:
+                outputs.append(without_traceback(output_from_json(data)))
+            except (TypeError, ValueError, LookupError, AttributeError):
+                problems.append(f"An output of step {number} cannot be read.")
+        entries.append(
+            Entry(number, "", joined(cell.source), _BEGAN, Outcome("unfinished", "unknown"), outputs=outputs)
+        )
+    return Transcript(Facts("", _BEGAN, ""), entries, KeptStore(), complete=False, problems=problems)
+
+
+def without_traceback(output: Output) -> Output:
+    """Return an error by its name and message only: how its traceback looks is the front end's."""
+    return CellError(output.name, output.message, "") if isinstance(output, CellError) else output

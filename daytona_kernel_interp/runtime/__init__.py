@@ -1,0 +1,6 @@
+"""What the whole process shares.
+
+The background event loop with its pool of daemon threads, which is the only crossing between sync and async code, and
+the registry of what is open and must be closed when the process ends. It knows nothing of sandboxes, kernels or DSPy
+and imports no other package of ours.
+"""

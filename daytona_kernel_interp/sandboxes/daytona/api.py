@@ -1,0 +1,360 @@
+"""Daytona's service, as far as it is needed here, through its SDK's async client.
+
+The sync one keeps its time limits by SIGALRM, or by exceptions thrown into threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import functools
+import json
+import logging
+import os
+import random
+import shlex
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...config import daytona_credential
+from ...errors import SandboxFailed, SandboxGone
+from ...runtime import cleanup as registry
+from ...wire.backoff import delays
+from . import labels as owner
+from . import probe_script as prepare
+from .build_log import BuildLog
+from .error_text import api_url, hint, sentence, wrong_url
+from .snapshot_image import KernelImage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from daytona import AsyncDaytona, AsyncSandbox
+
+    from . import DaytonaSandbox
+
+log = logging.getLogger(__name__)
+
+_REQUEST_S = 15.0
+_IMPORT_S = 30.0  # what the SDK's import may hold up a fork
+_LOOKS_S = (0.0, 0.3, 1.0, 2.0)  # before each look for what an unanswered create made
+_BUSY_S = 30.0  # what another change of a sandbox's state may take
+_LAST_S = 8.0  # to delete what the service is busy with, when the process ends: less than is waited for that
+_LAST_REQUEST_S, _LAST_PAUSE_S = 4.0, 0.5
+_PREPARE = Path(prepare.__file__).read_text(encoding="utf-8")
+
+
+@functools.cache
+def begin_import() -> concurrent.futures.Future[None]:
+    """Import the SDK in a thread, which does not hold up the end of the process. Again does nothing."""
+    done: concurrent.futures.Future[None] = concurrent.futures.Future()
+    done.set_running_or_notify_cancel()  # whoever waits for it cannot cancel it
+
+    def load() -> None:
+        try:
+            load_sdk()
+        except BaseException as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    thread = threading.Thread(target=load, name="daytona-sdk", daemon=True)
+    # In a child that is forked meanwhile, the SDK would be half imported for ever.
+    os.register_at_fork(before=lambda: thread.join(_IMPORT_S))
+    thread.start()
+    return done
+
+
+def load_sdk() -> Any:
+    """Import the SDK, which takes seconds; call it in a thread."""
+    from daytona import AsyncDaytona, DaytonaError
+
+    return AsyncDaytona, DaytonaError
+
+
+class Service:
+    """A client. Use it from one event loop, and close it."""
+
+    def __init__(self, client: AsyncDaytona) -> None:
+        self._client = client
+
+    @classmethod
+    async def connect(cls) -> Service:
+        """Make a client.
+
+        Raises:
+            SandboxFailed: If there is no key, or the API's address is none.
+        """
+        importing = begin_import()
+        if not importing.done():
+            log.info("importing Daytona's SDK")
+        await asyncio.wrap_future(importing)
+        from daytona import AsyncDaytona, DaytonaError
+
+        if (wrong := wrong_url()) is not None:
+            raise SandboxFailed(wrong)
+        try:
+            return cls(AsyncDaytona())
+        except DaytonaError as error:
+            raise SandboxFailed(
+                "There is no key for Daytona: set DAYTONA_API_KEY in the environment or in .env, "
+                'or choose another sandbox, such as sandbox="local".'
+            ) from error
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self._client.close(), _REQUEST_S)  # type: ignore[no-untyped-call]
+
+    async def create(self, wanted: DaytonaSandbox, labels: dict[str, str]) -> AsyncSandbox:
+        """Create a sandbox and wait until it has started.
+
+        Raises:
+            SandboxFailed: If that did not work. There may be a sandbox all the same: see :meth:`remove_made`.
+        """
+        from daytona import DaytonaError
+
+        build = BuildLog()
+        follow = {} if wanted.image is None else {"on_snapshot_create_logs": build}
+        try:
+            ours = isinstance(wanted.image, KernelImage)
+            with wanted.image.for_sdk() if ours else contextlib.nullcontext(wanted.image) as image:
+                return await self._create(_parameters(wanted, labels, image), wanted.ttl is None, follow)
+        except (DaytonaError, ValueError) as error:  # of which the second is what its models say of a wrong answer
+            raise SandboxFailed(
+                f"Daytona did not make a sandbox: {sentence(error)}{hint(wanted, error)}{build.end()}"
+            ) from error
+
+    async def _create(self, parameters: Any, ttl_is_ours: bool, follow: dict[str, Any]) -> AsyncSandbox:
+        from daytona import DaytonaError
+
+        try:
+            return await self._client.create(parameters, timeout=0, **follow)
+        except DaytonaError as error:
+            # Not every server, or organisation, may know limits to the whole life of a sandbox.
+            if not ttl_is_ours or error.status_code not in (400, 403, 422) or "ttl" not in str(error).lower():
+                raise
+            parameters.ttl_minutes = None
+            return await self._client.create(parameters, timeout=0, **follow)
+
+    async def get(self, sandbox_id: str) -> AsyncSandbox:
+        """Return a sandbox.
+
+        Raises:
+            SandboxGone: If there is none.
+            SandboxFailed: If Daytona cannot be asked.
+        """
+        from daytona import DaytonaError
+
+        try:
+            return await self._client.get(sandbox_id)
+        except DaytonaError as error:
+            if error.status_code == 404:
+                raise SandboxGone("the Daytona sandbox was deleted, and kernel and variables with it") from error
+            raise SandboxFailed(f"Daytona cannot be asked for the sandbox: {sentence(error)}") from error
+
+    async def make_snapshot(
+        self,
+        name: str,
+        image: Any,
+        on_log: Callable[[str], None],
+        resources: tuple[int | None, int | None, int | None],
+        region: str | None,
+    ) -> None:
+        """Build a snapshot and wait until it can be used; raises the SDK's own errors."""
+        from daytona import CreateSnapshotParams, Resources
+
+        cpu, memory, disk = resources
+        wanted = Resources(cpu=cpu, memory=memory, disk=disk) if any(resources) else None
+        parameters = CreateSnapshotParams(name=name, image=image, resources=wanted, region_id=region)
+        await self._client.snapshot.create(parameters, on_logs=on_log, timeout=0)
+
+    async def snapshot_state(self, name: str) -> str:
+        """Return a snapshot's state; raises the SDK's own errors."""
+        found = await self._client.snapshot.get(name)
+        return str(getattr(found.state, "value", found.state))
+
+    async def delete_snapshot(self, name: str) -> None:
+        """Delete a snapshot; raises the SDK's own errors."""
+        await self._client.snapshot.delete(name)
+
+    async def list(self, labels: dict[str, str]) -> AsyncIterator[AsyncSandbox]:
+        """Yield the sandboxes that have these labels."""
+        from daytona import ListSandboxesQuery
+
+        async for found in self._client.list(ListSandboxesQuery(labels=labels)):
+            yield found
+
+    async def remove_made(self, start: str, *, sure: bool, busy_s: float) -> None:
+        """Delete what a create made that failed, or was given up before it answered.
+
+        ``sure`` says that it did answer, so that one look is enough.
+
+        Raises:
+            SandboxFailed: If Daytona does not delete what was found.
+        """
+        from daytona import DaytonaError
+
+        for delay_s in _LOOKS_S[:1] if sure else _LOOKS_S:
+            await asyncio.sleep(delay_s)
+            try:
+                found = [made async for made in self.list({owner.START: start})]
+            except DaytonaError as error:
+                if error.status_code in (401, 403):
+                    return  # nor was the create allowed
+                continue
+            for made in found:
+                await self.delete(made.id, busy_s=busy_s)
+            if found:
+                return
+
+    async def delete(self, sandbox_id: str, *, busy_s: float = _BUSY_S) -> None:
+        """Delete a sandbox; one that is gone already is fine.
+
+        Raises:
+            SandboxFailed: If Daytona does not do it.
+        """
+        await self._end(sandbox_id, delete=True, busy_s=busy_s)
+
+    async def stop(self, sandbox_id: str) -> None:
+        """Stop a sandbox, which keeps its disk.
+
+        Raises:
+            SandboxFailed: If Daytona does not do it.
+        """
+        await self._end(sandbox_id, delete=False, busy_s=_BUSY_S)
+
+    async def _end(self, sandbox_id: str, *, delete: bool, busy_s: float) -> None:
+        from daytona import DaytonaError
+
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + busy_s
+        waits = delays(random.random)
+        while True:
+            if registry.process_ends():
+                return await self._end_now(sandbox_id, delete=delete)
+            try:
+                found = await self._client.get(sandbox_id)
+                if delete:
+                    await self._client.delete(found, timeout=_REQUEST_S)
+                elif state_of(found) not in ("stopped", "stopping", "archived"):
+                    await found.stop(timeout=_REQUEST_S)
+                return
+            except DaytonaError as error:
+                if error.status_code in (404, 410):
+                    return
+                final = error.status_code in (400, 401, 403) and not _busy(error)
+                if final or loop.time() > deadline:
+                    what = "deleted" if delete else "stopped"
+                    raise SandboxFailed(
+                        f"the Daytona sandbox {sandbox_id} was not {what}: {sentence(error)}"
+                    ) from error
+            await asyncio.sleep(next(waits))
+
+    async def _end_now(self, sandbox_id: str, *, delete: bool) -> None:
+        """Delete or stop a sandbox by plain requests that block, for a process that is about to end.
+
+        There asyncio has no executor any more, so that nothing of the SDK's can be awaited for sure. Between the tries
+        other sandboxes have their turn.
+        """
+        path = f"{api_url()}/sandbox/{urllib.parse.quote(sandbox_id)}"
+        request = urllib.request.Request(path if delete else f"{path}/stop", method="DELETE" if delete else "POST")
+        for name, value in self._headers().items():
+            request.add_unredirected_header(name, value)  # the key is for this address alone
+        deadline = time.monotonic() + _LAST_S
+        while not _done(request):
+            if time.monotonic() > deadline:
+                return
+            await asyncio.sleep(_LAST_PAUSE_S)
+
+    def _headers(self) -> dict[str, str]:
+        """Return what goes with a request of our own: what the client sends, who knows the key from its beginning."""
+        known = daytona_credential()
+        sent = getattr(getattr(self._client, "_api_client", None), "default_headers", {})
+        return {**({} if known is None else known[1]), **sent}
+
+    async def prepare(self, sandbox: AsyncSandbox, do: str, python: str | None, **facts: Any) -> dict[str, Any]:
+        """Run ``prepare.py`` in the sandbox and return its answer.
+
+        Raises:
+            SandboxFailed: If there is no Python, or it gave no answer.
+        """
+        from daytona import DaytonaError
+
+        candidates = " ".join(shlex.quote(name) for name in ([python] if python else ["python3", "python"]))
+        order = shlex.quote(json.dumps({"do": do, **facts}))
+        script = (
+            f'for python in {candidates}; do if command -v "$python" >/dev/null 2>&1; then '
+            f'exec "$python" -c {shlex.quote(_PREPARE)} {order}; fi; done; echo no python here; exit 127'
+        )
+        try:
+            # A shell of our own: an image's may be zsh, where some of this means something else.
+            done = await sandbox.process.exec(f"sh -c {shlex.quote(script)} </dev/null", timeout=300)
+        except DaytonaError as error:
+            raise SandboxFailed(f"the new Daytona sandbox cannot be used: {sentence(error)}") from error
+        for line in reversed(done.result.splitlines()):
+            if line.startswith(prepare.MARK):
+                with contextlib.suppress(ValueError, RecursionError):
+                    if isinstance(answer := json.loads(line[len(prepare.MARK) :]), dict):
+                        return answer
+        if done.exit_code == 127:
+            named = repr(python) if python else "Python"
+            raise SandboxFailed(f"there is no {named} in the Daytona sandbox: choose an image or snapshot that has one")
+        raise SandboxFailed(f"the Daytona sandbox could not be prepared: {done.result.strip()[-1000:]}")
+
+
+def _done(request: urllib.request.Request) -> bool:
+    """Make a request that blocks; whether there is no reason to make it again."""
+    try:
+        urllib.request.urlopen(request, timeout=_LAST_REQUEST_S).close()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code in (401, 403, 404, 410)
+    except OSError:
+        return False
+    return True
+
+
+def state_of(sandbox: AsyncSandbox) -> str:
+    """Return a sandbox's state as last heard of it."""
+    return "unknown" if sandbox.state is None else str(getattr(sandbox.state, "value", sandbox.state))
+
+
+def _busy(error: Exception) -> bool:
+    # As users saw it: 409, or 400 with the same words.
+    return "state change in progress" in str(error).lower()
+
+
+def _parameters(wanted: DaytonaSandbox, labels: dict[str, str], image: Any) -> Any:
+    from daytona import CreateSandboxFromImageParams, CreateSandboxFromSnapshotParams, Resources, VolumeMount
+
+    given: dict[str, Any] = {
+        "env_vars": dict(wanted.env) or None,
+        "labels": {**wanted.labels, **labels},
+        "public": False,
+        "auto_stop_interval": wanted.auto_stop_minutes,
+        "auto_delete_interval": None if wanted.keep else 0,
+        "ttl_minutes": wanted.ttl_minutes or None,
+        "target": wanted.region,
+        "volumes": [VolumeMount(volume_id=name, mount_path=path) for name, path in wanted.volumes.items()] or None,
+        "network_block_all": wanted.network_block_all or None,
+        "network_allow_list": wanted.network_allow_list,
+        "domain_allow_list": wanted.domain_allow_list,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if unknown := given.keys() - CreateSandboxFromSnapshotParams.model_fields.keys():  # which it drops in silence
+        names = sorted({"target": "region"}.get(name, name) for name in unknown)
+        raise SandboxFailed(
+            f"this version of Daytona's SDK cannot tell the service about {', '.join(names)}: "
+            "install a newer one with pip install --upgrade daytona"
+        )
+    if wanted.image is None:
+        return CreateSandboxFromSnapshotParams(snapshot=wanted.snapshot_name, **given)
+    resources = Resources(cpu=wanted.cpu, memory=wanted.memory, disk=wanted.disk)
+    return CreateSandboxFromImageParams(image=image, resources=resources, **given)

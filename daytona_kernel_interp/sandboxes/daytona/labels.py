@@ -1,0 +1,57 @@
+"""Labels that say whose a sandbox is: which machine made it, and which process."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...transport.process_identity import lives, process_mark
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+OURS = "daytona-kernel"
+MACHINE = "daytona-kernel-machine"
+PROCESS = "daytona-kernel-process"
+KEPT = "daytona-kernel-kept"
+START = "daytona-kernel-start"  # unique, so that what a create without an answer made can be found
+
+
+@functools.cache
+def machine() -> str:
+    """Return an id of this machine, user and process namespace; process ids mean something only within it."""
+    facts = [socket.gethostname(), str(os.getuid())]
+    with contextlib.suppress(OSError):
+        facts.append(Path("/etc/machine-id").read_text())
+    with contextlib.suppress(OSError):
+        facts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return hashlib.sha256("\0".join(facts).encode()).hexdigest()[:16]
+
+
+def labels(start: str, *, kept: bool) -> dict[str, str]:
+    """Return the labels of a sandbox that this process makes, and whether it shall be kept."""
+    return {OURS: "1", START: start, **owner(), **({KEPT: "1"} if kept else {})}
+
+
+def owner() -> dict[str, str]:
+    """Return the labels that name this process."""
+    pid = os.getpid()
+    return {MACHINE: machine(), PROCESS: f"{pid}-{process_mark(pid)}"}
+
+
+def is_ours(found: Mapping[str, str]) -> bool:
+    """Whether labels name this machine and user."""
+    return found.get(MACHINE) == machine()
+
+
+def host_lives(found: Mapping[str, str]) -> bool:
+    """Whether the process that labels name lives; of other machines nothing is known, so they count as living."""
+    if not is_ours(found):
+        return True
+    pid, _, mark = found.get(PROCESS, "").partition("-")
+    return pid.isdigit() and lives(int(pid), mark)

@@ -1,0 +1,84 @@
+"""Which sandbox is meant: an argument, the environment, or a clear refusal."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from ..config import SANDBOX_VARIABLE, daytona_credential, sandbox_choice
+from ..errors import SandboxFailed, SessionNotFound
+from .base import Sandbox
+from .daytona import DaytonaSandbox
+from .daytona.api import begin_import
+from .daytona.sandbox import RunningDaytonaSandbox
+from .local import LocalSandbox, RunningLocalSandbox
+from .remote_relay import RunningRelaySandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from .base import RunningSandbox
+
+_LOCAL = (
+    'sandbox="local" runs the kernel in a child process of this one, where the model\'s code runs as you, '
+    "without isolation"
+)
+
+
+def choose(sandbox: Any) -> Sandbox:
+    """Return the sandbox that ``sandbox`` means: a description, a name, or None for what the environment says.
+
+    Raises:
+        SandboxFailed: If there is no such sandbox, or nothing was chosen; the text says what to pass.
+    """
+    choice = sandbox if sandbox is not None else sandbox_choice()
+    if choice is None and daytona_credential() is not None:
+        choice = "daytona"
+    if choice == "local":
+        return LocalSandbox()
+    if choice == "daytona":
+        return DaytonaSandbox()
+    if choice is None:
+        raise SandboxFailed(
+            f"No sandbox was chosen: set DAYTONA_API_KEY for one at Daytona, pass one, or set {SANDBOX_VARIABLE}. "
+            f"{_LOCAL}."
+        )
+    if isinstance(choice, (str, type)) or not isinstance(choice, Sandbox):
+        raise SandboxFailed(
+            f'There is no sandbox {choice!r}: pass "daytona", "local", or a description such as DaytonaSandbox() or '
+            "LocalSandbox()."
+        )
+    return choice
+
+
+def foresee(sandbox: Any) -> None:
+    """Begin to import Daytona's SDK if a start of ``sandbox`` will need it: that takes seconds, in which more goes on.
+
+    A start that comes earlier waits for the rest of it. What cannot be chosen is left to :func:`choose` to refuse.
+    """
+    with contextlib.suppress(SandboxFailed):
+        if isinstance(choose(sandbox), DaytonaSandbox):
+            begin_import()
+
+
+def take_up(record: Mapping[str, Any]) -> RunningSandbox:
+    """Return the running sandbox that a session's record tells of.
+
+    Raises:
+        SessionNotFound: If it is of a kind that this version does not know, or nothing is left of it.
+    """
+    try:
+        match record.get("kind"):
+            case "local":
+                return RunningLocalSandbox.take_up(record)
+            case "daytona":
+                return RunningDaytonaSandbox.take_up(record)
+            case "relay":
+                return RunningRelaySandbox.take_up(record)
+            case kind:
+                raise SessionNotFound(
+                    f"the session runs in a sandbox of kind {kind!r}, which this version cannot take up"
+                )
+    except (KeyError, TypeError, ValueError, SandboxFailed) as error:
+        raise SessionNotFound(f"nothing is left of the session's sandbox: {error}") from error

@@ -1,0 +1,256 @@
+"""A session: a running sandbox with its tunnel, kernel and tool runner, started and closed as one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from typing import TYPE_CHECKING
+
+from ..client.kernel_driver import Kernel
+from ..config import BEAT_S, DIAL_S
+from ..errors import KernelError, SandboxGone, SessionNotFound
+from ..runtime import cleanup as registry
+from ..sandboxes.remote_relay import RunningRelaySandbox
+from ..sandboxes.select import take_up
+from ..tools.binding import Invoke, ToolRunner
+from ..tunnel.tunnel import Tunnel
+from ..wire.keepalive import LinkTimes
+from .monitor_server import Onlookers
+from .session_file import SessionRecord, find
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..client.execution import CellResult
+    from ..client.output_collector import Output
+    from ..sandboxes.base import RelayAddress, RunningSandbox, Sandbox
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """Lives on the I/O loop. :meth:`start` makes one, :meth:`aclose` ends all of it."""
+
+    def __init__(
+        self, session_id: str, sandbox: RunningSandbox, tunnel: Tunnel, kernel: Kernel, tools: ToolRunner
+    ) -> None:
+        self.id = session_id
+        self.sandbox, self.tunnel, self.kernel, self.tools = sandbox, tunnel, kernel, tools
+        self._record: SessionRecord | None = None
+        self._beating: asyncio.Task[None] | None = None
+        self.onlookers = Onlookers(kernel)
+        self._last_cell: asyncio.Task[CellResult] | None = None
+        self.on_closed: Callable[[bool], None] = lambda shut_down: (
+            None
+        )  # told at the end, whether it is the session's too
+
+    @classmethod
+    async def start(
+        cls, description: Sandbox, invoke: Invoke, max_value_bytes: int | None, *, times: LinkTimes | None = None
+    ) -> Session:
+        """Start what ``description`` says and a kernel in it; a failure leaves nothing behind.
+
+        Raises:
+            SandboxFailed: If sandbox, relay or kernel did not start.
+            TunnelLost: If the relay went away meanwhile.
+            WireMismatch: If the sandbox runs another version of the wire.
+        """
+        with registry.starting():
+            return await cls._start(description, invoke, max_value_bytes, times)
+
+    @classmethod
+    async def _start(
+        cls, description: Sandbox, invoke: Invoke, max_value_bytes: int | None, times: LinkTimes | None
+    ) -> Session:
+        async with contextlib.AsyncExitStack() as stack:
+            sandbox = await description.start()
+            stack.push_async_callback(sandbox.stop)
+            revival = _Revival(sandbox)
+            tunnel = Tunnel.begin(
+                sandbox.address,
+                revival.revive,
+                times or LinkTimes(resume_lifetime_s=sandbox.resume_lifetime_s),
+            )
+            stack.push_async_callback(tunnel.aclose)
+            if isinstance(sandbox, RunningRelaySandbox):  # a host before us may have left it streams, which end first
+                await tunnel.until_open()
+            kernel = await _kernel_behind(tunnel, max_value_bytes)
+            session = cls(secrets.token_hex(4), sandbox, tunnel, kernel, ToolRunner(invoke, max_value_bytes))
+            stack.push_async_callback(session.onlookers.aclose)
+            await session.onlookers.open()
+            session._keep_record(revival)
+            registry.opened(session)
+            stack.pop_all()
+        return session
+
+    @classmethod
+    async def take_up(cls, session_id: str, invoke: Invoke, max_value_bytes: int | None) -> Session:
+        """Become the host of a session whose own host is gone.
+
+        A failure leaves it as it was, so that it can be tried again.
+
+        Raises:
+            SessionNotFound: If there is none of this id, its host lives, or nothing is left of its sandbox.
+            KernelDied: If its kernel is gone.
+            SandboxFailed, TunnelLost, WireMismatch: As for :meth:`start`.
+        """
+        record = find(session_id)
+        if record.host_lives:
+            raise SessionNotFound(f"session {session_id} belongs to process {record.pid}, which lives")
+        async with contextlib.AsyncExitStack() as stack:
+            sandbox = take_up(record.sandbox)
+            if not sandbox.lives():
+                record.delete()
+                record.remove_endpoints()
+                raise SessionNotFound(f"session {session_id} is over: nothing is left of its host and its sandbox")
+            revival = _Revival(sandbox)
+            try:
+                address = await sandbox.revive() or sandbox.address
+            except SandboxGone as error:
+                record.delete()
+                record.remove_endpoints()
+                raise SessionNotFound(f"session {session_id} is over: {error}") from error
+            stack.callback(sandbox.let_go)
+            times = LinkTimes(resume_lifetime_s=sandbox.resume_lifetime_s)
+            tunnel = await Tunnel.open(address, revive=revival.revive, times=times)
+            stack.push_async_callback(tunnel.aclose)
+            kernel = await Kernel.attach(tunnel, record.kernel, record.key, max_value_bytes=max_value_bytes)
+            session = cls(session_id, sandbox, tunnel, kernel, ToolRunner(invoke, max_value_bytes))
+            record.remove_endpoints()
+            stack.push_async_callback(session.onlookers.aclose)
+            await session.onlookers.open()
+            session._keep_record(revival)
+            registry.opened(session)
+            stack.pop_all()
+        return session
+
+    async def take_in_last_cell(
+        self, *, timeout_s: float | None, max_output_chars: int | None, on_output: Callable[[Output], None] | None
+    ) -> None:
+        """Find the cell that the kernel took up last, for the host before, and begin to wait for its end.
+
+        Raises:
+            KernelError: If the journal cannot be read.
+        """
+        run = await self.kernel.find_last(self.tools, max_output_chars=max_output_chars, on_output=on_output)
+        if run is not None:
+            self._last_cell = asyncio.create_task(self.kernel.resume(run, timeout_s))
+
+    async def last_cell(self) -> CellResult | None:
+        """Return what that cell did; None if there was none.
+
+        Raises:
+            DiedInCell, ToolAborted: As for :meth:`Kernel.resume`.
+        """
+        return None if self._last_cell is None else await self._last_cell
+
+    async def until_free(self) -> None:
+        """Return when that cell is over, however it ended."""
+        if self._last_cell is not None:
+            await asyncio.wait({self._last_cell})
+            if not self._last_cell.cancelled():
+                self._last_cell.exception()
+
+    async def aclose(self) -> None:
+        """End kernel, tunnel and sandbox; whatever one step raises, the others are done."""
+        self.tools.close()
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self.on_closed, True)
+            stack.callback(registry.closed, self)
+            if self._record is not None:
+                stack.callback(self._record.delete)
+            stack.callback(self._stop_beating)
+            stack.push_async_callback(self.until_free)
+            stack.push_async_callback(self.sandbox.stop)
+            stack.push_async_callback(self.tunnel.aclose)
+            stack.push_async_callback(self.kernel.aclose)
+            if isinstance(self.sandbox, RunningRelaySandbox):  # which lives on
+                stack.push_async_callback(self._end_kernel)
+            stack.push_async_callback(self.onlookers.aclose)
+
+    async def _end_kernel(self) -> None:
+        with contextlib.suppress(KernelError, asyncio.TimeoutError):
+            await asyncio.wait_for(self.tunnel.signal(self.kernel.id, "kill"), DIAL_S)
+
+    async def let_go(self) -> None:
+        """Close this host's side only: sandbox and kernel live on, for whoever takes the session up in time."""
+        self.tools.close()
+        registry.closed(self)
+        if self._record is not None:
+            self._stop_beating()
+            self._record.disown()
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self.on_closed, False)
+            stack.push_async_callback(self.until_free)
+            stack.callback(self.sandbox.let_go)
+            stack.push_async_callback(self.tunnel.aclose)
+            stack.push_async_callback(self.kernel.aclose)
+            stack.push_async_callback(self.onlookers.aclose)
+
+    async def _beat(self, record: SessionRecord) -> None:
+        """Leave a sign of life in the record, so that it can be told until when this host lived."""
+        while True:
+            await asyncio.sleep(BEAT_S)
+            record.touch()
+
+    def _stop_beating(self) -> None:
+        if self._beating is not None:
+            self._beating.cancel()
+
+    def _keep_record(self, revival: _Revival) -> None:
+        """Write what another process needs to take the session up, now and whenever it changes."""
+        facts = self.sandbox.record()
+        if facts is None:
+            return
+        record = self._record = SessionRecord.of_this_process(
+            self.id,
+            kernel=self.kernel.id,
+            key=self.kernel.key,
+            connection_file=str(self.kernel.connection_file),
+            sandbox=facts,
+            max_value_bytes=self.kernel.max_value_bytes,
+        )
+        try:
+            record.write()
+        except OSError as error:
+            log.warning("session %s cannot be taken up by another process: %s", self.id, error)
+            self._record = None
+            return
+
+        self._beating = asyncio.create_task(self._beat(record))
+
+        def update() -> None:
+            record.sandbox = self.sandbox.record() or record.sandbox
+            record.write()
+
+        revival.on_revived = update
+
+
+async def _kernel_behind(tunnel: Tunnel, max_value_bytes: int | None) -> Kernel:
+    """Start a kernel while the tunnel opens; if both fail, the tunnel's reason is the one to tell."""
+    starting = asyncio.ensure_future(Kernel.start(tunnel, max_value_bytes=max_value_bytes))
+    try:
+        await tunnel.until_open()
+        return await starting
+    except BaseException:
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        raise
+
+
+class _Revival:
+    """Restarts the sandbox's relay, and then has the session's record written again."""
+
+    def __init__(self, sandbox: RunningSandbox) -> None:
+        self._sandbox = sandbox
+        self.on_revived: Callable[[], None] = lambda: None
+
+    async def revive(self) -> RelayAddress | None:
+        """Start the relay again if it has ended; see :meth:`RunningSandbox.revive`."""
+        address = await self._sandbox.revive()
+        if address is not None:
+            with contextlib.suppress(OSError):
+                self.on_revived()
+        return address

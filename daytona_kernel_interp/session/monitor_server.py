@@ -1,0 +1,98 @@
+"""What a session's host tells other processes of this user: a unix socket beside the kernel's own endpoints.
+
+JSON objects, one a line. ``{"op": "look", "name": str or null}`` is answered by what ``Kernel.look`` returns,
+``{"op": "follow", "since": int}`` by ``look``, ``steps`` and ``change`` (see :class:`.steps.Steps`); a failure by
+``{"error": text}``. Nothing that can be said here changes the session.
+
+Everything between another process and the kernel passes through the host's process as it is, so whoever cannot reach
+this socket cannot reach the kernel; and here the relay is asked too, which takes one host alone. The folder is closed
+to other users.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import KernelError
+
+if TYPE_CHECKING:
+    from ..client.kernel_driver import Kernel
+
+log = logging.getLogger(__name__)
+
+SOCKET_NAME = "live"
+MAX_QUESTION_BYTES = 64 * 1024
+_MAX_ONLOOKERS = 32
+
+
+class Onlookers:
+    """Those who watch one session. Lives on the I/O loop."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._server: asyncio.Server | None = None
+        self._serving: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Listen; where that is not possible, nobody can watch, and nothing else is lost."""
+        path = Path(self._kernel.connection_file).parent / SOCKET_NAME
+        try:
+            self._server = await asyncio.start_unix_server(self._accept, path, limit=MAX_QUESTION_BYTES)
+        except OSError as error:
+            log.warning("nobody can look into the session from another process: %s", error)
+
+    async def aclose(self) -> None:
+        """Send everybody away. Calling it again does nothing."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+        for task in list(self._serving):
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+
+    async def follow(self, since: int) -> dict[str, Any]:
+        """Return what is in the kernel, what it runs, and the steps that changed after ``since``.
+
+        Raises:
+            KernelError: As for :meth:`Kernel.look`.
+        """
+        look = await self._kernel.look()
+        return {"look": look, **self._kernel.steps.since(since, asyncio.get_running_loop().time())}
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._serving) >= _MAX_ONLOOKERS:
+            writer.close()
+            return
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while line := await reader.readline():
+                writer.write(json.dumps(await self._answer(line)).encode("ascii") + b"\n")
+                await writer.drain()
+        except (OSError, ValueError):  # gone, or a line beyond the limit
+            pass
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _answer(self, line: bytes) -> dict[str, Any]:
+        try:
+            question = json.loads(line)
+            match question:
+                case {"op": "look"}:
+                    name = question.get("name")
+                    return await self._kernel.look(name if isinstance(name, str) else None)
+                case {"op": "follow", "since": int(since)}:
+                    return await self.follow(since)
+            return {"error": "that is no question"}
+        except KernelError as error:
+            return {"error": f"{type(error).__name__}: {error}"}

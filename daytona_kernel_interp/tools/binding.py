@@ -1,0 +1,326 @@
+"""The host's end of the bridge: bind a call to its tool, run it, encode what it gave."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import contextvars
+import difflib
+import functools
+import inspect
+import keyword
+import threading
+import weakref
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..codec import values
+from ..config import MAX_TOOL_THREADS
+from ..runtime.event_loop import DaemonThreads, LoopThread
+from ..wire.comm import Parameter, ToolFailure, ToolSpec
+from .argument_types import validated
+
+Tool = Callable[..., Any]
+Invoke = Callable[[str, dict[str, Any]], Any]
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+# What models write for the parameter of DSPy's own sub-LM tools. A wrong guess would cost an iteration of the run.
+NEAR_MISSES: Mapping[str, tuple[str, Sequence[str]]] = {
+    "llm_query": ("prompt", ("query", "question", "text", "message", "input", "content", "prompts")),
+    "llm_query_batched": (
+        "prompts",
+        ("queries", "questions", "texts", "messages", "inputs", "batch", "prompt", "prompt_list"),
+    ),
+}
+
+
+class InvalidTool(ValueError):
+    """A tool that cannot be offered to a cell."""
+
+
+class ToolAborted(Exception):
+    """Carries a tool's KeyboardInterrupt or the like to the caller's thread.
+
+    It is the host's, not the cell's; raised as such it would end the thread of the event loop on its way.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(repr(error))
+        self.error = error
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What goes back to the cell: ``op`` is ``result`` or ``error``."""
+
+    op: str
+    buffers: list[values.Buffer]
+
+
+class Observer(Protocol):
+    """Is told of a cell's calls, on the I/O loop."""
+
+    def called(self, call_id: int, name: str, buffers: Sequence[values.Buffer], context: contextvars.Context) -> Any:
+        """A call begins, and will run in ``context``; what this returns is given back when it is answered."""
+
+    def answered(self, note: Any, op: str, buffers: Sequence[values.Buffer]) -> None:
+        """It was answered, as :class:`Reply` says."""
+
+
+def describe(name: object, tool: Tool) -> ToolSpec:
+    """Return what the cell may know of ``tool``.
+
+    Raises:
+        InvalidTool: If the name is no identifier, or the tool not callable.
+    """
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+        raise InvalidTool(
+            f"Invalid tool name {name!r}: a tool is called by its name, so it must be a Python identifier"
+        )
+    if not callable(tool):
+        raise InvalidTool(f"Tool {name!r} is not callable but a {type(tool).__name__}: pass a function")
+    doc = inspect.getdoc(tool) or ""
+    signature = _signature(tool)
+    if signature is None:
+        return ToolSpec(name, doc)
+    parameters = signature.parameters.values()
+    return ToolSpec(name, doc, tuple(Parameter(p.name, int(p.kind), _shown_default(p)) for p in parameters))
+
+
+def bind(name: str, tool: Tool, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the call's arguments by name, as the tool's signature binds them.
+
+    Keyword arguments of a ``**kwargs`` stand beside the others; those of an ``*args`` under its name, as a tuple.
+
+    Raises:
+        TypeError: If they do not fit; the text names a close match for an unknown keyword.
+    """
+    kwargs = _mend_keywords(name, kwargs)
+    signature = _signature(tool)
+    if signature is None:
+        return {**{f"arg{i}": value for i, value in enumerate(args)}, **kwargs}
+    try:
+        arguments = dict(signature.bind(*args, **kwargs).arguments)
+    except TypeError as error:
+        raise TypeError(f"{name}() {error}{_hint(signature, kwargs)}. Signature: {name}{_plain(signature)}") from None
+    for parameter in signature.parameters.values():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            extra = arguments.pop(parameter.name, {})
+            if hidden := sorted(extra.keys() & signature.parameters.keys() - {parameter.name}):
+                raise TypeError(f"{name}() takes {hidden[0]!r} by position only. Signature: {name}{_plain(signature)}")
+            arguments.update(extra)
+    return arguments
+
+
+def call(tool: Tool, arguments: Mapping[str, Any]) -> Any:
+    """Call ``tool`` with arguments as :func:`bind` returns them: by keyword wherever the signature lets us.
+
+    DSPy's own wrappers take keywords only, whatever the signature they show.
+    """
+    rest = dict(arguments)
+    signature = _signature(tool)
+    if signature is None:
+        args = [rest.pop(name) for name in list(rest) if name.startswith("arg") and name[3:].isdigit()]
+        return tool(*args, **rest)
+    variable = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_POSITIONAL), None)
+    args = []
+    for parameter in signature.parameters.values():
+        by_position = parameter.kind is parameter.POSITIONAL_ONLY or (
+            rest.get(variable or "") and parameter.kind in _POSITIONAL
+        )
+        if by_position and parameter.name in rest:
+            args.append(rest.pop(parameter.name))
+        elif parameter.name == variable:
+            args.extend(rest.pop(variable, ()))
+    return tool(*args, **rest)
+
+
+def failure(error: BaseException) -> ToolFailure:
+    """Return the facts of a tool's exception that the cell may see."""
+    bases = [
+        cls.__name__
+        for cls in type(error).__mro__
+        if getattr(builtins, cls.__name__, None) is cls and issubclass(cls, Exception) and cls is not Exception
+    ]
+    try:
+        message = str(error)
+    except Exception:
+        message = ""
+    return ToolFailure(type(error).__name__, tuple(bases), message)
+
+
+def weakly(invoke: Invoke) -> Invoke:
+    """Return a method's like that does not keep its object alive: a session must not keep its interpreter so."""
+    weak = weakref.WeakMethod(invoke)
+
+    def call_method(name: str, arguments: dict[str, Any]) -> Any:
+        method = weak()
+        if method is None:
+            raise RuntimeError("the interpreter is gone")
+        return method(name, arguments)
+
+    return call_method
+
+
+class ToolRunner:
+    """Runs one interpreter's tool calls: each in a worker thread, in its own copy of the caller's context."""
+
+    def __init__(self, invoke: Invoke, max_value_bytes: int | None) -> None:
+        self._invoke, self._max_value_bytes = invoke, max_value_bytes
+        self._threads = DaemonThreads(MAX_TOOL_THREADS, "daytona-kernel-tool")
+        self._async_loop: LoopThread | None = None
+        self._lock = threading.Lock()
+        self._awaiting: set[Future[Any]] = set()
+        self._context = contextvars.Context()
+        self._caller_loop: asyncio.AbstractEventLoop | None = None
+        self._tools: Mapping[str, Tool] = {}
+        self._observer: Observer | None = None
+
+    def begin_cell(
+        self,
+        tools: Mapping[str, Tool],
+        context: contextvars.Context,
+        caller_loop: asyncio.AbstractEventLoop | None,
+        observer: Observer | None = None,
+    ) -> None:
+        """Offer ``tools`` until the next cell. Their calls see ``context``, and ``observer`` is told of them.
+
+        Async tools run on ``caller_loop`` if there is one that is free to run them, else on a loop of their own.
+        """
+        self._tools, self._context, self._caller_loop = dict(tools), context, caller_loop
+        self._observer = observer
+
+    def end_cell(self) -> None:
+        """Cancel the async calls nobody waits for any more. Threads cannot be stopped; their results are dropped.
+
+        The caller's tools and context are let go: they may hold the interpreter, and the session outlives it.
+        """
+        for future in list(self._awaiting):
+            future.cancel()
+        self._tools, self._context, self._caller_loop = {}, contextvars.Context(), None
+        self._observer = None
+
+    async def run(self, name: str, buffers: Sequence[values.Buffer], call_id: int = 0, *, arrow: bool = False) -> Reply:
+        """Run one call and return the reply to its cell, with frames as Arrow IPC if the cell has ``arrow``.
+
+        Raises:
+            ToolAborted: If the tool raised what is no Exception: KeyboardInterrupt, a cancellation.
+        """
+        context, observer = self._context.copy(), self._observer  # one Context cannot be entered twice at a time
+        note = None if observer is None else observer.called(call_id, name, buffers, context)
+        work = functools.partial(context.run, self._work, name, buffers, arrow)
+        try:
+            reply = await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except ToolAborted as aborted:
+            if observer is not None:
+                observer.answered(note, "error", values.dumps(failure(aborted.error).to_value()))
+            raise
+        if observer is not None:
+            observer.answered(note, reply.op, reply.buffers)
+        return reply
+
+    def close(self) -> None:
+        """Take no further calls; does not wait for those under way."""
+        self.end_cell()
+        self._threads.shutdown(cancel_futures=True)
+        if self._async_loop is not None:
+            self._async_loop.stop(wait=False)  # we are on the I/O loop, and the tools are the user's
+            self._async_loop = None
+
+    def wait_for(self, awaitable: Awaitable[Any]) -> Any:
+        """Run what an async tool returned, from its worker thread, and return its result."""
+        loop = self._caller_loop or self._own_loop()
+        future: Future[Any] = Future()
+
+        async def settle() -> None:
+            # Here and not in the task's own outcome: asyncio lets a KeyboardInterrupt end the whole loop.
+            try:
+                result = await awaitable
+            except BaseException as error:
+                if not future.cancelled():
+                    future.set_exception(error)
+            else:
+                if not future.cancelled():
+                    future.set_result(result)
+
+        def start() -> None:
+            if future.cancelled():
+                return
+            task = asyncio.ensure_future(settle())
+            future.add_done_callback(lambda done: loop.call_soon_threadsafe(task.cancel) if done.cancelled() else None)
+
+        self._awaiting.add(future)
+        try:
+            # A task copies the context it is created in, which is this call's own copy.
+            loop.call_soon_threadsafe(start, context=contextvars.copy_context())
+            return future.result()
+        finally:
+            self._awaiting.discard(future)
+
+    def _own_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._async_loop is None:
+                self._async_loop = LoopThread("daytona-kernel-async-tools")
+            return self._async_loop.loop
+
+    def _work(self, name: str, buffers: Sequence[values.Buffer], arrow: bool) -> Reply:
+        try:
+            tool = self._tools.get(name)
+            if tool is None:
+                raise NameError(f"the host offers no tool {name!r}")
+            args, kwargs = values.loads(buffers)
+            result = self._invoke(name, validated(tool, bind(name, tool, args, kwargs)))
+            return Reply("result", self._encode(result, arrow))
+        except Exception as error:
+            return Reply("error", values.dumps(failure(error).to_value()))
+        except BaseException as error:
+            raise ToolAborted(error) from error
+
+    def _encode(self, result: Any, arrow: bool) -> list[values.Buffer]:
+        try:  # a snapshot: the tool may go on with it
+            return values.dumps(result, max_bytes=self._max_value_bytes, snapshot=True, arrow=arrow)
+        except values.UnsupportedValue:
+            return values.dumps(str(result), max_bytes=self._max_value_bytes)  # as DSPy's own interpreters do
+
+
+def _signature(tool: Tool) -> inspect.Signature | None:
+    try:
+        return inspect.signature(tool)
+    except (TypeError, ValueError):
+        return None  # builtins without one
+
+
+def _shown_default(parameter: inspect.Parameter) -> str | None:
+    if parameter.default is parameter.empty:
+        return None
+    try:
+        return repr(parameter.default)
+    except Exception:
+        return "..."
+
+
+def _plain(signature: inspect.Signature) -> inspect.Signature:
+    bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    return signature.replace(parameters=bare, return_annotation=inspect.Signature.empty)
+
+
+def _mend_keywords(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    mended = dict(kwargs)
+    if name in NEAR_MISSES:
+        wanted, misses = NEAR_MISSES[name]
+        for miss in misses:
+            if miss in mended and wanted not in mended:
+                mended[wanted] = mended.pop(miss)
+    return mended
+
+
+def _hint(signature: inspect.Signature, kwargs: Mapping[str, Any]) -> str:
+    names = list(signature.parameters)
+    for keyword_name in kwargs:
+        if keyword_name not in names:
+            close = difflib.get_close_matches(keyword_name, names, n=1)
+            return f"; did you mean {close[0]!r}?" if close else ""
+    return ""

@@ -1,1 +1,0 @@
-"""Sessions as notebooks: recorded, replayed, compared and shown."""

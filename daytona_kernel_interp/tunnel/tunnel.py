@@ -1,0 +1,470 @@
+"""The host's end of the link: local endpoints for jupyter_client, resumable streams to the relay.
+
+Each kernel channel is a unix socket in a folder only this user can enter (``transport: ipc`` in the connection file);
+every connection to it becomes one stream. The streams of a kernel's first client are dialled before it connects, and
+its ZMTP handshake is answered here, so its first message leaves at once. The relay's own stream starts and signals
+kernels and tells of their exits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import secrets
+import shutil
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config import MAX_RECOVERIES
+from ..errors import KernelError, SandboxFailed, TunnelLost
+from ..transport.local_socket import FunctionEnd, SocketEnd
+from ..wire.comm import LineReader, to_line
+from ..wire.hello import JOURNAL_CHANNEL, KERNEL_CHANNELS, RELAY_CHANNEL, Close
+from ..wire.journal import Record, RecordKind, RecordReader
+from ..wire.keepalive import LinkTimes
+from ..wire.protocol_errors import RemoteProtocolError
+from ..wire.zmtp import AcceptingEnd
+from .dialer import DialledStream, Dialler
+from .local_endpoints import endpoints_folder, write_connection_file
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from ..sandboxes.base import RelayAddress
+
+    Revive = Callable[[], Awaitable[RelayAddress | None]]
+
+log = logging.getLogger(__name__)
+
+_PREOPENED = ("shell", "iopub", "control")  # the channels that our own client uses
+
+
+class RelayReplaced(TunnelLost):
+    """The relay that was asked is gone and another has taken its place; it may have done what was asked, or not."""
+
+
+class _Endpoints:
+    """The local sockets of one kernel, and the streams behind them."""
+
+    def __init__(self, kernel_id: str, key: str, name: str, *, personal: bool) -> None:
+        self.kernel_id, self.key = kernel_id, key
+        self.name, self.personal = name, personal
+        self.limit_bytes: int | None = None  # of a message to a client
+        self.listening: list[socket.socket] = []
+        self.ready: dict[str, DialledStream] = {}  # dialled before a client came
+        self.streams: set[DialledStream] = set()
+
+
+class Watcher:
+    """What a kernel's owner is told; see :meth:`Tunnel.start_kernel`."""
+
+    def exited(self, event: dict[str, Any]) -> None:
+        """The kernel's process ended; the relay's event has its ``code``, ``signal``, ``oom`` and ``stderr``."""
+
+    def broken(self) -> None:
+        """Streams of the kernel's first client cannot resume; the relay can be reached. Called once until reopened."""
+
+    def lost(self, error: KernelError) -> None:
+        """The relay cannot be reached any more."""
+
+
+class Tunnel:
+    """One relay, seen from the host. Lives on the I/O loop."""
+
+    def __init__(self, address: RelayAddress, revive: Revive, times: LinkTimes, folder: Path | None = None) -> None:
+        self._dialler = Dialler(address, revive, times)
+        self._folder, self._folder_is_ours = folder or endpoints_folder(), folder is None
+        self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._ids = itertools.count(1)
+        self._kernel_ids = itertools.count(1)
+        self._kernels: dict[str, _Endpoints] = {}
+        self._watchers: dict[str, Watcher] = {}
+        self._relay: DialledStream | None = None
+        self._relay_end = FunctionEnd(lambda data: None)
+        self._streams: set[DialledStream] = set()
+        self._accepting: set[asyncio.Task[Any]] = set()
+        self._in_flight = 0
+        self._ticker = asyncio.create_task(self._tick())
+        self._lost: KernelError | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        address: RelayAddress,
+        *,
+        revive: Revive | None = None,
+        times: LinkTimes | None = None,
+        folder: Path | None = None,
+    ) -> Tunnel:
+        """Connect to the relay at ``address`` and become its host; streams of another host end.
+
+        ``revive`` starts the relay again if it has ended, and returns its new address or None. The endpoints are made
+        in ``folder``, which stays, or else in one of the tunnel's own; see :func:`.endpoints.endpoints_folder`.
+
+        Raises:
+            SandboxFailed: If it cannot be reached, or refuses the secret.
+            WireMismatch: If it runs another version of the wire.
+            TunnelLost: If it closed the stream.
+        """
+        tunnel = cls.begin(address, revive, times, folder)
+        try:
+            await tunnel.until_open()
+        except BaseException:
+            await tunnel.aclose()
+            raise
+        return tunnel
+
+    @classmethod
+    def begin(
+        cls, address: RelayAddress, revive: Revive | None, times: LinkTimes | None, folder: Path | None = None
+    ) -> Tunnel:
+        """Begin to connect to a relay that has had no other host, so that a kernel's streams are dialled meanwhile."""
+        tunnel = cls(address, revive or _never, times or LinkTimes(), folder)
+        tunnel._open_relay()
+        return tunnel
+
+    async def until_open(self) -> None:
+        """Return when it is connected; raises as :meth:`open` does, and leaves it to be closed."""
+        if self._relay is not None:
+            await asyncio.shield(self._relay.opened)
+
+    @property
+    def address(self) -> RelayAddress:
+        """Where the relay listens now."""
+        return self._dialler.address
+
+    @property
+    def connected(self) -> bool:
+        """Whether a socket carries the relay's own stream at this moment."""
+        return self._relay is not None and self._relay.attached
+
+    @property
+    def lifetime_s(self) -> float:
+        """How long a lost link is dialled, in seconds."""
+        return self._dialler.times.resume_lifetime_s
+
+    @contextlib.contextmanager
+    def in_flight(self) -> Iterator[None]:
+        """While something is waited for: every stream is kept alive, and dialled again when it is dead."""
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+
+    # --- the relay's own stream -----------------------------------------------------------------
+
+    async def start_kernel(
+        self, watcher: Watcher, *, personal: bool = False, key: str = "", name: str = ""
+    ) -> tuple[str, Path]:
+        """Start a kernel and return its id and the path of its Jupyter connection file, which this user alone can read.
+
+        A ``personal`` one is ipykernel's own, for somebody who sits at it. With a ``key`` and a ``name`` for its
+        endpoints it can take the place of a kernel that was closed, and that one's clients find it.
+
+        Clients may connect at once: what they send waits in the sandbox until the kernel serves. Whether it started is
+        told by :meth:`kernel_started`.
+        """
+        kernel_id = f"{next(self._kernel_ids)}-{secrets.token_hex(4)}"
+        key = key or secrets.token_hex(32)
+        return kernel_id, self.open_kernel(kernel_id, key, watcher, personal=personal, name=name)
+
+    async def kernel_started(self, kernel_id: str) -> None:
+        """Have the relay start the kernel, and return when it serves.
+
+        Raises:
+            SandboxFailed: If it did not start.
+            TunnelLost: If the relay went away meanwhile.
+        """
+        kernel = self._kernels[kernel_id]
+        await self._request("start_kernel", kernel=kernel_id, key=kernel.key, personal=kernel.personal)
+
+    def key_of(self, kernel_id: str) -> str:
+        """Return the session key of a kernel whose endpoints are open."""
+        return self._kernels[kernel_id].key
+
+    def open_kernel(
+        self, kernel_id: str, key: str, watcher: Watcher, *, personal: bool = False, name: str = ""
+    ) -> Path:
+        """Make the endpoints of a kernel, dial its streams, and return the path of its connection file."""
+        self._watchers[kernel_id] = watcher
+        self._kernels[kernel_id] = _Endpoints(kernel_id, key, name or kernel_id, personal=personal)
+        self.reopen_kernel(kernel_id)
+        return write_connection_file(self._folder, name or kernel_id, key)
+
+    def limit_messages(self, kernel_id: str, limit_bytes: int | None) -> None:
+        """End the streams of clients that connect from now on if the kernel sends one a larger message."""
+        self._kernels[kernel_id].limit_bytes = limit_bytes
+
+    def reopen_kernel(self, kernel_id: str) -> None:
+        """Listen for clients and dial the first client's streams; after :meth:`suspend_kernel`, afresh."""
+        endpoints = self._kernels[kernel_id]
+        for port, channel in enumerate(KERNEL_CHANNELS, start=1):
+            endpoints.listening.append(self._listen(self._folder / f"{endpoints.name}-{port}", channel, endpoints))
+        for channel in _PREOPENED:
+            stream = endpoints.ready[channel] = self._dial(channel, endpoints)
+            stream.ours = True
+
+    def suspend_kernel(self, kernel_id: str) -> None:
+        """End the kernel's streams with all they hold, and take no client until :meth:`reopen_kernel`."""
+        endpoints = self._kernels.get(kernel_id)
+        if endpoints is None:
+            return
+        for listener in endpoints.listening:
+            asyncio.get_running_loop().remove_reader(listener)
+            Path(listener.getsockname()).unlink(missing_ok=True)
+            listener.close()
+        streams = [stream for stream in endpoints.streams if not stream.carrier.ended]
+        endpoints.listening, endpoints.ready = [], {}
+        endpoints.streams.clear()
+        for stream in streams:
+            stream.close()
+        if streams and self._lost is None:  # or the relay would keep them, and what they hold, for its lifetime
+            self._relay_end.send(to_line({"op": "forget", "args": {"streams": [stream.id for stream in streams]}}))
+
+    def close_kernel(self, kernel_id: str) -> None:
+        """Forget a kernel: its endpoints close, so that its clients do not dial on."""
+        self._watchers.pop(kernel_id, None)
+        self.suspend_kernel(kernel_id)
+        self._kernels.pop(kernel_id, None)
+
+    def on_its_way(self, kernel_id: str, channel: str) -> bool:
+        """Whether bytes of our own client have not all reached the kernel's socket of ``channel``."""
+        endpoints = self._kernels.get(kernel_id)
+        streams = endpoints.streams if endpoints is not None else ()
+        return any(stream.ours and stream.channel == channel and stream.unacked for stream in streams)
+
+    async def signal(self, kernel_id: str, name: str) -> None:
+        """Send ``interrupt`` (SIGINT), ``terminate`` or ``kill`` (SIGKILL) to the kernel's process group.
+
+        Returns when the relay has done it, however long the link takes.
+
+        Raises:
+            TunnelLost: If the relay is gone.
+        """
+        await self._request_again("signal", kernel=kernel_id, signal=name)
+
+    async def kernels(self) -> dict[str, Any]:
+        """Return the relay's kernels: ids to ``{"alive": bool, "code": int or None, ...}``.
+
+        Raises:
+            TunnelLost: If the relay is gone.
+        """
+        answer = await self._request_again("kernels")
+        found = answer.get("ok")
+        return found if isinstance(found, dict) else {}
+
+    async def look(self, kernel_id: str) -> dict[str, Any]:
+        """Return what the relay can tell of a kernel, a little later; see ``wire.looks``. May be cancelled.
+
+        Raises:
+            SandboxFailed: If it cannot tell anything.
+            TunnelLost: If the relay is gone.
+        """
+        answer = (await self._request("look", kernel=kernel_id)).get("ok")
+        return answer if isinstance(answer, dict) else {}
+
+    async def end_relay(self) -> None:
+        """Have the relay end its kernels and itself.
+
+        Raises:
+            TunnelLost: If the relay is gone.
+        """
+        await self._request("end")
+
+    async def read_journal(self, kernel_id: str, after: str | None, cell: str | None) -> list[Record]:
+        """Return the kernel's journal from behind the message ``after``, or else from the start of ``cell``.
+
+        A record GAP comes first where that is not in the journal any more.
+
+        Raises:
+            TunnelLost: If the relay is gone, or what it sends is no journal.
+        """
+        done: asyncio.Future[list[Record]] = asyncio.get_running_loop().create_future()
+        records: list[Record] = []
+        reader = RecordReader()
+
+        def take(data: bytes) -> None:
+            try:
+                for record in reader.feed(data):
+                    if record.kind is RecordKind.LAST and not done.done():
+                        done.set_result(records)
+                    records.append(record)
+            except RemoteProtocolError as error:
+                fail(TunnelLost(f"the journal cannot be read: {error}"))
+
+        def fail(error: KernelError) -> None:
+            if not done.done():
+                done.set_exception(error)
+
+        end = FunctionEnd(take, lambda: fail(TunnelLost("the journal ended early")))
+        stream = self._track(DialledStream(self._dialler, JOURNAL_CHANNEL, kernel_id, lambda _, error: fail(error)))
+        stream.connect(end)
+        end.send(to_line({"after": after, "cell": cell}))
+        try:
+            with self.in_flight():
+                return (await done)[:-1]
+        finally:
+            stream.close()
+
+    async def aclose(self) -> None:
+        """Close every stream and endpoint; nothing that they still hold is sent. Calling it again does nothing."""
+        self._lose(TunnelLost("the interpreter was shut down"))
+        self._ticker.cancel()
+        for kernel_id in list(self._kernels):
+            self.close_kernel(kernel_id)
+        streams = list(self._streams)
+        for stream in streams:
+            stream.close()
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.gather(self._ticker, *self._accepting, return_exceptions=True)
+        for stream in streams:
+            await stream.wait_closed()
+        if self._folder_is_ours:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _open_relay(self) -> None:
+        lines = LineReader()
+
+        def take(data: bytes) -> None:
+            try:
+                for message in lines.feed(data):
+                    self._take(message)
+            except RemoteProtocolError as error:
+                self._lose(TunnelLost(f"the relay broke the protocol: {error}"))
+
+        self._relay_end = FunctionEnd(take)
+        self._relay = self._track(DialledStream(self._dialler, RELAY_CHANNEL, "", self._relay_gone))
+        self._relay.connect(self._relay_end)
+
+    async def _request_again(self, op: str, **args: Any) -> dict[str, Any]:
+        """Ask for what does no harm twice; a relay that is just being replaced may have done it, or not."""
+        for _ in range(MAX_RECOVERIES):
+            with contextlib.suppress(RelayReplaced):
+                return await self._request(op, **args)
+        raise TunnelLost(f"the relay was replaced {MAX_RECOVERIES} times while it was asked")
+
+    async def _request(self, op: str, **args: Any) -> dict[str, Any]:
+        if self._lost is not None:
+            raise TunnelLost(str(self._lost)) from self._lost
+        request_id = next(self._ids)
+        reply = self._replies[request_id] = asyncio.get_running_loop().create_future()
+        try:
+            with self.in_flight():
+                self._relay_end.send(to_line({"id": request_id, "op": op, "args": args}))
+                answer: dict[str, Any] = await reply
+        except asyncio.CancelledError:
+            if op == "look":
+                self._relay_end.send(to_line({"op": "enough", "args": {"look": request_id}}))
+            raise
+        finally:
+            del self._replies[request_id]
+        if "error" in answer:
+            raise SandboxFailed(f"the relay could not do {op}: {answer['error']}")
+        return answer
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if message.get("event") == "kernel_exited":
+            watcher = self._watchers.get(str(message.get("kernel")))
+            if watcher is not None:
+                watcher.exited(message)
+            return
+        request_id = message.get("id")
+        reply = self._replies.get(request_id) if isinstance(request_id, int) else None
+        if reply is not None and not reply.done():
+            reply.set_result(message)
+
+    def _relay_gone(self, stream: DialledStream, error: KernelError) -> None:
+        """Open the relay's stream anew where a restarted relay does not know the old one; else all is lost."""
+        code = getattr(error.__cause__, "code", None)
+        if code != Close.UNKNOWN_STREAM or self._lost is not None or not stream.opened.done():
+            self._lose(error)
+            return
+        self._fail_requests(RelayReplaced("the relay was replaced while it was asked"))
+        self._open_relay()
+
+    def _lose(self, error: KernelError) -> None:
+        if self._lost is None:
+            self._lost = error
+            self._fail_requests(error)
+            for watcher in list(self._watchers.values()):
+                watcher.lost(error)
+
+    def _fail_requests(self, error: KernelError) -> None:
+        for reply in self._replies.values():
+            if not reply.done():
+                reply.set_exception(error)
+
+    # --- kernel channels --------------------------------------------------------------------------
+
+    def _listen(self, path: Path, channel: str, endpoints: _Endpoints) -> socket.socket:
+        # Not asyncio's own server, and no awaited accept: both can lose a connection that comes while they are closed.
+        listener = socket.socket(socket.AF_UNIX)
+        listener.setblocking(False)
+        listener.bind(str(path))
+        listener.listen(16)
+        asyncio.get_running_loop().add_reader(listener, self._accept, listener, channel, endpoints)
+        return listener
+
+    def _accept(self, listener: socket.socket, channel: str, endpoints: _Endpoints) -> None:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return  # gone again
+        connection.setblocking(False)
+        stream = endpoints.ready.pop(channel, None) or self._dial(channel, endpoints)
+        end = SocketEnd(AcceptingEnd(channel, endpoints.limit_bytes))
+        stream.connect(end)
+        task = asyncio.create_task(self._hand_over(connection, end))
+        self._accepting.add(task)
+        task.add_done_callback(self._accepting.discard)
+        task.add_done_callback(lambda task: connection.close() if task.cancelled() else None)  # maybe before it ran
+
+    async def _hand_over(self, connection: socket.socket, end: SocketEnd) -> None:
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: end, connection)
+
+    def _dial(self, channel: str, endpoints: _Endpoints) -> DialledStream:
+        stream = DialledStream(self._dialler, channel, endpoints.kernel_id, self._kernel_stream_gone)
+        endpoints.streams.add(stream)
+        return self._track(stream)
+
+    def _kernel_stream_gone(self, stream: DialledStream, error: KernelError) -> None:
+        # Another client sees a closed connection and dials again. Ours must not: what it has queued may be old.
+        log.debug("stream %s ended: %s", stream.channel, error)
+        for kernel_id, endpoints in self._kernels.items():
+            if stream in endpoints.streams:
+                endpoints.streams.discard(stream)
+                if stream.ours and kernel_id in self._watchers:
+                    self._watchers[kernel_id].broken()
+                return
+
+    def _track(self, stream: DialledStream) -> DialledStream:
+        self._streams = {other for other in self._streams if not other.carrier.ended}
+        self._streams.add(stream)
+        return stream
+
+    # --- keepalive -----------------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        """Look after every stream, four times as often as one that is waited for is asked."""
+        loop, times = asyncio.get_running_loop(), self._dialler.times
+        doubtful_until = 0.0
+        while True:
+            await asyncio.sleep(times.keepalive_s / 4)
+            now = loop.time()
+            in_flight = self._in_flight > 0 or now < doubtful_until
+            # What a person's clients wait for is not known here: an idle stream of theirs is asked as the relay's is.
+            warm = any(kernel.personal for kernel in self._kernels.values())
+            dead = [
+                s for s in list(self._streams) if s.tick(now, in_flight=in_flight, keep_warm=warm or s is self._relay)
+            ]
+            if dead:  # the others, of another client perhaps, may owe nothing and be dead all the same
+                doubtful_until = now + 2 * times.dead_after_s
+
+
+async def _never() -> RelayAddress | None:
+    return None

@@ -1,0 +1,34 @@
+"""Tests of ``channels``: iopub's messages held back while the journal is read. What is sent is tested with kernels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from daytona_kernel_interp.client.channels import Channels
+from daytona_kernel_interp.tunnel.local_endpoints import write_connection_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def message(name: str) -> dict[str, Any]:
+    return {"header": {"msg_id": name}, "parent_header": {}, "msg_type": "stream"}
+
+
+async def test_what_the_journal_told_is_not_told_again(tmp_path: Path) -> None:
+    """Neither what was held back meanwhile, nor what was on its way and comes later; once each, in order."""
+    taken: list[str] = []
+    connection_file = write_connection_file(tmp_path, "k", "key")
+    channels = Channels(connection_file, None, lambda _: None, lambda each: taken.append(each["header"]["msg_id"]))
+    try:
+        channels.hold()
+        for name in ("told", "held"):
+            channels._take_iopub(message(name))
+        assert taken == []
+        channels.release({"told", "told and on its way"})
+        for name in ("told and on its way", "new"):
+            channels._take_iopub(message(name))
+        assert taken == ["held", "new"]
+        assert channels._known == set()
+    finally:
+        await channels.aclose()

@@ -1,0 +1,207 @@
+"""Tests of ``recovery``: what a host makes of the records of a journal, all of which may be false."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jupyter_client.session import Session
+
+from daytona_kernel_interp.client.recovery import Recovered, Unpublished, read_records
+from daytona_kernel_interp.errors import TunnelLost
+from daytona_kernel_interp.wire.journal import MAX_FRAMES, Record, RecordKind, join_frames
+from tests.unit import strategies
+
+KEY = "5ec12e7" * 4
+
+
+class FakeTunnel:
+    """A tunnel whose journal is made up here."""
+
+    def __init__(self, records: list[Record]) -> None:
+        self.records = records
+        self.asked: tuple[str, str | None, str | None] | None = None
+
+    async def read_journal(self, kernel_id: str, after: str | None, cell: str | None) -> list[Record]:
+        self.asked = (kernel_id, after, cell)
+        return self.records
+
+
+def recovered(*records: Record) -> Recovered:
+    """Read these records."""
+    return asyncio.run(read_records(cast("Any", FakeTunnel(list(records))), "1-ab", KEY))
+
+
+def published(text: str, key: str = KEY) -> Record:
+    """Return the record of a message that prints ``text``."""
+    session = Session(key=key.encode())
+    frames = session.serialize(session.msg("stream", {"name": "stdout", "text": text}), b"topic")
+    return Record(RecordKind.IOPUB, join_frames(frames))
+
+
+def ended(cell: str, **content: Any) -> Record:
+    """Return the record of a reply."""
+    facts = {"cell": cell, "content": content, "metadata": {}}
+    return Record(RecordKind.ENDED, json.dumps(facts).encode())
+
+
+def started(cell: str) -> Record:
+    """Return the record of a cell's start."""
+    return Record(RecordKind.STARTED, cell.encode())
+
+
+def pending(name: str, cell: str, text: str) -> Record:
+    """Return the record of text that was not published."""
+    return Record(RecordKind.PENDING, json.dumps({"name": name, "cell": cell, "text": text}).encode())
+
+
+def texts(found: Recovered) -> list[str]:
+    """Return what the messages print."""
+    return [message["content"]["text"] for message in found.messages]
+
+
+def test_an_empty_journal_tells_nothing() -> None:
+    """No cell, no message, no gap: the request never reached the kernel."""
+    assert recovered() == Recovered()
+
+
+def test_a_cell_that_runs_is_started_and_not_ended() -> None:
+    """Its output so far is there, and no reply."""
+    found = recovered(started("a"), published("1"), published("2"))
+    assert (found.cell, found.replies, found.gap, found.unpublished) == ("a", {}, False, [])
+    assert texts(found) == ["1", "2"]
+    assert found.ids == {message["header"]["msg_id"] for message in found.messages}
+    assert len(found.ids) == 2
+
+
+def test_a_cell_that_ended_has_its_reply() -> None:
+    """With content and metadata as the kernel sent them."""
+    found = recovered(started("a"), published("1"), ended("a", status="ok", execution_count=3))
+    assert found.replies == {"a": {"content": {"status": "ok", "execution_count": 3}, "metadata": {}}}
+    assert found.cell == "a"
+
+
+def test_the_last_cell_that_was_taken_up_counts() -> None:
+    """Each has its reply; which runs now is the last to start."""
+    found = recovered(started("a"), ended("a", status="ok"), started("b"), ended("b", status="error"), started("c"))
+    assert found.cell == "c"
+    assert {cell: reply["content"]["status"] for cell, reply in found.replies.items()} == {"a": "ok", "b": "error"}
+
+
+def test_what_a_dead_kernel_had_not_published_is_told_apart() -> None:
+    """It is text of a stream and of a cell, not a message."""
+    found = recovered(started("a"), pending("stdout", "a", "out"), pending("stderr", "a", "err"))
+    assert found.unpublished == [Unpublished("stdout", "a", "out"), Unpublished("stderr", "a", "err")]
+    assert found.messages == []
+
+
+@pytest.mark.parametrize("kind", [RecordKind.GAP, RecordKind.OMITTED])
+def test_what_is_missing_is_known_to_be(kind: RecordKind) -> None:
+    """What comes behind a gap is still there."""
+    found = recovered(Record(kind, b""), started("a"), published("1"), ended("a", status="ok"))
+    assert found.gap
+    assert texts(found) == ["1"]
+    assert "a" in found.replies
+
+
+def test_a_message_that_the_kernel_did_not_sign_is_dropped() -> None:
+    """Another key, or frames that are no message: whoever writes into the journal cannot speak for the kernel."""
+    spoiled = published("2").payload.replace(b'"2"', b'"9"')
+    found = recovered(published("1", key="0" * 20), Record(RecordKind.IOPUB, spoiled), published("3"))
+    assert texts(found) == ["3"]
+
+
+def test_a_message_that_comes_twice_is_one() -> None:
+    """The same record again is a replay: its signature was seen."""
+    record = published("1")
+    assert texts(recovered(record, published("2"), record)) == ["1", "2"]
+
+
+def test_order_is_the_journals() -> None:
+    """A reply before its start, or output behind the reply: nothing is moved and nothing is dropped."""
+    found = recovered(ended("a", status="ok"), published("2"), published("1"), started("a"), Record(RecordKind.LAST))
+    assert texts(found) == ["2", "1"]
+    assert (found.cell, list(found.replies), found.gap) == ("a", ["a"], False)
+
+
+def test_of_two_replies_the_later_counts() -> None:
+    """A cell that the kernel took up again has the outcome of its last run."""
+    found = recovered(ended("a", status="error"), ended("a", status="ok"))
+    assert found.replies["a"]["content"] == {"status": "ok"}
+
+
+BAD = [
+    Record(RecordKind.STARTED, b"\xff\xfe"),
+    Record(RecordKind.IOPUB, b"\0\0\0\x09x"),
+    Record(RecordKind.IOPUB, bytes(4 * MAX_FRAMES + 4)),
+    *(
+        Record(kind, payload)
+        for kind in (RecordKind.ENDED, RecordKind.PENDING)
+        for payload in (
+            b"",
+            b"{",
+            b"\xff",
+            b"[]",
+            b"5",
+            b"null",
+            b"{}",
+            b'{"cell": "a", "content": 5, "metadata": {}}',
+            b'{"cell": "a", "content": [1], "metadata": {}}',
+            b'{"cell": "a", "content": {}, "metadata": null}',
+            b"[" * 100_000,
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda record: f"{record.kind.name} {record.payload[:12]!r}")
+def test_a_malformed_record_is_dropped_and_the_rest_read(bad: Record) -> None:
+    """One bad record costs itself, and that something is missing is known."""
+    found = recovered(started("a"), published("1"), bad, published("2"), ended("b", status="ok"))
+    assert texts(found) == ["1", "2"]
+    assert (found.cell, list(found.replies), found.unpublished) == ("a", ["b"], [])
+    assert found.gap
+
+
+@strategies.FEW
+@given(
+    st.lists(
+        st.builds(
+            Record,
+            st.sampled_from(RecordKind),
+            st.binary(max_size=40) | strategies.JSON.map(json.dumps).map(str.encode),
+        ),
+        max_size=6,
+    )
+)
+def test_any_records_are_read(records: list[Record]) -> None:
+    """Whatever a sandbox makes up, nothing is raised, and no message comes of it without the key."""
+    found = recovered(*records)
+    assert found.messages == []
+    assert found.ids == set()
+    assert len(found.unpublished) <= len(records)
+
+
+def test_the_journal_is_asked_for_what_is_wanted() -> None:
+    """Kernel, message and cell are passed on; a lost tunnel is the caller's to handle."""
+    tunnel = FakeTunnel([])
+    asyncio.run(read_records(cast("Any", tunnel), "1-ab", KEY, after="m", cell="c"))
+    assert tunnel.asked == ("1-ab", "m", "c")
+
+    class Lost(FakeTunnel):
+        async def read_journal(self, kernel_id: str, after: str | None, cell: str | None) -> list[Record]:
+            raise TunnelLost("gone")
+
+    with pytest.raises(TunnelLost, match="gone"):
+        asyncio.run(read_records(cast("Any", Lost([])), "1-ab", KEY))
+
+
+def test_the_key_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Dropped records are logged, the key that they were checked with is not."""
+    recovered(published("1", key="0" * 20), *BAD)
+    assert caplog.records
+    assert KEY not in caplog.text

@@ -1,0 +1,275 @@
+"""Tests of ``calls``: tool calls made once, and replies that outlive the links they were sent on."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from daytona_kernel_interp.client import tool_calls as calls
+from daytona_kernel_interp.client.output_collector import ToolCalled
+from daytona_kernel_interp.client.tool_calls import HOST_LOST, Calls
+from daytona_kernel_interp.codec import values
+from daytona_kernel_interp.tools.binding import Reply, ToolAborted
+from daytona_kernel_interp.wire.comm import ToolFailure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from daytona_kernel_interp.tools.binding import ToolRunner
+
+
+class Runner:
+    """A tool runner whose calls end when the test says so."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.results: dict[str, asyncio.Future[Reply]] = {}
+        self.cancelled: list[str] = []
+
+    async def run(self, name: str, buffers: Sequence[values.Buffer], call_id: int = 0, *, arrow: bool = False) -> Reply:
+        self.started.append(name)
+        self.results[name] = asyncio.get_running_loop().create_future()
+        try:
+            return await self.results[name]
+        except asyncio.CancelledError:
+            self.cancelled.append(name)
+            raise
+
+
+class Host:
+    """Calls, and all that they sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[dict[str, Any], bytes]] = []
+        self.aborts: list[ToolAborted] = []
+        self.runner = Runner()
+        self.calls = Calls(self._send)
+
+    def _send(self, data: dict[str, Any], buffers: Sequence[Any]) -> None:
+        self.sent.append((data, b"".join(map(bytes, buffers))))
+
+    def take(self, call_id: int, arguments: bytes = b"") -> None:
+        """Take a call of the tool that has its id's name."""
+        call = ToolCalled(call_id, str(call_id), [arguments])
+        self.calls.take(call, cast("ToolRunner", self.runner), self.aborts.append)
+
+    async def make(self, *ids: int) -> None:
+        """Take calls and let them begin."""
+        for call_id in ids:
+            self.take(call_id)
+        await settle()
+
+    async def answer(self, call_id: int, payload: bytes = b"result", op: str = "result") -> None:
+        """Have a call's tool return."""
+        self.runner.results[str(call_id)].set_result(Reply(op, [payload]))
+        await settle()
+
+    def told(self) -> list[tuple[str, int]]:
+        """Return what was sent since the last look."""
+        found = [(data["op"], data["id"]) for data, _ in self.sent]
+        self.sent.clear()
+        return found
+
+
+async def settle() -> None:
+    """Let what is ready to run do so; a step of ours takes three turns of the loop at most."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def failure_in(sent: tuple[dict[str, Any], bytes]) -> ToolFailure:
+    """Return the failure in a message to the cell."""
+    return ToolFailure.from_value(values.loads([sent[1]]))
+
+
+async def test_a_call_is_made_and_answered() -> None:
+    """The reply goes to the cell with the call's id, an error's as well; nothing is sent twice of itself."""
+    host = Host()
+    await host.make(1, 2)
+    await host.answer(2, b"two", op="error")
+    await host.answer(1, b"one")
+    assert host.sent == [({"op": "error", "id": 2}, b"two"), ({"op": "result", "id": 1}, b"one")]
+
+
+async def test_a_call_that_is_told_twice_is_made_once() -> None:
+    """While it runs, and while its reply is kept: a message may come again after a link was lost."""
+    host = Host()
+    await host.make(1, 1, 1)
+    assert host.runner.started == ["1"]
+    await host.answer(1)
+    await host.make(1)
+    assert host.runner.started == ["1"]
+    assert host.told() == [("result", 1)]
+
+
+async def test_a_reply_is_repeated_to_the_calls_that_wait() -> None:
+    """After a reconnection the cell says which wait: their replies come again, the very same, as often as asked."""
+    host = Host()
+    await host.make(1, 2, 3)
+    await host.answer(1, b"one")
+    await host.answer(2, b"two")
+    host.told()
+    host.calls.repeat_replies([1])
+    host.calls.repeat_replies([1])
+    assert host.sent == [({"op": "result", "id": 1}, b"one")] * 2
+    assert host.runner.started == ["1", "2", "3"]
+
+
+async def test_a_fault_of_our_own_is_an_answer(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever goes wrong about a call besides its tool, the cell does not wait for ever."""
+    host = Host()
+    await host.make(1)
+    host.runner.results["1"].set_exception(RuntimeError("no thread can be started"))
+    await settle()
+    assert failure_in(host.sent[0]).message == "no thread can be started"
+    assert "could not be made" in caplog.text
+
+
+async def test_a_call_under_way_is_left_alone() -> None:
+    """It is answered when its tool returns, over whatever link there is then."""
+    host = Host()
+    await host.make(1)
+    host.calls.repeat_replies([1])
+    assert host.told() == []
+    await host.answer(1)
+    assert host.told() == [("result", 1)]
+
+
+async def test_a_call_without_a_reply_is_refused_and_not_made_again() -> None:
+    """One clear error in the cell, for which the tool was not run."""
+    host = Host()
+    host.calls.repeat_replies([7])
+    assert "not made again" in failure_in(host.sent[0]).message
+    assert host.told() == [("error", 7)]
+    assert host.runner.started == []
+
+
+async def test_kept_replies_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest go; one that is larger than the bound is kept alone, as it may be the one that was lost."""
+    monkeypatch.setattr(calls, "KEPT_REPLY_BYTES", 100)
+    host = Host()
+    await host.make(*range(6))
+    for call_id in range(5):
+        await host.answer(call_id, b"x" * 40)
+    host.told()
+    host.calls.repeat_replies(range(5))
+    assert host.told() == [("error", 0), ("error", 1), ("error", 2), ("result", 3), ("result", 4)]
+    await host.answer(5, b"x" * 500)
+    host.told()
+    host.calls.repeat_replies(range(6))
+    assert host.told() == [("error", number) for number in range(5)] + [("result", 5)]
+    await host.make(6, 7)
+    await host.answer(6, b"x" * 50)
+    await host.answer(7, b"x" * 50)
+    host.told()
+    host.calls.repeat_replies([5, 6, 7])
+    assert host.told() == [("error", 5), ("result", 6), ("result", 7)]
+
+
+async def test_bytes_are_counted_whatever_they_are_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A view of numbers of four bytes each weighs four bytes each."""
+    monkeypatch.setattr(calls, "KEPT_REPLY_BYTES", 100)
+    host = Host()
+    await host.make(1, 2)
+    host.runner.results["1"].set_result(Reply("result", [memoryview(bytes(80)).cast("I"), b"x" * 15]))
+    await settle()
+    await host.answer(2, b"123456")
+    host.told()
+    host.calls.repeat_replies([1, 2])
+    assert host.told() == [("error", 1), ("result", 2)]
+
+
+async def test_the_end_of_a_cell_drops_its_replies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for them any more, and the next cell has the whole bound for its own."""
+    monkeypatch.setattr(calls, "KEPT_REPLY_BYTES", 100)
+    host = Host()
+    await host.make(1)
+    await host.answer(1, b"x" * 90)
+    host.calls.end_cell()
+    await host.make(2, 3)
+    await host.answer(2, b"x" * 50)
+    await host.answer(3, b"x" * 50)
+    host.told()
+    host.calls.repeat_replies([1, 2, 3])
+    assert host.told() == [("error", 1), ("result", 2), ("result", 3)]
+
+
+async def test_calls_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more is refused with the number; a call that ended makes room."""
+    monkeypatch.setattr(calls, "MAX_PENDING_CALLS", 3)
+    host = Host()
+    await host.make(1, 2, 3, 4)
+    assert "more than 3 tool calls" in failure_in(host.sent[0]).message
+    assert host.told() == [("error", 4)]
+    await host.answer(2)
+    await host.make(5)
+    assert host.runner.started == ["1", "2", "3", "5"]
+
+
+async def test_their_arguments_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together: one call may have more; what was answered or refused counts no more."""
+    monkeypatch.setattr(calls, "PENDING_CALL_BYTES", 100)
+    host = Host()
+    for call_id, size in ((1, 200), (2, 1)):
+        host.take(call_id, b"x" * size)
+    await settle()
+    assert "under way exceed 100 bytes" in failure_in(host.sent[0]).message
+    await host.answer(1)
+    assert host.told() == [("error", 2), ("result", 1)]
+    for call_id in (3, 4, 5):
+        host.take(call_id, b"x" * 50)
+    await settle()
+    assert host.runner.started == ["1", "3", "4"]
+    assert host.told() == [("error", 5)]
+
+
+async def test_a_flood_under_one_id_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that repeats an id gets around no bound."""
+    monkeypatch.setattr(calls, "MAX_PENDING_CALLS", 3)
+    host = Host()
+    await host.make(*[1] * 1000)
+    assert host.runner.started == ["1"]
+
+
+async def test_what_a_tool_raises_past_exceptions_is_the_hosts() -> None:
+    """A KeyboardInterrupt goes to the caller of execute, and no reply to the cell."""
+    host = Host()
+    await host.make(1)
+    aborted = ToolAborted(KeyboardInterrupt())
+    host.runner.results["1"].set_exception(aborted)
+    await settle()
+    assert host.aborts == [aborted]
+    assert host.told() == []
+
+
+# --- a host that takes a session over -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("all_read", "data"), [(True, {"op": "abandon", "upto": 9}), (False, {"op": "abandon"})])
+async def test_calls_of_a_cell_that_another_host_began_are_not_made(all_read: bool, data: dict[str, Any]) -> None:
+    """They may have been made by the host that died: those that were read, or else all that wait, raise HostLost."""
+    host = Host()
+    host.calls.not_ours()
+    await host.make(9, 2)
+    assert host.runner.started == []
+    assert host.told() == []
+    host.calls.abandon(all_read=all_read)
+    ((sent, payload),) = host.sent
+    assert sent == data
+    assert ToolFailure.from_value(values.loads([payload])) == HOST_LOST
+    assert HOST_LOST.type == "HostLost"
+    assert "not made again" in HOST_LOST.message
+    await host.make(10)
+    assert host.runner.started == ["10"]
+
+
+async def test_closing_drops_the_calls_under_way() -> None:
+    """They are cancelled and answered by nobody; closing again does nothing."""
+    host = Host()
+    await host.make(1, 2)
+    await host.calls.aclose()
+    await host.calls.aclose()
+    assert host.runner.cancelled == ["1", "2"]
+    assert host.told() == []

@@ -1,0 +1,495 @@
+"""Tests of ``wire.values``."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import copy
+import dataclasses
+import datetime
+import enum
+import json
+import math
+import pickle
+import sys
+import types
+import uuid
+from decimal import Decimal
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from daytona_kernel_interp.codec import values
+from daytona_kernel_interp.codec.records import Record, SequenceRecord
+from daytona_kernel_interp.codec.values import (
+    LARGE_BYTES,
+    MAX_DEPTH,
+    UnsupportedValue,
+    ValueTooLarge,
+    dumps,
+    json_form,
+    loads,
+)
+from daytona_kernel_interp.wire.protocol_errors import RemoteProtocolError
+from tests.unit import strategies
+
+pytestmark = pytest.mark.quick
+
+_HOUR = datetime.timezone(datetime.timedelta(hours=1))
+
+
+class Point(NamedTuple):
+    x: int
+    y: Any = None
+
+
+@dataclasses.dataclass
+class Page:
+    title: str
+    items: list[Any] = dataclasses.field(default_factory=list)
+
+
+class HashableDict(dict[str, int]):
+    def __hash__(self) -> int:  # type: ignore[override]
+        return 0
+
+
+class Color(enum.Enum):
+    RED = "red"
+
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+# These texts are format 1, either way. A change to any of them is another version.
+GOLDEN_V1: list[tuple[Any, str]] = [
+    (None, "null"),
+    (True, "true"),
+    (-5, "-5"),
+    (2**63 - 1, "9223372036854775807"),
+    (2**63, '{"$":"int","v":"0x8000000000000000"}'),
+    (-(2**64), '{"$":"int","v":"-0x10000000000000000"}'),
+    (0.1, "0.1"),
+    (-0.0, "-0.0"),
+    (math.inf, '{"$":"float","v":"inf"}'),
+    (-math.inf, '{"$":"float","v":"-inf"}'),
+    (math.nan, '{"$":"float","v":"nan"}'),
+    ("é\n", '"\\u00e9\\n"'),
+    ("é\n\udc80", '{"$":"text","v":"w6kK7bKA"}'),
+    ([1, ["a"]], '[1,["a"]]'),
+    ({"b": 1, "a": {}}, '{"b":1,"a":{}}'),
+    ({"$": 1}, '{"$":"dict","v":[["$",1]]}'),
+    ({1: 2, None: 3}, '{"$":"dict","v":[[1,2],[null,3]]}'),
+    ((1, ()), '{"$":"tuple","v":[1,{"$":"tuple","v":[]}]}'),
+    ({7}, '{"$":"set","v":[7]}'),
+    (frozenset([7]), '{"$":"frozenset","v":[7]}'),
+    (b"\0\xff", '{"$":"bytes","v":"AP8="}'),
+    (1.5 - 2j, '{"$":"complex","v":["1.5","-2.0"]}'),
+    (datetime.datetime(2024, 2, 29, 1, 2, 3, 4), '{"$":"datetime","v":"2024-02-29T01:02:03.000004"}'),
+    (datetime.datetime(2024, 1, 1, tzinfo=_HOUR), '{"$":"datetime","v":"2024-01-01T00:00:00+01:00"}'),
+    (datetime.date(2024, 2, 29), '{"$":"date","v":"2024-02-29"}'),
+    (datetime.time(1, 2, tzinfo=datetime.timezone.utc), '{"$":"time","v":"01:02:00+00:00"}'),
+    (datetime.timedelta(-1, 2, 3), '{"$":"timedelta","v":[-1,2,3]}'),
+    (Decimal("1.10"), '{"$":"decimal","v":"1.10"}'),
+    (uuid.UUID(int=1), '{"$":"uuid","v":"00000000-0000-0000-0000-000000000001"}'),
+    (Path("a/b"), '{"$":"path","v":"a/b"}'),
+    (Record("Page", {"title": "t"}), '{"$":"record","v":["Page",[["title","t"]],false]}'),
+]
+
+
+def same(left: Any, right: Any) -> bool:
+    """Return whether two values are equal and of the same types all the way down; nan equals nan."""
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, float):
+        return repr(left) == repr(right)
+    if isinstance(left, Decimal):
+        return str(left) == str(right)
+    if isinstance(left, dict):
+        pairs = zip(left.items(), right.items(), strict=False)
+        return len(left) == len(right) and all(same(a, b) for a, b in pairs)
+    if isinstance(left, (list, tuple)):
+        return len(left) == len(right) and all(same(a, b) for a, b in zip(left, right, strict=False))
+    return bool(left == right)
+
+
+def nested(depth: int) -> list[Any]:
+    """Return empty lists inside each other, ``depth`` of them."""
+    value: list[Any] = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(("value", "text"), GOLDEN_V1, ids=[text for _, text in GOLDEN_V1])
+def test_golden_texts(value: Any, text: str) -> None:
+    """Format 1 writes and reads exactly these texts."""
+    assert [bytes(buffer) for buffer in dumps(value)] == [text.encode("ascii")]
+    assert same(loads([text.encode("ascii")]), value)
+
+
+def test_golden_buffers() -> None:
+    """What is large stands in buffers of its own, counted from 1, in order."""
+    text, data = "é" * LARGE_BYTES, bytes(LARGE_BYTES)
+    buffers = dumps([text, data])
+    assert buffers == [b'[{"$":"str_at","v":1},{"$":"bytes_at","v":2}]', text.encode(), data]
+    assert loads(buffers) == [text, data]
+
+
+def test_version_is_the_one_that_the_golden_texts_pin() -> None:
+    """A new format comes with golden texts of its own."""
+    assert values.VALUES_VERSION == 1
+
+
+@given(strategies.VALUES)
+def test_values_come_back_equal(value: Any) -> None:
+    """Nested values of every supported type keep value, type and order."""
+    assert same(loads(dumps(value)), value)
+
+
+@strategies.FEW
+@given(strategies.VALUES)
+def test_buffers_may_be_memoryviews(value: Any) -> None:
+    """pyzmq hands out memoryviews; they decode like bytes."""
+    assert same(loads([memoryview(buffer) for buffer in dumps(value)]), value)
+
+
+@pytest.mark.parametrize("size", [LARGE_BYTES - 1, LARGE_BYTES, LARGE_BYTES + 1])
+def test_large_pieces_come_back_equal(size: int) -> None:
+    """On either side of the threshold, text and bytes come back; lone surrogates too."""
+    value = ["a" * size, b"\xff" * size, "é" * size, "\udc80" + "a" * size]
+    assert loads(dumps(value)) == value
+
+
+def test_adjacent_surrogates_stay_apart() -> None:
+    """Two surrogates that stand side by side are not the character they would make in UTF-16."""
+    assert loads(dumps("\ud83d\ude00")) == "\ud83d\ude00"
+
+
+def test_what_is_decoded_is_fresh() -> None:
+    """Two readings of the same buffers share nothing that can be changed."""
+    buffers = dumps({"a": [1]})
+    first = loads(buffers)
+    first["a"].append(2)
+    assert loads(buffers) == {"a": [1]}
+
+
+@pytest.mark.parametrize(
+    ("value", "arrives"),
+    [
+        (bytearray(b"ab"), b"ab"),
+        (memoryview(b"abcd")[::2], b"ac"),
+        (Color.RED, "red"),
+        (Level.HIGH, 3),
+        ({Level.HIGH: Color.RED}, {3: "red"}),
+        (collections.OrderedDict(b=1, a=2), {"b": 1, "a": 2}),
+        (collections.Counter("aab"), {"a": 2, "b": 1}),
+        (types.MappingProxyType({"a": 1}), {"a": 1}),
+        (range(3), [0, 1, 2]),
+        ({"a": 1}.keys(), ["a"]),
+        ({"a": 1}.values(), [1]),
+        ({"a": 1}.items(), [("a", 1)]),
+        (PurePosixPath("/a"), Path("/a")),
+        ({Point(1, 2): {range(2)}}, {(1, 2): {(0, 1)}}),
+        (type("MyInt", (int,), {})(5), 5),
+        (type("MyFloat", (float,), {})(0.5), 0.5),
+        (type("MyStr", (str,), {})("s"), "s"),
+        (type("MyBytes", (bytes,), {})(b"s"), b"s"),
+        (type("MyList", (list,), {})([1]), [1]),
+        (type("MyTuple", (tuple,), {})([1]), (1,)),
+        (type("MySet", (set,), {})([1]), {1}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_kin_of_supported_types_arrive_as_these(value: Any, arrives: Any) -> None:
+    """Subclasses and views cross as the plain type that they are at heart."""
+    assert same(loads(dumps(value)), arrives)
+
+
+def test_a_dataclass_arrives_as_a_record() -> None:
+    """Its fields read as items and as attributes, and keep their types; the class itself does not cross."""
+    page = loads(dumps(Page("t", [(1, 2)])))
+    assert page == {"title": "t", "items": [(1, 2)]}
+    assert (type(page), page.record_type) == (Record, "Page")
+    assert page.title == "t"
+    assert json.loads(json.dumps(page)) == {"title": "t", "items": [[1, 2]]}
+    assert repr(page) == "Page(title='t', items=[(1, 2)])"
+
+
+def test_a_namedtuple_also_reads_by_position() -> None:
+    """Indices and slices work beside names."""
+    point = loads(dumps(Point(1, 2)))
+    assert (type(point), point.record_type) == (SequenceRecord, "Point")
+    assert (point.x, point["y"], point[0], point[-1], point[:]) == (1, 2, 1, 2, [1, 2])
+
+
+def test_a_missing_field_is_named() -> None:
+    """An attribute that is no field raises what attributes raise."""
+    with pytest.raises(AttributeError, match="Page has no field 'nope'"):
+        _ = Record("Page", {}).nope
+
+
+@pytest.mark.parametrize("value", [Page("t", []), Point(1, 2)], ids=["dataclass", "namedtuple"])
+def test_a_record_crosses_again_unchanged(value: Any) -> None:
+    """What a cell got as a record, it can send back as the same record."""
+    once = loads(dumps(value))
+    twice = loads(dumps(once))
+    assert (type(twice), twice, twice.record_type) == (type(once), once, once.record_type)
+
+
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))],
+    ids=["copy", "deepcopy", "pickle"],
+)
+def test_a_record_can_be_copied(duplicate: Any) -> None:
+    """DSPy copies inputs and results, so copies and pickles of a record are records."""
+    record = loads(dumps(Point(1, [2])))
+    again = None
+    with contextlib.suppress(RecursionError):  # pytest would take minutes to show it
+        again = duplicate(record)
+    assert again is not None
+    assert (type(again), again, again.record_type) == (SequenceRecord, record, "Point")
+
+
+def test_a_pydantic_model_arrives_as_a_record() -> None:
+    """Fields and extra fields keep their types."""
+    pydantic = pytest.importorskip("pydantic")
+
+    model = pydantic.create_model("Model", a=(Any, ...), __config__={"extra": "allow"})
+    record = loads(dumps(model(a=(1,), b={2})))
+    assert (record, record.record_type) == ({"a": (1,), "b": {2}}, "Model")
+
+
+def test_a_model_with_its_own_serializer_crosses_as_that() -> None:
+    """Where an author chose a serialized form, that is what crosses."""
+    pydantic = pytest.importorskip("pydantic")
+
+    def as_text(self: Any) -> str:
+        return f"<{self.a}>"
+
+    namespace = {
+        "__module__": __name__,
+        "__annotations__": {"a": int},
+        "as_text": pydantic.model_serializer()(as_text),
+    }
+    model = type("Image", (pydantic.BaseModel,), namespace)
+    assert loads(dumps([model(a=1)])) == ["<1>"]
+
+
+@pytest.mark.parametrize(
+    "value", [object(), len, int, sys, iter([]), lambda: 0, Page, ...], ids=lambda value: repr(value)[:20]
+)
+def test_what_no_codec_carries_is_refused_by_its_type(value: Any) -> None:
+    """The text names the type, however deep it lies."""
+    for holder in (value, [value], {"a": (value,)}, Page("t", [value])):
+        with pytest.raises(UnsupportedValue, match=type(value).__name__):
+            dumps(holder)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *({Point(1, 2)}, frozenset([Point(1)]), {Point(1, 2): "a"}, {(Point(1),): "a"}),
+        *({range(2)}, {range(2): 1}, {HashableDict(a=1)}, {HashableDict(): 1}),
+    ],
+    ids=repr,
+)
+def test_what_is_encoded_can_be_decoded(value: Any) -> None:
+    """A key or set element that would arrive unhashable is refused where it is sent, or arrives hashable."""
+    try:
+        buffers = dumps(value)
+    except UnsupportedValue:
+        return
+    assert len(loads(buffers)) == 1
+
+
+def test_depth_has_a_limit() -> None:
+    """Nesting up to the limit crosses; beyond it, and in a circle, it is refused."""
+    deepest = nested(MAX_DEPTH + 1)
+    assert loads(dumps(deepest)) == deepest
+    with pytest.raises(UnsupportedValue, match="nests deeper"):
+        dumps([deepest])
+    circle: list[Any] = []
+    circle.append(circle)
+    with pytest.raises(UnsupportedValue, match="contains itself"):
+        dumps(circle)
+
+
+def test_the_far_side_refuses_depth_too() -> None:
+    """What nests deeper than any sender of ours does ends as the peer's fault, also where json itself gives up."""
+    for depth in (MAX_DEPTH + 10, 100_000):
+        with pytest.raises(RemoteProtocolError):
+            loads([b"[" * depth + b"]" * depth])
+
+
+@strategies.FEW
+@given(strategies.VALUES, st.integers(0, 400))
+def test_the_limit_holds(value: Any, limit: int) -> None:
+    """What dumps returns is never larger than the limit."""
+    try:
+        buffers = dumps(value, max_bytes=limit)
+    except ValueTooLarge:
+        return
+    assert sum(map(len, buffers)) <= limit
+
+
+@pytest.mark.parametrize("value", ["a" * 30_000, [0] * 10_000], ids=["text", "list"])
+def test_a_value_within_the_limit_passes(value: Any) -> None:
+    """A limit of exactly the encoded size is kept."""
+    size = sum(map(len, dumps(value)))
+    assert loads(dumps(value, max_bytes=size)) == value
+    with pytest.raises(ValueTooLarge):
+        dumps(value, max_bytes=size - 1)
+
+
+def test_a_large_value_is_refused_before_it_is_encoded_whole() -> None:
+    """The walk stops where the limit is passed: what comes later is not even looked at."""
+    with pytest.raises(ValueTooLarge):
+        dumps([b"x" * 1000, object()], max_bytes=500)
+
+
+# --- what a hostile peer may send -----------------------------------------------------------------
+
+_TAGS = st.sampled_from(
+    [
+        *("tuple", "set", "frozenset", "dict", "bytes", "text", "str_at", "bytes_at", "float", "int", "complex"),
+        *("datetime", "date", "time", "timedelta", "decimal", "uuid", "path", "record", "object"),
+    ]
+)
+_HOSTILE_TREES = st.recursive(
+    st.one_of(st.integers(-2, 5), st.text(max_size=4), strategies.JSON),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.builds(lambda tag, value: {"$": tag, "v": value}, _TAGS | inner, inner),
+        st.builds(lambda tag: {"$": tag}, _TAGS),
+    ),
+    max_leaves=8,
+)
+
+
+def assert_taken_or_refused(buffers: list[Any]) -> None:
+    with contextlib.suppress(RemoteProtocolError):
+        loads(buffers)
+
+
+@given(st.lists(st.binary(max_size=30), max_size=3))
+@example([])
+def test_any_buffers_are_a_value_or_refused(buffers: list[bytes]) -> None:
+    """Whatever bytes come, nothing but RemoteProtocolError comes of them."""
+    assert_taken_or_refused(buffers)
+
+
+@given(_HOSTILE_TREES, st.lists(st.binary(max_size=5), max_size=2))
+@example({"$": "uuid", "v": 5}, [])
+def test_any_tree_of_tags_is_a_value_or_refused(tree: Any, rest: list[bytes]) -> None:
+    """Whatever stands under a tag, nothing but RemoteProtocolError comes of it."""
+    assert_taken_or_refused([json.dumps(tree).encode(), *rest])
+
+
+@strategies.FEW
+@given(strategies.VALUES, st.data())
+def test_any_damage_is_survived(value: Any, data: st.DataObject) -> None:
+    """A true encoding with bytes changed, dropped or put in is a value or refused."""
+    head = bytearray(dumps(value)[0])
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, max(0, len(head) - 1)))
+        head[place : place + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
+    assert_taken_or_refused([bytes(head)])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"$":"object","v":1}',
+        '{"$":"tuple"}',
+        '{"$":["tuple"],"v":[]}',
+        '{"$":"set","v":[[]]}',
+        '{"$":"dict","v":[[[],1]]}',
+        '{"$":"dict","v":[[1]]}',
+        '{"$":"str_at","v":0}',
+        '{"$":"str_at","v":2}',
+        '{"$":"str_at","v":-1}',
+        '{"$":"str_at","v":true}',
+        '{"$":"str_at","v":1}',
+        '{"$":"bytes","v":"A"}',
+        '{"$":"bytes","v":"=é="}',
+        '{"$":"bytes","v":"Y*Q=="}',
+        '{"$":"int","v":"0xg"}',
+        '{"$":"uuid","v":"1"}',
+        '{"$":"date","v":"yesterday"}',
+        '{"$":"decimal","v":"one"}',
+        '{"$":"record","v":["Page",[]]}',
+        "NaN",
+        "-Infinity",
+        "[1",
+    ],
+)
+def test_what_breaks_the_format_is_refused(text: str) -> None:
+    """Unknown tags, wrong forms and buffers that did not come are the peer's fault."""
+    with pytest.raises(RemoteProtocolError):
+        loads([text.encode(), b"\xff"])
+
+
+def test_a_value_without_buffers_is_refused() -> None:
+    """Even None has one buffer."""
+    with pytest.raises(RemoteProtocolError, match="without buffers"):
+        loads([])
+
+
+def test_a_buffer_is_used_once() -> None:
+    """A few bytes that point to one buffer again and again must not become gigabytes."""
+    with pytest.raises(RemoteProtocolError):
+        loads([b'[{"$":"bytes_at","v":1},{"$":"bytes_at","v":1}]', b"x"])
+
+
+# --- json_form ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "form"),
+    [
+        ((1, {2}, frozenset([3])), [1, [2], [3]]),
+        ({1: (2,), None: 3}, {"1": [2], "None": 3}),
+        (datetime.date(2024, 1, 2), "2024-01-02"),
+        (datetime.datetime(2024, 1, 2, 3), "2024-01-02T03:00:00"),
+        (datetime.time(1), "01:00:00"),
+        (Color.RED, "red"),
+        ([Level.HIGH], [3]),
+        (Page("t", [Point(1)]), {"title": "t", "items": [{"x": 1, "y": None}]}),
+        (b"ab", "b'ab'"),
+        (Decimal("1.0"), "Decimal('1.0')"),
+        (type("MyStr", (str,), {})("s"), "s"),
+        (types.MappingProxyType({"a": 1}), {"a": 1}),
+        ({"a": True, "b": None, "c": 0.5}, {"a": True, "b": None, "c": 0.5}),
+    ],
+    ids=repr,
+)
+def test_json_form(value: Any, form: Any) -> None:
+    """Sets become lists, dates ISO text, records their fields, the rest its repr."""
+    assert same(json_form(value), form)
+
+
+@strategies.FEW
+@given(strategies.VALUES)
+def test_json_form_can_be_dumped(value: Any) -> None:
+    """json.dumps takes whatever json_form returns."""
+    json.dumps(json_form(value))
+
+
+@strategies.FEW
+@given(strategies.JSON)
+def test_json_form_leaves_json_alone(value: Any) -> None:
+    """What is JSON already stays as it is."""
+    assert same(json_form(value), value)
+
+
+def test_json_form_of_a_circle_ends() -> None:
+    """A value that contains itself is cut off."""
+    circle: list[Any] = []
+    circle.append(circle)
+    assert "..." in json.dumps(json_form(circle))

@@ -1,0 +1,156 @@
+"""``guest/inspecting.py`` on the values of libraries: arrays, tables and frames, told without running their code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from daytona_kernel_interp.guest.kernel.inspector import describe
+
+
+class Touched(BaseException):
+    """Code of a value ran. No Exception, so that nothing hides it."""
+
+
+def _touch(*args: Any, **kwargs: Any) -> Any:
+    raise Touched
+
+
+class Mine(np.ndarray):
+    """An array whose class is the code's own."""
+
+    __getattribute__ = __repr__ = __len__ = _touch
+
+
+KNOWN: list[tuple[Any, str, list[int] | None, str | None]] = [
+    (np.arange(6.0).reshape(2, 3), "numpy.ndarray", [2, 3], "float64 [0.0, 1.0, 2.0, …]"),
+    (np.array([object(), "a"]), "numpy.ndarray", [2], "object [<object>, 'a']"),
+    (np.float32(2), "numpy.float32", None, "2.0"),
+    (pd.DataFrame({"a": [1], "b": ["x"]}), "pandas.DataFrame", [1, 2], "columns 'a', 'b'"),
+    (pd.Series([1, 2]), "pandas.Series", [2], "int64 [1, 2]"),
+    (pd.Series(["a", None, "c"], dtype=object), "pandas.Series", [3], "object ['a', None, 'c']"),
+    (pd.Series([1, None], dtype="Int64"), "pandas.Series", [2], "IntegerArray [1, None]"),
+    (pd.Series(list("ab"), dtype="category"), "pandas.Series", [2], "Categorical"),
+    (pd.Series(pd.date_range("2026", periods=2)), "pandas.Series", [2], "DatetimeArray"),
+    (pd.Series([1, 2], dtype="int32[pyarrow]"), "pandas.Series", [2], "int32 [1, 2]"),
+    (pd.Series(range(100)), "pandas.Series", [100], "int64 [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, …]"),
+    (pd.DataFrame([[1, 2]], columns=pd.CategoricalIndex(["x", "y"])), "pandas.DataFrame", [1, 2], ""),
+    (pd.DataFrame([[1, 2]], columns=pd.MultiIndex.from_product([["x"], [1, 2]])), "pandas.DataFrame", [1, 2], ""),
+    (pd.DataFrame(), "pandas.DataFrame", [0, 0], ""),
+    (pl.DataFrame({"a": [1], "b": ["x"]}), "polars.DataFrame", [1, 2], "columns 'a', 'b'"),
+    (pl.Series([1, 2]), "polars.Series", [2], "Int64"),
+    (pl.Series([["a"]]), "polars.Series", [1], "List"),
+    (pa.table({"a": [1, 2]}), "pyarrow.Table", [2, 1], "columns 'a'"),
+    (pa.record_batch({"a": [1, 2]}), "pyarrow.RecordBatch", [2, 1], "columns 'a'"),
+    (np.array(["x" * 10**6]), "numpy.ndarray", [1], "str"),
+    (pd.Series(["x" * 10**6] * 2, dtype="str"), "pandas.Series", [2], None),
+    (np.zeros((2, 0)), "numpy.ndarray", [2, 0], "float64 []"),
+    (np.array(5), "numpy.ndarray", [], "int64 [5]"),
+    (np.array(["2026-01-02"], "M8[D]"), "numpy.ndarray", [1], "datetime64"),
+    (pd.DataFrame(np.zeros((3, 2))), "pandas.DataFrame", [3, 2], "columns 0, 1"),
+    (pd.DataFrame({name: [1] for name in "abcdefghijkl"}).iloc[:0], "pandas.DataFrame", [0, 12], None),
+]
+
+
+OWN_ARRAYS: list[Any] = [
+    pd.Series(["a", "b", None]),
+    pd.Series(pd.Categorical(["a", "b", "a"])),
+    pd.Series(pd.date_range("2026-01-01", periods=3, tz="Europe/Berlin")),
+    pd.Series([1, 2, None], dtype="Int64"),
+    pd.Series([1.5, 2.5, 3.5], dtype="double[pyarrow]"),
+    pd.Series(pd.period_range("2026-01", periods=3, freq="M")),
+    pd.Series(pd.interval_range(0, 3)),
+    pd.Series(pd.arrays.SparseArray([0, 0, 1])),
+    pd.DataFrame({"a": [1, 2, 3]}, index=pd.MultiIndex.from_product([["x"], [1, 2, 3]])),
+    pd.DataFrame({"a": ["x", "y", "z"], "b": [1, 2, 3]}, index=pd.CategoricalIndex(list("xyz"))),
+    pd.DataFrame({"a": [True, None, False]}, index=pd.date_range("2026-01-01", periods=3)),
+    pd.DataFrame({"a": pd.array([1, 2, None])}, index=pd.Index(["p", "q", "r"], name="key")),
+]
+
+
+@pytest.mark.parametrize("number", range(len(OWN_ARRAYS)))
+def test_all_arrays_and_indices_of_pandas_are_known(number: int) -> None:
+    """Whatever kind of its own arrays a frame is made of, its shape and its size are told."""
+    value = OWN_ARRAYS[number]
+    size, shape = describe("x", value)[2:4]
+    assert shape == list(value.shape)
+    assert size > 0
+
+
+class Array(pd.api.extensions.ExtensionArray):  # type: ignore[misc]  # pandas has no types here
+    """An array of a column whose class is the code's own."""
+
+    dtype = pd.api.extensions.ExtensionDtype()
+    ndim, size, nbytes, shape = 1, 3, 24, (3,)
+    trusted = True
+
+    def __len__(self) -> int:
+        return 3 if self.trusted else _touch()
+
+    def copy(self) -> Array:
+        return self
+
+    def __getitem__(self, item: Any) -> Any:
+        return self if self.trusted else _touch()
+
+
+def test_foreign_arrays_in_a_frame_are_their_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pandas would ask such an array, or such an index, for its length; so pandas is not asked, and says the rest."""
+    series, frame = pd.Series(Array()), pd.DataFrame({"a": Array(), "b": [1, 2, 3]})
+    indexed = pd.Series([1, 2, 3], index=Array())
+    monkeypatch.setattr(Array, "trusted", False)
+    assert describe("x", series)[2:5] == [None, [3], "Array"]
+    assert describe("x", frame)[2:5] == [None, [3, 2], "columns 'a', 'b'"]
+    assert describe("x", indexed)[2:5] == [24, None, "int64 [1, 2, 3]"]
+
+
+class Exits:
+    """Lies in the place of what a library keeps in its objects."""
+
+    __class__ = property(_touch)
+    __getattribute__ = __getattr__ = __call__ = __len__ = __iter__ = _touch
+
+
+@pytest.mark.parametrize(
+    ("value", "slot", "size", "shape"),
+    [
+        (pd.DataFrame({"a": [1]}), "_mgr", None, None),
+        (pl.DataFrame({"a": [1]}), "_df", None, None),
+        (pl.Series([1]), "_s", None, None),
+    ],
+    ids=str,
+)
+def test_what_was_put_into_a_librarys_object_is_not_asked(value: Any, slot: str, size: Any, shape: Any) -> None:
+    """Not even by the library's own properties, which would ask it."""
+    value.__dict__[slot] = Exits()
+    assert describe("x", value)[2:5] == [size, shape, ""]
+
+
+@pytest.mark.parametrize(
+    ("value", "cls", "shape", "preview"), KNOWN, ids=[f"{i}-{row[1]}" for i, row in enumerate(KNOWN)]
+)
+def test_known_types(value: Any, cls: str, shape: list[int] | None, preview: str | None) -> None:
+    """Each is told with its shape and a short text."""
+    row = describe("x", value)
+    assert (row[1], row[3]) == (cls, shape)
+    assert preview is None or row[4] == preview
+
+
+def test_a_subclass_of_an_array_is_its_type() -> None:
+    """What code derives from numpy's own class is not asked for anything."""
+    mine = np.ndarray.__new__(Mine, (2,))
+    assert describe("x", mine)[1:] == ["tests.Mine", None, None, "", "variable"]
+
+
+def test_a_property_put_into_pandas_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What code puts in the place of a library's own property is not asked, nor are its methods."""
+    frame = pd.DataFrame({"a": [1, 2]})
+    monkeypatch.setattr(pd.DataFrame, "shape", property(_touch))
+    monkeypatch.setattr(pd.DataFrame, "__len__", _touch)
+    monkeypatch.setattr(pd.DataFrame, "__getattr__", _touch)
+    assert describe("x", frame)[1:5] == ["pandas.DataFrame", 16, [2, 1], "columns 'a'"]

@@ -1,0 +1,478 @@
+"""Tests of ``guest.journal``: what a kernel writes, and what a relay reads of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from daytona_kernel_interp.guest.kernel import journal_writer as journal
+from daytona_kernel_interp.guest.kernel.journal_writer import (
+    DELIMITER,
+    JournalWriter,
+    PendingText,
+    read_journal,
+    read_pending,
+)
+from daytona_kernel_interp.wire.journal import (
+    MAX_FRAMES,
+    MAX_RECORD_BYTES,
+    MAX_SEGMENTS,
+    Record,
+    RecordKind,
+    RecordReader,
+    encode_record,
+    split_frames,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.quick
+
+SMALL_SEGMENT = 2000
+ROOM = 256 * 1024  # of pending text, each stream
+
+
+def message(msg_id: str, size: int = 10) -> list[bytes]:
+    """Return the frames of a message of iopub."""
+    header = json.dumps({"msg_id": msg_id, "msg_type": "stream"}).encode()
+    return [b"topic", DELIMITER, b"signature", header, b"{}", b"{}", b"x" * size, b"buffer"]
+
+
+def parse(pieces: Iterator[bytes]) -> list[Record]:
+    """Return the records that a host makes of what the relay sends."""
+    reader = RecordReader()
+    return [record for piece in pieces for record in reader.feed(piece)]
+
+
+def told(folder: Path, after: str | None = None, cell: str | None = None) -> list[str]:
+    """Read a journal; each record as one word."""
+    words = []
+    for record in parse(read_journal(folder, after, cell)):
+        match record.kind:
+            case RecordKind.IOPUB | RecordKind.OMITTED:
+                frames = split_frames(record.payload)
+                words.append(str(json.loads(frames[frames.index(DELIMITER) + 2])["msg_id"]))
+            case RecordKind.STARTED:
+                words.append(f"+{record.payload.decode()}")
+            case RecordKind.ENDED:
+                words.append(f"-{json.loads(record.payload)['cell']}")
+            case _:
+                words.append(record.kind.name)
+    return words
+
+
+def two_cells(folder: Path) -> JournalWriter:
+    """Write a journal of two cells."""
+    writer = JournalWriter(folder)
+    for cell in ("a", "b"):
+        writer.started(cell)
+        writer.published(message(f"{cell}1"))
+        writer.published(message(f"{cell}2"))
+        writer.ended(cell, {"status": "ok"}, {})
+    return writer
+
+
+ALL = ["+a", "a1", "a2", "-a", "+b", "b1", "b2", "-b"]
+
+
+# --- what is read -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("after", "cell", "words"),
+    [
+        (None, None, ALL[4:]),
+        (None, "a", ALL),
+        (None, "b", ALL[4:]),
+        (None, "c", ["GAP", *ALL]),
+        ("a1", None, ALL[2:]),
+        ("b2", "a", ALL[7:]),
+        ("never", "b", ["GAP", *ALL]),
+        ("a", None, ["GAP", *ALL]),  # a cell's id is no message's
+    ],
+)
+def test_a_journal_is_read_from_where_it_is_asked_for(
+    tmp_path: Path, after: str | None, cell: str | None, words: list[str]
+) -> None:
+    """Behind a message, from a cell, from the last cell; and behind a GAP all there is where that is not there."""
+    two_cells(tmp_path / "j")
+    assert told(tmp_path / "j", after, cell) == words
+
+
+def test_what_goes_in_comes_out(tmp_path: Path) -> None:
+    """Frames and replies are the very same, in the order they were recorded."""
+    writer = JournalWriter(tmp_path / "j")
+    writer.started("cell-\u00fc")
+    writer.published([memoryview(b"a"), bytearray(b""), b"c" * 1000])
+    writer.ended("cell-\u00fc", {"status": "error", "evalue": "\udc80", "what": Path("x")}, {"m": 1})
+    started, published, ended = parse(read_journal(tmp_path / "j", None, None))
+    assert started == Record(RecordKind.STARTED, "cell-\u00fc".encode())
+    assert split_frames(published.payload) == [b"a", b"", b"c" * 1000]
+    assert json.loads(ended.payload) == {
+        "cell": "cell-\u00fc",
+        "content": {"status": "error", "evalue": "\udc80", "what": "x"},
+        "metadata": {"m": 1},
+    }
+
+
+def test_a_cell_that_ran_twice_is_read_from_its_first_start(tmp_path: Path) -> None:
+    """Nothing that was recorded for it is left out."""
+    writer = JournalWriter(tmp_path / "j")
+    for number in (1, 2):
+        writer.started("a")
+        writer.published(message(f"m{number}"))
+    assert told(tmp_path / "j", cell="a") == ["+a", "m1", "+a", "m2"]
+    assert told(tmp_path / "j") == ["+a", "m2"]
+
+
+def test_a_journal_that_is_not_there_is_empty(tmp_path: Path) -> None:
+    """No folder, no segment: nothing, behind a GAP if something was wanted."""
+    assert told(tmp_path / "none") == []
+    assert told(tmp_path / "none", cell="a") == ["GAP"]
+    assert read_pending(tmp_path / "none") == []
+
+
+def test_only_the_user_can_read_it(tmp_path: Path) -> None:
+    """What cells print may be secret."""
+    two_cells(tmp_path / "j")
+    PendingText(tmp_path / "j")
+    assert (tmp_path / "j").stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "j").iterdir()} == {0o600}
+
+
+# --- bounds -------------------------------------------------------------------------------------------------
+
+
+def test_a_journal_is_bounded_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest segments go; the newest output is there, in order, and what is not is said to be missing."""
+    monkeypatch.setattr(journal, "SEGMENT_BYTES", SMALL_SEGMENT)
+    writer = JournalWriter(tmp_path / "j")
+    writer.started("a")
+    for number in range(500):
+        writer.published(message(f"m{number}", 100))
+        size = sum(path.stat().st_size for path in (tmp_path / "j").iterdir())
+        assert size < (MAX_SEGMENTS + 1) * (SMALL_SEGMENT + 400)
+    assert len(list((tmp_path / "j").iterdir())) == MAX_SEGMENTS + 1
+    for cell in ("a", None):  # the last cell is known by name although its start is gone
+        words = told(tmp_path / "j", cell=cell)
+        assert words[:2] == ["GAP", "CONTINUED"]
+        messages = [word for word in words[1:] if word != "CONTINUED"]
+        assert messages == [f"m{number}" for number in range(500 - len(messages), 500)]
+        assert len(messages) > 40
+    assert told(tmp_path / "j", after="m498") == ["m499"]
+
+
+def test_a_huge_message_is_told_without_its_content(tmp_path: Path) -> None:
+    """It keeps its place by its header; its content would cost the rest of the journal."""
+    writer = JournalWriter(tmp_path / "j")
+    writer.started("a")
+    for frames in (message("big", MAX_RECORD_BYTES), message("many") + [b""] * MAX_FRAMES):
+        writer.published(frames)
+    writer.published(message("next"))
+    assert told(tmp_path / "j") == ["+a", "big", "many", "next"]
+    kinds = [record.kind for record in parse(read_journal(tmp_path / "j", None, None))]
+    assert kinds[1:] == [RecordKind.OMITTED, RecordKind.OMITTED, RecordKind.IOPUB]
+    assert told(tmp_path / "j", after="big") == ["many", "next"]
+
+
+def test_what_no_record_can_hold_does_not_spoil_the_rest(tmp_path: Path) -> None:
+    """A reply with a huge error text is told in short, a message with a huge header is a gap; what follows is whole."""
+    writer = JournalWriter(tmp_path / "j")
+    writer.started("a")
+    huge = "x" * (MAX_RECORD_BYTES + 1)
+    writer.published([b"topic", DELIMITER, b"signature", huge.encode()])
+    writer.ended("a", {"status": "error", "execution_count": 7, "ename": "E", "evalue": huge, "traceback": []}, {})
+    writer.started("b")
+    assert told(tmp_path / "j", cell="a") == ["+a", "GAP", "-a", "+b"]
+    content = json.loads(parse(read_journal(tmp_path / "j", None, "a"))[2].payload)["content"]
+    assert (content["status"], content["execution_count"], content["ename"]) == ("error", 7, "E")
+    assert content["traceback"] == []
+
+
+# --- faults -------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_costs_the_journal_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What finds no room is lost without a word to the cell; the next that does stands behind a GAP."""
+    writer = JournalWriter(tmp_path / "j")
+    writer.started("a")
+    writer.published(message("m1"))
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:5]))  # as a disk does that fills up
+    writer.published(message("m2"))
+    monkeypatch.setattr(os, "open", _no_room)
+    writer.published(message("m3"))
+    monkeypatch.undo()
+    writer.published(message("m4"))
+    writer.published(message("m5"))
+    assert told(tmp_path / "j", cell="a") == ["+a", "m1", "GAP", "CONTINUED", "m4", "m5"]
+
+
+def _no_room(*args: Any, **kwargs: Any) -> int:
+    raise OSError(28, "No space left on device")
+
+
+@given(cut=st.integers(0, 10_000))
+def test_a_kernel_killed_in_mid_write_leaves_a_whole_beginning(
+    tmp_path_factory: pytest.TempPathFactory, cut: int
+) -> None:
+    """Cut at any byte, the records before it are read and nothing is made up."""
+    folder = tmp_path_factory.mktemp("j")
+    two_cells(folder)
+    (segment,) = folder.glob("*.seg")
+    data = segment.read_bytes()
+    segment.write_bytes(data[: cut % (len(data) + 1)])
+    words = told(folder, cell="a")
+    if words[:1] == ["GAP"]:  # the cell's start itself was cut
+        words = words[1:]
+    assert words == ALL[: len(words)]
+
+
+@settings(max_examples=60)
+@given(place=st.integers(0, 10_000), garbage=st.binary(min_size=1, max_size=30))
+def test_a_spoiled_journal_never_stops_the_relay(
+    tmp_path_factory: pytest.TempPathFactory, place: int, garbage: bytes
+) -> None:
+    """Code in the sandbox may write anything there: records are sent all the same, and segments behind go on."""
+    folder = tmp_path_factory.mktemp("j")
+    two_cells(folder)
+    (segment,) = folder.glob("*.seg")
+    data = segment.read_bytes()
+    place %= len(data)
+    segment.write_bytes(data[:place] + garbage + data[place + len(garbage) :])
+    (folder / "00000002.seg").write_bytes(encode_record(Record(RecordKind.STARTED, b"last")))
+    for after, cell in ((None, None), ("a1", None), (None, "b")):
+        assert parse(read_journal(folder, after, cell))[-1] == Record(RecordKind.STARTED, b"last")
+
+
+def test_spoiled_bytes_are_a_gap(tmp_path: Path) -> None:
+    """Where records cannot be read any more, that is said."""
+    two_cells(tmp_path / "j")
+    (segment,) = (tmp_path / "j").glob("*.seg")
+    segment.write_bytes(segment.read_bytes() + b"garbage of twelve bytes and more")
+    assert "GAP" in told(tmp_path / "j", cell="a")
+
+
+def test_a_segment_deleted_under_the_reader_is_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer goes on while the relay reads: what it drops meanwhile is said to be missing."""
+    monkeypatch.setattr(journal, "SEGMENT_BYTES", SMALL_SEGMENT)
+    writer = JournalWriter(tmp_path / "j")
+    for number in range(60):
+        writer.published(message(f"m{number}", 100))
+    pieces = read_journal(tmp_path / "j", "m5", None)
+    first = next(pieces)
+    segments = sorted((tmp_path / "j").glob("*.seg"))
+    segments[1].unlink()
+    records = parse(iter([first, *pieces]))
+    gap = records.index(Record(RecordKind.GAP))
+    assert 0 < gap < len(records) - 1
+
+
+def test_a_reader_beside_the_writer_sees_whole_records_in_order(tmp_path: Path) -> None:
+    """Whenever it reads, what it gets is a beginning of what was written."""
+    writer, count = JournalWriter(tmp_path / "j"), 3000
+    writer.started("a")
+
+    def write() -> None:
+        for number in range(count):
+            writer.published(message(f"m{number}", number % 700))
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        while thread.is_alive():
+            words = told(tmp_path / "j", cell="a")
+            assert words == ["+a", *(f"m{number}" for number in range(len(words) - 1))]
+    finally:
+        thread.join()
+    assert len(told(tmp_path / "j", cell="a")) == count + 1
+
+
+def test_threads_that_write_at_once_tear_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each record is whole, each thread's in its order, over many segments."""
+    monkeypatch.setattr(journal, "SEGMENT_BYTES", 100_000)
+    writer = JournalWriter(tmp_path / "j")
+
+    def write(name: str) -> None:
+        for number in range(300):
+            writer.published(message(f"{name}{number}", 100))
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    words = told(tmp_path / "j")
+    for name in "abcd":
+        assert [word for word in words if word[0] == name] == [f"{name}{number}" for number in range(300)]
+
+
+def test_a_forked_child_writes_nothing(tmp_path: Path) -> None:
+    """Its messages go through its parent, which records them."""
+    program = (
+        "import os, sys; from pathlib import Path\n"
+        "from daytona_kernel_interp.guest.kernel.journal_writer import JournalWriter\n"
+        "writer = JournalWriter(Path(sys.argv[1]))\n"
+        "writer.started('parent')\n"
+        "if os.fork() == 0:\n"
+        "    writer.published([b'child'])\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "j")], check=True, timeout=30)
+    assert told(tmp_path / "j") == ["+parent"]
+
+
+# --- pending text -----------------------------------------------------------------------------------------------
+
+
+def pending(folder: Path) -> list[tuple[str, str, str]]:
+    """Return name, cell and text of what is pending."""
+    records = read_pending(folder)
+    assert all(record.kind is RecordKind.PENDING for record in records)
+    return [(facts["name"], facts["cell"], facts["text"]) for facts in (json.loads(r.payload) for r in records)]
+
+
+def test_pending_text_is_what_was_not_published(tmp_path: Path) -> None:
+    """What was added and not published stands there, of each stream by itself."""
+    text = PendingText(tmp_path / "j")
+    assert pending(tmp_path / "j") == []
+    text.add("stdout", "a", "one ")
+    text.add("stderr", "a", "oh")
+    text.add("stdout", "a", "two\u00fc")
+    assert pending(tmp_path / "j") == [("stdout", "a", "one two\u00fc"), ("stderr", "a", "oh")]
+    text.published("stdout", 4)
+    assert pending(tmp_path / "j") == [("stdout", "a", "two\u00fc"), ("stderr", "a", "oh")]
+    text.published("stdout", text.taken("stdout"))
+    text.published("stderr", 2)
+    assert pending(tmp_path / "j") == []
+    text.add("stderr", "b", "next")
+    assert pending(tmp_path / "j") == [("stderr", "b", "next")]
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["stdout", "stderr"]), st.text(max_size=9), st.integers(0, 20)), max_size=20
+    ),
+    filler=st.integers(0, 40),
+)
+def test_pending_text_is_a_queue(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, int]], filler: int
+) -> None:
+    """However it is added and published, the rest is right, to the byte, also around the ring's end."""
+    folder = tmp_path_factory.mktemp("j")
+    text, held = PendingText(folder), {"stdout": b"", "stderr": b""}
+    for name in held:
+        text.add(name, "c", "x" * (ROOM - filler))
+        text.published(name, ROOM - filler)
+    for name, added, published in steps:
+        text.add(name, "c", added)
+        held[name] += added.encode("utf-8", "replace")
+        published = min(published, len(held[name]))
+        text.published(name, text.start(name) + published)
+        held[name] = held[name][published:]
+        assert text.taken(name) - text.start(name) == len(held[name])
+    expected = [(name, "c", data.decode("utf-8", "replace")) for name, data in held.items() if data]
+    assert pending(folder) == expected
+
+
+def test_pending_text_is_bounded(tmp_path: Path) -> None:
+    """What finds no room is not covered and does no harm to its neighbour; what is published makes room."""
+    text = PendingText(tmp_path / "j")
+    text.add("stderr", "a", "safe")
+    text.add("stdout", "a", "x" * (ROOM - 1))
+    text.add("stdout", "a", "yy")
+    text.add("stdout", "a", "z")  # behind a hole
+    assert text.taken("stdout") == ROOM - 1
+    text.add("stdout", "a", "z")
+    assert text.taken("stdout") == ROOM
+    assert pending(tmp_path / "j")[1] == ("stderr", "a", "safe")
+    text.published("stdout", ROOM - 1)
+    text.add("stdout", "a", "y")
+    assert pending(tmp_path / "j")[0] == ("stdout", "a", "zy")
+
+
+def test_text_is_pending_until_its_message_is_in_the_journal(tmp_path: Path) -> None:
+    """A death between the message and the note that it is published neither doubles the text nor loses it."""
+    folder = tmp_path / "j"
+    text = PendingText(folder)
+    writer = JournalWriter(folder, text)
+    writer.started("a")
+    text.add("stdout", "a", "printed")
+    end = text.taken("stdout")
+    text.add("stdout", "a", "\n")
+    text.announce("stdout", end)
+    assert pending(folder) == [("stdout", "a", "printed\n")]
+    writer.published(message("m1"))
+    assert pending(folder) == [("stdout", "a", "\n")]
+    segment = folder / "00000001.seg"
+    os.truncate(segment, segment.stat().st_size - 1)  # the message was not written in whole, so it was not sent
+    assert pending(folder) == [("stdout", "a", "printed\n")]
+
+
+def test_only_the_thread_that_announced_a_text_publishes_it(tmp_path: Path) -> None:
+    """A display of another thread that comes between is not taken for it, nor is the thread's next message."""
+    folder = tmp_path / "j"
+    text = PendingText(folder)
+    writer = JournalWriter(folder, text)
+    text.add("stdout", "a", "one")
+    text.announce("stdout", text.taken("stdout"))
+    other = threading.Thread(target=writer.published, args=(message("display"),))
+    other.start()
+    other.join()
+    assert pending(folder) == [("stdout", "a", "one")]
+    writer.published(message("m1"))
+    assert pending(folder) == []
+    text.add("stdout", "a", "two")
+    writer.published(message("status"))
+    assert pending(folder) == [("stdout", "a", "two")]
+
+
+@pytest.mark.parametrize("cell", ["\u00fc" * 100, "x" * 500, "\udc80", ""])
+def test_a_cell_of_any_name_does_no_harm(tmp_path: Path, cell: str) -> None:
+    """Clients choose the ids of their requests; one that finds no room is cut."""
+    text = PendingText(tmp_path / "j")
+    text.add("stdout", cell, "abc")
+    text.published("stdout", 1)
+    text.add("stdout", cell, "d")
+    ((_, _, left),) = pending(tmp_path / "j")
+    assert left == "bcd"
+
+
+def test_pending_text_outlives_a_killed_process(tmp_path: Path) -> None:
+    """What stands there when SIGKILL comes is read afterwards."""
+    program = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from daytona_kernel_interp.guest.kernel.journal_writer import PendingText\n"
+        "PendingText(Path(sys.argv[1])).add('stdout', 'a', 'last words')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "j")], check=False, timeout=30)
+    assert done.returncode == -signal.SIGKILL
+    assert pending(tmp_path / "j") == [("stdout", "a", "last words")]
+
+
+@given(data=st.binary(max_size=400), size=st.integers(0, 3 * ROOM))
+def test_a_spoiled_pending_file_is_some_text_or_none(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, size: int
+) -> None:
+    """Code in the sandbox may write anything there, of any length: what is read of it is bounded."""
+    folder = tmp_path_factory.mktemp("j")
+    PendingText(folder).add("stderr", "a", "true")
+    with (folder / "pending").open("r+b") as file:
+        file.write(data)
+        file.truncate(size)
+    found = pending(folder)
+    assert len(found) <= 2
+    assert sum(len(text) for _, _, text in found) <= 2 * ROOM

@@ -1,0 +1,90 @@
+"""Tests of ``guest.lines``: lines that are redrawn, and lines without end."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daytona_kernel_interp.client.output_text import plain_text
+from daytona_kernel_interp.guest.kernel import line_buffer as lines
+from daytona_kernel_interp.guest.kernel.line_buffer import LongLines, Redraws
+
+pytestmark = pytest.mark.quick
+
+_TEXTS = st.lists(st.text(st.sampled_from("ab\n\ré"), max_size=12), max_size=12)
+
+
+class Clock:
+    """Time that passes by as much at each look."""
+
+    def __init__(self, step_s: float) -> None:
+        self.now, self.step_s = 0.0, step_s
+
+    def __call__(self) -> float:
+        self.now += self.step_s
+        return self.now
+
+
+@given(texts=_TEXTS, watched=st.booleans(), held=st.integers(0, 20))
+def test_a_redrawn_line_reads_the_same(texts: list[str], watched: bool, held: int) -> None:
+    """However the text was cut into writes and whoever watched: a model reads what it would have read of all of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "_STATE_CHARS", held)
+        redraws, out = Redraws(Clock(1)), ""
+        for text in texts:
+            out += redraws.feed(text)
+            if watched and redraws.pending:
+                out += redraws.show()
+        assert plain_text(out + redraws.finish()) == plain_text("".join(texts))
+
+
+@given(texts=_TEXTS)
+def test_what_is_settled_is_each_line_once(texts: list[str]) -> None:
+    """With nobody watching: no state in between, but for what stood there before the first redraw."""
+    redraws = Redraws()
+    out = "".join(map(redraws.feed, texts)) + redraws.finish()
+    assert all(line.count("\r") <= 1 for line in out.split("\n"))
+    assert sum(map(len, texts)) >= len(out) - out.count("\r")
+
+
+def test_text_without_redraws_is_not_held_back() -> None:
+    """It goes out as it comes, also in the middle of a line."""
+    redraws = Redraws()
+    assert [redraws.feed(text) for text in ("a", "b\nc", "\r", "d", "\n", "e")] == ["a", "b\nc", "", "", "\rd\n", "e"]
+
+
+def test_states_are_shown_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not more often than there is something to see, and not for ever."""
+    redraws, shown = Redraws(Clock(lines.REDRAW_S / 4)), 0
+    for number in range(100):
+        redraws.feed(f"\r{number}")
+        shown += bool(redraws.show())
+    assert 20 < shown < 60
+    redraws = Redraws(Clock(1))
+    size = 0
+    for number in range(10_000):
+        redraws.feed(f"\r{number:99}")
+        size += len(redraws.show())
+    assert lines.REDRAWN_CHARS - 200 < size <= lines.REDRAWN_CHARS
+
+
+@given(texts=_TEXTS, limit=st.integers(0, 12), held=st.integers(0, 6))
+def test_a_long_line_is_cut_in_its_middle(texts: list[str], limit: int, held: int) -> None:
+    """Whatever the writes: a line within the limit is whole, of another there are both ends and a true count."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "_HELD_CHARS", held)
+        long_lines = LongLines(limit, lambda left_out: f"<{left_out}>")
+        out = "".join(map(long_lines.feed, texts)) + long_lines.finish()
+    half = limit // 2
+    for line, whole in zip(out.split("\n"), "".join(texts).split("\n"), strict=True):
+        cut = f"{whole[:half]}<{len(whole) - 2 * half}>{whole[len(whole) - half :]}"
+        assert line == (whole if len(whole) <= 2 * half else cut)
+
+
+def test_a_line_without_end_is_not_kept_whole() -> None:
+    """Of a gigabyte in one line a kernel holds its two ends."""
+    long_lines = LongLines(1000, str)
+    for _ in range(1000):
+        long_lines.feed("x" * 100_000)
+        assert sum(map(len, long_lines._held)) < 300_000

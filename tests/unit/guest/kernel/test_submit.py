@@ -1,0 +1,120 @@
+"""Tests of ``guest.submit``."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daytona_kernel_interp.guest.kernel.submit import SubmitSignal, make_submit, schema
+from daytona_kernel_interp.wire.comm import Field
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+pytestmark = pytest.mark.quick
+
+FIELDS = (Field("answer", "str"), Field("score", "int"))
+
+
+def submit(fields: Sequence[Field] | None, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Call SUBMIT and return what it sent."""
+    sent: list[dict[str, Any]] = []
+    with pytest.raises(SubmitSignal):
+        make_submit(fields, sent.append)(*args, **kwargs)
+    assert len(sent) == 1
+    return sent[0]
+
+
+def refusal(fields: Sequence[Field] | None, *args: Any, **kwargs: Any) -> str:
+    """Call SUBMIT wrongly and return what it says; nothing may have been sent."""
+    sent: list[dict[str, Any]] = []
+    with pytest.raises(TypeError) as refused:
+        make_submit(fields, sent.append)(*args, **kwargs)
+    assert sent == []
+    return str(refused.value)
+
+
+@given(st.integers(0, 2))
+def test_fields_go_by_position_or_by_name(positional: int) -> None:
+    """Every way to write the call sends the same answer, in the order of the fields."""
+    answer = {"answer": "a", "score": 1}
+    values = list(answer.items())
+    sent = submit(FIELDS, *(v for _, v in values[:positional]), **dict(reversed(values[positional:])))
+    assert list(sent.items()) == values
+
+
+def test_without_declared_fields_there_is_one() -> None:
+    """Modules without output fields submit one value, called output."""
+    assert submit(None, 5) == {"output": 5}
+    assert submit(None, output=[1]) == {"output": [1]}
+
+
+def test_no_fields_take_no_value() -> None:
+    """A signature without outputs is submitted empty."""
+    assert submit([]) == {}
+
+
+@pytest.mark.parametrize("value", [None, 0, "", []])
+def test_a_falsy_answer_is_an_answer(value: Any) -> None:
+    """None and its like are values like any other."""
+    assert submit(None, value) == {"output": value}
+
+
+@pytest.mark.parametrize("name", ["class", "two words", "self", "args", "send"])
+def test_any_field_name_can_be_submitted(name: str) -> None:
+    """A field that is no identifier, or a name of our own, is given by keyword or position."""
+    assert submit([Field(name)], **{name: 1}) == {name: 1}
+    assert submit([Field(name)], 1) == {name: 1}
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "why"),
+    [
+        ((), {}, "is missing 'answer', 'score'"),
+        (("a",), {}, "is missing 'score'"),
+        (("a", 1, 2), {}, "takes 2 values but 3 were given"),
+        (("a", 1), {"answer": "b"}, "got field 'answer' twice"),
+        ((), {"answer": "a", "scores": 1}, "has no field 'scores' (did you mean 'score'?); is missing 'score'"),
+        ((), {"zzz": 1}, "has no field 'zzz'; is missing"),
+    ],
+)
+def test_a_wrong_call_is_explained(args: tuple[Any, ...], kwargs: dict[str, Any], why: str) -> None:
+    """Everything that is wrong is said at once, with the call as it should be; nothing is sent."""
+    text = refusal(FIELDS, *args, **kwargs)
+    assert why in text
+    assert text.startswith("SUBMIT() ")
+    assert text.endswith("Expected: SUBMIT(answer: str, score: int)")
+
+
+def test_schema_shows_types_where_there_are_some() -> None:
+    """A field without a type is its name alone."""
+    assert schema([Field("a"), Field("b", "list[str]")]) == "SUBMIT(a, b: list[str])"
+    assert schema([]) == "SUBMIT()"
+
+
+def test_help_shows_the_call() -> None:
+    """Name, signature and docstring are those that a model asks for."""
+    function = make_submit(FIELDS, lambda fields: None)
+    assert function.__name__ == function.__qualname__ == "SUBMIT"
+    assert str(inspect.signature(function)) == "(answer, score)"
+    assert "SUBMIT(answer: str, score: int)" in str(function.__doc__)
+
+
+def test_the_signal_passes_except_exception() -> None:
+    """Code that guards itself against failures does not swallow the end of the run."""
+    assert issubclass(SubmitSignal, BaseException)
+    assert not issubclass(SubmitSignal, Exception)
+
+
+def test_an_answer_that_cannot_be_sent_does_not_end_the_cell() -> None:
+    """What sending raises reaches the code in place of the signal."""
+
+    def refuse(fields: dict[str, Any]) -> None:
+        raise TypeError("cannot send")
+
+    with pytest.raises(TypeError, match="cannot send"):
+        make_submit(FIELDS, refuse)("a", 1)

@@ -1,0 +1,55 @@
+"""Tests of ``outcome``: what a hostile kernel sends as a cell's value or answer. True cells are tested with kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from daytona_kernel_interp.client.output_collector import Cell
+from daytona_kernel_interp.codec.records import Record, SequenceRecord
+from daytona_kernel_interp.codec.values import dumps
+from daytona_kernel_interp.interpreter.result import returned, submitted
+from daytona_kernel_interp.wire.protocol_errors import RemoteProtocolError
+from tests.unit import strategies
+
+HUGE = 10**100_000  # Python refuses to write it
+
+
+def cell(value: Any) -> Cell:
+    """Return a cell that showed a result, whatever the value that came with it."""
+    made = Cell("1")
+    made.value = dumps(value)
+    content = {"data": {"text/plain": "shown"}, "metadata": {}}
+    list(made.receive_iopub({"header": {"msg_type": "execute_result"}, "content": content}))
+    return made
+
+
+def library_values() -> list[Any]:
+    np = pytest.importorskip("numpy", reason="numpy is not installed in this environment")
+    pd = pytest.importorskip("pandas", reason="pandas is not installed in this environment")
+    pl = pytest.importorskip("polars", reason="polars is not installed in this environment")
+    frames = [pd.DataFrame({"a": [1, 2]}), pl.DataFrame({"a": [1]}), pd.NA, np.arange(3)]
+    return [*frames, *([each] for each in frames), SequenceRecord("x", {"a": np.arange(3)}), {pd.NA: 1}]
+
+
+def test_what_json_does_not_have_is_shown_by_its_repr() -> None:
+    """Frames have no truth, arrays no single one, and of some numbers there is no text: none of that is raised."""
+    for value in [HUGE, [HUGE], {"a": HUGE}, "\ud800", *library_values()]:
+        assert returned(cell(value), "", raw_only=False) == "shown"
+    assert returned(cell([1, 2]), "", raw_only=False) == [1, 2]
+
+
+@given(strategies.VALUES)
+def test_any_value_is_returned_or_shown(value: Any) -> None:
+    """Whatever it is, there is something to return."""
+    returned(cell(value), "", raw_only=False)
+
+
+def test_an_answer_is_a_dict_of_the_fields() -> None:
+    """Nothing else passes for one, however it compares."""
+    assert submitted(dumps({"a": HUGE}), ["a"]) == {"a": HUGE}
+    for value in [HUGE, [], "a", {"b": 1}, {1: 2}, {("a",): 1}, Record("x", {"a": 1}), *library_values()]:
+        with pytest.raises(RemoteProtocolError, match="are not the output fields"):
+            submitted(dumps(value), ["a"])

@@ -1,0 +1,258 @@
+"""Tests of ``rlm_keyword``: lending an interpreter, and the keyword on any version of DSPy."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import inspect
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+dspy = pytest.importorskip("dspy")
+
+from daytona_kernel_interp.interpreter.rlm_patch import Borrowed, Lease, install  # noqa: E402  (imports dspy)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.dspy
+
+
+class FakeInterpreter:
+    """What RLM needs of an interpreter, written down."""
+
+    execution_instructions = "Be brief."
+
+    def __init__(self, tools: dict[str, Callable[..., str]] | None = None) -> None:
+        self.tools: dict[str, Callable[..., str]] = dict(tools or {})
+        self.output_fields: list[dict[str, str]] | None = None
+        self.done: list[Any] = []
+
+    def start(self) -> None:
+        self.done.append("start")
+
+    def execute(self, code: str, variables: dict[str, Any] | None = None) -> Any:
+        self.done.append((code, variables))
+        return code
+
+    def shutdown(self) -> None:
+        self.done.append("shutdown")
+
+    def spawn(self) -> FakeInterpreter:
+        return FakeInterpreter(self.tools)
+
+
+class Unspawnable(FakeInterpreter):
+    """An interpreter without ``spawn``."""
+
+    spawn = None  # type: ignore[assignment]
+
+
+class FactoryRLM:
+    """``dspy.RLM`` as it is where the keyword was dropped, as far as it matters here."""
+
+    def __init__(self, signature: str, *, interpreter_factory: Any = None) -> None:
+        self.signature, self.factory = signature, interpreter_factory
+
+
+class KeywordRLM:
+    """``dspy.RLM`` as it was."""
+
+    def __init__(self, signature: str, *, interpreter: Any = None) -> None:
+        self.interpreter = interpreter
+
+
+def tool() -> str:
+    return "t"
+
+
+@pytest.fixture
+def patched(monkeypatch: pytest.MonkeyPatch) -> type[FactoryRLM]:
+    """A fresh RLM class with the keyword installed."""
+    monkeypatch.delenv("DAYTONA_KERNEL_RLM_KEYWORD", raising=False)
+    fresh = type("RLM", (FactoryRLM,), {"__init__": FactoryRLM.__init__})
+    monkeypatch.setattr(dspy, "RLM", fresh)
+    assert install() is True
+    return fresh
+
+
+# --- lending ----------------------------------------------------------------------------------------
+
+
+def test_a_lease_is_the_interpreter_for_one_run() -> None:
+    """What the run does reaches the interpreter; its shutdown does not."""
+    interpreter = FakeInterpreter()
+    lease = Borrowed(interpreter)()
+    lease.start()
+    assert lease.execute("1", {"a": 2}) == "1"
+    assert lease.execute("2") == "2"
+    lease.shutdown()
+    assert interpreter.done == ["start", ("1", {"a": 2}), ("2", None)]
+
+
+def test_a_lease_reads_and_writes_through() -> None:
+    """Attributes that RLM sets arrive at the interpreter, and those it reads are the interpreter's."""
+    interpreter = FakeInterpreter()
+    lease = Borrowed(interpreter)()
+    lease.output_fields = [{"name": "answer"}]
+    lease.tools["f"] = tool
+    assert (interpreter.output_fields, interpreter.tools) == ([{"name": "answer"}], {"f": tool})
+    assert lease.execution_instructions == "Be brief."
+    with pytest.raises(AttributeError):
+        _ = lease.nope
+
+
+def test_the_interpreter_comes_back_as_it_was_lent() -> None:
+    """The run's tools and output fields are taken out again; the dict stays the caller's own object."""
+    interpreter = FakeInterpreter({"own": tool})
+    tools = interpreter.tools
+    lease = Borrowed(interpreter)()
+    lease.tools["llm_query"] = tool
+    del lease.tools["own"]
+    lease.output_fields = [{"name": "answer"}]
+    lease.shutdown()
+    assert interpreter.tools is tools
+    assert (interpreter.tools, interpreter.output_fields) == ({"own": tool}, None)
+
+
+def test_one_run_at_a_time() -> None:
+    """While the interpreter is lent, who asks gets a fresh one; afterwards it is lent again."""
+    interpreter = FakeInterpreter()
+    borrowed = Borrowed(interpreter)
+    lease, fresh = borrowed(), borrowed()
+    assert isinstance(lease, Lease)
+    assert isinstance(fresh, FakeInterpreter)
+    assert fresh is not interpreter
+    lease.shutdown()
+    again = borrowed()
+    assert isinstance(again, Lease)
+    again.execute("1")
+    assert interpreter.done == [("1", None)]
+
+
+def test_a_second_shutdown_does_not_end_the_next_lease() -> None:
+    """A lease is given back once: said late again, it touches neither the lock nor the next run's tools."""
+    interpreter = FakeInterpreter()
+    borrowed = Borrowed(interpreter)
+    first = borrowed()
+    first.shutdown()
+    second = borrowed()
+    second.tools["f"] = tool
+    first.shutdown()
+    assert interpreter.tools == {"f": tool}
+    assert not isinstance(borrowed(), Lease)
+
+
+def test_an_interpreter_that_cannot_spawn_says_so() -> None:
+    """The error names the class and the way out."""
+    borrowed = Borrowed(Unspawnable())
+    lease = borrowed()
+    with pytest.raises(dspy.primitives.code_interpreter.CodeInterpreterError, match=r"Unspawnable is in use.*factory"):
+        borrowed()
+    lease.shutdown()
+
+
+def test_a_fresh_interpreter_has_the_callers_own_tools_only() -> None:
+    """Who asks while the interpreter is lent does not get the tools of the run that has it."""
+    borrowed = Borrowed(FakeInterpreter({"own": tool}))
+    lease = borrowed()
+    lease.tools["of the run"] = tool
+    assert borrowed().tools == {"own": tool}
+    lease.shutdown()
+
+
+def test_a_lease_that_is_dropped_is_given_back() -> None:
+    """A run that never shut its lease down does not keep the interpreter lent for ever."""
+    borrowed = Borrowed(Unspawnable())
+    borrowed()
+    gc.collect()
+    assert isinstance(borrowed(), Lease)
+
+
+def test_a_lease_is_a_code_interpreter() -> None:
+    """DSPy checks what a factory returns against its protocol."""
+    assert isinstance(Borrowed(FakeInterpreter())(), dspy.CodeInterpreter)
+
+
+def test_instructions_are_read_from_the_factory() -> None:
+    """RLM asks the factory, not the instance, how to write code."""
+    assert Borrowed(FakeInterpreter()).execution_instructions == "Be brief."
+    assert Borrowed(object()).execution_instructions == ""
+
+
+def test_copies_are_free_to_be_lent() -> None:
+    """A deep copy and a pickle hold an interpreter of their own, lent to nobody."""
+    interpreter = FakeInterpreter({"f": tool})
+    borrowed = Borrowed(interpreter)
+    borrowed()
+    for duplicate in (copy.deepcopy(borrowed), pickle.loads(pickle.dumps(borrowed))):
+        lease = duplicate()
+        assert isinstance(lease, Lease)
+        lease.execute("1")
+        assert lease.tools == {"f": tool}
+    assert interpreter.done == []
+
+
+# --- the keyword ------------------------------------------------------------------------------------
+
+
+def test_both_spellings_work(patched: Any) -> None:
+    """``interpreter=`` becomes a factory that lends; ``interpreter_factory=`` stays what it is."""
+    interpreter = FakeInterpreter()
+    lease = patched("q -> a", interpreter=interpreter).factory()
+    lease.execute("1")
+    assert interpreter.done == [("1", None)]
+    assert patched("q -> a", interpreter_factory=FakeInterpreter).factory is FakeInterpreter
+    assert patched("q -> a").factory is None
+
+
+def test_the_keyword_shows_in_the_signature(patched: Any) -> None:
+    """``help(dspy.RLM)`` and editors show it, and the rest of the signature as it was."""
+    parameters = inspect.signature(vars(patched)["__init__"]).parameters
+    assert list(parameters) == ["self", "signature", "interpreter_factory", "interpreter"]
+
+
+def test_installing_twice_changes_nothing(patched: Any) -> None:
+    """The second call sees that the keyword is there."""
+    first = vars(patched)["__init__"]
+    assert install() is False
+    assert vars(patched)["__init__"] is first
+
+
+def test_both_at_once_are_refused(patched: Any) -> None:
+    """Two answers to one question are an error."""
+    with pytest.raises(TypeError, match="not both"):
+        patched("q -> a", interpreter=FakeInterpreter(), interpreter_factory=FakeInterpreter)
+
+
+@pytest.mark.parametrize(("wrong", "named"), [(FakeInterpreter, "FakeInterpreter"), (5, "int"), ("local", "str")])
+def test_what_is_no_interpreter_is_refused(patched: Any, wrong: Any, named: str) -> None:
+    """A class or anything else in its place is named."""
+    with pytest.raises(TypeError, match=f"not {named}$"):
+        patched("q -> a", interpreter=wrong)
+
+
+@pytest.mark.parametrize("value", ["off", "OFF", "0", "false", "no"])
+def test_the_switch_leaves_dspy_alone(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """With the environment variable off, RLM stays as DSPy ships it."""
+    monkeypatch.setenv("DAYTONA_KERNEL_RLM_KEYWORD", value)
+    fresh = type("RLM", (FactoryRLM,), {"__init__": FactoryRLM.__init__})
+    monkeypatch.setattr(dspy, "RLM", fresh)
+    assert install() is False
+    assert vars(fresh)["__init__"] is FactoryRLM.__init__
+
+
+def test_where_dspy_has_the_keyword_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DSPy's own keyword is left to DSPy."""
+    monkeypatch.setattr(dspy, "RLM", KeywordRLM)
+    original = KeywordRLM.__init__
+    assert install() is False
+    assert KeywordRLM.__init__ is original
+
+
+def test_the_real_rlm_takes_the_keyword() -> None:
+    """On this DSPy, whichever it is, ``dspy.RLM(..., interpreter=...)`` builds a module."""
+    install()
+    assert isinstance(dspy.RLM("question -> answer", interpreter=FakeInterpreter()), dspy.Module)

@@ -1,0 +1,208 @@
+"""Tests of ``inputs``, ``request`` and ``guest.keeping`` together: what is sent, and what the kernel makes of it."""
+
+from __future__ import annotations
+
+import datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daytona_kernel_interp.codec import values
+from daytona_kernel_interp.codec.values import LARGE_BYTES
+from daytona_kernel_interp.guest.kernel.input_cache import Keeping, ValueForgotten, resolve
+from daytona_kernel_interp.interpreter.request import InvalidRequest, Request, prepare
+from daytona_kernel_interp.interpreter.sent_inputs import Inputs
+from daytona_kernel_interp.playback import canonical
+from daytona_kernel_interp.wire.comm import Preamble
+from daytona_kernel_interp.wire.protocol_errors import RemoteProtocolError
+from tests.unit import strategies
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LARGE = "x" * LARGE_BYTES
+
+
+class Pair:
+    """A host's inputs and a kernel's keeping; counts the bytes that pass."""
+
+    def __init__(self, max_bytes: int = 1 << 30) -> None:
+        self.inputs, self.keeping = Inputs(), Keeping(max_bytes)
+        self.sent = 0
+
+    def request(self, **variables: Any) -> Request:
+        return prepare("", variables, {}, None, max_output_chars=None, max_value_bytes=None, inputs=self.inputs)
+
+    def send(self, **variables: Any) -> dict[str, Any]:
+        """Return the variables as they arrive."""
+        request = self.request(**variables)
+        try:
+            return self.take(request)
+        except ValueForgotten:
+            assert request.whole is not None
+            return self.take(request.whole())
+
+    def take(self, request: Request) -> dict[str, Any]:
+        self.sent = sum(map(len, request.buffers))
+        buffers = [memoryview(bytes(buffer)) for buffer in request.buffers]
+        preamble = Preamble.from_value(values.loads(buffers))
+        arrived = {**preamble.variables, **resolve(self.keeping, preamble.kept, buffers)}
+        self.inputs.kernel_has(self.keeping.keys)
+        return arrived
+
+
+def same(left: Any, right: Any) -> bool:
+    """Return whether two values are the same but for their identity, True not being 1."""
+    return repr(left) == repr(right) and type(left) is type(right)
+
+
+SAMPLES: list[Callable[[], Any]] = [
+    lambda: LARGE,
+    lambda: LARGE.encode(),
+    lambda: {"a": [LARGE, {"b": (1, 2.5, None, True)}]},
+    lambda: [LARGE, {1: 2}, 10**30, float("inf"), "\udc80"],
+    lambda: [LARGE, b"x"],
+    lambda: [LARGE, datetime.date(2020, 1, 1)],
+    lambda: bytearray(LARGE_BYTES),
+    lambda: dict.fromkeys(range(LARGE_BYTES)),
+]
+
+
+@pytest.mark.parametrize("make", SAMPLES)
+def test_what_did_not_change_is_not_sent_again(make: Callable[[], Any]) -> None:
+    """Neither the same object nor an equal one; and what arrives is right each time."""
+    pair, value = Pair(), make()
+    expected = values.loads(values.dumps(value))
+    for again, given_value in enumerate([value, value, make()]):
+        assert same(pair.send(v=given_value)["v"], expected)
+        assert (pair.sent < 1000) is bool(again)
+
+
+def test_each_cell_gets_a_value_of_its_own() -> None:
+    """Code may change what it was given; the next cell must not see that."""
+    pair, value = Pair(), {"a": [LARGE]}
+    for _ in range(3):
+        arrived = pair.send(v=value)["v"]
+        assert arrived == value
+        arrived["a"].append("changed")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(1, True), (1, 1.0), (0.0, -0.0), ((1,), [1]), ("1", 1), (b"1", "1"), (None, False), ({1: 2}, {1.0: 2})],
+)
+def test_a_value_changed_in_place_is_sent_again(old: Any, new: Any) -> None:
+    """Also where Python calls old and new equal."""
+    pair, value = Pair(), [LARGE, old]
+    pair.send(v=value)
+    value[1] = new
+    assert same(pair.send(v=value)["v"], [LARGE, new])
+    assert pair.sent > LARGE_BYTES
+
+
+def test_an_array_in_the_place_of_bytes_is_seen() -> None:
+    """They look alike to marshal."""
+    np = pytest.importorskip("numpy", reason="numpy is not installed in this environment")
+    pair, value = Pair(), [LARGE, np.zeros(2, np.int8)]
+    pair.send(v=value)
+    value[1] = np.zeros(1, np.int16)
+    assert pair.send(v=value)["v"][1].dtype == np.int16
+    value[1] = b"\0\0"
+    assert pair.send(v=value)["v"][1] == b"\0\0"
+
+
+@strategies.FEW
+@given(st.lists(strategies.VALUES, min_size=1, max_size=6))
+def test_whatever_is_sent_after_whatever_arrives_as_itself(sequence: list[Any]) -> None:
+    """What the kernel kept before never shows."""
+    pair, sequence = Pair(3 * LARGE_BYTES), [*sequence, *sequence]
+    for value in sequence:
+        expected = values.loads(values.dumps([LARGE, value]))
+        arrived = pair.send(v=[LARGE, value])["v"]
+        assert canonical.same(values.dumps(arrived), values.dumps(expected))  # a set has no order
+
+
+def test_a_value_under_another_name_is_the_same() -> None:
+    """The kernel knows values by their hash."""
+    pair = Pair()
+    pair.send(a=[LARGE])
+    assert pair.send(b=[LARGE]) == {"b": [LARGE]}
+    assert pair.sent < 1000
+
+
+def test_small_values_are_not_kept() -> None:
+    """They cost less than looking for them."""
+    pair = Pair()
+    assert pair.send(a=1, b="x") == {"a": 1, "b": "x"}
+    assert pair.keeping.keys == []
+
+
+def test_what_was_used_longest_ago_is_forgotten_first() -> None:
+    """The kernel's memory is bounded; what was evicted is sent again."""
+    pair = Pair(2 * LARGE_BYTES + 1000)
+    for letter in "aba":
+        pair.send(v=letter * LARGE_BYTES)
+    pair.send(v="c" * LARGE_BYTES)
+    assert len(pair.keeping.keys) == 2
+    assert pair.send(v="a" * LARGE_BYTES)["v"][0] == "a"
+    assert pair.sent < 1000
+    assert pair.send(v="b" * LARGE_BYTES)["v"][0] == "b"
+    assert pair.sent > LARGE_BYTES
+
+
+def test_a_text_counts_as_what_it_takes() -> None:
+    """One emoji makes each of its characters four bytes, which they are not in UTF-8; numbers take more, too."""
+    pair = Pair(10 * LARGE_BYTES)
+    for letter in "abcdefgh":
+        pair.send(v=letter * LARGE_BYTES + "\U0001f600")
+    assert len(pair.keeping.keys) == 2
+    pair = Pair(10 * LARGE_BYTES)
+    for number in range(8):
+        pair.send(v=[number] * LARGE_BYTES)
+    assert sum(map(len, (kept for _, kept, _ in pair.keeping._kept.values()))) <= 10 * LARGE_BYTES
+
+
+def test_one_larger_than_all_there_is_room_for_arrives() -> None:
+    """It is only not kept."""
+    pair = Pair(10)
+    for _ in range(2):
+        assert pair.send(v=LARGE) == {"v": LARGE}
+        assert pair.keeping.keys == []
+
+
+def test_a_kernel_that_forgot_gets_everything_again() -> None:
+    """Code in cells can reach the kernel's memory; another kernel has nothing."""
+    pair = Pair()
+    pair.send(v=[LARGE], w=LARGE)
+    pair.keeping = Keeping()
+    assert pair.send(v=[LARGE], w=LARGE) == {"v": [LARGE], "w": LARGE}
+
+
+def test_a_missing_value_changes_nothing() -> None:
+    """The cell that it was for does not run, so nothing of it is taken in either."""
+    pair = Pair()
+    pair.send(v=LARGE)
+    request = pair.request(v=LARGE, w=[LARGE])
+    pair.keeping = Keeping()
+    with pytest.raises(ValueForgotten):
+        pair.take(request)
+    assert pair.keeping.keys == []
+
+
+def test_a_variable_that_cannot_be_decoded_is_named() -> None:
+    """As for a library that is missing over there."""
+    with pytest.raises(RemoteProtocolError, match=r"variable 'v': values have no tag 'nowhere\.x'"):
+        resolve(Keeping(), [("v", "k", 1)], [b'{"$":"nowhere.x","v":[1,[]]}'])
+
+
+def test_a_variable_that_cannot_be_sent_is_named() -> None:
+    """So is one that is too large, alone or with the others."""
+    with pytest.raises(InvalidRequest, match="Variable 'v' cannot be sent to the kernel: Unsupported value type"):
+        Pair().request(v=lambda: None)
+    limits: dict[str, Any] = {"max_output_chars": None, "max_value_bytes": 100}
+    with pytest.raises(InvalidRequest, match=r"Variable 'v' .* more than 100 bytes"):
+        prepare("", {"v": "x" * 200}, {}, None, **limits)
+    with pytest.raises(InvalidRequest, match="more than 100 bytes"):
+        prepare("", {"v": "x" * 60, "w": "x" * 60}, {}, None, **limits)

@@ -1,0 +1,86 @@
+"""Kernelspecs: what is written, what is refused, and what the command line says."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from daytona_kernel_interp import DaytonaSandbox, LocalSandbox
+from daytona_kernel_interp.cli import command_line as cli
+from daytona_kernel_interp.jupyter.kernelspec import BadOption, describe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_options_are_the_sandboxes_own(tmp_path: Path) -> None:
+    """Every option that JSON can say is the description's; the kernelspec's ``env`` goes over the option's."""
+    found = describe({"sandbox": "daytona", "snapshot": "s", "keep": True, "resume_lifetime": 60}, env={"A": "1"})
+    assert found == DaytonaSandbox(snapshot="s", keep=True, resume_lifetime=60, env={"A": "1"})
+    assert describe({"sandbox": "local"}, cwd=str(tmp_path)) == LocalSandbox(cwd=str(tmp_path))
+    assert describe({"sandbox": "local", "cwd": "/x"}, cwd=str(tmp_path)) == LocalSandbox(cwd="/x")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, 'a kernel\'s option "sandbox" is "daytona" or "local", not null'),
+        ({"sandbox": ["daytona"]}, 'not \\["daytona"\\]'),
+        ({"sandbox": "local", "snapshot": "s"}, "a kernel in the local sandbox has no option 'snapshot'; it has cwd, "),
+        ({"sandbox": "daytona", "resolve": 1}, "has no option 'resolve'"),
+        ({"sandbox": "daytona", "keep": 1}, "a kernel's option 'keep' is true or false, not 1"),
+        ({"sandbox": "daytona", "auto_stop": True}, "'auto_stop' is a whole number, not true"),
+        ({"sandbox": "daytona", "env": {"A": 1}}, "'env' is names with a text each"),
+        (
+            {"sandbox": "daytona", "cpu": 2},
+            "a kernel's options do not fit: cpu, memory and disk come with the snapshot",
+        ),
+    ],
+)
+def test_what_no_kernel_has_is_one_sentence(options: dict[str, Any], says: str) -> None:
+    """The option, what it takes, and what was given."""
+    with pytest.raises(BadOption, match=says) as caught:
+        describe(options)
+    assert "\n" not in str(caught.value)
+
+
+def test_install_and_uninstall(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both kernels, or one with options; what is not ours stays."""
+    kernels = tmp_path / "share" / "jupyter" / "kernels"
+    place = ["--prefix", str(tmp_path)]
+    assert cli.main(["install", *place]) == 0
+    assert "Python (Daytona)" in capsys.readouterr().out
+    named = ["--sandbox", "daytona", "--name", "big"]
+    assert cli.main(["install", *place, *named, "--display-name", "Big", "-o", "snapshot=s", "-o", "keep=true"]) == 0
+    spec = json.loads((kernels / "big" / "kernel.json").read_text())
+    assert (spec["display_name"], spec["metadata"]["kernel_provisioner"]) == (
+        "Big",
+        {"provisioner_name": "daytona-kernel", "config": {"sandbox": "daytona", "snapshot": "s", "keep": True}},
+    )
+    (kernels / "daytona" / "kernel.json").write_text("{}")
+    assert cli.main(["uninstall", *place]) == 0
+    assert cli.main(["uninstall", *place, *named]) == 0
+    assert [path.name for path in kernels.iterdir()] == ["daytona"]
+    capsys.readouterr()
+    assert cli.main(["uninstall", *place]) == 0
+    assert capsys.readouterr().err == f"No kernel of ours is in {kernels}.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--name", "x"], "names and options are for one kernel: say which with --sandbox daytona or local.\n"),
+        (["--sandbox", "local", "-o", "keep"], "'keep' is no option: give NAME=VALUE, such as keep=true.\n"),
+        (["--sandbox", "local", "--name", "a b"], "'a b' is no name of a kernel: "),
+        (["--sandbox", "local", "-o", "keep=true"], "a kernel in the local sandbox has no option 'keep'; it has "),
+        (["--prefix", "/dev/null"], "cannot be written: Not a directory; try --user or --prefix.\n"),
+    ],
+)
+def test_bad_input(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One sentence, and exit code 2; nothing is written."""
+    assert cli.main(["install", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1

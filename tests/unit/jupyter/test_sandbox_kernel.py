@@ -1,0 +1,46 @@
+"""A person's session: what its log says of a relay that does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from daytona_kernel_interp import LocalSandbox
+from daytona_kernel_interp.errors import TunnelLost
+from daytona_kernel_interp.jupyter.sandbox_kernel import PersonalSession
+
+
+class Silent:
+    """A tunnel whose relay answers nothing, or is known to be lost."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self._error = error
+
+    async def signal(self, *_: str) -> None:
+        if self._error is not None:
+            raise self._error
+        await asyncio.Event().wait()
+
+    async def aclose(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("error", "why"), [(None, "no answer came"), (TunnelLost("the relay is gone"), "the relay is gone")]
+)
+async def test_why_a_kernel_is_not_interrupted(
+    error: Exception | None, why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One sentence in the program's log, and the program goes on."""
+    monkeypatch.setattr("daytona_kernel_interp.jupyter.sandbox_kernel.DIAL_S", 0.01)
+    session = PersonalSession(LocalSandbox(), logging.getLogger("test"))
+    try:
+        monkeypatch.setattr(session, "_tunnel", Silent(error))
+        await session.signal("interrupt")
+    finally:
+        await session.aclose()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"The kernel could not be reached to interrupt it: {why}."
+    ]

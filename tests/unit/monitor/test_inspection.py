@@ -1,0 +1,158 @@
+"""``inspected.py``: what a sandbox says of itself, checked, and shown as text and as HTML."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from daytona_kernel_interp.monitor.inspection import Call, Inspection, Running, Variable, clean, parse_look, parse_row
+
+EVIL = "<script>alert(1)</script>\" onclick='x' \x1b]0;t\x07 \u202e \ud800"
+LOOK: dict[str, Any] = {
+    "by": "kernel",
+    "variables": [["x", "int", 28, None, "1", "variable"], ["a", "numpy.ndarray", 96, [3, 4], "…", "variable"]],
+    "left_out": 2,
+    "tools": ["llm_query"],
+    "count": 4,
+    "running": {
+        **{"cell": "id", "code": "a = 1\nwait()\n", "number": 4, "elapsed_s": 100.0, "line": 2},
+        **{"calls": [["llm_query", 2.5]], "tasks": ["fetch"]},
+    },
+}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(),
+    lambda inner: st.lists(inner, max_size=8) | st.dictionaries(st.text(), inner, max_size=5),
+    max_leaves=30,
+)
+
+
+def test_a_look_becomes_an_inspection() -> None:
+    """What kernels say is there, typed, under its name."""
+    found = parse_look(LOOK, "1a2b3c4d")
+    assert found["a"] == Variable("a", "numpy.ndarray", 96, (3, 4), "…")
+    assert found.running == Running("a = 1\nwait()\n", 4, 100.0, 2, (Call("llm_query", 2.5),), ("fetch",))
+    assert (found.left_out, found.tools, found.cells, found.session) == (2, ("llm_query",), 4, "1a2b3c4d")
+    with pytest.raises(KeyError):
+        found["y"]
+
+
+def test_as_text() -> None:
+    """A terminal gets aligned columns, what runs, and what was left out."""
+    assert str(parse_look(LOOK, "").noted("Session 1.")).splitlines() == [
+        "Session 1.",
+        "Cell 4 runs for 1 min 40 s, at line 2: wait()",
+        "It waits for llm_query (2.5 s)",
+        "Tasks: fetch",
+        "NAME  TYPE           SIZE  SHAPE  VALUE",
+        "x     int            28 B         1",
+        "a     numpy.ndarray  96 B  3 x 4  …",
+        "… and 2 older variables.",
+        "Tools: llm_query",
+    ]
+    assert str(Inspection()) == "No cell runs."
+
+
+def test_private_names_are_counted_and_shown_when_asked_for() -> None:
+    """As ``%who`` does, a table leaves names with an underscore out; they are there all the same."""
+    rows = [["_k", "str", 50, [1], "'a'", "variable"], *LOOK["variables"], ["_n", "int", 28, None, "2", "variable"]]
+    found = parse_look({"variables": rows}, "")
+    assert [row[0] for row in found.rows()] == ["x", "a"]
+    assert found["_k"].preview == "'a'"
+    for shown in (str(found), found._repr_html_()):
+        assert "… and 2 private, of names that begin with an underscore." in shown
+        assert "_k" not in shown
+    whole = parse_look({"variables": rows}, "", private=True)
+    assert [row[0] for row in whole.rows()] == ["_k", "x", "a", "_n"]
+    assert "private" not in str(whole)
+    assert [row[0] for row in parse_look({"variables": rows[:1]}, "", "_k").rows()] == ["_k"]
+
+
+def test_of_one_variable_the_relay_tells_that_alone() -> None:
+    """Its summary is of all; what was asked for is shown, or nothing."""
+    summary = {"by": "relay", "summary": LOOK, "age_s": 1.0}
+    found = parse_look(summary, "", "a")
+    assert ([variable.name for variable in found.variables], found.left_out, found.tools) == (["a"], 0, ())
+    assert parse_look(summary, "", "none").variables == ()
+
+
+def test_what_the_relay_says() -> None:
+    """A kernel that does not speak is told so, with its processor, its memory, and how old the summary is."""
+    running = {"code": "sum(range(10**9))", "number": 2, "elapsed_s": 3.0}
+    facts = {
+        "by": "relay",
+        "summary": {**LOOK, "left_out": 0},
+        "age_s": 7.0,
+        "cpu_percent": 99.6,
+        "memory_bytes": 1 << 30,
+    }
+    found = parse_look({**facts, "running": running}, "")
+    assert str(found).splitlines()[:3] == [
+        "The kernel does not speak for 3.0 s: native code holds it. 100 % CPU, 1.1 GB of memory",
+        "Its variables as of 7.0 s ago:",
+        "Cell 2 runs for 3.0 s: sum(range(10**9))",
+    ]
+    assert (found.answered_by, [variable.name for variable in found.variables]) == ("relay", ["x", "a"])
+    assert "No summary" in str(parse_look({"by": "relay", "summary": None}, ""))
+
+
+@settings(max_examples=40)
+@given(look=JSON | st.dictionaries(st.sampled_from([*LOOK, "summary", "age_s", "memory_bytes"]), JSON))
+def test_whatever_a_sandbox_says_can_be_shown(look: Any) -> None:
+    """Nothing that is valid JSON raises; what is wrong in it is left out."""
+    found = parse_look(look if isinstance(look, dict) else {"variables": look}, "")
+    assert isinstance(str(found), str)
+    assert isinstance(found._repr_html_(), str)
+
+
+@settings(max_examples=40)
+@given(row=st.lists(JSON, max_size=8))
+def test_rows_that_are_none(row: list[Any]) -> None:
+    """A row is a variable of the right types, or nothing."""
+    variable = parse_row(row)
+    assert variable is None or (isinstance(variable.name, str) and (variable.size is None or variable.size >= 0))
+
+
+class _Page(html.parser.HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.handlers: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.handlers += [name for name, _ in attrs if name.startswith("on")]
+
+
+def test_nothing_of_a_sandbox_is_markup() -> None:
+    """Tags, attributes, escape sequences and writing direction in any field stay text."""
+    row = [EVIL, EVIL, 1, [2], EVIL, EVIL]
+    running = {"code": EVIL, "number": 1, "elapsed_s": 1, "calls": [[EVIL, 1]], "tasks": [EVIL]}
+    found = parse_look({"variables": [row], "running": running, "tools": [EVIL]}, EVIL).noted(EVIL)
+    page = _Page()
+    page.feed(found._repr_html_())
+    assert page.tags == {"div", "table", "thead", "tbody", "tr", "th", "td", "b", "code"}
+    assert page.handlers == ["onclick"]  # ours
+    assert not any(c in str(found.noted("")) for c in "\x1b\x07\u202e\ud800")
+
+
+def test_the_table_is_bounded() -> None:
+    """A sandbox that says more than it may is cut."""
+    rows = [["n" * 1000, "t" * 1000, 1, [1] * 100, "p" * 100_000, "variable"]] * 5000
+    found = parse_look({"variables": rows, "tools": ["t"] * 5000}, "")
+    assert (len(found.variables), len(found.tools)) == (1000, 200)
+    variable = found.variables[0]
+    assert (len(variable.name), len(variable.type), len(variable.preview)) == (200, 140, 10_000)
+    assert len(variable.shape or ()) == 32
+
+
+def test_clean_keeps_text() -> None:
+    """Letters of all scripts stay; lines stay where they may."""
+    assert clean("é中 ok\n", 10) == "é中 ok "
+    assert clean("a\nb", 10, lines=True) == "a\nb"
+    assert clean("a\x1b[31mb", 20) == "a\ufffd[31mb"
+    assert json.dumps(clean("\ud800", 5)) == '"\\ufffd"'

@@ -1,0 +1,124 @@
+"""A program held to a recording, step by step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daytona_kernel_interp.errors import ReplayMismatch
+from daytona_kernel_interp.playback.matcher import TOKEN, Follower
+from daytona_kernel_interp.wire.comm import Parameter, ToolSpec
+from tests.transcripts import LLM_QUERY, SEARCH, Maker
+from tests.unit.strategies import FEW, VALUES
+
+SETUP = {TOKEN: "of another process"}
+
+
+def follower(maker: Maker) -> Follower:
+    return Follower(maker.transcript(), "run.ipynb")
+
+
+@FEW
+@given(steps=st.lists(st.tuples(st.text(max_size=5), st.dictionaries(st.sampled_from("abc"), VALUES)), max_size=5))
+def test_the_recorded_steps_are_followed(steps: list[tuple[str, dict[str, Any]]]) -> None:
+    """Whatever was recorded, asking for the same gets the entries in order, and nothing is left."""
+    maker = Maker()
+    entries = [maker.add(code, variables=variables) for code, variables in steps]
+    following = follower(maker)
+    for entry, (code, variables) in zip(entries, steps, strict=True):
+        assert following.step(code, variables, (), None) is entry
+    assert following.left == 0
+
+
+def test_other_code_shows_a_diff() -> None:
+    """The text shows what differs from the step that was due."""
+    maker = Maker()
+    maker.add("print(1)\nprint(2)")
+    with pytest.raises(ReplayMismatch) as caught:
+        follower(maker).step("print(1)\nprint(3)", {}, (), None)
+    text = str(caught.value)
+    assert text.startswith("Step 0 of run.ipynb has other code than was asked for:\n--- recorded (step 0)\n+++ now\n")
+    assert "-print(2)\n+print(3)" in text
+
+
+def test_the_nearest_step_is_shown() -> None:
+    """Code that is nearer to another step than to the one due is compared with that."""
+    maker = Maker()
+    for code in ("import os", "total = sum(numbers)\nprint(total)", "SUBMIT(1)"):
+        maker.add(code)
+    with pytest.raises(ReplayMismatch, match=r"Step 0 of run\.ipynb .*; the nearest recorded step is 1:\n") as caught:
+        follower(maker).step("total = sum(values)\nprint(total)", {}, (), None)
+    assert "-total = sum(numbers)\n+total = sum(values)" in str(caught.value)
+    with pytest.raises(ReplayMismatch, match="the nearest recorded step is 2, which has this very code"):
+        follower(maker).step("SUBMIT(1)", {}, (), None)
+
+
+def test_a_step_too_many() -> None:
+    """After the last one the text says how many there were."""
+    maker = Maker()
+    maker.add("a")
+    following = follower(maker)
+    following.step("a", {}, (), None)
+    with pytest.raises(ReplayMismatch, match=r"run\.ipynb ends after 1 steps, and a further one was asked for"):
+        following.step("b", {}, (), None)
+    with pytest.raises(ReplayMismatch, match="ends after 0 steps"):
+        follower(Maker()).step("b", {}, (), None)
+
+
+def test_other_values() -> None:
+    """A variable that differs is named, with what differs in it; so is one too many."""
+    maker = Maker()
+    maker.add("a", variables={"text": "one\ntwo\n" * 100, "n": 1})
+    with pytest.raises(ReplayMismatch) as caught:
+        follower(maker).step("a", {"text": "one\ntwo\n" * 99 + "one\nthree\n", "n": 1}, (), None)
+    assert "Step 0 of run.ipynb has another value of the variable 'text':" in str(caught.value)
+    assert "-two\n+three" in str(caught.value)
+    with pytest.raises(ReplayMismatch, match="recorded are n, text; asked for are text"):
+        follower(maker).step("a", {"text": ""}, (), None)
+
+
+def test_a_large_value_is_encoded_once_and_still_checked() -> None:
+    """The same text at every step is known again; another one of the same size is not taken for it."""
+    text = "a" * 100_000
+    maker = Maker()
+    for _ in range(3):
+        maker.add("a", variables={"text": text, "items": [1, {"b"}]})
+    following = follower(maker)
+    for _ in range(2):
+        following.step("a", {"text": text, "items": [1, {"b"}]}, (), None)
+    with pytest.raises(ReplayMismatch, match="another value of the variable 'text'"):
+        following.step("a", {"text": "b" + text[1:], "items": [1, {"b"}]}, (), None)
+
+
+def test_tools_and_fields() -> None:
+    """Other tools, parameters or output fields than the recorded are told; docs and DSPy's own signatures are not."""
+    maker = Maker()
+    maker.submitted("a", {"n": 1}, tools=[SEARCH, LLM_QUERY])
+    fields = [{"name": "n"}]
+    renamed = ToolSpec("search", "", (Parameter("words", 1), Parameter("limit", 1, "5")))
+    with pytest.raises(ReplayMismatch, match=r"recorded is search\(query, limit\), now search\(words, limit\)"):
+        follower(maker).step("a", {}, [renamed, LLM_QUERY], fields)
+    with pytest.raises(ReplayMismatch, match="now no tool 'llm_query'"):
+        follower(maker).step("a", {}, [SEARCH], fields)
+    with pytest.raises(ReplayMismatch, match="recorded are n; asked for are one value"):
+        follower(maker).step("a", {}, [SEARCH, LLM_QUERY], None)
+    other = [ToolSpec("llm_query", "docs", (Parameter("prompt", 3),)), ToolSpec("search", "", SEARCH.parameters)]
+    assert follower(maker).step("a", {}, other, fields) is maker.entries[0]
+
+
+def test_dspys_own_first_step() -> None:
+    """It is matched whatever its text, passed over where only the recording has it, and None where it has none."""
+    maker = Maker()
+    maker.add("the setup of one version", variables=SETUP)
+    maker.add("a")
+    both, without = follower(maker), follower(maker)
+    assert both.left == 1
+    assert both.step("the setup of another", {TOKEN: "this process's"}, (), None) is maker.entries[0]
+    assert both.step("a", {}, (), None) is maker.entries[1]
+    assert without.step("a", {}, (), None) is maker.entries[1]
+    bare = Maker()
+    bare.add("a")
+    assert follower(bare).step("setup", SETUP, (), None) is None

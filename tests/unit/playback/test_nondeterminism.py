@@ -1,0 +1,72 @@
+"""Why a cell may give something else when it runs again, as its source tells."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daytona_kernel_interp.playback.nondeterminism import Suspects
+
+
+def look(*cells: str) -> str:
+    suspects = Suspects()
+    return [suspects.look(number, code) for number, code in enumerate(cells)][-1]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import random\nprint(random.random())", "random"),
+        ("from random import choice as pick\nprint(pick([1, 2]))", "random"),
+        ("import numpy as np\nnp.random.default_rng().normal()", "random"),
+        ("import time\nprint(time.perf_counter())", "time"),
+        ("from time import time\nprint(time())", "time"),
+        ("from datetime import datetime\nprint(datetime.now())", "time"),
+        ("import datetime as dt\nprint(dt.date.today())", "time"),
+        ("import uuid\nstr(uuid.uuid4())", "uuid"),
+        ("print(hash('a'))", "hash of str"),
+        ("print(id(object()))", "memory address"),
+        ("print({'a', 'b'})", "order of a set"),
+        ("print([x for x in set('abc')])", "order of a set"),
+        ("print(list({a for a in 'abc'}))", "order of a set"),
+        ("from concurrent.futures import ThreadPoolExecutor, as_completed\nas_completed([])", "threads"),
+        ("import os\nprint(os.listdir('.'), os.getpid())", "order of files, process id"),
+        ("import tempfile\ntempfile.mkdtemp()", "temporary files"),
+        ("%time sum(range(9))", "time"),
+        ("!date", "other programs"),
+        ("import time\ntime.sleep(1)\nprint(1)", ""),
+        ("import random\nrandom.seed(3)", ""),
+        ("import random, time, datetime\nprint(datetime.timedelta(1), 1 + 1)", ""),
+        ("id = 5\nprint(id)", ""),
+        ("def broken(", ""),
+        ("", ""),
+    ],
+)
+def test_sources(code: str, reason: str) -> None:
+    """What asks a clock, draws a number, depends on hashes or on the machine is named; other code is not."""
+    assert look(code) == reason
+
+
+def test_what_a_source_gave_stays_suspect() -> None:
+    """A later cell that reads what a random one bound, or what was made of that, says where it came from."""
+    assert look("import random\nx = random.random()", "y = [x, 1]", "print(y)") == "random (step 0)"
+    assert look("import random\ndef draw():\n    return random.random()", "print(draw())") == "random (step 0)"
+    assert look("import time\nseen = []", "seen.append(time.time())", "print(seen)") == "time (step 1)"
+
+
+def test_what_is_bound_anew_is_suspect_no_more() -> None:
+    """A name that is given a plain value is a plain value."""
+    assert look("import random\nx = random.random()", "x = 3", "print(x)") == ""
+    assert look("import random\nx = random.random()", "print(z)") == ""
+
+
+def test_a_name_of_the_sessions_own_is_no_source() -> None:
+    """A variable called like a builtin is what the session made it."""
+    assert look("id = 5", "print(id)") == ""
+
+
+@given(st.text(max_size=30))
+def test_any_text_can_be_looked_at(code: str) -> None:
+    """Whatever a recording has for code, a look at it ends without an error and without running it."""
+    assert isinstance(look(code), str)

@@ -1,0 +1,61 @@
+"""What errors of Daytona's SDK become: a sentence that says what to do."""
+
+from __future__ import annotations
+
+import pytest
+
+from daytona_kernel_interp import DaytonaSandbox
+from daytona_kernel_interp.sandboxes.daytona.error_text import hint, sentence, wrong_url
+
+ENTERED = "Failed to create sandbox: Failure during waiting for sandbox to start: Sandbox 1-2 entered error state: "
+
+
+class Said(Exception):
+    """As the SDK's: the status is None where nothing answered."""
+
+    def __init__(self, text: str, status_code: int | None = None) -> None:
+        super().__init__(text)
+        self.status_code = status_code
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (Said("Invalid credentials", 401), "it does not accept the key in DAYTONA_API_KEY (Invalid credentials)"),
+        (Said("Total CPU limit exceeded. Maximum allowed: 10.", 403), "a limit of the organisation is reached"),
+        (Said("Snapshot quota exceeded", 400), "a limit of the organisation is reached"),
+        (Said("Rate limit exceeded", 429), "too many requests, try again later"),
+        (Said("no", 403), "may not do this (no)"),
+        (Said("Failed to create sandbox: oops", 500), "it has trouble, or something before it: try again later (oops)"),
+        (Said("Cannot connect to host x"), "cannot be reached"),
+        (Said("1 validation error for Sandbox"), "check DAYTONA_API_URL"),
+        (Said(f"{ENTERED}SandboxState.ERROR, error reason: no room"), "no room"),
+        (Said(f"{ENTERED}SandboxState.ERROR, error reason: None"), "it gave no reason"),
+        (Said("Failed to create snapshot: Failed to create snapshot a:b, reason: bad step"), "bad step"),
+        (Said(""), "Said"),
+    ],
+)
+def test_each_error_says_what_to_do(error: Said, words: str) -> None:
+    """In the service's words too, without what the SDK puts before them."""
+    said = sentence(error)
+    assert words in said
+    assert "Failed to create" not in said
+    assert "entered error state" not in said
+
+
+def test_what_else_helps() -> None:
+    """gc where there are too many; our own image where there is no such snapshot; else nothing."""
+    assert "daytona-kernel gc" in hint(DaytonaSandbox(), Said("Total CPU limit exceeded", 403))
+    missing = Said("Snapshot x not found. Did you add it through the dashboard?", 400)
+    assert "daytona-kernel image build" in hint(DaytonaSandbox(snapshot="x"), missing)
+    assert hint(DaytonaSandbox(image="a:1"), missing) == hint(DaytonaSandbox(), Said("no", 403)) == ""
+
+
+@pytest.mark.parametrize(
+    ("url", "good"), [("https://app.daytona.io/api", True), ("app.daytona.io", False), ("https:///api", False)]
+)
+def test_an_address_that_is_none(url: str, good: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is shown, beside one that is right."""
+    monkeypatch.setenv("DAYTONA_API_URL", url)
+    assert (wrong_url() is None) is good
+    assert good or repr(url) in str(wrong_url())

@@ -1,0 +1,108 @@
+"""What a sandbox says of itself: taken if it makes sense, refused in one sentence if not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daytona_kernel_interp.errors import SandboxFailed
+from daytona_kernel_interp.sandboxes.daytona.probe import Found, Serving, parse_install, parse_look
+
+pytestmark = pytest.mark.quick
+
+FOUND: dict[str, Any] = {
+    "relay": None,
+    "python": "/usr/bin/python3",
+    "version": [3, 12],
+    "missing": ["ipykernel"],
+    "installed": False,
+    "uploaded": True,
+    "folder": "/home/a b/.cache",
+    "cwd": "/home/a b",
+    "port": 4290,
+}
+RELAY: dict[str, Any] = {
+    "python": "python3",
+    "folder": "/f",
+    "cwd": "/",
+    "port": 4290,
+    "secret": "s" * 43,
+    "pid": 17,
+    "started": "12345",
+}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def test_what_makes_sense_is_taken() -> None:
+    """A look with and without a relay, a taken port, a system without /proc, and what was installed."""
+    found = parse_look(FOUND)
+    assert isinstance(found, Found)
+    assert (found.version, found.missing, found.uploaded, found.port) == ((3, 12), ("ipykernel",), True, 4290)
+    taken = parse_look({**FOUND, "port": None})
+    assert isinstance(taken, Found)
+    assert taken.port is None
+    serving = parse_look({"relay": RELAY})
+    assert isinstance(serving, Serving)
+    assert (serving.place.port, serving.secret, serving.process) == (4290, "s" * 43, "17 12345")
+    without = parse_look({"relay": {**RELAY, "started": ""}})
+    assert isinstance(without, Serving)
+    assert without.process == "17"
+    assert parse_install({"python": "/p"}) == "/p"
+    with pytest.raises(LookupError, match="no way out"):
+        parse_install({"error": "no way out"})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"port": "4290"},
+        {"port": 0},
+        {"port": True},
+        {"port": 65536},
+        {"secret": "a\r\nX: y" * 5},
+        {"secret": None},
+        {"secret": "short"},
+        {"pid": "17; rm -rf /"},
+        {"pid": -1},
+        {"started": "1 || reboot"},
+        {"started": "\u0663"},
+        {"folder": "a\0b"},
+        {"folder": "x" * 5000},
+        {"python": ""},
+    ],
+)
+def test_what_would_become_a_header_a_port_or_a_command_is_looked_at(wrong: dict[str, Any]) -> None:
+    """The relay's answer comes from whatever listens there."""
+    with pytest.raises(SandboxFailed, match="an answer that makes no sense"):
+        parse_look({"relay": {**RELAY, **wrong}})
+
+
+@given(
+    st.sampled_from(sorted(FOUND)),
+    st.sampled_from(sorted(RELAY)),
+    JSON,
+    st.booleans(),
+)
+def test_any_answer_is_taken_or_refused(field: str, of_relay: str, value: Any, gone: bool) -> None:
+    """Whatever stands in a field, or if it is not there: nothing but our error."""
+
+    def spoiled(good: dict[str, Any], name: str) -> dict[str, Any]:
+        return {key: item for key, item in good.items() if key != name} if gone else {**good, name: value}
+
+    for answer in (spoiled(FOUND, field), {"relay": spoiled(RELAY, of_relay)}, {"relay": value}, {}):
+        try:
+            found = parse_look(answer)
+        except SandboxFailed:
+            continue
+        assert isinstance(found, (Found, Serving))
+    try:
+        assert parse_install({"python": value}) == value
+    except SandboxFailed:
+        assert not isinstance(value, str) or not value or "\0" in value

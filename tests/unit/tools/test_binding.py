@@ -1,0 +1,452 @@
+"""Tests of ``tools``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from daytona_kernel_interp.codec import values
+from daytona_kernel_interp.tools.binding import (
+    InvalidTool,
+    Tool,
+    ToolAborted,
+    ToolRunner,
+    bind,
+    call,
+    describe,
+    failure,
+)
+from daytona_kernel_interp.wire.comm import Parameter, ToolFailure, ToolSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.quick
+
+ANSWER: contextvars.ContextVar[int] = contextvars.ContextVar("ANSWER", default=0)
+
+
+# --- describe ---------------------------------------------------------------------------------------
+
+
+def search(query: str, /, k: int = 3, *rest: str, sort: bool = False, **more: object) -> list[str]:
+    """Find things.
+
+    In many places.
+    """
+    return [query]
+
+
+def test_a_tool_is_described_by_its_signature() -> None:
+    """The cell gets name, docstring, and every parameter with its kind and its default's repr."""
+    assert describe("search", search) == ToolSpec(
+        "search",
+        "Find things.\n\nIn many places.",
+        (
+            Parameter("query", inspect.Parameter.POSITIONAL_ONLY),
+            Parameter("k", inspect.Parameter.POSITIONAL_OR_KEYWORD, "3"),
+            Parameter("rest", inspect.Parameter.VAR_POSITIONAL),
+            Parameter("sort", inspect.Parameter.KEYWORD_ONLY, "False"),
+            Parameter("more", inspect.Parameter.VAR_KEYWORD),
+        ),
+    )
+
+
+def test_what_has_no_signature_is_described_without() -> None:
+    """A builtin whose signature nobody knows is still a tool."""
+    assert describe("getattr", getattr).parameters is None
+
+
+def test_a_default_that_cannot_be_shown_is_dots() -> None:
+    """A ``__repr__`` that raises does not stop the session."""
+
+    class Shy:
+        def __repr__(self) -> str:
+            raise ValueError
+
+    def tool(a: Shy = Shy()) -> None:  # noqa: B008
+        pass
+
+    assert describe("tool", tool).parameters == (Parameter("a", 1, "..."),)
+
+
+@pytest.mark.parametrize("name", ["", "two words", "class", "1st", "a-b", 5, None])
+def test_a_name_that_code_cannot_call_is_refused(name: Any) -> None:
+    """A tool is called by its name, so the name is an identifier."""
+    with pytest.raises(InvalidTool, match="Invalid tool name"):
+        describe(name, search)
+
+
+def test_what_cannot_be_called_is_refused() -> None:
+    """The text names the tool and what it is instead."""
+    tool: Any = 5
+    with pytest.raises(InvalidTool, match="'five' is not callable but a int"):
+        describe("five", tool)
+
+
+# --- bind and call -----------------------------------------------------------------------------------
+
+
+def _shapes() -> list[Tool]:
+    def nothing() -> Any:
+        return ()
+
+    def plain(a: Any, b: Any = 2) -> Any:
+        return a, b
+
+    def only(a: Any, /, b: Any, *, c: Any = 3) -> Any:
+        return a, b, c
+
+    def variable(a: Any, *rest: Any, c: Any = 3) -> Any:
+        return a, rest, c
+
+    def keywords(a: Any = 1, **more: Any) -> Any:
+        return a, more
+
+    def everything(a: Any, /, b: Any = 2, *rest: Any, c: Any = 3, **more: Any) -> Any:
+        return a, b, rest, c, more
+
+    class Callable:
+        def __call__(self, a: Any, b: Any = 2) -> Any:
+            return a, b
+
+        def method(self, a: Any, b: Any = 2) -> Any:
+            return a, b
+
+    return [nothing, plain, only, variable, keywords, everything, Callable(), Callable().method]
+
+
+_ARGUMENTS = st.lists(st.integers(0, 9), max_size=4)
+_KEYWORDS = st.dictionaries(st.sampled_from(["a", "b", "c", "d", "rest", "more"]), st.integers(10, 19), max_size=3)
+
+
+_NAMELESS = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
+
+
+@pytest.mark.parametrize("tool", _shapes(), ids=lambda tool: getattr(tool, "__name__", "object"))
+@settings(max_examples=50)
+@given(args=_ARGUMENTS, kwargs=_KEYWORDS)
+def test_a_bound_call_is_the_direct_call(tool: Tool, args: list[int], kwargs: dict[str, int]) -> None:
+    """By way of a dict of named arguments, a tool gets what a direct call gives it, or fails as that does."""
+    hidden = [p.name for p in inspect.signature(tool).parameters.values() if p.kind in _NAMELESS]
+    assume(not kwargs.keys() & set(hidden))
+    try:
+        expected = tool(*args, **kwargs)
+    except TypeError:
+        with pytest.raises(TypeError):
+            bind("tool", tool, args, kwargs)
+        return
+    assert call(tool, bind("tool", tool, args, kwargs)) == expected
+
+
+@pytest.mark.parametrize("name", ["query", "rest"])
+def test_a_keyword_that_would_hide_an_argument_is_refused(name: str) -> None:
+    """Arguments by name have no room for a ``**kwargs`` key that is called like a parameter without a keyword."""
+    with pytest.raises(TypeError, match=name):
+        bind("search", search, ["q"], {name: "x"})
+
+
+def test_arguments_are_bound_by_name() -> None:
+    """DSPy's callbacks see arguments by name: those of ``**kwargs`` beside the others, of ``*args`` as a tuple."""
+    arguments = bind("search", search, ["q", 5, "x", "y"], {"sort": True, "extra": 1})
+    assert arguments == {"query": "q", "k": 5, "rest": ("x", "y"), "sort": True, "extra": 1}
+
+
+def test_defaults_are_left_to_the_tool() -> None:
+    """Only what the cell gave is bound."""
+    assert bind("search", search, ["q"], {}) == {"query": "q"}
+
+
+def test_a_tool_that_takes_keywords_only_is_called_so() -> None:
+    """DSPy wraps tools in objects that show the function's signature and take keywords only."""
+
+    class Wrapper:
+        __signature__ = inspect.signature(lambda a, b=2: None)
+
+        def __call__(self, **kwargs: Any) -> Any:
+            return kwargs
+
+    tool = Wrapper()
+    assert call(tool, bind("tool", tool, [1], {"b": 5})) == {"a": 1, "b": 5}
+
+
+def test_what_has_no_signature_is_called_as_it_came() -> None:
+    """Positions and keywords are kept."""
+    arguments = bind("getattr", getattr, [5, "real"], {})
+    assert arguments == {"arg0": 5, "arg1": "real"}
+    assert call(getattr, arguments) == 5
+
+
+def test_a_wrong_keyword_is_explained() -> None:
+    """The model reads the close match and the signature, without annotations that it cannot use."""
+    with pytest.raises(TypeError) as refused:
+        bind("plain", lambda query, limit=1: None, [], {"querry": "x", "query": "y"})
+    text = str(refused.value)
+    assert text.startswith("plain() ")
+    assert "did you mean 'query'?" in text
+    assert text.endswith("Signature: plain(query, limit=1)")
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter", "given"),
+    [("llm_query", "prompt", "query"), ("llm_query", "prompt", "text"), ("llm_query_batched", "prompts", "queries")],
+)
+def test_near_misses_of_the_sub_lm_tools_are_mended(name: str, parameter: str, given: str) -> None:
+    """What models write for DSPy's own tools is taken as meant."""
+    tools = {"prompt": lambda prompt: prompt, "prompts": lambda prompts: prompts}
+    assert bind(name, tools[parameter], [], {given: "x"}) == {parameter: "x"}
+
+
+def test_only_the_sub_lm_tools_are_mended() -> None:
+    """A user's tool is called with what the code wrote."""
+    with pytest.raises(TypeError):
+        bind("ask", lambda prompt: prompt, [], {"query": "x"})
+
+
+# --- failure ----------------------------------------------------------------------------------------
+
+
+def test_a_failure_tells_the_builtin_ancestors() -> None:
+    """Nearest first, and without Exception itself, which everything is."""
+
+    class Custom(FileNotFoundError):
+        pass
+
+    assert failure(Custom("gone")) == ToolFailure("Custom", ("FileNotFoundError", "OSError"), "gone")
+    assert failure(Exception("x")) == ToolFailure("Exception", (), "x")
+
+
+def test_a_namesake_of_a_builtin_is_no_builtin() -> None:
+    """A class that is merely called like a builtin is not its kin."""
+    namesake = type("KeyError", (Exception,), {})
+    assert failure(namesake("x")) == ToolFailure("KeyError", (), "x")
+
+
+def test_a_message_that_cannot_be_made_is_empty() -> None:
+    """A ``__str__`` that raises does not hide the failure."""
+
+    class Shy(ValueError):
+        def __str__(self) -> str:
+            raise KeyError
+
+    assert failure(Shy()) == ToolFailure("Shy", ("ValueError",), "")
+
+
+# --- ToolRunner -------------------------------------------------------------------------------------
+
+
+class Runner:
+    """A runner with its tools, as an interpreter drives it."""
+
+    def __init__(self, **tools: Tool) -> None:
+        self.runner = ToolRunner(self._invoke, 10_000)
+        self.tools = tools
+        self.invoked: list[tuple[str, dict[str, Any]]] = []
+
+    def begin(self, caller_loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self.runner.begin_cell(self.tools, contextvars.copy_context(), caller_loop)
+
+    def _invoke(self, name: str, arguments: dict[str, Any]) -> Any:
+        self.invoked.append((name, arguments))
+        result = call(self.tools[name], arguments)
+        return self.runner.wait_for(result) if inspect.isawaitable(result) else result
+
+    async def run(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Run one call and return what the cell would get, a failure as such."""
+        reply = await self.runner.run(name, values.dumps([list(args), kwargs]))
+        value = values.loads(reply.buffers)
+        return ToolFailure.from_value(value) if reply.op == "error" else value
+
+
+@pytest.fixture
+def runners() -> Iterator[list[Runner]]:
+    """Runners that are closed after the test."""
+    made: list[Runner] = []
+    yield made
+    for one in made:
+        one.runner.close()
+
+
+def make(runners: list[Runner], caller_loop: asyncio.AbstractEventLoop | None = None, **tools: Tool) -> Runner:
+    runner = Runner(**tools)
+    runners.append(runner)
+    runner.begin(caller_loop)
+    return runner
+
+
+async def test_a_result_goes_back(runners: list[Runner]) -> None:
+    """The tool's return value keeps its type; the call went through ``invoke`` with named arguments."""
+    runner = make(runners, pair=lambda a, b: (a, b))
+    assert await runner.run("pair", 1, b={2}) == (1, {2})
+    assert runner.invoked == [("pair", {"a": 1, "b": {2}})]
+
+
+async def test_a_tool_runs_in_a_thread_of_its_own(runners: list[Runner]) -> None:
+    """A blocking tool does not block the loop, nor another call."""
+    first, second = threading.Event(), threading.Event()
+
+    def meet(mine: int) -> bool:
+        here, there = (first, second) if mine == 1 else (second, first)
+        here.set()
+        return there.wait(10)
+
+    runner = make(runners, meet=meet)
+    assert list(await asyncio.gather(runner.run("meet", 1), runner.run("meet", 2))) == [True, True]
+
+
+async def test_a_failure_goes_back(runners: list[Runner]) -> None:
+    """The cell gets the facts of what the tool raised."""
+    runner = make(runners, fail=lambda: dict[str, int]()["k"])
+    assert await runner.run("fail") == ToolFailure("KeyError", ("KeyError", "LookupError"), "'k'")
+
+
+async def test_a_tool_that_was_not_offered_is_refused(runners: list[Runner]) -> None:
+    """A name from the sandbox reaches nothing but this cell's tools."""
+    runner = make(runners, tool=lambda: 1)
+    assert (await runner.run("exec")).type == "NameError"
+    assert (await runner.run("__class__")).type == "NameError"
+    runner.tools = {}
+    runner.begin()
+    assert (await runner.run("tool")).type == "NameError"
+    assert runner.invoked == []
+
+
+async def test_a_wrong_call_is_the_cells_error(runners: list[Runner]) -> None:
+    """Arguments that do not fit never reach the tool."""
+    runner = make(runners, tool=lambda a: a)
+    wrong = await runner.run("tool", 1, 2)
+    assert (wrong.type, runner.invoked) == ("TypeError", [])
+    assert "Signature: tool(a)" in wrong.message
+
+
+@pytest.mark.parametrize("sent", [[], 5, [1, 2, 3], [[], []], [5, {}], [[], {1: 2}], "ab"])
+async def test_a_malformed_call_is_the_cells_error(runners: list[Runner], sent: Any) -> None:
+    """Whatever stands where arguments belong, the host stands."""
+    runner = make(runners, tool=lambda *args, **kwargs: 1)
+    reply = await runner.runner.run("tool", values.dumps(sent))
+    assert reply.op in ("error", "result")
+    assert (await runner.runner.run("tool", [b"\xff"])).op == "error"
+    assert (await runner.runner.run("tool", [])).op == "error"
+
+
+async def test_a_result_that_no_codec_carries_goes_as_text(runners: list[Runner]) -> None:
+    """As DSPy's own interpreters do it."""
+    runner = make(runners, tool=lambda: [type("Page", (), {"__str__": lambda self: "page"})()], one=lambda: int)
+    assert await runner.run("one") == str(int)
+    assert isinstance(await runner.run("tool"), str)
+
+
+async def test_a_result_beyond_the_limit_is_an_error(runners: list[Runner]) -> None:
+    """It is not cut and not sent."""
+    runner = make(runners, tool=lambda: "x" * 20_000)
+    assert (await runner.run("tool")).type == "ValueTooLarge"
+
+
+async def test_each_call_sees_the_callers_context(runners: list[Runner]) -> None:
+    """Context variables of the ``execute`` call are visible, and what one call sets no other sees."""
+
+    def bump() -> int:
+        ANSWER.set(ANSWER.get() + 1)
+        return ANSWER.get()
+
+    token = ANSWER.set(41)
+    runner = make(runners, bump=bump)
+    ANSWER.reset(token)
+    assert await asyncio.gather(*(runner.run("bump") for _ in range(5))) == [42] * 5
+    assert ANSWER.get() == 0
+
+
+async def test_an_async_tool_runs_on_a_loop_of_its_own(runners: list[Runner]) -> None:
+    """Under sync ``execute`` the caller's loop may be blocked, so another one runs the tool, in the call's context."""
+
+    async def tool(a: int) -> tuple[str, int]:
+        await asyncio.sleep(0)
+        return threading.current_thread().name, a + ANSWER.get()
+
+    token = ANSWER.set(40)
+    runner = make(runners, tool=tool)
+    ANSWER.reset(token)
+    assert await runner.run("tool", 2) == ("daytona-kernel-async-tools", 42)
+
+
+async def test_an_async_tool_runs_on_the_callers_loop_if_that_is_free(runners: list[Runner]) -> None:
+    """Under ``aexecute`` a tool finds the loop that its clients and locks belong to."""
+    here = asyncio.get_running_loop()
+
+    async def tool() -> bool:
+        return asyncio.get_running_loop() is here
+
+    assert await make(runners, here, tool=tool).run("tool") is True
+
+
+async def test_an_async_tools_failure_goes_back(runners: list[Runner]) -> None:
+    """It makes no difference to the cell how the tool was written."""
+
+    async def tool() -> None:
+        raise ValueError("bad")
+
+    assert await make(runners, tool=tool).run("tool") == ToolFailure("ValueError", ("ValueError",), "bad")
+
+
+async def test_an_async_tool_that_is_cancelled_by_itself_is_the_hosts(runners: list[Runner]) -> None:
+    """A CancelledError out of a tool's own code leaves the call by name, not as our own task's cancellation."""
+
+    async def tool() -> None:
+        raise asyncio.CancelledError
+
+    task = asyncio.ensure_future(make(runners, tool=tool).run("tool"))
+    await asyncio.wait([task], timeout=10)
+    assert not task.cancelled()
+    error = task.exception()
+    assert isinstance(error, ToolAborted)
+    assert isinstance(error.error, asyncio.CancelledError)
+
+
+async def test_the_end_of_the_cell_cancels_async_calls(runners: list[Runner]) -> None:
+    """What nobody waits for any more does not go on."""
+    started, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def tool() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    runner = make(runners, asyncio.get_running_loop(), tool=tool)
+    task = asyncio.ensure_future(runner.run("tool"))
+    await asyncio.wait_for(started.wait(), 10)
+    runner.runner.end_cell()
+    await asyncio.wait_for(cancelled.wait(), 10)
+    await asyncio.wait([task], timeout=10)
+    assert task.done()
+
+
+async def test_what_is_no_exception_is_the_hosts(runners: list[Runner]) -> None:
+    """A tool's KeyboardInterrupt and its like end the call on the host; they are no reply."""
+
+    class Abort(BaseException):
+        pass
+
+    def tool() -> None:
+        raise Abort
+
+    with pytest.raises(ToolAborted) as caught:
+        await make(runners, tool=tool).run("tool")
+    assert isinstance(caught.value.error, Abort)
+
+
+async def test_a_closed_runner_takes_no_calls(runners: list[Runner]) -> None:
+    """After ``close``, which may be said twice, nothing runs."""
+    runner = make(runners, tool=lambda: 1)
+    runner.runner.close()
+    with pytest.raises(RuntimeError):
+        await runner.run("tool")
+    assert runner.invoked == []

@@ -1,0 +1,310 @@
+"""Tests of ``wire.link``: the rhythm of a link, and what a relay admits, refuses and forgets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daytona_kernel_interp.wire.frames import Frame, FrameType, decode, encode
+from daytona_kernel_interp.wire.hello import MAX_STREAMS, Close, HostHello, RelayHello
+from daytona_kernel_interp.wire.keepalive import (
+    FINAL_CLOSES,
+    Admitted,
+    Beat,
+    HostStream,
+    LinkTimes,
+    Refused,
+    RelayStream,
+    RelayStreams,
+    Watch,
+)
+from daytona_kernel_interp.wire.protocol_errors import RemoteProtocolError
+
+pytestmark = pytest.mark.quick
+
+TIMES = LinkTimes()
+TICK_S = 0.5
+
+
+def beats(watch: Watch, seconds: float, *, heard: bool, in_flight: bool = True, warm: bool = False) -> list[float]:
+    """Tick through ``seconds`` from now 0; return when the link was asked, with a minus when it was taken for dead."""
+    found = []
+    for number in range(1, int(seconds / TICK_S) + 1):
+        now = number * TICK_S
+        if heard:
+            watch.heard(now)
+        beat = watch.tick(now, in_flight=in_flight, keep_warm=warm)
+        if beat is not Beat.NOTHING:
+            found.append(now if beat is Beat.KEEPALIVE else -now)
+    return found
+
+
+# --- the rhythm -----------------------------------------------------------------------------------------
+
+
+def test_the_rhythm_is_the_documented_one() -> None:
+    """1 s and 4 s while busy, 15 s while idle, ten minutes to come back."""
+    assert LinkTimes(1.0, 4.0, 15.0, 600.0) == TIMES
+
+
+def test_a_busy_link_is_asked_once_a_second() -> None:
+    """The first question comes a second after something began to be waited for, so that most cells cost none."""
+    assert beats(Watch(TIMES, 0.0), 5, heard=True) == [1.5, 2.5, 3.5, 4.5]
+
+
+def test_a_silent_link_is_dead_after_four_seconds() -> None:
+    """It is asked meanwhile; with the tick of 0.5 s a dead link is known within 5 s of the first wait."""
+    assert beats(Watch(TIMES, 0.0), 4.5, heard=False) == [1.5, 2.5, 3.5, -4.5]
+
+
+def test_silence_before_anything_was_waited_for_does_not_count() -> None:
+    """A link that was idle for hours gets its four seconds from when something is asked of it."""
+    watch = Watch(TIMES, 0.0)
+    assert watch.tick(9000.0, in_flight=False) is Beat.NOTHING
+    assert [watch.tick(9000.5 + second, in_flight=True) for second in range(5)] == [
+        Beat.NOTHING,
+        *[Beat.KEEPALIVE] * 3,
+        Beat.DEAD,
+    ]
+
+
+def test_whoever_ticks_late_asks_before_it_judges() -> None:
+    """A loop that was busy, or a machine that slept, has not listened: silence counts from when it is back."""
+    watch = Watch(TIMES, 0.0)
+    watch.tick(0.5, in_flight=True)
+    assert watch.tick(9000.0, in_flight=True) is Beat.KEEPALIVE
+    assert [watch.tick(9000.0 + second, in_flight=True) for second in range(1, 5)] == [*[Beat.KEEPALIVE] * 3, Beat.DEAD]
+
+
+def test_an_end_of_the_wait_forgets_its_silence() -> None:
+    """Each time that something is waited for has four seconds of its own."""
+    watch = Watch(TIMES, 0.0)
+    watch.tick(1.0, in_flight=True)
+    for now in (2.0, 3.0, 4.0):
+        watch.tick(now, in_flight=True)
+    watch.tick(4.5, in_flight=False)
+    assert watch.tick(5.5, in_flight=True) is Beat.NOTHING
+    for now in (6.5, 7.5, 8.5):
+        assert watch.tick(now, in_flight=True) is Beat.KEEPALIVE
+    assert watch.tick(9.5, in_flight=True) is Beat.DEAD
+
+
+def test_any_byte_is_a_sign_of_life() -> None:
+    """A reader that does not read stops the acks only: its relay answers, and the link lives."""
+    watch = Watch(TIMES, 0.0)
+    watch.tick(0.0, in_flight=True)
+    for second in range(1, 3000):
+        if second % 3 == 0:
+            watch.heard(float(second))
+        assert watch.tick(second, in_flight=True) is not Beat.DEAD
+    assert [watch.tick(second, in_flight=True) for second in (3000, 3001)] == [Beat.KEEPALIVE, Beat.DEAD]
+
+
+@pytest.mark.parametrize(("warm", "asked"), [(True, [15.0, 30.0, 45.0]), (False, [])])
+def test_an_idle_link_is_kept_warm_where_it_is_asked_for(warm: bool, asked: list[float]) -> None:
+    """One stream of an idle session is asked every 15 s."""
+    assert beats(Watch(TIMES, 0.0), 59.5, heard=True, in_flight=False, warm=warm) == asked
+
+
+def test_an_idle_link_that_does_not_answer_is_dead() -> None:
+    """Four seconds after it was asked; before, its silence proves nothing."""
+    assert beats(Watch(TIMES, 0.0), 19.0, heard=False, in_flight=False, warm=True) == [15.0, -19.0]
+
+
+def test_an_idle_link_that_was_asked_late_is_asked_for_its_answer_anew() -> None:
+    """A machine that slept after the question has not listened for the answer."""
+    watch = Watch(TIMES, 0.0)
+    for second in range(1, 16):
+        beat = watch.tick(float(second), in_flight=False, keep_warm=True)
+    assert beat is Beat.KEEPALIVE
+    assert watch.tick(9000.0, in_flight=False, keep_warm=True) is Beat.NOTHING
+    watch.heard(9001.0)
+    assert [watch.tick(9001.0 + second, in_flight=False, keep_warm=True) for second in range(4)] == [
+        Beat.KEEPALIVE,
+        *[Beat.NOTHING] * 3,
+    ]
+
+
+@given(st.lists(st.tuples(st.floats(0, 1.5), st.booleans(), st.booleans()), max_size=60))
+def test_only_silence_while_waiting_kills(steps: list[tuple[float, bool, bool]]) -> None:
+    """A link is dead exactly when four seconds of a wait passed without a byte."""
+    watch, now, since = Watch(TIMES, 0.0), 0.0, None
+    heard_at = 0.0
+    for wait_s, heard, in_flight in steps:
+        now += wait_s
+        if heard:
+            watch.heard(now)
+            heard_at = now
+        since = (now if since is None or wait_s > 1.0 else since) if in_flight else None  # a late tick begins anew
+        dead = since is not None and now - max(since, heard_at) >= 4.0
+        assert (watch.tick(now, in_flight=in_flight) is Beat.DEAD) == dead
+
+
+# --- the host's end -------------------------------------------------------------------------------------
+
+
+def hello_frame(received: int = 0, payload: bytes | None = None) -> bytes:
+    """Return a relay's first message."""
+    return encode(Frame(FrameType.HELLO, 0, received, payload or RelayHello("00ff", 9).to_payload()))
+
+
+def test_each_dial_is_a_generation() -> None:
+    """No hello is used twice; who dials, and with which secret, stays; the relay's answer makes the stream known."""
+    host = HostStream("1-ab", window_bytes=77)
+    first, second = host.next_hello(), host.next_hello()
+    assert (first.generation, second.generation, first.known) == (1, 2, False)
+    assert replace(second, generation=1) == first
+    assert (first.kernel, first.window, first.received) == ("1-ab", 77, 0)
+    host.take_hello(hello_frame())
+    list(host.stream.receive(encode(Frame(FrameType.DATA, 0, 0, b"abc"))))
+    assert (host.next_hello().known, host.next_hello().received, host.boot) == (True, 3, "00ff")
+
+
+def test_two_streams_share_nothing() -> None:
+    """Ids and secrets are random, of the length that the hello asks for."""
+    said = [HostStream("k").next_hello() for _ in range(3)]
+    assert len({hello.stream for hello in said}) == len({hello.resume for hello in said}) == 3
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        (b"", "a frame has"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "frame type 72"),
+        (encode(Frame(FrameType.DATA, 0, 0, b"x")), "no HELLO"),
+        (encode(Frame(FrameType.ACK, 0, 0)), "no HELLO"),
+        (hello_frame(payload=b"{"), "not JSON"),
+        (hello_frame(payload=b"\xff\xfe"), "not JSON"),
+        (hello_frame(payload=b'{"version": 9}'), "install the same"),
+        (hello_frame(received=1), "resumes at offset 1"),
+    ],
+)
+def test_a_relay_that_says_no_hello_is_refused(message: bytes, why: str) -> None:
+    """Garbage, another version and an offset from the future: the stream is as it was, and not known."""
+    host = HostStream("k")
+    with pytest.raises(RemoteProtocolError, match=why):
+        host.take_hello(message)
+    assert not host.next_hello().known
+    assert host.boot is None
+
+
+# --- the relay's end ------------------------------------------------------------------------------------
+
+
+def admitted(streams: RelayStreams, hello: HostHello, channel: str = "shell") -> RelayStream:
+    """Have an attachment admitted."""
+    answer = streams.admit(channel, hello)
+    assert isinstance(answer, Admitted), answer
+    return answer.stream
+
+
+def refused(streams: RelayStreams, hello: HostHello, channel: str = "shell") -> Close:
+    """Have an attachment refused; return with which code."""
+    answer = streams.admit(channel, hello)
+    assert isinstance(answer, Refused), answer
+    assert answer.reason
+    return answer.code
+
+
+def test_a_stream_is_admitted_and_resumed() -> None:
+    """The first attachment makes the stream, the next goes on with it."""
+    streams, host = RelayStreams(boot=lambda: "b00t"), HostStream("1-ab")
+    answer = streams.admit("shell", host.next_hello())
+    assert isinstance(answer, Admitted)
+    assert answer.new
+    stream = answer.stream
+    assert (stream.channel, stream.kernel, stream.generation) == ("shell", "1-ab", 1)
+    assert host.take_hello(encode(streams.hello_frame(stream))) == RelayHello("b00t", 16 << 20)
+    host.stream.write(b"abc")
+    list(stream.stream.receive(host.stream.next_frame() or b""))
+    again = streams.admit("shell", host.next_hello())
+    assert isinstance(again, Admitted)
+    assert not again.new
+    assert again.stream is stream
+    assert decode(encode(streams.hello_frame(stream))).ack == 3
+    assert list(streams) == [stream]
+
+
+def test_a_relay_stream_keeps_its_secret_to_itself() -> None:
+    """No repr shows it."""
+    host = HostStream("k")
+    hello = host.next_hello()
+    assert hello.resume not in repr(admitted(RelayStreams(), hello))
+
+
+@pytest.mark.parametrize(
+    ("changes", "channel", "code"),
+    [
+        ({"resume": "0" * 64}, "shell", Close.BAD_SECRET),
+        ({"resume": "0" * 64, "generation": 1}, "shell", Close.BAD_SECRET),  # and nothing else is told
+        ({"generation": 1}, "shell", Close.STALE_GENERATION),
+        ({"kernel": "2-cd"}, "shell", Close.BAD_HELLO),
+        ({}, "iopub", Close.BAD_HELLO),
+        ({"received": 4}, "shell", Close.BAD_HELLO),
+        ({"stream": "0" * 32, "known": True}, "shell", Close.UNKNOWN_STREAM),
+        ({"stream": "0" * 32, "known": False, "received": 1}, "shell", Close.BAD_HELLO),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(changes: dict[str, object], channel: str, code: Close) -> None:
+    """Each refusal has its code, makes no stream, and leaves the others and its own as they were."""
+    streams, host, other = RelayStreams(), HostStream("1-ab"), HostStream("1-ab")
+    stream, neighbour = admitted(streams, host.next_hello()), admitted(streams, other.next_hello(), "iopub")
+    for end in (stream, neighbour):
+        end.stream.write(b"abc")
+        assert end.stream.next_frame() is not None
+    host.take_hello(encode(streams.hello_frame(stream)))
+    assert refused(streams, replace(host.next_hello(), **changes), channel) is code  # type: ignore[arg-type]
+    assert list(streams) == [stream, neighbour]
+    assert [end.stream.next_frame() for end in (stream, neighbour)] == [None, None]  # nothing began anew
+    assert admitted(streams, host.next_hello()) is stream
+    assert stream.stream.next_frame() == encode(Frame(FrameType.DATA, 0, 0, b"abc"))
+
+
+def test_a_wrong_secret_does_not_use_a_generation_up() -> None:
+    """Who does not know the secret cannot lock the host out with a high generation."""
+    streams, host = RelayStreams(), HostStream("k")
+    stream = admitted(streams, host.next_hello())
+    refused(streams, replace(host.next_hello(), resume="0" * 64, generation=2**62))
+    assert admitted(streams, host.next_hello()) is stream
+
+
+def test_a_flood_of_streams_is_refused_at_the_limit() -> None:
+    """The 65th stream and all after it are refused; the others go on, and an end makes room for one."""
+    streams = RelayStreams()
+    hosts = [HostStream("k") for _ in range(MAX_STREAMS)]
+    found = [admitted(streams, host.next_hello()) for host in hosts]
+    for _ in range(1000):
+        assert refused(streams, HostStream("k").next_hello()) is Close.TOO_MANY_STREAMS
+    assert list(streams) == found
+    assert admitted(streams, hosts[0].next_hello()) is found[0]  # a known one is no new one
+    streams.remove(found[1])
+    streams.remove(found[1])
+    admitted(streams, HostStream("k").next_hello())
+    assert refused(streams, HostStream("k").next_hello()) is Close.TOO_MANY_STREAMS
+
+
+def test_a_detached_stream_waits_for_its_lifetime() -> None:
+    """The lifetime runs from the loss of the socket, ends with the next one, and starts anew with the next loss."""
+    streams, host = RelayStreams(lifetime_s=10), HostStream("k")
+    stream = admitted(streams, host.next_hello())
+    host.take_hello(encode(streams.hello_frame(stream)))
+    assert streams.expired(1e9) == []
+    streams.detached(stream, 100.0)
+    streams.detached(stream, 105.0)  # said again, it counts from the first
+    assert streams.expired(109.9) == []
+    assert streams.expired(110.0) == [stream]
+    admitted(streams, host.next_hello())
+    assert streams.expired(1e9) == []
+    streams.detached(stream, 200.0)
+    assert streams.expired(210.0) == [stream]
+    streams.remove(stream)
+    assert refused(streams, host.next_hello()) is Close.UNKNOWN_STREAM
+
+
+def test_our_close_codes_are_final() -> None:
+    """After one of ours nobody dials; after a lost socket or a proxy's code the host does."""
+    assert {int(code) for code in Close} == FINAL_CLOSES
+    assert not FINAL_CLOSES & {1000, 1001, 1006, 1009, *range(1011, 1014)}
