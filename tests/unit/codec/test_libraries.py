@@ -321,7 +321,7 @@ def test_images_come_back_equal(mode: str) -> None:
 def test_no_library_is_loaded_unless_it_is_needed() -> None:
     """Neither by the codec, nor for values that are no library's."""
     code = (
-        "import sys; from daytona_kernel_interp.wire import values; values.loads(values.dumps([{1, 'a'}, 2j]));"
+        "import sys; from daytona_kernel_interp.codec import values; values.loads(values.dumps([{1, 'a'}, 2j]));"
         f"print(sorted({set(libraries._MODULES)} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
