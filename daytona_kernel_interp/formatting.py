@@ -1,0 +1,102 @@
+"""Format durations, sizes, excerpts and tables as text, the same everywhere on the host."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+T = TypeVar("T")
+
+_MAX_DURATION_S = 1e9  # about 30 years; more is an error of the recording
+_COMPARED_CHARS = 2000  # difflib's cost grows with the product of the lengths
+
+
+def duration(seconds: float | None, *, missing: str = "no end") -> str:
+    """Return a duration such as ``"12 ms"``, ``"3.4 s"``, ``"2 min 05 s"`` or ``"1 h 02 min"``.
+
+    ``None`` is ``missing``; a negative, infinite or absurd duration is ``"?"``.
+    """
+    if seconds is None:
+        return missing
+    if not math.isfinite(seconds) or seconds < 0 or seconds > _MAX_DURATION_S:
+        return "?"
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms" if seconds >= 0.01 or not seconds else f"{seconds * 1000:.1f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def byte_size(count: float) -> str:
+    """Return a number of bytes with a decimal unit, such as ``"1.2 MB"``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def shorten(text: str, limit: int) -> str:
+    """Return ``text``, or its first ``limit - 1`` characters and an ellipsis."""
+    return text if len(text) <= limit else f"{text[: max(0, limit - 1)]}…"
+
+
+def one_line(text: str, limit: int) -> str:
+    """Return the beginning of ``text`` on one line, white space folded, at most ``limit`` characters."""
+    return shorten(" ".join(text[: 4 * limit].split()), limit)
+
+
+def cut_middle(text: str, limit: int, note: str = "{:,} characters left out") -> str:
+    """Return ``text``, or three quarters of ``limit`` from its start and one from its end.
+
+    ``note`` stands between them on a line of its own and is formatted with the number of characters left out.
+    """
+    if len(text) <= limit:
+        return text
+    head, tail = limit * 3 // 4, limit // 4
+    return f"{text[:head]}\n[… {note.format(len(text) - head - tail)} …]\n{text[len(text) - tail :]}"
+
+
+def table(rows: Iterable[Sequence[str]], *, right: Collection[int] = (), max_width: int = 40) -> list[str]:
+    """Return ``rows`` as lines with aligned columns, two spaces apart.
+
+    Args:
+        rows: The cells of each row; every row has the same length.
+        right: Indexes of the columns that are aligned to the right.
+        max_width: Width up to which a column is padded. The last column is never padded.
+    """
+    cells = [tuple(row) for row in rows]
+    if not cells:
+        return []
+    widths = [min(max_width, max(map(len, column))) for column in zip(*cells, strict=True)][:-1]
+    lines = []
+    for row in cells:
+        padded = [
+            text.rjust(width) if i in right else text.ljust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=False))
+        ]
+        lines.append("  ".join([*padded, row[-1]]).rstrip())
+    return lines
+
+
+def most_similar(text: str, candidates: Iterable[tuple[T, str]]) -> T | None:
+    """Return the candidate whose text is most similar to ``text``; the first of equals, None without candidates.
+
+    Only the first 2,000 characters of each text are compared.
+    """
+    matcher = difflib.SequenceMatcher(autojunk=False)
+    matcher.set_seq2(text[:_COMPARED_CHARS])
+    best: T | None = None
+    best_ratio = -1.0
+    for candidate, other in candidates:
+        matcher.set_seq1(other[:_COMPARED_CHARS])
+        if matcher.real_quick_ratio() > best_ratio and matcher.quick_ratio() > best_ratio:
+            ratio = matcher.ratio()
+            if ratio > best_ratio:
+                best, best_ratio = candidate, ratio
+    return best

@@ -1,0 +1,69 @@
+"""Durations, sizes, excerpts and tables as text."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daytona_kernel_interp import formatting
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "0 ms"),
+        (0.0042, "4.2 ms"),
+        (0.9994, "999 ms"),
+        (0.9996, "1.0 s"),
+        (59.96, "1 min 00 s"),
+        (125, "2 min 05 s"),
+        (3720, "1 h 02 min"),
+        (-1, "?"),
+        (math.inf, "?"),
+        (math.nan, "?"),
+        (None, "no end"),
+    ],
+)
+def test_duration(seconds: float | None, text: str) -> None:
+    """Each unit has its own precision, and nothing is rounded to 60 seconds or 1,000 milliseconds."""
+    assert formatting.duration(seconds) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1200, "1.2 kB"), (25_000_000, "25 MB")])
+def test_byte_size(count: int, text: str) -> None:
+    """Sizes have decimal units."""
+    assert formatting.byte_size(count) == text
+
+
+@given(st.text(max_size=300), st.integers(8, 100))
+def test_excerpts_keep_their_limit(text: str, limit: int) -> None:
+    """An excerpt is at most as long as its limit; a short text is unchanged."""
+    assert len(formatting.shorten(text, limit)) <= limit
+    line = formatting.one_line(text, limit)
+    assert len(line) <= limit
+    assert "\n" not in line
+    if len(text) <= limit:
+        assert formatting.shorten(text, limit) == formatting.cut_middle(text, limit) == text
+    else:
+        assert f"{len(text) - limit * 3 // 4 - limit // 4:,} characters left out" in formatting.cut_middle(text, limit)
+
+
+def test_table() -> None:
+    """Columns are aligned, numbers to the right, and the last column is as it is."""
+    rows = [("NAME", "SIZE", "VALUE"), ("a", "12 kB", "1"), ("long name", "3 B", "x y")]
+    assert formatting.table(rows, right={1}) == [
+        "NAME        SIZE  VALUE",
+        "a          12 kB  1",
+        "long name    3 B  x y",
+    ]
+    assert formatting.table([]) == []
+
+
+def test_most_similar() -> None:
+    """The most similar candidate wins, the first of equals; without candidates there is none."""
+    assert formatting.most_similar("print(x)", [(1, "import os"), (2, "print(y)"), (3, "print(z)")]) == 2
+    assert formatting.most_similar("a", [(1, "zzz")]) == 1
+    assert formatting.most_similar("a", []) is None
