@@ -7,7 +7,7 @@ import zlib
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, Literal
 
-from daytona_kernel_interp.client.output_collector import CellError, DisplayData, ExecuteResult, StreamText
+from daytona_kernel_interp.client.outputs import CellError, DisplayData, ExecuteResult, StreamText
 from daytona_kernel_interp.codec import values
 from daytona_kernel_interp.errors import RecordingError
 from daytona_kernel_interp.recording.model import Call, Entry, Facts, LMCall, Outcome, Ref, Transcript, Usage

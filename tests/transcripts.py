@@ -14,7 +14,7 @@ from daytona_kernel_interp.wire.comm import Parameter, ToolSpec
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from daytona_kernel_interp.client.output_collector import Output
+    from daytona_kernel_interp.client.outputs import Output
     from daytona_kernel_interp.codec.values import Buffer
 
 BEGAN = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc)

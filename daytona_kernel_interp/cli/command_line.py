@@ -20,7 +20,7 @@ from .playback_commands import add_commands as add_transcript_commands
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..client.output_collector import Output
+    from ..client.outputs import Output
     from ..sandboxes.daytona.orphans import Found
     from ..sandboxes.daytona.snapshot_image import KernelImage
 
@@ -438,7 +438,7 @@ def _execute(options: argparse.Namespace, code: str, variables: dict[str, Any], 
 
 def _show(output: Output, show_value: bool) -> None:
     """Write an output as it arrives. Errors are left to :func:`_report`, which knows how the cell ended."""
-    from ..client.output_collector import DisplayData, ExecuteResult, StreamText
+    from ..client.outputs import DisplayData, ExecuteResult, StreamText
 
     match output:
         case StreamText(name=name, text=text):
@@ -451,7 +451,7 @@ def _show(output: Output, show_value: bool) -> None:
 
 def _report(outputs: list[Output], error: Exception) -> int:
     """Write why the cell failed and return the exit code; what it printed was shown already."""
-    from ..client.output_collector import CellError
+    from ..client.outputs import CellError
 
     found = next((output for output in outputs if isinstance(output, CellError)), None)
     if found is not None and found.name == "SystemExit":

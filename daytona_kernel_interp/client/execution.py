@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from ..errors import KernelError
     from ..tools.binding import ToolAborted, ToolRunner
-    from .output_collector import Cell, Output
+    from .output_collector import Cell
+    from .outputs import Output
 
 
 _MAX_LATE_CHARS = 200_000

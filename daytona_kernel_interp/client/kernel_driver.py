@@ -17,7 +17,8 @@ from .channels import Channels, Message, parent_id
 from .execution import CellResult, DiedInCell, LateText, Run, all_of, death, first_of, race
 from .inspect_request import look
 from .messages import limit_of
-from .output_collector import Cell, Event, Output, OutputArrived, PendingCalls, StreamText, Submitted, ToolCalled
+from .output_collector import Cell, Event, OutputArrived, PendingCalls, Submitted, ToolCalled
+from .outputs import Output, StreamText
 from .recovery import LOST_OUTPUT, Recovered, read_records
 from .tool_calls import Calls
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..wire.comm import PREAMBLE_KEY
 from .output_text import describe, joined, plain_text
+from .outputs import CellError, DisplayData, ExecuteResult, Output, StreamText, parse_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -22,47 +23,6 @@ if TYPE_CHECKING:
 _SLACK_CHARS = 64 * 1024
 _RICH_PER_TEXT = 160  # 32 MB of figures at the default of 200,000 characters of text
 MAX_OUTPUTS = 10_000
-
-
-@dataclass(frozen=True)
-class StreamText:
-    """Text written to ``stdout`` or ``stderr``."""
-
-    name: str
-    text: str
-
-
-@dataclass(frozen=True)
-class DisplayData:
-    """What ``display`` showed: representations by MIME type, as in the Jupyter message."""
-
-    data: Mapping[str, Any]
-    metadata: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class ExecuteResult:
-    """The cell's last expression: representations by MIME type; ``text/plain`` is its repr."""
-
-    data: Mapping[str, Any]
-    metadata: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class CellError:
-    """The exception that ended the cell. ``traceback`` is plain text without colours."""
-
-    name: str
-    message: str
-    traceback: str
-
-    @property
-    def summary(self) -> str:
-        """``"<Type>: <message>"``, or the type alone."""
-        return f"{self.name}: {self.message}" if self.message else self.name
-
-
-Output = StreamText | DisplayData | ExecuteResult | CellError
 
 
 @dataclass(frozen=True)
@@ -97,21 +57,6 @@ class PendingCalls:
 
 
 Event = OutputArrived | ToolCalled | Submitted | PendingCalls
-
-
-def parse_output(message: Mapping[str, Any]) -> Output | None:
-    """Return the output an iopub message carries, or None if it carries none (or a malformed one)."""
-    match message["header"]["msg_type"], message["content"]:
-        case "stream", {"name": str(name), "text": str(text)}:
-            return StreamText(name, text)
-        case "display_data" | "update_display_data", {"data": dict(data), "metadata": dict(metadata)}:
-            return DisplayData(data, metadata)
-        case "execute_result", {"data": dict(data), "metadata": dict(metadata)}:
-            return ExecuteResult(data, metadata)
-        case "error", {"ename": str(name), "evalue": str(text), "traceback": list(lines)}:
-            return CellError(name, text, "\n".join(map(str, lines)))
-        case _:
-            return None
 
 
 class Cell:

@@ -15,7 +15,7 @@ from dspy.primitives.code_interpreter import CodeInterpreterError
 from dspy.utils.callback import BaseCallback
 
 from .. import KernelInterpreter, Recording
-from ..client.output_collector import CellError, DisplayData, ExecuteResult, Output, StreamText
+from ..client.outputs import CellError, DisplayData, ExecuteResult, Output, StreamText
 from ..config import RLM_KEYWORD_VARIABLE
 from . import INSTALL, BadRequest, Failed
 from .screen import Screen, open_screen, short

@@ -17,8 +17,8 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from ..client.output_collector import CellError, StreamText
 from ..client.output_text import describe, plain_text
+from ..client.outputs import CellError, StreamText
 from ..page import timeline
 from ..page.shown_values import arguments, as_text, load, text_of
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from ..client.output_collector import Output
+    from ..client.outputs import Output
     from ..recording.step_recorder import Step
     from ..sandboxes.base import Sandbox
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..client.execution import CellResult
-    from ..client.output_collector import Cell, CellError
+    from ..client.output_collector import Cell
+    from ..client.outputs import CellError
 
 LATE_NOTE = "[printed after an earlier cell had ended]\n"
 

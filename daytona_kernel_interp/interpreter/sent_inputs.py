@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..codec import values
+from ..codec.value_hash import hash_of
 from ..wire.comm import HAS_ARROW
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _MAX_NAMES = 64
-_SMALL_BYTES = 4096  # hashed in one piece
 
 
 @dataclass(frozen=True)
@@ -107,14 +107,3 @@ def _mark(value: Any) -> bytes | None:
         return hashlib.sha256(marshal.dumps(value, 2)).digest()
     except ValueError:  # of another type, or too deep
         return None
-
-
-def hash_of(buffers: Sequence[values.Buffer]) -> str:
-    """Return the hash by which a value's encoding is known: to the kernel that keeps it, and in recordings."""
-    if len(buffers) == 1 and len(buffers[0]) <= _SMALL_BYTES:
-        return hashlib.sha256(b"".join((len(buffers[0]).to_bytes(8, "big"), buffers[0]))).hexdigest()
-    digest = hashlib.sha256()
-    for buffer in buffers:
-        digest.update(len(buffer).to_bytes(8, "big"))
-        digest.update(buffer)
-    return digest.hexdigest()

@@ -15,7 +15,7 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
 from IPython.display import display, publish_display_data
 
-from ..client.output_collector import CellError, DisplayData, ExecuteResult, StreamText
+from ..client.outputs import CellError, DisplayData, ExecuteResult, StreamText
 from ..errors import KernelError
 from ..monitor.live import Live, live
 from ..monitor.shared_client import CellFailed, list_sessions
@@ -23,7 +23,7 @@ from ..monitor.shared_client import CellFailed, list_sessions
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..client.output_collector import Output
+    from ..client.outputs import Output
     from ..monitor.inspection import Inspection
 
 

@@ -18,7 +18,7 @@ from .inspection import Inspection, clean, parse_look
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ..client.output_collector import Output
+    from ..client.outputs import Output
     from .shared_client import Guest
     from .widget import SessionView
 

@@ -24,7 +24,7 @@ from ..session.session_file import SessionRecord, find, sessions
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ..client.output_collector import Output
+    from ..client.outputs import Output
 
 _READY_S = 10.0
 _INTERRUPT_S = 10.0

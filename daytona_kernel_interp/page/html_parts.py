@@ -20,13 +20,13 @@ from markupsafe import Markup, escape
 from pygments.lexers.python import PythonLexer
 from pygments.token import Token
 
-from ..client.output_collector import CellError, DisplayData, ExecuteResult, StreamText
 from ..client.output_text import describe, plain_text
+from ..client.outputs import CellError, DisplayData, ExecuteResult, StreamText
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ..client.output_collector import Output
+    from ..client.outputs import Output
 
 MAX_HIGHLIGHTED = 50_000  # characters; longer texts are shown plainly, so that none takes long
 MAX_MARKDOWN = 20_000

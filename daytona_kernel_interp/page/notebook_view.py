@@ -8,8 +8,8 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from ..client.output_collector import CellError, StreamText
 from ..client.output_text import describe, plain_text
+from ..client.outputs import CellError, StreamText
 from . import timeline
 from .charts import duration
 from .shown_values import as_text, gist, heading, load

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..client.output_collector import CellError, DisplayData, ExecuteResult, StreamText
+from ..client.outputs import CellError, DisplayData, ExecuteResult, StreamText
 from ..codec import values
 from ..errors import RecordingError
 from ..page.shown_values import repr_of
@@ -26,7 +26,7 @@ from .tape import call_text
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from ..client.output_collector import Output
+    from ..client.outputs import Output
     from ..recording.model import Call, Entry, Outcome, Ref, Store
 
 What = Literal["code", "variables", "calls", "output", "outcome"]

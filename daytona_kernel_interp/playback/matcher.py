@@ -11,9 +11,10 @@ import difflib
 from typing import TYPE_CHECKING, Any
 
 from ..codec import values
+from ..codec.value_hash import hash_of
 from ..errors import RecordingError, ReplayMismatch
 from ..interpreter.request import fields_of
-from ..interpreter.sent_inputs import Encoded, Inputs, hash_of
+from ..interpreter.sent_inputs import Encoded, Inputs
 from ..wire.protocol_errors import RemoteProtocolError
 from .canonical import same
 from .compare import value_text

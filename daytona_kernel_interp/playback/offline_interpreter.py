@@ -19,7 +19,7 @@ from .matcher import Follower
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from ..client.output_collector import Output
+    from ..client.outputs import Output
     from ..recording.model import Entry, Outcome, Ref
     from ..tools.binding import Tool
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from ..client.output_collector import Output
+    from ..client.outputs import Output
     from ..codec.values import Buffer
     from ..wire.comm import ToolSpec
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Mapping
 
-    from ..client.output_collector import Output
+    from ..client.outputs import Output
     from ..wire.comm import ToolSpec
 
 

@@ -12,7 +12,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..client.output_collector import CellError, DisplayData, ExecuteResult, Output, StreamText
+from ..client.outputs import CellError, DisplayData, ExecuteResult, Output, StreamText
 from ..codec import values
 from ..errors import RecordingError
 from ..page.shown_values import repr_of

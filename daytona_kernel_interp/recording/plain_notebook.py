@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..client.output_collector import CellError
+from ..client.outputs import CellError
 from ..errors import RecordingError
 from ..playback.rerun import KeptStore
 from .model import Entry, Facts, Outcome, Transcript
@@ -15,7 +15,7 @@ from .notebook_writer import joined, output_from_json
 if TYPE_CHECKING:
     import os
 
-    from ..client.output_collector import Output
+    from ..client.outputs import Output
 
 _BEGAN = datetime.fromtimestamp(0, timezone.utc)
 

@@ -11,7 +11,7 @@ from .model import Call, Entry, Facts, LMCall, Outcome, Ref, Usage
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ..client.output_collector import Output
+    from ..client.outputs import Output
 
 
 def _moment(text: str) -> datetime:

@@ -14,8 +14,8 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 from ..codec import values
+from ..codec.value_hash import hash_of
 from ..errors import RecordingError
-from ..interpreter.sent_inputs import hash_of
 from .model import Ref
 
 if TYPE_CHECKING:

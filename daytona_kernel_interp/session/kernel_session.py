@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..client.execution import CellResult
-    from ..client.output_collector import Output
+    from ..client.outputs import Output
     from ..sandboxes.base import RelayAddress, RunningSandbox, Sandbox
 
 log = logging.getLogger(__name__)

@@ -22,11 +22,11 @@ from jupyter_core.paths import jupyter_runtime_dir
 
 from ..errors import SessionNotFound
 from ..transport.process_identity import lives, process_mark
+from ..tunnel.local_endpoints import ENDPOINTS_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-ENDPOINTS_PREFIX = "dk-"  # of the folders that hold a tunnel's unix sockets; short, as their paths must be
 _VERSION = 1
 _MAX_BYTES = 1 << 20
 _TYPES = {

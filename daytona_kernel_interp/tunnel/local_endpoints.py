@@ -8,9 +8,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..session.session_file import ENDPOINTS_PREFIX
 from ..wire.hello import KERNEL_CHANNELS
 
+ENDPOINTS_PREFIX = "dk-"  # of the folders with a tunnel's unix sockets; short, because socket paths are limited
 _MAX_SOCKET_PATH = 100  # sun_path holds 104 bytes on macOS, 108 on Linux
 
 

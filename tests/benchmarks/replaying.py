@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import dspy
 
 from daytona_kernel_interp import KernelInterpreter, Recording, ReplayInterpreter
-from daytona_kernel_interp.client.output_collector import StreamText
+from daytona_kernel_interp.client.outputs import StreamText
 from daytona_kernel_interp.demo.script import Step, rule_lm, scripted_lm
 from daytona_kernel_interp.recording import notebook_reader as notebook
 from tests.transcripts import LLM_QUERY, SEARCH, Maker

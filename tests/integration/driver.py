@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from daytona_kernel_interp.client.execution import CellResult
-    from daytona_kernel_interp.client.output_collector import Output
+    from daytona_kernel_interp.client.outputs import Output
     from daytona_kernel_interp.sandboxes.base import Sandbox
     from daytona_kernel_interp.wire.keepalive import LinkTimes
 

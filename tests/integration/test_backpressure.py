@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from daytona_kernel_interp.client.output_collector import Output
+    from daytona_kernel_interp.client.outputs import Output
     from tests.integration.driver import Driver
 
 

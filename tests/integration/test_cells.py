@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from daytona_kernel_interp.client.output_collector import DisplayData, ExecuteResult, StreamText
+from daytona_kernel_interp.client.outputs import DisplayData, ExecuteResult, StreamText
 from daytona_kernel_interp.wire.comm import Field
 
 if TYPE_CHECKING:
-    from daytona_kernel_interp.client.output_collector import Output
+    from daytona_kernel_interp.client.outputs import Output
     from tests.integration.driver import Driver
 
 pytestmark = pytest.mark.quick

@@ -23,7 +23,7 @@ from IPython.utils.capture import capture_output
 
 from daytona_kernel_interp import KernelInterpreter, live
 from daytona_kernel_interp.cli import command_line as cli
-from daytona_kernel_interp.client.output_collector import StreamText
+from daytona_kernel_interp.client.outputs import StreamText
 from daytona_kernel_interp.errors import KernelError, SessionNotFound
 from daytona_kernel_interp.interpreter.interpreter import CodeInterpreterError
 from daytona_kernel_interp.monitor.shared_client import CellFailed, Guest

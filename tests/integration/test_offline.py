@@ -16,7 +16,7 @@ from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
 from dspy.utils.callback import BaseCallback
 
 from daytona_kernel_interp import KernelInterpreter, ReplayInterpreter
-from daytona_kernel_interp.client.output_collector import StreamText
+from daytona_kernel_interp.client.outputs import StreamText
 from daytona_kernel_interp.demo.script import Step, scripted_lm
 from daytona_kernel_interp.errors import RecordingError, ReplayMismatch
 from daytona_kernel_interp.interpreter.dspy_compat import REOPENS, CodeExecutionError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from daytona_kernel_interp.client.output_collector import CellError, DisplayData, ExecuteResult, StreamText
+from daytona_kernel_interp.client.outputs import CellError, DisplayData, ExecuteResult, StreamText
 from daytona_kernel_interp.page.html import to_html
 from daytona_kernel_interp.recording.model import Call, Entry, Facts, Outcome, Ref, Transcript, Usage
 from daytona_kernel_interp.wire.comm import ToolSpec

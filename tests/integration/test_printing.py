@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from daytona_kernel_interp.client.output_collector import StreamText
+from daytona_kernel_interp.client.outputs import StreamText
 
 if TYPE_CHECKING:
     from tests.integration.driver import Driver

@@ -18,14 +18,14 @@ import nbformat
 import pytest
 
 from daytona_kernel_interp import KernelInterpreter, LocalSandbox, Recording
-from daytona_kernel_interp.client.output_collector import DisplayData, StreamText
+from daytona_kernel_interp.client.outputs import DisplayData, StreamText
 from daytona_kernel_interp.interpreter.interpreter import CodeExecutionError, CodeInterpreterError
 from daytona_kernel_interp.recording.atomic_file import GrowingFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from daytona_kernel_interp.client.output_collector import Output
+    from daytona_kernel_interp.client.outputs import Output
     from daytona_kernel_interp.recording.model import Entry
 
 

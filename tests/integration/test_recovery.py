@@ -22,7 +22,7 @@ from daytona_kernel_interp.wire.keepalive import LinkTimes
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from daytona_kernel_interp.client.output_collector import Output
+    from daytona_kernel_interp.client.outputs import Output
     from tests.integration.driver import Driver
 
 pytestmark = pytest.mark.quick

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from daytona_kernel_interp.client.output_collector import CellError, ExecuteResult, StreamText
+from daytona_kernel_interp.client.outputs import CellError, ExecuteResult, StreamText
 from daytona_kernel_interp.errors import SandboxFailed
 from daytona_kernel_interp.playback.compare import Tolerance
 from daytona_kernel_interp.playback.replay import ReplayReport, replay

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
-from daytona_kernel_interp.client.output_collector import CellError, DisplayData, ExecuteResult, StreamText
+from daytona_kernel_interp.client.outputs import CellError, DisplayData, ExecuteResult, StreamText
 from daytona_kernel_interp.codec import values
-from daytona_kernel_interp.interpreter.sent_inputs import hash_of
+from daytona_kernel_interp.codec.value_hash import hash_of
 from daytona_kernel_interp.recording.model import Call, Entry, Facts, LMCall, Outcome, Ref, Transcript, Usage
 from daytona_kernel_interp.recording.value_store import ref_to
 from daytona_kernel_interp.wire.comm import Parameter, ToolSpec

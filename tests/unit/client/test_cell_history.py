@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from daytona_kernel_interp.client.cell_history import MAX_STEPS, STEP_CODE_CHARS, TAIL_CHARS, Steps
-from daytona_kernel_interp.client.output_collector import Cell, DisplayData, StreamText
+from daytona_kernel_interp.client.output_collector import Cell
+from daytona_kernel_interp.client.outputs import DisplayData, StreamText
 
 IDLE: dict[str, Any] = {"header": {"msg_type": "status"}, "content": {"execution_state": "idle"}}
 

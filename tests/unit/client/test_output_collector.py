@@ -10,19 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.client import output_collector as cell_module
-from daytona_kernel_interp.client.output_collector import (
-    Cell,
-    CellError,
-    DisplayData,
-    Event,
-    ExecuteResult,
-    OutputArrived,
-    StreamText,
-    Submitted,
-    ToolCalled,
-    parse_output,
-)
+from daytona_kernel_interp.client.output_collector import Cell, Event, OutputArrived, Submitted, ToolCalled
 from daytona_kernel_interp.client.output_text import plain_text
+from daytona_kernel_interp.client.outputs import CellError, DisplayData, ExecuteResult, StreamText, parse_output
 from daytona_kernel_interp.wire.comm import PREAMBLE_KEY
 from tests.unit import strategies
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.cli import command_line as cli
-from daytona_kernel_interp.client.output_collector import StreamText
+from daytona_kernel_interp.client.outputs import StreamText
 from daytona_kernel_interp.export.rlm import to_jsonl
 from daytona_kernel_interp.page import html as report
 from daytona_kernel_interp.page.notebook_view import to_card

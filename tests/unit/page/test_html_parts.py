@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daytona_kernel_interp.client.output_collector import CellError, DisplayData, ExecuteResult, StreamText
+from daytona_kernel_interp.client.outputs import CellError, DisplayData, ExecuteResult, StreamText
 from daytona_kernel_interp.page import html_parts
 from tests.sessions import png
 

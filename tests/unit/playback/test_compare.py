@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 
-from daytona_kernel_interp.client.output_collector import CellError, DisplayData, ExecuteResult, StreamText
+from daytona_kernel_interp.client.outputs import CellError, DisplayData, ExecuteResult, StreamText
 from daytona_kernel_interp.playback.compare import EXACT, Comparison, Difference, Tolerance
 from daytona_kernel_interp.recording.model import Outcome
 from tests.transcripts import Maker

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daytona_kernel_interp.client.output_collector import StreamText
+from daytona_kernel_interp.client.outputs import StreamText
 from daytona_kernel_interp.playback.diff import diff
 from tests.transcripts import SEARCH, Maker
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 
 from daytona_kernel_interp import Recording
-from daytona_kernel_interp.client.output_collector import StreamText
+from daytona_kernel_interp.client.outputs import StreamText
 from daytona_kernel_interp.errors import RecordingError
 from daytona_kernel_interp.recording import notebook_reader as notebook
 from daytona_kernel_interp.recording.model import METADATA_KEY, Call, Entry, Facts, LMCall, Outcome, Transcript, Usage
