@@ -21,12 +21,12 @@ from daytona_kernel_interp import (
     live,
     replay,
 )
+from daytona_kernel_interp.codec.records import Record
 from daytona_kernel_interp.errors import KernelError
-from daytona_kernel_interp.kernelspecs import describe
-from daytona_kernel_interp.records import find
-from daytona_kernel_interp.sandboxes.choice import choose, take_up
-from daytona_kernel_interp.transcript.comparing import Tolerance
-from daytona_kernel_interp.wire.records import Record
+from daytona_kernel_interp.jupyter.kernelspec import describe
+from daytona_kernel_interp.playback.compare import Tolerance
+from daytona_kernel_interp.sandboxes.select import choose, take_up
+from daytona_kernel_interp.session.session_file import find
 from tests.snapshots.file_formats import GOLDEN
 
 if TYPE_CHECKING:

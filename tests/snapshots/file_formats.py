@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from daytona_kernel_interp import Recording
-from daytona_kernel_interp.kernelspecs import KERNELSPECS, Kernelspec, install
-from daytona_kernel_interp.records import SessionRecord
-from daytona_kernel_interp.sandboxes.choice import take_up
-from daytona_kernel_interp.transcript import notebook
+from daytona_kernel_interp.jupyter.kernelspec import KERNELSPECS, Kernelspec, install
+from daytona_kernel_interp.recording import notebook_reader
+from daytona_kernel_interp.sandboxes.select import take_up
+from daytona_kernel_interp.session.session_file import SessionRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,15 +83,16 @@ def kernelspecs(folder: Path) -> str:
 
 
 def golden_files(folder: Path) -> str:
-    """Return the SHA-256 of each golden file of the tests: these files never change."""
-    files = sorted(path for name in ("golden", "unit/golden") for path in (TESTS / name).rglob("*") if path.is_file())
-    return "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()} {path.relative_to(TESTS)}\n" for path in files)
+    """Return the SHA-256 of each golden file of the tests: these files never change, but their folders may move."""
+    folders = [path for path in TESTS.rglob("golden") if path.is_dir()]
+    files = {str(path.relative_to(each)): path for each in folders for path in each.rglob("*") if path.is_file()}
+    return "".join(f"{hashlib.sha256(files[name].read_bytes()).hexdigest()} {name}\n" for name in sorted(files))
 
 
 def recording(folder: Path) -> str:
     """Write the golden recording again and return every path in the notebook with the types found there."""
     copy = folder / "recording-v1.ipynb"
-    notebook.write(Recording.load(GOLDEN / copy.name).transcript, copy)
+    notebook_reader.write(Recording.load(GOLDEN / copy.name).transcript, copy)
     document = json.loads(copy.read_text(encoding="utf-8"))
     types: dict[str, set[str]] = {}
     for path, kind in _leaves(document, ""):

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import daytona_kernel_interp
 from daytona_kernel_interp import KernelInterpreter, LocalSandbox, ReplayInterpreter
-from daytona_kernel_interp.cell import CellError, DisplayData, ExecuteResult, StreamText
+from daytona_kernel_interp.client.outputs import CellError, DisplayData, ExecuteResult, StreamText
+from daytona_kernel_interp.codec.records import Record, SequenceRecord
 from daytona_kernel_interp.errors import (
     CellNotRun,
     KernelDied,
@@ -25,13 +26,12 @@ from daytona_kernel_interp.errors import (
     TunnelLost,
     WireMismatch,
 )
-from daytona_kernel_interp.inspected import Call, Inspection, Running, Variable
+from daytona_kernel_interp.monitor.inspection import Call, Inspection, Running, Variable
+from daytona_kernel_interp.monitor.live import Live
+from daytona_kernel_interp.playback.compare import Tolerance
+from daytona_kernel_interp.playback.diff import RunDiff
+from daytona_kernel_interp.playback.replay import ReplayReport
 from daytona_kernel_interp.testing import DaytonaEmulator, Fault
-from daytona_kernel_interp.transcript.comparing import Tolerance
-from daytona_kernel_interp.transcript.differing import RunDiff
-from daytona_kernel_interp.transcript.replaying import ReplayReport
-from daytona_kernel_interp.watching import Live
-from daytona_kernel_interp.wire.records import Record, SequenceRecord
 from tests.snapshots.file_formats import GOLDEN
 
 if TYPE_CHECKING:

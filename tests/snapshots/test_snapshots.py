@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from daytona_kernel_interp.records import sessions
-from daytona_kernel_interp.sandboxes.choice import take_up
+from daytona_kernel_interp.sandboxes.select import take_up
+from daytona_kernel_interp.session.session_file import sessions
 from tests.snapshots.snapshots import EXPECTED, SNAPSHOTS
 
 if TYPE_CHECKING:

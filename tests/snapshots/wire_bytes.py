@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from daytona_kernel_interp.wire.calls import Field, Parameter, Preamble, ToolFailure, ToolSpec, to_line
+from daytona_kernel_interp.wire.comm import Field, Parameter, Preamble, ToolFailure, ToolSpec, to_line
 from daytona_kernel_interp.wire.frames import decode, encode
 from daytona_kernel_interp.wire.hello import Close, HostHello, close_reason
 from daytona_kernel_interp.wire.journal import Record, RecordKind, encode_record
-from daytona_kernel_interp.wire.link import Admitted, Refused, RelayStreams
+from daytona_kernel_interp.wire.keepalive import Admitted, Refused, RelayStreams
 from daytona_kernel_interp.wire.stream import Stream
 
 if TYPE_CHECKING:
