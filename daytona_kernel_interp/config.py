@@ -18,14 +18,14 @@ MAX_VALUE_BYTES = 256 << 20
 START_S = 60.0  # from create to a kernel that answers
 DAYTONA_BUILD_S = 900.0  # the same, where an image may have to be built
 DIAL_S = 10.0
-BEAT_S = 5.0  # between signs of life in a session's record
+HEARTBEAT_S = 5.0  # between signs of life in a session's record
 
 # The timeout ladder. Interrupts reach most code within milliseconds; what does not react to any is in native code
 # that never looks at signals, and only then the kernel has to die.
 INTERRUPT_S = 0.5
 ASYNC_EXCEPTION_S = 0.5
 LAST_INTERRUPT_S = 4.0
-LADDER = (("interrupt", INTERRUPT_S), ("exception", ASYNC_EXCEPTION_S), ("interrupt", LAST_INTERRUPT_S))
+INTERRUPT_LADDER = (("interrupt", INTERRUPT_S), ("exception", ASYNC_EXCEPTION_S), ("interrupt", LAST_INTERRUPT_S))
 AFTER_SUBMIT_S = 5.0  # a cell that goes on after SUBMIT is interrupted
 REPLY_GRACE_S = 1.0  # idle without reply after an interrupt, or reply without idle
 
@@ -35,7 +35,7 @@ MAX_RECOVERIES = 20  # in a row, of one link
 MAX_TOOL_THREADS = 64  # per interpreter
 MAX_PENDING_CALLS = 4096  # of one cell
 PENDING_CALL_BYTES = 1 << 30  # the arguments of those together, as they came; one call may have more
-KEPT_REPLY_BYTES = 64 << 20  # tool results of one cell, kept in case the link is lost with them
+STORED_REPLY_BYTES = 64 << 20  # tool results of one cell, kept in case the link is lost with them
 
 
 def sandbox_choice() -> str | None:

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from daytona_kernel_interp.client.outputs import CellError, DisplayData, ExecuteResult, StreamText
 from daytona_kernel_interp.codec import values
 from daytona_kernel_interp.errors import RecordingError
-from daytona_kernel_interp.recording.model import Call, Entry, Facts, LMCall, Outcome, Ref, Transcript, Usage
+from daytona_kernel_interp.recording.model import (
+    Entry,
+    LMCall,
+    Outcome,
+    RecordedCall,
+    SessionFacts,
+    Transcript,
+    Usage,
+    ValueRef,
+)
 from daytona_kernel_interp.recording.value_store import ref_to
 from daytona_kernel_interp.wire.comm import ToolSpec
 
@@ -31,13 +40,13 @@ class MemoryStore:
     def __init__(self) -> None:
         self._kept: dict[str, list[Buffer]] = {}
 
-    def put(self, value: Any) -> Ref:
+    def put(self, value: Any) -> ValueRef:
         buffers = values.dumps(value)
         ref = ref_to(buffers)
         self._kept[ref.hash] = buffers
         return ref
 
-    def load(self, ref: Ref) -> Sequence[Buffer]:
+    def load(self, ref: ValueRef) -> Sequence[Buffer]:
         try:
             return self._kept[ref.hash]
         except KeyError:
@@ -68,10 +77,10 @@ def call(
     error: tuple[str, tuple[str, ...], str] | None = None,
     usage: Usage | None = None,
     **kwargs: Any,
-) -> Call:
+) -> RecordedCall:
     """Return a call; without an end, or with an error, it has no result."""
     given = None if error or elapsed_s is None else store.put(result)
-    return Call(number, name, kind, began_s, elapsed_s, store.put((list(args), kwargs)), given, error, usage)
+    return RecordedCall(number, name, kind, began_s, elapsed_s, store.put((list(args), kwargs)), given, error, usage)
 
 
 def small() -> Transcript:
@@ -82,7 +91,7 @@ def small() -> Transcript:
         LMCall(f"c{n}", None, one.began - timedelta(seconds=3), 2.9, store.put({}), store.put(["..."]), one.usage)
         for n, one in enumerate(entries)
     ]
-    facts = Facts(
+    facts = SessionFacts(
         "8d5c2f", BEGAN, "local", {"python": "3.11.7", "dspy": "3.4.1"}, {"execution_timeout": 30.0}, {"random": 7}
     )
     return Transcript(facts, entries, store, lm_calls, callback=True)
@@ -218,4 +227,4 @@ def long(steps: int = 200, calls: int = 6) -> Transcript:
         LMCall(f"c{n}", None, one.began - timedelta(seconds=4), 3.8, store.put({}), store.put(["..."]), one.usage)
         for n, one in enumerate(entries)
     ]
-    return Transcript(Facts("f00d", BEGAN, "local"), entries, store, lm_calls, callback=True)
+    return Transcript(SessionFacts("f00d", BEGAN, "local"), entries, store, lm_calls, callback=True)

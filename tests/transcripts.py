@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from daytona_kernel_interp.codec import values
 from daytona_kernel_interp.errors import RecordingError
-from daytona_kernel_interp.recording.model import Call, Entry, Facts, LMCall, Outcome, Ref, Transcript
+from daytona_kernel_interp.recording.model import (
+    Entry,
+    LMCall,
+    Outcome,
+    RecordedCall,
+    SessionFacts,
+    Transcript,
+    ValueRef,
+)
 from daytona_kernel_interp.wire.comm import Parameter, ToolSpec
 
 if TYPE_CHECKING:
@@ -26,7 +34,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._values: dict[str, list[Buffer]] = {}
 
-    def put(self, value: Any) -> Ref:
+    def put(self, value: Any) -> ValueRef:
         buffers = values.dumps(value, snapshot=True)
         digest = hashlib.sha256()
         for buffer in buffers:
@@ -34,9 +42,9 @@ class MemoryStore:
             digest.update(buffer)
         key = digest.hexdigest()
         self._values[key] = buffers
-        return Ref(key, sum(map(len, buffers)), repr(value)[:80])
+        return ValueRef(key, sum(map(len, buffers)), repr(value)[:80])
 
-    def load(self, ref: Ref) -> Sequence[Buffer]:
+    def load(self, ref: ValueRef) -> Sequence[Buffer]:
         try:
             return self._values[ref.hash]
         except KeyError:
@@ -56,10 +64,10 @@ class Maker:
         self.lm_calls: list[LMCall] = []
         self._calls = 0
 
-    def call(self, name: str, *args: Any, result: Any = None, error: Any = None, **kwargs: Any) -> Call:
+    def call(self, name: str, *args: Any, result: Any = None, error: Any = None, **kwargs: Any) -> RecordedCall:
         """Return a call that was answered with ``result``, or raised ``error``."""
         self._calls += 1
-        return Call(
+        return RecordedCall(
             self._calls,
             name,
             "llm" if name.startswith("llm_query") else "tool",
@@ -77,7 +85,7 @@ class Maker:
         *,
         value: Any = None,
         variables: Mapping[str, Any] | None = None,
-        calls: Sequence[Call] = (),
+        calls: Sequence[RecordedCall] = (),
         tools: Sequence[ToolSpec] = (),
         outputs: Sequence[Output] = (),
         fields: Sequence[Mapping[str, Any]] | None = None,
@@ -111,4 +119,6 @@ class Maker:
         return self.add(code, Outcome("raised", ending, error=error, text=text), **more)
 
     def transcript(self, **facts: Any) -> Transcript:
-        return Transcript(Facts("abcd1234", BEGAN, "local", **facts), list(self.entries), self.store, self.lm_calls)
+        return Transcript(
+            SessionFacts("abcd1234", BEGAN, "local", **facts), list(self.entries), self.store, self.lm_calls
+        )

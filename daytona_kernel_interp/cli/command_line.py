@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..client.outputs import Output
-    from ..sandboxes.daytona.orphans import Found
+    from ..sandboxes.daytona.orphans import ManagedSandbox
     from ..sandboxes.daytona.snapshot_image import KernelImage
 
 PROGRAM = "daytona-kernel"
@@ -233,9 +233,9 @@ def _collect(options: argparse.Namespace) -> int:
     from ..sandboxes.daytona import orphans as lost
     from ..session.session_file import forget_sandboxes
 
-    def find() -> list[Found]:
+    def find() -> list[ManagedSandbox]:
         older_than_s, others, kept = options.older_than * 3600, options.all_owners, options.kept
-        return [each for each in _find_sandboxes() if each.lost(older_than_s, all_owners=others, kept=kept)]
+        return [each for each in _find_sandboxes() if each.is_orphaned(older_than_s, all_owners=others, kept=kept)]
 
     found = find()
     if not found:
@@ -251,7 +251,7 @@ def _collect(options: argparse.Namespace) -> int:
         shown = {sandbox.id for sandbox in found}  # one may have been taken up meanwhile
         found = [sandbox for sandbox in find() if sandbox.id in shown]
     try:
-        io_loop().run(lost.delete([sandbox.id for sandbox in found]))
+        io_loop().run(lost.delete_sandboxes([sandbox.id for sandbox in found]))
     except SandboxFailed as error:
         return _fail(f"{error}.", FAILED)
     forget_sandboxes({sandbox.id for sandbox in found})
@@ -315,26 +315,26 @@ def _image(options: argparse.Namespace) -> KernelImage:
         raise _BadInput(f"{error}.") from error
 
 
-def _find_sandboxes() -> list[Found]:
+def _find_sandboxes() -> list[ManagedSandbox]:
     from ..errors import SandboxFailed
     from ..runtime.event_loop import io_loop
     from ..sandboxes.daytona import orphans as lost
-    from ..session.session_file import sessions
+    from ..session.session_file import list_records
 
-    in_use = {str(record.sandbox.get("id")) for record in sessions() if record.host_lives}
+    in_use = {str(record.sandbox.get("id")) for record in list_records() if record.host_lives}
     try:
-        return io_loop().run(lost.find(in_use))
+        return io_loop().run(lost.find_sandboxes(in_use))
     except SandboxFailed as error:
         raise _BadInput(str(error).rstrip(".") + ".") from error
 
 
-def _show_sandboxes(found: list[Found]) -> int:
+def _show_sandboxes(found: list[ManagedSandbox]) -> int:
     if not found:
         _write(sys.stderr, "No sandboxes at Daytona.\n")
         return 0
     _write(sys.stdout, f"{'SANDBOX AT DAYTONA':40}{'STATE':12}{'MADE BY':30}IDLE\n")
     for sandbox in found:
-        whose = sandbox.whose + (", gone" if not sandbox.host_lives else "") + (", kept" if sandbox.kept else "")
+        whose = sandbox.owner + (", gone" if not sandbox.host_lives else "") + (", kept" if sandbox.kept else "")
         idle = "" if sandbox.idle_s is None else f"{sandbox.idle_s / 60:.0f} min"
         _write(sys.stdout, f"{sandbox.id:40}{sandbox.state:12}{whose:30}{idle}\n")
     return 0
@@ -372,11 +372,11 @@ def _inspect(options: argparse.Namespace) -> int:
 def _attach(options: argparse.Namespace) -> int:
     from ..errors import SessionNotFound
     from ..monitor.shared_client import CellFailed, visit
-    from ..session.session_file import sessions
+    from ..session.session_file import list_records
     from .console import Console, open_jupyter_console
 
     if options.session is None:
-        known = sessions()
+        known = list_records()
         if not known:
             raise _BadInput("No session is alive on this machine.")
         options.session = known[0].id
@@ -414,11 +414,11 @@ def _execute(options: argparse.Namespace, code: str, variables: dict[str, Any], 
     from .. import KernelInterpreter
     from ..errors import KernelError
     from ..interpreter.interpreter import CodeInterpreterError, FinalOutput  # DSPy's own
-    from ..sandboxes.select import choose
+    from ..sandboxes.select import select_sandbox
     from .progress import starting
 
     try:
-        sandbox = choose(options.sandbox)
+        sandbox = select_sandbox(options.sandbox)
     except KernelError as error:
         raise _BadInput(str(error)) from error
     interpreter = KernelInterpreter(sandbox=sandbox, max_output_chars=None)

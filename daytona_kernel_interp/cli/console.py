@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import KernelError
 from ..monitor.live import live
 from ..monitor.shared_client import CellFailed
-from ..session.session_file import find
+from ..session.session_file import find_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +62,7 @@ def open_jupyter_console(session_id: str) -> int | None:
     Raises:
         SessionNotFound: If there is no such session.
     """
-    record = find(session_id)
+    record = find_session(session_id)
     if not record.host_lives:
         return None
     if importlib.util.find_spec("jupyter_console") is None:

@@ -21,8 +21,8 @@ from ..errors import KernelError
 from ..interpreter.interpreter import CodeInterpreterError, KernelInterpreter
 from ..runtime.event_loop import io_loop
 from ..sandboxes.daytona import DaytonaSandbox
-from ..sandboxes.daytona.api import Service, begin_import
-from ..sandboxes.daytona.error_text import api_url, sentence, wrong_url
+from ..sandboxes.daytona.api import DaytonaAPI, begin_import
+from ..sandboxes.daytona.error_text import api_url, error_sentence, url_error
 from ..transport.websocket import connect_socket
 from ..wire.hello import PATH_PREFIX, RELAY_CHANNEL, SECRET_HEADER
 
@@ -136,7 +136,7 @@ def _api(visit: _Visit) -> Iterator[Check]:
     """One request tells whether the key is good, how far it is, and, refused or not, what time it is there."""
     credential = daytona_credential()
     assert credential is not None
-    if (wrong := wrong_url()) is not None:
+    if (wrong := url_error()) is not None:
         yield Check("API", "none", None, wrong)
         return
     request = urllib.request.Request(f"{api_url()}/sandbox?limit=1")
@@ -190,7 +190,7 @@ def _snapshot(visit: _Visit) -> Iterator[Check]:
         advice = "there is none of this name: `daytona-kernel image build` makes one; or unset DAYTONA_KERNEL_SNAPSHOT"
         yield Check("snapshot", name, None, advice)
     elif error is not None:  # a key that may use snapshots may not be allowed to look at them
-        yield Check("snapshot", f"{name}: unknown ({sentence(error)})")
+        yield Check("snapshot", f"{name}: unknown ({error_sentence(error)})")
     elif state == "active":
         yield Check("snapshot", f"{name} is active")
     else:
@@ -199,7 +199,7 @@ def _snapshot(visit: _Visit) -> Iterator[Check]:
 
 
 async def _state_of_snapshot(name: str) -> tuple[str, Exception | None]:
-    service = await Service.connect()
+    service = await DaytonaAPI.connect()
     try:
         return await service.snapshot_state(name), None
     except Exception as error:
@@ -227,7 +227,7 @@ def _sandbox(visit: _Visit) -> Iterator[Check]:
 def _preview(visit: _Visit) -> Iterator[Check]:
     """Plain requests through the preview; the relay answers each with 404, to whoever knows its secret."""
     address = visit.address
-    deadline = time.monotonic() + address.refused_for_s
+    deadline = time.monotonic() + address.refused_timeout_s
     times: list[float] = []
     while len(times) < _TIMES:
         begun = time.monotonic()

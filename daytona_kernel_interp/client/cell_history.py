@@ -6,46 +6,51 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .output_collector import Cell
+    from .output_collector import OutputCollector
 
 MAX_STEPS = 50
 STEP_CODE_CHARS = 2000
 TAIL_CHARS = 1000
 
 
-class Steps:
+class CellHistory:
     """One per kernel. Each change has a number, so that who comes again is told what is new."""
 
     def __init__(self) -> None:
         self._steps: deque[dict[str, Any]] = deque(maxlen=MAX_STEPS)
-        self._cell: Cell | None = None  # of the last step, while it runs
-        self._began = 0.0
+        self._cell: OutputCollector | None = None  # of the last step, while it runs
+        self._started_at = 0.0
         self._count = 0
         self._changes = 0
 
-    def begin(self, cell: Cell, code: str, now: float) -> None:
+    def begin(self, cell: OutputCollector, code: str, now: float) -> None:
         """A cell is sent; one without code, which moves a value or a file, is no step."""
         if not code:
             return
         self._count += 1
-        self._cell, self._began = cell, now
+        self._cell, self._started_at = cell, now
         self._add({"number": self._count, "code": code[:STEP_CODE_CHARS], "state": "running", "took_s": None})
 
-    def end(self, cell: Cell, now: float) -> None:
+    def end(self, cell: OutputCollector, now: float) -> None:
         """A cell is over, however it ended."""
         if cell is not self._cell:
             return
         self._cell = None
-        step = {**self._steps.pop(), "took_s": now - self._began, "state": _state(cell), "tail": cell.tail(TAIL_CHARS)}
+        step = {
+            **self._steps.pop(),
+            "took_s": now - self._started_at,
+            "state": _state_of(cell),
+            "tail": cell.tail(TAIL_CHARS),
+        }
         if cell.error is not None:
             step["error"] = cell.error.summary[:TAIL_CHARS]
         self._add(step)
 
-    def since(self, change: int, now: float) -> dict[str, Any]:
+    def changes_since(self, change: int, now: float) -> dict[str, Any]:
         """Return the steps that changed after ``change``, the running one as it is now, and the last change."""
         steps = [step for step in self._steps if step["change"] > change]
         if self._cell is not None:
-            running = {**self._steps[-1], "took_s": now - self._began, "tail": self._cell.tail(TAIL_CHARS)}
+            running = {**self._steps[-1], "took_s": now - self._started_at, "tail": self._cell.tail(TAIL_CHARS)}
             steps = [*(step for step in steps if step is not self._steps[-1]), running]
         return {"steps": steps, "change": self._changes}
 
@@ -54,9 +59,9 @@ class Steps:
         self._steps.append({**step, "change": self._changes})
 
 
-def _state(cell: Cell) -> str:
+def _state_of(cell: OutputCollector) -> str:
     if cell.submission is not None:
         return "submitted"
     if cell.error is not None:
         return "failed"
-    return "done" if cell.over else "ended"
+    return "done" if cell.finished else "ended"

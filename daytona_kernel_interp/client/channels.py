@@ -12,7 +12,7 @@ import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 
 from ..wire.comm import PREAMBLE_KEY
-from .messages import limit_of, parse
+from .messages import max_message_bytes, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,8 +39,8 @@ class Channels:
         on_iopub: Callable[[Message], None],
     ) -> None:
         """Connect; nothing is waited for."""
-        context = _shared_context()
-        limit = limit_of(max_value_bytes)
+        context = _zmq_context()
+        limit = max_message_bytes(max_value_bytes)
         context.setsockopt(zmq.MAXMSGSIZE, -1 if limit is None else limit)
         self._client = AsyncKernelClient(context=context)
         self._client.load_connection_file(str(connection_file))
@@ -48,13 +48,13 @@ class Channels:
         self._on_shell, self._on_iopub = on_shell, on_iopub
         self._barriers: dict[str, asyncio.Future[None]] = {}
         self._shell_replies: dict[str, asyncio.Future[None]] = {}
-        self._answers: dict[str, asyncio.Future[Message]] = {}  # awaited on control
-        self._held: list[Message] | None = None
-        self._known: set[str] = set()  # ids of messages that were taken from the journal, and may come here as well
+        self._control_replies: dict[str, asyncio.Future[Message]] = {}  # awaited on control
+        self._held_messages: list[Message] | None = None
+        self._known_ids: set[str] = set()  # ids of messages that were taken from the journal, and may come here as well
         self._readers = [
-            asyncio.create_task(self._read(self._client.shell_channel, self._take_shell)),
-            asyncio.create_task(self._read(self._client.iopub_channel, self._take_iopub)),
-            asyncio.create_task(self._read(self._client.control_channel, self._take_control)),
+            asyncio.create_task(self._read(self._client.shell_channel, self._receive_shell)),
+            asyncio.create_task(self._read(self._client.iopub_channel, self._receive_iopub)),
+            asyncio.create_task(self._read(self._client.control_channel, self._receive_control)),
         ]
 
     @property
@@ -81,18 +81,18 @@ class Channels:
         message = self.session.msg("comm_msg", {"comm_id": "", "data": data})
         self.session.send(self._client.control_channel.socket, message, buffers=list(buffers))
 
-    async def ask(self, data: dict[str, Any]) -> Message:
+    async def request_control(self, data: dict[str, Any]) -> Message:
         """Send a ``comm_msg`` on control and return the kernel's answer to it, however long that takes."""
         message = self.session.msg("comm_msg", {"comm_id": "", "data": data})
-        answer = self._answers[message["header"]["msg_id"]] = asyncio.get_running_loop().create_future()
+        answer = self._control_replies[message["header"]["msg_id"]] = asyncio.get_running_loop().create_future()
         try:
             self.session.send(self._client.control_channel.socket, message)
             found: Message = await answer
             return found
         finally:
-            self._answers.pop(message["header"]["msg_id"], None)
+            self._control_replies.pop(message["header"]["msg_id"], None)
 
-    async def until_subscribed(self) -> None:
+    async def wait_subscribed(self) -> None:
         """Return when what the kernel publishes arrives.
 
         PUB sends nothing to a subscription that has not come; the first idle that does come proves that it has.
@@ -118,16 +118,16 @@ class Channels:
             self.send(message)
             await replied
 
-    def hold(self) -> None:
-        """Keep iopub's messages back until :meth:`release`."""
-        self._held = []
+    def hold_iopub(self) -> None:
+        """Keep iopub's messages back until :meth:`release_iopub`."""
+        self._held_messages = []
 
-    def release(self, known: set[str]) -> None:
+    def release_iopub(self, known: set[str]) -> None:
         """Hand over what was held back, without the messages of ``known`` ids, and hold no more."""
-        self._known |= known  # what was published just before the journal was read is still on its way
-        held, self._held = self._held or [], None
+        self._known_ids |= known  # what was published just before the journal was read is still on its way
+        held, self._held_messages = self._held_messages or [], None
         for message in held:
-            self._guard(self._take_iopub, message)
+            self._guard(self._receive_iopub, message)
 
     async def aclose(self) -> None:
         """Close the channels; nothing that is still queued is sent. Calling it again does nothing."""
@@ -145,7 +145,7 @@ class Channels:
 
     # --- messages ---------------------------------------------------------------------------------
 
-    async def _read(self, channel: Any, take: Callable[[Message], None]) -> None:
+    async def _read(self, channel: Any, receive: Callable[[Message], None]) -> None:
         session = channel.session
         while True:
             frames = await channel.socket.recv_multipart()
@@ -155,38 +155,38 @@ class Channels:
             except Exception as error:  # a bad signature, or whatever a hostile kernel makes json.loads raise
                 log.warning("dropped a message that is no Jupyter message: %s", error)
                 continue
-            self._guard(take, message)
+            self._guard(receive, message)
 
-    def _guard(self, take: Callable[[Message], None], message: Message) -> None:
+    def _guard(self, receive: Callable[[Message], None], message: Message) -> None:
         try:
-            take(message)
+            receive(message)
         except Exception:
             log.warning("dropped a malformed message of type %r", message.get("msg_type"), exc_info=True)
 
-    def _take_shell(self, message: Message) -> None:
+    def _receive_shell(self, message: Message) -> None:
         waiting = self._shell_replies.pop(parent_id(message), None)
         if waiting is None:
             self._on_shell(message)
         elif not waiting.done():
             waiting.set_result(None)
 
-    def _take_control(self, message: Message) -> None:
+    def _receive_control(self, message: Message) -> None:
         """Take an answer; what other replies carry is not waited for."""
-        answer = self._answers.get(parent_id(message))
+        answer = self._control_replies.get(parent_id(message))
         if answer is not None and not answer.done() and message["msg_type"] == "comm_msg":
             answer.set_result(message)
 
-    def _take_iopub(self, message: Message) -> None:
+    def _receive_iopub(self, message: Message) -> None:
         parent = parent_id(message)
         if parent in self._barriers:
             if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
                 passed = self._barriers.pop(parent)
                 if not passed.done():
                     passed.set_result(None)
-        elif self._held is not None:
-            self._held.append(message)
-        elif message["header"]["msg_id"] in self._known:
-            self._known.discard(message["header"]["msg_id"])
+        elif self._held_messages is not None:
+            self._held_messages.append(message)
+        elif message["header"]["msg_id"] in self._known_ids:
+            self._known_ids.discard(message["header"]["msg_id"])
         else:
             self._on_iopub(message)
 
@@ -213,7 +213,7 @@ def _forget_after_fork() -> None:
 os.register_at_fork(after_in_child=_forget_after_fork)
 
 
-def _shared_context() -> zmq.asyncio.Context:
+def _zmq_context() -> zmq.asyncio.Context:
     """Return the process's ZMQ context; each further one would cost an I/O thread.
 
     Receiving keeps libzmq's high-water mark of 1000 messages. At the mark libzmq stops reading, the tunnel's window

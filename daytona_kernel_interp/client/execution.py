@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ..errors import KernelError
     from ..tools.binding import ToolAborted, ToolRunner
-    from .output_collector import Cell
+    from .output_collector import OutputCollector
     from .outputs import Output
 
 
@@ -22,16 +22,16 @@ _MAX_LATE_CHARS = 200_000
 
 
 @dataclass(frozen=True)
-class CellResult:
+class ExecutionResult:
     """A cell that ended with its kernel alive."""
 
-    cell: Cell
-    late: str  # what earlier cells' threads printed since they ended
+    cell: OutputCollector
+    background_output: str  # what earlier cells' threads printed since they ended
     interrupted: str | None = None  # which rung of the ladder ended it: "interrupt" or "exception"
     timed_out: bool = False
 
 
-class LateText:
+class BackgroundOutput:
     """What threads of earlier cells printed since they ended."""
 
     def __init__(self) -> None:
@@ -50,52 +50,55 @@ class LateText:
         return text
 
 
-class DiedInCell(Exception):
+class ExecutionAborted(Exception):
     """A cell whose kernel died or whose link was lost: the error, and what the cell had shown."""
 
-    def __init__(self, error: KernelError, cell: Cell) -> None:
+    def __init__(self, error: KernelError, cell: OutputCollector) -> None:
         super().__init__(str(error))
         self.error, self.cell = error, cell
 
 
-class Run:
+class Execution:
     """A cell under way, and who waits for what of it."""
 
-    def __init__(self, cell: Cell, tools: ToolRunner, on_output: Callable[[Output], None] | None) -> None:
+    def __init__(self, cell: OutputCollector, tools: ToolRunner, on_output: Callable[[Output], None] | None) -> None:
         self.cell, self.tools, self.on_output = cell, tools, on_output
-        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.interrupt_wanted = asyncio.Event()
-        self.ours = True  # this process sent it
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.interrupt_requested = asyncio.Event()
+        self.sent_here = True  # this process sent it
         self.started = False  # the kernel is known to have taken it up
         self.not_run = False  # and known not to have
         self.interrupted = False
         self.reply_lost = False  # the connection that its reply goes to is gone; the journal has it
         self.must_end = False
-        self.killed = ""  # why, if it was
-        self.fatal: ToolAborted | None = None
-        self.settling: asyncio.Task[None] | None = None
-        self.after_submit: asyncio.TimerHandle | None = None
+        self.kill_reason = ""  # why, if it was
+        self.tool_abort: ToolAborted | None = None
+        self.resolving: asyncio.Task[None] | None = None
+        self.submit_timer: asyncio.TimerHandle | None = None
 
-    def demand_end(self) -> None:
+    def require_end(self) -> None:
         """The cell has to end, even if its kernel has to die for it."""
         self.must_end = True
-        self.interrupt_wanted.set()
+        self.interrupt_requested.set()
 
     def abort(self, error: ToolAborted) -> None:
         """A host tool ends the call."""
-        self.fatal = error
-        self.demand_end()
+        self.tool_abort = error
+        self.require_end()
 
     def end(self) -> None:
         """The cell is over."""
-        if self.after_submit is not None:
-            self.after_submit.cancel()
-        if not self.over.done():
-            self.over.set_result(None)
+        if self.submit_timer is not None:
+            self.submit_timer.cancel()
+        if not self.done.done():
+            self.done.set_result(None)
 
 
-def death(event: Mapping[str, Any], killed: str) -> KernelDied:
-    """Return the error that tells how a kernel ended: ``event`` is the relay's, ``killed`` why we did it, if we did."""
+def kernel_died(event: Mapping[str, Any], kill_reason: str) -> KernelDied:
+    """Return the error that tells how a kernel ended.
+
+    ``event`` is the relay's; ``kill_reason`` is why this host killed the kernel, if it did.
+    """
     code, signal_name, oom = event.get("code"), event.get("signal"), event.get("oom") is True
     how = f"signal {signal_name or -code}" if isinstance(code, int) and code < 0 else f"exit code {code}"
     what = f"the kernel's process ended ({how})" if isinstance(code, int) else "the kernel's process is gone"
@@ -103,8 +106,8 @@ def death(event: Mapping[str, Any], killed: str) -> KernelDied:
         what = f"the kernel's process was killed because the sandbox ran out of memory ({how})"
     if event.get("relay_ends") is True:  # as when a container is stopped
         what = "the sandbox's relay was told to end, and ended the kernel"
-    if killed:
-        what = f"{killed} and nothing stopped the code, so the kernel was killed"
+    if kill_reason:
+        what = f"{kill_reason} and nothing stopped the code, so the kernel was killed"
     return KernelDied(
         f"{what}; all variables are lost",
         exit_code=code if isinstance(code, int) else None,
@@ -113,12 +116,12 @@ def death(event: Mapping[str, Any], killed: str) -> KernelDied:
     )
 
 
-async def first_of(*futures: asyncio.Future[Any], timeout_s: float | None) -> None:
+async def wait_first(*futures: asyncio.Future[Any], timeout_s: float | None) -> None:
     """Return when one of them is done, or the time is up; nothing is raised."""
     await asyncio.wait(futures, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
 
 
-async def all_of(steps: list[asyncio.Future[Any]], dead: asyncio.Future[KernelError], timeout_s: float) -> None:
+async def wait_all(steps: list[asyncio.Future[Any]], dead: asyncio.Future[KernelError], timeout_s: float) -> None:
     """Wait for every step, unless the kernel is ``dead`` before.
 
     Raises:
@@ -129,7 +132,7 @@ async def all_of(steps: list[asyncio.Future[Any]], dead: asyncio.Future[KernelEr
     try:
         while pending := [step for step in steps if not step.done()]:
             left_s = end - asyncio.get_running_loop().time()
-            await first_of(*pending, dead, timeout_s=None if left_s == math.inf else max(0.0, left_s))
+            await wait_first(*pending, dead, timeout_s=None if left_s == math.inf else max(0.0, left_s))
             for step in steps:
                 if step.done():
                     step.result()
@@ -143,11 +146,11 @@ async def all_of(steps: list[asyncio.Future[Any]], dead: asyncio.Future[KernelEr
         await asyncio.gather(*steps, return_exceptions=True)
 
 
-async def race(step: Coroutine[Any, Any, None], end: asyncio.Future[Any]) -> None:
+async def run_unless(step: Coroutine[Any, Any, None], end: asyncio.Future[Any]) -> None:
     """Do ``step``, unless ``end`` is done before; raises what ``step`` does."""
     task = asyncio.ensure_future(step)
     try:
-        await first_of(task, end, timeout_s=None)
+        await wait_first(task, end, timeout_s=None)
         if task.done():
             task.result()
     finally:

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from ..tunnel.tunnel import Tunnel
     from .channels import Channels, Message
 
-_LOOK_S = 10.0  # for a link that is slow, or being resumed
+_ANSWER_S = 10.0  # for a link that is slow, or being resumed
 _BUSY_PERCENT = 50  # of a processor
 
 
-async def look(
+async def inspect_kernel(
     channels: Channels | None,
     tunnel: Tunnel,
     kernel_id: str,
@@ -38,28 +38,28 @@ async def look(
         TunnelLost: If neither answers in time.
         KernelError: If the relay is gone, or knows nothing of the kernel.
     """
-    steps: set[asyncio.Task[Any]] = set()
+    tasks: set[asyncio.Task[Any]] = set()
     kernel: asyncio.Task[Message] | None = None
     if channels is not None:
-        question = {"op": "inspect"} if name is None else {"op": "inspect", "name": name}
-        kernel = asyncio.create_task(channels.ask(question))
-        steps.add(kernel)
+        request = {"op": "inspect"} if name is None else {"op": "inspect", "name": name}
+        kernel = asyncio.create_task(channels.request_control(request))
+        tasks.add(kernel)
     relay = asyncio.create_task(_ask_relay(tunnel, kernel_id, name))
-    steps.add(relay)
-    end = asyncio.get_running_loop().time() + _LOOK_S
+    tasks.add(relay)
+    end = asyncio.get_running_loop().time() + _ANSWER_S
     try:
         with tunnel.in_flight():
-            while steps and (left_s := end - asyncio.get_running_loop().time()) > 0:
-                done, _ = await asyncio.wait(steps, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-                steps -= done
+            while tasks and (left_s := end - asyncio.get_running_loop().time()) > 0:
+                done, _ = await asyncio.wait(tasks, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+                tasks -= done
                 if kernel is not None and kernel.done():
-                    return {**_data(kernel.result()), "by": "kernel"}
-                if relay.done() and (not _only_refused(relay.exception()) or not steps):
+                    return {**_data_of(kernel.result()), "by": "kernel"}
+                if relay.done() and (not _relay_refused(relay.exception()) or not tasks):
                     answer = relay.result()
                     if isinstance(answer.get("running"), dict):
                         answer["running"]["calls"] = calls()
                     return {**answer, "by": "relay"}
-        raise TunnelLost(f"neither the kernel nor its relay answered within {_LOOK_S:g} s: the link is slow, or down")
+        raise TunnelLost(f"neither the kernel nor its relay answered within {_ANSWER_S:g} s: the link is slow, or down")
     finally:
         for step in (relay, *([kernel] if kernel is not None else [])):
             step.cancel()
@@ -67,7 +67,7 @@ async def look(
                 await step
 
 
-def _only_refused(error: BaseException | None) -> bool:
+def _relay_refused(error: BaseException | None) -> bool:
     """Whether the relay is there and cannot tell, as one of another version; the kernel may."""
     return type(error) is SandboxFailed
 
@@ -77,17 +77,17 @@ async def _ask_relay(tunnel: Tunnel, kernel_id: str, name: str | None) -> dict[s
 
     Its machine may be busy, or the variable's own text is in the making. One whose process works is held all the same.
     """
-    answer = await tunnel.look(kernel_id)
-    if answer.get("running") is None and (name is not None or not _works(answer.get("cpu_percent"))):
+    answer = await tunnel.kernel_status(kernel_id)
+    if answer.get("running") is None and (name is not None or not _is_busy(answer.get("cpu_percent"))):
         await asyncio.sleep(REPR_S)
-        answer = await tunnel.look(kernel_id)
+        answer = await tunnel.kernel_status(kernel_id)
     return answer
 
 
-def _works(cpu_percent: Any) -> bool:
+def _is_busy(cpu_percent: Any) -> bool:
     return isinstance(cpu_percent, (int, float)) and cpu_percent >= _BUSY_PERCENT
 
 
-def _data(message: Message) -> dict[str, Any]:
+def _data_of(message: Message) -> dict[str, Any]:
     data = message["content"].get("data")
     return data if isinstance(data, dict) else {}

@@ -1,4 +1,4 @@
-"""``Kernel``: one live kernel, driven through jupyter_client. Lives on the I/O loop."""
+"""``KernelDriver``: one live kernel, driven through jupyter_client. Lives on the I/O loop."""
 
 from __future__ import annotations
 
@@ -9,18 +9,35 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..config import AFTER_SUBMIT_S, CANCEL_S, LADDER, LAST_INTERRUPT_S, MAX_RECOVERIES, REPLY_GRACE_S, START_S
+from ..config import (
+    AFTER_SUBMIT_S,
+    CANCEL_S,
+    INTERRUPT_LADDER,
+    LAST_INTERRUPT_S,
+    MAX_RECOVERIES,
+    REPLY_GRACE_S,
+    START_S,
+)
 from ..errors import CellNotRun, KernelDied, KernelError, SandboxFailed, TunnelLost
-from ..tunnel.tunnel import Watcher
-from .cell_history import Steps
+from ..tunnel.tunnel import KernelObserver
+from .cell_history import CellHistory
 from .channels import Channels, Message, parent_id
-from .execution import CellResult, DiedInCell, LateText, Run, all_of, death, first_of, race
-from .inspect_request import look
-from .messages import limit_of
-from .output_collector import Cell, Event, OutputArrived, PendingCalls, Submitted, ToolCalled
+from .execution import (
+    BackgroundOutput,
+    Execution,
+    ExecutionAborted,
+    ExecutionResult,
+    kernel_died,
+    run_unless,
+    wait_all,
+    wait_first,
+)
+from .inspect_request import inspect_kernel
+from .messages import max_message_bytes
+from .output_collector import CellEvent, OutputArrived, OutputCollector, PendingCalls, Submitted, ToolCalled
 from .outputs import Output, StreamText
-from .recovery import LOST_OUTPUT, Recovered, read_records
-from .tool_calls import Calls
+from .recovery import LOST_OUTPUT, RecoveredJournal, read_records
+from .tool_calls import ToolCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,24 +49,26 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Kernel(Watcher):
+class KernelDriver(KernelObserver):
     """One kernel of a sandbox."""
 
     def __init__(self, tunnel: Tunnel, max_value_bytes: int | None) -> None:
         self._tunnel, self.max_value_bytes = tunnel, max_value_bytes
         self._channels: Channels | None = None
-        self._calls, self._late = Calls(self._send_control), LateText()
-        self._run: Run | None = None
-        self._sessions: set[str] = set()  # Jupyter sessions whose cells are ours
-        self._last_iopub: str | None = None  # msg_id of the last message that came from the kernel
+        self._calls, self._background_output = ToolCalls(self._send_control), BackgroundOutput()
+        self._execution: Execution | None = None
+        self._own_session_ids: set[str] = set()  # Jupyter sessions whose cells are ours
+        self._last_iopub_id: str | None = None  # msg_id of the last message that came from the kernel
         self._dead: asyncio.Future[KernelError] = asyncio.get_running_loop().create_future()
         self._recovering: asyncio.Task[None] | None = None
-        self._broken: asyncio.Future[None] = self._dead.get_loop().create_future()  # since the last recovery began
-        self._begun, self.steps = False, Steps()
+        self._streams_broken: asyncio.Future[None] = (
+            self._dead.get_loop().create_future()
+        )  # since the last recovery began
+        self._started, self.cell_history = False, CellHistory()
         self.id, self.key, self.connection_file = "", "", Path()
 
     @classmethod
-    async def start(cls, tunnel: Tunnel, *, max_value_bytes: int | None) -> Kernel:
+    async def start(cls, tunnel: Tunnel, *, max_value_bytes: int | None) -> KernelDriver:
         """Start a kernel behind ``tunnel`` and wait until it answers on every channel that a cell needs.
 
         Raises:
@@ -59,11 +78,11 @@ class Kernel(Watcher):
         kernel = cls(tunnel, max_value_bytes)
         kernel.id, kernel.connection_file = await tunnel.start_kernel(kernel)
         kernel.key = tunnel.key_of(kernel.id)
-        await kernel._begin(tunnel.kernel_started(kernel.id))
+        await kernel._wait_ready(tunnel.kernel_started(kernel.id))
         return kernel
 
     @classmethod
-    async def attach(cls, tunnel: Tunnel, kernel_id: str, key: str, *, max_value_bytes: int | None) -> Kernel:
+    async def attach(cls, tunnel: Tunnel, kernel_id: str, key: str, *, max_value_bytes: int | None) -> KernelDriver:
         """Take up a kernel that another host started.
 
         Raises:
@@ -72,31 +91,31 @@ class Kernel(Watcher):
         """
         kernel = cls(tunnel, max_value_bytes)
         kernel.id, kernel.key = kernel_id, key
-        facts = (await tunnel.kernels()).get(kernel_id)
-        if not facts or not facts.get("alive"):
-            raise death(facts or {}, "")
+        status = (await tunnel.kernels()).get(kernel_id)
+        if not status or not status.get("alive"):
+            raise kernel_died(status or {}, "")
         kernel.connection_file = tunnel.open_kernel(kernel_id, key, kernel)
-        await kernel._begin()
+        await kernel._wait_ready()
         return kernel
 
-    async def _begin(self, started: Any = None) -> None:
+    async def _wait_ready(self, started: Any = None) -> None:
         try:
             self._open_channels()
             assert self._channels is not None
-            steps: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._channels.until_subscribed())]
+            steps: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._channels.wait_subscribed())]
             if started is not None:
                 steps.append(asyncio.ensure_future(started))
             with self._tunnel.in_flight():
-                await all_of(steps, self._dead, START_S)
-            self._begun = True
+                await wait_all(steps, self._dead, START_S)
+            self._started = True
         except BaseException:
             await self.aclose()
             raise
 
     def _open_channels(self) -> Channels:
-        self._tunnel.limit_messages(self.id, limit_of(self.max_value_bytes))
-        self._channels = Channels(self.connection_file, self.max_value_bytes, self._take_reply, self._take_iopub)
-        self._sessions.add(self._channels.session.session)
+        self._tunnel.limit_messages(self.id, max_message_bytes(self.max_value_bytes))
+        self._channels = Channels(self.connection_file, self.max_value_bytes, self._receive_reply, self._receive_iopub)
+        self._own_session_ids.add(self._channels.session.session)
         return self._channels
 
     # --- cells --------------------------------------------------------------------------------------
@@ -110,8 +129,8 @@ class Kernel(Watcher):
         timeout_s: float | None,
         max_output_chars: int | None,
         on_output: Callable[[Output], None] | None = None,
-        on_sent: Callable[[Cell], None] | None = None,
-    ) -> CellResult:
+        on_sent: Callable[[OutputCollector], None] | None = None,
+    ) -> ExecutionResult:
         """Run one cell to its end and return what it did.
 
         Sent once; whatever happens to the link, it is never sent again. ``preamble`` is an encoded
@@ -120,7 +139,8 @@ class Kernel(Watcher):
         Raises:
             KernelDied, TunnelLost: If kernel or link were gone before.
             CellNotRun: If the link was lost before the cell reached the kernel, which lives.
-            DiedInCell: If the kernel ended, by itself or because nothing else stopped the cell, or the link was lost.
+            ExecutionAborted: If the kernel ended, by itself or because nothing else stopped the cell, or the link
+                was lost.
             ToolAborted: If a host tool raised what is no Exception. The cell was interrupted.
         """
         if self._recovering is not None:
@@ -129,15 +149,15 @@ class Kernel(Watcher):
             raise self._dead.result()
         assert self._channels is not None
         message = self._channels.execute_request(code)
-        cell = Cell(message["header"]["msg_id"], max_output_chars=max_output_chars)
-        self.steps.begin(cell, code, asyncio.get_running_loop().time())
+        cell = OutputCollector(message["header"]["msg_id"], max_output_chars=max_output_chars)
+        self.cell_history.begin(cell, code, asyncio.get_running_loop().time())
         if on_sent is not None:
             on_sent(cell)
-        return await self._conduct(Run(cell, tools, on_output), timeout_s, (message, preamble))
+        return await self._execute(Execution(cell, tools, on_output), timeout_s, (message, preamble))
 
-    async def find_last(
+    async def find_last_cell(
         self, tools: ToolRunner, *, max_output_chars: int | None, on_output: Callable[[Output], None] | None = None
-    ) -> Run | None:
+    ) -> Execution | None:
         """Return the last cell that the kernel took up for an earlier host, or None; to :meth:`resume`, or interrupt.
 
         Tool calls that it waits for are not made again: they raise ``HostLost`` in the cell.
@@ -146,31 +166,33 @@ class Kernel(Watcher):
             KernelError: If the journal cannot be read.
         """
         assert self._channels is not None
-        self._channels.hold()
+        self._channels.hold_iopub()
         recovered = await self._read_journal()
         if recovered.cell is None:
-            self._channels.release(set())
-            self._calls.abandon(all_read=False)
+            self._channels.release_iopub(set())
+            self._calls.abandon_foreign_calls(all_read=False)
             return None
-        run = self._run = Run(Cell(recovered.cell, max_output_chars=max_output_chars), tools, on_output)
-        run.ours, run.reply_lost = False, True
-        self._sessions.add(recovered.cell.partition("_")[0])
-        self._calls.not_ours()
-        self._apply(recovered)
-        self._channels.release(recovered.ids)
-        self._calls.abandon(all_read=not recovered.gap)
-        return run
+        execution = self._execution = Execution(
+            OutputCollector(recovered.cell, max_output_chars=max_output_chars), tools, on_output
+        )
+        execution.sent_here, execution.reply_lost = False, True
+        self._own_session_ids.add(recovered.cell.partition("_")[0])
+        self._calls.begin_foreign_cell()
+        self._apply_recovered(recovered)
+        self._channels.release_iopub(recovered.ids)
+        self._calls.abandon_foreign_calls(all_read=not recovered.gap)
+        return execution
 
-    async def resume(self, run: Run, timeout_s: float | None) -> CellResult:
-        """Wait for the end of a cell from :meth:`find_last`; raises as :meth:`run` does."""
-        return await self._conduct(run, timeout_s, None)
+    async def resume(self, execution: Execution, timeout_s: float | None) -> ExecutionResult:
+        """Wait for the end of a cell from :meth:`find_last_cell`; raises as :meth:`run` does."""
+        return await self._execute(execution, timeout_s, None)
 
     async def interrupt(self) -> None:
         """Interrupt the running cell, if there is one; its variables stay."""
-        if self._run is not None:
-            self._run.interrupt_wanted.set()
+        if self._execution is not None:
+            self._execution.interrupt_requested.set()
 
-    async def look(self, name: str | None = None) -> dict[str, Any]:
+    async def inspect(self, name: str | None = None) -> dict[str, Any]:
         """Return what is in the kernel and what it runs, or one variable; also while a cell runs. See ``wire.looks``.
 
         Raises:
@@ -178,156 +200,164 @@ class Kernel(Watcher):
         """
         if self._dead.done():
             raise self._dead.result()
-        return await look(self._channels, self._tunnel, self.id, name, self._calls.under_way)
+        return await inspect_kernel(self._channels, self._tunnel, self.id, name, self._calls.pending_calls)
 
-    async def _conduct(
-        self, run: Run, timeout_s: float | None, request: tuple[Message, list[values.Buffer]] | None
-    ) -> CellResult:
-        self._run = run
+    async def _execute(
+        self, execution: Execution, timeout_s: float | None, request: tuple[Message, list[values.Buffer]] | None
+    ) -> ExecutionResult:
+        self._execution = execution
         try:
             with self._tunnel.in_flight():
                 if request is not None and self._channels is not None:
                     self._channels.send(*request)
-                return await self._finish(run, timeout_s)
+                return await self._wait_finished(execution, timeout_s)
         except asyncio.CancelledError:
-            await self._withdraw(run)
+            await self._cancel(execution)
             raise
         finally:
-            self._run = None
-            self.steps.end(run.cell, asyncio.get_running_loop().time())
+            self._execution = None
+            self.cell_history.end(execution.cell, asyncio.get_running_loop().time())
             self._calls.end_cell()
-            run.tools.end_cell()
+            execution.tools.end_cell()
 
-    async def _withdraw(self, run: Run) -> None:
+    async def _cancel(self, execution: Execution) -> None:
         """Interrupt a cell whose caller has gone. Where the link does not let us, it must not run later either."""
         with self._tunnel.in_flight(), contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._climb(run, may_kill=False), CANCEL_S)
-        if not (run.over.done() or self._tunnel.connected):
+            await asyncio.wait_for(self._escalate_interrupt(execution, may_kill=False), CANCEL_S)
+        if not (execution.done.done() or self._tunnel.connected):
             await self._destroy(TunnelLost("the call was cancelled while the link was down; the outcome is unknown"))
 
-    async def _finish(self, run: Run, timeout_s: float | None) -> CellResult:
+    async def _wait_finished(self, execution: Execution, timeout_s: float | None) -> ExecutionResult:
         """Wait for the end of the cell, whatever brings it."""
         loop = asyncio.get_running_loop()
         deadline = None if timeout_s is None else loop.time() + timeout_s
         rung, timed_out = None, False
-        self._check_over(run)
-        while not (run.over.done() or self._dead.done() or timed_out):
-            run.interrupt_wanted.clear()
-            wanted = asyncio.ensure_future(run.interrupt_wanted.wait())
+        self._check_finished(execution)
+        while not (execution.done.done() or self._dead.done() or timed_out):
+            execution.interrupt_requested.clear()
+            interrupt = asyncio.ensure_future(execution.interrupt_requested.wait())
             try:
                 left_s = None if deadline is None else max(0.0, deadline - loop.time())
-                await first_of(run.over, self._dead, wanted, timeout_s=left_s)
-                timed_out = not (run.over.done() or self._dead.done() or wanted.done())
+                await wait_first(execution.done, self._dead, interrupt, timeout_s=left_s)
+                timed_out = not (execution.done.done() or self._dead.done() or interrupt.done())
             finally:
-                wanted.cancel()
+                interrupt.cancel()
             # An interrupt that did not get through leaves the cell running, and us waiting for it.
-            rung = await self._climb(run, may_kill=timed_out or run.must_end) if timed_out or wanted.done() else rung
-        if run.fatal is not None:
-            raise run.fatal
-        if run.not_run:
-            why = "the cell was interrupted" if run.interrupted else "the link was lost"
-            raise CellNotRun(f"{why} before it reached the kernel: it did not run; variables kept")
-        if not run.over.done():
-            await self._raise_death(run)
-        return CellResult(run.cell, self._late.take(), rung, timed_out)
+            rung = (
+                await self._escalate_interrupt(execution, may_kill=timed_out or execution.must_end)
+                if timed_out or interrupt.done()
+                else rung
+            )
+        if execution.tool_abort is not None:
+            raise execution.tool_abort
+        if execution.not_run:
+            reason = "the cell was interrupted" if execution.interrupted else "the link was lost"
+            raise CellNotRun(f"{reason} before it reached the kernel: it did not run; variables kept")
+        if not execution.done.done():
+            await self._raise_death(execution)
+        return ExecutionResult(execution.cell, self._background_output.take(), rung, timed_out)
 
-    async def _climb(self, run: Run, *, may_kill: bool) -> str | None:
+    async def _escalate_interrupt(self, execution: Execution, *, may_kill: bool) -> str | None:
         """Interrupt the cell, more forcefully each time; return the rung that ended it.
 
         Patience begins when the relay has done its part, however long the link takes.
         """
-        for rung, patience_s in LADDER:
-            if self._dead.done() or run.over.done():
+        for rung, patience_s in INTERRUPT_LADDER:
+            if self._dead.done() or execution.done.done():
                 break
-            run.interrupted = True
-            self._check_over(run)  # its idle may have come before
+            execution.interrupted = True
+            self._check_finished(execution)  # its idle may have come before
             try:
                 if rung == "interrupt":
-                    await race(self._tunnel.signal(self.id, "interrupt"), self._dead)
-                op = "raise" if rung == "exception" or not run.started else "withhold"  # see guest/kernel.py
-                self._send_control({"op": op, "cell": run.cell.msg_id})
+                    await run_unless(self._tunnel.signal(self.id, "interrupt"), self._dead)
+                op = "raise" if rung == "exception" or not execution.started else "withhold"  # see guest/kernel.py
+                self._send_control({"op": op, "cell": execution.cell.msg_id})
             except KernelError:
                 break
-            await first_of(run.over, self._dead, timeout_s=patience_s)
-            if not (run.started or run.over.done() or self._dead.done()) and self._tunnel.on_its_way(self.id, "shell"):
-                await self._take_back(run)
-            if run.over.done():
+            await wait_first(execution.done, self._dead, timeout_s=patience_s)
+            if not (execution.started or execution.done.done() or self._dead.done()) and self._tunnel.has_unacked_bytes(
+                self.id, "shell"
+            ):
+                await self._drop_request(execution)
+            if execution.done.done():
                 return rung
-        if may_kill and not run.over.done() and not self._dead.done():
-            run.killed = "the cell had to end" if run.must_end else "execution_timeout passed"
+        if may_kill and not execution.done.done() and not self._dead.done():
+            execution.kill_reason = "the cell had to end" if execution.must_end else "execution_timeout passed"
             with contextlib.suppress(KernelError):
-                await race(self._tunnel.signal(self.id, "kill"), self._dead)
+                await run_unless(self._tunnel.signal(self.id, "kill"), self._dead)
             await asyncio.wait({self._dead}, timeout=LAST_INTERRUPT_S)
         return None
 
-    async def _take_back(self, run: Run) -> None:
+    async def _drop_request(self, execution: Execution) -> None:
         """Drop a request that is still on its way, such as one with large variables on a slow link.
 
         With its connection goes what the kernel has of it; whether that was all is then known.
         """
         if self._recovering is None:
-            self.broken()
-        await first_of(run.over, self._dead, timeout_s=None)
+            self.streams_broken()
+        await wait_first(execution.done, self._dead, timeout_s=None)
 
-    async def _raise_death(self, run: Run) -> NoReturn:
+    async def _raise_death(self, execution: Execution) -> NoReturn:
         if not self._dead.done():
             raise TunnelLost("the relay did not tell that the kernel was killed; whether the cell ended is unknown")
         error = self._dead.result()
         if isinstance(error, KernelDied):
             if self._channels is not None:
-                self._channels.hold()  # for good: what is still on its way is in the journal, too
+                self._channels.hold_iopub()  # for good: what is still on its way is in the journal, too
             try:
-                self._apply(await self._read_journal(self._last_iopub, run.cell.msg_id))
+                self._apply_recovered(await self._read_journal(self._last_iopub_id, execution.cell.msg_id))
             except KernelError as failed:
                 log.warning("what the kernel said last cannot be read: %s", failed)
         else:
             await self._close_channels()
-        raise DiedInCell(error, run.cell) from error
+        raise ExecutionAborted(error, execution.cell) from error
 
     # --- messages -----------------------------------------------------------------------------------
 
-    def _take_reply(self, message: Message) -> None:
-        run = self._run
-        if run is None or parent_id(message) != run.cell.msg_id or message["msg_type"] != "execute_reply":
+    def _receive_reply(self, message: Message) -> None:
+        execution = self._execution
+        if execution is None or parent_id(message) != execution.cell.msg_id or message["msg_type"] != "execute_reply":
             return
-        run.cell.receive_reply(message)
-        self._check_over(run)
+        execution.cell.receive_reply(message)
+        self._check_finished(execution)
 
-    def _take_iopub(self, message: Message) -> None:
-        parent, run = parent_id(message), self._run
+    def _receive_iopub(self, message: Message) -> None:
+        parent, execution = parent_id(message), self._execution
         if message["msg_type"] == "iopub_welcome":
             return  # greets a subscriber; no journal has it
-        self._last_iopub = message["header"]["msg_id"]
-        if run is None or parent != run.cell.msg_id:
-            self._take_foreign(message)
+        self._last_iopub_id = message["header"]["msg_id"]
+        if execution is None or parent != execution.cell.msg_id:
+            self._receive_foreign(message)
             return
-        run.started = True
-        for event in run.cell.receive_iopub(message):
-            self._handle(run, event)
-        self._check_over(run)
+        execution.started = True
+        for event in execution.cell.receive_iopub(message):
+            self._handle_event(execution, event)
+        self._check_finished(execution)
 
-    def _take_foreign(self, message: Message) -> None:
+    def _receive_foreign(self, message: Message) -> None:
         """Take a message of a cell that has ended, or of another client's."""
         data = message["content"].get("data")
-        ours = message["parent_header"].get("session") in self._sessions
+        ours = message["parent_header"].get("session") in self._own_session_ids
         if message["msg_type"] == "stream" and ours:
-            self._late.add(str(message["content"].get("text", "")))
+            self._background_output.add(str(message["content"].get("text", "")))
         elif message["msg_type"] == "comm_msg" and isinstance(data, dict) and data.get("op") == "call":
-            why = "the cell that made this call has ended" if ours else "tools are for the cells of the session's host"
-            self._calls.refuse(data.get("id"), why)
+            reason = (
+                "the cell that made this call has ended" if ours else "tools are for the cells of the session's host"
+            )
+            self._calls.refuse_call(data.get("id"), reason)
 
-    def _handle(self, run: Run, event: Event) -> None:
+    def _handle_event(self, execution: Execution, event: CellEvent) -> None:
         match event:
             case OutputArrived(output):
-                if run.on_output is not None:
-                    run.on_output(output)
+                if execution.on_output is not None:
+                    execution.on_output(output)
             case ToolCalled():
-                self._calls.take(event, run.tools, run.abort)
+                self._calls.start_call(event, execution.tools, execution.abort)
             case PendingCalls(ids):
-                self._calls.repeat_replies(ids)
+                self._calls.resend_replies(ids)
             case Submitted():
                 loop = asyncio.get_running_loop()
-                run.after_submit = loop.call_later(AFTER_SUBMIT_S, run.demand_end)
+                execution.submit_timer = loop.call_later(AFTER_SUBMIT_S, execution.require_end)
 
     def _send_control(self, data: dict[str, Any], buffers: Any = ()) -> None:
         if self._channels is not None:
@@ -335,13 +365,15 @@ class Kernel(Watcher):
 
     # --- when a cell is over ---------------------------------------------------------------------------
 
-    def _check_over(self, run: Run) -> None:
-        if run.cell.over:
-            run.end()
-        elif (run.cell.replied or (run.cell.idle and (run.interrupted or run.reply_lost))) and run.settling is None:
-            run.settling = asyncio.create_task(self._settle(run))
+    def _check_finished(self, execution: Execution) -> None:
+        if execution.cell.finished:
+            execution.end()
+        elif (
+            execution.cell.replied or (execution.cell.idle and (execution.interrupted or execution.reply_lost))
+        ) and execution.resolving is None:
+            execution.resolving = asyncio.create_task(self._resolve_partial_end(execution))
 
-    async def _settle(self, run: Run) -> None:
+    async def _resolve_partial_end(self, execution: Execution) -> None:
         """Decide about a cell of which only one of reply and idle came.
 
         Idle without reply: an interrupt can hit between the code's end and the reply; and a kernel replies to the
@@ -349,54 +381,54 @@ class Kernel(Watcher):
         Reply without idle: iopub is ordered, so once a later idle came this cell's is not on its way any more.
         No time alone decides: the kernel's journal says what was sent.
         """
-        if not run.reply_lost:
-            await asyncio.wait({run.over}, timeout=REPLY_GRACE_S)
-        while not run.over.done() and not self._dead.done():
+        if not execution.reply_lost:
+            await asyncio.wait({execution.done}, timeout=REPLY_GRACE_S)
+        while not execution.done.done() and not self._dead.done():
             if self._recovering is not None or self._channels is None:
                 await asyncio.sleep(REPLY_GRACE_S)
                 continue
             try:
                 await asyncio.wait_for(self._channels.barrier(), REPLY_GRACE_S)
-                await self._make_up(run, self._channels)
+                await self._recover_messages(execution, self._channels)
             except asyncio.TimeoutError:
                 continue  # the link is slow, or down; it decides nothing
             except KernelError:
                 return
-            if not run.over.done():
-                log.warning("cell %s ended without its reply or its idle status", run.cell.msg_id)
-                run.end()
+            if not execution.done.done():
+                log.warning("cell %s ended without its reply or its idle status", execution.cell.msg_id)
+                execution.end()
 
-    async def _make_up(self, run: Run, channels: Channels) -> None:
+    async def _recover_messages(self, execution: Execution, channels: Channels) -> None:
         """Take in what the journal has and did not come, while nothing comes."""
-        channels.hold()
-        recovered, wanted = Recovered(), not run.cell.idle
+        channels.hold_iopub()
+        recovered, apply_messages = RecoveredJournal(), not execution.cell.idle
         try:
-            recovered = await self._read_journal(self._last_iopub if wanted else None, run.cell.msg_id)
-            self._apply(recovered, messages=wanted)
+            recovered = await self._read_journal(self._last_iopub_id if apply_messages else None, execution.cell.msg_id)
+            self._apply_recovered(recovered, messages=apply_messages)
         finally:
             if channels is self._channels:  # else a recovery makes up for what was held back
-                channels.release(recovered.ids if wanted else set())
+                channels.release_iopub(recovered.ids if apply_messages else set())
 
     # --- recovery --------------------------------------------------------------------------------------------
 
-    def broken(self) -> None:
+    def streams_broken(self) -> None:
         """Streams cannot resume: open new ones, and make up from the journal for what they lost."""
-        if not self._begun:
-            self.lost(SandboxFailed("a channel to the kernel closed before the kernel had answered"))
+        if not self._started:
+            self.relay_lost(SandboxFailed("a channel to the kernel closed before the kernel had answered"))
             return
-        if not self._broken.done():
-            self._broken.set_result(None)
+        if not self._streams_broken.done():
+            self._streams_broken.set_result(None)
         if self._recovering is None and not self._dead.done():
             self._recovering = asyncio.create_task(self._recover())
 
     async def _recover(self) -> None:
         try:
             for _ in range(MAX_RECOVERIES):
-                self._broken = asyncio.get_running_loop().create_future()
+                self._streams_broken = asyncio.get_running_loop().create_future()
                 await self._close_channels()  # before anything is dialled: what they have queued is not for later
                 with self._tunnel.in_flight():
-                    await race(self._reopen(), self._broken)
-                if not self._broken.done():
+                    await run_unless(self._reopen(), self._streams_broken)
+                if not self._streams_broken.done():
                     return
             raise TunnelLost(f"the link was lost {MAX_RECOVERIES} times while it was recovered; the outcome is unknown")
         except KernelError as error:
@@ -408,72 +440,72 @@ class Kernel(Watcher):
             self._recovering = None
 
     async def _reopen(self) -> None:
-        facts = (await self._tunnel.kernels()).get(self.id) or {}
-        if not facts.get("alive"):
-            self.exited({**facts, "kernel": self.id})
+        status = (await self._tunnel.kernels()).get(self.id) or {}
+        if not status.get("alive"):
+            self.kernel_exited({**status, "kernel": self.id})
             return
-        if self._run is not None:
-            self._run.reply_lost = True
+        if self._execution is not None:
+            self._execution.reply_lost = True
         self._tunnel.reopen_kernel(self.id)
         channels = self._open_channels()
-        channels.hold()
+        channels.hold_iopub()
         # However long: native code may hold the kernel up.
-        await all_of([asyncio.ensure_future(channels.until_subscribed())], self._dead, math.inf)
-        cell = None if self._run is None else self._run.cell.msg_id
-        recovered = await self._read_journal(self._last_iopub, cell)
-        self._apply(recovered)
-        channels.release(recovered.ids)
-        run = self._run
-        if run is None:
+        await wait_all([asyncio.ensure_future(channels.wait_subscribed())], self._dead, math.inf)
+        cell = None if self._execution is None else self._execution.cell.msg_id
+        recovered = await self._read_journal(self._last_iopub_id, cell)
+        self._apply_recovered(recovered)
+        channels.release_iopub(recovered.ids)
+        execution = self._execution
+        if execution is None:
             return
         self._send_control({"op": "pending"})
-        if not run.started and run.ours:
-            await self._look_for_start(run, channels, certain=not recovered.gap)
+        if not execution.started and execution.sent_here:
+            await self._check_started(execution, channels, certain=not recovered.gap)
 
-    async def _look_for_start(self, run: Run, channels: Channels, *, certain: bool) -> None:
+    async def _check_started(self, execution: Execution, channels: Channels, *, certain: bool) -> None:
         """Find out whether a cell of which nothing was heard reached the kernel."""
-        await all_of([asyncio.ensure_future(channels.shell_barrier())], self._dead, self._tunnel.lifetime_s)
-        recovered = await self._read_journal(None, run.cell.msg_id)
-        if recovered.cell == run.cell.msg_id or run.started:
-            run.started = True
+        await wait_all([asyncio.ensure_future(channels.shell_barrier())], self._dead, self._tunnel.lifetime_s)
+        recovered = await self._read_journal(None, execution.cell.msg_id)
+        if recovered.cell == execution.cell.msg_id or execution.started:
+            execution.started = True
             return
         if not certain:
             raise TunnelLost("the link was lost, and with it what the running cell did: its outcome is unknown")
-        run.not_run = True
-        run.end()
+        execution.not_run = True
+        execution.end()
 
-    async def _read_journal(self, after: str | None = None, cell: str | None = None) -> Recovered:
+    async def _read_journal(self, after: str | None = None, cell: str | None = None) -> RecoveredJournal:
         return await read_records(self._tunnel, self.id, self.key, after, cell)
 
-    def _apply(self, recovered: Recovered, *, messages: bool = True) -> None:
+    def _apply_recovered(self, recovered: RecoveredJournal, *, messages: bool = True) -> None:
         """Take in what the journal holds of the running cell: its reply and, unless told otherwise, its messages."""
-        run = self._run
-        if run is not None and messages and recovered.gap and run.started:
-            run.cell.add(StreamText("stderr", LOST_OUTPUT))
+        execution = self._execution
+        if execution is not None and messages and recovered.gap and execution.started:
+            execution.cell.add(StreamText("stderr", LOST_OUTPUT))
         for message in recovered.messages if messages else ():
             try:
                 # Behind a gap come messages of cells that ended long ago.
-                if not recovered.gap or (run is not None and parent_id(message) == run.cell.msg_id):
-                    self._take_iopub(message)
+                if not recovered.gap or (execution is not None and parent_id(message) == execution.cell.msg_id):
+                    self._receive_iopub(message)
             except Exception:  # the journal is evidence, not proof
                 log.warning("dropped a malformed message of the journal", exc_info=True)
-        if run is None:
+        if execution is None:
             return
         for text in recovered.unpublished:
-            if text.cell == run.cell.msg_id:
-                run.cell.add(StreamText(text.name, text.text))
-        if (reply := recovered.replies.get(run.cell.msg_id)) is not None and not run.cell.replied:
-            run.cell.receive_reply(reply)
-            run.started = True
-        self._check_over(run)
+            if text.cell == execution.cell.msg_id:
+                execution.cell.add(StreamText(text.name, text.text))
+        if (reply := recovered.replies.get(execution.cell.msg_id)) is not None and not execution.cell.replied:
+            execution.cell.receive_reply(reply)
+            execution.started = True
+        self._check_finished(execution)
 
     # --- the end ------------------------------------------------------------------------------------------
 
-    def exited(self, event: Mapping[str, Any]) -> None:
+    def kernel_exited(self, event: Mapping[str, Any]) -> None:
         """The kernel's process ended; its last words are in the journal."""
-        self.lost(death(event, self._run.killed if self._run is not None else ""))
+        self.relay_lost(kernel_died(event, self._execution.kill_reason if self._execution is not None else ""))
 
-    def lost(self, error: KernelError) -> None:
+    def relay_lost(self, error: KernelError) -> None:
         """There will be no further cell; nothing that is still queued for the kernel goes out."""
         if not self._dead.done():
             self._dead.set_result(error)
@@ -481,7 +513,7 @@ class Kernel(Watcher):
 
     async def _destroy(self, error: KernelError) -> None:
         """End it all: nothing that is still queued for the kernel goes out."""
-        self.lost(error)
+        self.relay_lost(error)
         await self._close_channels()
 
     async def _close_channels(self) -> None:
@@ -492,7 +524,7 @@ class Kernel(Watcher):
 
     async def aclose(self) -> None:
         """Close the channels. A running cell ends in an error. Calling it again does nothing."""
-        self.lost(TunnelLost("the interpreter was shut down"))
+        self.relay_lost(TunnelLost("the interpreter was shut down"))
         if self._recovering is not None:
             self._recovering.cancel()
             await asyncio.gather(self._recovering, return_exceptions=True)

@@ -17,7 +17,7 @@ _SIGNED = (
 _SLACK_BYTES = 16 << 20  # above the largest value: JSON parts, the code, a figure
 
 
-def limit_of(max_value_bytes: int | None) -> int | None:
+def max_message_bytes(max_value_bytes: int | None) -> int | None:
     """Return how many bytes a message may have of a kernel that sends no larger values; None: any number."""
     return None if max_value_bytes is None else max_value_bytes + _SLACK_BYTES
 

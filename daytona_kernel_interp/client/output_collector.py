@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..wire.comm import PREAMBLE_KEY
-from .output_text import describe, joined, plain_text
+from .output_text import display_text, join_streams, plain_text
 from .outputs import CellError, DisplayData, ExecuteResult, Output, StreamText, parse_output
 
 if TYPE_CHECKING:
@@ -56,16 +56,16 @@ class PendingCalls:
     ids: Sequence[int]
 
 
-Event = OutputArrived | ToolCalled | Submitted | PendingCalls
+CellEvent = OutputArrived | ToolCalled | Submitted | PendingCalls
 
 
-class Cell:
+class OutputCollector:
     """Collects what belongs to one execute_request."""
 
     def __init__(self, msg_id: str, *, max_output_chars: int | None = None) -> None:
         self.msg_id = msg_id
         self._outputs: list[Output] = []
-        self._open: list[str] = []  # texts of the stream that is being written; joined once
+        self._open_texts: list[str] = []  # texts of the stream that is being written; joined once
         self._open_name = ""
         self._displays: dict[str, int] = {}  # which of the outputs is the display of an id, which can be updated
         self.replied = False
@@ -73,25 +73,25 @@ class Cell:
         self.failed_to_compile = False
         self.submission: Sequence[Any] | None = None
         self.value: Sequence[Any] | None = None
-        self.wanted: Sequence[Any] | None = None
-        self.kept: list[str] = []  # keys of the large variables that the kernel keeps
-        self.forgotten = False  # it lacked one, and did not run the cell
-        self._shown_error: CellError | None = None
+        self.requested: Sequence[Any] | None = None
+        self.cached_keys: list[str] = []  # keys of the large variables that the kernel keeps
+        self.input_evicted = False  # it lacked one, and did not run the cell
+        self._published_error: CellError | None = None
         self._reply_error: CellError | None = None
         self._chars_left = None if max_output_chars is None else 2 * max_output_chars + _SLACK_CHARS
         self._rich_left = None if max_output_chars is None else _RICH_PER_TEXT * max_output_chars + _SLACK_CHARS
-        self._refused = 0
+        self._dropped = 0
         self.abandoned_calls = 0  # calls that raised HostLost, because an earlier host did not answer them
 
     @property
-    def over(self) -> bool:
+    def finished(self) -> bool:
         """Whether reply and idle have both come."""
         return self.replied and self.idle
 
     @property
     def error(self) -> CellError | None:
         """What ended the cell, if an exception did; the one that SUBMIT raises does not count."""
-        return None if self.submission is not None else self._shown_error or self._reply_error
+        return None if self.submission is not None else self._published_error or self._reply_error
 
     @property
     def outputs(self) -> list[Output]:
@@ -108,8 +108,8 @@ class Cell:
             if isinstance(ours.get("value"), str):
                 self.value = [ours["value"].encode("utf-8", "replace")]
             if isinstance(ours.get("kept"), list):
-                self.kept = [key for key in ours["kept"] if isinstance(key, str)]
-            self.forgotten = ours.get("forgotten") is True
+                self.cached_keys = [key for key in ours["kept"] if isinstance(key, str)]
+            self.input_evicted = ours.get("forgotten") is True
         if content.get("status") == "error":
             name, text = str(content.get("ename", "Error")), str(content.get("evalue", ""))
             lines = content.get("traceback")
@@ -118,14 +118,16 @@ class Cell:
         elif content.get("status") == "aborted":
             self._reply_error = CellError("Aborted", "the kernel did not run the cell", "")
 
-    def receive_iopub(self, message: Mapping[str, Any]) -> Iterator[Event]:
+    def receive_iopub(self, message: Mapping[str, Any]) -> Iterator[CellEvent]:
         """Take an iopub message whose parent is this cell, and yield what it means."""
         kind, content = message["header"]["msg_type"], message["content"]
         if kind == "status":
             self.idle = self.idle or content.get("execution_state") == "idle"
         elif kind == "comm_msg":
             yield from self._receive_request(content.get("data"), message.get("buffers", []))
-        elif (output := parse_output(message)) is not None and self._take(output, kind, content.get("transient")):
+        elif (output := parse_output(message)) is not None and self._add_or_update(
+            output, kind, content.get("transient")
+        ):
             yield OutputArrived(output)
 
     def text(self) -> str:
@@ -135,18 +137,18 @@ class Cell:
             if isinstance(output, StreamText):
                 parts.append((output.name, output.text))
             elif isinstance(output, DisplayData):
-                parts.append(("", f"{describe(output.data)}\n"))
+                parts.append(("", f"{display_text(output.data)}\n"))
         if self.abandoned_calls:
             unanswered = f"{self.abandoned_calls} tool calls were not answered: their host died. They raised HostLost."
             parts.append(("", f"\n[{unanswered}]\n"))
-        if self._refused:
-            parts.append(("", f"\n[... {self._refused} further outputs beyond the limit were left out ...]\n"))
-        return plain_text(joined(parts))
+        if self._dropped:
+            parts.append(("", f"\n[... {self._dropped} further outputs beyond the limit were left out ...]\n"))
+        return plain_text(join_streams(parts))
 
     def tail(self, chars: int) -> str:
         """Return the last characters of what was printed and displayed, without joining all that came before."""
         parts: list[str] = []
-        for text in itertools.chain(reversed(self._open), map(_shown, reversed(self._outputs))):
+        for text in itertools.chain(reversed(self._open_texts), map(_display_text, reversed(self._outputs))):
             parts.append(text[-chars:])
             chars -= len(parts[-1])
             if chars <= 0:
@@ -157,10 +159,10 @@ class Cell:
         """Return the repr of the last expression, or None if the cell showed none."""
         for output in reversed(self.outputs):
             if isinstance(output, ExecuteResult):
-                return describe(output.data)
+                return display_text(output.data)
         return None
 
-    def _receive_request(self, data: Any, buffers: Sequence[Any]) -> Iterator[Event]:
+    def _receive_request(self, data: Any, buffers: Sequence[Any]) -> Iterator[CellEvent]:
         match data:
             case {"op": "call", "id": int(call_id), "name": str(name)} if type(call_id) is int:
                 yield ToolCalled(call_id, name, buffers, data.get("arrow") is True)
@@ -170,13 +172,13 @@ class Cell:
             case {"op": "value"}:
                 self.value = buffers
             case {"op": "wanted"}:
-                self.wanted = buffers
+                self.requested = buffers
             case {"op": "pending", "ids": [*ids]}:
                 yield PendingCalls([call_id for call_id in ids if type(call_id) is int])
             case {"op": "abandoned", "ids": [*ids]}:
                 self.abandoned_calls = len(ids)
 
-    def _take(self, output: Output, kind: str, transient: Any) -> bool:
+    def _add_or_update(self, output: Output, kind: str, transient: Any) -> bool:
         """Add an output, or put it in the place of the display that it updates: only the last state counts."""
         display_id = transient.get("display_id") if isinstance(transient, dict) else None
         if not (isinstance(output, DisplayData) and isinstance(display_id, str)):
@@ -186,7 +188,7 @@ class Cell:
             if added := self.add(output):
                 self._displays[display_id] = len(self._outputs) - 1
             return added
-        self._give_back(self._outputs[place])
+        self._release_room(self._outputs[place])
         if fits := self._has_room(output, places=0):
             self._outputs[place] = output
         else:
@@ -205,21 +207,21 @@ class Cell:
             if output.name != self._open_name:
                 self._close_stream()
                 self._open_name = output.name
-            self._open.append(output.text)
+            self._open_texts.append(output.text)
             return
         self._close_stream()
         if isinstance(output, CellError):
-            self._shown_error = output
+            self._published_error = output
         self._outputs.append(output)
 
     def _open_stream(self) -> list[Output]:
-        return [StreamText(self._open_name, "".join(self._open))] if self._open else []
+        return [StreamText(self._open_name, "".join(self._open_texts))] if self._open_texts else []
 
     def _close_stream(self) -> None:
         self._outputs += self._open_stream()
-        self._open, self._open_name = [], ""
+        self._open_texts, self._open_name = [], ""
 
-    def _give_back(self, output: Output) -> None:
+    def _release_room(self, output: Output) -> None:
         text, rich = _sizes(output)
         self._chars_left = None if self._chars_left is None else self._chars_left + text
         self._rich_left = None if self._rich_left is None else self._rich_left + rich
@@ -229,19 +231,19 @@ class Cell:
             return True
         text, rich = _sizes(output)
         if len(self._outputs) + places > MAX_OUTPUTS or text > self._chars_left or rich > self._rich_left:
-            self._refused += 1
+            self._dropped += 1
             return False
         self._chars_left -= text
         self._rich_left -= rich
         return True
 
 
-def _shown(output: Output) -> str:
+def _display_text(output: Output) -> str:
     match output:
         case StreamText(text=text):
             return text
         case DisplayData(data=data) | ExecuteResult(data=data):
-            return f"{describe(data)}\n"
+            return f"{display_text(data)}\n"
     return ""
 
 

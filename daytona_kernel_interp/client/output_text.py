@@ -35,11 +35,11 @@ def plain_text(text: str) -> str:
         text = _ESCAPES.sub("", text)
     if "\r" in text:
         lines = text.split("\n")
-        text = "\n".join(_last_state(line) if "\r" in line else line for line in lines)
+        text = "\n".join(_last_redraw(line) if "\r" in line else line for line in lines)
     return text
 
 
-def joined(parts: Iterable[tuple[str, str]]) -> str:
+def join_streams(parts: Iterable[tuple[str, str]]) -> str:
     """Return texts with the names of their streams as one, in order.
 
     A line that a stream redraws stands where that was last done, as other streams' lines came in between; and it takes
@@ -50,9 +50,9 @@ def joined(parts: Iterable[tuple[str, str]]) -> str:
     for name, text in parts:
         first = text.partition("\n")[0]
         place = unfinished.pop(name, None)
-        if place is not None and first.startswith("\r") and _last_state(first):
+        if place is not None and first.startswith("\r") and _last_redraw(first):
             texts[place] = texts[place][: texts[place].rfind("\n") + 1]
-        if "\r" in first and _last_state(first) and texts and texts[-1] and not texts[-1].endswith("\n"):
+        if "\r" in first and _last_redraw(first) and texts and texts[-1] and not texts[-1].endswith("\n"):
             texts.append("\n")
         texts.append(text)
         if not text.endswith("\n"):
@@ -60,17 +60,17 @@ def joined(parts: Iterable[tuple[str, str]]) -> str:
     return "".join(texts)
 
 
-def _last_state(line: str) -> str:
+def _last_redraw(line: str) -> str:
     return next((state for state in reversed(line.split("\r")) if state), "")
 
 
-def describe(data: Mapping[str, Any]) -> str:
+def display_text(data: Mapping[str, Any]) -> str:
     """Return the text that stands for displayed data: its own, where that says anything, else what it is.
 
     A picture is named even if it has a text, since ``<Figure size 640x480 with 1 Axes>`` shows nothing.
     """
     text = str(data.get("text/plain", ""))
-    if (picture := _picture(data)) is not None:
+    if (picture := _picture_text(data)) is not None:
         return picture if _EMPTY_REPR.fullmatch(text) else f"{text}\n{picture}"
     if not _EMPTY_REPR.fullmatch(text):
         return plain_text(text)
@@ -83,7 +83,7 @@ def describe(data: Mapping[str, Any]) -> str:
     return text
 
 
-def _picture(data: Mapping[str, Any]) -> str | None:
+def _picture_text(data: Mapping[str, Any]) -> str | None:
     if isinstance(png := data.get("image/png"), str):
         return f"[figure {_png_size(png)}PNG]"
     if isinstance(svg := data.get("image/svg+xml"), str):

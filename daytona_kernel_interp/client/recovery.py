@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jupyter_client.session import Session
 
-from ..wire.journal import Record, RecordKind, split_frames
+from ..wire.journal import JournalRecord, RecordKind, split_frames
 from ..wire.protocol_errors import RemoteProtocolError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ LOST_OUTPUT = "\n[... some output was lost with the link: the journal in the san
 
 
 @dataclass(frozen=True)
-class Unpublished:
+class UnpublishedText:
     """Text that a cell printed and that its kernel, gone now, had not published."""
 
     name: str
@@ -34,12 +34,12 @@ class Unpublished:
 
 
 @dataclass
-class Recovered:
+class RecoveredJournal:
     """What was read. All of it comes from a sandbox and may be false."""
 
     messages: list[Message] = field(default_factory=list)  # of iopub, in order
     replies: dict[str, Message] = field(default_factory=dict)  # execute_replies by the cell's msg_id
-    unpublished: list[Unpublished] = field(default_factory=list)
+    unpublished: list[UnpublishedText] = field(default_factory=list)
     cell: str | None = None  # the last cell that the kernel took up
     gap: bool = False  # whether messages are missing
 
@@ -55,7 +55,7 @@ async def read_records(
     key: str,
     after: str | None = None,
     cell: str | None = None,
-) -> Recovered:
+) -> RecoveredJournal:
     """Read a kernel's journal from behind the message ``after``, or from where ``cell``, or the last cell, started.
 
     ``key`` is the kernel's session key; messages that it did not sign are dropped.
@@ -63,7 +63,7 @@ async def read_records(
     Raises:
         TunnelLost: If the relay is gone, or has no journal.
     """
-    session, recovered = Session(key=key.encode("ascii")), Recovered()
+    session, recovered = Session(key=key.encode("ascii")), RecoveredJournal()
 
     def decode(frames: list[bytes]) -> Message | None:
         try:
@@ -76,14 +76,16 @@ async def read_records(
 
     for record in await tunnel.read_journal(kernel_id, after, cell):
         try:
-            _take(record, recovered, decode)
+            _add_record(record, recovered, decode)
         except (RemoteProtocolError, ValueError, KeyError, TypeError, RecursionError) as error:
             log.warning("dropped a malformed record of the journal: %s", error)
             recovered.gap = True
     return recovered
 
 
-def _take(record: Record, recovered: Recovered, decode: Callable[[list[bytes]], Message | None]) -> None:
+def _add_record(
+    record: JournalRecord, recovered: RecoveredJournal, decode: Callable[[list[bytes]], Message | None]
+) -> None:
     match record.kind:
         case RecordKind.IOPUB:
             message = decode(split_frames(record.payload))
@@ -101,6 +103,6 @@ def _take(record: Record, recovered: Recovered, decode: Callable[[list[bytes]], 
             }
         case RecordKind.PENDING:
             facts = json.loads(record.payload)
-            recovered.unpublished.append(Unpublished(str(facts["name"]), str(facts["cell"]), str(facts["text"])))
+            recovered.unpublished.append(UnpublishedText(str(facts["name"]), str(facts["cell"]), str(facts["text"])))
         case RecordKind.LAST:
             pass

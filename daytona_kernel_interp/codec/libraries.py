@@ -21,7 +21,7 @@ from ..wire.protocol_errors import RemoteProtocolError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-Parts = tuple[str, Any, list[Any]]
+EncodedParts = tuple[str, Any, list[Any]]
 
 _MODULES = {
     "numpy": ".numpy_codec",
@@ -55,18 +55,18 @@ def _is_installed(library: str) -> bool:
     return importlib.util.find_spec(library) is not None
 
 
-def take_apart(value: Any, arrow: bool = False) -> Parts | None:
+def take_apart(value: Any, arrow: bool = False) -> EncodedParts | None:
     """Return what carries ``value``, its kind with the library's name before it, or None if no library of ours does."""
     for cls in type(value).__mro__:
         library = cls.__module__.partition(".")[0]
         if library in _MODULES and library in sys.modules:
-            parts: Parts | None = _module(library).take_apart(value, arrow)
+            parts: EncodedParts | None = _module(library).take_apart(value, arrow)
             if parts is not None:
                 return f"{library}.{parts[0]}", parts[1], parts[2]
     return None
 
 
-def least_size(value: Any) -> int:
+def min_size(value: Any) -> int:
     """Return what a numpy array takes at least: one that repeats its memory would be made whole to be sent."""
     if type(value).__module__ != "numpy" or not hasattr(value, "dtype") or value.dtype.hasobject:
         return 0

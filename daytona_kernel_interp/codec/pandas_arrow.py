@@ -24,13 +24,13 @@ import pyarrow as pa
 
 from .pandas_codec import text_dtype, zone_of, zone_text
 
-Taken = tuple[list[Any], Any]  # what stands after "ipc", and the Arrow column
+EncodedColumn = tuple[list[Any], Any]  # what stands after "ipc", and the Arrow column
 
 _NUMBERS = {np.dtype(kind).str for kind in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")}
 _MOMENTS = {f"<{kind}8[{unit}]" for kind in "mM" for unit in ("s", "ms", "us", "ns")}
 
 
-def take_column(values: Any) -> Taken | None:
+def take_column(values: Any) -> EncodedColumn | None:
     """Return what carries the values of a series, or None if Arrow would give back something else."""
     dtype = values.dtype
     if isinstance(dtype, np.dtype):
@@ -47,14 +47,14 @@ def take_column(values: Any) -> Taken | None:
     return None
 
 
-def _take_numbers(array: Any, dtype: str) -> Taken | None:
+def _take_numbers(array: Any, dtype: str) -> EncodedColumn | None:
     if dtype not in _NUMBERS and dtype not in _MOMENTS:
         return None
     bare = array.view(np.int64) if dtype in _MOMENTS else array
     return ["numpy", dtype], pa.array(bare, from_pandas=False)
 
 
-def _take_objects(values: Any) -> Taken | None:
+def _take_objects(values: Any) -> EncodedColumn | None:
     if pd.api.types.infer_dtype(values, skipna=False) != "string":
         return None
     array = _large(values.to_numpy())

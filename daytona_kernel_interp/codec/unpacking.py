@@ -37,18 +37,18 @@ def check_hashes(keys: Collection[Any]) -> None:
         raise RemoteProtocolError("keys of one value have the same hash")
 
 
-class Claims:
+class MemoryBudget:
     """Counts what one value takes beside its buffers and its text."""
 
     def __init__(self) -> None:
-        self._claimed = 0
+        self._charged = 0
 
-    def claim(self, size: int) -> None:
+    def charge(self, size: int) -> None:
         """Count ``size`` bytes, before they are taken.
 
         Raises:
             RemoteProtocolError: If they are too many, with those before them.
         """
-        self._claimed += size
-        if self._claimed > MAX_UNPACKED_BYTES:
+        self._charged += size
+        if self._charged > MAX_UNPACKED_BYTES:
             raise RemoteProtocolError(f"a value would unpack to more than {MAX_UNPACKED_BYTES} bytes")

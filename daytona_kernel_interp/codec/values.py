@@ -187,7 +187,7 @@ class _Encoder:
         if fields is not None:
             name = value.record_type if isinstance(value, Record) else type(value).__name__
             return self._record(name, fields, isinstance(value, (tuple, SequenceRecord)), depth)
-        self._check_size(libraries.least_size(value))
+        self._check_size(libraries.min_size(value))
         parts = libraries.take_apart(value, self._arrow)  # before the kinds: a numpy float is a float too
         if parts is not None:
             kind, inner, buffers = parts
@@ -376,7 +376,7 @@ class _Decoder:
     def __init__(self, buffers: Sequence[Buffer]) -> None:
         self._buffers = buffers
         self._used: set[int] = set()
-        self._claims = unpacking.Claims()
+        self._budget = unpacking.MemoryBudget()
         self.exact = True
 
     def decode(self, tree: Any, depth: int) -> Any:
@@ -407,7 +407,7 @@ class _Decoder:
         if container is None and type(tag) is str and "." in tag:
             inner, pieces = value
             buffers = [self._piece(piece) for piece in pieces]
-            return libraries.put_together(tag, self.decode(inner, depth + 1), buffers, self._claims.claim)
+            return libraries.put_together(tag, self.decode(inner, depth + 1), buffers, self._budget.charge)
         if container is None:
             raise RemoteProtocolError(f"values have no tag {str(tag)[:40]!r}")
         items = [self.decode(item, depth + 1) for item in value]

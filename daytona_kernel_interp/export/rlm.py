@@ -17,7 +17,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from ..client.output_text import describe, plain_text
+from ..client.output_text import display_text, plain_text
 from ..client.outputs import CellError, StreamText
 from ..page import timeline
 from ..page.shown_values import arguments, as_text, load, text_of
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from datetime import datetime
 
-    from ..recording.model import Call, Entry, LMCall, Store, Transcript, Usage
+    from ..recording.model import Entry, LMCall, RecordedCall, Transcript, Usage, ValueLoader
 
 
 _MAX_VARIABLE = 20_000  # bytes; a variable that stays is told anew with every step
@@ -85,7 +85,7 @@ def _requests(transcript: Transcript) -> dict[int, LMCall]:
     return found
 
 
-def _messages(request: LMCall, store: Store) -> list[dict[str, str]]:
+def _messages(request: LMCall, store: ValueLoader) -> list[dict[str, str]]:
     """Return what the model was asked as role and content, which is all that the visualizer shows."""
     decoded, asked = load(request.request, store)
     match asked if decoded else None:
@@ -116,7 +116,7 @@ def _result(entry: Entry, transcript: Transcript) -> dict[str, Any]:
         if isinstance(output, StreamText):
             printed.append(plain_text(output.text))
         elif not isinstance(output, CellError):
-            printed.append(f"{describe(output.data)}\n")
+            printed.append(f"{display_text(output.data)}\n")
     return {
         "stdout": "".join(printed),
         "stderr": plain_text(entry.outcome.text) if timeline.failed(entry) else "",
@@ -126,14 +126,14 @@ def _result(entry: Entry, transcript: Transcript) -> dict[str, Any]:
     }
 
 
-def _variable(entry: Entry, name: str, store: Store) -> Any:
+def _variable(entry: Entry, name: str, store: ValueLoader) -> Any:
     """A text, as the visualizer looks for the one called ``context``; of the rest, and the long, what a reader sees."""
     ref = entry.variables[name]
     decoded, value = load(ref, store) if ref.size <= _MAX_VARIABLE else (False, None)
     return value if decoded and isinstance(value, str) else ref.summary
 
 
-def _call(call: Call, store: Store) -> dict[str, Any]:
+def _call(call: RecordedCall, store: ValueLoader) -> dict[str, Any]:
     usage = call.usage
     line: dict[str, Any] = {
         "root_model": (usage.model if usage else None) or "",
@@ -156,7 +156,7 @@ def _usage_summary(usage: Usage | None) -> Mapping[str, Any]:
     return {usage.model or "unknown": {"total_calls": 1, **told}}
 
 
-def _final_answer(entry: Entry, store: Store) -> str | None:
+def _final_answer(entry: Entry, store: ValueLoader) -> str | None:
     """A text of one field is the answer itself; several are shown as they were submitted."""
     if entry.outcome.kind != "submitted" or entry.outcome.value is None:
         return None

@@ -17,30 +17,30 @@ from typing import TYPE_CHECKING, Any
 from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
 
 from .. import config as settings
-from ..client.execution import CellResult, DiedInCell
+from ..client.execution import ExecutionAborted, ExecutionResult
 from ..errors import CellNotRun, KernelError, RecordingError
-from ..recording.recorder import NoStep, Recorder, begin, step_of
+from ..recording.recorder import NullStep, Recorder, begin_recording, begin_step
 from ..runtime import cleanup as registry
 from ..runtime.event_loop import io_loop
-from ..sandboxes.select import choose, foresee
-from ..session.kernel_session import Session
-from ..tools.binding import Tool, ToolAborted, call, weakly
-from ..wire.comm import Field
+from ..sandboxes.select import preload_sdk, select_sandbox
+from ..session.kernel_session import KernelSession
+from ..tools.binding import Tool, ToolAborted, call, weak_method
+from ..wire.comm import OutputField
 from ..wire.protocol_errors import RemoteProtocolError
 from .dspy_compat import REOPENS, CodeExecutionError, with_callbacks
-from .introspection import Looking
-from .reattach import Succession
-from .request import InvalidRequest, Request, check_limits, fields_of, prepare, tools_of
-from .result import is_syntax_error, printed, returned, submitted, with_output
-from .sent_inputs import Inputs
-from .transfer import Exchange
+from .introspection import InspectMixin
+from .reattach import ReattachMixin
+from .request import CellRequest, InvalidRequest, build_request, check_limits, fields_of, tools_of
+from .result import error_text, execute_result, is_syntax_error, parse_submission, printed_text
+from .sent_inputs import SentInputs
+from .transfer import TransferMixin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from ..client.outputs import Output
-    from ..recording.step_recorder import Step
+    from ..recording.step_recorder import StepRecorder
     from ..sandboxes.base import Sandbox
 
 __all__ = ["CodeExecutionError", "CodeInterpreterError", "FinalOutput", "KernelInterpreter"]
@@ -55,7 +55,7 @@ _executing: contextvars.ContextVar[frozenset[int]] = contextvars.ContextVar(
 )
 
 
-class KernelInterpreter(Exchange, Succession, Looking):
+class KernelInterpreter(TransferMixin, ReattachMixin, InspectMixin):
     """A Python REPL for ``dspy.RLM`` and DSPy's other code-writing modules: a real IPython kernel in a sandbox.
 
     Nothing starts before the first :meth:`start` or :meth:`execute`. One call at a time; state is kept between calls
@@ -111,14 +111,14 @@ class KernelInterpreter(Exchange, Succession, Looking):
         self._recorder = None if record is None else Recorder(record)
         self.seed: int | None = None if record is None else secrets.randbelow(1 << 32)  # of the kernel's generators
         self._outputs: list[Output] = []
-        self._inputs = Inputs()
+        self._sent_inputs = SentInputs()
         self._lock = threading.Lock()  # held by the call that runs
-        self._session: Session | None = None
+        self._session: KernelSession | None = None
         self._pid = os.getpid()
         self._attached = False  # to a session of another host, of whose last cell nothing was told yet
         self._ended: str | None = None  # why there will be no further cell
         self._finalizer: weakref.finalize[Any, KernelInterpreter] | None = None
-        foresee(sandbox)
+        preload_sdk(sandbox)
 
     # --- lifecycle ----------------------------------------------------------------------------------
 
@@ -147,7 +147,7 @@ class KernelInterpreter(Exchange, Succession, Looking):
         session, self._session = self._session, None
         if session is not None and self._pid == os.getpid():
             if self._recorder is not None:
-                self._recorder.shuts_down()
+                self._recorder.shutting_down()
             io_loop().run(session.aclose())
         if self._finalizer is not None:
             self._finalizer.detach()
@@ -207,17 +207,17 @@ class KernelInterpreter(Exchange, Succession, Looking):
         request = self._prepare(code, variables)  # first: a wrong call starts nothing
         if self._session is None:
             self.start()
-        with self._sole_call("execute"), step_of(self._recorder, request) as step, self._translated():
-            run = self._run(request, self._context(), None, step)
-            return step.gave(self._conclude(io_loop().run(run), request))
+        with self._sole_call("execute"), begin_step(self._recorder, request) as step, self._translated():
+            run = self._run_request(request, self._context(), None, step)
+            return step.set_result(self._conclude(io_loop().run(run), request))
 
     async def aexecute(self, code: str, variables: dict[str, Any] | None = None) -> Any:
         """Like :meth:`execute`, without blocking the caller's loop; async tools run on it."""
         with self._sole_call("aexecute"):
             request = self._prepare(code, variables)
-            with step_of(self._recorder, request) as step, self._translated():
-                run = self._run(request, self._context(), asyncio.get_running_loop(), step)
-                return step.gave(self._conclude(await io_loop().arun(run), request))
+            with begin_step(self._recorder, request) as step, self._translated():
+                run = self._run_request(request, self._context(), asyncio.get_running_loop(), step)
+                return step.set_result(self._conclude(await io_loop().arun(run), request))
 
     def __call__(self, code: str, variables: dict[str, Any] | None = None) -> Any:
         """Same as :meth:`execute`."""
@@ -292,7 +292,7 @@ class KernelInterpreter(Exchange, Succession, Looking):
             raise CodeInterpreterError(
                 f"{what}() was called in a forked process: the sandbox is its parent's. Use spawn() for an own one."
             )
-        registry.watch_for_termination()
+        registry.install_sigterm_handler()
         if not self._lock.acquire(blocking=False):
             raise CodeInterpreterError(
                 f"{what}() was called while another call runs: one interpreter runs one cell at a time."
@@ -309,14 +309,14 @@ class KernelInterpreter(Exchange, Succession, Looking):
             yield
         except ToolAborted as aborted:
             raise aborted.error from None
-        except DiedInCell as died:
+        except ExecutionAborted as died:
             self._outputs = died.cell.outputs
             self._ended = self._ended or str(died.error)
             summary = f"{type(died.error).__name__}: {died.error}"
             stderr = getattr(died.error, "stderr", "").strip()
             if stderr:
                 summary += f"\nLast words of the kernel:\n{stderr[-2000:]}"
-            raise CodeInterpreterError(with_output(summary, None, died.cell.text())) from died.error
+            raise CodeInterpreterError(error_text(summary, None, died.cell.text())) from died.error
         except CellNotRun as error:  # the kernel lives, so the model may go on
             raise CodeExecutionError(f"{type(error).__name__}: {error}") from error
         except KernelError as error:
@@ -328,24 +328,24 @@ class KernelInterpreter(Exchange, Succession, Looking):
         context.run(_executing.set, _executing.get() | {id(self)})
         return context
 
-    def _prepare(self, code: str, variables: Mapping[str, Any] | None, wanted: Any = None) -> Request:
+    def _prepare(self, code: str, variables: Mapping[str, Any] | None, requested: Any = None) -> CellRequest:
         try:
             check_limits(execution_timeout=self.execution_timeout, max_output_chars=self.max_output_chars)
-            return prepare(
+            return build_request(
                 code,
                 variables,
                 self.tools,
                 self.output_fields,
                 max_output_chars=self.max_output_chars,
                 max_value_bytes=self.max_value_bytes,
-                inputs=self._inputs,
-                wanted=wanted,
+                inputs=self._sent_inputs,
+                requested=requested,
                 seed=self.seed,
             )
         except InvalidRequest as error:
             raise CodeInterpreterError(str(error)) from error.__cause__
 
-    async def _ensure_session(self) -> Session:
+    async def _ensure_session(self) -> KernelSession:
         if REOPENS and self._ended == _SHUT_DOWN:
             log.info("opening a new session after shutdown(), as DSPy before 3.3 needs; variables are not kept")
             self._ended = None
@@ -354,40 +354,42 @@ class KernelInterpreter(Exchange, Succession, Looking):
         if self._session is not None:
             return self._session
         try:
-            session = await Session.start(choose(self._sandbox), weakly(self.invoke_tool), self.max_value_bytes)
+            session = await KernelSession.start(
+                select_sandbox(self._sandbox), weak_method(self.invoke_tool), self.max_value_bytes
+            )
         except KernelError as error:  # nothing was started, so a later call may try again
             raise CodeInterpreterError(str(error)) from error
         if self._ended is not None:  # shut down from another thread meanwhile
             await session.aclose()
             raise CodeInterpreterError(f"This interpreter cannot run code any more: {self._ended}. Create a new one.")
         try:
-            self._adopt(session)
+            self._use_session(session)
         except CodeInterpreterError:
             await session.aclose()
             raise
         return session
 
-    def _adopt(self, session: Session) -> None:
+    def _use_session(self, session: KernelSession) -> None:
         if self._recorder is not None:
             limits = ("execution_timeout", "max_output_chars", "max_value_bytes")
             try:
-                begin(self._recorder, session, {name: getattr(self, name) for name in limits}, self.seed)
+                begin_recording(self._recorder, session, {name: getattr(self, name) for name in limits}, self.seed)
             except (RecordingError, OSError) as error:
                 raise CodeInterpreterError(f"The session cannot be recorded: {error}") from error
         self._session, self._pid = session, os.getpid()
-        self._inputs.kernel_has(())
-        self._finalizer = weakref.finalize(self, _close_forgotten, session, self._pid)
+        self._sent_inputs.set_cached_keys(())
+        self._finalizer = weakref.finalize(self, _close_abandoned, session, self._pid)
         self._finalizer.atexit = False  # the registry closes what is open then
 
-    async def _run(
+    async def _run_request(
         self,
-        request: Request,
+        request: CellRequest,
         context: contextvars.Context,
         caller_loop: asyncio.AbstractEventLoop | None,
-        step: Step | NoStep,
-    ) -> CellResult:
+        step: StepRecorder | NullStep,
+    ) -> ExecutionResult:
         session = await self._ensure_session()
-        await session.until_free()
+        await session.wait_last_cell()
         self._attached = False
         session.tools.begin_cell(self.tools, context, caller_loop, step.observer)
         result = await session.kernel.run(
@@ -397,12 +399,12 @@ class KernelInterpreter(Exchange, Succession, Looking):
             timeout_s=self.execution_timeout,
             max_output_chars=self.max_output_chars,
             on_output=self._report if self.on_output is not None else None,
-            on_sent=step.sent,
+            on_sent=step.request_sent,
         )
-        self._inputs.kernel_has(result.cell.kept)
-        if result.cell.forgotten and request.whole is not None:  # nothing has run
-            return await self._run(request.whole(), context, caller_loop, step)
-        step.ended(result)
+        self._sent_inputs.set_cached_keys(result.cell.cached_keys)
+        if result.cell.input_evicted and request.encoded_whole is not None:  # nothing has run
+            return await self._run_request(request.encoded_whole(), context, caller_loop, step)
+        step.cell_ended(result)
         return result
 
     def _report(self, output: Output) -> None:
@@ -414,26 +416,28 @@ class KernelInterpreter(Exchange, Succession, Looking):
 
     # --- what a cell gave ---------------------------------------------------------------------------------
 
-    def _conclude(self, result: CellResult, request: Request) -> Any:
+    def _conclude(self, result: ExecutionResult, request: CellRequest) -> Any:
         cell = result.cell
         self._outputs = cell.outputs
         if cell.submission is not None:
             return FinalOutput(self._submitted(cell.submission))
-        text = printed(result)
+        text = printed_text(result)
         if result.timed_out or (result.interrupted and (cell.error is not None or not cell.replied)):
             summary = "KeyboardInterrupt: the cell was interrupted; variables kept"
             if result.timed_out:
                 limit = f"execution_timeout={self.execution_timeout:g} s"
                 summary = f"TimeoutError: the cell was interrupted after {limit}; variables kept"
-            raise CodeExecutionError(with_output(summary, cell.error, text))
+            raise CodeExecutionError(error_text(summary, cell.error, text))
         if cell.error is not None:
-            whole = with_output(cell.error.summary, cell.error, text)
+            whole = error_text(cell.error.summary, cell.error, text)
             raise SyntaxError(f"Invalid Python syntax. {whole}") if is_syntax_error(cell) else CodeExecutionError(whole)
-        return returned(cell, text, raw_only=request.raw_only)
+        return execute_result(cell, text, raw_only=request.raw_only)
 
     def _submitted(self, buffers: Any) -> Any:
         try:
-            return submitted(buffers, [field.name for field in fields_of(self.output_fields) or (Field("output"),)])
+            return parse_submission(
+                buffers, [field.name for field in fields_of(self.output_fields) or (OutputField("output"),)]
+            )
         except RemoteProtocolError as error:
             raise CodeInterpreterError(f"The sandbox sent a SUBMIT {error}.") from error
 
@@ -461,7 +465,7 @@ class KernelInterpreter(Exchange, Succession, Looking):
         return functools.partial(KernelInterpreter, **keywords), (dict(self.tools), self.output_fields)
 
 
-def _close_forgotten(session: Session, pid: int) -> None:
+def _close_abandoned(session: KernelSession, pid: int) -> None:
     """End the sandbox of an interpreter that was dropped, or still ran at the end of the process that started it."""
     if pid != os.getpid():
         return

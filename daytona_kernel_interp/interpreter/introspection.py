@@ -1,4 +1,4 @@
-"""``Looking``: the part of the interpreter that shows what is there and what runs, without a trace in the session."""
+"""``InspectMixin``: the interpreter's methods that show variables and running code, without a trace in the session."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .dspy_compat import CodeExecutionError
 
 if TYPE_CHECKING:
     from ..monitor.widget import SessionView
-    from ..session.kernel_session import Session
+    from ..session.kernel_session import KernelSession
 
 
-class Looking:
+class InspectMixin:
     """Base class of the interpreter, whose private attributes it reads."""
 
     if TYPE_CHECKING:
-        _session: Session | None
+        _session: KernelSession | None
         _pid: int
 
     def inspect(self, name: str | None = None, *, private: bool = False) -> Inspection:
@@ -39,16 +39,16 @@ class Looking:
             CodeExecutionError: If there is no variable ``name``.
             CodeInterpreterError: If there is no session, or it is beyond reach.
         """
-        session = self._session_to_look_at("inspect")
+        session = self._session_to_inspect("inspect")
         if name is not None and not isinstance(name, str):
             raise CodeInterpreterError(f"inspect() takes the name of one variable, or nothing; not {name!r}.")
         try:
-            look = io_loop().run(session.kernel.look(name))
+            answer = io_loop().run(session.kernel.inspect(name))
         except KernelError as error:
             raise CodeInterpreterError(f"inspect(): {type(error).__name__}: {error}") from error
-        if look.get("missing") is True:
+        if answer.get("missing") is True:
             raise CodeExecutionError(f"inspect(): NameError: name {name!r} is not defined")
-        return parse_look(look, session.id, name, private=private)
+        return parse_look(answer, session.id, name, private=private)
 
     def view(self) -> SessionView:
         """Return a widget that follows the session in JupyterLab (extra ``jupyter``), by asking twice a second.
@@ -62,20 +62,20 @@ class Looking:
         """
         from ..monitor.widget import make_view
 
-        session, weak = self._session_to_look_at("view"), weakref.ref(self)
-        onlookers = session.onlookers
+        session, weak = self._session_to_inspect("view"), weakref.ref(self)
+        monitor_server = session.monitor_server
 
         def follow(since: int) -> dict[str, Any]:
             me = weak()
             if me is None or me._session is not session:
                 raise SessionNotFound("the interpreter was shut down")
             del me
-            found: dict[str, Any] = io_loop().run(onlookers.follow(since))
+            found: dict[str, Any] = io_loop().run(monitor_server.inspect_since(since))
             return found
 
         return make_view(follow, session.id)
 
-    def _session_to_look_at(self, what: str) -> Any:
+    def _session_to_inspect(self, what: str) -> Any:
         if self._session is None or self._pid != os.getpid():
             raise CodeInterpreterError(f"{what}(): there is no session to look into: call start() first.")
         return self._session

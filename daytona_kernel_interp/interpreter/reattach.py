@@ -1,4 +1,4 @@
-"""``Succession``: the part of the interpreter that takes up a session whose host died, and lets go of its own."""
+"""``ReattachMixin``: the part of the interpreter that takes up a session whose host died, and lets go of its own."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from dspy.primitives.code_interpreter import CodeInterpreterError
 
 from ..runtime.event_loop import io_loop
-from ..session.kernel_session import Session
-from ..tools.binding import Tool, weakly
-from .request import Request
+from ..session.kernel_session import KernelSession
+from ..tools.binding import Tool, weak_method
+from .request import CellRequest
 
 if TYPE_CHECKING:
     import contextvars
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Succession:
+class ReattachMixin:
     """Base class of the interpreter, whose private methods it calls."""
 
     if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Succession:
         _adopt: Callable[..., Any]
         _conclude: Callable[..., Any]
         _report: Callable[..., Any]
-        _session: Session | None
+        _session: KernelSession | None
         _attached: bool
         _ended: str | None
         _pid: int
@@ -69,7 +69,7 @@ class Succession:
         """
         interpreter = cls(tools, output_fields, **options)
         with interpreter._sole_call("attach"), interpreter._translated():
-            io_loop().run(interpreter._take_up(session_id, interpreter._context()))
+            io_loop().run(interpreter._attach_session(session_id, interpreter._context()))
         return interpreter
 
     def resume(self) -> Any:
@@ -88,21 +88,21 @@ class Succession:
                 raise CodeInterpreterError("resume() is for an interpreter from attach(), before its first execute().")
             self._attached = False
             result = io_loop().run(self._session.last_cell())
-            return None if result is None else self._conclude(result, Request("", [], raw_only=False))
+            return None if result is None else self._conclude(result, CellRequest("", [], raw_only=False))
 
-    async def _take_up(self, session_id: str, context: contextvars.Context) -> None:
-        invoke = weakly(self.invoke_tool)
-        session = await Session.take_up(session_id, invoke, self.max_value_bytes)
+    async def _attach_session(self, session_id: str, context: contextvars.Context) -> None:
+        invoke = weak_method(self.invoke_tool)
+        session = await KernelSession.adopt(session_id, invoke, self.max_value_bytes)
         try:
             session.tools.begin_cell(self.tools, context, None)
-            await session.take_in_last_cell(
+            await session.adopt_last_cell(
                 timeout_s=self.execution_timeout,
                 max_output_chars=self.max_output_chars,
                 on_output=self._report if self.on_output is not None else None,
             )
             self._adopt(session)
         except BaseException:
-            await session.let_go()
+            await session.release()
             raise
         self._attached = True
 
@@ -115,6 +115,6 @@ class Succession:
         self._ended = self._ended or "its session was let go"
         session, self._session = self._session, None
         if session is not None and self._pid == os.getpid():
-            io_loop().run(session.let_go())
+            io_loop().run(session.release())
         if self._finalizer is not None:
             self._finalizer.detach()

@@ -12,8 +12,8 @@ from pydantic_core import to_jsonable_python
 
 from ..codec import libraries, values
 from ..tools.binding import InvalidTool, Tool, describe
-from ..wire.comm import Field, Preamble, ToolSpec
-from .sent_inputs import Encoded, Inputs
+from ..wire.comm import OutputField, Preamble, ToolSpec
+from .sent_inputs import EncodedInput, SentInputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,20 +24,22 @@ class InvalidRequest(ValueError):
 
 
 @dataclass(frozen=True)
-class Request:
+class CellRequest:
     """A cell, ready to be sent."""
 
     code: str
     buffers: list[values.Buffer]  # its preamble
     raw_only: bool  # Flex's cells want the bare value of the last expression
-    whole: Callable[[], Request] | None = None  # the same with what the kernel is thought to have, if that is anything
+    encoded_whole: Callable[[], CellRequest] | None = (
+        None  # the same with what the kernel is thought to have, if that is anything
+    )
     # What is in the preamble, for the recorder.
-    variables: Mapping[str, Encoded] = field(default_factory=dict)
+    variables: Mapping[str, EncodedInput] = field(default_factory=dict)
     tools: tuple[ToolSpec, ...] = ()
-    fields: tuple[Field, ...] | None = None
+    fields: tuple[OutputField, ...] | None = None
 
 
-def prepare(
+def build_request(
     code: str,
     variables: Mapping[str, Any] | None,
     tools: Mapping[str, Tool],
@@ -45,14 +47,14 @@ def prepare(
     *,
     max_output_chars: int | None,
     max_value_bytes: int | None,
-    inputs: Inputs | None = None,
-    wanted: str | dict[str, Any] | None = None,
+    inputs: SentInputs | None = None,
+    requested: str | dict[str, Any] | None = None,
     seed: int | None = None,
-) -> Request:
+) -> CellRequest:
     """Return the request for one cell.
 
-    ``inputs`` knows what need not be sent; ``wanted`` is what it is to send back after the cell; ``seed`` is what the
-    kernel's random generators are set to before its first cell.
+    ``inputs`` knows what need not be sent; ``requested`` is what the kernel is to send back after the cell; ``seed`` is
+    what the kernel's random generators are set to before its first cell.
 
     Raises:
         InvalidRequest: If code, a name, a tool or a variable is none that can be sent.
@@ -62,16 +64,16 @@ def prepare(
     given = _named(variables)
     raw_only = any(name.startswith("__dspy_") for name in given)
     given = {name: _dspy_form(name, value) for name, value in given.items()} if raw_only else given
-    encoded = _encode_each(given, inputs or Inputs(), max_value_bytes)
+    encoded = _encode_each(given, inputs or SentInputs(), max_value_bytes)
     large = {name: one for name, one in encoded.items() if one.key}
     preamble = Preamble(
         variables={name: value for name, value in given.items() if name not in large},
-        tools=_specs(tools),
+        tools=_tool_specs(tools),
         fields=fields_of(output_fields),
         max_output_chars=max_output_chars,
         max_value_bytes=max_value_bytes,
         kept=tuple((name, one.key, len(one.buffers)) for name, one in large.items()),
-        wanted=wanted,
+        wanted=requested,
         arrow=libraries.has_arrow(),
         seed=seed,
     )
@@ -84,20 +86,20 @@ def prepare(
     whole = None
     if not all(one.buffers for one in large.values()):
         whole = functools.partial(
-            prepare,
+            build_request,
             code,
             variables,
             tools,
             output_fields,
             max_output_chars=max_output_chars,
             max_value_bytes=max_value_bytes,
-            wanted=wanted,
+            requested=requested,
             seed=seed,
         )
-    return Request(code, buffers, raw_only, whole, encoded, preamble.tools, preamble.fields)
+    return CellRequest(code, buffers, raw_only, whole, encoded, preamble.tools, preamble.fields)
 
 
-def _encode_each(given: Mapping[str, Any], inputs: Inputs, max_bytes: int | None) -> dict[str, Encoded]:
+def _encode_each(given: Mapping[str, Any], inputs: SentInputs, max_bytes: int | None) -> dict[str, EncodedInput]:
     encoded, size = {}, 0
     for name, value in given.items():
         try:
@@ -110,7 +112,7 @@ def _encode_each(given: Mapping[str, Any], inputs: Inputs, max_bytes: int | None
     return encoded
 
 
-def fields_of(output_fields: Sequence[Mapping[str, Any]] | None) -> tuple[Field, ...] | None:
+def fields_of(output_fields: Sequence[Mapping[str, Any]] | None) -> tuple[OutputField, ...] | None:
     """Return what SUBMIT takes, or None if that is one value without a name of its own.
 
     Raises:
@@ -124,7 +126,7 @@ def fields_of(output_fields: Sequence[Mapping[str, Any]] | None) -> tuple[Field,
     for given in output_fields:
         if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
             raise InvalidRequest(f'An output field is {{"name": str, "type": str}}, "type" optional; not {given!r}.')
-        fields.append(Field(given["name"], str(given.get("type") or "")))
+        fields.append(OutputField(given["name"], str(given.get("type") or "")))
     names = [field.name for field in fields]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InvalidRequest(f"Two output fields are called {twice!r}.")
@@ -173,7 +175,7 @@ def _named(variables: Mapping[str, Any] | None) -> dict[str, Any]:
     return dict(variables or {})
 
 
-def _specs(tools: Mapping[str, Tool]) -> tuple[ToolSpec, ...]:
+def _tool_specs(tools: Mapping[str, Tool]) -> tuple[ToolSpec, ...]:
     if not isinstance(tools, Mapping):
         raise InvalidRequest(f"tools must be a dict of names and functions, not {type(tools).__name__}.")
     try:

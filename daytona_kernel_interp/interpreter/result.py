@@ -12,19 +12,19 @@ from ..wire.protocol_errors import RemoteProtocolError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..client.execution import CellResult
-    from ..client.output_collector import Cell
+    from ..client.execution import ExecutionResult
+    from ..client.output_collector import OutputCollector
     from ..client.outputs import CellError
 
-LATE_NOTE = "[printed after an earlier cell had ended]\n"
+BACKGROUND_NOTE = "[printed after an earlier cell had ended]\n"
 
 
-def printed(result: CellResult) -> str:
+def printed_text(result: ExecutionResult) -> str:
     """Return what the cell printed, headed by what earlier cells' threads printed since they ended."""
-    return (LATE_NOTE + result.late if result.late else "") + result.cell.text()
+    return (BACKGROUND_NOTE + result.background_output if result.background_output else "") + result.cell.text()
 
 
-def returned(cell: Cell, text: str, *, raw_only: bool) -> Any:
+def execute_result(cell: OutputCollector, text: str, *, raw_only: bool) -> Any:
     """Return what ``execute`` returns for a cell that ended well.
 
     The prints; or without any the value, or its repr where RLM would not show the value; or the prints and the repr.
@@ -55,13 +55,13 @@ def _visible(value: Any) -> bool:
     return True
 
 
-def is_syntax_error(cell: Cell) -> bool:
+def is_syntax_error(cell: OutputCollector) -> bool:
     """Whether the cell's own source does not compile (an ``exec`` that fails in it is another matter)."""
     names = ("SyntaxError", "IndentationError", "TabError")
     return cell.error is not None and cell.failed_to_compile and cell.error.name in names
 
 
-def submitted(buffers: Sequence[values.Buffer], names: Sequence[str]) -> dict[str, Any]:
+def parse_submission(buffers: Sequence[values.Buffer], names: Sequence[str]) -> dict[str, Any]:
     """Return what SUBMIT carried.
 
     Raises:
@@ -76,7 +76,7 @@ def submitted(buffers: Sequence[values.Buffer], names: Sequence[str]) -> dict[st
     raise RemoteProtocolError("whose fields are not the output fields")
 
 
-def with_output(summary: str, error: CellError | None, text: str) -> str:
+def error_text(summary: str, error: CellError | None, text: str) -> str:
     """Return an error's whole text: its summary, the traceback, then what was printed before."""
     parts = [summary]
     if error is not None and error.traceback:

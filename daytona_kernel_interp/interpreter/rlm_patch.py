@@ -22,7 +22,7 @@ from ..config import rlm_keyword_wanted
 from ..recording.dspy_callback import attached
 
 
-class Borrowed:
+class LeaseFactory:
     """The factory that RLM gets: lends the caller's interpreter to one run at a time.
 
     Whoever asks while it is lent (a nested RLM, another thread) gets a fresh interpreter of the same configuration,
@@ -31,8 +31,8 @@ class Borrowed:
 
     def __init__(self, interpreter: Any) -> None:
         self._interpreter = interpreter
-        self._lent = threading.Lock()
-        self._own_tools: dict[str, Any] = {}
+        self._lease_lock = threading.Lock()
+        self._accepts_tools: dict[str, Any] = {}
 
     @property
     def execution_instructions(self) -> str:
@@ -41,9 +41,9 @@ class Borrowed:
 
     def __call__(self) -> Any:
         """Return a lease on the interpreter, or a fresh one."""
-        if self._lent.acquire(blocking=False):
-            self._own_tools = dict(self._interpreter.tools)
-            return Lease(self._interpreter, self._lent)
+        if self._lease_lock.acquire(blocking=False):
+            self._accepts_tools = dict(self._interpreter.tools)
+            return InterpreterLease(self._interpreter, self._lease_lock)
         spawn = getattr(self._interpreter, "spawn", None)
         if spawn is None:
             raise dspy.primitives.code_interpreter.CodeInterpreterError(
@@ -52,29 +52,29 @@ class Borrowed:
             )
         fresh = spawn()
         fresh.tools.clear()  # those of the run that has the interpreter are not this one's
-        fresh.tools.update(self._own_tools)
+        fresh.tools.update(self._accepts_tools)
         return fresh
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Borrowed:
+    def __deepcopy__(self, memo: dict[int, Any]) -> LeaseFactory:
         """Copy the interpreter by its own rules."""
-        return Borrowed(copy.deepcopy(self._interpreter, memo))
+        return LeaseFactory(copy.deepcopy(self._interpreter, memo))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the interpreter by its own rules."""
-        return Borrowed, (self._interpreter,)
+        return LeaseFactory, (self._interpreter,)
 
 
-class Lease:
+class InterpreterLease:
     """The interpreter for one run: all of it, except that ``shutdown()`` only gives it back.
 
     The run's tools and output fields are taken out again then.
     """
 
-    def __init__(self, interpreter: Any, lent: threading.Lock) -> None:
+    def __init__(self, interpreter: Any, lease_lock: threading.Lock) -> None:
         fields = getattr(interpreter, "output_fields", None)
         self.__dict__["_lease"] = (interpreter, dict(interpreter.tools), fields)
         # Called once, by shutdown() or when a lease that nobody gave back is dropped.
-        self.__dict__["_release"] = weakref.finalize(self, lent.release)
+        self.__dict__["_release"] = weakref.finalize(self, lease_lock.release)
         self.__dict__["_callback"] = contextlib.ExitStack()
         if getattr(interpreter, "recording_wanted", False):
             self._callback.enter_context(attached())  # for the context that this run is in
@@ -146,7 +146,7 @@ def install() -> bool:
             if isinstance(interpreter, type) or not isinstance(interpreter, dspy.CodeInterpreter):
                 what = interpreter.__name__ if isinstance(interpreter, type) else type(interpreter).__name__
                 raise TypeError(f"interpreter= takes an interpreter object such as KernelInterpreter(), not {what}")
-            kwargs["interpreter_factory"] = Borrowed(interpreter)
+            kwargs["interpreter_factory"] = LeaseFactory(interpreter)
         original(self, *args, **kwargs)
 
     keyword = inspect.Parameter("interpreter", inspect.Parameter.KEYWORD_ONLY, default=None)

@@ -24,7 +24,7 @@ _MAX_NAMES = 64
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedInput:
     """A variable on its way: ``buffers`` is empty if the kernel has it, ``key`` if the value is a small one."""
 
     key: str
@@ -32,52 +32,52 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class _Sent:
+class _SentValue:
     key: str
     value: Any  # an exact str or bytes; the reference keeps its identity from being another's
     mark: bytes | None  # hash of the marshal form of any other value
     arrow: bool  # whether its frames went as Arrow IPC: it has another hash then
 
 
-class Inputs:
+class SentInputs:
     """What one interpreter's kernel has."""
 
     def __init__(self) -> None:
-        self._sent: dict[str, _Sent] = {}
-        self._kernel_has: frozenset[str] = frozenset()
+        self._sent: dict[str, _SentValue] = {}
+        self._cached_keys: frozenset[str] = frozenset()
 
-    def kernel_has(self, keys: Sequence[str]) -> None:
+    def set_cached_keys(self, keys: Sequence[str]) -> None:
         """The kernel tells after each cell which values it keeps, and whether it has pyarrow.
 
         Without that, or with another kernel, it has none.
         """
-        self._kernel_has = frozenset(keys)
+        self._cached_keys = frozenset(keys)
 
     def forget(self) -> None:
         """Let go of the values."""
-        self._sent, self._kernel_has = {}, frozenset()
+        self._sent, self._cached_keys = {}, frozenset()
 
-    def encode(self, name: str, value: Any, max_bytes: int | None) -> Encoded:
+    def encode(self, name: str, value: Any, max_bytes: int | None) -> EncodedInput:
         """Return what to send for a variable.
 
         Raises:
             UnsupportedValue, ValueTooLarge: As for :func:`values.dumps`.
         """
         sent = self._sent.get(name)
-        has_it = sent is not None and sent.key in self._kernel_has
+        has_it = sent is not None and sent.key in self._cached_keys
         if sent is not None and has_it and _is_same(sent, value):
-            return Encoded(sent.key, ())
-        arrow = sent.arrow if sent is not None and has_it else HAS_ARROW in self._kernel_has
+            return EncodedInput(sent.key, ())
+        arrow = sent.arrow if sent is not None and has_it else HAS_ARROW in self._cached_keys
         buffers, exact = values.encode(value, max_bytes=max_bytes, arrow=arrow)
         if sum(map(len, buffers)) < values.LARGE_BYTES:
             self._sent.pop(name, None)
-            return Encoded("", buffers)
+            return EncodedInput("", buffers)
         key = hash_of(buffers)
-        constant, mark = value if _is_constant(value) else None, _mark(value) if exact else None
-        self._remember(name, _Sent(key, constant, mark, arrow))
-        return Encoded(key, () if key in self._kernel_has else buffers)
+        constant, mark = value if _is_constant(value) else None, _fingerprint(value) if exact else None
+        self._store(name, _SentValue(key, constant, mark, arrow))
+        return EncodedInput(key, () if key in self._cached_keys else buffers)
 
-    def _remember(self, name: str, sent: _Sent) -> None:
+    def _store(self, name: str, sent: _SentValue) -> None:
         self._sent.pop(name, None)
         self._sent[name] = sent
         if len(self._sent) > _MAX_NAMES:
@@ -88,13 +88,13 @@ def _is_constant(value: Any) -> bool:
     return type(value) is str or type(value) is bytes
 
 
-def _is_same(sent: _Sent, value: Any) -> bool:
+def _is_same(sent: _SentValue, value: Any) -> bool:
     if sent.value is not None:
         return sent.value is value or (type(sent.value) is type(value) and bool(sent.value == value))
-    return sent.mark is not None and sent.mark == _mark(value)
+    return sent.mark is not None and sent.mark == _fingerprint(value)
 
 
-def _mark(value: Any) -> bytes | None:
+def _fingerprint(value: Any) -> bytes | None:
     """Return a hash that differs wherever values of plain types differ, or None.
 
     Version 2 of the format has no references, which would depend on who else holds the parts. Objects with a buffer,

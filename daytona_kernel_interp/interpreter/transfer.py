@@ -1,4 +1,4 @@
-"""``Exchange``: the part of the interpreter that moves values and files without running code."""
+"""``TransferMixin``: the part of the interpreter that moves values and files without running code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dspy.primitives.code_interpreter import CodeInterpreterError
 
 from ..codec import values
-from ..recording.recorder import step_of
+from ..recording.recorder import begin_step
 from ..runtime.event_loop import io_loop
 from ..wire.protocol_errors import RemoteProtocolError
 from .dspy_compat import CodeExecutionError
@@ -18,13 +18,13 @@ from .dspy_compat import CodeExecutionError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from ..client.output_collector import Cell
+    from ..client.output_collector import OutputCollector
     from ..recording.recorder import Recorder
 
-_PIECE_BYTES = 8 << 20
+_CHUNK_BYTES = 8 << 20
 
 
-class Exchange:
+class TransferMixin:
     """Base class of the interpreter, whose private methods it calls."""
 
     if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Exchange:
         """
         if not isinstance(name, str) or not name.isidentifier():
             raise CodeInterpreterError(f"get() takes the name of one variable, not {name!r}.")
-        return self._ask("get", name)
+        return self._request_file("get", name)
 
     def put(self, **variables: Any) -> None:
         """Bind variables in the session, as ``execute`` binds those of a cell.
@@ -57,7 +57,7 @@ class Exchange:
         Raises:
             CodeInterpreterError: As for ``execute``.
         """
-        self._exchange("put", variables, None)
+        self._run_transfer("put", variables, None)
 
     # --- files ----------------------------------------------------------------------------------------
 
@@ -86,12 +86,12 @@ class Exchange:
         for name, size in entries:
             there = str(target / name)
             if size is None:
-                self._ask("upload", {"do": "folder", "path": there})
+                self._request_file("upload", {"do": "folder", "path": there})
                 continue
             with (source / name if name else source).open("rb") as file:
                 at = 0
-                while (data := file.read(self._piece_bytes())) or not at:
-                    self._ask("upload", {"do": "write", "path": there, "at": at, "data": data})
+                while (data := file.read(self._chunk_bytes())) or not at:
+                    self._request_file("upload", {"do": "write", "path": there, "at": at, "data": data})
                     at, done = at + len(data), done + len(data)
                     if on_progress is not None:
                         on_progress(done, max(done, total))
@@ -117,7 +117,7 @@ class Exchange:
         """
         source = PurePosixPath(path)
         target = Path(to if to is not None else source.name)
-        listed = self._ask("download", {"do": "list", "path": path})
+        listed = self._request_file("download", {"do": "list", "path": path})
         entries = [_checked(entry) for entry in (listed if isinstance(listed, list) else [listed])]
         done, total = 0, sum(size or 0 for _, size in entries)
         for name, size in entries:
@@ -131,7 +131,7 @@ class Exchange:
             unfinished = here.with_name(f".{secrets.token_hex(8)}.part")  # no name that the sandbox could have chosen
             try:
                 with unfinished.open("xb") as file:
-                    for data in self._read_pieces(str(source / name), size):
+                    for data in self._read_chunks(str(source / name), size):
                         file.write(data)
                         done += len(data)
                         if on_progress is not None:
@@ -141,40 +141,42 @@ class Exchange:
                 unfinished.unlink(missing_ok=True)
         return target
 
-    def _read_pieces(self, path: str, size: int) -> Iterator[bytes]:
+    def _read_chunks(self, path: str, size: int) -> Iterator[bytes]:
         at = 0
         while at < size:
-            wanted = min(self._piece_bytes(), size - at)
-            data = self._ask("download", {"do": "read", "path": path, "at": at, "size": wanted})
-            if not isinstance(data, bytes) or len(data) > wanted:
+            chunk_bytes = min(self._chunk_bytes(), size - at)
+            data = self._request_file("download", {"do": "read", "path": path, "at": at, "size": chunk_bytes})
+            if not isinstance(data, bytes) or len(data) > chunk_bytes:
                 raise CodeInterpreterError("The sandbox sent another piece of a file than it was asked for.")
             if not data:
                 return  # it has become shorter meanwhile
             at += len(data)
             yield data
 
-    def _piece_bytes(self) -> int:
+    def _chunk_bytes(self) -> int:
         limit = self.max_value_bytes
-        return _PIECE_BYTES if limit is None else max(1, min(_PIECE_BYTES, limit // 2))
+        return _CHUNK_BYTES if limit is None else max(1, min(_CHUNK_BYTES, limit // 2))
 
     # --- both -----------------------------------------------------------------------------------------
 
-    def _ask(self, what: str, wanted: str | dict[str, Any]) -> Any:
-        cell = self._exchange(what, {}, wanted)
-        if cell.wanted is None:
+    def _request_file(self, what: str, requested: str | dict[str, Any]) -> Any:
+        cell = self._run_transfer(what, {}, requested)
+        if cell.requested is None:
             raise CodeInterpreterError(f"{what}(): the sandbox did not answer.")
         try:
-            return values.loads(cell.wanted)
+            return values.loads(cell.requested)
         except RemoteProtocolError as error:
             raise CodeInterpreterError(f"{what}(): what the sandbox sent cannot be decoded: {error}.") from error
 
-    def _exchange(self, what: str, variables: Mapping[str, Any], wanted: str | dict[str, Any] | None) -> Cell:
-        request = self._prepare("", variables, wanted)
+    def _run_transfer(
+        self, what: str, variables: Mapping[str, Any], requested: str | dict[str, Any] | None
+    ) -> OutputCollector:
+        request = self._prepare("", variables, requested)
         if self._session is None:
             self.start()
         recorder = self._recorder if variables else None  # what is only read or copied is no step of the session
-        with self._sole_call(what), step_of(recorder, request) as step, self._translated():
-            cell: Cell = io_loop().run(self._run(request, self._context(), None, step)).cell
+        with self._sole_call(what), begin_step(recorder, request) as step, self._translated():
+            cell: OutputCollector = io_loop().run(self._run(request, self._context(), None, step)).cell
         if cell.error is not None:
             raise CodeExecutionError(f"{what}(): {cell.error.summary}")
         return cell
@@ -185,7 +187,7 @@ def _local_entries(source: Path) -> Iterator[tuple[str, int | None]]:
     if not source.is_dir():
         yield "", source.stat().st_size
         return
-    for folder, _, names in os.walk(source, onerror=_raise):
+    for folder, _, names in os.walk(source, onerror=_reraise):
         here = Path(folder)
         yield here.relative_to(source).as_posix(), None
         for name in names:
@@ -193,7 +195,7 @@ def _local_entries(source: Path) -> Iterator[tuple[str, int | None]]:
                 yield (here / name).relative_to(source).as_posix(), (here / name).stat().st_size
 
 
-def _raise(error: OSError) -> None:
+def _reraise(error: OSError) -> None:
     raise error
 
 

@@ -58,7 +58,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         Raises:
             SandboxFailed, TunnelLost, WireMismatch: If that did not work; nothing is left of it.
         """
-        registry.watch_for_termination()
+        registry.install_sigterm_handler()
         if self._session is None:
             description = describe(self._options, env=kwargs.get("env") or {}, cwd=kwargs.get("cwd") or os.getcwd())
             self._session = await io_loop().arun(_make(description, self.log))

@@ -9,13 +9,13 @@ import secrets
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from ..client.execution import death
+from ..client.execution import kernel_died
 from ..config import DIAL_S
 from ..errors import KernelError
 from ..runtime import cleanup as registry
-from ..tunnel.local_endpoints import endpoints_folder
-from ..tunnel.tunnel import Tunnel, Watcher
-from ..wire.keepalive import LinkTimes
+from ..tunnel.local_endpoints import make_endpoints_folder
+from ..tunnel.tunnel import KernelObserver, Tunnel
+from ..wire.keepalive import LinkTimings
 
 if TYPE_CHECKING:
     import logging
@@ -26,7 +26,7 @@ _UNKNOWN_EXIT = 1  # the exit code of a kernel of which nobody saw how it ended
 _ENDPOINTS = "k"  # the name of the endpoints: a kernel that follows another is found where that one was
 
 
-class PersonalSession(Watcher):
+class PersonalSession(KernelObserver):
     """Made for the first kernel; :meth:`aclose` ends everything.
 
     Every kernel has the same endpoints and the same key, whatever became of the one before it or of its sandbox, so
@@ -35,7 +35,7 @@ class PersonalSession(Watcher):
 
     def __init__(self, description: Sandbox, log: logging.Logger | logging.LoggerAdapter[Any]) -> None:
         self._description, self._log = description, log
-        self._folder, self._key = endpoints_folder(), secrets.token_hex(32)
+        self._folder, self._key = make_endpoints_folder(), secrets.token_hex(32)
         self._sandbox: RunningSandbox | None = None
         self._tunnel: Tunnel | None = None
         self._lost = False  # the sandbox, or the way to it
@@ -54,7 +54,7 @@ class PersonalSession(Watcher):
         if self._lost:
             self._log.warning("A new sandbox is started; the files of the one before are gone.")
             await self._close_sandbox()
-        with registry.starting():
+        with registry.cancel_on_exit():
             if self._tunnel is None:
                 await self._start_sandbox()
             assert self._tunnel is not None
@@ -75,10 +75,12 @@ class PersonalSession(Watcher):
         async with contextlib.AsyncExitStack() as stack:
             sandbox = await self._description.start()
             stack.push_async_callback(sandbox.stop)
-            times = LinkTimes(resume_lifetime_s=sandbox.resume_lifetime_s)
-            tunnel = await Tunnel.open(sandbox.address, revive=sandbox.revive, times=times, folder=self._folder)
+            times = LinkTimings(resume_lifetime_s=sandbox.resume_lifetime_s)
+            tunnel = await Tunnel.open(
+                sandbox.address, restart_relay=sandbox.restart_relay, times=times, folder=self._folder
+            )
             self._sandbox, self._tunnel, self._lost = sandbox, tunnel, False
-            registry.opened(self)
+            registry.register(self)
             stack.pop_all()
 
     def expect_end(self) -> None:
@@ -102,7 +104,7 @@ class PersonalSession(Watcher):
 
     async def aclose(self) -> None:
         """End kernel and sandbox. Calling it again does nothing."""
-        registry.closed(self)
+        registry.unregister(self)
         self._ending_wanted = True
         await self._close_sandbox()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -118,16 +120,16 @@ class PersonalSession(Watcher):
 
     # --- what the tunnel tells --------------------------------------------------------------------------
 
-    def exited(self, event: dict[str, Any]) -> None:
+    def kernel_exited(self, event: dict[str, Any]) -> None:
         """Say how the kernel ended, unless that was wanted."""
         code = event.get("code")
         if not self._ending_wanted:
-            error = death(event, "")
+            error = kernel_died(event, "")
             said = error.stderr.strip()[-1000:]
             self._log.warning("%s.%s", _capital(str(error)), f"\n{said}" if said else "")
         self._end(code if isinstance(code, int) else _UNKNOWN_EXIT)
 
-    def broken(self) -> None:
+    def streams_broken(self) -> None:
         """Say that messages may be missing, if the kernel lives: a client's own requests cannot be repeated for it."""
         if self._asking is None:
             self._asking = asyncio.create_task(self._tell_of_break())
@@ -142,7 +144,7 @@ class PersonalSession(Watcher):
                     "missing. The kernel has its variables; interrupt it if a cell does not seem to end."
                 )
 
-    def lost(self, error: KernelError) -> None:
+    def relay_lost(self, error: KernelError) -> None:
         """The sandbox, or the link to it, is gone, and the kernel with it."""
         self._lost = True
         if not self._ending_wanted:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import KernelError, SessionNotFound, TunnelLost
-from ..sandboxes.select import take_up
-from ..session.session_file import SessionRecord, find, sessions
+from ..sandboxes.select import adopt
+from ..session.session_file import SessionRecord, find_session, list_records
 from .inspection import Inspection, clean, parse_look
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .shared_client import Guest
     from .widget import SessionView
 
-_SOCKET_NAME = "live"  # see onlookers.py
+_SOCKET_NAME = "live"  # see monitor_server.py
 _ANSWER_S = 15.0
 _MAX_ANSWER_BYTES = 8 << 20
 
@@ -37,11 +37,11 @@ def live(session_id: str | None = None, *, write: bool = False) -> Live:
         SessionNotFound: If there is no such session, or its host is gone; the text says since when, and what is left.
     """
     if session_id is not None:
-        record = find(session_id)
+        record = find_session(session_id)
         if not record.host_lives:
             raise SessionNotFound(_stale(record))
         return Live(record, write=write)
-    found = sessions()
+    found = list_records()
     alive = [record for record in found if record.host_lives]
     if not alive:
         last = f" {_stale(found[0])}" if found else ""
@@ -168,7 +168,7 @@ class Live:
     def _over(self, error: Exception) -> KernelError:
         """Return the error that says why the session cannot be reached any more."""
         try:
-            record = find(self.session_id)
+            record = find_session(self.session_id)
         except SessionNotFound:
             return SessionNotFound("the session is over: its host ended it")
         if not record.host_lives:
@@ -204,7 +204,7 @@ def _stale(record: SessionRecord) -> str:
 def _what_is_left(record: SessionRecord) -> str:
     kind = str(record.sandbox.get("kind", "?"))
     try:
-        lives = take_up(record.sandbox).lives()
+        lives = adopt(record.sandbox).may_be_alive()
     except KernelError:
         return "Nothing is left of its sandbox."
     if not lives:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import zmq
 from jupyter_client.blocking.client import BlockingKernelClient
 
-from ..client.messages import limit_of
-from ..client.output_collector import Cell, OutputArrived
+from ..client.messages import max_message_bytes
+from ..client.output_collector import OutputArrived, OutputCollector
 from ..errors import KernelError, SessionNotFound
-from ..sandboxes.select import take_up
-from ..session.session_file import SessionRecord, find, sessions
+from ..sandboxes.select import adopt
+from ..session.session_file import SessionRecord, find_session, list_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,7 +73,7 @@ class Visit(Protocol):
 def list_sessions() -> list[Listed]:
     """Return this user's sessions on this machine, the newest first; records of what is gone are deleted."""
     listed = []
-    for record in sessions():
+    for record in list_records():
         if record.host_lives or _sandbox_lives(record):
             host = record.pid if record.host_lives else None
             listed.append(Listed(record.id, host, str(record.sandbox.get("kind", "?")), record.started))
@@ -90,7 +90,7 @@ def visit(session_id: str, on_output: Callable[[Output], None]) -> Iterator[Visi
     Raises:
         SessionNotFound: If there is no such session, or nothing of it is left.
     """
-    record = find(session_id)
+    record = find_session(session_id)
     if record.host_lives:
         guest = Guest(record, on_output)
         try:
@@ -107,7 +107,7 @@ def visit(session_id: str, on_output: Callable[[Output], None]) -> Iterator[Visi
 
 def _sandbox_lives(record: SessionRecord) -> bool:
     try:
-        return take_up(record.sandbox).lives()
+        return adopt(record.sandbox).may_be_alive()
     except KernelError:
         return True  # of a kind that this version does not know: not ours to judge
 
@@ -169,7 +169,7 @@ class Guest:
         self._on_output = on_output
         self._begun = False
         self._client = BlockingKernelClient()
-        if (limit := limit_of(record.max_value_bytes)) is not None:
+        if (limit := max_message_bytes(record.max_value_bytes)) is not None:
             self._client.context.setsockopt(zmq.MAXMSGSIZE, limit)
         try:
             self._client.load_connection_file(record.connection_file)
@@ -214,7 +214,9 @@ class Guest:
     def run(self, code: str, timeout_s: float | None = None) -> Any:
         """Run one cell; see :meth:`Visit.run`."""
         # Not to stop on an error: the kernel would drop the cells that wait behind it, the host's own too.
-        cell = Cell(self._client.execute(code, allow_stdin=False, stop_on_error=False), max_output_chars=None)
+        cell = OutputCollector(
+            self._client.execute(code, allow_stdin=False, stop_on_error=False), max_output_chars=None
+        )
         self._begun = False
         try:
             in_time = self._follow(cell, timeout_s)
@@ -235,10 +237,10 @@ class Guest:
         """Leave; the session notices nothing."""
         self._client.stop_channels()
 
-    def _follow(self, cell: Cell, timeout_s: float | None) -> bool:
+    def _follow(self, cell: OutputCollector, timeout_s: float | None) -> bool:
         """Take messages until the cell is over, or return False after ``timeout_s``."""
         end = None if timeout_s is None else time.monotonic() + timeout_s
-        while not cell.over:
+        while not cell.finished:
             wait_s = _LOOK_S if end is None else min(_LOOK_S, end - time.monotonic())
             if wait_s <= 0:
                 return False
@@ -249,7 +251,7 @@ class Guest:
                     raise CellFailed("the session's kernel or its host is gone", cell.outputs) from None
         return True
 
-    def _take(self, cell: Cell, wait_s: float) -> None:
+    def _take(self, cell: OutputCollector, wait_s: float) -> None:
         """Take one message.
 
         Raises:
@@ -266,7 +268,7 @@ class Guest:
             if isinstance(event, OutputArrived):
                 self._on_output(event.output)
 
-    def _interrupt(self, cell: Cell) -> None:
+    def _interrupt(self, cell: OutputCollector) -> None:
         content = {"comm_id": "", "data": {"op": "withhold" if self._begun else "raise", "cell": cell.msg_id}}
         self._client.control_channel.send(self._client.session.msg("comm_msg", content))
         if self._begun:  # else it waits behind another's cell, which is not ours to interrupt
@@ -274,5 +276,5 @@ class Guest:
             self._follow(cell, _INTERRUPT_S)
 
 
-def _is_of(cell: Cell, message: dict[str, Any]) -> bool:
+def _is_of(cell: OutputCollector, message: dict[str, Any]) -> bool:
     return bool(message["parent_header"].get("msg_id") == cell.msg_id)

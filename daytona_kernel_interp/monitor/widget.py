@@ -21,7 +21,7 @@ try:
 except ImportError as missing:
     raise ImportError("the live view needs anywidget: pip install 'daytona-kernel-interp[jupyter]'") from missing
 
-Follow = Callable[[int], dict[str, Any]]  # see Onlookers.follow
+Follow = Callable[[int], dict[str, Any]]  # see MonitorServer.inspect_since
 
 POLL_S, _MAX_POLL_S = 0.5, 5.0
 _REST = 25  # times as long as a look took, so that a large namespace costs the run no more than a small one

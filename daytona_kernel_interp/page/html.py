@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from markupsafe import Markup
 
-    from ..recording.model import Call, Entry, Transcript, Usage
+    from ..recording.model import Entry, RecordedCall, Transcript, Usage
 
 MISSING_EXTRA = "The page needs the extra `report`: pip install 'daytona-kernel-interp[report]'."
 
@@ -263,7 +263,7 @@ def _field(field: object) -> str:
             return str(field)
 
 
-def _call(call: Call, entry: Entry, transcript: Transcript, limit: int) -> CallView:
+def _call(call: RecordedCall, entry: Entry, transcript: Transcript, limit: int) -> CallView:
     from .html_parts import cut
 
     given = arguments(call, transcript.store)

@@ -20,7 +20,7 @@ from markupsafe import Markup, escape
 from pygments.lexers.python import PythonLexer
 from pygments.token import Token
 
-from ..client.output_text import describe, plain_text
+from ..client.output_text import display_text, plain_text
 from ..client.outputs import CellError, DisplayData, ExecuteResult, StreamText
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def picture(mime: str, data: str) -> Markup | None:
         if not content.startswith(_PICTURES[mime]):
             return None
     encoded = base64.b64encode(content).decode("ascii")
-    shown = describe({mime: data}).strip("[]")
+    shown = display_text({mime: data}).strip("[]")
     return Markup('<img alt="{}" src="data:{};base64,{}">').format(shown, mime, encoded)
 
 
@@ -205,7 +205,7 @@ def _rich(data: Mapping[str, Any], kind: str, limit: int) -> Markup:
         with contextlib.suppress(RecursionError, ValueError):
             laid_out = json.dumps(data["application/json"], indent=2, ensure_ascii=False, default=str)
             return _block(kind, cut(laid_out, limit))
-    return _block(kind, cut(describe(data), limit))
+    return _block(kind, cut(display_text(data), limit))
 
 
 def _shows_something(html: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from ..client.output_text import describe, plain_text
+from ..client.output_text import display_text, plain_text
 from ..client.outputs import CellError, StreamText
 from . import timeline
 from .charts import duration
@@ -88,7 +88,7 @@ def _shown(entry: Entry, transcript: Transcript) -> str:
         elif isinstance(output, CellError):
             parts.append(output.summary)
         else:
-            parts.append(describe(output.data))
+            parts.append(display_text(output.data))
     if entry.outcome.kind == "submitted" and entry.outcome.value is not None:
         decoded, value = load(entry.outcome.value, transcript.store)
         parts.append(f"SUBMIT {as_text(value) if decoded else entry.outcome.value.summary}")

@@ -14,20 +14,20 @@ from ..wire.protocol_errors import ProtocolError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..recording.model import Call, Ref, Store
+    from ..recording.model import RecordedCall, ValueLoader, ValueRef
 
 MAX_DECODED_BYTES = 1 << 20  # of larger ones the summary is shown
 LAID_OUT_BYTES = 16 << 10  # larger ones are not laid out over lines, which takes long
 _SHORT_CHARS = 60
 
 
-def text_of(ref: Ref, store: Store) -> str:
+def text_of(ref: ValueRef, store: ValueLoader) -> str:
     """Return a value's text: of a str itself, of others their repr over lines; the summary if it cannot be read."""
     decoded, value = load(ref, store)
     return as_text(value, laid_out=ref.size <= LAID_OUT_BYTES) if decoded else ref.summary
 
 
-def load(ref: Ref, store: Store) -> tuple[bool, Any]:
+def load(ref: ValueRef, store: ValueLoader) -> tuple[bool, Any]:
     """Return whether a value could be read, and the value."""
     if ref.size > MAX_DECODED_BYTES:
         return False, None
@@ -59,7 +59,7 @@ def _are_prose(items: list[Any]) -> bool:
     return all(isinstance(one, str) for one in items) and any("\n" in one or len(one) > _SHORT_CHARS for one in items)
 
 
-def arguments(call: Call, store: Store) -> list[tuple[str, str]]:
+def arguments(call: RecordedCall, store: ValueLoader) -> list[tuple[str, str]]:
     """Return a call's arguments as names and texts; those without a name have ``""``."""
     decoded, given = load(call.arguments, store)
     match given:

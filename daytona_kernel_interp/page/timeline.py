@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
-    from ..recording.model import Call, Entry, Transcript, Usage
+    from ..recording.model import Entry, RecordedCall, Transcript, Usage
 
 Kind = Literal["model", "step", "tool", "llm", "request"]
 
@@ -161,7 +161,7 @@ def _sum(usages: Iterable[Usage], name: str) -> int | None:
     return sum(known) if known else None
 
 
-def _call_span(call: Call, entry: Entry, offset_s: float, end_s: float) -> Span:
+def _call_span(call: RecordedCall, entry: Entry, offset_s: float, end_s: float) -> Span:
     start_s = offset_s + sane(call.began_s)
     known = call.elapsed_s is not None
     return Span(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from ..client.outputs import Output
-    from ..recording.model import Call, Entry, Outcome, Ref, Store
+    from ..recording.model import Entry, Outcome, RecordedCall, ValueLoader, ValueRef
 
 What = Literal["code", "variables", "calls", "output", "outcome"]
 
@@ -92,7 +92,7 @@ class Difference:
 class Comparison:
     """Compares entries of two recordings."""
 
-    def __init__(self, expected: Store, came: Store, tolerance: Tolerance = EXACT) -> None:
+    def __init__(self, expected: ValueLoader, came: ValueLoader, tolerance: Tolerance = EXACT) -> None:
         self._expected, self._came, self._tolerance = expected, came, tolerance
 
     def differences(self, expected: Entry, came: Entry) -> Iterator[Difference]:
@@ -124,7 +124,7 @@ class Comparison:
             if name != "__dspy_host_token" and not self._same_ref(one, other):
                 yield Difference("variables", _named(name, one), _named(name, other))
 
-    def calls(self, expected: Sequence[Call], came: Sequence[Call]) -> Iterator[Difference]:
+    def calls(self, expected: Sequence[RecordedCall], came: Sequence[RecordedCall]) -> Iterator[Difference]:
         """Yield the calls that only one of them made, or that were answered otherwise. Their order means nothing."""
         left = list(came)
         for call in expected:
@@ -138,7 +138,7 @@ class Comparison:
         for call in left:
             yield Difference("calls", "(not called)", self._call_text(self._came, call))
 
-    def answers(self, expected: Call, came: Call) -> Iterator[Difference]:
+    def answers(self, expected: RecordedCall, came: RecordedCall) -> Iterator[Difference]:
         """Yield in what two calls were answered differently, whatever they asked."""
         if expected.error != came.error or not self._same_ref(expected.result, came.result):
             yield Difference("calls", self._call_text(self._expected, expected), self._call_text(self._came, came))
@@ -248,7 +248,7 @@ class Comparison:
             return bool(one == other)
         return False
 
-    def _same_ref(self, one: Ref | None, other: Ref | None) -> bool:
+    def _same_ref(self, one: ValueRef | None, other: ValueRef | None) -> bool:
         if one is None or other is None:
             return one is other
         if one.hash == other.hash:
@@ -260,26 +260,26 @@ class Comparison:
             return self._tolerance != EXACT and self.same_value(values.loads(first), values.loads(second))
         return False
 
-    def _both_nothing(self, one: Ref | None, other: Ref | None) -> bool:
+    def _both_nothing(self, one: ValueRef | None, other: ValueRef | None) -> bool:
         """Whether neither is anything: None or no text, which DSPy takes for the same."""
         for store, ref in ((self._expected, one), (self._came, other)):
             if ref is not None and (ref.size > len("null") or values.loads(store.load(ref)) not in (None, "")):
                 return False
         return True
 
-    def _same_request(self, one: Call, other: Call) -> bool:
+    def _same_request(self, one: RecordedCall, other: RecordedCall) -> bool:
         return one.name == other.name and self._same_ref(one.arguments, other.arguments)
 
-    def _same_call(self, one: Call, other: Call) -> bool:
+    def _same_call(self, one: RecordedCall, other: RecordedCall) -> bool:
         return self._same_request(one, other) and one.error == other.error and self._same_ref(one.result, other.result)
 
-    def _call_text(self, store: Store, call: Call) -> str:
+    def _call_text(self, store: ValueLoader, call: RecordedCall) -> str:
         text = call_text(call.name, store.load(call.arguments))
         if call.error is not None:
             return f"{text} raised {call.error[0]}: {call.error[2]}"
         return f"{text} → {value_text(store, call.result)}" if call.result is not None else f"{text}, never answered"
 
-    def _outcome_text(self, store: Store, outcome: Outcome) -> str:
+    def _outcome_text(self, store: ValueLoader, outcome: Outcome) -> str:
         ending = "" if outcome.ending in ("ok", "error") else f" ({outcome.ending.replace('_', ' ')})"
         match outcome.kind:
             case "submitted":
@@ -305,7 +305,7 @@ def output_text(output: Output | None) -> str:
             return "\n".join(_mime_text(mime, content) for mime, content in data.items())
 
 
-def value_text(store: Store, ref: Ref | None) -> str:
+def value_text(store: ValueLoader, ref: ValueRef | None) -> str:
     """Return a value for a reader; a text as it is."""
     if ref is None:
         return "nothing"
@@ -348,7 +348,7 @@ def _stream(outputs: Sequence[Output], name: str) -> str:
     return "".join(output.text for output in outputs if isinstance(output, StreamText) and output.name == name)
 
 
-def _named(name: str, ref: Ref | None) -> str:
+def _named(name: str, ref: ValueRef | None) -> str:
     return f"{name} = {ref.summary}" if ref is not None else f"{name} (not bound)"
 
 

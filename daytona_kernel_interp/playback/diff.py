@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..recording.load import opened
+from ..recording.load import open_run
 from .compare import EXACT, Comparison, Difference, Tolerance
 from .tape import diff_text
 
@@ -107,7 +107,7 @@ def diff(run_a: Any, run_b: Any, *, tolerance: Tolerance | bool | None = None) -
     Raises:
         RecordingError: If one of them cannot be read.
     """
-    (first, name_a), (second, name_b) = opened(run_a), opened(run_b)
+    (first, name_a), (second, name_b) = open_run(run_a), open_run(run_b)
     if name_a == name_b:
         name_a, name_b = f"{name_a} (A)", f"{name_b} (B)"
     if tolerance is None or isinstance(tolerance, bool):

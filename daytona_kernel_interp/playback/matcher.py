@@ -14,7 +14,7 @@ from ..codec import values
 from ..codec.value_hash import hash_of
 from ..errors import RecordingError, ReplayMismatch
 from ..interpreter.request import fields_of
-from ..interpreter.sent_inputs import Encoded, Inputs
+from ..interpreter.sent_inputs import EncodedInput, SentInputs
 from ..wire.protocol_errors import RemoteProtocolError
 from .canonical import same
 from .compare import value_text
@@ -23,7 +23,7 @@ from .tape import diff_text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ..recording.model import Entry, Ref, Transcript
+    from ..recording.model import Entry, Transcript, ValueRef
     from ..wire.comm import ToolSpec
 
 TOKEN = "__dspy_host_token"  # a secret of DSPy's process, bound by its own first step
@@ -36,7 +36,7 @@ class Follower:
 
     def __init__(self, transcript: Transcript, name: str) -> None:
         self._entries, self._store, self._name = list(transcript.entries), transcript.store, name
-        self.inputs = Inputs()  # what encodes a program's variables: a large one that did not change only once
+        self.inputs = SentInputs()  # what encodes a program's variables: a large one that did not change only once
         self._seen: set[str] = set()  # hashes of large values, which need not be encoded again while they are the same
         self._next = 0
 
@@ -51,7 +51,7 @@ class Follower:
         variables: Mapping[str, Any],
         tools: Iterable[ToolSpec],
         output_fields: Sequence[Mapping[str, Any]] | None,
-        encoded: Mapping[str, Encoded] | None = None,
+        encoded: Mapping[str, EncodedInput] | None = None,
     ) -> Entry | None:
         """Return the recorded step that this is; None for DSPy's own where the recording has none.
 
@@ -77,7 +77,7 @@ class Follower:
         self._next += 1
         return entry
 
-    def _check_variables(self, entry: Entry, variables: Mapping[str, Any], encoded: Mapping[str, Encoded]) -> None:
+    def _check_variables(self, entry: Entry, variables: Mapping[str, Any], encoded: Mapping[str, EncodedInput]) -> None:
         if entry.variables.keys() != variables.keys():
             recorded, asked = (", ".join(sorted(names)) or "none" for names in (entry.variables, variables))
             raise ReplayMismatch(
@@ -93,10 +93,10 @@ class Follower:
                     + diff_text(value_text(self._store, ref), _text(variables[name]), f"step {entry.index}", "now")
                 )
 
-    def _is_recorded(self, encoded: Encoded, value: Any, ref: Ref) -> bool:
+    def _is_recorded(self, encoded: EncodedInput, value: Any, ref: ValueRef) -> bool:
         if encoded.key and encoded.key not in self._seen:
             self._seen.add(encoded.key)
-            self.inputs.kernel_has(list(self._seen))
+            self.inputs.set_cached_keys(list(self._seen))
         if (encoded.key or hash_of(encoded.buffers)) == ref.hash:
             return True
         buffers = encoded.buffers or values.dumps(value, max_bytes=None)

@@ -12,15 +12,15 @@ from ..codec import values
 from ..errors import RecordingError, ReplayMismatch
 from ..interpreter.dspy_compat import REOPENS, CodeExecutionError, with_callbacks
 from ..interpreter.interpreter import KernelInterpreter
-from ..interpreter.request import InvalidRequest, prepare, tools_of
-from ..recording.load import opened
+from ..interpreter.request import InvalidRequest, build_request, tools_of
+from ..recording.load import open_run
 from .matcher import Follower
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from ..client.outputs import Output
-    from ..recording.model import Entry, Outcome, Ref
+    from ..recording.model import Entry, Outcome, ValueRef
     from ..tools.binding import Tool
 
 _SHUT_DOWN = "it was shut down"
@@ -69,7 +69,7 @@ class ReplayInterpreter:
         self.on_output = on_output
         self.callbacks = list(callbacks or [])
         self._recording = recording
-        self._transcript, self._name = opened(recording)
+        self._transcript, self._name = open_run(recording)
         self._follower = Follower(self._transcript, self._name)
         self._outputs: list[Output] = []
         self._lock = threading.Lock()
@@ -200,7 +200,7 @@ class ReplayInterpreter:
 
     def _find(self, code: str, variables: Mapping[str, Any] | None) -> Entry | None:
         try:
-            request = prepare(
+            request = build_request(
                 code,
                 variables,
                 self.tools,
@@ -234,7 +234,7 @@ class ReplayInterpreter:
             raise CodeExecutionError(outcome.text)
         raise CodeInterpreterError(outcome.text)
 
-    def _value(self, ref: Ref | None) -> Any:
+    def _value(self, ref: ValueRef | None) -> Any:
         if ref is None:
             return None
         try:

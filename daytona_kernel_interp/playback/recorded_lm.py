@@ -16,7 +16,7 @@ from dspy.utils import callback
 
 from ..codec import values
 from ..errors import RecordingError, ReplayMismatch
-from ..recording.load import opened
+from ..recording.load import open_run
 from .canonical import canonical
 from .tape import diff_text
 
@@ -49,7 +49,7 @@ class RecordedLM(dspy.BaseLM):
     def __init__(self, recording: Any, match: Match = "request") -> None:
         if match not in ("request", "order"):
             raise ValueError(f'match must be "request" or "order", not {match!r}')
-        transcript, name = opened(recording)
+        transcript, name = open_run(recording)
         if not transcript.lm_calls:
             raise RecordingError(
                 f"{name} has no calls of a language model: record it with DSPy's callback, Recording.callback()."

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..codec import values
 from ..errors import RecordingError
-from ..recording.load import opened
+from ..recording.load import open_run
 from ..recording.model import Entry, Transcript
-from ..recording.plain_notebook import plain_transcript, without_traceback
-from ..sandboxes.select import choose
+from ..recording.plain_notebook import read_plain_notebook, without_traceback
+from ..sandboxes.select import select_sandbox
 from ..wire.protocol_errors import RemoteProtocolError
 from .compare import EXACT, Comparison, Difference, Tolerance
 from .nondeterminism import Suspects
@@ -172,13 +172,13 @@ def replay(
         ValueError: If ``until`` or ``edits`` names a step that there is not, or ``live_tools`` a tool that nothing can
             call.
     """
-    transcript, name = (plain_transcript(recording), Path(recording).name) if plain else opened(recording)
+    transcript, name = (read_plain_notebook(recording), Path(recording).name) if plain else open_run(recording)
     changed = _checked(transcript, name, until, edits)
     if not changed and not keep and until is None:
         _check_live(transcript, name, live_tools or {})
     if tolerance is None or isinstance(tolerance, bool):
         tolerance = Tolerance() if tolerance else EXACT
-    chosen = choose(sandbox)
+    chosen = select_sandbox(sandbox)
     run = _Replay(transcript, name, lambda: _interpreter(chosen, transcript), changed, live_tools or {}, tolerance)
     run.plain = plain
     return run.through(until, run_died=run_died, keep=keep or until is not None)

@@ -13,19 +13,19 @@ from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
 from ..codec import values
 from ..errors import KernelDied, ReplayMismatch, SandboxGone, TunnelLost
 from ..interpreter.interpreter import KernelInterpreter
-from ..recording.model import Call, Entry, Outcome, Ref
+from ..recording.model import Entry, Outcome, RecordedCall, ValueRef
 from ..recording.value_store import ref_to
-from ..tools.binding import Reply, ToolAborted, ToolRunner, weakly
+from ..tools.binding import ToolAborted, ToolReply, ToolRunner, weak_method
 from ..wire.comm import ToolFailure
 from .tape import Tape, signature_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from ..client.execution import CellResult
+    from ..client.execution import ExecutionResult
     from ..codec.values import Buffer
-    from ..recording.model import Store
-    from ..session.kernel_session import Session
+    from ..recording.model import ValueLoader
+    from ..session.kernel_session import KernelSession
     from ..tools.binding import Tool
     from ..wire.comm import ToolSpec
 
@@ -39,13 +39,13 @@ class KeptStore:
     def __init__(self) -> None:
         self._kept: dict[str, list[Buffer]] = {}
 
-    def keep(self, buffers: Sequence[Buffer]) -> Ref:
+    def keep(self, buffers: Sequence[Buffer]) -> ValueRef:
         """Keep an encoded value and return its name."""
         ref = ref_to(buffers)
         self._kept[ref.hash] = list(map(bytes, buffers))
         return ref
 
-    def load(self, ref: Ref) -> Sequence[Buffer]:
+    def load(self, ref: ValueRef) -> Sequence[Buffer]:
         """Return a value's encoding."""
         return self._kept[ref.hash]
 
@@ -53,19 +53,19 @@ class KeptStore:
 class Desk:
     """Where a replay's calls arrive: each is answered from the tape, or live, and noted."""
 
-    def __init__(self, tape: Tape, store: Store, kept: KeptStore, live: Mapping[str, Tool]) -> None:
+    def __init__(self, tape: Tape, store: ValueLoader, kept: KeptStore, live: Mapping[str, Tool]) -> None:
         self.tape, self.live = tape, dict(live)
         self._store, self._kept = store, kept
         self.step = 0
-        self.calls: list[Call] = []  # of the running step
+        self.calls: list[RecordedCall] = []  # of the running step
         self.misses: list[tuple[int, str, str]] = []  # step, name and text of what was not on the tape
-        self.answered_otherwise: list[tuple[int, Call, Call]] = []  # step, recorded and live
+        self.answered_otherwise: list[tuple[int, RecordedCall, RecordedCall]] = []  # step, recorded and live
 
     def begin(self, step: int) -> None:
         """A step begins."""
         self.step, self.calls = step, []
 
-    def look_up(self, name: str, buffers: Sequence[Buffer]) -> Call | None:
+    def look_up(self, name: str, buffers: Sequence[Buffer]) -> RecordedCall | None:
         """Return the recorded call; None, and a note, if there is none."""
         try:
             return self.tape.take(self.step, name, buffers)
@@ -75,15 +75,17 @@ class Desk:
                 return None
         return None
 
-    def reply_to(self, call: Call | None) -> Reply | None:
+    def reply_to(self, call: RecordedCall | None) -> ToolReply | None:
         """Return what a call was answered with, None if it never was; one that is not on the tape gets an error."""
         if call is None:
             return _error("ReplayMismatch", ("RuntimeError",), self.misses[-1][2])
         if call.error is not None:
             return _error(*call.error)
-        return None if call.result is None else Reply("result", list(self._store.load(call.result)))
+        return None if call.result is None else ToolReply("result", list(self._store.load(call.result)))
 
-    def note(self, name: str, buffers: Sequence[Buffer], reply: Reply | None, recorded: Call | None) -> None:
+    def note(
+        self, name: str, buffers: Sequence[Buffer], reply: ToolReply | None, recorded: RecordedCall | None
+    ) -> None:
         """Note a call and its answer; of a live one also whether the tape has another answer."""
         result, error = None, None
         if reply is not None and reply.op == "result":
@@ -92,14 +94,14 @@ class Desk:
             failure = ToolFailure.from_value(values.loads(reply.buffers))
             error = (failure.type, tuple(failure.bases), failure.message)
         kind = recorded.kind if recorded is not None else "llm" if name.startswith("llm_query") else "tool"
-        call = Call(len(self.calls), name, kind, 0.0, 0.0, self._kept.keep(buffers), result, error)
+        call = RecordedCall(len(self.calls), name, kind, 0.0, 0.0, self._kept.keep(buffers), result, error)
         self.calls.append(call)
         if name in self.live and recorded is not None:
             self.answered_otherwise.append((self.step, recorded, call))
 
 
-def _error(name: str, bases: tuple[str, ...], message: str) -> Reply:
-    return Reply("error", values.dumps(ToolFailure(name, bases, message).to_value()))
+def _error(name: str, bases: tuple[str, ...], message: str) -> ToolReply:
+    return ToolReply("error", values.dumps(ToolFailure(name, bases, message).to_value()))
 
 
 class _TapeRunner(ToolRunner):
@@ -118,7 +120,7 @@ class _TapeRunner(ToolRunner):
         super().end_cell()
         self._over.set()
 
-    async def run(self, name: str, buffers: Sequence[Buffer], call_id: int = 0, *, arrow: bool = False) -> Reply:
+    async def run(self, name: str, buffers: Sequence[Buffer], call_id: int = 0, *, arrow: bool = False) -> ToolReply:
         desk = self.desk
         if desk is None:  # handed over
             return await super().run(name, buffers, call_id, arrow=arrow)
@@ -141,7 +143,7 @@ class Rerun(KernelInterpreter):
 
     _desk: Desk | None = None
     _runner: _TapeRunner | None = None
-    _result: CellResult | None = None
+    _result: ExecutionResult | None = None
 
     def at(self, desk: Desk) -> Rerun:
         """Have calls answered at ``desk``, from the start on."""
@@ -208,13 +210,13 @@ class Rerun(KernelInterpreter):
             return Outcome("submitted", value=kept.keep(values.dumps(value.output, max_bytes=None)))
         return Outcome("returned", value=kept.keep(values.dumps(value, max_bytes=None)))
 
-    def _adopt(self, session: Session) -> None:
-        super()._adopt(session)
+    def _use_session(self, session: KernelSession) -> None:
+        super()._use_session(session)
         if self._desk is not None:
             session.tools.close()
-            session.tools = self._runner = _TapeRunner(weakly(self.invoke_tool), self.max_value_bytes, self._desk)
+            session.tools = self._runner = _TapeRunner(weak_method(self.invoke_tool), self.max_value_bytes, self._desk)
 
-    def _conclude(self, result: CellResult, request: Any) -> Any:
+    def _conclude(self, result: ExecutionResult, request: Any) -> Any:
         self._result = result
         return super()._conclude(result, request)
 

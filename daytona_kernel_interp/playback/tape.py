@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ..codec.values import Buffer
-    from ..recording.model import Call, Entry, Store
+    from ..recording.model import Entry, RecordedCall, ValueLoader
     from ..wire.comm import ToolSpec
 
 _MAX_TEXT = 20_000  # characters of a call that a diff looks at
@@ -40,12 +40,12 @@ _repr.maxlevel = 20
 class Tape:
     """The calls of a recording, each of which is given out once."""
 
-    def __init__(self, entries: Sequence[Entry], store: Store) -> None:
+    def __init__(self, entries: Sequence[Entry], store: ValueLoader) -> None:
         self._entries, self._store = list(entries), store
-        self._left: dict[int, dict[str, deque[Call]]] = {}  # by cell and key
+        self._left: dict[int, dict[str, deque[RecordedCall]]] = {}  # by cell and key
         self._taken: set[tuple[int, int]] = set()  # cell and id
 
-    def take(self, cell: int, name: str, arguments: Sequence[Buffer]) -> Call:
+    def take(self, cell: int, name: str, arguments: Sequence[Buffer]) -> RecordedCall:
         """Return the recorded call that ``cell`` makes, and take it off the tape.
 
         Raises:
@@ -64,7 +64,7 @@ class Tape:
                 return found_equal
         raise ReplayMismatch(self._describe_miss(cell, name, arguments))
 
-    def left(self, cell: int) -> list[Call]:
+    def left(self, cell: int) -> list[RecordedCall]:
         """Return the calls of ``cell`` that nobody has made yet."""
         return [call for call in self._entries[cell].calls if (cell, call.id) not in self._taken]
 
@@ -74,7 +74,7 @@ class Tape:
         yield from range(min(cell, count - 1), -1, -1)
         yield from range(cell + 1, count)
 
-    def _index(self, cell: int) -> dict[str, deque[Call]]:
+    def _index(self, cell: int) -> dict[str, deque[RecordedCall]]:
         index = self._left.get(cell)
         if index is None:
             index = self._left[cell] = defaultdict(deque)
@@ -84,7 +84,7 @@ class Tape:
                 index[_key(call.name, arguments, spec_of(entry, call.name))].append(call)
         return index
 
-    def _equal(self, cell: int, name: str, arguments: Sequence[Buffer]) -> Call | None:
+    def _equal(self, cell: int, name: str, arguments: Sequence[Buffer]) -> RecordedCall | None:
         """Take a call whose arguments Python calls equal: 1 and 1.0, a record and the dict of its fields."""
         entry = self._entries[cell]
         spec = spec_of(entry, name)
@@ -114,8 +114,8 @@ class Tape:
             return f"{head} once more: the recorded ones, the last in step {number}, are answered already"
         return f"{head}. The nearest recorded call{again}:\n{diff_text(text, asked, f'step {number}', 'now')}"
 
-    def _nearest(self, cell: int, name: str, asked: str) -> tuple[int, Call, str] | None:
-        best: tuple[tuple[bool, float], tuple[int, Call, str]] | None = None
+    def _nearest(self, cell: int, name: str, asked: str) -> tuple[int, RecordedCall, str] | None:
+        best: tuple[tuple[bool, float], tuple[int, RecordedCall, str]] | None = None
         matcher = difflib.SequenceMatcher(autojunk=False)
         matcher.set_seq2(asked[:2000])
         candidates = [

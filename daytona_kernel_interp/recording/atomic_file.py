@@ -28,29 +28,29 @@ _MAX_READS = 10
 _RENAME_EXCHANGE = 2  # Linux, fs.h; RENAME_SWAP of macOS's stdio.h is the same
 
 
-class _Copy:
+class _FileCopy:
     """One of the two files: how far it has what is settled, and what of that it lacks."""
 
     def __init__(self, folder: int, name: bytes) -> None:
         self._folder, self.name = folder, name
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         self.descriptor = os.open(name, flags, 0o666, dir_fd=folder)
-        self.settled = 0
-        self.lacking: list[bytes] = []
+        self.committed_bytes = 0
+        self.pending: list[bytes] = []
         self._inode, self._size = os.fstat(self.descriptor).st_ino, 0
 
-    def write(self, passing: bytes) -> None:
-        """Write what it lacks, and ``passing`` behind it."""
-        data = b"".join([*self.lacking, passing])
-        _write_at(self.descriptor, data, self.settled)
-        size = self.settled + len(data)
-        self.settled = size - len(passing)
-        self.lacking.clear()
+    def write(self, tail: bytes) -> None:
+        """Write what it lacks, and ``tail`` behind it."""
+        data = b"".join([*self.pending, tail])
+        _write_at(self.descriptor, data, self.committed_bytes)
+        size = self.committed_bytes + len(data)
+        self.committed_bytes = size - len(tail)
+        self.pending.clear()
         if size < self._size:
             os.ftruncate(self.descriptor, size)
         self._size = size
 
-    def is_as_left(self) -> bool:
+    def is_unchanged(self) -> bool:
         """Whether its name is still its own, and nobody else has written to it.
 
         Programs that save the notebook put another file in its place, or write all of it anew into this one, as
@@ -68,7 +68,7 @@ class _Copy:
             self.descriptor = -1
 
 
-class GrowingFile:
+class AtomicFile:
     """A file to which text is appended, with an end that is always there. Not for two threads at once."""
 
     def __init__(self, path: Path) -> None:
@@ -79,37 +79,37 @@ class GrowingFile:
         # Open, so that its path, which may be long, is looked up once; O_PATH, as one may write where one may not list.
         self._folder = os.open(path.parent, getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC)
         try:
-            self._hidden = _Copy(self._folder, self._spares[0])
+            self._spare = _FileCopy(self._folder, self._spares[0])
         except OSError:
             os.close(self._folder)
             raise
-        self._seen: _Copy | None = None
+        self._visible: _FileCopy | None = None
 
-    def put(self, settled: str, passing: str) -> None:
-        """Append ``settled`` for good, and end the file with ``passing`` until the next time.
+    def put(self, committed: str, tail: str) -> None:
+        """Append ``committed`` for good, and end the file with ``tail`` until the next time.
 
         Raises:
             OSError: If that cannot be written. What was there stays.
         """
-        piece, hidden, seen = settled.encode("utf-8"), self._hidden, self._seen
-        hidden.lacking.append(piece)
+        piece, hidden, seen = committed.encode("utf-8"), self._spare, self._visible
+        hidden.pending.append(piece)
         if seen is not None:
-            seen.lacking.append(piece)
-        hidden.write(passing.encode("utf-8"))
-        self._seen = hidden
+            seen.pending.append(piece)
+        hidden.write(tail.encode("utf-8"))
+        self._visible = hidden
         if seen is not None and _exchange(self._folder, hidden.name, self._name):
             seen.name, hidden.name = hidden.name, self._name
         else:
             seen = self._second_name(seen)
             os.rename(hidden.name, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
             hidden.name = self._name
-        self._hidden = seen if seen is not None and seen.is_as_left() else self._copied(hidden, seen)
+        self._spare = seen if seen is not None and seen.is_unchanged() else self._copied(hidden, seen)
 
     def close(self) -> None:
         """Leave the file as it is, and remove the copy that nobody sees. Calling it again does nothing."""
         if self._folder < 0:
             return
-        for copy in (self._hidden, self._seen):
+        for copy in (self._spare, self._visible):
             if copy is not None:
                 copy.close()
         for spare in self._spares:
@@ -117,7 +117,7 @@ class GrowingFile:
         os.close(self._folder)
         self._folder = -1
 
-    def _second_name(self, seen: _Copy | None) -> _Copy | None:
+    def _second_name(self, seen: _FileCopy | None) -> _FileCopy | None:
         """Give the file that is about to lose its name another; None if there are no hard links here."""
         self._turn = 1 - self._turn
         if seen is not None:
@@ -127,21 +127,21 @@ class GrowingFile:
                 os.link(self._name, seen.name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         return seen
 
-    def _copied(self, copy: _Copy, gone: _Copy | None) -> _Copy:
+    def _copied(self, copy: _FileCopy, gone: _FileCopy | None) -> _FileCopy:
         """Return a second file with what is settled in ``copy``, in the place of one that is not ours any more."""
         if gone is not None:
             gone.close()
         name = self._spares[self._turn]
         self._unlink(name)  # what somebody saved in its place is in ``copy``'s no longer, and not to be overwritten
-        other = _Copy(self._folder, name)
+        other = _FileCopy(self._folder, name)
         at = 0
-        while at < copy.settled:
-            data = os.pread(copy.descriptor, min(1 << 20, copy.settled - at), at)
+        while at < copy.committed_bytes:
+            data = os.pread(copy.descriptor, min(1 << 20, copy.committed_bytes - at), at)
             if not data:
                 raise OSError(errno.EIO, "another program cut it off")
             _write_at(other.descriptor, data, at)
             at += len(data)
-        other.settled = other._size = copy.settled
+        other.committed_bytes = other._size = copy.committed_bytes
         return other
 
     def _unlink(self, name: bytes) -> None:
@@ -149,7 +149,7 @@ class GrowingFile:
             os.unlink(name, dir_fd=self._folder)
 
 
-def read_whole(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
     """Return what is in a file, which may be growing: as it was at one instant.
 
     What has the name is not written to. But a slow reader can still be at it when it has lost the name, and is given

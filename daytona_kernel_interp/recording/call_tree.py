@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from ..codec import values
     from .model import Usage
 
-_MAX_WAITING = 10_000  # calls of models that no session has asked for yet
+_MAX_UNCLAIMED = 10_000  # calls of models that no session has asked for yet
 
 
 @dataclass
-class Said:
+class CompletedLMCall:
     """A call of a language model that has ended."""
 
     call_id: str
@@ -37,32 +37,32 @@ class Said:
     usage: Usage | None
     error: str
     chain: tuple[str, ...] = ()
-    within: tuple[Any, ...] = ()  # the calls of cells that it was made in, outermost first
+    enclosing_calls: tuple[Any, ...] = ()  # the calls of cells that it was made in, outermost first
 
 
 @dataclass
-class Thought:
+class Reasoning:
     """What led to a cell."""
 
-    said: Sequence[Said] = ()
+    lm_calls: Sequence[CompletedLMCall] = ()
     reasoning: str | None = None
 
     def __bool__(self) -> bool:
         """Whether anything did."""
-        return bool(self.said or self.reasoning)
+        return bool(self.lm_calls or self.reasoning)
 
 
 @dataclass
-class _Call:
+class _OpenCall:
     parent: str | None
     is_cell: bool = False
-    told: bool = True  # by the callback, which will tell of its end too
+    reported: bool = True  # by the callback, which will tell of its end too
     reasoning: str | None = None
     owners: list[Any] = field(default_factory=list)
 
 
 # The calls of cells in whose tools this code runs, outermost first; see recorder.py.
-calls_around: contextvars.ContextVar[tuple[Any, ...]] = contextvars.ContextVar("daytona_kernel_calls", default=())
+enclosing_calls: contextvars.ContextVar[tuple[Any, ...]] = contextvars.ContextVar("daytona_kernel_calls", default=())
 # Stands for the module of whose start the callback was not told, because it came with the interpreter.
 _scope: contextvars.ContextVar[str | None] = contextvars.ContextVar("daytona_kernel_scope", default=None)
 
@@ -72,83 +72,85 @@ class CallTree:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._calls: dict[str, _Call] = {}
-        self._waiting: deque[Said] = deque(maxlen=_MAX_WAITING)
+        self._calls: dict[str, _OpenCall] = {}
+        self._unclaimed: deque[CompletedLMCall] = deque(maxlen=_MAX_UNCLAIMED)
         self.current: Callable[[], str | None] | None = None  # DSPy's id of the call that runs here
 
     @property
-    def listens(self) -> bool:
+    def callback_active(self) -> bool:
         """Whether DSPy's callback is in use at all."""
         return self.current is not None
 
     # --- told by the callback --------------------------------------------------------------------------
 
-    def here(self) -> str | None:
+    def current_id(self) -> str | None:
         """Return the id of the call that runs here."""
         return (self.current() if self.current is not None else None) or _scope.get()
 
-    def began(self, call_id: str, *, is_cell: bool = False) -> None:
+    def call_started(self, call_id: str, *, is_cell: bool = False) -> None:
         """A call begins; what runs here is the one that it is made from."""
         with self._lock:
-            self._calls[call_id] = _Call(self.here(), is_cell)
+            self._calls[call_id] = _OpenCall(self.current_id(), is_cell)
 
-    def thought(self, call_id: str, reasoning: str) -> None:
+    def add_reasoning(self, call_id: str, reasoning: str) -> None:
         """A call ends that gave ``reasoning``, for whatever its caller does next."""
         with self._lock:
             call = self._calls.get(call_id)
             if call is not None and call.parent is not None:
-                self._calls.setdefault(call.parent, _Call(None, told=False)).reasoning = reasoning
+                self._calls.setdefault(call.parent, _OpenCall(None, reported=False)).reasoning = reasoning
 
-    def said(self, said: Said) -> None:
+    def add_lm_call(self, call: CompletedLMCall) -> None:
         """A language model has answered; its own call is still under way."""
         with self._lock:
-            said.chain = tuple(self._chain(said.call_id))
-            self._waiting.append(said)
+            call.chain = tuple(self._chain(call.call_id))
+            self._unclaimed.append(call)
 
-    def ended(self, call_id: str) -> None:
+    def call_ended(self, call_id: str) -> None:
         """A call ends. What its models said since the last cell goes to the sessions whose cells it made."""
         with self._lock:
             call = self._calls.pop(call_id, None)
             if call is None:
                 return
-            leftover = [(owner, Thought(self._take(call_id, owner), call.reasoning)) for owner in call.owners]
+            leftover = [
+                (owner, Reasoning(self._take_lm_calls(call_id, owner), call.reasoning)) for owner in call.owners
+            ]
             if call.parent is None:
-                self._waiting = deque((one for one in self._waiting if call_id not in one.chain), _MAX_WAITING)
-        for owner, thought in leftover:
-            owner.model_said(thought)
+                self._unclaimed = deque((one for one in self._unclaimed if call_id not in one.chain), _MAX_UNCLAIMED)
+        for owner, reasoning in leftover:
+            owner.add_reasoning(reasoning)
 
     # --- asked by recorders ------------------------------------------------------------------------------
 
-    def claim(self, owner: Any) -> Thought:
+    def begin_cell(self, owner: Any) -> Reasoning:
         """Return what led to the cell that begins here, in a session that ``owner`` records."""
-        here = self.here()
+        here = self.current_id()
         if here is None:
-            return Thought()
+            return Reasoning()
         with self._lock:
             module = next((one for one in self._chain(here) if not self._is_cell(one)), None)
             if module is None:
-                return Thought()
-            call = self._calls.setdefault(module, _Call(None, told=False))
+                return Reasoning()
+            call = self._calls.setdefault(module, _OpenCall(None, reported=False))
             if owner not in call.owners:
                 call.owners.append(owner)
             reasoning, call.reasoning = call.reasoning, None
-            return Thought(self._take(module, owner), reasoning)
+            return Reasoning(self._take_lm_calls(module, owner), reasoning)
 
-    def let_go(self, owner: Any) -> list[Said]:
+    def end_session(self, owner: Any) -> list[CompletedLMCall]:
         """Return what waits for a session that ends, and forget it."""
         with self._lock:
-            said: list[Said] = []
+            lm_calls: list[CompletedLMCall] = []
             for call_id, call in self._calls.items():
                 if owner in call.owners:
                     call.owners.remove(owner)
-                    said += self._take(call_id, owner)
-            return said
+                    lm_calls += self._take_lm_calls(call_id, owner)
+            return lm_calls
 
     def enter(self) -> tuple[str, contextvars.Token[str | None]]:
         """Begin a scope: what is called here from now on has one caller, although DSPy names none."""
         name = uuid.uuid4().hex
         with self._lock:
-            self._calls[name] = _Call(self.here())
+            self._calls[name] = _OpenCall(self.current_id())
         return name, _scope.set(name)
 
     def leave(self, scope: tuple[str, contextvars.Token[str | None]]) -> None:
@@ -157,11 +159,11 @@ class CallTree:
         with contextlib.suppress(ValueError):  # another context; that one has ended, or will
             _scope.reset(token)
         call = self._calls.get(name)
-        self.ended(name)
+        self.call_ended(name)
         if call is not None and call.parent is not None:
             caller = self._calls.get(call.parent)
-            if caller is not None and not caller.told:
-                self.ended(call.parent)
+            if caller is not None and not caller.reported:
+                self.call_ended(call.parent)
 
     # --- within the lock ---------------------------------------------------------------------------------
 
@@ -177,15 +179,15 @@ class CallTree:
         call = self._calls.get(call_id)
         return call is not None and call.is_cell
 
-    def _take(self, call_id: str, owner: Any) -> list[Said]:
+    def _take_lm_calls(self, call_id: str, owner: Any) -> list[CompletedLMCall]:
         """Return what was said under a call, but in no cell of the owner's; it waits for nobody else of its kind."""
         taken = [
-            said
-            for said in self._waiting
-            if call_id in said.chain and not any(call.owner is owner for call in said.within)
+            call
+            for call in self._unclaimed
+            if call_id in call.chain and not any(cell_call.owner is owner for cell_call in call.enclosing_calls)
         ]
-        for said in taken:
-            self._waiting.remove(said)
+        for call in taken:
+            self._unclaimed.remove(call)
         return taken
 
 

@@ -17,9 +17,9 @@ from dspy.dsp.utils.settings import settings
 from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
 
 from ..codec import values
-from .call_tree import Said, calls_around, tree
+from .call_tree import CompletedLMCall, enclosing_calls, tree
 from .model import Usage
-from .redaction import known
+from .redaction import known_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -52,7 +52,7 @@ class SessionCallback(BaseCallback):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._asked: dict[str, tuple[Any, Mapping[str, Any], datetime, float]] = {}
+        self._requests: dict[str, tuple[Any, Mapping[str, Any], datetime, float]] = {}
         tree.current = ACTIVE_CALL_ID.get
 
     # --- modules -----------------------------------------------------------------------------------------
@@ -62,39 +62,39 @@ class SessionCallback(BaseCallback):
         if isinstance(instance, dspy.BaseLM):
             self.on_lm_start(call_id, instance, inputs)
         else:
-            tree.began(call_id)
+            tree.call_started(call_id)
 
     def on_module_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
         """It has ended; if it thought aloud, what its caller does next comes of that."""
-        if call_id in self._asked:
+        if call_id in self._requests:
             self.on_lm_end(call_id, outputs, exception)
             return
         reasoning = getattr(outputs, "reasoning", None)
         if reasoning is not None:
-            tree.thought(call_id, str(reasoning))
-        tree.ended(call_id)
+            tree.add_reasoning(call_id, str(reasoning))
+        tree.call_ended(call_id)
 
     # --- what cells do -------------------------------------------------------------------------------------
 
     def on_interpreter_execute_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """A cell begins."""
-        tree.began(call_id, is_cell=True)
+        tree.call_started(call_id, is_cell=True)
 
     def on_interpreter_execute_end(
         self, call_id: str, outputs: Any | None, exception: BaseException | None = None
     ) -> None:
         """It has ended."""
-        tree.ended(call_id)
+        tree.call_ended(call_id)
 
     def on_interpreter_tool_call_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """A cell calls a tool."""
-        tree.began(call_id)
+        tree.call_started(call_id)
 
     def on_interpreter_tool_call_end(
         self, call_id: str, outputs: Any | None, exception: BaseException | None = None
     ) -> None:
         """It has ended."""
-        tree.ended(call_id)
+        tree.call_ended(call_id)
 
     on_tool_start = on_evaluate_start = on_compile_start = on_interpreter_tool_call_start
     on_tool_end = on_evaluate_end = on_compile_end = on_interpreter_tool_call_end
@@ -103,20 +103,20 @@ class SessionCallback(BaseCallback):
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """A language model is asked."""
-        tree.began(call_id)
+        tree.call_started(call_id)
         for given in (getattr(instance, "kwargs", None), inputs.get("kwargs")):
-            known.add_named(given or {})
+            known_secrets.add_named(given or {})
         with self._lock:
-            self._asked[call_id] = (instance, dict(inputs), datetime.now(timezone.utc), time.perf_counter())
+            self._requests[call_id] = (instance, dict(inputs), datetime.now(timezone.utc), time.perf_counter())
 
     def on_lm_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
         """It has answered."""
         with self._lock:
-            asked = self._asked.pop(call_id, None)
-        if asked is not None:
-            instance, inputs, began, clock = asked
-            around = calls_around.get()
-            said = Said(
+            request = self._requests.pop(call_id, None)
+        if request is not None:
+            instance, inputs, began, clock = request
+            around = enclosing_calls.get()
+            call = CompletedLMCall(
                 call_id,
                 began,
                 time.perf_counter() - clock,
@@ -124,12 +124,12 @@ class SessionCallback(BaseCallback):
                 outputs=None if exception is not None else _encoded(outputs),
                 usage=_usage(instance, outputs),
                 error="" if exception is None else f"{type(exception).__name__}: {exception}",
-                within=around,
+                enclosing_calls=around,
             )
             for note in around:
-                note.said.append(said)
-            tree.said(said)
-        tree.ended(call_id)
+                note.lm_calls.append(call)
+            tree.add_lm_call(call)
+        tree.call_ended(call_id)
 
 
 def request_of(instance: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,7 +176,7 @@ _the_callback: SessionCallback | None = None
 _lock = threading.Lock()
 
 
-def the_callback() -> SessionCallback:
+def session_callback() -> SessionCallback:
     """Return the process's callback; see :meth:`.recording.Recording.callback`."""
     global _the_callback
     with _lock:
@@ -188,7 +188,7 @@ def the_callback() -> SessionCallback:
 @contextlib.contextmanager
 def attached() -> Iterator[None]:
     """Attach the callback to what runs in this context; afterwards DSPy's settings are as they were."""
-    callback = the_callback()
+    callback = session_callback()
     present = list(settings.get("callbacks") or [])
     context = dspy.context(callbacks=[*present, callback]) if callback not in present else contextlib.nullcontext()
     scope = tree.enter()

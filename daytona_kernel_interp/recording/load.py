@@ -10,7 +10,7 @@ from . import notebook_reader as notebook
 from .model import Transcript
 
 
-def opened(run: Any) -> tuple[Transcript, str]:
+def open_run(run: Any) -> tuple[Transcript, str]:
     """Return a recording's transcript, and what to call it in texts.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .model import Call, Entry, Facts, LMCall, Usage
+    from .model import Entry, LMCall, RecordedCall, SessionFacts, Usage
 
 _SHOWN_CALLS = 200  # of one cell; the metadata has all
 _SHOWN_CHARS = 4000
@@ -68,7 +68,7 @@ def usage_of(usage: Usage | None) -> str:
     return ", ".join(parts)
 
 
-def head(facts: Facts) -> str:
+def session_summary(facts: SessionFacts) -> str:
     """Return what the notebook begins with."""
     versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
     return (
@@ -79,7 +79,7 @@ def head(facts: Facts) -> str:
     )
 
 
-def end(*, complete: bool, callback: bool, cells: int) -> str:
+def ending_summary(*, complete: bool, callback: bool, cells: int) -> str:
     """Return what the notebook ends with."""
     lines = [f"{cells:,} cells. " + ("The session was shut down." if complete else _STILL_OPEN)]
     if not callback:
@@ -95,7 +95,7 @@ _NO_CALLBACK = (
 )
 
 
-def model(calls: Sequence[LMCall], reasoning: str | None) -> str:
+def lm_summary(calls: Sequence[LMCall], reasoning: str | None) -> str:
     """Return what the model thought before a cell, and what it took to write it."""
     parts = []
     if reasoning:
@@ -106,7 +106,7 @@ def model(calls: Sequence[LMCall], reasoning: str | None) -> str:
     return "\n\n".join(parts)
 
 
-def below(entry: Entry, submitted: Mapping[str, str] | None, *, is_dspys_own: bool = False) -> str:
+def cell_summary(entry: Entry, submitted: Mapping[str, str] | None, *, is_dspys_own: bool = False) -> str:
     """Return what stands under a cell: its calls, its answer and how it ended; empty if there is nothing to say.
 
     ``submitted`` has its answer's fields, for a reader.
@@ -134,11 +134,11 @@ def is_dspys_own(entry: Entry) -> bool:
     return any(name.startswith("__dspy_") for name in entry.variables)
 
 
-def _call(call: Call) -> str:
+def _call(call: RecordedCall) -> str:
     took = duration(call.elapsed_s)
     facts = took if call.usage is None else ", ".join(filter(None, (usage_of(call.usage), took)))
-    told = f"{_SIGNS[call.kind]} {inline(call.name)}: {facts}\n- arguments: {inline(call.arguments.summary)}"
+    text = f"{_SIGNS[call.kind]} {inline(call.name)}: {facts}\n- arguments: {inline(call.arguments.summary)}"
     if call.error is not None:
         name, _, message = call.error
-        return f"{told}\n- raised: {inline(f'{name}: {message}'[:_SHOWN_CHARS])}"
-    return told if call.result is None else f"{told}\n- returned: {inline(call.result.summary)}"
+        return f"{text}\n- raised: {inline(f'{name}: {message}'[:_SHOWN_CHARS])}"
+    return text if call.result is None else f"{text}\n- returned: {inline(call.result.summary)}"

@@ -2,7 +2,7 @@
 
 A transcript lies in a notebook (``notebook.py``): what a reader wants in its cells, and what only a replay needs in
 their metadata under :data:`METADATA_KEY`, with the JSON Schema of ``schema/``. Values are not in it but named in it,
-by a :class:`Ref`; a :class:`Store` has them.
+by a :class:`ValueRef`; a :class:`ValueLoader` has them.
 
 All times are UTC; durations are seconds.
 """
@@ -25,7 +25,7 @@ SCHEMA_VERSION = 1  # of notebook and cell metadata; a recording of another vers
 
 
 @dataclass(frozen=True)
-class Ref:
+class ValueRef:
     """A value by the hash of its encoding (``wire/values.py``).
 
     Attributes:
@@ -39,10 +39,10 @@ class Ref:
     summary: str
 
 
-class Store(Protocol):
+class ValueLoader(Protocol):
     """Where values lie, each once."""
 
-    def load(self, ref: Ref) -> Sequence[Buffer]:
+    def load(self, ref: ValueRef) -> Sequence[Buffer]:
         """Return a value's encoding.
 
         Raises:
@@ -61,7 +61,7 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Call:
+class RecordedCall:
     """A call of a host tool or of a language model out of a cell.
 
     Attributes:
@@ -81,8 +81,8 @@ class Call:
     kind: Literal["tool", "llm"]
     began_s: float
     elapsed_s: float | None
-    arguments: Ref
-    result: Ref | None = None
+    arguments: ValueRef
+    result: ValueRef | None = None
     error: tuple[str, tuple[str, ...], str] | None = None
     usage: Usage | None = None
 
@@ -102,7 +102,7 @@ class Outcome:
 
     kind: Literal["submitted", "returned", "raised", "unfinished"]
     ending: Literal["ok", "error", "interrupted", "timeout", "died", "not_run", "unknown"] = "ok"
-    value: Ref | None = None
+    value: ValueRef | None = None
     error: str = ""
     text: str = ""
 
@@ -133,11 +133,11 @@ class Entry:
     code: str
     began: datetime
     outcome: Outcome
-    variables: Mapping[str, Ref] = field(default_factory=dict)
+    variables: Mapping[str, ValueRef] = field(default_factory=dict)
     tools: Sequence[ToolSpec] = ()
     output_fields: Sequence[Mapping[str, Any]] | None = None
     outputs: Sequence[Output] = ()
-    calls: Sequence[Call] = ()
+    calls: Sequence[RecordedCall] = ()
     elapsed_s: float | None = None
     late: str = ""
     reasoning: str | None = None
@@ -159,14 +159,14 @@ class LMCall:
     entry: int | None
     began: datetime
     elapsed_s: float | None
-    request: Ref
-    outputs: Ref | None
+    request: ValueRef
+    outputs: ValueRef | None
     usage: Usage | None = None
     error: str = ""
 
 
 @dataclass(frozen=True)
-class Facts:
+class SessionFacts:
     """What holds for the whole session.
 
     Attributes:
@@ -195,9 +195,9 @@ class Transcript:
         problems: What of the recording could not be read, a sentence each.
     """
 
-    facts: Facts
+    facts: SessionFacts
     entries: Sequence[Entry]
-    store: Store
+    store: ValueLoader
     lm_calls: Sequence[LMCall] = ()
     complete: bool = True
     callback: bool = False

@@ -18,7 +18,7 @@ from . import schema as fields
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from .model import Call, Entry, Ref, Usage
+    from .model import Entry, RecordedCall, Usage, ValueRef
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -35,19 +35,19 @@ class CodeText:
     lines: str
 
 
-class Parts:
+class EntryEncoder:
     """Of one entry after the other. Not for two threads at once."""
 
     def __init__(self) -> None:
-        self._code = _Last(_code_text)
-        self._variables = _Last(_variables_text)
-        self._offer = _Last(_offer_text)
+        self._code = _LastResultCache(_code_text)
+        self._variables = _LastResultCache(_variables_text)
+        self._offer = _LastResultCache(_offer_text)
 
     def code(self, code: str) -> CodeText:
         """Return an entry's code."""
         return self._code.of(code)
 
-    def variables(self, variables: Mapping[str, Ref]) -> str:
+    def variables(self, variables: Mapping[str, ValueRef]) -> str:
         """Return what was bound before it."""
         return self._variables.of(variables)
 
@@ -55,7 +55,7 @@ class Parts:
         self,
         output_fields: Sequence[Mapping[str, Any]] | None,
         reasoning: str | None,
-        tools: Ref | None,
+        tools: ValueRef | None,
         usage: Usage | None,
     ) -> str:
         """Return what led to it and what was offered to it."""
@@ -66,15 +66,15 @@ def _code_text(code: str) -> CodeText:
     return CodeText(quoted(code), lines_text(code))
 
 
-def _variables_text(variables: Mapping[str, Ref]) -> str:
+def _variables_text(variables: Mapping[str, ValueRef]) -> str:
     return f"{{{','.join([f'{quoted(name)}:{_ref_text(variables[name])}' for name in sorted(variables)])}}}"
 
 
-def _offer_text(offer: tuple[Sequence[Mapping[str, Any]] | None, str | None, Ref | None, Usage | None]) -> str:
+def _offer_text(offer: tuple[Sequence[Mapping[str, Any]] | None, str | None, ValueRef | None, Usage | None]) -> str:
     return sorted_json(fields.offer_to_json(*offer))
 
 
-def call_text(call: Call) -> str:
+def call_text(call: RecordedCall) -> str:
     """Return a call as sorted JSON."""
     error = ""
     if call.error is not None:
@@ -102,7 +102,7 @@ def ending_text(entry: Entry) -> str:
     )
 
 
-def _ref_text(ref: Ref) -> str:
+def _ref_text(ref: ValueRef) -> str:
     return f'{{"hash":{quoted(ref.hash)},"size":{ref.size},"summary":{quoted(ref.summary)}}}'
 
 
@@ -110,7 +110,7 @@ def _seconds(value: float | None) -> str:
     return "null" if value is None else repr(fields.seconds(value))
 
 
-class _Last(Generic[K, T]):
+class _LastResultCache(Generic[K, T]):
     """What was made last, for as long as the same is asked for."""
 
     def __init__(self, make: Callable[[K], T]) -> None:

@@ -1,7 +1,7 @@
 """A transcript as a notebook, and back.
 
 Any program that reads notebooks can show one. What a replay needs beside that is in the metadata of notebook and cells
-under :data:`~.model.METADATA_KEY`, as ``schemas/v1.json`` says.
+under :data:`~.lm_summary.METADATA_KEY`, as ``schemas/v1.json`` says.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RecordingError
 from . import schema as fields
-from .atomic_file import read_whole
-from .model import METADATA_KEY, SCHEMA_VERSION, Entry, Facts, LMCall, Outcome, Ref, Transcript
+from .atomic_file import read_file
+from .model import METADATA_KEY, SCHEMA_VERSION, Entry, LMCall, Outcome, SessionFacts, Transcript, ValueRef
 from .notebook_json import json_text
 from .notebook_writer import (
     OPENING,
     SEPARATOR,
     CellJson,
     answer_of,
-    ending,
+    cell_hash,
+    document_ending,
     entry_texts,
     head_cell,
     joined,
-    keep_tools,
     model_cell,
     output_from_json,
     refs_in,
     refs_of,
-    seal,
+    store_tools,
 )
 from .value_store import ValueStore, folder_of, value_of
 
@@ -57,7 +57,7 @@ def write(transcript: Transcript, path: str | os.PathLike[str]) -> None:
     notebook = Path(path)
     store = ValueStore(folder_of(notebook))
     texts = list(_texts(transcript, store))
-    before, after = ending(transcript.facts, complete=transcript.complete, callback=transcript.callback)
+    before, after = document_ending(transcript.facts, complete=transcript.complete, callback=transcript.callback)
     tail = f"{before}{len(transcript.entries):,}{after}"
     unfinished = notebook.with_name(f".{notebook.name}.part")
     unfinished.write_text(OPENING + SEPARATOR.join([*texts, tail]), encoding="utf-8")
@@ -76,14 +76,14 @@ def _texts(transcript: Transcript, store: ValueStore) -> Iterable[str]:
             yield json_text(model_cell(before, entry.reasoning, number, moved))
             number += 1
         made = [call for call in transcript.lm_calls if call.entry == entry.index]
-        tools, inline = keep_tools(entry.tools, store)
+        tools, inline = store_tools(entry.tools, store)
         inline |= _moved(transcript.store, store, [*refs_in(entry), *refs_of(made)])
         yield from entry_texts(entry, tools, made, inline, answer_of(entry, transcript.store))
     if waiting:
         yield json_text(model_cell(waiting, None, number, _moved(transcript.store, store, refs_of(waiting))))
 
 
-def _moved(source: Any, target: ValueStore, refs: Iterable[Ref]) -> dict[str, str]:
+def _moved(source: Any, target: ValueStore, refs: Iterable[ValueRef]) -> dict[str, str]:
     inline = {}
     for ref in refs:
         if ref.hash not in target:
@@ -112,12 +112,12 @@ def read(path: str | os.PathLike[str]) -> Transcript:
     notebook = Path(path)
     document, problems = _document(notebook)
     _check_version(notebook, document)
-    return _Reader(notebook, document, problems).transcript()
+    return _NotebookReader(notebook, document, problems).transcript()
 
 
 def _document(path: Path) -> tuple[dict[str, Any], list[str]]:
     try:
-        text = read_whole(path).decode("utf-8")
+        text = read_file(path).decode("utf-8")
     except OSError as error:
         raise RecordingError(f"{path} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
@@ -130,8 +130,8 @@ def _document(path: Path) -> tuple[dict[str, Any], list[str]]:
             if text.lstrip().startswith(OPENING.rstrip()):
                 raise RecordingError(f"{path} is cut off in its first cell: nothing of it can be read.") from None
             raise RecordingError(f"{path} is no notebook: it is not JSON. A recording ends in .ipynb.") from None
-        told = _ours(cells[0])
-        document = {"cells": cells, "nbformat": 4, "metadata": {METADATA_KEY: {**told, "complete": False}}}
+        metadata = _own_metadata(cells[0])
+        document = {"cells": cells, "nbformat": 4, "metadata": {METADATA_KEY: {**metadata, "complete": False}}}
         whole = "its first cell" if len(cells) == 1 else f"{len(cells)} cells"
         return document, [f"The file is cut off after {whole}; what comes before is here."]
     if not isinstance(document, dict) or not isinstance(document.get("cells"), list):
@@ -157,15 +157,15 @@ def _cells_before_cut(text: str) -> list[CellJson]:
     return cells
 
 
-def _ours(holder: Any) -> dict[str, Any]:
+def _own_metadata(holder: Any) -> dict[str, Any]:
     metadata = holder.get("metadata") if isinstance(holder, dict) else None
     ours = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
     return ours if isinstance(ours, dict) else {}
 
 
 def _check_version(path: Path, document: dict[str, Any]) -> None:
-    ours = _ours(document)
-    if not ours and not any(_ours(cell) for cell in document["cells"]):
+    ours = _own_metadata(document)
+    if not ours and not any(_own_metadata(cell) for cell in document["cells"]):
         raise RecordingError(_FOREIGN.format(path=path))
     version = ours.get("schema", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
@@ -175,11 +175,11 @@ def _check_version(path: Path, document: dict[str, Any]) -> None:
         )
 
 
-class _Reader:
+class _NotebookReader:
     """Puts a document's cells together, and notes what of them cannot be read."""
 
     def __init__(self, path: Path, document: dict[str, Any], problems: list[str]) -> None:
-        self._document, self._ours, self._problems = document, _ours(document), problems
+        self._document, self._ours, self._problems = document, _own_metadata(document), problems
         self._store = ValueStore(folder_of(path))
         self._tools: dict[str, tuple[ToolSpec, ...]] = {}
         self._entries: list[Entry] = []
@@ -188,7 +188,7 @@ class _Reader:
 
     def transcript(self) -> Transcript:
         for cell in self._document["cells"]:
-            inline = _ours(cell).get("values")
+            inline = _own_metadata(cell).get("values")
             if isinstance(inline, dict):
                 self._store.add_inline({str(key): text for key, text in inline.items() if isinstance(text, str)})
         for cell in self._document["cells"]:
@@ -204,22 +204,22 @@ class _Reader:
             problems=tuple(self._problems),
         )
 
-    def _facts(self) -> Facts:
+    def _facts(self) -> SessionFacts:
         for holder in (self._document, *self._document["cells"][:1]):
             try:
-                return fields.facts_from_json(_ours(holder)["facts"])
+                return fields.facts_from_json(_own_metadata(holder)["facts"])
             except (TypeError, ValueError, LookupError, AttributeError):
                 continue
         self._problems.append("The session's facts (versions, options, seeds) are missing or cannot be read.")
-        return Facts(session_id="", began=datetime.fromtimestamp(0, timezone.utc), sandbox="")
+        return SessionFacts(session_id="", began=datetime.fromtimestamp(0, timezone.utc), sandbox="")
 
     def _take(self, cell: Any) -> None:
-        ours = _ours(cell)
+        ours = _own_metadata(cell)
         for data in ours.get("lm_calls") or ():
             try:
                 self._lm_calls.append(fields.lm_call_from_json(data))
             except (TypeError, ValueError, LookupError, AttributeError) as error:
-                self._problems.append(f"A call of a language model cannot be read: {_why(error)}.")
+                self._problems.append(f"A call of a language model cannot be read: {_reason_of(error)}.")
         if not isinstance(cell, dict) or cell.get("cell_type") != "code":
             return
         number = len(self._entries)
@@ -237,14 +237,14 @@ class _Reader:
             try:
                 outputs.append(output_from_json(data))
             except (TypeError, ValueError, LookupError, AttributeError) as error:
-                self._problems.append(f"An output of step {number} cannot be read: {_why(error)}.")
+                self._problems.append(f"An output of step {number} cannot be read: {_reason_of(error)}.")
         try:
             entry = fields.entry_from_json(ours["entry"], code, outputs, self._tools_of(ours["entry"], number))
-            if seal(cell) != ours.get("sha256"):
+            if cell_hash(cell) != ours.get("sha256"):
                 self._problems.append(f"Step {number} was edited since it was recorded.")
         except (TypeError, ValueError, LookupError, AttributeError) as error:
             self._problems.append(
-                f"The record of step {number} cannot be read ({_why(error)}); its code and outputs are."
+                f"The record of step {number} cannot be read ({_reason_of(error)}); its code and outputs are."
             )
             entry = Entry(
                 number + self._shift,
@@ -270,7 +270,7 @@ class _Reader:
             try:
                 self._tools[ref.hash] = fields.tools_from_json(value_of(self._store, ref))
             except (RecordingError, TypeError, ValueError, LookupError, AttributeError) as error:
-                self._problems.append(f"The tools of step {number} cannot be read: {_why(error)}")
+                self._problems.append(f"The tools of step {number} cannot be read: {_reason_of(error)}")
                 self._tools[ref.hash] = ()
         return self._tools[ref.hash]
 
@@ -289,7 +289,7 @@ class _Reader:
             )
 
 
-def _why(error: Exception) -> str:
+def _reason_of(error: Exception) -> str:
     if isinstance(error, AttributeError):  # what should be an object is none
         return "it has another form than was recorded"
     return f"{error} is missing" if isinstance(error, KeyError) else str(error)

@@ -18,8 +18,8 @@ from ..errors import RecordingError
 from ..page.shown_values import repr_of
 from . import markdown as prose
 from . import schema as fields
-from .model import METADATA_KEY, SCHEMA_VERSION, Entry, Facts, LMCall, Ref
-from .notebook_json import Parts, call_text, ending_text, json_text, lines_of, lines_text, quoted, sorted_json
+from .model import METADATA_KEY, SCHEMA_VERSION, Entry, LMCall, SessionFacts, ValueRef
+from .notebook_json import EntryEncoder, call_text, ending_text, json_text, lines_of, lines_text, quoted, sorted_json
 from .value_store import ValueStore, ref_to, value_of
 
 if TYPE_CHECKING:
@@ -98,30 +98,30 @@ def _markdown(cell_id: str, text: str, **ours: Any) -> CellJson:
     return {"cell_type": "markdown", "id": cell_id, "metadata": {METADATA_KEY: ours}, "source": lines_of(text)}
 
 
-def head_cell(facts: Facts) -> CellJson:
+def head_cell(facts: SessionFacts) -> CellJson:
     """Return the cell that a recording begins with. It has the facts too, in case the notebook's end is cut off."""
-    told = {"part": "head", "schema": SCHEMA_VERSION, "facts": fields.facts_to_json(facts)}
-    return _markdown("head", prose.head(facts), **told)
+    metadata = {"part": "head", "schema": SCHEMA_VERSION, "facts": fields.facts_to_json(facts)}
+    return _markdown("head", prose.session_summary(facts), **metadata)
 
 
 def end_cell(*, complete: bool, callback: bool, cells: int) -> CellJson:
     """Return the cell that a recording ends with."""
-    return _markdown("end", prose.end(complete=complete, callback=callback, cells=cells), part="end")
+    return _markdown("end", prose.ending_summary(complete=complete, callback=callback, cells=cells), part="end")
 
 
 def model_cell(calls: Sequence[LMCall], reasoning: str | None, number: int, inline: Mapping[str, str]) -> CellJson:
     """Return the cell that shows what the model thought; ``inline`` are the small values that are new with it."""
-    told = {"part": "model", "lm_calls": [fields.lm_call_to_json(call) for call in calls], "values": dict(inline)}
-    return _markdown(f"model-{number}", prose.model(calls, reasoning), **told)
+    metadata = {"part": "model", "lm_calls": [fields.lm_call_to_json(call) for call in calls], "values": dict(inline)}
+    return _markdown(f"model-{number}", prose.lm_summary(calls, reasoning), **metadata)
 
 
 def entry_texts(
     entry: Entry,
-    tools: Ref | None,
+    tools: ValueRef | None,
     lm_calls: Sequence[LMCall],
     inline: Mapping[str, str],
     submitted: Mapping[str, str] | None,
-    parts: Parts | None = None,
+    parts: EntryEncoder | None = None,
 ) -> list[str]:
     """Return the cells of one entry as JSON: its code, and what stands below it if anything does.
 
@@ -136,24 +136,24 @@ def entry_texts(
         submitted: Its answer, for a reader.
         parts: Those of the entries before, to make once what is the same in both.
     """
-    parts, count = parts or Parts(), entry.index + 1
+    parts, count = parts or EntryEncoder(), entry.index + 1
     shown, hashed = [], []
     for output in entry.outputs:
         text, of_text = _output_texts(output, count)
         shown.append(text)
         hashed.append(of_text)
-    code, told = parts.code(entry.code), _told(entry, tools, parts)
-    said = sorted_json([fields.lm_call_to_json(call) for call in lm_calls]) if lm_calls else "[]"
-    sealed = _seal(code.sorted, hashed, told, said)
-    is_dspys_own = "__dspy_" in told and prose.is_dspys_own(entry)
+    code, metadata = parts.code(entry.code), _entry_json(entry, tools, parts)
+    lm_calls_json = sorted_json([fields.lm_call_to_json(call) for call in lm_calls]) if lm_calls else "[]"
+    sealed = _hash_of_parts(code.sorted, hashed, metadata, lm_calls_json)
+    is_dspys_own = "__dspy_" in metadata and prose.is_dspys_own(entry)
     folded = ',"jupyter":{"source_hidden":true}' if is_dspys_own else ""
     text = (
         f'{{"cell_type":"code","execution_count":{count},"id":"entry-{entry.index}",'
         f'"outputs":[{",".join(shown)}],'
-        f'"source":{code.lines},"metadata":{{"{METADATA_KEY}":{{"part":"entry","entry":{told},"lm_calls":{said},'
+        f'"source":{code.lines},"metadata":{{"{METADATA_KEY}":{{"part":"entry","entry":{metadata},"lm_calls":{lm_calls_json},'
         f'"values":{_values_text(inline)},"sha256":"{sealed}"}}{folded}}}}}'
     )
-    below = prose.below(entry, submitted, is_dspys_own=is_dspys_own)
+    below = prose.cell_summary(entry, submitted, is_dspys_own=is_dspys_own)
     if not below:
         return [text]
     ours = f'{{"{METADATA_KEY}":{{"part":"below"}}}}'
@@ -161,7 +161,7 @@ def entry_texts(
     return [text, f'{{{head},"source":{lines_text(below)}}}']
 
 
-def _told(entry: Entry, tools: Ref | None, parts: Parts) -> str:
+def _entry_json(entry: Entry, tools: ValueRef | None, parts: EntryEncoder) -> str:
     """Return an entry as sorted JSON, without its code and outputs, which stand in the cell itself.
 
     ``tools`` names the list of its tools, which seldom changes from cell to cell.
@@ -189,22 +189,22 @@ def _output_texts(output: Output, count: int) -> tuple[str, str]:
             shown = f'{before}{{"text/plain":{lines_text(text)}}}}}'
             return shown, f'["execute_result",{{"text/plain":{quoted(text)}}}]'
     cell = output_to_json(output, count)
-    return json_text(cell), sorted_json(_sealed(cell))
+    return json_text(cell), sorted_json(_hashed_output(cell))
 
 
-def seal(cell: CellJson) -> str:
+def cell_hash(cell: CellJson) -> str:
     """Return the hash by which a cell that was edited by hand is known."""
     ours, code = cell["metadata"][METADATA_KEY], sorted_json(joined(cell["source"]))
-    outputs = [sorted_json(_sealed(output)) for output in cell["outputs"]]
-    return _seal(code, outputs, sorted_json(ours["entry"]), sorted_json(ours["lm_calls"]))
+    outputs = [sorted_json(_hashed_output(output)) for output in cell["outputs"]]
+    return _hash_of_parts(code, outputs, sorted_json(ours["entry"]), sorted_json(ours["lm_calls"]))
 
 
-def _seal(code: str, outputs: Sequence[str], told: str, said: str) -> str:
+def _hash_of_parts(code: str, outputs: Sequence[str], metadata: str, lm_calls: str) -> str:
     """Return the hash of one JSON list: the code, what is hashed of each output, and the rest."""
-    return hashlib.sha256(f"[{','.join([code, *outputs, told, said])}]".encode("ascii")).hexdigest()
+    return hashlib.sha256(f"[{','.join([code, *outputs, metadata, lm_calls])}]".encode("ascii")).hexdigest()
 
 
-def _sealed(output: Mapping[str, Any]) -> Any:
+def _hashed_output(output: Mapping[str, Any]) -> Any:
     """Return of an output what no program that saves notebooks changes: its texts."""
     kind = output["output_type"]
     if kind == "stream":
@@ -227,7 +227,7 @@ def answer_of(entry: Entry, store: Any) -> dict[str, str] | None:
     return {name: text[:_ANSWER_CHARS] for name, text in shown.items()}
 
 
-def notebook_metadata(facts: Facts, *, complete: bool, callback: bool) -> str:
+def notebook_metadata(facts: SessionFacts, *, complete: bool, callback: bool) -> str:
     """Return the notebook's metadata as JSON."""
     ours = {
         "schema": SCHEMA_VERSION,
@@ -243,7 +243,7 @@ def notebook_metadata(facts: Facts, *, complete: bool, callback: bool) -> str:
     return json.dumps(metadata)
 
 
-def ending(facts: Facts, *, complete: bool, callback: bool) -> tuple[str, str]:
+def document_ending(facts: SessionFacts, *, complete: bool, callback: bool) -> tuple[str, str]:
     """Return what closes the document, before and after the number of its cells: the last one, and the metadata."""
     number = 7**20
     before, _, after = json_text(end_cell(complete=complete, callback=callback, cells=number)).partition(f"{number:,}")
@@ -251,9 +251,9 @@ def ending(facts: Facts, *, complete: bool, callback: bool) -> tuple[str, str]:
     return before, f'{after}\n ],\n "metadata": {metadata},\n "nbformat": 4,\n "nbformat_minor": 5\n}}\n'
 
 
-def keep_tools(
+def store_tools(
     tools: Sequence[ToolSpec], store: ValueStore, clean: Callable[[values.Buffer], values.Buffer] = lambda data: data
-) -> tuple[Ref | None, dict[str, str]]:
+) -> tuple[ValueRef | None, dict[str, str]]:
     """Keep the list of a cell's tools, and return what names it and, if it is new and small, its text.
 
     ``clean`` takes out what must not be kept: a parameter's default may be a key.
@@ -266,12 +266,12 @@ def keep_tools(
     return ref, {} if text is None else {ref.hash: text}
 
 
-def refs_of(calls: Iterable[LMCall]) -> list[Ref]:
+def refs_of(calls: Iterable[LMCall]) -> list[ValueRef]:
     """Return the values that calls of language models name."""
     return [ref for call in calls for ref in (call.request, call.outputs) if ref is not None]
 
 
-def refs_in(entry: Entry) -> list[Ref]:
+def refs_in(entry: Entry) -> list[ValueRef]:
     """Return the values that an entry names, its tools apart."""
     named = [*entry.variables.values(), entry.outcome.value]
     for call in entry.calls:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..client.outputs import CellError
 from ..errors import RecordingError
 from ..playback.rerun import KeptStore
-from .model import Entry, Facts, Outcome, Transcript
+from .model import Entry, Outcome, SessionFacts, Transcript
 from .notebook_writer import joined, output_from_json
 
 if TYPE_CHECKING:
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from ..client.outputs import Output
 
-_BEGAN = datetime.fromtimestamp(0, timezone.utc)
+_START_TIME = datetime.fromtimestamp(0, timezone.utc)
 
 
-def plain_transcript(path: str | os.PathLike[str]) -> Transcript:
+def read_plain_notebook(path: str | os.PathLike[str]) -> Transcript:
     """Return the code cells of any Python notebook as steps. Nothing of it is run.
 
     Raises:
@@ -50,9 +50,9 @@ def plain_transcript(path: str | os.PathLike[str]) -> Transcript:
             except (TypeError, ValueError, LookupError, AttributeError):
                 problems.append(f"An output of step {number} cannot be read.")
         entries.append(
-            Entry(number, "", joined(cell.source), _BEGAN, Outcome("unfinished", "unknown"), outputs=outputs)
+            Entry(number, "", joined(cell.source), _START_TIME, Outcome("unfinished", "unknown"), outputs=outputs)
         )
-    return Transcript(Facts("", _BEGAN, ""), entries, KeptStore(), complete=False, problems=problems)
+    return Transcript(SessionFacts("", _START_TIME, ""), entries, KeptStore(), complete=False, problems=problems)
 
 
 def without_traceback(output: Output) -> Output:

@@ -19,54 +19,54 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..runtime.event_loop import DaemonThreads
-from .call_tree import Said, Thought, tree
-from .model import Facts, LMCall, Ref
-from .recording_file import Writer
-from .redaction import known
-from .step_recorder import Heard, Kept, Step
+from .call_tree import CompletedLMCall, Reasoning, tree
+from .model import LMCall, SessionFacts, ValueRef
+from .recording_file import NotebookWriter
+from .redaction import known_secrets
+from .step_recorder import LMResponse, StepRecorder, StoredValue
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
-    from ..client.execution import CellResult
+    from ..client.execution import ExecutionResult
     from ..codec import values
-    from ..interpreter.request import Request
-    from ..session.kernel_session import Session
+    from ..interpreter.request import CellRequest
+    from ..session.kernel_session import KernelSession
 
 log = logging.getLogger(__name__)
 
 SLOW_S = 0.1
 
 
-class NoStep:
+class NullStep:
     """What stands for a step where nothing is recorded."""
 
     observer = None
-    sent = None
+    request_sent = None
 
-    def __enter__(self) -> NoStep:
+    def __enter__(self) -> NullStep:
         """Begin nothing."""
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         """End nothing."""
 
-    def ended(self, result: CellResult) -> None:
+    def cell_ended(self, result: ExecutionResult) -> None:
         """Take nothing."""
 
-    def gave(self, value: Any) -> Any:
+    def set_result(self, value: Any) -> Any:
         """Return it."""
         return value
 
 
-def begin(recorder: Recorder, session: Session, options: Mapping[str, Any], seed: int | None) -> None:
+def begin_recording(recorder: Recorder, session: KernelSession, options: Mapping[str, Any], seed: int | None) -> None:
     """Begin to record a session.
 
     Raises:
         RecordingError, OSError: As for :meth:`Recorder.begin`.
     """
-    facts = Facts(
+    facts = SessionFacts(
         session_id=session.id,
         began=datetime.now(timezone.utc),
         sandbox=type(session.sandbox).__name__.removeprefix("Running"),
@@ -79,28 +79,28 @@ def begin(recorder: Recorder, session: Session, options: Mapping[str, Any], seed
     session.on_closed = recorder.session_closed
 
 
-def step_of(recorder: Recorder | None, request: Request) -> Step | NoStep:
+def begin_step(recorder: Recorder | None, request: CellRequest) -> StepRecorder | NullStep:
     """Begin to note one call of ``execute``; used as a context, it is told how that ends."""
     step = None if recorder is None else recorder.begin_step(request)
-    return NoStep() if step is None else step
+    return NullStep() if step is None else step
 
 
 class Recorder:
-    """Writes down what one interpreter does. One file a session; see :class:`~.writer.Writer`."""
+    """Writes down what one interpreter does. One file a session; see :class:`~.writer.NotebookWriter`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).absolute()
         self._lock = threading.RLock()
-        self._guarded = _Guard(self)
+        self._guard = _RecordingGuard(self)
         self._threads = DaemonThreads(1, "daytona-kernel-record")
         # Apart, as it takes no lock: who has the lock may wait for a value.
         self._values_threads = DaemonThreads(1, "daytona-kernel-values")
-        self._writer: Writer | None = None
-        self._step: Step | None = None
-        self._watch: asyncio.TimerHandle | None = None
+        self._writer: NotebookWriter | None = None
+        self._step: StepRecorder | None = None
+        self._slow_timer: asyncio.TimerHandle | None = None
         self._secrets: tuple[str, ...] = ()
         self._shut_down = False
-        self._closing: bool | None = None  # what is to be said of a session that ended with a step still open
+        self._close_as_complete: bool | None = None  # what is to be said of a session that ended with a step still open
 
     @property
     def notebook(self) -> Path | None:
@@ -109,7 +109,7 @@ class Recorder:
 
     # --- a session ---------------------------------------------------------------------------------------
 
-    def begin(self, facts: Facts, secrets: Sequence[str] = ()) -> None:
+    def begin(self, facts: SessionFacts, secrets: Sequence[str] = ()) -> None:
         """A session begins; ``secrets`` open what is its own.
 
         Raises:
@@ -117,16 +117,16 @@ class Recorder:
             OSError: If it cannot be written.
         """
         with self._lock:
-            self._closing, self._shut_down = None, False
-            self._writer, self._secrets = Writer(self.path, facts), tuple(secrets)
-            known.add(*secrets)
-            known.add_environment()
+            self._close_as_complete, self._shut_down = None, False
+            self._writer, self._secrets = NotebookWriter(self.path, facts), tuple(secrets)
+            known_secrets.add(*secrets)
+            known_secrets.add_environment()
             if self._step is not None:  # a cell that begins with the session
-                for kept in self._step.variables.values():
-                    if kept.is_large:
-                        self._begin_to_keep(kept)
+                for stored in self._step.variables.values():
+                    if stored.is_large:
+                        self._begin_to_store(stored)
 
-    def shuts_down(self) -> None:
+    def shutting_down(self) -> None:
         """The session is about to be shut down; a step that runs ends with it."""
         self._shut_down = True
 
@@ -136,131 +136,138 @@ class Recorder:
             if self._writer is None or self._writer.closed:
                 return
             if self._step is not None:
-                self._closing = complete
+                self._close_as_complete = complete
                 return
-            with self._guarded:
-                self.model_said(Thought(tree.let_go(self)))
+            with self._guard:
+                self.add_reasoning(Reasoning(tree.end_session(self)))
                 self._writer.close(complete=complete)
-            known.discard(*self._secrets)
+            known_secrets.discard(*self._secrets)
 
     # --- a step ------------------------------------------------------------------------------------------
 
-    def begin_step(self, request: Request) -> Step | None:
+    def begin_step(self, request: CellRequest) -> StepRecorder | None:
         """A call of ``execute`` begins."""
         with self._lock:
             try:
-                self._step = Step(self, request, tree.claim(self))
+                self._step = StepRecorder(self, request, tree.begin_cell(self))
             except Exception:
                 self._step = None
                 self.failed()
             return self._step
 
-    def end_step(self, step: Step, error: BaseException | None) -> None:
+    def end_step(self, step: StepRecorder, error: BaseException | None) -> None:
         """It ends."""
         with self._lock:
             self._write(step, error, over=True)
             self._step = None
-            if self._closing is not None:
-                self.session_closed(self._closing)
+            if self._close_as_complete is not None:
+                self.session_closed(self._close_as_complete)
 
-    def watch(self) -> None:
+    def check_slow_later(self) -> None:
         """Have a step that takes its time written before it ends, in case this process ends before. On the I/O loop.
 
         One timer serves all steps: most are over when it looks.
         """
-        if self._watch is None:
-            self._watch = asyncio.get_running_loop().call_later(SLOW_S, self._look_for_slow)
+        if self._slow_timer is None:
+            self._slow_timer = asyncio.get_running_loop().call_later(SLOW_S, self._check_slow)
 
-    def _look_for_slow(self) -> None:
-        self._watch, step, loop = None, self._step, asyncio.get_running_loop()
+    def _check_slow(self) -> None:
+        self._slow_timer, step, loop = None, self._step, asyncio.get_running_loop()
         if step is None or step.sent_at is None or step.slow:
             return
         left_s = step.sent_at + SLOW_S - loop.time()
         if left_s > 0:
-            self._watch = loop.call_later(left_s, self._look_for_slow)
+            self._slow_timer = loop.call_later(left_s, self._check_slow)
         else:
             step.slow = True
             self._threads.submit(self._write_unfinished, step)
 
-    def _write_unfinished(self, step: Step) -> None:
+    def _write_unfinished(self, step: StepRecorder) -> None:
         with self._lock:
             if self._step is step:
                 self._write(step, None, over=False)
 
-    def _write(self, step: Step, error: BaseException | None, *, over: bool) -> None:
+    def _write(self, step: StepRecorder, error: BaseException | None, *, over: bool) -> None:
         writer = self._writer
         if writer is None or writer.closed:
             return
         try:
-            writer.callback = writer.callback or tree.listens
-            if step.thought and not step.thought_written:
-                step.thought_written = True
-                self._add_thought(writer, step.heard, step.thought.reasoning)
+            writer.callback = writer.callback or tree.callback_active
+            if step.reasoning and not step.reasoning_written:
+                step.reasoning_written = True
+                self._write_reasoning(writer, step.lm_responses, step.reasoning.reasoning)
             entry = step.entry(writer.entries, error, over=over, shut_down=self._shut_down)
-            said = step.said_inside() if entry.calls else ()
-            lm_calls = self._lm_calls(self.hear(said), entry.index, step.inline) if said else ()
-            writer.put(entry, lm_calls, step.inline, over=over)
+            tool_lm_calls = step.lm_calls_in_tools() if entry.calls else ()
+            lm_calls = (
+                self._lm_calls(self.store_lm_calls(tool_lm_calls), entry.index, step.inline_values)
+                if tool_lm_calls
+                else ()
+            )
+            writer.put(entry, lm_calls, step.inline_values, over=over)
         except Exception:
             self.failed()
 
-    def model_said(self, thought: Thought) -> None:
+    def add_reasoning(self, reasoning: Reasoning) -> None:
         """A model answered, between cells."""
-        if not thought:
+        if not reasoning:
             return
-        with self._lock, self._guarded:
+        with self._lock, self._guard:
             if self._writer is not None and not self._writer.closed:
-                self._add_thought(self._writer, self.hear(thought.said), thought.reasoning)
+                self._write_reasoning(self._writer, self.store_lm_calls(reasoning.lm_calls), reasoning.reasoning)
                 self._writer.flush()
 
-    def hear(self, said: Sequence[Said]) -> list[Heard]:
+    def store_lm_calls(self, lm_calls: Sequence[CompletedLMCall]) -> list[LMResponse]:
         """Begin to keep what models were asked, and answered."""
         return [
-            Heard(one, self.keep(one.request), None if one.outputs is None else self.keep(one.outputs)) for one in said
+            LMResponse(
+                one, self.store_value(one.request), None if one.outputs is None else self.store_value(one.outputs)
+            )
+            for one in lm_calls
         ]
 
-    def _add_thought(self, writer: Writer, heard: Sequence[Heard], reasoning: str | None) -> None:
+    def _write_reasoning(self, writer: NotebookWriter, responses: Sequence[LMResponse], reasoning: str | None) -> None:
         inline: dict[str, str] = {}
-        writer.add_model(self._lm_calls(heard, None, inline), reasoning, inline)
+        writer.add_model(self._lm_calls(responses, None, inline), reasoning, inline)
 
-    def _lm_calls(self, heard: Sequence[Heard], entry: int | None, inline: dict[str, str]) -> list[LMCall]:
+    def _lm_calls(self, responses: Sequence[LMResponse], entry: int | None, inline: dict[str, str]) -> list[LMCall]:
         calls = []
-        for one in sorted(heard, key=lambda one: one.said.began):
-            request = self.settle(one.request, inline)
-            outputs = None if one.outputs is None else self.settle(one.outputs, inline)
-            said = one.said
+        for one in sorted(responses, key=lambda one: one.call.began):
+            request = self.wait_stored(one.request, inline)
+            outputs = None if one.outputs is None else self.wait_stored(one.outputs, inline)
+            call = one.call
             calls.append(
-                LMCall(said.call_id, entry, said.began, said.elapsed_s, request, outputs, said.usage, said.error)
+                LMCall(call.call_id, entry, call.began, call.elapsed_s, request, outputs, call.usage, call.error)
             )
         return calls
 
     # --- values ----------------------------------------------------------------------------------------------
 
-    def keep(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> Kept:
+    def store_value(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> StoredValue:
         """Begin to keep a value: one that gets a file of its own is hashed and written on a thread."""
-        kept = Kept(buffers, key, is_call)
-        if kept.is_large:
-            self._begin_to_keep(kept)
-        return kept
+        stored = StoredValue(buffers, key, is_call)
+        if stored.is_large:
+            self._begin_to_store(stored)
+        return stored
 
-    def _begin_to_keep(self, kept: Kept) -> None:
+    def _begin_to_store(self, stored: StoredValue) -> None:
         writer = self._writer
-        if writer is not None and not writer.closed and not writer.has(kept.key):
-            kept.writing = self._values_threads.submit(self._keep_now, kept)
+        if writer is not None and not writer.closed and not writer.has(stored.key):
+            stored.writing = self._values_threads.submit(self._store_now, stored)
 
-    def settle(self, kept: Kept, inline: dict[str, str]) -> Ref:
+    def wait_stored(self, stored: StoredValue, inline: dict[str, str]) -> ValueRef:
         """Return what names a value, once it is kept; the text of a small one that is new goes into ``inline``."""
-        if kept.writing is not None:
-            inline |= kept.writing.result()
-        elif kept.ref is None:
+        if stored.writing is not None:
+            inline |= stored.writing.result()
+        elif stored.ref is None:
             assert self._writer is not None
-            kept.ref = self._writer.keep(kept.buffers, kept.key, inline, is_call=kept.is_call)
-        assert kept.ref is not None
-        return kept.ref
+            stored.ref = self._writer.store_value(stored.buffers, stored.key, inline, is_call=stored.is_call)
+        assert stored.ref is not None
+        return stored.ref
 
-    def _keep_now(self, kept: Kept) -> dict[str, str]:
+    def _store_now(self, stored: StoredValue) -> dict[str, str]:
         assert self._writer is not None
         inline: dict[str, str] = {}
-        kept.ref = self._writer.keep(kept.buffers, kept.key, inline, is_call=kept.is_call)
+        stored.ref = self._writer.store_value(stored.buffers, stored.key, inline, is_call=stored.is_call)
         return inline
 
     def failed(self) -> None:
@@ -270,7 +277,7 @@ class Recorder:
             self._writer.abandon()
 
 
-class _Guard:
+class _RecordingGuard:
     """Ends a recording, and nothing else, when something goes wrong with it."""
 
     def __init__(self, recorder: Recorder) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Sequence
 
-    from .model import Entry, Facts, LMCall, Ref, Transcript
+    from .model import Entry, LMCall, SessionFacts, Transcript, ValueRef
 
 
 class Recording:
@@ -44,7 +44,7 @@ class Recording:
         return cls(notebook.read(path))
 
     @property
-    def facts(self) -> Facts:
+    def facts(self) -> SessionFacts:
         """What holds for the whole session: its id, versions, options, seeds."""
         return self.transcript.facts
 
@@ -80,7 +80,7 @@ class Recording:
         state = "" if self.complete else ", not shut down"
         return f"<Recording of session {self.facts.session_id!r}: {len(self)} steps{state}>"
 
-    def value(self, ref: Ref) -> Any:
+    def value(self, ref: ValueRef) -> Any:
         """Return a fresh copy of a value that a step, a call or an outcome names.
 
         Raises:
@@ -155,9 +155,9 @@ class Recording:
 
             dspy.configure(callbacks=[Recording.callback()])
         """
-        from .dspy_callback import the_callback
+        from .dspy_callback import session_callback
 
-        return the_callback()
+        return session_callback()
 
 
 _COLUMNS = (

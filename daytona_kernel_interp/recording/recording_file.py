@@ -11,22 +11,22 @@ import threading
 from typing import TYPE_CHECKING
 
 from ..errors import RecordingError
-from .atomic_file import GrowingFile
-from .model import METADATA_KEY, Entry, Facts, LMCall, Ref
-from .notebook_json import Parts, json_text
+from .atomic_file import AtomicFile
+from .model import METADATA_KEY, Entry, LMCall, SessionFacts, ValueRef
+from .notebook_json import EntryEncoder, json_text
 from .notebook_writer import (
     OPENING,
     SEPARATOR,
     CellJson,
     answer_of,
-    ending,
+    cell_hash,
+    document_ending,
     entry_texts,
     head_cell,
-    keep_tools,
     model_cell,
-    seal,
+    store_tools,
 )
-from .redaction import known
+from .redaction import known_secrets
 from .value_store import HASH, ValueStore, folder_of, ref_to, summary_of, summary_of_call
 
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ _SMALL_BYTES = 256
 _MAX_SMALL = 4096
 
 _lock = threading.Lock()
-_taken: set[Path] = set()  # by sessions of this process
+_claimed_names: set[Path] = set()  # by sessions of this process
 
 
-class Writer:
+class NotebookWriter:
     """One session's notebook.
 
     The name that was asked for is taken by the first session of a process: an earlier recording of that name is
@@ -55,26 +55,28 @@ class Writer:
         OSError: If it cannot be written.
     """
 
-    def __init__(self, path: Path, facts: Facts) -> None:
-        self.path, self._lock_descriptor = _claim(path)
+    def __init__(self, path: Path, facts: SessionFacts) -> None:
+        self.path, self._lock_descriptor = _claim_name(path)
         self.entries = 0
         self.callback = False
         self.closed = False
         self._facts = facts
         self._store = ValueStore(folder_of(self.path))
-        self._refs: dict[str, Ref] = {}
-        self._small: dict[tuple[bytes, bool], Ref] = {}
-        self._tools: tuple[Sequence[ToolSpec], Ref | None] = ((), None)
-        self._models = 0
-        self._parts = Parts()
+        self._refs: dict[str, ValueRef] = {}
+        self._small: dict[tuple[bytes, bool], ValueRef] = {}
+        self._tools: tuple[Sequence[ToolSpec], ValueRef | None] = ((), None)
+        self._model_cells = 0
+        self._parts = EntryEncoder()
         self._ending: tuple[tuple[bool, bool], tuple[str, str]] | None = None
-        self._file = GrowingFile(self.path)
+        self._file = AtomicFile(self.path)
         self._first = True
         self._unfinished = ""
-        self._waiting: list[str] = []  # to be written with what comes next
+        self._unwritten: list[str] = []  # to be written with what comes next
         self._put([json_text(head_cell(facts))])
 
-    def keep(self, buffers: Sequence[values.Buffer], key: str, inline: dict[str, str], *, is_call: bool = False) -> Ref:
+    def store_value(
+        self, buffers: Sequence[values.Buffer], key: str, inline: dict[str, str], *, is_call: bool = False
+    ) -> ValueRef:
         """Keep a value, and return what names it.
 
         Args:
@@ -84,19 +86,19 @@ class Writer:
             is_call: Whether it is the arguments of a call, which read as such.
         """
         if not buffers:
-            return self._refs.get(key) or Ref(key, 0, "a value that was not recorded")
+            return self._refs.get(key) or ValueRef(key, 0, "a value that was not recorded")
         small = (bytes(buffers[0]), is_call) if len(buffers) == 1 and len(buffers[0]) <= _SMALL_BYTES else None
         ref = self._refs.get(key) if small is None else self._small.get(small)
         if ref is not None:
             return ref
         clean: Sequence[values.Buffer]
         if small is not None:
-            clean = (known.scrub_bytes(small[0]),)
+            clean = (known_secrets.scrub_bytes(small[0]),)
             ref = ref_to(clean, "", summary_of_call if is_call else summary_of)
             if len(self._small) < _MAX_SMALL:
                 self._small[small] = ref
         else:
-            clean = [known.scrub_bytes(buffer) for buffer in buffers]
+            clean = [known_secrets.scrub_bytes(buffer) for buffer in buffers]
             changed = any(one is not other for one, other in zip(clean, buffers, strict=True))
             ref = ref_to(clean, "" if changed else key, summary_of_call if is_call else summary_of)
             self._refs[key or ref.hash] = ref
@@ -111,8 +113,8 @@ class Writer:
 
     def add_model(self, calls: Sequence[LMCall], reasoning: str | None, inline: dict[str, str]) -> None:
         """Add what a model said between cells; it is written with what comes next, or by :meth:`flush`."""
-        self._waiting.append(_clean(json_text(model_cell(calls, reasoning, self._models, inline))))
-        self._models += 1
+        self._unwritten.append(_clean(json_text(model_cell(calls, reasoning, self._model_cells, inline))))
+        self._model_cells += 1
 
     def flush(self) -> None:
         """Write what was added."""
@@ -121,7 +123,7 @@ class Writer:
     def put(self, entry: Entry, lm_calls: Sequence[LMCall], inline: dict[str, str], *, over: bool) -> None:
         """Put in an entry; one that is not ``over`` is replaced by the next."""
         if entry.tools is not self._tools[0] and entry.tools != self._tools[0]:
-            ref, new = keep_tools(entry.tools, self._store, known.scrub_bytes)
+            ref, new = store_tools(entry.tools, self._store, known_secrets.scrub_bytes)
             self._tools = (entry.tools, ref)
             inline |= new
         answer = answer_of(entry, self._store)
@@ -149,12 +151,12 @@ class Writer:
 
     def _put(self, settled: list[str], unfinished: str = "", *, complete: bool = False) -> None:
         self._unfinished = unfinished
-        text = SEPARATOR.join([*self._waiting, *settled, ""])
-        self._waiting.clear()
+        text = SEPARATOR.join([*self._unwritten, *settled, ""])
+        self._unwritten.clear()
         if self._first:
             text, self._first = OPENING + text, False
         if self._ending is None or self._ending[0] != (complete, self.callback):
-            made = ending(self._facts, complete=complete, callback=self.callback)
+            made = document_ending(self._facts, complete=complete, callback=self.callback)
             self._ending = (complete, self.callback), made
         before, after = self._ending[1]
         self._file.put(text, f"{unfinished}{before}{self.entries:,}{after}")
@@ -162,21 +164,21 @@ class Writer:
 
 def _clean(text: str) -> str:
     """Return a cell, as JSON, without secrets."""
-    if not known.found_in(text):
+    if not known_secrets.found_in(text):
         return text
-    cell: CellJson = known.scrub_tree(json.loads(text))
+    cell: CellJson = known_secrets.scrub_tree(json.loads(text))
     if cell["cell_type"] == "code":
-        cell["metadata"][METADATA_KEY]["sha256"] = seal(cell)
+        cell["metadata"][METADATA_KEY]["sha256"] = cell_hash(cell)
     return json_text(cell)
 
 
-def _claim(path: Path) -> tuple[Path, int]:
+def _claim_name(path: Path) -> tuple[Path, int]:
     """Return the first name that is free, and a lock on it that ends with this process."""
     if not path.parent.is_dir():
         raise RecordingError(f"{path} cannot be written: there is no folder {path.parent}.")
     with _lock:
         for candidate in _names(path):
-            if candidate in _taken:
+            if candidate in _claimed_names:
                 continue
             if not _is_free(candidate):
                 if candidate != path:
@@ -186,7 +188,7 @@ def _claim(path: Path) -> tuple[Path, int]:
                 )
             descriptor = _locked(folder_of(candidate))
             if descriptor is not None:
-                _taken.add(candidate)
+                _claimed_names.add(candidate)
                 return candidate, descriptor
     raise AssertionError("names do not end")
 

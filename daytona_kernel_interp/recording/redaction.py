@@ -124,4 +124,4 @@ def _base64_forms(data: bytes) -> Iterator[bytes]:
         yield encoded[-(-before * 8 // 6) : whole]
 
 
-known = Secrets()  # of this process: its environment's, its models', and of the sessions that are recorded
+known_secrets = Secrets()  # of this process: its environment's, its models', and of the sessions that are recorded

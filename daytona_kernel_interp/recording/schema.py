@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from ..wire.comm import Parameter, ToolSpec
-from .model import Call, Entry, Facts, LMCall, Outcome, Ref, Usage
+from .model import Entry, LMCall, Outcome, RecordedCall, SessionFacts, Usage, ValueRef
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,12 +22,12 @@ def _moment(text: str) -> datetime:
 # --- to JSON ---------------------------------------------------------------------------------------------
 
 
-def ref_to_json(ref: Ref) -> dict[str, Any]:
+def ref_to_json(ref: ValueRef) -> dict[str, Any]:
     """Return a value's name as JSON."""
     return {"hash": ref.hash, "size": ref.size, "summary": ref.summary}
 
 
-def _ref_or_none(ref: Ref | None) -> dict[str, Any] | None:
+def _ref_or_none(ref: ValueRef | None) -> dict[str, Any] | None:
     return None if ref is None else ref_to_json(ref)
 
 
@@ -57,7 +57,7 @@ def _given(**items: Any) -> dict[str, Any]:
     return {name: item for name, item in items.items() if item is not None}
 
 
-def facts_to_json(facts: Facts) -> dict[str, Any]:
+def facts_to_json(facts: SessionFacts) -> dict[str, Any]:
     """Return the session's facts as JSON."""
     return {
         "session_id": facts.session_id,
@@ -98,7 +98,10 @@ def lm_call_to_json(call: LMCall) -> dict[str, Any]:
 
 
 def offer_to_json(
-    output_fields: Sequence[Mapping[str, Any]] | None, reasoning: str | None, tools: Ref | None, usage: Usage | None
+    output_fields: Sequence[Mapping[str, Any]] | None,
+    reasoning: str | None,
+    tools: ValueRef | None,
+    usage: Usage | None,
 ) -> dict[str, Any]:
     """Return what led to an entry and what was offered to it, as JSON."""
     return _given(
@@ -130,12 +133,12 @@ def _whole(value: Any) -> int:
     return value
 
 
-def ref_from_json(data: Mapping[str, Any]) -> Ref:
+def ref_from_json(data: Mapping[str, Any]) -> ValueRef:
     """Return a value's name from JSON."""
-    return Ref(_text(data["hash"]), _whole(data["size"]), _text(data["summary"]))
+    return ValueRef(_text(data["hash"]), _whole(data["size"]), _text(data["summary"]))
 
 
-def _ref_given(data: Mapping[str, Any], name: str) -> Ref | None:
+def _ref_given(data: Mapping[str, Any], name: str) -> ValueRef | None:
     return None if data.get(name) is None else ref_from_json(data[name])
 
 
@@ -150,9 +153,9 @@ def _usage_given(data: Mapping[str, Any]) -> Usage | None:
     return Usage(None if model is None else _text(model), prompt, completion, _number(usage.get("cost_usd")))
 
 
-def facts_from_json(data: Mapping[str, Any]) -> Facts:
+def facts_from_json(data: Mapping[str, Any]) -> SessionFacts:
     """Return the session's facts from JSON."""
-    return Facts(
+    return SessionFacts(
         session_id=_text(data["session_id"]),
         began=_moment(data["began"]),
         sandbox=_text(data["sandbox"]),
@@ -162,12 +165,12 @@ def facts_from_json(data: Mapping[str, Any]) -> Facts:
     )
 
 
-def call_from_json(data: Mapping[str, Any]) -> Call:
+def call_from_json(data: Mapping[str, Any]) -> RecordedCall:
     """Return a call from JSON."""
     error = data.get("error")
     if data["kind"] not in ("tool", "llm"):
         raise ValueError(f"there are no calls of kind {data['kind']!r}")
-    return Call(
+    return RecordedCall(
         id=_whole(data["id"]),
         name=_text(data["name"]),
         kind=data["kind"],
@@ -206,7 +209,7 @@ def lm_call_from_json(data: Mapping[str, Any]) -> LMCall:
     )
 
 
-def tools_ref(data: Mapping[str, Any]) -> Ref | None:
+def tools_ref(data: Mapping[str, Any]) -> ValueRef | None:
     """Return the name of an entry's tools from JSON; None: it had none."""
     return _ref_given(data, "tools")
 

@@ -11,9 +11,9 @@ from .model import Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..client.execution import CellResult
-    from ..client.output_collector import Cell
-    from .model import Ref
+    from ..client.execution import ExecutionResult
+    from ..client.output_collector import OutputCollector
+    from .model import ValueRef
 
     Buffers = Sequence[values.Buffer]
 
@@ -21,7 +21,11 @@ Ending = Literal["ok", "error", "interrupted", "timeout", "died", "not_run", "un
 
 
 def ending_of(
-    cell: Cell | None, result: CellResult | None, error: BaseException | None, *, shut_down: bool = False
+    cell: OutputCollector | None,
+    result: ExecutionResult | None,
+    error: BaseException | None,
+    *,
+    shut_down: bool = False,
 ) -> Ending:
     """Return what became of a cell.
 
@@ -46,7 +50,11 @@ def ending_of(
 
 
 def outcome_of(
-    given: Any, error: BaseException | None, cell: Cell | None, ending: Ending, keep: Callable[[Buffers], Ref]
+    given: Any,
+    error: BaseException | None,
+    cell: OutputCollector | None,
+    ending: Ending,
+    keep: Callable[[Buffers], ValueRef],
 ) -> Outcome:
     """Return how the call ended for its caller; ``keep`` takes the encoding of the value that it got, if it got one."""
     if error is not None:

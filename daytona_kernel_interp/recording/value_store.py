@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..codec import values
 from ..codec.value_hash import hash_of
 from ..errors import RecordingError
-from .model import Ref
+from .model import ValueRef
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -86,9 +86,9 @@ def _short(text: str) -> str:
 
 def ref_to(
     buffers: Sequence[values.Buffer], key: str = "", summarize: Callable[[Sequence[values.Buffer]], str] = summary_of
-) -> Ref:
+) -> ValueRef:
     """Return what names a value; ``key`` is its hash, if that is known."""
-    return Ref(key or hash_of(buffers), size_of(buffers), summarize(buffers))
+    return ValueRef(key or hash_of(buffers), size_of(buffers), summarize(buffers))
 
 
 def folder_of(notebook: Path) -> Path:
@@ -111,7 +111,7 @@ class ValueStore:
         """Take in small values as they stand in a notebook."""
         self._inline.update(values_by_hash)
 
-    def keep(self, ref: Ref, buffers: Sequence[values.Buffer]) -> str | None:
+    def keep(self, ref: ValueRef, buffers: Sequence[values.Buffer]) -> str | None:
         """Keep a value; return its text if it belongs into the notebook, None if it lies beside it or is there already.
 
         Raises:
@@ -126,8 +126,8 @@ class ValueStore:
         self._beside.add(ref.hash)
         return None
 
-    def load(self, ref: Ref) -> Sequence[values.Buffer]:
-        """Return a value's encoding; see :class:`~.model.Store`.
+    def load(self, ref: ValueRef) -> Sequence[values.Buffer]:
+        """Return a value's encoding; see :class:`~.lm_summary.ValueLoader`.
 
         Raises:
             RecordingError: If it is missing, or is not what its hash says.
@@ -141,7 +141,7 @@ class ValueStore:
             )
         return buffers
 
-    def has(self, ref: Ref) -> bool:
+    def has(self, ref: ValueRef) -> bool:
         """Return whether the value is there, unchecked."""
         return ref.hash in self._inline or (HASH.fullmatch(ref.hash) is not None and self._path(ref.hash).is_file())
 
@@ -163,7 +163,7 @@ class ValueStore:
             unfinished.unlink(missing_ok=True)
             raise
 
-    def _read(self, ref: Ref) -> list[values.Buffer]:
+    def _read(self, ref: ValueRef) -> list[values.Buffer]:
         if not HASH.fullmatch(ref.hash):  # a path of somebody else's, perhaps
             raise RecordingError(f"The recording names a value by {ref.hash[:80]!r}, which is no SHA-256.")
         path = self._path(ref.hash)
@@ -185,7 +185,7 @@ class ValueStore:
         return buffers
 
 
-def value_of(store: Any, ref: Ref) -> Any:
+def value_of(store: Any, ref: ValueRef) -> Any:
     """Return the value that ``ref`` names.
 
     Raises:

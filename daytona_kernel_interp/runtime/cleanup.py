@@ -34,25 +34,25 @@ class Closable(Protocol):
 
 
 _open: dict[Closable, asyncio.AbstractEventLoop] = {}
-_ending = threading.Event()
+_process_ending = threading.Event()
 _starting: dict[asyncio.Task[Any], asyncio.AbstractEventLoop] = {}
 _finishing: dict[asyncio.Task[Any], asyncio.AbstractEventLoop] = {}
 _ends: dict[object, asyncio.Task[Any]] = {}  # under way because of close_all()
 
 
-def opened(session: Closable) -> None:
+def register(session: Closable) -> None:
     """Have it closed when the process ends. Call it on the session's loop."""
     _at_exit()
     _open[session] = asyncio.get_running_loop()
 
 
-def closed(session: Closable) -> None:
+def unregister(session: Closable) -> None:
     """It is nobody's any more, or another process's."""
     _open.pop(session, None)
 
 
 @contextlib.contextmanager
-def starting() -> Iterator[None]:
+def cancel_on_exit() -> Iterator[None]:
     """While this is open, the current task is cancelled when the process ends, and given time to clean up."""
     _at_exit()
     task = asyncio.current_task()
@@ -64,7 +64,7 @@ def starting() -> Iterator[None]:
         _starting.pop(task, None)
 
 
-async def finish(work: Coroutine[Any, Any, None]) -> None:
+async def run_to_completion(work: Coroutine[Any, Any, None]) -> None:
     """Do what must be done to the end, such as deleting a sandbox: a caller that is cancelled only stops waiting.
 
     The process waits for it before it ends.
@@ -76,9 +76,9 @@ async def finish(work: Coroutine[Any, Any, None]) -> None:
     await asyncio.shield(task)
 
 
-def process_ends() -> bool:
+def process_ending() -> bool:
     """Whether the interpreter is shutting down; its loops still run, but threads and executors are gone."""
-    return _ending.is_set()
+    return _process_ending.is_set()
 
 
 def close_all() -> None:
@@ -89,25 +89,25 @@ def close_all() -> None:
     Raises:
         KeyboardInterrupt: At the second.
     """
-    deadline, told = time.monotonic() + _CLOSE_S, False
+    deadline, warned = time.monotonic() + _CLOSE_S, False
     while True:
         try:
             # Begun anew where Ctrl-C came in the middle; what was begun before is waited for, and not done twice.
-            concurrent.futures.wait(_begin_all(), max(0.0, deadline - time.monotonic()))
+            concurrent.futures.wait(_begin_closing_all(), max(0.0, deadline - time.monotonic()))
             break
         except KeyboardInterrupt:
-            if told:
+            if warned:
                 raise
-            told = True
+            warned = True
             log.warning("sandboxes are being deleted; Ctrl-C again leaves them, to end by themselves")
 
 
-def _begin_all() -> list[concurrent.futures.Future[Any]]:
+def _begin_closing_all() -> list[concurrent.futures.Future[Any]]:
     futures: list[concurrent.futures.Future[Any]] = []
     for task, loop in list(_starting.items()):
-        _submit(_once(task, functools.partial(_cancelled, task)), loop, futures)
+        _submit(_run_once(task, functools.partial(_cancelled, task)), loop, futures)
     for session, loop in list(_open.items()):
-        _submit(_once(session, functools.partial(_closed, session)), loop, futures)
+        _submit(_run_once(session, functools.partial(_closed, session)), loop, futures)
     for task, loop in list(_finishing.items()):
         _submit(_over(task), loop, futures)
     return futures
@@ -122,7 +122,7 @@ def _submit(
         work.close()
 
 
-def watch_for_termination() -> None:
+def install_sigterm_handler() -> None:
     """Close everything on SIGTERM as well, if this is the main thread and the signal would just end the process."""
     if threading.current_thread() is not threading.main_thread():
         return
@@ -136,7 +136,7 @@ def _terminate(number: int, frame: object) -> None:
     os.kill(os.getpid(), number)
 
 
-async def _once(what: object, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
+async def _run_once(what: object, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
     task = _ends.get(what)
     if task is None:
         task = _ends[what] = asyncio.ensure_future(end())
@@ -165,7 +165,7 @@ def _at_exit() -> None:
 
 
 def _end() -> None:
-    _ending.set()
+    _process_ending.set()
     close_all()
 
 

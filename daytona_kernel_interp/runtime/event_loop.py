@@ -126,7 +126,7 @@ class LoopThread:
             coroutine.close()
             raise RuntimeError("a sync call from the event loop's own thread would wait for itself")
         ended = threading.Event()
-        future = self.submit(_and_then(coroutine, ended))
+        future = self.submit(_notify_after(coroutine, ended))
         try:
             return future.result()
         except BaseException:
@@ -138,7 +138,7 @@ class LoopThread:
     async def arun(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run ``coroutine`` on the loop while the caller's own loop goes on. Cancelling waits for its clean-up."""
         ended = threading.Event()
-        future = self.submit(_and_then(coroutine, ended))
+        future = self.submit(_notify_after(coroutine, ended))
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -152,7 +152,7 @@ class LoopThread:
             self._thread.join(2 * _STOP_S)
 
 
-async def _and_then(coroutine: Coroutine[Any, Any, T], ended: threading.Event) -> T:
+async def _notify_after(coroutine: Coroutine[Any, Any, T], ended: threading.Event) -> T:
     try:
         return await coroutine
     finally:

@@ -17,7 +17,7 @@ class RelayAddress:
     secret: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     host: str | None = None  # where to connect to, if not to the host that the url names
-    refused_for_s: float = 0.0  # how long refusals may last at the start, without being final
+    refused_timeout_s: float = 0.0  # how long refusals may last at the start, without being final
 
 
 class RunningSandbox(Protocol):
@@ -37,7 +37,7 @@ class RunningSandbox(Protocol):
         It holds the relay's secret, so it goes into files of this user only.
         """
 
-    async def revive(self) -> RelayAddress | None:
+    async def restart_relay(self) -> RelayAddress | None:
         """Start the relay again if it has ended, and return its address; None if it lives, or cannot be started.
 
         Raises:
@@ -45,10 +45,10 @@ class RunningSandbox(Protocol):
             SandboxGone: If it never will.
         """
 
-    def lives(self) -> bool:
+    def may_be_alive(self) -> bool:
         """Whether relay or kernel may still run, as far as can be told without asking them."""
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Leave relay and kernels running, for whoever takes them up within the lifetime."""
 
     async def stop(self) -> None:

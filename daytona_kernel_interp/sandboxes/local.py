@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import START_S
 from ..errors import SandboxFailed
-from ..transport.process_identity import lives, process_mark
+from ..transport.process_identity import process_alive, process_start_mark
 from ..wire.keepalive import RESUME_LIFETIME_S
 from .base import RelayAddress
 
@@ -69,7 +69,7 @@ class LocalSandbox:
             sandbox.prepare()
             await asyncio.wait_for(sandbox.launch(), START_S)
         except (OSError, ValueError, asyncio.TimeoutError) as error:
-            words = sandbox.last_words()
+            words = sandbox.log_tail()
             await sandbox.stop()
             raise SandboxFailed(
                 f"the local sandbox did not start with {self.python or sys.executable}: "
@@ -93,7 +93,7 @@ class RunningLocalSandbox:
         self._stopped = False
 
     @classmethod
-    def take_up(cls, record: Mapping[str, Any]) -> RunningLocalSandbox:
+    def adopt(cls, record: Mapping[str, Any]) -> RunningLocalSandbox:
         """Return the sandbox of a host that is gone, from its :meth:`record`.
 
         Raises:
@@ -122,7 +122,7 @@ class RunningLocalSandbox:
         return self._description.resume_lifetime
 
     def record(self) -> dict[str, Any] | None:
-        """Return what :meth:`take_up` needs."""
+        """Return what :meth:`adopt` needs."""
         description = self._description
         return {
             "kind": "local",
@@ -134,7 +134,7 @@ class RunningLocalSandbox:
             "url": self.address.url,
             "secret": self.address.secret,
             "pid": self.pid,
-            "started": process_mark(self.pid),
+            "started": process_start_mark(self.pid),
         }
 
     def prepare(self) -> None:
@@ -168,39 +168,39 @@ class RunningLocalSandbox:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         secret = secrets.token_urlsafe(32)
-        order = {
+        request = {
             **{"secret": secret, "port": 0, "folder": str(self._folder), "cwd": str(self._work), "remove": True},
             "lifetime_s": self._description.resume_lifetime,
         }
-        self._process.stdin.write(json.dumps(order).encode("ascii") + b"\n")
+        self._process.stdin.write(json.dumps(request).encode("ascii") + b"\n")
         line = await self._process.stdout.readline()
         if not line:
             raise ValueError(f"its relay ended with exit code {await self._process.wait()}")
         self._address = RelayAddress(f"ws://127.0.0.1:{json.loads(line)['port']}", secret)
 
-    async def revive(self) -> RelayAddress | None:
+    async def restart_relay(self) -> RelayAddress | None:
         """Start the relay again if it has ended; its kernels live, and the new one takes them over.
 
         Raises:
             SandboxFailed: If it did not start.
         """
-        ended = self._process.returncode is not None if self._process is not None else not self._others_relay_lives()
+        ended = self._process.returncode is not None if self._process is not None else not self._adopted_relay_alive()
         if self._stopped or not ended or not self._folder.is_dir():
             return None
         try:
             await asyncio.wait_for(self.launch(), START_S)
         except (OSError, ValueError, asyncio.TimeoutError) as error:
-            raise SandboxFailed(f"the relay did not start again: {error}{self.last_words()}") from error
+            raise SandboxFailed(f"the relay did not start again: {error}{self.log_tail()}") from error
         return self.address
 
-    def lives(self) -> bool:
+    def may_be_alive(self) -> bool:
         """Whether relay or kernel run."""
         if self._process is not None:
             return self._process.returncode is None
-        return self._others_relay_lives() or any(map(_runs, self._folder.glob("kernel-*.state")))
+        return self._adopted_relay_alive() or any(map(_process_alive, self._folder.glob("kernel-*.state")))
 
-    def _others_relay_lives(self) -> bool:
-        return lives(self._pid, self._started)
+    def _adopted_relay_alive(self) -> bool:
+        return process_alive(self._pid, self._started)
 
     def _lend_package(self) -> None:
         """Make a folder in which the child finds this very package, installed for its Python or not."""
@@ -208,7 +208,7 @@ class RunningLocalSandbox:
         runtime.mkdir()
         (runtime / _PACKAGE.name).symlink_to(_PACKAGE, target_is_directory=True)
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         """Return the end of the relay's log, to append to an error."""
         with contextlib.suppress(OSError):
             text = (self._folder / "relay.log").read_text(errors="replace").strip()
@@ -229,23 +229,23 @@ class RunningLocalSandbox:
             except asyncio.TimeoutError:
                 process.kill()
                 await process.wait()
-        elif self._pid and self._others_relay_lives():
+        elif self._pid and self._adopted_relay_alive():
             await _end_process(self._pid, self._started)
         # Not in an executor: when the process is ending there is none any more.
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Leave the sandbox to whoever takes it up; it is not stopped."""
         self._stopped = True
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
 
 
-def _runs(state: Path) -> bool:
+def _process_alive(state: Path) -> bool:
     """Whether the kernel lives whose process a relay noted in this file."""
     try:
         process = json.loads(state.read_text())
-        return lives(int(process["pid"]), str(process["started"]))
+        return process_alive(int(process["pid"]), str(process["started"]))
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -256,13 +256,13 @@ async def _end_process(pid: int, mark: str) -> None:
         os.kill(pid, signal.SIGTERM)
         for _ in range(int(_STOP_S / 0.02)):
             await asyncio.sleep(0.02)
-            if process_mark(pid) != mark:
+            if process_start_mark(pid) != mark:
                 return
         os.kill(pid, signal.SIGKILL)
 
 
 def _environment(extra: Mapping[str, str], runtime: Path) -> dict[str, str]:
-    kept = {name: os.environ[name] for name in ALLOWED_VARIABLES if name in os.environ}
-    kept.update({name: value for name, value in os.environ.items() if name.startswith("LC_")})
+    inherited = {name: os.environ[name] for name in ALLOWED_VARIABLES if name in os.environ}
+    inherited.update({name: value for name, value in os.environ.items() if name.startswith("LC_")})
     path = os.pathsep.join(filter(None, (str(runtime), extra.get("PYTHONPATH"))))
-    return {**kept, "PYTHONNOUSERSITE": "1", **extra, "PYTHONPATH": path}
+    return {**inherited, "PYTHONNOUSERSITE": "1", **extra, "PYTHONPATH": path}

@@ -54,7 +54,7 @@ class RunningRelaySandbox:
         self._description = description
 
     @classmethod
-    def take_up(cls, record: Mapping[str, Any]) -> RunningRelaySandbox:
+    def adopt(cls, record: Mapping[str, Any]) -> RunningRelaySandbox:
         """Return the sandbox of a host that is gone, from its :meth:`record`.
 
         Raises:
@@ -77,7 +77,7 @@ class RunningRelaySandbox:
         return self._description.resume_lifetime
 
     def record(self) -> dict[str, Any] | None:
-        """Return what :meth:`take_up` needs."""
+        """Return what :meth:`adopt` needs."""
         wanted = self._description
         return {
             "kind": "relay",
@@ -87,15 +87,15 @@ class RunningRelaySandbox:
             "resume_lifetime": wanted.resume_lifetime,
         }
 
-    async def revive(self) -> RelayAddress | None:
+    async def restart_relay(self) -> RelayAddress | None:
         """Nothing can be done for it from here."""
         return None
 
-    def lives(self) -> bool:
+    def may_be_alive(self) -> bool:
         """Nothing is known of it from here."""
         return True
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Leave it."""
 
     async def stop(self) -> None:

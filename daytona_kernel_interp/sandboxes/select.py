@@ -26,7 +26,7 @@ _LOCAL = (
 )
 
 
-def choose(sandbox: Any) -> Sandbox:
+def select_sandbox(sandbox: Any) -> Sandbox:
     """Return the sandbox that ``sandbox`` means: a description, a name, or None for what the environment says.
 
     Raises:
@@ -52,17 +52,18 @@ def choose(sandbox: Any) -> Sandbox:
     return choice
 
 
-def foresee(sandbox: Any) -> None:
+def preload_sdk(sandbox: Any) -> None:
     """Begin to import Daytona's SDK if a start of ``sandbox`` will need it: that takes seconds, in which more goes on.
 
-    A start that comes earlier waits for the rest of it. What cannot be chosen is left to :func:`choose` to refuse.
+    A start that comes earlier waits for the rest of it. What cannot be chosen is left to :func:`select_sandbox` to
+    refuse.
     """
     with contextlib.suppress(SandboxFailed):
-        if isinstance(choose(sandbox), DaytonaSandbox):
+        if isinstance(select_sandbox(sandbox), DaytonaSandbox):
             begin_import()
 
 
-def take_up(record: Mapping[str, Any]) -> RunningSandbox:
+def adopt(record: Mapping[str, Any]) -> RunningSandbox:
     """Return the running sandbox that a session's record tells of.
 
     Raises:
@@ -71,11 +72,11 @@ def take_up(record: Mapping[str, Any]) -> RunningSandbox:
     try:
         match record.get("kind"):
             case "local":
-                return RunningLocalSandbox.take_up(record)
+                return RunningLocalSandbox.adopt(record)
             case "daytona":
-                return RunningDaytonaSandbox.take_up(record)
+                return RunningDaytonaSandbox.adopt(record)
             case "relay":
-                return RunningRelaySandbox.take_up(record)
+                return RunningRelaySandbox.adopt(record)
             case kind:
                 raise SessionNotFound(
                     f"the session runs in a sandbox of kind {kind!r}, which this version cannot take up"

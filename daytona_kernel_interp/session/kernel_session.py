@@ -8,48 +8,48 @@ import logging
 import secrets
 from typing import TYPE_CHECKING
 
-from ..client.kernel_driver import Kernel
-from ..config import BEAT_S, DIAL_S
+from ..client.kernel_driver import KernelDriver
+from ..config import DIAL_S, HEARTBEAT_S
 from ..errors import KernelError, SandboxGone, SessionNotFound
 from ..runtime import cleanup as registry
 from ..sandboxes.remote_relay import RunningRelaySandbox
-from ..sandboxes.select import take_up
+from ..sandboxes.select import adopt
 from ..tools.binding import Invoke, ToolRunner
 from ..tunnel.tunnel import Tunnel
-from ..wire.keepalive import LinkTimes
-from .monitor_server import Onlookers
-from .session_file import SessionRecord, find
+from ..wire.keepalive import LinkTimings
+from .monitor_server import MonitorServer
+from .session_file import SessionRecord, find_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..client.execution import CellResult
+    from ..client.execution import ExecutionResult
     from ..client.outputs import Output
     from ..sandboxes.base import RelayAddress, RunningSandbox, Sandbox
 
 log = logging.getLogger(__name__)
 
 
-class Session:
+class KernelSession:
     """Lives on the I/O loop. :meth:`start` makes one, :meth:`aclose` ends all of it."""
 
     def __init__(
-        self, session_id: str, sandbox: RunningSandbox, tunnel: Tunnel, kernel: Kernel, tools: ToolRunner
+        self, session_id: str, sandbox: RunningSandbox, tunnel: Tunnel, kernel: KernelDriver, tools: ToolRunner
     ) -> None:
         self.id = session_id
         self.sandbox, self.tunnel, self.kernel, self.tools = sandbox, tunnel, kernel, tools
         self._record: SessionRecord | None = None
-        self._beating: asyncio.Task[None] | None = None
-        self.onlookers = Onlookers(kernel)
-        self._last_cell: asyncio.Task[CellResult] | None = None
+        self._heartbeat_task: asyncio.Task[None] | None = None
+        self.monitor_server = MonitorServer(kernel)
+        self._last_cell: asyncio.Task[ExecutionResult] | None = None
         self.on_closed: Callable[[bool], None] = lambda shut_down: (
             None
         )  # told at the end, whether it is the session's too
 
     @classmethod
     async def start(
-        cls, description: Sandbox, invoke: Invoke, max_value_bytes: int | None, *, times: LinkTimes | None = None
-    ) -> Session:
+        cls, description: Sandbox, invoke: Invoke, max_value_bytes: int | None, *, times: LinkTimings | None = None
+    ) -> KernelSession:
         """Start what ``description`` says and a kernel in it; a failure leaves nothing behind.
 
         Raises:
@@ -57,36 +57,36 @@ class Session:
             TunnelLost: If the relay went away meanwhile.
             WireMismatch: If the sandbox runs another version of the wire.
         """
-        with registry.starting():
+        with registry.cancel_on_exit():
             return await cls._start(description, invoke, max_value_bytes, times)
 
     @classmethod
     async def _start(
-        cls, description: Sandbox, invoke: Invoke, max_value_bytes: int | None, times: LinkTimes | None
-    ) -> Session:
+        cls, description: Sandbox, invoke: Invoke, max_value_bytes: int | None, times: LinkTimings | None
+    ) -> KernelSession:
         async with contextlib.AsyncExitStack() as stack:
             sandbox = await description.start()
             stack.push_async_callback(sandbox.stop)
-            revival = _Revival(sandbox)
+            restarter = _RelayRestarter(sandbox)
             tunnel = Tunnel.begin(
                 sandbox.address,
-                revival.revive,
-                times or LinkTimes(resume_lifetime_s=sandbox.resume_lifetime_s),
+                restarter.restart_relay,
+                times or LinkTimings(resume_lifetime_s=sandbox.resume_lifetime_s),
             )
             stack.push_async_callback(tunnel.aclose)
             if isinstance(sandbox, RunningRelaySandbox):  # a host before us may have left it streams, which end first
-                await tunnel.until_open()
-            kernel = await _kernel_behind(tunnel, max_value_bytes)
+                await tunnel.wait_open()
+            kernel = await _start_kernel(tunnel, max_value_bytes)
             session = cls(secrets.token_hex(4), sandbox, tunnel, kernel, ToolRunner(invoke, max_value_bytes))
-            stack.push_async_callback(session.onlookers.aclose)
-            await session.onlookers.open()
-            session._keep_record(revival)
-            registry.opened(session)
+            stack.push_async_callback(session.monitor_server.aclose)
+            await session.monitor_server.open()
+            session._write_record(restarter)
+            registry.register(session)
             stack.pop_all()
         return session
 
     @classmethod
-    async def take_up(cls, session_id: str, invoke: Invoke, max_value_bytes: int | None) -> Session:
+    async def adopt(cls, session_id: str, invoke: Invoke, max_value_bytes: int | None) -> KernelSession:
         """Become the host of a session whose own host is gone.
 
         A failure leaves it as it was, so that it can be tried again.
@@ -96,37 +96,37 @@ class Session:
             KernelDied: If its kernel is gone.
             SandboxFailed, TunnelLost, WireMismatch: As for :meth:`start`.
         """
-        record = find(session_id)
+        record = find_session(session_id)
         if record.host_lives:
             raise SessionNotFound(f"session {session_id} belongs to process {record.pid}, which lives")
         async with contextlib.AsyncExitStack() as stack:
-            sandbox = take_up(record.sandbox)
-            if not sandbox.lives():
+            sandbox = adopt(record.sandbox)
+            if not sandbox.may_be_alive():
                 record.delete()
                 record.remove_endpoints()
                 raise SessionNotFound(f"session {session_id} is over: nothing is left of its host and its sandbox")
-            revival = _Revival(sandbox)
+            revival = _RelayRestarter(sandbox)
             try:
-                address = await sandbox.revive() or sandbox.address
+                address = await sandbox.restart_relay() or sandbox.address
             except SandboxGone as error:
                 record.delete()
                 record.remove_endpoints()
                 raise SessionNotFound(f"session {session_id} is over: {error}") from error
-            stack.callback(sandbox.let_go)
-            times = LinkTimes(resume_lifetime_s=sandbox.resume_lifetime_s)
-            tunnel = await Tunnel.open(address, revive=revival.revive, times=times)
+            stack.callback(sandbox.release)
+            times = LinkTimings(resume_lifetime_s=sandbox.resume_lifetime_s)
+            tunnel = await Tunnel.open(address, restart_relay=revival.restart_relay, times=times)
             stack.push_async_callback(tunnel.aclose)
-            kernel = await Kernel.attach(tunnel, record.kernel, record.key, max_value_bytes=max_value_bytes)
+            kernel = await KernelDriver.attach(tunnel, record.kernel, record.key, max_value_bytes=max_value_bytes)
             session = cls(session_id, sandbox, tunnel, kernel, ToolRunner(invoke, max_value_bytes))
             record.remove_endpoints()
-            stack.push_async_callback(session.onlookers.aclose)
-            await session.onlookers.open()
-            session._keep_record(revival)
-            registry.opened(session)
+            stack.push_async_callback(session.monitor_server.aclose)
+            await session.monitor_server.open()
+            session._write_record(revival)
+            registry.register(session)
             stack.pop_all()
         return session
 
-    async def take_in_last_cell(
+    async def adopt_last_cell(
         self, *, timeout_s: float | None, max_output_chars: int | None, on_output: Callable[[Output], None] | None
     ) -> None:
         """Find the cell that the kernel took up last, for the host before, and begin to wait for its end.
@@ -134,19 +134,19 @@ class Session:
         Raises:
             KernelError: If the journal cannot be read.
         """
-        run = await self.kernel.find_last(self.tools, max_output_chars=max_output_chars, on_output=on_output)
+        run = await self.kernel.find_last_cell(self.tools, max_output_chars=max_output_chars, on_output=on_output)
         if run is not None:
             self._last_cell = asyncio.create_task(self.kernel.resume(run, timeout_s))
 
-    async def last_cell(self) -> CellResult | None:
+    async def last_cell(self) -> ExecutionResult | None:
         """Return what that cell did; None if there was none.
 
         Raises:
-            DiedInCell, ToolAborted: As for :meth:`Kernel.resume`.
+            ExecutionAborted, ToolAborted: As for :meth:`KernelDriver.resume`.
         """
         return None if self._last_cell is None else await self._last_cell
 
-    async def until_free(self) -> None:
+    async def wait_last_cell(self) -> None:
         """Return when that cell is over, however it ended."""
         if self._last_cell is not None:
             await asyncio.wait({self._last_cell})
@@ -158,48 +158,48 @@ class Session:
         self.tools.close()
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self.on_closed, True)
-            stack.callback(registry.closed, self)
+            stack.callback(registry.unregister, self)
             if self._record is not None:
                 stack.callback(self._record.delete)
-            stack.callback(self._stop_beating)
-            stack.push_async_callback(self.until_free)
+            stack.callback(self._stop_heartbeat)
+            stack.push_async_callback(self.wait_last_cell)
             stack.push_async_callback(self.sandbox.stop)
             stack.push_async_callback(self.tunnel.aclose)
             stack.push_async_callback(self.kernel.aclose)
             if isinstance(self.sandbox, RunningRelaySandbox):  # which lives on
                 stack.push_async_callback(self._end_kernel)
-            stack.push_async_callback(self.onlookers.aclose)
+            stack.push_async_callback(self.monitor_server.aclose)
 
     async def _end_kernel(self) -> None:
         with contextlib.suppress(KernelError, asyncio.TimeoutError):
             await asyncio.wait_for(self.tunnel.signal(self.kernel.id, "kill"), DIAL_S)
 
-    async def let_go(self) -> None:
+    async def release(self) -> None:
         """Close this host's side only: sandbox and kernel live on, for whoever takes the session up in time."""
         self.tools.close()
-        registry.closed(self)
+        registry.unregister(self)
         if self._record is not None:
-            self._stop_beating()
-            self._record.disown()
+            self._stop_heartbeat()
+            self._record.clear_host()
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self.on_closed, False)
-            stack.push_async_callback(self.until_free)
-            stack.callback(self.sandbox.let_go)
+            stack.push_async_callback(self.wait_last_cell)
+            stack.callback(self.sandbox.release)
             stack.push_async_callback(self.tunnel.aclose)
             stack.push_async_callback(self.kernel.aclose)
-            stack.push_async_callback(self.onlookers.aclose)
+            stack.push_async_callback(self.monitor_server.aclose)
 
-    async def _beat(self, record: SessionRecord) -> None:
+    async def _heartbeat(self, record: SessionRecord) -> None:
         """Leave a sign of life in the record, so that it can be told until when this host lived."""
         while True:
-            await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(HEARTBEAT_S)
             record.touch()
 
-    def _stop_beating(self) -> None:
-        if self._beating is not None:
-            self._beating.cancel()
+    def _stop_heartbeat(self) -> None:
+        if self._heartbeat_task is not None:
+            self._heartbeat_task.cancel()
 
-    def _keep_record(self, revival: _Revival) -> None:
+    def _write_record(self, restarter: _RelayRestarter) -> None:
         """Write what another process needs to take the session up, now and whenever it changes."""
         facts = self.sandbox.record()
         if facts is None:
@@ -219,20 +219,20 @@ class Session:
             self._record = None
             return
 
-        self._beating = asyncio.create_task(self._beat(record))
+        self._heartbeat_task = asyncio.create_task(self._heartbeat(record))
 
         def update() -> None:
             record.sandbox = self.sandbox.record() or record.sandbox
             record.write()
 
-        revival.on_revived = update
+        restarter.on_restarted = update
 
 
-async def _kernel_behind(tunnel: Tunnel, max_value_bytes: int | None) -> Kernel:
+async def _start_kernel(tunnel: Tunnel, max_value_bytes: int | None) -> KernelDriver:
     """Start a kernel while the tunnel opens; if both fail, the tunnel's reason is the one to tell."""
-    starting = asyncio.ensure_future(Kernel.start(tunnel, max_value_bytes=max_value_bytes))
+    starting = asyncio.ensure_future(KernelDriver.start(tunnel, max_value_bytes=max_value_bytes))
     try:
-        await tunnel.until_open()
+        await tunnel.wait_open()
         return await starting
     except BaseException:
         starting.cancel()
@@ -240,17 +240,17 @@ async def _kernel_behind(tunnel: Tunnel, max_value_bytes: int | None) -> Kernel:
         raise
 
 
-class _Revival:
+class _RelayRestarter:
     """Restarts the sandbox's relay, and then has the session's record written again."""
 
     def __init__(self, sandbox: RunningSandbox) -> None:
         self._sandbox = sandbox
-        self.on_revived: Callable[[], None] = lambda: None
+        self.on_restarted: Callable[[], None] = lambda: None
 
-    async def revive(self) -> RelayAddress | None:
-        """Start the relay again if it has ended; see :meth:`RunningSandbox.revive`."""
-        address = await self._sandbox.revive()
+    async def restart_relay(self) -> RelayAddress | None:
+        """Start the relay again if it has ended; see :meth:`RunningSandbox.restart_relay`."""
+        address = await self._sandbox.restart_relay()
         if address is not None:
             with contextlib.suppress(OSError):
-                self.on_revived()
+                self.on_restarted()
         return address

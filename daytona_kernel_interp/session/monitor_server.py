@@ -1,6 +1,6 @@
 """What a session's host tells other processes of this user: a unix socket beside the kernel's own endpoints.
 
-JSON objects, one a line. ``{"op": "look", "name": str or null}`` is answered by what ``Kernel.look`` returns,
+JSON objects, one a line. ``{"op": "look", "name": str or null}`` is answered by what ``KernelDriver.inspect`` returns,
 ``{"op": "follow", "since": int}`` by ``look``, ``steps`` and ``change`` (see :class:`.steps.Steps`); a failure by
 ``{"error": text}``. Nothing that can be said here changes the session.
 
@@ -21,19 +21,19 @@ from typing import TYPE_CHECKING, Any
 from ..errors import KernelError
 
 if TYPE_CHECKING:
-    from ..client.kernel_driver import Kernel
+    from ..client.kernel_driver import KernelDriver
 
 log = logging.getLogger(__name__)
 
 SOCKET_NAME = "live"
-MAX_QUESTION_BYTES = 64 * 1024
-_MAX_ONLOOKERS = 32
+MAX_REQUEST_BYTES = 64 * 1024
+_MAX_CLIENTS = 32
 
 
-class Onlookers:
+class MonitorServer:
     """Those who watch one session. Lives on the I/O loop."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: KernelDriver) -> None:
         self._kernel = kernel
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[None]] = set()
@@ -42,7 +42,7 @@ class Onlookers:
         """Listen; where that is not possible, nobody can watch, and nothing else is lost."""
         path = Path(self._kernel.connection_file).parent / SOCKET_NAME
         try:
-            self._server = await asyncio.start_unix_server(self._accept, path, limit=MAX_QUESTION_BYTES)
+            self._server = await asyncio.start_unix_server(self._accept, path, limit=MAX_REQUEST_BYTES)
         except OSError as error:
             log.warning("nobody can look into the session from another process: %s", error)
 
@@ -59,13 +59,13 @@ class Onlookers:
         """Return what is in the kernel, what it runs, and the steps that changed after ``since``.
 
         Raises:
-            KernelError: As for :meth:`Kernel.look`.
+            KernelError: As for :meth:`KernelDriver.inspect`.
         """
-        look = await self._kernel.look()
-        return {"look": look, **self._kernel.steps.since(since, asyncio.get_running_loop().time())}
+        inspection = await self._kernel.inspect()
+        return {"look": inspection, **self._kernel.cell_history.changes_since(since, asyncio.get_running_loop().time())}
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._serving) >= _MAX_ONLOOKERS:
+        if len(self._serving) >= _MAX_CLIENTS:
             writer.close()
             return
         task = asyncio.create_task(self._serve(reader, writer))
@@ -86,11 +86,11 @@ class Onlookers:
 
     async def _answer(self, line: bytes) -> dict[str, Any]:
         try:
-            question = json.loads(line)
-            match question:
+            request = json.loads(line)
+            match request:
                 case {"op": "look"}:
-                    name = question.get("name")
-                    return await self._kernel.look(name if isinstance(name, str) else None)
+                    name = request.get("name")
+                    return await self._kernel.inspect(name if isinstance(name, str) else None)
                 case {"op": "follow", "since": int(since)}:
                     return await self.follow(since)
             return {"error": "that is no question"}

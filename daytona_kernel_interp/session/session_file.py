@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from jupyter_core.paths import jupyter_runtime_dir
 
 from ..errors import SessionNotFound
-from ..transport.process_identity import lives, process_mark
+from ..transport.process_identity import process_alive, process_start_mark
 from ..tunnel.local_endpoints import ENDPOINTS_PREFIX
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class SessionRecord:
         return cls(
             id=session_id,
             pid=pid,
-            mark=process_mark(pid),
+            mark=process_start_mark(pid),
             started=time.time(),
             kernel=kernel,
             connection_file=connection_file,
@@ -82,7 +82,7 @@ class SessionRecord:
     @property
     def host_lives(self) -> bool:
         """Whether the process that the session belongs to lives."""
-        return self.pid > 0 and lives(self.pid, self.mark)
+        return self.pid > 0 and process_alive(self.pid, self.mark)
 
     @property
     def path(self) -> Path:
@@ -126,29 +126,29 @@ class SessionRecord:
         if folder.name.startswith(ENDPOINTS_PREFIX) and not self.host_lives:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def disown(self) -> None:
+    def clear_host(self) -> None:
         """Say that no process hosts the session now."""
         self.pid, self.mark = 0, ""
         with contextlib.suppress(OSError):
             self.write()
 
 
-def find(session_id: str) -> SessionRecord:
+def find_session(session_id: str) -> SessionRecord:
     """Return the record of a session.
 
     Raises:
         SessionNotFound: If there is none.
     """
-    for record in sessions():
+    for record in list_records():
         if record.id == session_id:
             return record
     if _NAME.fullmatch(name := f"daytona-kernel-{session_id}.json") and (owner := _owner(_folder() / name)) is not None:
         raise SessionNotFound(f"session {session_id} belongs to another user ({owner}), who alone can reach it")
-    known = ", ".join(record.id for record in sessions()) or "none"
+    known = ", ".join(record.id for record in list_records()) or "none"
     raise SessionNotFound(f"there is no session {session_id!r}; those on this machine: {known}")
 
 
-def sessions() -> list[SessionRecord]:
+def list_records() -> list[SessionRecord]:
     """Return the records of this user's sessions on this machine, the newest first."""
     found = []
     with contextlib.suppress(OSError):
@@ -162,7 +162,7 @@ def sessions() -> list[SessionRecord]:
 
 def forget_sandboxes(sandbox_ids: Collection[str]) -> None:
     """Delete the records of sessions whose sandboxes were deleted: nobody can take them up any more."""
-    for record in sessions():
+    for record in list_records():
         if record.sandbox.get("id") in sandbox_ids and not record.host_lives:
             record.delete()
             record.remove_endpoints()

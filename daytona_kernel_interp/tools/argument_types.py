@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 _MAX_DEPTH = 8
 # Weak: a tool may hold the interpreter, which must be able to end.
-_known: weakref.WeakKeyDictionary[Any, dict[str, tuple[Any, bool]]] = weakref.WeakKeyDictionary()
+_validators_by_tool: weakref.WeakKeyDictionary[Any, dict[str, tuple[Any, bool]]] = weakref.WeakKeyDictionary()
 
 
-def validated(tool: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+def validate_arguments(tool: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments, by name, with instances in the place of dicts and records.
 
     Raises:
@@ -30,32 +30,32 @@ def validated(tool: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[st
     """
     if "__signature__" in getattr(tool, "__dict__", {}):  # a wrapper, such as DSPy's, that validates on its own
         return dict(arguments)
-    return {name: _convert(_wanted(tool).get(name), value) for name, value in arguments.items()}
+    return {name: _convert(_validators_of(tool).get(name), value) for name, value in arguments.items()}
 
 
-def _convert(wanted: tuple[Any, bool] | None, value: Any) -> Any:
-    if wanted is None:
+def _convert(validator: tuple[Any, bool] | None, value: Any) -> Any:
+    if validator is None:
         return value
-    adapter, is_variable = wanted
+    adapter, is_variable = validator
     if is_variable:
         return tuple(adapter.validate_python(item) for item in value)
     return adapter.validate_python(value)
 
 
-def _wanted(tool: Callable[..., Any]) -> dict[str, tuple[Any, bool]]:
+def _validators_of(tool: Callable[..., Any]) -> dict[str, tuple[Any, bool]]:
     """Return a validator for each parameter that wants one, and whether it takes many."""
     try:
-        if tool not in _known:
-            _known[tool] = _look_at(tool)
-        return _known[tool]
+        if tool not in _validators_by_tool:
+            _validators_by_tool[tool] = _build_validators(tool)
+        return _validators_by_tool[tool]
     except (
         TypeError,
         KeyError,
     ):  # one that cannot be hashed or referred to weakly; a method, which is made at each use
-        return _look_at(tool)
+        return _build_validators(tool)
 
 
-def _look_at(tool: Callable[..., Any]) -> dict[str, tuple[Any, bool]]:
+def _build_validators(tool: Callable[..., Any]) -> dict[str, tuple[Any, bool]]:
     wanted: dict[str, tuple[Any, bool]] = {}
     try:
         from pydantic import BaseModel, TypeAdapter  # a kernel can be driven where it is not installed

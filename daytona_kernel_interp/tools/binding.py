@@ -20,7 +20,7 @@ from ..codec import values
 from ..config import MAX_TOOL_THREADS
 from ..runtime.event_loop import DaemonThreads, LoopThread
 from ..wire.comm import Parameter, ToolFailure, ToolSpec
-from .argument_types import validated
+from .argument_types import validate_arguments
 
 Tool = Callable[..., Any]
 Invoke = Callable[[str, dict[str, Any]], Any]
@@ -28,7 +28,7 @@ Invoke = Callable[[str, dict[str, Any]], Any]
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 # What models write for the parameter of DSPy's own sub-LM tools. A wrong guess would cost an iteration of the run.
-NEAR_MISSES: Mapping[str, tuple[str, Sequence[str]]] = {
+KEYWORD_CORRECTIONS: Mapping[str, tuple[str, Sequence[str]]] = {
     "llm_query": ("prompt", ("query", "question", "text", "message", "input", "content", "prompts")),
     "llm_query_batched": (
         "prompts",
@@ -53,21 +53,23 @@ class ToolAborted(Exception):
 
 
 @dataclass(frozen=True)
-class Reply:
+class ToolReply:
     """What goes back to the cell: ``op`` is ``result`` or ``error``."""
 
     op: str
     buffers: list[values.Buffer]
 
 
-class Observer(Protocol):
+class ToolObserver(Protocol):
     """Is told of a cell's calls, on the I/O loop."""
 
-    def called(self, call_id: int, name: str, buffers: Sequence[values.Buffer], context: contextvars.Context) -> Any:
+    def call_started(
+        self, call_id: int, name: str, buffers: Sequence[values.Buffer], context: contextvars.Context
+    ) -> Any:
         """A call begins, and will run in ``context``; what this returns is given back when it is answered."""
 
-    def answered(self, note: Any, op: str, buffers: Sequence[values.Buffer]) -> None:
-        """It was answered, as :class:`Reply` says."""
+    def call_ended(self, note: Any, op: str, buffers: Sequence[values.Buffer]) -> None:
+        """It was answered, as :class:`ToolReply` says."""
 
 
 def describe(name: object, tool: Tool) -> ToolSpec:
@@ -87,7 +89,7 @@ def describe(name: object, tool: Tool) -> ToolSpec:
     if signature is None:
         return ToolSpec(name, doc)
     parameters = signature.parameters.values()
-    return ToolSpec(name, doc, tuple(Parameter(p.name, int(p.kind), _shown_default(p)) for p in parameters))
+    return ToolSpec(name, doc, tuple(Parameter(p.name, int(p.kind), _default_repr(p)) for p in parameters))
 
 
 def bind(name: str, tool: Tool, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,14 +100,16 @@ def bind(name: str, tool: Tool, args: Sequence[Any], kwargs: Mapping[str, Any]) 
     Raises:
         TypeError: If they do not fit; the text names a close match for an unknown keyword.
     """
-    kwargs = _mend_keywords(name, kwargs)
+    kwargs = _correct_keywords(name, kwargs)
     signature = _signature(tool)
     if signature is None:
         return {**{f"arg{i}": value for i, value in enumerate(args)}, **kwargs}
     try:
         arguments = dict(signature.bind(*args, **kwargs).arguments)
     except TypeError as error:
-        raise TypeError(f"{name}() {error}{_hint(signature, kwargs)}. Signature: {name}{_plain(signature)}") from None
+        raise TypeError(
+            f"{name}() {error}{_signature_hint(signature, kwargs)}. Signature: {name}{_plain(signature)}"
+        ) from None
     for parameter in signature.parameters.values():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             extra = arguments.pop(parameter.name, {})
@@ -152,7 +156,7 @@ def failure(error: BaseException) -> ToolFailure:
     return ToolFailure(type(error).__name__, tuple(bases), message)
 
 
-def weakly(invoke: Invoke) -> Invoke:
+def weak_method(invoke: Invoke) -> Invoke:
     """Return a method's like that does not keep its object alive: a session must not keep its interpreter so."""
     weak = weakref.WeakMethod(invoke)
 
@@ -177,14 +181,14 @@ class ToolRunner:
         self._context = contextvars.Context()
         self._caller_loop: asyncio.AbstractEventLoop | None = None
         self._tools: Mapping[str, Tool] = {}
-        self._observer: Observer | None = None
+        self._observer: ToolObserver | None = None
 
     def begin_cell(
         self,
         tools: Mapping[str, Tool],
         context: contextvars.Context,
         caller_loop: asyncio.AbstractEventLoop | None,
-        observer: Observer | None = None,
+        observer: ToolObserver | None = None,
     ) -> None:
         """Offer ``tools`` until the next cell. Their calls see ``context``, and ``observer`` is told of them.
 
@@ -203,23 +207,25 @@ class ToolRunner:
         self._tools, self._context, self._caller_loop = {}, contextvars.Context(), None
         self._observer = None
 
-    async def run(self, name: str, buffers: Sequence[values.Buffer], call_id: int = 0, *, arrow: bool = False) -> Reply:
+    async def run(
+        self, name: str, buffers: Sequence[values.Buffer], call_id: int = 0, *, arrow: bool = False
+    ) -> ToolReply:
         """Run one call and return the reply to its cell, with frames as Arrow IPC if the cell has ``arrow``.
 
         Raises:
             ToolAborted: If the tool raised what is no Exception: KeyboardInterrupt, a cancellation.
         """
         context, observer = self._context.copy(), self._observer  # one Context cannot be entered twice at a time
-        note = None if observer is None else observer.called(call_id, name, buffers, context)
+        note = None if observer is None else observer.call_started(call_id, name, buffers, context)
         work = functools.partial(context.run, self._work, name, buffers, arrow)
         try:
             reply = await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except ToolAborted as aborted:
             if observer is not None:
-                observer.answered(note, "error", values.dumps(failure(aborted.error).to_value()))
+                observer.call_ended(note, "error", values.dumps(failure(aborted.error).to_value()))
             raise
         if observer is not None:
-            observer.answered(note, reply.op, reply.buffers)
+            observer.call_ended(note, reply.op, reply.buffers)
         return reply
 
     def close(self) -> None:
@@ -266,16 +272,16 @@ class ToolRunner:
                 self._async_loop = LoopThread("daytona-kernel-async-tools")
             return self._async_loop.loop
 
-    def _work(self, name: str, buffers: Sequence[values.Buffer], arrow: bool) -> Reply:
+    def _work(self, name: str, buffers: Sequence[values.Buffer], arrow: bool) -> ToolReply:
         try:
             tool = self._tools.get(name)
             if tool is None:
                 raise NameError(f"the host offers no tool {name!r}")
             args, kwargs = values.loads(buffers)
-            result = self._invoke(name, validated(tool, bind(name, tool, args, kwargs)))
-            return Reply("result", self._encode(result, arrow))
+            result = self._invoke(name, validate_arguments(tool, bind(name, tool, args, kwargs)))
+            return ToolReply("result", self._encode(result, arrow))
         except Exception as error:
-            return Reply("error", values.dumps(failure(error).to_value()))
+            return ToolReply("error", values.dumps(failure(error).to_value()))
         except BaseException as error:
             raise ToolAborted(error) from error
 
@@ -293,7 +299,7 @@ def _signature(tool: Tool) -> inspect.Signature | None:
         return None  # builtins without one
 
 
-def _shown_default(parameter: inspect.Parameter) -> str | None:
+def _default_repr(parameter: inspect.Parameter) -> str | None:
     if parameter.default is parameter.empty:
         return None
     try:
@@ -307,17 +313,17 @@ def _plain(signature: inspect.Signature) -> inspect.Signature:
     return signature.replace(parameters=bare, return_annotation=inspect.Signature.empty)
 
 
-def _mend_keywords(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def _correct_keywords(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     mended = dict(kwargs)
-    if name in NEAR_MISSES:
-        wanted, misses = NEAR_MISSES[name]
+    if name in KEYWORD_CORRECTIONS:
+        wanted, misses = KEYWORD_CORRECTIONS[name]
         for miss in misses:
             if miss in mended and wanted not in mended:
                 mended[wanted] = mended.pop(miss)
     return mended
 
 
-def _hint(signature: inspect.Signature, kwargs: Mapping[str, Any]) -> str:
+def _signature_hint(signature: inspect.Signature, kwargs: Mapping[str, Any]) -> str:
     names = list(signature.parameters)
     for keyword_name in kwargs:
         if keyword_name not in names:

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from ..wire.frames import MAX_PAYLOAD_BYTES
-from ..wire.hello import Close, close_reason
+from ..wire.hello import CloseCode, close_reason
 from ..wire.keepalive import ACK_DELAY_S
 from ..wire.protocol_errors import RemoteProtocolError, WindowOverrun
 from ..wire.stream import Received
@@ -35,7 +35,7 @@ class Carrier:
         self._loop = asyncio.get_running_loop()
         self._on_end = on_end
         self._local: LocalEnd | None = None
-        self._early = bytearray()  # came before there was a local end
+        self._early_data = bytearray()  # came before there was a local end
         self._early_eof = False
         self._eof_written = False
         self._paused = False
@@ -46,17 +46,17 @@ class Carrier:
         """Give the stream its local end."""
         self._local = local
         local.open(self)
-        early, self._early = self._early, bytearray()
+        early, self._early_data = self._early_data, bytearray()
         if early:
             self._deliver(Received(bytes(early)))
         if self._early_eof:
             self._deliver(Received(finished=True))
-        self._settle()
+        self._update()
 
     def attach(self, socket: Socket) -> None:
         """Carry the stream on ``socket`` from now on; the stream itself was attached before."""
         self.socket = socket
-        self._settle()
+        self._update()
 
     def detach(self) -> None:
         """The socket is gone, or another takes its place."""
@@ -70,7 +70,7 @@ class Carrier:
         if self._ack_timer is not None:
             self._ack_timer.cancel()
         if self.socket is not None:
-            self.socket.close_soon(code, reason)
+            self.socket.begin_close(code, reason)
             self.socket = None
         if self._local is not None:
             if self.stream.finished:
@@ -89,15 +89,15 @@ class Carrier:
             for received in self.stream.receive(data):
                 self._deliver(received)
         except RemoteProtocolError as error:
-            code = Close.WINDOW_OVERRUN if isinstance(error, WindowOverrun) else Close.BAD_HELLO
+            code = CloseCode.WINDOW_OVERRUN if isinstance(error, WindowOverrun) else CloseCode.BAD_HELLO
             self.end(code, close_reason(error))
             return
-        self._settle()
+        self._update()
 
     def flush(self) -> None:
         """Send what there is, as far as the socket takes it."""
         socket = self.socket
-        while socket is not None and socket.takes_more and (frame := self.stream.next_frame()) is not None:
+        while socket is not None and socket.writable and (frame := self.stream.next_frame()) is not None:
             socket.post(frame)
 
     # --- the local end's events ----------------------------------------------------------------------------
@@ -120,22 +120,22 @@ class Carrier:
         """The local end has nothing more to say."""
         if not self.ended:
             self.stream.finish()
-            self._settle()
+            self._update()
 
-    def taken(self) -> None:
+    def local_drained(self) -> None:
         """The local end has taken what was written."""
         if not self.ended:
-            self._settle()
+            self._update()
 
-    def broken(self, error: Exception) -> None:
+    def local_failed(self, error: Exception) -> None:
         """The local end cannot be used."""
-        self.end(Close.PORT_REFUSED, close_reason(error))
+        self.end(CloseCode.PORT_REFUSED, close_reason(error))
 
     # --- within -----------------------------------------------------------------------------------------------
 
     def _deliver(self, received: Received) -> None:
         if self._local is None:
-            self._early += received.payload
+            self._early_data += received.payload
             self._early_eof = self._early_eof or received.finished
         elif received.finished:
             self._eof_written = True
@@ -143,11 +143,11 @@ class Carrier:
         else:
             self._local.write(received.payload)
 
-    def _settle(self) -> None:
+    def _update(self) -> None:
         """Bring everything up to date after an event."""
         if self.ended:
             return
-        self._count_delivered()
+        self._ack_delivered()
         if self._paused and self.stream.window_open and self._local is not None:
             self._paused = False
             self._local.resume()
@@ -157,7 +157,7 @@ class Carrier:
         if self.stream.finished and not self.stream.ack_owed:
             self.end()
 
-    def _count_delivered(self) -> None:
+    def _ack_delivered(self) -> None:
         if self._local is None:
             return
         pending = self._local.pending
@@ -169,7 +169,7 @@ class Carrier:
 
     def _send_ack(self) -> None:
         self._ack_timer = None
-        self._count_delivered()
+        self._ack_delivered()
         if self.stream.ack_owed:
             self.stream.want_ack()
-        self._settle()
+        self._update()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Feed(Protocol):
+class LocalInput(Protocol):
     """What an end gives its bytes to: a carrier."""
 
     def feed(self, data: bytes) -> None:
@@ -21,17 +21,17 @@ class Feed(Protocol):
     def feed_eof(self) -> None:
         """The end has nothing more to say, or is gone."""
 
-    def taken(self) -> None:
+    def local_drained(self) -> None:
         """What was written to the end has been taken."""
 
-    def broken(self, error: Exception) -> None:
+    def local_failed(self, error: Exception) -> None:
         """The end cannot be used: the stream is over."""
 
 
 class LocalEnd(Protocol):
     """What a carrier writes to."""
 
-    def open(self, feed: Feed) -> None:
+    def open(self, feed: LocalInput) -> None:
         """Begin: from now on ``feed`` gets what is read."""
 
     def write(self, data: bytes) -> None:
@@ -83,14 +83,14 @@ class SocketEnd(asyncio.Protocol):
 
     def __init__(self, handshake: Handshake | None = None) -> None:
         self._handshake = handshake
-        self._feed: Feed | None = None
+        self._feed: LocalInput | None = None
         self._transport: asyncio.Transport | None = None
-        self._early = bytearray()
+        self._early_data = bytearray()
         self._paused = self._eof = self._lost = False
 
     # --- LocalEnd -----------------------------------------------------------------------------------
 
-    def open(self, feed: Feed) -> None:
+    def open(self, feed: LocalInput) -> None:
         """Begin: from now on ``feed`` gets what is read."""
         self._feed = feed
         if self._transport is not None and not self._paused:
@@ -100,7 +100,7 @@ class SocketEnd(asyncio.Protocol):
         """Write ``data``; bytes for a socket that is gone are dropped, as TCP would."""
         if self._transport is None:
             if not self._lost:
-                self._early += data
+                self._early_data += data
         elif self._handshake is None:
             self._transport.write(data)
         else:
@@ -108,7 +108,7 @@ class SocketEnd(asyncio.Protocol):
                 data = self._handshake.send(data)
             except RemoteProtocolError as error:
                 if self._feed is not None:
-                    self._feed.broken(error)
+                    self._feed.local_failed(error)
                 return
             self._transport.write(data)
 
@@ -116,7 +116,7 @@ class SocketEnd(asyncio.Protocol):
     def pending(self) -> int:
         """Bytes that the operating system has not taken yet."""
         if self._transport is None:
-            return len(self._early)
+            return len(self._early_data)
         held = 0 if self._handshake is None else self._handshake.held
         return 0 if self._lost else self._transport.get_write_buffer_size() + held
 
@@ -150,7 +150,7 @@ class SocketEnd(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close the socket without waiting for anything."""
-        self._feed, self._lost, self._early = None, True, bytearray()
+        self._feed, self._lost, self._early_data = None, True, bytearray()
         if self._transport is not None:
             self._transport.abort()
 
@@ -168,7 +168,7 @@ class SocketEnd(asyncio.Protocol):
             return
         if self._handshake is not None:
             transport.write(self._handshake.opening)
-        early, self._early = self._early, bytearray()
+        early, self._early_data = self._early_data, bytearray()
         if early:
             self.write(bytes(early))
         if self._eof:
@@ -177,7 +177,7 @@ class SocketEnd(asyncio.Protocol):
             transport.pause_reading()
             asyncio.get_running_loop().call_soon(self._stay_paused)
         if self._feed is not None:
-            self._feed.taken()
+            self._feed.local_drained()
 
     def _stay_paused(self) -> None:
         # Python 3.10 begins to read after connection_made(), whatever that asked for.
@@ -193,14 +193,14 @@ class SocketEnd(asyncio.Protocol):
             try:
                 data = self._handshake.receive(data)
             except RemoteProtocolError as error:
-                self._feed.broken(error)
+                self._feed.local_failed(error)
                 return
             if self._handshake.held and (released := self._handshake.release()) and self._transport is not None:
                 self._transport.write(released)
                 if self._eof:
                     self._write_eof()
                 if not self.pending:
-                    self._feed.taken()
+                    self._feed.local_drained()
         if data:
             self._feed.feed(data)
 
@@ -215,17 +215,17 @@ class SocketEnd(asyncio.Protocol):
 
         Told later: asyncio's transport closes twice if it is closed from within this (3.11, ``_write_ready``).
         """
-        asyncio.get_running_loop().call_soon(self._tell_taken)
+        asyncio.get_running_loop().call_soon(self._report_drained)
 
-    def _tell_taken(self) -> None:
+    def _report_drained(self) -> None:
         if self._feed is not None:
-            self._feed.taken()
+            self._feed.local_drained()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """A reset counts as the end; what was not taken never will be."""
         self._lost = True
         if self._feed is not None:
-            self._feed.taken()
+            self._feed.local_drained()
             self._feed.feed_eof()
 
 
@@ -234,22 +234,22 @@ class FunctionEnd:
 
     def __init__(self, on_data: Callable[[bytes], None], on_end: Callable[[], None] = lambda: None) -> None:
         self._on_data, self._on_end = on_data, on_end
-        self._feed: Feed | None = None
-        self._early: list[bytes] = []
+        self._feed: LocalInput | None = None
+        self._early_data: list[bytes] = []
         self.paused = False
         self.pending = 0
 
-    def open(self, feed: Feed) -> None:
+    def open(self, feed: LocalInput) -> None:
         """Begin; what was sent before goes out."""
         self._feed = feed
-        for data in self._early:
+        for data in self._early_data:
             feed.feed(data)
-        self._early = []
+        self._early_data = []
 
     def send(self, data: bytes) -> None:
         """Send ``data`` to the far side."""
         if self._feed is None:
-            self._early.append(data)
+            self._early_data.append(data)
         else:
             self._feed.feed(data)
 

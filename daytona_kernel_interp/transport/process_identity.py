@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 
-def process_mark(pid: int) -> str:
+def process_start_mark(pid: int) -> str:
     """Return a mark of when process ``pid`` started.
 
     Raises:
@@ -25,10 +25,10 @@ def process_mark(pid: int) -> str:
     return fields[19]
 
 
-def lives(pid: int, mark: str) -> bool:
+def process_alive(pid: int, mark: str) -> bool:
     """Return whether the process that had this id and mark lives."""
     try:
-        return process_mark(pid) == mark
+        return process_start_mark(pid) == mark
     except ProcessLookupError:
         return False
 

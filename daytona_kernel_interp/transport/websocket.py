@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
     from websockets.http11 import Request, Response
 
-__all__ = ["PEER_AT_FAULT", "InvalidStatus", "Sink", "Socket", "connect_socket", "serve_sockets"]
+__all__ = ["PEER_AT_FAULT", "InvalidStatus", "Socket", "SocketSink", "connect_socket", "serve_sockets"]
 
 # At level DEBUG websockets logs the headers of an upgrade, and ours hold secrets.
-_quiet = logging.getLogger(f"{__name__}.websockets")
-_quiet.setLevel(logging.INFO)
+_silent_logger = logging.getLogger(f"{__name__}.websockets")
+_silent_logger.setLevel(logging.INFO)
 
 LOST = 1006  # RFC 6455 §7.4.1: closed without a close frame
 # RFC 6455 §7.4.1, with which websockets closes by itself: no WebSocket, no text, a message beyond MAX_FRAME_BYTES.
@@ -38,7 +38,7 @@ _WRITE_BUFFER_BYTES = 512 * 1024  # two frames: while one is written the next is
 _CLOSE_S = 1.0
 
 
-class Sink(Protocol):
+class SocketSink(Protocol):
     """Who gets what a socket brings."""
 
     def message(self, socket: Socket, data: bytes | None) -> None:
@@ -57,20 +57,20 @@ class Socket(Protocol):
     heard_at: float  # when the last byte came, on the loop's clock
 
     @property
-    def takes_more(self) -> bool:
+    def writable(self) -> bool:
         """Whether :meth:`post` may be called: it is open, and the peer keeps up."""
 
     def post(self, message: bytes) -> None:
         """Send one binary message, without waiting."""
 
-    def close_soon(self, code: int, reason: str = "") -> None:
+    def begin_close(self, code: int, reason: str = "") -> None:
         """Begin to close it with a close code."""
 
     def abort(self) -> None:
         """Drop it at once."""
 
 
-class _Direct:
+class _DirectConnection:
     """Mixed into websockets' connections."""
 
     loop: asyncio.AbstractEventLoop
@@ -78,7 +78,7 @@ class _Direct:
     transport: asyncio.Transport
     paused: bool
 
-    def __init__(self, *args: Any, sink: Sink | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, sink: SocketSink | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.sink = sink
         self.heard_at = 0.0
@@ -88,7 +88,7 @@ class _Direct:
     # --- Socket ---------------------------------------------------------------------------------
 
     @property
-    def takes_more(self) -> bool:
+    def writable(self) -> bool:
         return self.protocol.state is State.OPEN and not self.paused and not self.transport.is_closing()
 
     def post(self, message: bytes) -> None:
@@ -96,7 +96,7 @@ class _Direct:
         for data in self.protocol.data_to_send():
             self.transport.write(data)
 
-    def close_soon(self, code: int, reason: str = "") -> None:
+    def begin_close(self, code: int, reason: str = "") -> None:
         if self._closing is None:
             self._closing = self.loop.create_task(self.close(code, reason))  # type: ignore[attr-defined]
 
@@ -112,9 +112,9 @@ class _Direct:
     def resume_writing(self) -> None:
         super().resume_writing()  # type: ignore[misc]
         # Not from within: asyncio's transport closes twice if a write from here fails (3.11, `_write_ready`).
-        self.loop.call_soon(self._tell_writable)
+        self.loop.call_soon(self._report_writable)
 
-    def _tell_writable(self) -> None:
+    def _report_writable(self) -> None:
         if self.sink is not None:
             self.sink.writable(self)
 
@@ -143,11 +143,11 @@ class _Direct:
             self.sink.message(self, data)
 
 
-class _Client(_Direct, ClientConnection):
+class _Client(_DirectConnection, ClientConnection):
     pass
 
 
-class _Server(_Direct, ServerConnection):
+class _Server(_DirectConnection, ServerConnection):
     pass
 
 
@@ -159,7 +159,7 @@ class _Connect(connect):
 
 
 async def connect_socket(
-    url: str, headers: Mapping[str, str], sink: Sink, *, timeout_s: float, host: str | None = None
+    url: str, headers: Mapping[str, str], sink: SocketSink, *, timeout_s: float, host: str | None = None
 ) -> Socket:
     """Dial ``url``, at ``host`` if given; from the end of the handshake on ``sink`` gets what comes.
 
@@ -179,7 +179,7 @@ async def connect_socket(
         close_timeout=_CLOSE_S,
         write_limit=_WRITE_BUFFER_BYTES,
         proxy=None if direct else True,
-        logger=_quiet,
+        logger=_silent_logger,
         create_connection=functools.partial(_Client, sink=sink),  # type: ignore[arg-type]
         **elsewhere,
     )
@@ -202,6 +202,6 @@ async def serve_sockets(
         ping_interval=None,
         close_timeout=_CLOSE_S,
         write_limit=_WRITE_BUFFER_BYTES,
-        logger=_quiet,
+        logger=_silent_logger,
         create_connection=_Server,
     )

@@ -14,8 +14,8 @@ from ..errors import KernelError, SandboxFailed, SandboxGone, TunnelLost, WireMi
 from ..transport.carrier import FINISHED, Carrier
 from ..transport.websocket import PEER_AT_FAULT, InvalidStatus, Socket, connect_socket
 from ..wire.backoff import delays
-from ..wire.hello import HELLO_HEADER, PATH_PREFIX, SECRET_HEADER, Close, HostHello, close_reason
-from ..wire.keepalive import FINAL_CLOSES, Beat, HostStream, LinkTimes, Watch
+from ..wire.hello import HELLO_HEADER, PATH_PREFIX, SECRET_HEADER, CloseCode, HostHello, close_reason
+from ..wire.keepalive import FINAL_CLOSES, HostStream, LinkTimings, Watchdog, WatchdogAction
 from ..wire.protocol_errors import RemoteProtocolError
 
 if TYPE_CHECKING:
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
     from ..sandboxes.base import RelayAddress
     from ..transport.local_socket import LocalEnd
-    from ..transport.websocket import Sink
+    from ..transport.websocket import SocketSink
 
 log = logging.getLogger(__name__)
 
 # Refusals of the upgrade that do not pass by themselves; previews refuse good tokens for some seconds after a start.
 _REFUSED_STATUSES = frozenset({307, 401, 403, 404})
-_REFUSED_FOR_S = 10.0
+_REFUSED_TIMEOUT_S = 10.0
 
 
 class StreamGone(Exception):
@@ -40,17 +40,17 @@ class StreamGone(Exception):
         self.code = code
 
 
-class Dialler:
+class Dialer:
     """Knows where one relay is, also after it was restarted."""
 
     def __init__(
-        self, address: RelayAddress, revive: Callable[[], Awaitable[RelayAddress | None]], times: LinkTimes
+        self, address: RelayAddress, restart_relay: Callable[[], Awaitable[RelayAddress | None]], times: LinkTimings
     ) -> None:
         self.address, self.times = address, times
-        self._revive = revive
-        self._reviving: asyncio.Task[None] | None = None
+        self._revive = restart_relay
+        self._restarting: asyncio.Task[None] | None = None
 
-    async def dial(self, channel: str, hello: HostHello, sink: Sink) -> Socket:
+    async def dial(self, channel: str, hello: HostHello, sink: SocketSink) -> Socket:
         """Open one WebSocket to the relay.
 
         Raises:
@@ -64,18 +64,18 @@ class Dialler:
         url = f"{self.address.url}{PATH_PREFIX}{channel}"
         return await connect_socket(url, headers, sink, timeout_s=DIAL_S, host=self.address.host)
 
-    async def revive(self) -> None:
+    async def restart_relay(self) -> None:
         """Have the sandbox start its relay again if that has ended. Streams that ask at the same time share one try.
 
         Raises:
             SandboxGone: If there is nothing left to dial.
         """
-        if self._reviving is None:
-            self._reviving = asyncio.create_task(self._try_to_revive())
-            self._reviving.add_done_callback(lambda _: setattr(self, "_reviving", None))
-        await asyncio.shield(self._reviving)
+        if self._restarting is None:
+            self._restarting = asyncio.create_task(self._restart_once())
+            self._restarting.add_done_callback(lambda _: setattr(self, "_restarting", None))
+        await asyncio.shield(self._restarting)
 
-    async def _try_to_revive(self) -> None:
+    async def _restart_once(self) -> None:
         try:
             address = await self._revive()
         except SandboxGone:
@@ -91,7 +91,7 @@ class Dialler:
 class _Attempt:
     """What one dial's socket brings, for as long as no other took its place."""
 
-    def __init__(self, stream: DialledStream) -> None:
+    def __init__(self, stream: DialedStream) -> None:
         self._stream = stream
 
     def message(self, socket: Socket, data: bytes | None) -> None:
@@ -107,27 +107,27 @@ class _Attempt:
             self._stream.lost(socket, code, reason)
 
 
-class DialledStream:
+class DialedStream:
     """One stream from the host: dialled at once, and again whenever its socket is lost."""
 
     def __init__(
-        self, dialler: Dialler, channel: str, kernel: str, on_gone: Callable[[DialledStream, KernelError], None]
+        self, dialer: Dialer, channel: str, kernel: str, on_gone: Callable[[DialedStream, KernelError], None]
     ) -> None:
         """Make a stream; ``on_gone`` is called once if it ends for another reason than its two local ends."""
         self.channel = channel
-        self.ours = False  # whether this process's own client is behind it
-        self._dialler, self._on_gone = dialler, on_gone
+        self.host_stream = False  # whether this process's own client is behind it
+        self._dialer, self._on_gone = dialer, on_gone
         self._loop = asyncio.get_running_loop()
         self._host = HostStream(kernel)
         self.carrier = Carrier(self._host.stream, self._ended)
-        self._watch = Watch(dialler.times, self._loop.time())
+        self._watchdog = Watchdog(dialer.times, self._loop.time())
         self._socket: Socket | None = None
         self._attempt: _Attempt | None = None  # whose socket it is that counts
         self._lost = asyncio.Event()
         self._answered = asyncio.Event()  # the hello came, or the socket was lost before it
-        self._gone: StreamGone | None = None
+        self._end_reported: StreamGone | None = None
         self.opened: asyncio.Future[None] = self._loop.create_future()
-        self._task = asyncio.create_task(self._keep_dialled())
+        self._task = asyncio.create_task(self._keep_connected())
 
     @property
     def id(self) -> str:
@@ -148,22 +148,22 @@ class DialledStream:
         """Give it its local end."""
         self.carrier.connect(local)
 
-    def tick(self, now: float, *, in_flight: bool, keep_warm: bool = False) -> bool:
+    def send_keepalive(self, now: float, *, in_flight: bool, keep_warm: bool = False) -> bool:
         """Ask for, or judge, the life of its socket; return whether it was found dead."""
         socket = self.carrier.socket
         if socket is None:
             return False
-        self._watch.heard(socket.heard_at)
-        beat = self._watch.tick(now, in_flight=in_flight or self._host.stream.unacked, keep_warm=keep_warm)
-        if beat is Beat.KEEPALIVE:
+        self._watchdog.received(socket.heard_at)
+        beat = self._watchdog.tick(now, in_flight=in_flight or self._host.stream.unacked, keep_warm=keep_warm)
+        if beat is WatchdogAction.KEEPALIVE:
             self._host.stream.want_ack()
             self.carrier.flush()
-        elif beat is Beat.DEAD:
+        elif beat is WatchdogAction.DEAD:
             log.info(
-                "stream %s: no sign of life for %g s, dialling again", self.channel, self._dialler.times.dead_after_s
+                "stream %s: no sign of life for %g s, dialling again", self.channel, self._dialer.times.dead_after_s
             )
             socket.abort()
-        return beat is Beat.DEAD
+        return beat is WatchdogAction.DEAD
 
     def close(self) -> None:
         """End the stream; nothing that it still holds is sent. Again does nothing."""
@@ -196,10 +196,10 @@ class DialledStream:
         try:
             self._host.take_hello(data if data is not None else b"")
         except RemoteProtocolError as error:
-            self._gone = StreamGone(Close.BAD_HELLO, str(error))
-            socket.close_soon(Close.BAD_HELLO, close_reason(error))
+            self._end_reported = StreamGone(CloseCode.BAD_HELLO, str(error))
+            socket.begin_close(CloseCode.BAD_HELLO, close_reason(error))
             return
-        self._watch = Watch(self._dialler.times, self._loop.time())
+        self._watchdog = Watchdog(self._dialer.times, self._loop.time())
         if not self.opened.done():
             self.opened.set_result(None)
         self.carrier.attach(socket)
@@ -214,27 +214,27 @@ class DialledStream:
         """Dial again, unless the relay said that there is no point."""
         if self.carrier.socket is socket:
             self.carrier.detach()
-        if (code in FINAL_CLOSES or code in PEER_AT_FAULT or code == FINISHED) and self._gone is None:
-            self._gone = StreamGone(code, reason)
+        if (code in FINAL_CLOSES or code in PEER_AT_FAULT or code == FINISHED) and self._end_reported is None:
+            self._end_reported = StreamGone(code, reason)
         self._lost.set()
         self._answered.set()
 
     # --- dialling --------------------------------------------------------------------------------------
 
-    async def _keep_dialled(self) -> None:
+    async def _keep_connected(self) -> None:
         error: KernelError
         try:
             while True:
                 await self._dial_until_attached()
                 await self._lost.wait()
-                if self._gone is not None:
-                    raise self._gone
+                if self._end_reported is not None:
+                    raise self._end_reported
         except StreamGone as gone:
-            if self._host.stream.both_finished and gone.code in (FINISHED, Close.UNKNOWN_STREAM):
+            if self._host.stream.both_finished and gone.code in (FINISHED, CloseCode.UNKNOWN_STREAM):
                 self.carrier.end()  # the relay had the last ack, and its close was lost
             if self.carrier.ended:
                 return
-            wire = gone.code == Close.BAD_HELLO and not self.opened.done()
+            wire = gone.code == CloseCode.BAD_HELLO and not self.opened.done()
             error = WireMismatch(str(gone)) if wire else TunnelLost(f"the relay closed a stream: {gone}")
             error.__cause__ = gone
         except KernelError as failed:
@@ -254,18 +254,18 @@ class DialledStream:
             self._answered.clear()
             try:
                 self._attempt = _Attempt(self)
-                self._socket = await self._dialler.dial(self.channel, self._host.next_hello(), self._attempt)
-                await self._until_hello(self._socket)
+                self._socket = await self._dialer.dial(self.channel, self._host.next_hello(), self._attempt)
+                await self._wait_hello(self._socket)
             except (OSError, InvalidHandshake, asyncio.TimeoutError) as error:
                 self._attempt = None  # a socket that is late says nothing any more
-                await self._consider(error, self._loop.time() - started)
+                await self._handle_dial_error(error, self._loop.time() - started)
             else:
-                if self._gone is not None:
-                    raise self._gone
+                if self._end_reported is not None:
+                    raise self._end_reported
                 return
             await asyncio.sleep(delay_s)
 
-    async def _until_hello(self, socket: Socket) -> None:
+    async def _wait_hello(self, socket: Socket) -> None:
         """Wait until the socket carries the stream.
 
         Raises:
@@ -279,31 +279,31 @@ class DialledStream:
         if not self._answered.is_set():
             socket.abort()
             raise asyncio.TimeoutError("it accepted and then said nothing")
-        if not self.attached and self._gone is None:
+        if not self.attached and self._end_reported is None:
             raise ConnectionError("it closed the connection before its hello")
 
-    async def _consider(self, error: Exception, elapsed_s: float) -> None:
+    async def _handle_dial_error(self, error: Exception, elapsed_s: float) -> None:
         """Decide whether to go on after a failed dial."""
-        what = f"the relay at {self._dialler.address.url} cannot be reached: {error or type(error).__name__}"
+        what = f"the relay at {self._dialer.address.url} cannot be reached: {error or type(error).__name__}"
         first = not self.opened.done()
         refused = isinstance(error, InvalidStatus) and error.response.status_code in _REFUSED_STATUSES
-        patience_s = self._dialler.address.refused_for_s
-        if refused and elapsed_s >= (patience_s if first else _REFUSED_FOR_S):
+        patience_s = self._dialer.address.refused_timeout_s
+        if refused and elapsed_s >= (patience_s if first else _REFUSED_TIMEOUT_S):
             failed = SandboxFailed if first else TunnelLost
             raise failed(what) from error
         if first and elapsed_s > max(DIAL_S, patience_s):
             raise SandboxFailed(what) from error
-        if elapsed_s > self._dialler.times.resume_lifetime_s:
+        if elapsed_s > self._dialer.times.resume_lifetime_s:
             raise TunnelLost(f"{what}, for {elapsed_s:.0f} s") from error
         # Whatever it was: behind a proxy, refusals are how a relay that is gone shows.
-        await self._dialler.revive()
+        await self._dialer.restart_relay()
 
     def _give_up(self, error: KernelError) -> None:
         if not self.opened.done():
             self.opened.set_exception(error)
             self.opened.exception()  # nobody may wait for it
         if not self.carrier.ended:
-            self.carrier.end(Close.SUPERSEDED)
+            self.carrier.end(CloseCode.SUPERSEDED)
             self._on_gone(self, error)
 
     def _ended(self) -> None:

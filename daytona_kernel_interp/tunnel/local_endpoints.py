@@ -14,7 +14,7 @@ ENDPOINTS_PREFIX = "dk-"  # of the folders with a tunnel's unix sockets; short, 
 _MAX_SOCKET_PATH = 100  # sun_path holds 104 bytes on macOS, 108 on Linux
 
 
-def endpoints_folder() -> Path:
+def make_endpoints_folder() -> Path:
     """Make a folder that this user alone can enter, with a path short enough for unix sockets in it."""
     folder = Path(tempfile.mkdtemp(prefix=ENDPOINTS_PREFIX))
     if len(str(folder / "00-00000000-5")) <= _MAX_SOCKET_PATH:
@@ -36,10 +36,10 @@ def write_connection_file(folder: Path, name: str, key: str) -> Path:
     }
     info.update({f"{channel}_port": port for port, channel in enumerate(KERNEL_CHANNELS, start=1)})
     path = folder / f"kernel-{name}.json"
-    with open(path, "w", opener=_private) as file:
+    with open(path, "w", opener=_open_private) as file:
         file.write(json.dumps(info))
     return path
 
 
-def _private(path: str, flags: int) -> int:
+def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)

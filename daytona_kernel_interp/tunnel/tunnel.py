@@ -22,13 +22,13 @@ from ..config import MAX_RECOVERIES
 from ..errors import KernelError, SandboxFailed, TunnelLost
 from ..transport.local_socket import FunctionEnd, SocketEnd
 from ..wire.comm import LineReader, to_line
-from ..wire.hello import JOURNAL_CHANNEL, KERNEL_CHANNELS, RELAY_CHANNEL, Close
-from ..wire.journal import Record, RecordKind, RecordReader
-from ..wire.keepalive import LinkTimes
+from ..wire.hello import JOURNAL_CHANNEL, KERNEL_CHANNELS, RELAY_CHANNEL, CloseCode
+from ..wire.journal import JournalReader, JournalRecord, RecordKind
+from ..wire.keepalive import LinkTimings
 from ..wire.protocol_errors import RemoteProtocolError
 from ..wire.zmtp import AcceptingEnd
-from .dialer import DialledStream, Dialler
-from .local_endpoints import endpoints_folder, write_connection_file
+from .dialer import DialedStream, Dialer
+from .local_endpoints import make_endpoints_folder, write_connection_file
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PREOPENED = ("shell", "iopub", "control")  # the channels that our own client uses
+_PREOPENED_CHANNELS = ("shell", "iopub", "control")  # the channels that our own client uses
 
 
 class RelayReplaced(TunnelLost):
     """The relay that was asked is gone and another has taken its place; it may have done what was asked, or not."""
 
 
-class _Endpoints:
+class _KernelEndpoints:
     """The local sockets of one kernel, and the streams behind them."""
 
     def __init__(self, kernel_id: str, key: str, name: str, *, personal: bool) -> None:
@@ -54,64 +54,67 @@ class _Endpoints:
         self.name, self.personal = name, personal
         self.limit_bytes: int | None = None  # of a message to a client
         self.listening: list[socket.socket] = []
-        self.ready: dict[str, DialledStream] = {}  # dialled before a client came
-        self.streams: set[DialledStream] = set()
+        self.ready: dict[str, DialedStream] = {}  # dialled before a client came
+        self.streams: set[DialedStream] = set()
 
 
-class Watcher:
+class KernelObserver:
     """What a kernel's owner is told; see :meth:`Tunnel.start_kernel`."""
 
-    def exited(self, event: dict[str, Any]) -> None:
+    def kernel_exited(self, event: dict[str, Any]) -> None:
         """The kernel's process ended; the relay's event has its ``code``, ``signal``, ``oom`` and ``stderr``."""
 
-    def broken(self) -> None:
+    def streams_broken(self) -> None:
         """Streams of the kernel's first client cannot resume; the relay can be reached. Called once until reopened."""
 
-    def lost(self, error: KernelError) -> None:
+    def relay_lost(self, error: KernelError) -> None:
         """The relay cannot be reached any more."""
 
 
 class Tunnel:
     """One relay, seen from the host. Lives on the I/O loop."""
 
-    def __init__(self, address: RelayAddress, revive: Revive, times: LinkTimes, folder: Path | None = None) -> None:
-        self._dialler = Dialler(address, revive, times)
-        self._folder, self._folder_is_ours = folder or endpoints_folder(), folder is None
+    def __init__(
+        self, address: RelayAddress, restart_relay: Revive, times: LinkTimings, folder: Path | None = None
+    ) -> None:
+        self._dialer = Dialer(address, restart_relay, times)
+        self._folder, self._folder_is_ours = folder or make_endpoints_folder(), folder is None
         self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._ids = itertools.count(1)
         self._kernel_ids = itertools.count(1)
-        self._kernels: dict[str, _Endpoints] = {}
-        self._watchers: dict[str, Watcher] = {}
-        self._relay: DialledStream | None = None
+        self._kernels: dict[str, _KernelEndpoints] = {}
+        self._observers: dict[str, KernelObserver] = {}
+        self._relay: DialedStream | None = None
         self._relay_end = FunctionEnd(lambda data: None)
-        self._streams: set[DialledStream] = set()
+        self._streams: set[DialedStream] = set()
         self._accepting: set[asyncio.Task[Any]] = set()
         self._in_flight = 0
         self._ticker = asyncio.create_task(self._tick())
-        self._lost: KernelError | None = None
+        self._loss: KernelError | None = None
 
     @classmethod
     async def open(
         cls,
         address: RelayAddress,
         *,
-        revive: Revive | None = None,
-        times: LinkTimes | None = None,
+        restart_relay: Revive | None = None,
+        times: LinkTimings | None = None,
         folder: Path | None = None,
     ) -> Tunnel:
         """Connect to the relay at ``address`` and become its host; streams of another host end.
 
-        ``revive`` starts the relay again if it has ended, and returns its new address or None. The endpoints are made
-        in ``folder``, which stays, or else in one of the tunnel's own; see :func:`.endpoints.endpoints_folder`.
+        ``restart_relay`` starts the relay again if it has ended, and returns its new address or None. The endpoints are
+        made in ``folder``, which stays, or else in one of the tunnel's own; see
+        :func:`.endpoints.make_endpoints_folder`.
 
         Raises:
             SandboxFailed: If it cannot be reached, or refuses the secret.
             WireMismatch: If it runs another version of the wire.
             TunnelLost: If it closed the stream.
         """
-        tunnel = cls.begin(address, revive, times, folder)
+        tunnel = cls.begin(address, restart_relay, times, folder)
         try:
-            await tunnel.until_open()
+            await tunnel.wait_open()
         except BaseException:
             await tunnel.aclose()
             raise
@@ -119,14 +122,14 @@ class Tunnel:
 
     @classmethod
     def begin(
-        cls, address: RelayAddress, revive: Revive | None, times: LinkTimes | None, folder: Path | None = None
+        cls, address: RelayAddress, restart_relay: Revive | None, times: LinkTimings | None, folder: Path | None = None
     ) -> Tunnel:
         """Begin to connect to a relay that has had no other host, so that a kernel's streams are dialled meanwhile."""
-        tunnel = cls(address, revive or _never, times or LinkTimes(), folder)
+        tunnel = cls(address, restart_relay or _never_restart, times or LinkTimings(), folder)
         tunnel._open_relay()
         return tunnel
 
-    async def until_open(self) -> None:
+    async def wait_open(self) -> None:
         """Return when it is connected; raises as :meth:`open` does, and leaves it to be closed."""
         if self._relay is not None:
             await asyncio.shield(self._relay.opened)
@@ -134,7 +137,7 @@ class Tunnel:
     @property
     def address(self) -> RelayAddress:
         """Where the relay listens now."""
-        return self._dialler.address
+        return self._dialer.address
 
     @property
     def connected(self) -> bool:
@@ -144,7 +147,7 @@ class Tunnel:
     @property
     def lifetime_s(self) -> float:
         """How long a lost link is dialled, in seconds."""
-        return self._dialler.times.resume_lifetime_s
+        return self._dialer.times.resume_lifetime_s
 
     @contextlib.contextmanager
     def in_flight(self) -> Iterator[None]:
@@ -158,7 +161,7 @@ class Tunnel:
     # --- the relay's own stream -----------------------------------------------------------------
 
     async def start_kernel(
-        self, watcher: Watcher, *, personal: bool = False, key: str = "", name: str = ""
+        self, watcher: KernelObserver, *, personal: bool = False, key: str = "", name: str = ""
     ) -> tuple[str, Path]:
         """Start a kernel and return its id and the path of its Jupyter connection file, which this user alone can read.
 
@@ -187,11 +190,11 @@ class Tunnel:
         return self._kernels[kernel_id].key
 
     def open_kernel(
-        self, kernel_id: str, key: str, watcher: Watcher, *, personal: bool = False, name: str = ""
+        self, kernel_id: str, key: str, watcher: KernelObserver, *, personal: bool = False, name: str = ""
     ) -> Path:
         """Make the endpoints of a kernel, dial its streams, and return the path of its connection file."""
-        self._watchers[kernel_id] = watcher
-        self._kernels[kernel_id] = _Endpoints(kernel_id, key, name or kernel_id, personal=personal)
+        self._observers[kernel_id] = watcher
+        self._kernels[kernel_id] = _KernelEndpoints(kernel_id, key, name or kernel_id, personal=personal)
         self.reopen_kernel(kernel_id)
         return write_connection_file(self._folder, name or kernel_id, key)
 
@@ -204,9 +207,9 @@ class Tunnel:
         endpoints = self._kernels[kernel_id]
         for port, channel in enumerate(KERNEL_CHANNELS, start=1):
             endpoints.listening.append(self._listen(self._folder / f"{endpoints.name}-{port}", channel, endpoints))
-        for channel in _PREOPENED:
+        for channel in _PREOPENED_CHANNELS:
             stream = endpoints.ready[channel] = self._dial(channel, endpoints)
-            stream.ours = True
+            stream.host_stream = True
 
     def suspend_kernel(self, kernel_id: str) -> None:
         """End the kernel's streams with all they hold, and take no client until :meth:`reopen_kernel`."""
@@ -222,20 +225,20 @@ class Tunnel:
         endpoints.streams.clear()
         for stream in streams:
             stream.close()
-        if streams and self._lost is None:  # or the relay would keep them, and what they hold, for its lifetime
+        if streams and self._loss is None:  # or the relay would keep them, and what they hold, for its lifetime
             self._relay_end.send(to_line({"op": "forget", "args": {"streams": [stream.id for stream in streams]}}))
 
     def close_kernel(self, kernel_id: str) -> None:
         """Forget a kernel: its endpoints close, so that its clients do not dial on."""
-        self._watchers.pop(kernel_id, None)
+        self._observers.pop(kernel_id, None)
         self.suspend_kernel(kernel_id)
         self._kernels.pop(kernel_id, None)
 
-    def on_its_way(self, kernel_id: str, channel: str) -> bool:
+    def has_unacked_bytes(self, kernel_id: str, channel: str) -> bool:
         """Whether bytes of our own client have not all reached the kernel's socket of ``channel``."""
         endpoints = self._kernels.get(kernel_id)
         streams = endpoints.streams if endpoints is not None else ()
-        return any(stream.ours and stream.channel == channel and stream.unacked for stream in streams)
+        return any(stream.host_stream and stream.channel == channel and stream.unacked for stream in streams)
 
     async def signal(self, kernel_id: str, name: str) -> None:
         """Send ``interrupt`` (SIGINT), ``terminate`` or ``kill`` (SIGKILL) to the kernel's process group.
@@ -257,7 +260,7 @@ class Tunnel:
         found = answer.get("ok")
         return found if isinstance(found, dict) else {}
 
-    async def look(self, kernel_id: str) -> dict[str, Any]:
+    async def kernel_status(self, kernel_id: str) -> dict[str, Any]:
         """Return what the relay can tell of a kernel, a little later; see ``wire.looks``. May be cancelled.
 
         Raises:
@@ -275,7 +278,7 @@ class Tunnel:
         """
         await self._request("end")
 
-    async def read_journal(self, kernel_id: str, after: str | None, cell: str | None) -> list[Record]:
+    async def read_journal(self, kernel_id: str, after: str | None, cell: str | None) -> list[JournalRecord]:
         """Return the kernel's journal from behind the message ``after``, or else from the start of ``cell``.
 
         A record GAP comes first where that is not in the journal any more.
@@ -283,9 +286,9 @@ class Tunnel:
         Raises:
             TunnelLost: If the relay is gone, or what it sends is no journal.
         """
-        done: asyncio.Future[list[Record]] = asyncio.get_running_loop().create_future()
-        records: list[Record] = []
-        reader = RecordReader()
+        done: asyncio.Future[list[JournalRecord]] = asyncio.get_running_loop().create_future()
+        records: list[JournalRecord] = []
+        reader = JournalReader()
 
         def take(data: bytes) -> None:
             try:
@@ -301,7 +304,9 @@ class Tunnel:
                 done.set_exception(error)
 
         end = FunctionEnd(take, lambda: fail(TunnelLost("the journal ended early")))
-        stream = self._track(DialledStream(self._dialler, JOURNAL_CHANNEL, kernel_id, lambda _, error: fail(error)))
+        stream = self._track_stream(
+            DialedStream(self._dialer, JOURNAL_CHANNEL, kernel_id, lambda _, error: fail(error))
+        )
         stream.connect(end)
         end.send(to_line({"after": after, "cell": cell}))
         try:
@@ -312,7 +317,7 @@ class Tunnel:
 
     async def aclose(self) -> None:
         """Close every stream and endpoint; nothing that they still hold is sent. Calling it again does nothing."""
-        self._lose(TunnelLost("the interpreter was shut down"))
+        self._fail(TunnelLost("the interpreter was shut down"))
         self._ticker.cancel()
         for kernel_id in list(self._kernels):
             self.close_kernel(kernel_id)
@@ -333,12 +338,12 @@ class Tunnel:
         def take(data: bytes) -> None:
             try:
                 for message in lines.feed(data):
-                    self._take(message)
+                    self._receive_message(message)
             except RemoteProtocolError as error:
-                self._lose(TunnelLost(f"the relay broke the protocol: {error}"))
+                self._fail(TunnelLost(f"the relay broke the protocol: {error}"))
 
         self._relay_end = FunctionEnd(take)
-        self._relay = self._track(DialledStream(self._dialler, RELAY_CHANNEL, "", self._relay_gone))
+        self._relay = self._track_stream(DialedStream(self._dialer, RELAY_CHANNEL, "", self._relay_gone))
         self._relay.connect(self._relay_end)
 
     async def _request_again(self, op: str, **args: Any) -> dict[str, Any]:
@@ -349,8 +354,8 @@ class Tunnel:
         raise TunnelLost(f"the relay was replaced {MAX_RECOVERIES} times while it was asked")
 
     async def _request(self, op: str, **args: Any) -> dict[str, Any]:
-        if self._lost is not None:
-            raise TunnelLost(str(self._lost)) from self._lost
+        if self._loss is not None:
+            raise TunnelLost(str(self._loss)) from self._loss
         request_id = next(self._ids)
         reply = self._replies[request_id] = asyncio.get_running_loop().create_future()
         try:
@@ -367,32 +372,32 @@ class Tunnel:
             raise SandboxFailed(f"the relay could not do {op}: {answer['error']}")
         return answer
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def _receive_message(self, message: dict[str, Any]) -> None:
         if message.get("event") == "kernel_exited":
-            watcher = self._watchers.get(str(message.get("kernel")))
+            watcher = self._observers.get(str(message.get("kernel")))
             if watcher is not None:
-                watcher.exited(message)
+                watcher.kernel_exited(message)
             return
         request_id = message.get("id")
         reply = self._replies.get(request_id) if isinstance(request_id, int) else None
         if reply is not None and not reply.done():
             reply.set_result(message)
 
-    def _relay_gone(self, stream: DialledStream, error: KernelError) -> None:
+    def _relay_gone(self, stream: DialedStream, error: KernelError) -> None:
         """Open the relay's stream anew where a restarted relay does not know the old one; else all is lost."""
         code = getattr(error.__cause__, "code", None)
-        if code != Close.UNKNOWN_STREAM or self._lost is not None or not stream.opened.done():
-            self._lose(error)
+        if code != CloseCode.UNKNOWN_STREAM or self._loss is not None or not stream.opened.done():
+            self._fail(error)
             return
         self._fail_requests(RelayReplaced("the relay was replaced while it was asked"))
         self._open_relay()
 
-    def _lose(self, error: KernelError) -> None:
-        if self._lost is None:
-            self._lost = error
+    def _fail(self, error: KernelError) -> None:
+        if self._loss is None:
+            self._loss = error
             self._fail_requests(error)
-            for watcher in list(self._watchers.values()):
-                watcher.lost(error)
+            for watcher in list(self._observers.values()):
+                watcher.relay_lost(error)
 
     def _fail_requests(self, error: KernelError) -> None:
         for reply in self._replies.values():
@@ -401,7 +406,7 @@ class Tunnel:
 
     # --- kernel channels --------------------------------------------------------------------------
 
-    def _listen(self, path: Path, channel: str, endpoints: _Endpoints) -> socket.socket:
+    def _listen(self, path: Path, channel: str, endpoints: _KernelEndpoints) -> socket.socket:
         # Not asyncio's own server, and no awaited accept: both can lose a connection that comes while they are closed.
         listener = socket.socket(socket.AF_UNIX)
         listener.setblocking(False)
@@ -410,7 +415,7 @@ class Tunnel:
         asyncio.get_running_loop().add_reader(listener, self._accept, listener, channel, endpoints)
         return listener
 
-    def _accept(self, listener: socket.socket, channel: str, endpoints: _Endpoints) -> None:
+    def _accept(self, listener: socket.socket, channel: str, endpoints: _KernelEndpoints) -> None:
         try:
             connection, _ = listener.accept()
         except OSError:
@@ -419,30 +424,30 @@ class Tunnel:
         stream = endpoints.ready.pop(channel, None) or self._dial(channel, endpoints)
         end = SocketEnd(AcceptingEnd(channel, endpoints.limit_bytes))
         stream.connect(end)
-        task = asyncio.create_task(self._hand_over(connection, end))
+        task = asyncio.create_task(self._attach_connection(connection, end))
         self._accepting.add(task)
         task.add_done_callback(self._accepting.discard)
         task.add_done_callback(lambda task: connection.close() if task.cancelled() else None)  # maybe before it ran
 
-    async def _hand_over(self, connection: socket.socket, end: SocketEnd) -> None:
+    async def _attach_connection(self, connection: socket.socket, end: SocketEnd) -> None:
         await asyncio.get_running_loop().connect_accepted_socket(lambda: end, connection)
 
-    def _dial(self, channel: str, endpoints: _Endpoints) -> DialledStream:
-        stream = DialledStream(self._dialler, channel, endpoints.kernel_id, self._kernel_stream_gone)
+    def _dial(self, channel: str, endpoints: _KernelEndpoints) -> DialedStream:
+        stream = DialedStream(self._dialer, channel, endpoints.kernel_id, self._kernel_stream_gone)
         endpoints.streams.add(stream)
-        return self._track(stream)
+        return self._track_stream(stream)
 
-    def _kernel_stream_gone(self, stream: DialledStream, error: KernelError) -> None:
+    def _kernel_stream_gone(self, stream: DialedStream, error: KernelError) -> None:
         # Another client sees a closed connection and dials again. Ours must not: what it has queued may be old.
         log.debug("stream %s ended: %s", stream.channel, error)
         for kernel_id, endpoints in self._kernels.items():
             if stream in endpoints.streams:
                 endpoints.streams.discard(stream)
-                if stream.ours and kernel_id in self._watchers:
-                    self._watchers[kernel_id].broken()
+                if stream.host_stream and kernel_id in self._observers:
+                    self._observers[kernel_id].streams_broken()
                 return
 
-    def _track(self, stream: DialledStream) -> DialledStream:
+    def _track_stream(self, stream: DialedStream) -> DialedStream:
         self._streams = {other for other in self._streams if not other.carrier.ended}
         self._streams.add(stream)
         return stream
@@ -451,7 +456,7 @@ class Tunnel:
 
     async def _tick(self) -> None:
         """Look after every stream, four times as often as one that is waited for is asked."""
-        loop, times = asyncio.get_running_loop(), self._dialler.times
+        loop, times = asyncio.get_running_loop(), self._dialer.times
         doubtful_until = 0.0
         while True:
             await asyncio.sleep(times.keepalive_s / 4)
@@ -460,11 +465,13 @@ class Tunnel:
             # What a person's clients wait for is not known here: an idle stream of theirs is asked as the relay's is.
             warm = any(kernel.personal for kernel in self._kernels.values())
             dead = [
-                s for s in list(self._streams) if s.tick(now, in_flight=in_flight, keep_warm=warm or s is self._relay)
+                s
+                for s in list(self._streams)
+                if s.send_keepalive(now, in_flight=in_flight, keep_warm=warm or s is self._relay)
             ]
             if dead:  # the others, of another client perhaps, may owe nothing and be dead all the same
                 doubtful_until = now + 2 * times.dead_after_s
 
 
-async def _never() -> RelayAddress | None:
+async def _never_restart() -> RelayAddress | None:
     return None

@@ -72,7 +72,7 @@ class ToolSpec:
 
 
 @dataclass(frozen=True)
-class Field:
+class OutputField:
     """One output field: a parameter of SUBMIT."""
 
     name: str
@@ -89,7 +89,7 @@ class Preamble:
 
     variables: dict[str, Any] = field(default_factory=dict)
     tools: tuple[ToolSpec, ...] = ()
-    fields: tuple[Field, ...] | None = None
+    fields: tuple[OutputField, ...] | None = None
     max_output_chars: int | None = None
     max_value_bytes: int | None = None
     kept: tuple[tuple[str, str, int], ...] = ()
@@ -130,7 +130,7 @@ class Preamble:
                 ToolSpec(name, doc, None if params is None else tuple(Parameter(*p) for p in params))
                 for name, doc, params in value["tools"]
             ),
-            fields=None if value["fields"] is None else tuple(Field(*f) for f in value["fields"]),
+            fields=None if value["fields"] is None else tuple(OutputField(*f) for f in value["fields"]),
             max_output_chars=value["max_output_chars"],
             max_value_bytes=value["max_value_bytes"],
             kept=tuple((name, key, count) for name, key, count in value.get("kept", ())),

@@ -41,7 +41,7 @@ _STREAM_ID = re.compile(r"[0-9a-f]{32}")
 _RESUME_SECRET = re.compile(r"[0-9a-f]{64}")
 
 
-class Close(IntEnum):
+class CloseCode(IntEnum):
     """WebSocket close codes of ours, in the range RFC 6455 §7.4.2 leaves to applications.
 
     After 1006, 1001, 1011 to 1013 and time-outs the host dials again; of ours, none is worth another try.

@@ -2,8 +2,8 @@
 
 The host asks the kernel by a ``comm_msg`` on *control* (``op`` is ``inspect``), which ipykernel reads on a thread of
 its own, also while a cell runs; the kernel answers on control, to whom asked, and publishes nothing. The relay is asked
-at the same time (operation ``look`` of its stream, see :mod:`.calls`) and answers :data:`PATIENCE_S` later, unless the
-host said ``enough`` before: native code can hold the kernel's interpreter lock for hours.
+at the same time (operation ``look`` of its stream, see :mod:`.calls`) and answers :data:`KERNEL_ANSWER_S` later, unless
+the host said ``enough`` before: native code can hold the kernel's interpreter lock for hours.
 
 ==========  =================================================================================================
 kernel      ``variables``: rows as of :data:`ROW`; ``left_out``: how many more there are; ``tools``: names that the
@@ -24,11 +24,11 @@ ROW = ("name", "type", "size", "shape", "preview", "kind")  # size in bytes or N
 KINDS = ("variable", "function", "class", "module")
 
 MAX_VARIABLES = 1000
-MAX_LOOK_BYTES = 400_000  # of the rows together, as JSON; a line of the relay's stream has 1 MiB
+MAX_INSPECT_BYTES = 400_000  # of the rows together, as JSON; a line of the relay's stream has 1 MiB
 PREVIEW_CHARS = 100
 NAMED_CHARS = 10_000  # of one variable, asked for by name
 CODE_CHARS = 4000
 MAX_CALLS = 200  # of a cell's calls under way, and of its tasks
 
-PATIENCE_S = 0.15  # for the kernel; then the relay speaks
+KERNEL_ANSWER_S = 0.15  # for the kernel; then the relay speaks
 REPR_S = 1.0  # for a variable's own repr

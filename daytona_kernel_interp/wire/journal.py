@@ -70,14 +70,14 @@ class RecordKind(IntEnum):
 
 
 @dataclass(frozen=True)
-class Record:
+class JournalRecord:
     """One record."""
 
     kind: RecordKind
     payload: bytes = b""
 
 
-def encode_record(record: Record) -> bytes:
+def encode_record(record: JournalRecord) -> bytes:
     """Return the bytes of ``record``."""
     return _HEADER.pack(_MAGIC, record.kind, len(record.payload)) + record.payload
 
@@ -110,13 +110,13 @@ def split_frames(payload: bytes) -> list[bytes]:
     return frames
 
 
-class RecordReader:
+class JournalReader:
     """Cuts bytes into records. Sans-I/O."""
 
     def __init__(self) -> None:
         self._data = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[Record]:
+    def feed(self, data: bytes) -> Iterator[JournalRecord]:
         """Yield the records that ``data`` completes.
 
         Raises:
@@ -130,7 +130,7 @@ class RecordReader:
                 end = position + HEADER_BYTES + size
                 if end > len(self._data):
                     return
-                yield Record(kind, bytes(self._data[position + HEADER_BYTES : end]))
+                yield JournalRecord(kind, bytes(self._data[position + HEADER_BYTES : end]))
                 position = end
         finally:
             del self._data[:position]

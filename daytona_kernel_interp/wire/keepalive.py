@@ -4,7 +4,7 @@ Sans-I/O: callers give the time in seconds of a monotonic clock and bring the so
 
 * :class:`HostStream`: the host's end of one stream, across its dials.
 * :class:`RelayStreams`: all streams of a relay; admits, resumes, refuses and expires them.
-* :class:`Watch`: the rhythm of the host's keepalive, and its judgement that a socket is dead.
+* :class:`Watchdog`: the rhythm of the host's keepalive, and its judgement that a socket is dead.
 
 The rhythm is the host's alone. While something is in flight it asks once a second, with an ACK that says nothing new,
 and the relay answers; a socket on which no byte came for four seconds is dead. Bytes count, not messages: a large frame
@@ -20,7 +20,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from .frames import Frame, FrameType, decode
-from .hello import MAX_STREAMS, Close, HostHello, RelayHello, parse_relay_hello
+from .hello import MAX_STREAMS, CloseCode, HostHello, RelayHello, parse_relay_hello
 from .protocol_errors import RemoteProtocolError
 from .stream import WINDOW_BYTES, Stream
 
@@ -34,11 +34,11 @@ ACK_DELAY_S = 0.05  # an ack waits this long for a frame that carries it
 RESUME_LIFETIME_S = 600.0  # how long a host dials, a relay keeps a detached stream, and a kernel waits for a relay
 
 # After these the stream is gone for good; anything else is a lost socket.
-FINAL_CLOSES = frozenset(int(code) for code in Close)
+FINAL_CLOSES = frozenset(int(code) for code in CloseCode)
 
 
 @dataclass(frozen=True)
-class LinkTimes:
+class LinkTimings:
     """The rhythm of one link, in seconds. Tests shorten it."""
 
     keepalive_s: float = KEEPALIVE_S
@@ -47,32 +47,32 @@ class LinkTimes:
     resume_lifetime_s: float = RESUME_LIFETIME_S
 
 
-class Beat(Enum):
-    """What :meth:`Watch.tick` asks for."""
+class WatchdogAction(Enum):
+    """What :meth:`Watchdog.tick` asks for."""
 
     NOTHING = 0
     KEEPALIVE = 1  # send an ACK
     DEAD = 2  # abort the socket and dial again
 
 
-class Watch:
+class Watchdog:
     """Keepalive and watchdog of one attachment."""
 
-    def __init__(self, times: LinkTimes, now: float) -> None:
+    def __init__(self, times: LinkTimings, now: float) -> None:
         self._times = times
         self._armed_at: float | None = None
-        self._heard_at = now
-        self._asked_at = now
+        self._last_heard_at = now
+        self._keepalive_sent_at = now
         self._ticked_at = now
-        self._warmed_at: float | None = None  # when the slow keepalive asked, until an answer comes
+        self._last_keepalive_at: float | None = None  # when the slow keepalive asked, until an answer comes
 
-    def heard(self, now: float) -> None:
+    def received(self, now: float) -> None:
         """Note that bytes came."""
-        self._heard_at = now
-        if self._warmed_at is not None and now > self._warmed_at:
-            self._warmed_at = None
+        self._last_heard_at = now
+        if self._last_keepalive_at is not None and now > self._last_keepalive_at:
+            self._last_keepalive_at = None
 
-    def tick(self, now: float, *, in_flight: bool, keep_warm: bool = False) -> Beat:
+    def tick(self, now: float, *, in_flight: bool, keep_warm: bool = False) -> WatchdogAction:
         """Return what is due at ``now``.
 
         ``in_flight`` says whether anything is waited for; silence counts only from when it began. ``keep_warm`` asks
@@ -86,25 +86,29 @@ class Watch:
             return self._ask(now)
         if not in_flight:
             self._armed_at = None
-            if self._warmed_at is not None:
+            if self._last_keepalive_at is not None:
                 if late:
-                    self._warmed_at = now
-                return Beat.DEAD if now - self._warmed_at >= self._times.dead_after_s else Beat.NOTHING
-            if keep_warm and now - self._asked_at >= self._times.idle_keepalive_s:
-                self._warmed_at = now
+                    self._last_keepalive_at = now
+                return (
+                    WatchdogAction.DEAD
+                    if now - self._last_keepalive_at >= self._times.dead_after_s
+                    else WatchdogAction.NOTHING
+                )
+            if keep_warm and now - self._keepalive_sent_at >= self._times.idle_keepalive_s:
+                self._last_keepalive_at = now
                 return self._ask(now)
-            return Beat.NOTHING
-        self._warmed_at = None
+            return WatchdogAction.NOTHING
+        self._last_keepalive_at = None
         if self._armed_at is None:  # no question yet: most cells end before one is due
-            self._armed_at = self._asked_at = now
-            return Beat.NOTHING
-        if now - max(self._armed_at, self._heard_at) >= self._times.dead_after_s:
-            return Beat.DEAD
-        return self._ask(now) if now - self._asked_at >= self._times.keepalive_s else Beat.NOTHING
+            self._armed_at = self._keepalive_sent_at = now
+            return WatchdogAction.NOTHING
+        if now - max(self._armed_at, self._last_heard_at) >= self._times.dead_after_s:
+            return WatchdogAction.DEAD
+        return self._ask(now) if now - self._keepalive_sent_at >= self._times.keepalive_s else WatchdogAction.NOTHING
 
-    def _ask(self, now: float) -> Beat:
-        self._asked_at = now
-        return Beat.KEEPALIVE
+    def _ask(self, now: float) -> WatchdogAction:
+        self._keepalive_sent_at = now
+        return WatchdogAction.KEEPALIVE
 
 
 class HostStream:
@@ -171,7 +175,7 @@ class Admitted:
 class Refused:
     """The WebSocket is to be closed."""
 
-    code: Close
+    code: CloseCode
     reason: str
 
 
@@ -200,16 +204,16 @@ class RelayStreams:
         if known is None:
             return self._admit_new(channel, hello)
         if not hmac.compare_digest(known.secret, hello.resume):
-            return Refused(Close.BAD_SECRET, "wrong resume secret")
+            return Refused(CloseCode.BAD_SECRET, "wrong resume secret")
         if (known.channel, known.kernel) != (channel, hello.kernel):
-            return Refused(Close.BAD_HELLO, "the stream belongs to another channel")
+            return Refused(CloseCode.BAD_HELLO, "the stream belongs to another channel")
         if hello.generation <= known.generation:
-            return Refused(Close.STALE_GENERATION, f"generation {hello.generation} is not above {known.generation}")
+            return Refused(CloseCode.STALE_GENERATION, f"generation {hello.generation} is not above {known.generation}")
         known.generation = hello.generation
         try:
             known.stream.attach(hello.received)
         except RemoteProtocolError as error:
-            return Refused(Close.BAD_HELLO, str(error))
+            return Refused(CloseCode.BAD_HELLO, str(error))
         known.detached_at = None
         return Admitted(known, new=False)
 
@@ -233,11 +237,11 @@ class RelayStreams:
 
     def _admit_new(self, channel: str, hello: HostHello) -> Admitted | Refused:
         if hello.known:
-            return Refused(Close.UNKNOWN_STREAM, "unknown stream: the relay was restarted or the stream expired")
+            return Refused(CloseCode.UNKNOWN_STREAM, "unknown stream: the relay was restarted or the stream expired")
         if hello.received:
-            return Refused(Close.BAD_HELLO, "a new stream of which bytes were received")
+            return Refused(CloseCode.BAD_HELLO, "a new stream of which bytes were received")
         if len(self._streams) >= self._max_streams:
-            return Refused(Close.TOO_MANY_STREAMS, f"this relay carries at most {self._max_streams} streams")
+            return Refused(CloseCode.TOO_MANY_STREAMS, f"this relay carries at most {self._max_streams} streams")
         stream = RelayStream(
             hello.stream,
             channel,

@@ -51,7 +51,7 @@ class Stream:
         self._received = 0  # expected offset of the peer's next byte
         self._delivered = 0  # our local socket has everything below
         self._ack_sent = 0  # last ack that went out in this attachment
-        self._kept: deque[tuple[int, bytes]] = deque()  # (offset after it, payload) of what is unacked; FIN is empty
+        self._unacked: deque[tuple[int, bytes]] = deque()  # (offset after it, payload) of what is unacked; FIN is empty
         self._next = 0  # index in _kept of what this attachment sends next
         self._ack_wanted = False
         self._finished = False
@@ -103,14 +103,14 @@ class Stream:
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise LocalProtocolError(f"a frame carries at most {MAX_PAYLOAD_BYTES} bytes, not {len(payload)}")
         self._written += len(payload)
-        self._kept.append((self._written, payload))
+        self._unacked.append((self._written, payload))
 
     def finish(self) -> None:
         """End our direction; the local socket gave EOF. Saying it twice changes nothing."""
         if not self._finished:
             self._finished = True
             self._written += 1
-            self._kept.append((self._written, _NO_BYTES))
+            self._unacked.append((self._written, _NO_BYTES))
 
     def delivered(self, size: int) -> None:
         """Note that ``size`` more received bytes reached the local socket; an ack may become due.
@@ -132,8 +132,8 @@ class Stream:
 
     def next_frame(self) -> bytes | None:
         """Return the next frame of this attachment, or None if there is nothing to send."""
-        if self._next < len(self._kept):
-            end, payload = self._kept[self._next]
+        if self._next < len(self._unacked):
+            end, payload = self._unacked[self._next]
             self._next += 1
             kind = FrameType.DATA if payload else FrameType.FIN
             return self._encode(kind, end - max(1, len(payload)), payload)
@@ -174,7 +174,7 @@ class Stream:
                 f"the peer resumes at offset {peer_received}; kept are {self._acked} to {self._written}"
             )
         self._next = 0
-        while self._next < len(self._kept) and self._kept[self._next][0] <= peer_received:
+        while self._next < len(self._unacked) and self._unacked[self._next][0] <= peer_received:
             self._next += 1
         self._ack_sent, self._ack_wanted = 0, self._delivered > 0
 
@@ -188,8 +188,8 @@ class Stream:
         if ack <= self._acked:
             return
         self._acked = ack
-        while self._kept and self._kept[0][0] <= ack:
-            self._kept.popleft()
+        while self._unacked and self._unacked[0][0] <= ack:
+            self._unacked.popleft()
             self._next = max(0, self._next - 1)
 
     def _take_data(self, frame: Frame) -> Iterator[Received]:

@@ -81,7 +81,7 @@ def median(rounds: int, work: Callable[[], object]) -> float:
 
 
 def _send_anew(interpreter: KernelInterpreter, frame: Any, arrow: bool) -> None:
-    interpreter._inputs.kernel_has(["pyarrow"] if arrow else [])  # as if the kernel had no value yet
+    interpreter._sent_inputs.set_cached_keys(["pyarrow"] if arrow else [])  # as if the kernel had no value yet
     interpreter.execute("1;", {"frame": frame})
 
 

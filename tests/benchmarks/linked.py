@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from daytona_kernel_interp.client.channels import Channels, Message, parent_id
 from daytona_kernel_interp.runtime.event_loop import io_loop
 from daytona_kernel_interp.sandboxes.local import LocalSandbox
-from daytona_kernel_interp.tunnel.tunnel import Tunnel, Watcher
+from daytona_kernel_interp.tunnel.tunnel import KernelObserver, Tunnel
 from tests.faults.sandbox import ThroughProxy
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class LinkedKernel:
         description: LocalSandbox | ThroughProxy = LocalSandbox() if self._proxy is None else ThroughProxy(self._proxy)
         self.sandbox: RunningLocalSandbox | RunningThroughProxy = await description.start()
         self.tunnel = await Tunnel.open(self.sandbox.address)
-        self.id, self.through_tunnel = await self.tunnel.start_kernel(Watcher())
+        self.id, self.through_tunnel = await self.tunnel.start_kernel(KernelObserver())
         await self.tunnel.kernel_started(self.id)
         async with self.client(self.through_tunnel) as client:
             folder = await _folder_of(client)
@@ -95,7 +95,7 @@ class LinkedKernel:
         """Return a client whose iopub is subscribed."""
         client = Client(connection_file)
         try:
-            await client.channels.until_subscribed()
+            await client.channels.wait_subscribed()
             yield client
         finally:
             await client.channels.aclose()

@@ -64,13 +64,13 @@ class RunningEmulated:
     def record(self) -> dict[str, Any] | None:
         return None
 
-    async def revive(self) -> RelayAddress | None:
+    async def restart_relay(self) -> RelayAddress | None:
         return None
 
-    def lives(self) -> bool:
+    def may_be_alive(self) -> bool:
         return True
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         return
 
     async def stop(self) -> None:

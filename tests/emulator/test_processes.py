@@ -145,11 +145,11 @@ def test_wrong_options(wrong: dict[str, object], says: str) -> None:
 async def test_whoever_stops_waiting_leaves_no_answer_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request whose client has gone is answered all the same; its answer is nobody's, and its socket is closed."""
     machine = await Machine.start(isolated=False)
-    let_go, left = processes._let_go, []
+    release, left = processes._let_go, []
 
     def seen(answer: asyncio.Future[tuple[list[str], list[int]]]) -> None:
         sockets = [(fd, os.fstat(fd).st_ino) for fd in answer.result()[1]]
-        let_go(answer)
+        release(answer)
         left.extend([is_there(fd, inode) for fd, inode in sockets])
 
     def is_there(fd: int, inode: int) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from daytona_kernel_interp.sandboxes.local import LocalSandbox
-from daytona_kernel_interp.wire.keepalive import LinkTimes
+from daytona_kernel_interp.wire.keepalive import LinkTimings
 from tests.integration.driver import Driver
 
 from .proxy import Proxy
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # A dead link is noticed as by default, only sooner.
-TIMES = LinkTimes(keepalive_s=0.25, dead_after_s=1.0, idle_keepalive_s=2.0, resume_lifetime_s=3.0)
+TIMES = LinkTimings(keepalive_s=0.25, dead_after_s=1.0, idle_keepalive_s=2.0, resume_lifetime_s=3.0)
 
 
 @pytest.fixture(autouse=True)

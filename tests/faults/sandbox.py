@@ -44,18 +44,18 @@ class RunningThroughProxy:
     def record(self) -> None:
         """Return nothing: a proxy dies with its process, so no other could take the sandbox up."""
 
-    async def revive(self) -> RelayAddress | None:
-        address = await self.inner.revive()
+    async def restart_relay(self) -> RelayAddress | None:
+        address = await self.inner.restart_relay()
         if address is None:
             return None
         self.address = self._redirected(address)
         return self.address
 
-    def lives(self) -> bool:
-        return self.inner.lives()
+    def may_be_alive(self) -> bool:
+        return self.inner.may_be_alive()
 
-    def let_go(self) -> None:
-        self.inner.let_go()
+    def release(self) -> None:
+        self.inner.release()
 
     async def stop(self) -> None:
         await self.inner.stop()

@@ -12,12 +12,12 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from daytona_kernel_interp.client.execution import DiedInCell
+from daytona_kernel_interp.client.execution import ExecutionAborted
 from daytona_kernel_interp.errors import KernelDied, SandboxFailed, TunnelLost
 from daytona_kernel_interp.runtime.event_loop import io_loop
 from daytona_kernel_interp.tunnel.tunnel import Tunnel
 from daytona_kernel_interp.wire.frames import MAX_FRAME_BYTES, MAX_PAYLOAD_BYTES, Frame, FrameType, decode, encode
-from daytona_kernel_interp.wire.hello import HELLO_HEADER, MAX_STREAMS, PATH_PREFIX, SECRET_HEADER, Close, HostHello
+from daytona_kernel_interp.wire.hello import HELLO_HEADER, MAX_STREAMS, PATH_PREFIX, SECRET_HEADER, CloseCode, HostHello
 from daytona_kernel_interp.wire.stream import WINDOW_BYTES
 from tests.integration.driver import Driver
 
@@ -113,7 +113,7 @@ async def test_a_wrong_secret(streams: Streams) -> None:
 async def test_a_bad_hello(streams: Streams, hello: str, reason: str) -> None:
     """4400, and what is wrong with it."""
     code, said = await closed(await streams.dial(hello))
-    assert code == Close.BAD_HELLO
+    assert code == CloseCode.BAD_HELLO
     assert said.startswith(reason)
 
 
@@ -132,7 +132,7 @@ async def test_a_replayed_generation(streams: Streams) -> None:
     socket, _ = await streams.attach(**facts)
     for generation in (1, 2):
         again = await streams.dial(streams.hello(**{**facts, "known": True, "generation": generation}))
-        assert await closed(again) == (Close.STALE_GENERATION, f"generation {generation} is not above 2")
+        assert await closed(again) == (CloseCode.STALE_GENERATION, f"generation {generation} is not above 2")
     assert await lives(socket)
 
 
@@ -141,7 +141,7 @@ async def test_a_later_generation_takes_over(streams: Streams) -> None:
     facts = {"stream": secrets.token_hex(16), "resume": secrets.token_hex(32)}
     first, _ = await streams.attach(**facts)
     second, _ = await streams.attach(**facts, known=True, generation=2)
-    assert (await closed(first))[0] == Close.SUPERSEDED
+    assert (await closed(first))[0] == CloseCode.SUPERSEDED
     assert await lives(second)
 
 
@@ -150,13 +150,13 @@ async def test_another_streams_secret(streams: Streams) -> None:
     stream = secrets.token_hex(16)
     socket, _ = await streams.attach(stream=stream)
     thief = await streams.dial(streams.hello(stream=stream, known=True, generation=2))
-    assert (await closed(thief))[0] == Close.BAD_SECRET
+    assert (await closed(thief))[0] == CloseCode.BAD_SECRET
     assert await lives(socket)
 
 
 async def test_a_stream_that_the_relay_does_not_have(streams: Streams) -> None:
     """4404."""
-    assert (await closed(await streams.dial(streams.hello(known=True, generation=2))))[0] == Close.UNKNOWN_STREAM
+    assert (await closed(await streams.dial(streams.hello(known=True, generation=2))))[0] == CloseCode.UNKNOWN_STREAM
 
 
 async def test_resuming_from_the_future(streams: Streams) -> None:
@@ -164,20 +164,20 @@ async def test_resuming_from_the_future(streams: Streams) -> None:
     facts = {"stream": secrets.token_hex(16), "resume": secrets.token_hex(32)}
     socket, _ = await streams.attach(**facts)
     code, reason = await closed(await streams.dial(streams.hello(**facts, known=True, generation=2, received=10**9)))
-    assert (code, reason) == (Close.BAD_HELLO, "the peer resumes at offset 1000000000; kept are 0 to 0")
+    assert (code, reason) == (CloseCode.BAD_HELLO, "the peer resumes at offset 1000000000; kept are 0 to 0")
     assert await lives(socket)
 
 
 @pytest.mark.parametrize(
     ("message", "code", "reason"),
     [
-        (b"", Close.BAD_HELLO, "a frame has 17 to"),
-        (b"\xff" * 20, Close.BAD_HELLO, "frame type 255 does not exist"),
-        ("text", Close.BAD_HELLO, "a text message"),
-        (encode(Frame(FrameType.DATA, 1, 0, b"x")), Close.BAD_HELLO, "gap: expected offset 0, got 1"),
-        (encode(Frame(FrameType.DATA, 2**62, 0, b"x")), Close.BAD_HELLO, "gap: expected offset 0"),
-        (encode(Frame(FrameType.ACK, 0, 1)), Close.BAD_HELLO, "ack 1 lies beyond the 0 bytes sent"),
-        (encode(Frame(FrameType.HELLO, 0, 0, b"{}")), Close.BAD_HELLO, "a second HELLO"),
+        (b"", CloseCode.BAD_HELLO, "a frame has 17 to"),
+        (b"\xff" * 20, CloseCode.BAD_HELLO, "frame type 255 does not exist"),
+        ("text", CloseCode.BAD_HELLO, "a text message"),
+        (encode(Frame(FrameType.DATA, 1, 0, b"x")), CloseCode.BAD_HELLO, "gap: expected offset 0, got 1"),
+        (encode(Frame(FrameType.DATA, 2**62, 0, b"x")), CloseCode.BAD_HELLO, "gap: expected offset 0"),
+        (encode(Frame(FrameType.ACK, 0, 1)), CloseCode.BAD_HELLO, "ack 1 lies beyond the 0 bytes sent"),
+        (encode(Frame(FrameType.HELLO, 0, 0, b"{}")), CloseCode.BAD_HELLO, "a second HELLO"),
         (bytes(MAX_FRAME_BYTES + 1), TOO_BIG, ""),
     ],
 )
@@ -201,7 +201,7 @@ async def test_more_than_the_window(session: Driver, streams: Streams) -> None:
     with contextlib.suppress(ConnectionClosed):
         for number in range(2 * WINDOW_BYTES // MAX_PAYLOAD_BYTES):
             await socket.send(encode(Frame(FrameType.DATA, number * MAX_PAYLOAD_BYTES, 0, payload)))
-    assert (await closed(socket))[0] == Close.WINDOW_OVERRUN
+    assert (await closed(socket))[0] == CloseCode.WINDOW_OVERRUN
     assert relay.memory_info().rss - before < MAX_GROWTH_BYTES
 
 
@@ -218,7 +218,7 @@ async def test_a_flood_of_streams(session: Driver, streams: Streams) -> None:
             opened.append(socket)
         else:
             codes.append(socket.close_code)
-    assert set(codes) == {Close.TOO_MANY_STREAMS}
+    assert set(codes) == {CloseCode.TOO_MANY_STREAMS}
     assert MAX_STREAMS <= len(codes) < MAX_STREAMS + 10
     assert await lives(opened[0])
     assert await asyncio.to_thread(session.value, "cells") >= 0
@@ -229,13 +229,13 @@ async def test_a_kernel_that_is_gone(streams: Streams) -> None:
     """4502: the stream's first byte finds no port."""
     driver = await asyncio.to_thread(Driver)
     try:
-        with pytest.raises(DiedInCell):
+        with pytest.raises(ExecutionAborted):
             await asyncio.to_thread(driver.run, "import os; os._exit(1)")
         async with contextlib.AsyncExitStack() as stack:
             socket, _ = await Streams(driver, stack).attach()
             await socket.send(encode(Frame(FrameType.DATA, 0, 0, b"x")))
             code, reason = await closed(socket)
-            assert code == Close.PORT_REFUSED
+            assert code == CloseCode.PORT_REFUSED
             assert reason == "there is no such kernel"
         with pytest.raises(KernelDied):
             await asyncio.to_thread(driver.run, "1")
@@ -251,7 +251,7 @@ def test_a_relay_that_vanishes(driver: Driver, proxy: Proxy, monkeypatch: pytest
         proxy.cut()
 
     driver.tools["vanish"] = vanish
-    with pytest.raises(DiedInCell) as caught:
+    with pytest.raises(ExecutionAborted) as caught:
         driver.run("print('before')\nvanish()\nimport time\nwhile True: time.sleep(0.01)")
     words = f"the relay at ws://127.0.0.1:{proxy.port} cannot be reached"
     assert isinstance(caught.value.error, TunnelLost)

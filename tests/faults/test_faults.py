@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from daytona_kernel_interp.client.execution import DiedInCell
+from daytona_kernel_interp.client.execution import ExecutionAborted
 from daytona_kernel_interp.errors import CellNotRun, TunnelLost
 from daytona_kernel_interp.wire.hello import KERNEL_CHANNELS, MAX_STREAMS
 from tests.integration.driver import Driver
@@ -330,7 +330,7 @@ def test_a_cell_queued_for_a_link_that_was_down_never_runs_after_its_error(drive
     folder = driver.value("runs = 0\nimport os, time; os.environ['DAYTONA_KERNEL_FOLDER']")
     proxy.refuse()
     proxy.cut()
-    with pytest.raises(DiedInCell, match="cannot be reached") as caught:
+    with pytest.raises(ExecutionAborted, match="cannot be reached") as caught:
         driver.run("runs += 1")
     assert isinstance(caught.value.error, TunnelLost)
     proxy.accept()

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 from daytona_kernel_interp.codec import values
 from daytona_kernel_interp.runtime.event_loop import io_loop
 from daytona_kernel_interp.sandboxes.local import LocalSandbox
-from daytona_kernel_interp.session.kernel_session import Session
+from daytona_kernel_interp.session.kernel_session import KernelSession
 from daytona_kernel_interp.tools.binding import Tool, call, describe
-from daytona_kernel_interp.wire.comm import Field, Preamble
+from daytona_kernel_interp.wire.comm import OutputField, Preamble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from daytona_kernel_interp.client.execution import CellResult
+    from daytona_kernel_interp.client.execution import ExecutionResult
     from daytona_kernel_interp.client.outputs import Output
     from daytona_kernel_interp.sandboxes.base import Sandbox
-    from daytona_kernel_interp.wire.keepalive import LinkTimes
+    from daytona_kernel_interp.wire.keepalive import LinkTimings
 
 LIMIT_S = 30.0  # a cell that takes longer than this here hangs
 
@@ -27,9 +27,9 @@ LIMIT_S = 30.0  # a cell that takes longer than this here hangs
 class Driver:
     """A started session, with the calls of its host made sync."""
 
-    def __init__(self, sandbox: Sandbox | None = None, times: LinkTimes | None = None) -> None:
+    def __init__(self, sandbox: Sandbox | None = None, times: LinkTimings | None = None) -> None:
         self.tools: dict[str, Tool] = {}
-        start = Session.start(sandbox or LocalSandbox(), self._invoke, values.MAX_VALUE_BYTES, times=times)
+        start = KernelSession.start(sandbox or LocalSandbox(), self._invoke, values.MAX_VALUE_BYTES, times=times)
         self.session = io_loop().run(start)
 
     def run(
@@ -37,11 +37,11 @@ class Driver:
         code: str,
         *,
         variables: Mapping[str, Any] | None = None,
-        fields: Sequence[Field] | None = None,
+        fields: Sequence[OutputField] | None = None,
         timeout_s: float | None = LIMIT_S,
         max_output_chars: int | None = 200_000,
         on_output: Callable[[Output], None] | None = None,
-    ) -> CellResult:
+    ) -> ExecutionResult:
         """Run one cell and return what it did."""
         preamble = Preamble(
             variables=dict(variables or {}),

@@ -22,7 +22,7 @@ from daytona_kernel_interp import KernelInterpreter, LocalSandbox
 from daytona_kernel_interp.cli import command_line as cli
 from daytona_kernel_interp.interpreter.interpreter import CodeExecutionError, CodeInterpreterError, FinalOutput
 from daytona_kernel_interp.session import session_file as records
-from daytona_kernel_interp.transport.process_identity import lives
+from daytona_kernel_interp.transport.process_identity import process_alive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,7 +73,7 @@ class Host:
     @property
     def record(self) -> records.SessionRecord:
         """The session's record."""
-        return records.find(self.session)
+        return records.find_session(self.session)
 
 
 @pytest.fixture
@@ -90,14 +90,14 @@ def make_host() -> Iterator[Callable[..., Host]]:
         for stream in (host.process.stdin, host.process.stdout):
             assert stream is not None
             stream.close()
-        for record in records.sessions():
+        for record in records.list_records():
             if record.id == host.session:  # nobody took it up
                 end_sandbox(record)
 
 
 def end_sandbox(record: records.SessionRecord) -> None:
     relay = int(record.sandbox["pid"])
-    if lives(relay, record.sandbox["started"]):
+    if process_alive(relay, record.sandbox["started"]):
         os.kill(relay, signal.SIGTERM)
         psutil.Process(relay).wait(10)
     record.delete()
@@ -121,7 +121,7 @@ def test_a_cell_goes_on_without_its_host(make_host: Callable[..., Host], tmp_pat
         assert interpreter.session_id == host.session
         with pytest.raises(CodeInterpreterError, match="before its first execute"):
             interpreter.resume()
-    assert host.session not in [record.id for record in records.sessions()]
+    assert host.session not in [record.id for record in records.list_records()]
 
 
 def test_a_submission_while_nobody_listened_is_kept(make_host: Callable[..., Host], tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_session_without_a_host_ends_in_time(make_host: Callable[..., Host]) -
     assert psutil.wait_procs([relay, *kernels], timeout=20)[1] == []
     until(lambda: not Path(record.sandbox["folder"]).exists())
     assert cli.main(["ls"]) == 0
-    assert records.sessions() == []
+    assert records.list_records() == []
     record.write()  # as if nobody had looked
     with pytest.raises(CodeInterpreterError, match="nothing is left of its host and its sandbox"):
         KernelInterpreter.attach(host.session)
@@ -238,7 +238,7 @@ def test_the_record_is_this_users_alone_and_goes_with_the_session() -> None:
     """Mode 0600; its secrets show in no repr; shutdown deletes it."""
     with KernelInterpreter(sandbox=LocalSandbox()) as interpreter:
         interpreter.execute("1")
-        record = records.find(interpreter.session_id)
+        record = records.find_session(interpreter.session_id)
         assert stat.S_IMODE(record.path.stat().st_mode) == 0o600
         assert stat.S_IMODE(Path(interpreter.connection_file).stat().st_mode) == 0o600
         assert stat.S_IMODE(Path(interpreter.connection_file).parent.stat().st_mode) == 0o700

@@ -12,7 +12,7 @@ import pytest
 
 from daytona_kernel_interp.codec import values
 from daytona_kernel_interp.tools.binding import ToolAborted
-from daytona_kernel_interp.wire.comm import Field
+from daytona_kernel_interp.wire.comm import OutputField
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.quick
 
-FIELDS = (Field("answer", "str"), Field("score", "int"))
+FIELDS = (OutputField("answer", "str"), OutputField("score", "int"))
 
 
 def add(a: int, b: int = 2, *, scale: int = 1) -> int:

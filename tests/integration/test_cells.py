@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from daytona_kernel_interp.client.outputs import DisplayData, ExecuteResult, StreamText
-from daytona_kernel_interp.wire.comm import Field
+from daytona_kernel_interp.wire.comm import OutputField
 
 if TYPE_CHECKING:
     from daytona_kernel_interp.client.outputs import Output
@@ -167,8 +167,8 @@ def test_late_prints_head_the_next_cell(driver: Driver, tmp_path: Path) -> None:
     go.write_text("go")
     assert done.read_text() == ""
     result = driver.run("print('own')")
-    assert (result.late, result.cell.text()) == ("late\n", "own\n")
-    assert driver.run("pass").late == ""
+    assert (result.background_output, result.cell.text()) == ("late\n", "own\n")
+    assert driver.run("pass").background_output == ""
 
 
 def test_output_streams_while_the_cell_runs(driver: Driver) -> None:
@@ -238,7 +238,7 @@ def test_interrupt_from_another_thread_ends_the_cell(driver: Driver) -> None:
 def test_an_interrupt_that_does_not_get_through_is_waited_out(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     """interrupt() kills nothing: code that resists goes on to its end, and its result counts."""
     ladder = tuple((rung, 0.05) for rung in ("interrupt", "exception", "interrupt"))
-    monkeypatch.setattr("daytona_kernel_interp.client.kernel_driver.LADDER", ladder)
+    monkeypatch.setattr("daytona_kernel_interp.client.kernel_driver.INTERRUPT_LADDER", ladder)
     driver.tools["interrupt"] = driver.interrupt
     code = (
         "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"
@@ -275,7 +275,7 @@ def test_code_cannot_break_its_own_kernels_plumbing(own_driver: Driver) -> None:
 
 def test_submit_fields_reach_the_host(driver: Driver) -> None:
     """One end-to-end SUBMIT; its forms are in test_bridge.py."""
-    cell = driver.run("SUBMIT('x', n=1)", fields=[Field("answer", "str"), Field("n", "int")]).cell
+    cell = driver.run("SUBMIT('x', n=1)", fields=[OutputField("answer", "str"), OutputField("n", "int")]).cell
     assert cell.submission is not None
     assert cell.error is None
 

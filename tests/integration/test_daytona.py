@@ -21,7 +21,7 @@ from daytona_kernel_interp.demo.script import Step, scripted_lm
 from daytona_kernel_interp.errors import SandboxFailed
 from daytona_kernel_interp.interpreter.interpreter import CodeInterpreterError, FinalOutput
 from daytona_kernel_interp.sandboxes.daytona import create as starting
-from daytona_kernel_interp.sandboxes.daytona.probe import Found
+from daytona_kernel_interp.sandboxes.daytona.probe import ProbeResult
 from daytona_kernel_interp.testing import DaytonaEmulator, Fault
 from daytona_kernel_interp.testing.processes import can_isolate
 from tests.integration.daytona_service import WAIT_S, Service, until
@@ -326,9 +326,9 @@ def test_a_port_that_is_taken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_old_python_is_told() -> None:
     """With its version and what to do."""
-    found = Found("python3", (3, 8), (), installed=False, uploaded=False, folder="/f", cwd="/", port=4290)
+    found = ProbeResult("python3", (3, 8), (), installed=False, uploaded=False, folder="/f", cwd="/", port=4290)
     with pytest.raises(SandboxFailed, match=r"has Python 3\.8 .* needs 3\.10"):
-        starting._usable(found, DaytonaSandbox())
+        starting._check_python(found, DaytonaSandbox())
 
 
 def test_a_sandbox_without_a_python_is_told(daytona: Service, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from daytona_kernel_interp import KernelInterpreter
 from daytona_kernel_interp.cli import command_line as cli
-from daytona_kernel_interp.session.session_file import sessions
+from daytona_kernel_interp.session.session_file import list_records
 from tests.integration.daytona_service import until
 
 if TYPE_CHECKING:
@@ -46,5 +46,5 @@ def test_lost_sandboxes_are_listed_and_deleted(
         assert lost in shown.out
         assert "Deleted 1." in shown.err
         until(lambda: len(daytona.sandboxes) == 1, "the lost one's end")
-        assert [record.id for record in sessions()] == [interpreter.session_id]  # nobody can take the other up
+        assert [record.id for record in list_records()] == [interpreter.session_id]  # nobody can take the other up
         assert interpreter.execute("1 + 1") == 2

@@ -16,9 +16,9 @@ from daytona_kernel_interp.errors import SandboxFailed
 from daytona_kernel_interp.runtime.event_loop import io_loop
 from daytona_kernel_interp.sandboxes.daytona import labels as owner
 from daytona_kernel_interp.sandboxes.daytona import orphans as lost
-from daytona_kernel_interp.sandboxes.daytona.api import Service
+from daytona_kernel_interp.sandboxes.daytona.api import DaytonaAPI
 from daytona_kernel_interp.testing import Fault
-from daytona_kernel_interp.transport.process_identity import process_mark
+from daytona_kernel_interp.transport.process_identity import process_start_mark
 from tests.integration.daytona_service import until
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 HOUR_S = 3600.0
 ALIVE = {"daytona-kernel": "1", **owner.owner()}
-LATER = {**ALIVE, owner.PROCESS: f"{os.getpid()}-{int(process_mark(os.getpid())) - 1}"}
+LATER = {**ALIVE, owner.PROCESS: f"{os.getpid()}-{int(process_start_mark(os.getpid())) - 1}"}
 GONE = {**ALIVE, owner.PROCESS: "4194305-1"}  # no process has an id that large
 ELSEWHERE = {**GONE, owner.MACHINE: "0" * 16}
 WITHOUT = {name: value for name, value in GONE.items() if name != owner.OURS}
@@ -53,7 +53,7 @@ def make(daytona: Emulated) -> Iterator[Callable[..., str]]:
     ids: list[str] = []
     yield made
     daytona.emulator.heal()
-    io_loop().run(lost.delete(ids))
+    io_loop().run(lost.delete_sandboxes(ids))
 
 
 def typed(text: str, monkeypatch: pytest.MonkeyPatch, *, terminal: bool = True) -> None:
@@ -142,7 +142,7 @@ def test_a_wrong_clock_here_makes_nothing_old(make: Callable[..., str], monkeypa
     used = make(ELSEWHERE)
     later = time.time() + 5 * HOUR_S
     monkeypatch.setattr(lost, "time", SimpleNamespace(time=lambda: later))  # the emulator's is right
-    (idle_s,) = (each.idle_s for each in io_loop().run(lost.find()) if each.id == used)
+    (idle_s,) = (each.idle_s for each in io_loop().run(lost.find_sandboxes()) if each.id == used)
     assert idle_s is not None
     assert abs(idle_s) < 120
 
@@ -152,9 +152,9 @@ def test_a_service_that_does_not_filter_is_not_believed(
 ) -> None:
     """Labels are looked at here as well, before anything is called ours."""
     gone, _, _ = make(GONE), make({"team": "a"}, idle_s=9 * HOUR_S), make(WITHOUT)
-    listing = Service.list
-    monkeypatch.setattr(Service, "list", lambda service, labels: listing(service, {}))
-    assert [each.id for each in io_loop().run(lost.find())] == [gone]
+    listing = DaytonaAPI.list
+    monkeypatch.setattr(DaytonaAPI, "list", lambda service, labels: listing(service, {}))
+    assert [each.id for each in io_loop().run(lost.find_sandboxes())] == [gone]
 
 
 def test_a_service_that_cannot_be_asked_is_named(
@@ -165,4 +165,4 @@ def test_a_service_that_cannot_be_asked_is_named(
     assert cli.main(["gc", "--yes"]) == 2
     assert "its API at http://127.0.0.1:9/api cannot be reached" in capfd.readouterr().err
     with pytest.raises(SandboxFailed, match="cannot be asked"):
-        io_loop().run(lost.find())
+        io_loop().run(lost.find_sandboxes())

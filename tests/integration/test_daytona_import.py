@@ -20,15 +20,15 @@ ROOT = Path(daytona_kernel_interp.__file__).parent.parent
 BEGUN_EARLIER = """
 import os, sys, threading
 from daytona_kernel_interp import DaytonaSandbox
-from daytona_kernel_interp.sandboxes.select import foresee
+from daytona_kernel_interp.sandboxes.select import preload_sdk
 
 def sdk():
     return {name for name in sys.modules if name.partition(".")[0] in ("daytona", "daytona_api_client_async")}
 
-foresee("local")
+preload_sdk("local")
 assert not sdk() and threading.active_count() == 1  # not needed there
-foresee(DaytonaSandbox())
-foresee(None)  # as the environment says; it is begun once
+preload_sdk(DaytonaSandbox())
+preload_sdk(None)  # as the environment says; it is begun once
 (thread,) = [each for each in threading.enumerate() if each.name == "daytona-sdk"]
 child = os.fork()  # waits for the import, or the child would hang in its own
 if child == 0:
@@ -45,10 +45,10 @@ class Forbidden:
 
 sys.meta_path.insert(0, Forbidden())
 from daytona_kernel_interp.runtime.event_loop import io_loop
-from daytona_kernel_interp.sandboxes.daytona.api import Service
+from daytona_kernel_interp.sandboxes.daytona.api import DaytonaAPI
 
 async def connect():
-    await (await Service.connect()).aclose()
+    await (await DaytonaAPI.connect()).aclose()
 
 io_loop().run(connect())
 print("ok")
@@ -96,11 +96,11 @@ def test_nothing_is_begun_where_nothing_can_be_chosen(monkeypatch: pytest.Monkey
     begun: list[str] = []
     monkeypatch.setattr(choice, "begin_import", lambda: begun.append("import"))
     monkeypatch.delenv("DAYTONA_API_KEY", raising=False)
-    choice.foresee(None)
-    choice.foresee("nowhere")
+    choice.preload_sdk(None)
+    choice.preload_sdk("nowhere")
     assert begun == []
     monkeypatch.setenv("DAYTONA_API_KEY", "dtn_key")
-    choice.foresee(None)
+    choice.preload_sdk(None)
     assert begun == ["import"]
 
 

@@ -138,7 +138,7 @@ def test_a_sandbox_out_of_memory_is_told_when_the_service_notices(
 
     def kill() -> None:
         daytona.emulator.out_of_memory(made)
-        until(lambda: sandbox._silent, "a look at it")
+        until(lambda: sandbox._preview_silent, "a look at it")
         daytona.emulator.advance(160)
 
     with meanwhile(interpreter, kill), pytest.raises(CodeInterpreterError) as caught:

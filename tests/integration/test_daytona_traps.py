@@ -15,7 +15,7 @@ import pytest
 
 from daytona_kernel_interp import DaytonaSandbox, KernelInterpreter
 from daytona_kernel_interp.interpreter.interpreter import CodeInterpreterError
-from daytona_kernel_interp.sandboxes.daytona.sandbox import threads
+from daytona_kernel_interp.sandboxes.daytona.sandbox import thread_variables
 from daytona_kernel_interp.testing import DaytonaEmulator, Fault, commands, sessions, world
 from tests.integration.daytona_service import Service, until
 
@@ -118,7 +118,7 @@ def test_a_shell_of_other_rules_will_do(daytona: Service, tmp_path: Path, monkey
 def test_threads_are_as_many_as_the_sandbox_has_cores() -> None:
     """``os.cpu_count()`` tells of the whole machine."""
     for cpu, count in ((1, "1"), (4, "4"), (0.5, "1")):
-        found = threads(SimpleNamespace(cpu=cpu))  # type: ignore[arg-type]
+        found = thread_variables(SimpleNamespace(cpu=cpu))  # type: ignore[arg-type]
         assert found["OMP_NUM_THREADS"] == count
         assert set(found.values()) == {count}
 

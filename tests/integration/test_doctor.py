@@ -14,7 +14,7 @@ from daytona_kernel_interp.cli import command_line as cli
 from daytona_kernel_interp.cli import doctor
 from daytona_kernel_interp.runtime.event_loop import io_loop
 from daytona_kernel_interp.sandboxes.daytona import sandbox as running
-from daytona_kernel_interp.sandboxes.daytona.api import Service as OurService
+from daytona_kernel_interp.sandboxes.daytona.api import DaytonaAPI as OurService
 from daytona_kernel_interp.testing import Fault
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def test_the_doctor_says_what_to_do(
     daytona: Service, monkeypatch: pytest.MonkeyPatch, fault: Fault, wrong: str, words: str
 ) -> None:
     """Each failure has one line, the last, and one sentence of advice; nothing is left."""
-    monkeypatch.setattr(running, "_REFUSED_FOR_S", 0.5)
+    monkeypatch.setattr(running, "_REFUSED_TIMEOUT_S", 0.5)
     daytona.emulator.fail(fault)
     ((what, advice),) = failed()
     assert what == wrong

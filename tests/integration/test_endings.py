@@ -9,7 +9,7 @@ import pytest
 
 from daytona_kernel_interp import KernelInterpreter
 from daytona_kernel_interp.client.channels import Channels
-from daytona_kernel_interp.client.kernel_driver import Kernel
+from daytona_kernel_interp.client.kernel_driver import KernelDriver
 from daytona_kernel_interp.interpreter.interpreter import CodeExecutionError, CodeInterpreterError, FinalOutput
 
 if TYPE_CHECKING:
@@ -295,7 +295,7 @@ signal.pause()  # until its own output has ended it
 def test_what_arrives_while_the_journal_is_read_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel's last words are on their way, and in its journal."""
     late: list[tuple[Channels, Any]] = []
-    take, read = Channels._take_iopub, Kernel._read_journal
+    take, read = Channels._receive_iopub, KernelDriver._read_journal
 
     def take_later(self: Channels, message: Any) -> None:
         if message["content"].get("text") == "last words\n":
@@ -303,14 +303,14 @@ def test_what_arrives_while_the_journal_is_read_is_told_once(monkeypatch: pytest
         else:
             take(self, message)
 
-    async def read_and_receive(self: Kernel, *place: Any) -> Any:
+    async def read_and_receive(self: KernelDriver, *place: Any) -> Any:
         recovered = await read(self, *place)
         for channels, message in late:
             take(channels, message)
         return recovered
 
-    monkeypatch.setattr(Channels, "_take_iopub", take_later)
-    monkeypatch.setattr(Kernel, "_read_journal", read_and_receive)
+    monkeypatch.setattr(Channels, "_receive_iopub", take_later)
+    monkeypatch.setattr(KernelDriver, "_read_journal", read_and_receive)
     with KernelInterpreter(sandbox="local") as interpreter:
         with pytest.raises(CodeInterpreterError, match="KernelDied") as caught:
             interpreter.execute(

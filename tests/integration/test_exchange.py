@@ -148,7 +148,7 @@ def test_a_kernel_that_lost_its_values_gets_them_again(
     """The cell runs once, with its variables."""
     interp.execute("n = 0", {"v": LARGE})
     interp.execute("import gc\nfor o in gc.get_objects():\n    if type(o).__name__ == 'Keeping': o._drop(o.keys[-1])")
-    interp._inputs.kernel_has([interp._inputs._sent["v"].key])
+    interp._sent_inputs.set_cached_keys([interp._sent_inputs._sent["v"].key])
     sizes = sent(interp, monkeypatch)
     assert interp.execute("n += 1\nprint(n, len(v))", {"v": LARGE}) == f"1 {len(LARGE)}\n"
     assert len(sizes) == 2
@@ -376,7 +376,7 @@ finally:
     values.decode = decode
 assert b'"ipc"' in heads[-1]
 """
-    encoded = interp._inputs.encode("f", frame, None)
+    encoded = interp._sent_inputs.encode("f", frame, None)
     assert b'"ipc"' in bytes(encoded.buffers[0])
     submitted = interp.execute(f"{code}SUBMIT(back)", {"f": frame})
     pd.testing.assert_frame_equal(submitted.output["answer"], frame)

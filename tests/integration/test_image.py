@@ -134,8 +134,8 @@ for process in pathlib.Path("/proc").glob("[0-9]*"):
 
 def test_a_relay_of_another_version_is_not_used(daytona: Service, built: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A snapshot that was built from an older package: the host brings its own relay."""
-    older = runtime.runtime()
-    monkeypatch.setattr(starting, "runtime", lambda: dataclasses.replace(older, digest="0" * 16))
+    older = runtime.guest_archive()
+    monkeypatch.setattr(starting, "guest_archive", lambda: dataclasses.replace(older, digest="0" * 16))
     with KernelInterpreter(sandbox=DaytonaSandbox(snapshot=built)) as interpreter:
         listed = interpreter.execute(PROCESSES)
         assert isinstance(listed, list)

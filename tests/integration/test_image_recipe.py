@@ -104,7 +104,7 @@ def test_one_file_has_all_that_the_recipe_copies(tmp_path: Path) -> None:
 def test_a_step_of_one_file_writes_it(tmp_path: Path) -> None:
     """By the shell and the Python that run it."""
     data = os.urandom(50_000)
-    step = image._written(f"{tmp_path}/below/file", data)
+    step = image._write_file_step(f"{tmp_path}/below/file", data)
     command = re.sub(r"\\\n", "", step).removeprefix("RUN ")
     path = f"{BIN}:{os.environ['PATH']}"
     subprocess.run(["sh", "-c", command], check=True, env={"PATH": path})
@@ -124,7 +124,7 @@ def test_the_wheel_is_what_the_host_has(tmp_path: Path) -> None:
         archive.extractall(tmp_path)
     package = tmp_path / "daytona_kernel_interp"
     ours = PROJECT / "daytona_kernel_interp"
-    assert prepare.digest(package) == prepare.digest(ours) == runtime.runtime().digest
+    assert prepare.digest(package) == prepare.digest(ours) == runtime.guest_archive().digest
     for path in prepare.modules(ours):
         here, there = (compile((place / path.relative_to(ours)).read_text(), "", "exec") for place in (ours, package))
         assert lines_of(here) == lines_of(there), path

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from daytona_kernel_interp.client.execution import death
+from daytona_kernel_interp.client.execution import kernel_died
 from daytona_kernel_interp.guest.relay import kernel_processes as guest_kernels
-from daytona_kernel_interp.guest.relay.kernel_processes import Kernels, NoSuchKernel
+from daytona_kernel_interp.guest.relay.kernel_processes import KernelProcesses, NoSuchKernel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -25,7 +25,7 @@ class Owner:
     """What a relay is to its kernels."""
 
     def __init__(self, folder: Path, lifetime_s: float = 60.0) -> None:
-        self.kernels = Kernels(folder, folder, lifetime_s)
+        self.kernels = KernelProcesses(folder, folder, lifetime_s)
         self.exits: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.kernels.on_exit = self.exits.put_nowait
 
@@ -49,7 +49,7 @@ async def test_an_exit_is_told_with_its_signal(owner: Owner, number: int, code: 
     os.kill(pid, number)
     event = await owner.exit()
     assert (event["kernel"], event["code"], event["signal"], event["oom"]) == ("k", code, name, False)
-    assert owner.kernels.facts()["k"] == {**event, "alive": False}
+    assert owner.kernels.list_kernels()["k"] == {**event, "alive": False}
     with pytest.raises(NoSuchKernel):
         await owner.kernels.port("k", "shell")
 
@@ -66,7 +66,7 @@ async def test_want_of_memory_is_named_where_the_group_counts_it(
         os.kill(await owner.kernels.start("first", KEY), signal.SIGKILL)
         event = await owner.exit()
         assert event["oom"] is True
-        error = death(event, "")
+        error = kernel_died(event, "")
         assert error.out_of_memory
         assert str(error).startswith("the kernel's process was killed because the sandbox ran out of memory")
         os.kill(await owner.kernels.start("second", KEY), signal.SIGKILL)
@@ -82,14 +82,14 @@ async def test_kernels_that_end_with_their_relay_are_told_apart(tmp_path: Path) 
     await owner.kernels.end_all()
     event = await owner.exit()
     assert event["relay_ends"] is True
-    assert str(death(event, "")).startswith("the sandbox's relay was told to end, and ended the kernel")
+    assert str(kernel_died(event, "")).startswith("the sandbox's relay was told to end, and ended the kernel")
 
 
 async def test_a_kernel_that_was_told_to_end_before_its_relay_ends_with_it(owner: Owner) -> None:
     """Whoever stops a sandbox may signal every process in it, in any order."""
     os.kill(await owner.kernels.start("k", KEY), signal.SIGTERM)
     # The relay's own signal comes when the kernel has gone.
-    while owner.kernels.facts()["k"]["alive"]:  # noqa: ASYNC110 - nothing tells of it until it is decided
+    while owner.kernels.list_kernels()["k"]["alive"]:  # noqa: ASYNC110 - nothing tells of it until it is decided
         await asyncio.sleep(0)
     owner.kernels.ending.set()
     assert (await owner.exit())["relay_ends"] is True
@@ -113,7 +113,7 @@ async def test_a_successor_adopts_what_lives(tmp_path: Path) -> None:
         process.close()  # as if its process had ended
     assert second.kernels.adopt() == 2
     assert [await second.kernels.port(name, "shell") for name in ("a", "b")] == ports
-    assert second.kernels.facts()["c"]["alive"] is False
+    assert second.kernels.list_kernels()["c"]["alive"] is False
     os.kill(pids[0], signal.SIGKILL)
     event = await second.exit()
     assert (event["kernel"], event["code"]) == ("a", None)  # only a parent is told how

@@ -146,7 +146,7 @@ def test_a_failure_from_outside_stops_nothing(shared: KernelInterpreter, tmp_pat
         guest._client.execute(f"import os\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n1 / 0")
         until(lambda: shared.inspect().running is not None)
         cell = InThread(lambda: shared.execute("x"))
-        until(lambda: shared._session.kernel._run is not None)  # type: ignore[union-attr]
+        until(lambda: shared._session.kernel._execution is not None)  # type: ignore[union-attr]
         gate.touch()
         assert cell.join() == 41
 
@@ -189,7 +189,7 @@ def test_a_view_takes_no_more_than_its_session_does() -> None:
         assert len(view.get("small")) == 1000
         with pytest.raises(TypeError, match=r"variable 'large' cannot be sent .* more than 1048576 bytes"):
             view.get("large")
-        guest = Guest(records.find(own.session_id), print)
+        guest = Guest(records.find_session(own.session_id), print)
         try:
             channels = (guest._client.shell_channel, guest._client.iopub_channel, guest._client.control_channel)
             assert {channel.socket.getsockopt(zmq.MAXMSGSIZE) for channel in channels} == {17 << 20}
@@ -221,7 +221,7 @@ def test_a_session_without_a_host(capfd: pytest.CaptureFixture[str]) -> None:
     interpreter.start()
     stale = interpreter.session_id
     interpreter.detach()
-    record = records.find(stale)
+    record = records.find_session(stale)
     with pytest.raises(SessionNotFound, match="its host let go of it at"):
         live(stale)
     gone = subprocess.Popen(["true"])
@@ -270,10 +270,10 @@ def test_a_session_of_another_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 def test_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host touches its record, so that its last sign of life is known."""
-    monkeypatch.setattr(session, "BEAT_S", 0.05)
+    monkeypatch.setattr(session, "HEARTBEAT_S", 0.05)
     with KernelInterpreter(sandbox="local") as interpreter:
         interpreter.start()
-        record = records.find(interpreter.session_id)
+        record = records.find_session(interpreter.session_id)
         os.utime(record.path, (1, 1))
         until(lambda: record.last_seen > 1)
 
@@ -364,7 +364,7 @@ def test_magics_show_figures(shared: KernelInterpreter, shell: Any) -> None:
 
 def test_magics_in_a_kernel(shared: KernelInterpreter) -> None:
     """In a notebook's kernel, whose event loop runs, they do the same; two kernels share the session's variables."""
-    runtime = records.find(shared.session_id).path.parent
+    runtime = records.find_session(shared.session_id).path.parent
     with KernelInterpreter(sandbox="local") as notebook:
         notebook.execute(
             f"import os; os.environ['JUPYTER_RUNTIME_DIR'] = {str(runtime)!r}\n%load_ext daytona_kernel_interp"

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.quick
 def look(driver: Driver, name: str | None = None) -> dict[str, Any]:
     """Look until the kernel itself answers: on a slow machine the relay may be first."""
     for _ in range(100):
-        found = io_loop().run(driver.session.kernel.look(name))
+        found = io_loop().run(driver.session.kernel.inspect(name))
         if found["by"] == "kernel":
             return found
     raise AssertionError("the kernel never answered")

@@ -11,7 +11,15 @@ import pytest
 
 from daytona_kernel_interp.client.outputs import CellError, DisplayData, ExecuteResult, StreamText
 from daytona_kernel_interp.page.html import to_html
-from daytona_kernel_interp.recording.model import Call, Entry, Facts, Outcome, Ref, Transcript, Usage
+from daytona_kernel_interp.recording.model import (
+    Entry,
+    Outcome,
+    RecordedCall,
+    SessionFacts,
+    Transcript,
+    Usage,
+    ValueRef,
+)
 from daytona_kernel_interp.wire.comm import ToolSpec
 from tests import sessions
 from tests.browser import browser as running_browser
@@ -266,7 +274,7 @@ def _hostile(port: int) -> Transcript:
                 Outcome("submitted", value=store.put({evil: evil}))
                 if index % 2
                 else Outcome("raised", "error", None, evil, evil),
-                variables={evil: Ref("0" * 64, 1, evil)},
+                variables={evil: ValueRef("0" * 64, 1, evil)},
                 tools=[ToolSpec(evil)],
                 output_fields=[{"name": evil, "type": evil}],
                 outputs=[
@@ -283,7 +291,7 @@ def _hostile(port: int) -> Transcript:
             )
         )
     evil = _payloads(port)[1]
-    facts = Facts(evil, sessions.BEGAN, evil, {evil: evil}, {evil: evil}, {})
+    facts = SessionFacts(evil, sessions.BEGAN, evil, {evil: evil}, {evil: evil}, {})
     return Transcript(facts, entries, store, problems=_payloads(port))
 
 
@@ -352,6 +360,6 @@ def test_a_call_of_another_file_is_not_found(browser: Browser, tmp_path: Path) -
     """A session of values that are missing is shown by what is said of them in the notebook."""
     session = sessions.small()
     lost = replace(session, store=sessions.MemoryStore())
-    calls: list[Call] = list(session.entries[1].calls)
+    calls: list[RecordedCall] = list(session.entries[1].calls)
     page = to_html(lost, "x")
     assert calls[0].arguments.summary in page.replace("&#39;", "'")

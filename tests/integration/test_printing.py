@@ -129,6 +129,6 @@ def test_late_prints_have_a_limit(driver: Driver) -> None:
     )
     driver.run(code, max_output_chars=LIMIT)
     result = driver.run("done.wait()", max_output_chars=LIMIT)
-    text = result.late + result.cell.text()
+    text = result.background_output + result.cell.text()
     assert len(text) < 10_500 + 2 * LIMIT
     assert all(isinstance(output, StreamText) or output for output in result.cell.outputs)

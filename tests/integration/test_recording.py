@@ -20,7 +20,7 @@ import pytest
 from daytona_kernel_interp import KernelInterpreter, LocalSandbox, Recording
 from daytona_kernel_interp.client.outputs import DisplayData, StreamText
 from daytona_kernel_interp.interpreter.interpreter import CodeExecutionError, CodeInterpreterError
-from daytona_kernel_interp.recording.atomic_file import GrowingFile
+from daytona_kernel_interp.recording.atomic_file import AtomicFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -391,7 +391,7 @@ def test_a_kill_at_any_instant_leaves_a_whole_file(tmp_path: Path) -> None:
         begun, tell = os.pipe()
         child = os.fork()
         if child == 0:
-            file = GrowingFile(path)
+            file = AtomicFile(path)
             file.put('["begin"', "]")
             os.write(tell, b"!")
             for number in range(100_000):

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from daytona_kernel_interp.client.execution import DiedInCell
+from daytona_kernel_interp.client.execution import ExecutionAborted
 from daytona_kernel_interp.errors import CellNotRun, KernelDied, TunnelLost
 from daytona_kernel_interp.runtime.event_loop import io_loop
 from daytona_kernel_interp.sandboxes.local import RunningLocalSandbox
-from daytona_kernel_interp.wire.comm import Field
-from daytona_kernel_interp.wire.keepalive import LinkTimes
+from daytona_kernel_interp.wire.comm import OutputField
+from daytona_kernel_interp.wire.keepalive import LinkTimings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,7 +100,7 @@ def test_a_cell_that_ended_while_there_was_no_relay_is_told_in_full(
         if killer.ident is None:
             killer.start()
 
-    result = own_driver.run(code, fields=[Field("answer", "int")], on_output=kill_once)
+    result = own_driver.run(code, fields=[OutputField("answer", "int")], on_output=kill_once)
     killer.join()
     assert result.cell.text() == "first\nunheard\n"
     assert result.cell.submission is not None
@@ -153,9 +153,9 @@ def test_what_was_queued_for_a_link_that_is_lost_for_good_never_runs(
         raise ValueError("no relay any more")
 
     monkeypatch.setattr(RunningLocalSandbox, "launch", gone)
-    own_driver.session.tunnel._dialler.times = LinkTimes(resume_lifetime_s=1.0)
+    own_driver.session.tunnel._dialer.times = LinkTimings(resume_lifetime_s=1.0)
     kill_relay(own_driver)
-    with pytest.raises(DiedInCell) as caught:
+    with pytest.raises(ExecutionAborted) as caught:
         own_driver.run("import pathlib; pathlib.Path('ran').touch()")
     assert isinstance(caught.value.error, TunnelLost)
     assert own_driver.session.kernel._channels is None
@@ -173,7 +173,7 @@ def test_a_kernel_that_died_without_a_relay_is_told_with_its_output(own_driver: 
         kill_relay(own_driver)
 
     own_driver.tools["kill_both"] = kill_both
-    with pytest.raises(DiedInCell) as caught:
+    with pytest.raises(ExecutionAborted) as caught:
         own_driver.run("print('last words')\nkill_both()")
     assert isinstance(caught.value.error, KernelDied)
     assert caught.value.cell.text() == "last words\n"
@@ -182,7 +182,7 @@ def test_a_kernel_that_died_without_a_relay_is_told_with_its_output(own_driver: 
 @pytest.mark.parametrize("end", ["import os; os._exit(0)", "import ctypes; ctypes.string_at(0)"])
 def test_what_was_printed_in_the_last_instant_is_not_lost(own_driver: Driver, end: str) -> None:
     """A process that ends without warning has said what it said, also what no thread had taken yet."""
-    with pytest.raises(DiedInCell) as caught:
+    with pytest.raises(ExecutionAborted) as caught:
         own_driver.run(f"import sys\nfor i in range(1000):\n    print('line', i)\nsys.stderr.write('err ü')\n{end}")
     text = caught.value.cell.text()
     assert "".join(f"line {i}\n" for i in range(1000)) in text
@@ -198,7 +198,7 @@ def test_an_interrupt_reaches_a_cell_on_its_way(own_driver: Driver) -> None:
     outcome: list[object] = []
     thread = threading.Thread(target=lambda: outcome.append(own_driver.run("import time; time.sleep(20); ran = True")))
     thread.start()
-    while own_driver.session.kernel._run is None:
+    while own_driver.session.kernel._execution is None:
         pass
     own_driver.interrupt()
     threading.Event().wait(1.2)  # SIGINT waits in the stopped process; the request to raise, in its socket

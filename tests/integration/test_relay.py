@@ -18,13 +18,13 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from daytona_kernel_interp.client.execution import DiedInCell
+from daytona_kernel_interp.client.execution import ExecutionAborted
 from daytona_kernel_interp.errors import KernelDied, SandboxFailed, TunnelLost, WireMismatch
 from daytona_kernel_interp.runtime.event_loop import io_loop
 from daytona_kernel_interp.sandboxes.base import RelayAddress
 from daytona_kernel_interp.sandboxes.local import LocalSandbox
 from daytona_kernel_interp.tunnel.tunnel import Tunnel
-from daytona_kernel_interp.wire.hello import HELLO_HEADER, SECRET_HEADER, Close, HostHello
+from daytona_kernel_interp.wire.hello import HELLO_HEADER, SECRET_HEADER, CloseCode, HostHello
 from tests.integration.driver import Driver
 
 pytestmark = pytest.mark.quick
@@ -60,13 +60,13 @@ async def test_an_unknown_channel_is_not_found(driver: Driver) -> None:
 @pytest.mark.parametrize(
     ("hello", "code"),
     [
-        ("{}", Close.BAD_HELLO),
-        ("[" * 4000, Close.BAD_HELLO),
-        (json.dumps({"version": 99, "stream": "0" * 32, "kernel": "", "window": 1}), Close.BAD_HELLO),
-        (HostHello("0" * 32, "0" * 64, kernel="", window=1, known=True).to_header(), Close.UNKNOWN_STREAM),
+        ("{}", CloseCode.BAD_HELLO),
+        ("[" * 4000, CloseCode.BAD_HELLO),
+        (json.dumps({"version": 99, "stream": "0" * 32, "kernel": "", "window": 1}), CloseCode.BAD_HELLO),
+        (HostHello("0" * 32, "0" * 64, kernel="", window=1, known=True).to_header(), CloseCode.UNKNOWN_STREAM),
     ],
 )
-async def test_a_bad_hello_is_closed_with_its_code(driver: Driver, hello: str, code: Close) -> None:
+async def test_a_bad_hello_is_closed_with_its_code(driver: Driver, hello: str, code: CloseCode) -> None:
     """Malformed, of another version, or for a kernel that is not there: each has its close code."""
     headers = {SECRET_HEADER: relay_of(driver).secret, HELLO_HEADER: hello}
     socket = await dial(relay_of(driver), "/v2/shell", headers)
@@ -192,7 +192,7 @@ def test_the_kernel_sees_an_allow_listed_environment(monkeypatch: pytest.MonkeyP
 def test_a_kernels_death_is_told_with_its_output(own_driver: Driver, code: str, exit_code: int, words: str) -> None:
     """A kernel that dies in a cell: how, and the output that had left it; the next cell is refused."""
     own_driver.tools["note"] = lambda: None  # its answer proves that the print before it has left the process
-    with pytest.raises(DiedInCell) as caught:
+    with pytest.raises(ExecutionAborted) as caught:
         own_driver.run(f"print('before')\nnote()\n{code}")
     assert isinstance(caught.value.error, KernelDied)
     assert caught.value.error.exit_code == exit_code
@@ -205,7 +205,9 @@ def test_a_kernels_death_is_told_with_its_output(own_driver: Driver, code: str, 
 def test_code_that_nothing_interrupts_costs_the_kernel(own_driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     """Native code that never looks at signals ends with the kernel killed, and the error says so."""
     monkeypatch.setattr("daytona_kernel_interp.client.kernel_driver.LAST_INTERRUPT_S", 0.5)
-    with pytest.raises(DiedInCell, match="nothing stopped the code, so the kernel was killed; all variables are lost"):
+    with pytest.raises(
+        ExecutionAborted, match="nothing stopped the code, so the kernel was killed; all variables are lost"
+    ):
         own_driver.run("import collections, itertools; collections.deque(itertools.repeat(0), maxlen=0)", timeout_s=0.3)
 
 
@@ -268,7 +270,7 @@ def test_a_second_jupyter_client_can_join(driver: Driver) -> None:
         assert client.hb_channel.is_beating()
     finally:
         client.stop_channels()
-    assert driver.run("pass").late == ""
+    assert driver.run("pass").background_output == ""
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,8 @@ from daytona_kernel_interp.codec.records import Record
 from daytona_kernel_interp.errors import KernelError
 from daytona_kernel_interp.jupyter.kernelspec import describe
 from daytona_kernel_interp.playback.compare import Tolerance
-from daytona_kernel_interp.sandboxes.select import choose, take_up
-from daytona_kernel_interp.session.session_file import find
+from daytona_kernel_interp.sandboxes.select import adopt, select_sandbox
+from daytona_kernel_interp.session.session_file import find_session
 from tests.snapshots.file_formats import GOLDEN
 
 if TYPE_CHECKING:
@@ -89,12 +89,12 @@ def _sandboxes() -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "RelaySandbox('ws://host/path', 't')", lambda: RelaySandbox("ws://host/path", "t")
     yield "RelaySandbox('ws://host', '')", lambda: RelaySandbox("ws://host", "")
     yield "LocalSandbox(folder='/')", lambda: LocalSandbox(folder="/")  # type: ignore[call-arg]
-    yield "no sandbox chosen", lambda: choose(None)
-    yield "sandbox='dayton'", lambda: choose("dayton")
-    yield "sandbox=str", lambda: choose(str)
-    yield "sandbox=5", lambda: choose(5)
-    yield "session in a sandbox of another kind", lambda: take_up({"kind": "moon"})
-    yield "session record without fields", lambda: take_up({"kind": "local"})
+    yield "no sandbox chosen", lambda: select_sandbox(None)
+    yield "sandbox='dayton'", lambda: select_sandbox("dayton")
+    yield "sandbox=str", lambda: select_sandbox(str)
+    yield "sandbox=5", lambda: select_sandbox(5)
+    yield "session in a sandbox of another kind", lambda: adopt({"kind": "moon"})
+    yield "session record without fields", lambda: adopt({"kind": "local"})
 
 
 def _interpreters() -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -163,7 +163,7 @@ def _sessions() -> Iterator[tuple[str, Callable[[], Any]]]:
 
     yield "live()", lambda: live()
     yield "live('nothing')", lambda: live("nothing")
-    yield "find('nothing')", lambda: find("nothing")
+    yield "find('nothing')", lambda: find_session("nothing")
     yield kernel()
     yield kernel(sandbox="moon")
     yield kernel(sandbox="local", snapshot="s")

@@ -11,7 +11,7 @@ from unittest import mock
 from daytona_kernel_interp import Recording
 from daytona_kernel_interp.jupyter.kernelspec import KERNELSPECS, Kernelspec, install
 from daytona_kernel_interp.recording import notebook_reader
-from daytona_kernel_interp.sandboxes.select import take_up
+from daytona_kernel_interp.sandboxes.select import adopt
 from daytona_kernel_interp.session.session_file import SessionRecord
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def session_files(folder: Path) -> str:
                 started=1.5,
                 kernel="k",
                 connection_file="/tmp/dk-x/kernel.json",
-                sandbox=take_up(sandbox).record() or {},
+                sandbox=adopt(sandbox).record() or {},
                 key="key",
                 max_value_bytes=None if number else 1000,
             )

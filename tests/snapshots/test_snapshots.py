@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from daytona_kernel_interp.sandboxes.select import take_up
-from daytona_kernel_interp.session.session_file import sessions
+from daytona_kernel_interp.sandboxes.select import adopt
+from daytona_kernel_interp.session.session_file import list_records
 from tests.snapshots.snapshots import EXPECTED, SNAPSHOTS
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def test_a_session_file_of_the_snapshot_is_read(tmp_path: Path, monkeypatch: pyt
     stored = json.loads((EXPECTED / "session_files.json").read_text(encoding="utf-8"))
     for name, fields in stored.items():
         (tmp_path / name).write_text(json.dumps(fields), encoding="utf-8")
-    read = {record.path.name: record for record in sessions()}
+    read = {record.path.name: record for record in list_records()}
     assert set(read) == set(stored)
     for name, record in read.items():
         assert {key: getattr(record, key) for key in stored[name]} == stored[name]
-        assert take_up(record.sandbox).record() == record.sandbox
+        assert adopt(record.sandbox).record() == record.sandbox

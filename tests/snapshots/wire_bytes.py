@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from daytona_kernel_interp.wire.comm import Field, Parameter, Preamble, ToolFailure, ToolSpec, to_line
+from daytona_kernel_interp.wire.comm import OutputField, Parameter, Preamble, ToolFailure, ToolSpec, to_line
 from daytona_kernel_interp.wire.frames import decode, encode
-from daytona_kernel_interp.wire.hello import Close, HostHello, close_reason
-from daytona_kernel_interp.wire.journal import Record, RecordKind, encode_record
+from daytona_kernel_interp.wire.hello import CloseCode, HostHello, close_reason
+from daytona_kernel_interp.wire.journal import JournalRecord, RecordKind, encode_record
 from daytona_kernel_interp.wire.keepalive import Admitted, Refused, RelayStreams
 from daytona_kernel_interp.wire.stream import Stream
 
@@ -90,14 +90,14 @@ def _refusals() -> list[str]:
     for channel, hello in hellos:
         answer = relay.admit(channel, hello)
         if isinstance(answer, Refused):
-            lines.append(f"{int(answer.code)} {Close(answer.code).name}: {close_reason(answer.reason)}")
+            lines.append(f"{int(answer.code)} {CloseCode(answer.code).name}: {close_reason(answer.reason)}")
         else:
             lines.append("admitted")
     return lines
 
 
 def _journal() -> list[str]:
-    kinds = [f"{kind.name:10} {encode_record(Record(kind, kind.name.encode())).hex()}" for kind in RecordKind]
+    kinds = [f"{kind.name:10} {encode_record(JournalRecord(kind, kind.name.encode())).hex()}" for kind in RecordKind]
     return ["# Journal records", *kinds]
 
 
@@ -105,7 +105,7 @@ def _calls() -> list[str]:
     preamble = Preamble(
         variables={"x": 1},
         tools=(ToolSpec("look", "Look up.", (Parameter("key", 1), Parameter("n", 3, "5"))), ToolSpec("bare")),
-        fields=(Field("answer", "str"), Field("rest")),
+        fields=(OutputField("answer", "str"), OutputField("rest")),
         max_output_chars=10,
         max_value_bytes=20,
         kept=(("large", "hash", 2),),

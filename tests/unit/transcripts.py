@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from daytona_kernel_interp.client.outputs import CellError, DisplayData, ExecuteResult, StreamText
 from daytona_kernel_interp.codec import values
 from daytona_kernel_interp.codec.value_hash import hash_of
-from daytona_kernel_interp.recording.model import Call, Entry, Facts, LMCall, Outcome, Ref, Transcript, Usage
+from daytona_kernel_interp.recording.model import (
+    Entry,
+    LMCall,
+    Outcome,
+    RecordedCall,
+    SessionFacts,
+    Transcript,
+    Usage,
+    ValueRef,
+)
 from daytona_kernel_interp.recording.value_store import ref_to
 from daytona_kernel_interp.wire.comm import Parameter, ToolSpec
 
@@ -28,12 +37,12 @@ class Memory:
     def __init__(self) -> None:
         self.kept: dict[str, Sequence[values.Buffer]] = {}
 
-    def keep(self, value: Any) -> Ref:
+    def keep(self, value: Any) -> ValueRef:
         buffers = values.dumps(value, max_bytes=None)
         self.kept[hash_of(buffers)] = buffers
         return ref_to(buffers)
 
-    def load(self, ref: Ref) -> Sequence[values.Buffer]:
+    def load(self, ref: ValueRef) -> Sequence[values.Buffer]:
         return self.kept[ref.hash]
 
 
@@ -80,7 +89,7 @@ def transcripts(draw: st.DrawFn) -> Transcript:
     )
     errors = st.none() | st.tuples(TEXTS, st.lists(TEXTS, max_size=2).map(tuple), TEXTS)
     calls = st.builds(
-        Call,
+        RecordedCall,
         st.integers(1, 99),
         _NAMES,
         st.sampled_from(["tool", "llm"]),
@@ -124,7 +133,7 @@ def transcripts(draw: st.DrawFn) -> Transcript:
         )
         for number in range(draw(st.integers(0, 3)))
     )
-    facts = Facts(
+    facts = SessionFacts(
         session_id=draw(TEXTS),
         began=BEGAN,
         sandbox=draw(TEXTS),

@@ -21,8 +21,8 @@ import comm
 
 from ...codec import values
 from ...codec.libraries import has_arrow
-from ...wire.comm import COMM_TARGET, SMALL_VALUE_BYTES, Field, Preamble, ToolFailure, ToolSpec
-from .files import serve
+from ...wire.comm import COMM_TARGET, SMALL_VALUE_BYTES, OutputField, Preamble, ToolFailure, ToolSpec
+from .files import handle_request
 from .submit import make_submit
 from .tool_errors import ToolError, to_exception
 
@@ -39,11 +39,11 @@ class Bridge:
         self._session, self._iopub, self._streams = session, iopub_socket, streams
         self._comm_id: str | None = None
         self._parent: dict[str, Any] = {}
-        self._waiting: dict[int, Callable[[Reply], None]] = {}
-        self._under_way: dict[int, tuple[str, float]] = {}  # of those: the tool's name, and when it was called
+        self._reply_handlers: dict[int, Callable[[Reply], None]] = {}
+        self._pending_calls: dict[int, tuple[str, float]] = {}  # of those: the tool's name, and when it was called
         self._ids = itertools.count(1)
         self._specs: dict[str, tuple[ToolSpec, Callable[..., Any]]] = {}
-        self._submit: tuple[tuple[Field, ...] | None, Callable[..., None]] | None = None  # its fields, and it
+        self._submit: tuple[tuple[OutputField, ...] | None, Callable[..., None]] | None = None  # its fields, and it
         self._max_value_bytes: int | None = None
         self._host_has_arrow = False
         self._pid = os.getpid()
@@ -117,8 +117,8 @@ class Bridge:
         try:
             reply = inbox.get()  # SIGINT interrupts this in the main thread
         finally:
-            self._forget_call(call_id)
-        return _outcome(reply)
+            self._discard_call(call_id)
+        return _result_or_error(reply)
 
     async def acall(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the host's tool ``name`` without blocking the cell's event loop."""
@@ -136,8 +136,8 @@ class Bridge:
         try:
             reply = await future
         finally:
-            self._forget_call(call_id)
-        return _outcome(reply)
+            self._discard_call(call_id)
+        return _result_or_error(reply)
 
     def _send_call(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], complete: Callable[[Reply], None]
@@ -149,20 +149,20 @@ class Bridge:
         except (values.UnsupportedValue, values.ValueTooLarge) as error:
             raise TypeError(f"{name}() cannot send this argument to the host: {error}") from None
         call_id = next(self._ids)
-        self._under_way[call_id] = (name, time.monotonic())
-        self._waiting[call_id] = complete
+        self._pending_calls[call_id] = (name, time.monotonic())
+        self._reply_handlers[call_id] = complete
         self._send({"op": "call", "id": call_id, "name": name, **({"arrow": True} if has_arrow() else {})}, buffers)
         return call_id
 
-    def _forget_call(self, call_id: int) -> None:
-        self._waiting.pop(call_id, None)
-        self._under_way.pop(call_id, None)
+    def _discard_call(self, call_id: int) -> None:
+        self._reply_handlers.pop(call_id, None)
+        self._pending_calls.pop(call_id, None)
 
-    def under_way(self) -> list[tuple[str, float]]:
+    def pending_calls(self) -> list[tuple[str, float]]:
         """Return the tools that code waits for, and when it called each (``time.monotonic``). Any thread may."""
-        return list(dict.copy(self._under_way).values())
+        return list(dict.copy(self._pending_calls).values())
 
-    def offered(self) -> dict[str, Any]:
+    def tools(self) -> dict[str, Any]:
         """Return what was bound into the namespace, by name, but for variables. Any thread may."""
         found = {name: stub for name, (_, stub) in dict.copy(self._specs).items()}
         submit = {} if self._submit is None else {_SUBMIT: self._submit[1]}
@@ -195,7 +195,7 @@ class Bridge:
         self._send({"op": "value"}, buffers)
         return None
 
-    def send_wanted(self, wanted: str | dict[str, Any], namespace: dict[str, Any]) -> None:
+    def send_requested(self, requested: str | dict[str, Any], namespace: dict[str, Any]) -> None:
         """Send the variable of that name, or the answer to a request for a file.
 
         Raises:
@@ -203,13 +203,13 @@ class Bridge:
             TypeError: If it cannot leave the sandbox.
             OSError: If the file cannot be read or written.
         """
-        if isinstance(wanted, str) and wanted not in namespace:
-            raise NameError(f"name {wanted!r} is not defined")
-        answer = namespace[wanted] if isinstance(wanted, str) else serve(wanted)
+        if isinstance(requested, str) and requested not in namespace:
+            raise NameError(f"name {requested!r} is not defined")
+        answer = namespace[requested] if isinstance(requested, str) else handle_request(requested)
         try:
             buffers = self._dumps(answer, snapshot=True)
         except (values.UnsupportedValue, values.ValueTooLarge) as error:
-            raise TypeError(f"variable {wanted!r} cannot be sent to the host: {error}") from None
+            raise TypeError(f"variable {requested!r} cannot be sent to the host: {error}") from None
         self._send({"op": "wanted"}, buffers)
 
     def _dumps(self, value: Any, *, snapshot: bool = False) -> list[values.Buffer]:
@@ -230,10 +230,10 @@ class Bridge:
         if op == "raise":
             self._raise_in_cell(data.get("cell"), async_cell)
         elif op == "pending":
-            self._send({"op": "pending", "ids": sorted(self._waiting)}, ())
+            self._send({"op": "pending", "ids": sorted(self._reply_handlers)}, ())
         elif op == "abandon":
             upto = data.get("upto")
-            calls = [call_id for call_id in self._waiting if not isinstance(upto, int) or call_id <= upto]
+            calls = [call_id for call_id in self._reply_handlers if not isinstance(upto, int) or call_id <= upto]
             for call_id in calls:
                 self._complete(call_id, {**data, "op": "error"}, buffers)
             self._send({"op": "abandoned", "ids": calls}, ())
@@ -241,7 +241,7 @@ class Bridge:
             self._complete(data.get("id"), data, buffers)
 
     def _complete(self, call_id: Any, data: dict[str, Any], buffers: Sequence[Any]) -> None:
-        complete = self._waiting.pop(call_id, None)
+        complete = self._reply_handlers.pop(call_id, None)
         if complete is not None:
             complete((data, buffers))
 
@@ -254,7 +254,7 @@ class Bridge:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._main_thread), ctypes.py_object(error))
 
 
-def _outcome(reply: Reply) -> Any:
+def _result_or_error(reply: Reply) -> Any:
     data, buffers = reply
     value = values.loads(buffers)
     if data.get("op") == "error":
@@ -262,7 +262,7 @@ def _outcome(reply: Reply) -> Any:
     return value
 
 
-class _Shown:
+class _DefaultRepr:
     """A default value known by its repr only."""
 
     def __init__(self, text: str) -> None:
@@ -282,7 +282,7 @@ def _signature(spec: ToolSpec) -> inspect.Signature | None:
                 inspect.Parameter(
                     p.name,
                     kinds[p.kind],
-                    default=inspect.Parameter.empty if p.default is None else _Shown(p.default),
+                    default=inspect.Parameter.empty if p.default is None else _DefaultRepr(p.default),
                 )
                 for p in spec.parameters
             ]

@@ -9,7 +9,7 @@ from typing import Any
 MAX_FILES = 100_000
 
 
-def serve(request: dict[str, Any]) -> Any:
+def handle_request(request: dict[str, Any]) -> Any:
     """Do one step of an upload or download and return what the host wants to know.
 
     Raises:

@@ -13,7 +13,7 @@ from ...wire.protocol_errors import RemoteProtocolError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-KEPT_BYTES = 256 << 20
+CACHE_BYTES = 256 << 20
 
 # How a value is kept: as itself, which nothing can change; as our own marshal of it, three times as fast to read as
 # its encoding; as that encoding.
@@ -24,18 +24,18 @@ class ValueForgotten(Exception):
     """The host counts on a value that is not here."""
 
 
-class Keeping:
+class InputCache:
     """Values by the hash of their encoding; those that were used longest ago go first."""
 
-    def __init__(self, max_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
         self._max_bytes = max_bytes
         self._size = 0
-        self._kept: OrderedDict[str, tuple[int, Any, int]] = OrderedDict()  # how, what, its size in bytes
+        self._entries: OrderedDict[str, tuple[int, Any, int]] = OrderedDict()  # how, what, its size in bytes
 
     @property
     def keys(self) -> list[str]:
         """Of what is here, by last use."""
-        return list(self._kept)
+        return list(self._entries)
 
     def get(self, key: str) -> Any:
         """Return a fresh copy of a value.
@@ -43,10 +43,10 @@ class Keeping:
         Raises:
             ValueForgotten: If it is not here.
         """
-        if key not in self._kept:
+        if key not in self._entries:
             raise ValueForgotten(f"no value {key[:8]}")
-        self._kept.move_to_end(key)
-        how, what, _ = self._kept[key]
+        self._entries.move_to_end(key)
+        how, what, _ = self._entries[key]
         if how == _SAME:
             return what
         if how == _ENCODED:
@@ -64,22 +64,24 @@ class Keeping:
             kept = (_MARSHAL, form, len(form))
         else:
             kept = (_ENCODED, list(buffers), sum(map(len, buffers)))
-        self._drop(key)
-        self._kept[key] = kept
+        self._evict(key)
+        self._entries[key] = kept
         self._size += kept[2]
         return value
 
     def trim(self) -> None:
         """Forget what exceeds the limit."""
         while self._size > self._max_bytes:
-            self._drop(next(iter(self._kept)))
+            self._evict(next(iter(self._entries)))
 
-    def _drop(self, key: str) -> None:
-        _, _, size = self._kept.pop(key, (0, None, 0))
+    def _evict(self, key: str) -> None:
+        _, _, size = self._entries.pop(key, (0, None, 0))
         self._size -= size
 
 
-def resolve(keeping: Keeping, sent: Sequence[tuple[str, str, int]], buffers: Sequence[values.Buffer]) -> dict[str, Any]:
+def resolve(
+    cache: InputCache, sent: Sequence[tuple[str, str, int]], buffers: Sequence[values.Buffer]
+) -> dict[str, Any]:
     """Return the variables whose names, keys and numbers of buffers are ``sent``; without buffers, they are here.
 
     Raises:
@@ -89,13 +91,13 @@ def resolve(keeping: Keeping, sent: Sequence[tuple[str, str, int]], buffers: Seq
     variables, place = {}, len(buffers) - sum(count for *_, count in sent)
     for name, key, count in sent:
         if count == 0:
-            variables[name] = keeping.get(key)
+            variables[name] = cache.get(key)
     for name, key, count in sent:
         if count:
             try:
-                variables[name] = keeping.add(key, buffers[place : place + count])
+                variables[name] = cache.add(key, buffers[place : place + count])
             except RemoteProtocolError as error:
                 raise RemoteProtocolError(f"variable {name!r}: {error}") from error
             place += count
-    keeping.trim()
+    cache.trim()
     return variables

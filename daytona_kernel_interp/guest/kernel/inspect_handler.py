@@ -16,88 +16,88 @@ import zmq
 
 from ...codec import values
 from ...wire.inspect_messages import CODE_CHARS, MAX_CALLS, NAMED_CHARS, REPR_S
-from .inspector import copied, is_large, line_of, shown_tools, summarize, tasks_of, told
+from .inspector import copy_namespace, describe_safely, is_large, line_of_thread, shown_tools, summarize, task_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .bridge import Bridge
-    from .status_file import Board
+    from .status_file import StatusFile
 
 _SUMMARY_S = 1.0  # between summaries for the board
-_MAX_STUCK = 4  # threads that a repr did not return to; then types have to do
+_MAX_STUCK_THREADS = 4  # threads that a repr did not return to; then types have to do
 _NO_TASKS_OF = (
     str(Path(__file__).parent),
     *(str(Path(module.__file__ or "").parent) for module in (IPython, ipykernel, tornado, zmq, asyncio)),
 )
 
 
-class Looks:
+class InspectHandler:
     """One per kernel. Says what is there; what it leaves is the board."""
 
-    def __init__(self, board: Board, bridge: Bridge, shell: Any) -> None:
-        self._board, self._bridge, self._shell = board, bridge, shell
+    def __init__(self, status_file: StatusFile, bridge: Bridge, shell: Any) -> None:
+        self._status_file, self._bridge, self._shell = status_file, bridge, shell
         self._main_thread = threading.main_thread().ident
         self._cell_files = str(Path(gettempdir()) / "ipykernel_")
         self._running: dict[str, Any] | None = None
-        self._began = self._summarized = 0.0
-        self._due = False
-        self._count = self._stuck = 0
+        self._cell_started_at = self._summarized = 0.0
+        self._summary_due = False
+        self._count = self._stuck_threads = 0
 
     # --- the cell's begin and end, in the main thread ---------------------------------------------------
 
-    def began(self, cell: str, code: Any, number: int) -> None:
+    def cell_started(self, cell: str, code: Any, number: int) -> None:
         """A cell was taken up."""
-        self._began = time.monotonic()
+        self._cell_started_at = time.monotonic()
         self._count += 1
         text = code[:CODE_CHARS] if type(code) is str else ""
         self._running = {"cell": cell, "code": text, "number": number}
-        self._board.running(self._running)
+        self._status_file.write_running(self._running)
 
-    def ended(self, control: Any) -> None:
+    def cell_ended(self, control: Any) -> None:
         """It is over; ``control`` is the control thread's loop, which writes a summary, once a second at the most."""
         self._running = None
-        self._board.running(None)
-        if not self._due:
-            self._due = True
+        self._status_file.write_running(None)
+        if not self._summary_due:
+            self._summary_due = True
             wait_s = max(0.0, self._summarized + _SUMMARY_S - time.monotonic())
-            control.add_callback(control.call_later, wait_s, self._post)
+            control.add_callback(control.call_later, wait_s, self._write_due_summary)
 
-    def _post(self) -> None:
-        self._due = False
-        self._keep(self._summary())
+    def _write_due_summary(self) -> None:
+        self._summary_due = False
+        self._write_summary(self._summarize())
 
-    def _keep(self, summary: dict[str, Any]) -> None:
+    def _write_summary(self, summary: dict[str, Any]) -> None:
         self._summarized = time.monotonic()
-        self._board.summary({**summary, "running": None})
+        self._status_file.write_summary({**summary, "running": None})
 
     # --- answers, on the control thread ---------------------------------------------------------------------
 
-    def answer(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Return what is there and what runs."""
-        summary = self._summary()
+        summary = self._summarize()
         if time.monotonic() > self._summarized + _SUMMARY_S:
-            self._keep(summary)
+            self._write_summary(summary)
         return summary
 
-    async def answer_by_name(self, name: Any, *, with_value: bool, max_bytes: Any) -> tuple[dict[str, Any], list[Any]]:
+    async def variable(self, name: Any, *, with_value: bool, max_bytes: Any) -> tuple[dict[str, Any], list[Any]]:
         """Return what there is of one variable: with its own text, or its value, if no cell runs."""
         # A name of the code's own class would be asked whether it is the same.
-        namespace = {key: value for key, value in copied(self._shell.user_ns).items() if type(key) is str}
-        answer: dict[str, Any] = {"running": self._now(), "count": self._count}
+        namespace = {key: value for key, value in copy_namespace(self._shell.user_ns).items() if type(key) is str}
+        answer: dict[str, Any] = {"running": self._running_cell(), "count": self._count}
         if type(name) is not str or name not in namespace:
             return {**answer, "missing": True}, []
         value = namespace[name]
-        row = told(name, value, NAMED_CHARS)
+        row = describe_safely(name, value, NAMED_CHARS)
         answer["variables"] = [row]
         if with_value:
             try:
-                return answer, await self._beside(lambda: self._encoded(name, value, max_bytes), None)
+                return answer, await self._run_in_thread(lambda: self._encoded(name, value, max_bytes), None)
             except Exception as error:
                 return {**answer, "refused": str(error)}, []
-        if self._running is None and self._stuck < _MAX_STUCK and not is_large(value):
+        if self._running is None and self._stuck_threads < _MAX_STUCK_THREADS and not is_large(value):
             try:
-                row[4] = await self._beside(lambda: _text_of(value), REPR_S)
+                row[4] = await self._run_in_thread(lambda: _repr_of(value), REPR_S)
             except Exception:  # it raised, or took too long: what was found without it stays
                 answer["own_repr"] = False
         return answer, []
@@ -110,7 +110,7 @@ class Looks:
         except (values.UnsupportedValue, values.ValueTooLarge) as error:
             raise TypeError(f"variable {name!r} cannot be sent to the host: {error}") from None
 
-    async def _beside(self, work: Callable[[], Any], limit_s: float | None) -> Any:
+    async def _run_in_thread(self, work: Callable[[], Any], limit_s: float | None) -> Any:
         """Do what runs code of the value in a thread of its own, which may never return."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Any] = loop.create_future()
@@ -127,43 +127,43 @@ class Looks:
             loop.call_soon_threadsafe(settle, result, error)
 
         threading.Thread(target=serve, name="look", daemon=True).start()
-        self._stuck += 1
+        self._stuck_threads += 1
         try:
             return await asyncio.wait_for(asyncio.shield(done), limit_s)
         finally:
             if done.done():
-                self._stuck -= 1
+                self._stuck_threads -= 1
             else:
-                done.add_done_callback(self._unstuck)
+                done.add_done_callback(self._thread_returned)
 
-    def _unstuck(self, done: asyncio.Future[Any]) -> None:
-        self._stuck -= 1
+    def _thread_returned(self, done: asyncio.Future[Any]) -> None:
+        self._stuck_threads -= 1
         if not done.cancelled():
             done.exception()
 
-    def _summary(self) -> dict[str, Any]:
-        offered = self._bridge.offered()
-        hidden = {**copied(self._shell.user_ns_hidden), **offered}
+    def _summarize(self) -> dict[str, Any]:
+        offered = self._bridge.tools()
+        hidden = {**copy_namespace(self._shell.user_ns_hidden), **offered}
         rows, left_out = summarize(self._shell.user_ns, hidden)
         return {
-            **{"variables": rows, "left_out": left_out, "running": self._now(), "count": self._count},
+            **{"variables": rows, "left_out": left_out, "running": self._running_cell(), "count": self._count},
             "tools": shown_tools(offered)[:MAX_CALLS],
         }
 
-    def _now(self) -> dict[str, Any] | None:
+    def _running_cell(self) -> dict[str, Any] | None:
         running, now = self._running, time.monotonic()
         if running is None:
             return None
         return {
             **running,
-            "elapsed_s": now - self._began,
-            "line": line_of(self._main_thread, self._cell_files),
-            "calls": [[name, now - since] for name, since in self._bridge.under_way()][:MAX_CALLS],
-            "tasks": tasks_of(_all_tasks(), _NO_TASKS_OF)[:MAX_CALLS],
+            "elapsed_s": now - self._cell_started_at,
+            "line": line_of_thread(self._main_thread, self._cell_files),
+            "calls": [[name, now - since] for name, since in self._bridge.pending_calls()][:MAX_CALLS],
+            "tasks": task_names(_all_tasks(), _NO_TASKS_OF)[:MAX_CALLS],
         }
 
 
-def _text_of(value: Any) -> str:
+def _repr_of(value: Any) -> str:
     return str.__getitem__(repr(value), slice(0, NAMED_CHARS))
 
 

@@ -18,27 +18,27 @@ import types
 from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, Any
 
-from ...wire.inspect_messages import KINDS, MAX_LOOK_BYTES, MAX_VARIABLES, PREVIEW_CHARS
-from .inspector_libraries import facts_of
+from ...wire.inspect_messages import KINDS, MAX_INSPECT_BYTES, MAX_VARIABLES, PREVIEW_CHARS
+from .inspector_libraries import summary_of
 from .object_layout import MODULE_DICT, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from .inspector_libraries import Facts
+    from .inspector_libraries import ValueSummary
 
 Row = list[Any]  # as of wire.looks.ROW
 
 # What IPython, DSPy and Python's import system put into a namespace under names that are nobody's variables.
-_UNSHOWN = re.compile(r"_{1,3}|_i{1,3}|_i?\d+|_(oh|dh|ih|exit_code)|__\w+__|__?[Dd]spy\w*")
+_HIDDEN_NAMES = re.compile(r"_{1,3}|_i{1,3}|_i?\d+|_(oh|dh|ih|exit_code)|__\w+__|__?[Dd]spy\w*")
 
 _MAX_BITS = 256
 _SMALL = 1 << 63
 _MAX_ITEMS = 10  # in a row of a table; of one variable as many as its text has room for
 _ITEM_CHARS = 20
-_MAX_OWN_TEXT = 100_000  # characters and items
+_MAX_REPR_SOURCE_CHARS = 100_000  # characters and items
 _MAX_DEPTH = 3
-_MAX_TRIES = 20
+_ATTEMPTS = 20
 _VARIABLE, _FUNCTION, _CLASS, _MODULE_KIND = KINDS
 
 
@@ -48,14 +48,14 @@ def summarize(namespace: dict[str, Any], hidden: Mapping[str, Any]) -> tuple[lis
     The newest stay. A name of ``hidden`` is passed over while it has the object that it has there.
     """
     rows: list[Row] = []
-    room, left_out = MAX_LOOK_BYTES, 0
-    for name, value in reversed(list(copied(namespace).items())):
-        if type(name) is not str or _UNSHOWN.fullmatch(name) or (name in hidden and hidden[name] is value):
+    room, left_out = MAX_INSPECT_BYTES, 0
+    for name, value in reversed(list(copy_namespace(namespace).items())):
+        if type(name) is not str or _HIDDEN_NAMES.fullmatch(name) or (name in hidden and hidden[name] is value):
             continue
         if len(rows) >= MAX_VARIABLES or room <= 0:
             left_out += 1
             continue
-        row = told(name, value)
+        row = describe_safely(name, value)
         room -= _cost(row)
         rows.append(row)
     return rows[::-1], left_out
@@ -63,10 +63,10 @@ def summarize(namespace: dict[str, Any], hidden: Mapping[str, Any]) -> tuple[lis
 
 def shown_tools(offered: Mapping[str, Any]) -> list[str]:
     """Return the tools that are the host's own, not those by which DSPy does its work, nor their errors' class."""
-    return [name for name, tool in offered.items() if type(tool) is not type and not _UNSHOWN.fullmatch(name)]
+    return [name for name, tool in offered.items() if type(tool) is not type and not _HIDDEN_NAMES.fullmatch(name)]
 
 
-def told(name: str, value: Any, chars: int = PREVIEW_CHARS) -> Row:
+def describe_safely(name: str, value: Any, chars: int = PREVIEW_CHARS) -> Row:
     """Return the row of one variable, come what may: should code of it run all the same, its exit is not the look's."""
     try:
         return describe(name, value, chars)
@@ -79,7 +79,7 @@ def describe(name: str, value: Any, chars: int = PREVIEW_CHARS) -> Row:
     cls = type(value)
     size, shape, preview, kind = None, None, "", _VARIABLE
     try:
-        known = _KNOWN.get(id(cls))
+        known = _HANDLERS.get(id(cls))
         if known is not None:
             kind, measure, sketch = known
             size = dict.__sizeof__(value) if issubclass(cls, dict) else sys.getsizeof(value)
@@ -88,7 +88,7 @@ def describe(name: str, value: Any, chars: int = PREVIEW_CHARS) -> Row:
         elif issubclass(cls, type):  # `type` is cls's ancestor: C code looks that up
             kind, preview = _CLASS, f"class {type_name(value)}"
         else:
-            facts = facts_of(value, cls)
+            facts = summary_of(value, cls)
             size, shape, preview = facts.size, facts.shape, _library_text(facts, chars)
     except Exception:  # it changed under our eyes, or is broken in a way that nobody thought of
         preview = ""
@@ -100,7 +100,7 @@ def is_large(value: Any) -> bool:
 
     That can be told of Python's texts and containers. Subclasses count as what they are in C.
     """
-    room, waiting, seen = _MAX_OWN_TEXT, [value], set()
+    room, waiting, seen = _MAX_REPR_SOURCE_CHARS, [value], set()
     while waiting and room > 0:
         item = waiting.pop()
         base: Any = next((base for base in _MEASURED if issubclass(type(item), base)), None)
@@ -119,9 +119,9 @@ def is_large(value: Any) -> bool:
     return room <= 0
 
 
-def copied(namespace: dict[Any, Any]) -> dict[Any, Any]:
+def copy_namespace(namespace: dict[Any, Any]) -> dict[Any, Any]:
     """Return a copy of a dict that other threads change; an empty one if it is none."""
-    for _ in range(_MAX_TRIES if type(namespace) is dict else 0):
+    for _ in range(_ATTEMPTS if type(namespace) is dict else 0):
         try:
             return dict.copy(namespace)
         except RuntimeError:  # a finalizer ran in the middle of it and changed the namespace
@@ -136,17 +136,17 @@ def _cost(row: Row) -> int:
 # --- Python's own types ---------------------------------------------------------------------------------------------
 
 
-def _sketch(value: Any, chars: int, depth: int) -> str:
+def _short_text(value: Any, chars: int, depth: int) -> str:
     """Return a text for a value in a container."""
     cls = type(value)
-    known = _KNOWN.get(id(cls))
+    known = _HANDLERS.get(id(cls))
     if known is None:
         return f"<{'class ' + type_name(value) if issubclass(cls, type) else type_name(cls)}>"
     text: str = known[2](value, chars, depth)
     return text
 
 
-def _plain(value: Any, chars: int, depth: int) -> str:
+def _plain_text(value: Any, chars: int, depth: int) -> str:
     return _cut(repr(value), chars)
 
 
@@ -163,12 +163,12 @@ def _sequence(value: Any, chars: int, depth: int) -> str:
     if not len(value):
         return empty
     closing = ",)" if type(value) is tuple and len(value) == 1 else closing
-    return opening + _items(value, chars, depth, lambda item, left: _sketch(item, left, depth + 1)) + closing
+    return opening + _items(value, chars, depth, lambda item, left: _short_text(item, left, depth + 1)) + closing
 
 
 def _mapping(value: Any, chars: int, depth: int) -> str:
     def pair(item: Any, left: int) -> str:
-        return f"{_sketch(item[0], left, depth + 1)}: {_sketch(item[1], left, depth + 1)}"
+        return f"{_short_text(item[0], left, depth + 1)}: {_short_text(item[1], left, depth + 1)}"
 
     return "{" + _items(dict.items(value), chars, depth, pair) + "}"
 
@@ -235,13 +235,13 @@ def _cut(text: str, chars: int) -> str:
     return text if len(text) <= chars else f"{text[: max(0, chars - 1)]}…"
 
 
-def _table() -> dict[int, tuple[str, Any, Any]]:
+def _handlers_by_type() -> dict[int, tuple[str, Any, Any]]:
     """Return what is known, by the identity of the type: kind, how it is measured, and how it is sketched."""
     plain = (bool, float, complex, type(None), type(...), type(NotImplemented), datetime.timedelta, decimal.Decimal)
     containers = (list, tuple, set, frozenset, collections.deque)
     mappings = (dict, collections.OrderedDict, collections.defaultdict, collections.Counter)
     return {
-        **{id(cls): (_VARIABLE, None, _plain) for cls in plain},
+        **{id(cls): (_VARIABLE, None, _plain_text) for cls in plain},
         **{id(cls): (_VARIABLE, _length, _text) for cls in (str, bytes, bytearray)},
         **{id(cls): (_VARIABLE, _length, _sequence) for cls in containers},
         **{id(cls): (_VARIABLE, _pairs, _mapping) for cls in mappings},
@@ -261,7 +261,7 @@ _BRACKETS = {
     id(frozenset): ("frozenset({", "})", "frozenset()"),
     id(collections.deque): ("deque([", "])", "deque([])"),
 }
-_KNOWN = _table()
+_HANDLERS = _handlers_by_type()
 _TEXTS: tuple[Any, ...] = (str, bytes, bytearray)
 _MEASURED: tuple[Any, ...] = (*_TEXTS, int, list, tuple, dict, set, frozenset, collections.deque)
 
@@ -269,21 +269,21 @@ _MEASURED: tuple[Any, ...] = (*_TEXTS, int, list, tuple, dict, set, frozenset, c
 # --- libraries' types -----------------------------------------------------------------------------------------------
 
 
-def _library_text(facts: Facts, chars: int) -> str:
+def _library_text(facts: ValueSummary, chars: int) -> str:
     if facts.items is None:
-        return _cut(facts.word, chars)
-    shown = _items(facts.items, chars - len(facts.word), 0, lambda item, left: _sketch(item, left, 1))
+        return _cut(facts.type_text, chars)
+    shown = _items(facts.items, chars - len(facts.type_text), 0, lambda item, left: _short_text(item, left, 1))
     if facts.total > len(facts.items) and not shown.endswith("…"):
         shown += ", …"
     if not facts.bare:
         shown = f"[{shown}]"
-    return f"{facts.word} {shown}" if facts.word else shown
+    return f"{facts.type_text} {shown}" if facts.type_text else shown
 
 
 # --- what is under way ----------------------------------------------------------------------------------------------
 
 
-def line_of(thread: int | None, folder: str) -> int | None:
+def line_of_thread(thread: int | None, folder: str) -> int | None:
     """Return the line at which a thread is in the outermost code of a file in ``folder``: the cell's own."""
     frame = sys._current_frames().get(thread or 0)
     line = None
@@ -294,7 +294,7 @@ def line_of(thread: int | None, folder: str) -> int | None:
     return line
 
 
-def tasks_of(tasks: Iterable[Any], not_of: tuple[str, ...]) -> list[str]:
+def task_names(tasks: Iterable[Any], not_of: tuple[str, ...]) -> list[str]:
     """Return names of those that are asyncio's own Task, are not done, and run no code of the folders ``not_of``."""
     found = []
     for task in tasks:

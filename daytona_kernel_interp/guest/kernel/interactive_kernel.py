@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class PersonalKernel(IPythonKernel):
+class InteractiveKernel(IPythonKernel):
     """ipykernel's kernel; an interrupt reaches every ``await``, and any text can be shown."""
 
     session: Any

@@ -22,9 +22,9 @@ from ...wire.journal import (
     MAX_RECORD_BYTES,
     MAX_SEGMENTS,
     SEGMENT_BYTES,
-    Record,
+    JournalReader,
+    JournalRecord,
     RecordKind,
-    RecordReader,
     encode_record,
     join_frames,
     split_frames,
@@ -68,43 +68,43 @@ class JournalWriter:
         self._running = b""  # msg_id of the cell that runs
         self._pid = os.getpid()
 
-    def started(self, cell: str) -> None:
+    def cell_started(self, cell: str) -> None:
         """Record that the kernel took up a cell."""
         self._running = cell.encode("utf-8", "replace")
-        self._write(Record(RecordKind.STARTED, self._running))
+        self._write(JournalRecord(RecordKind.STARTED, self._running))
 
-    def ended(self, cell: str, content: dict[str, Any], metadata: dict[str, Any]) -> None:
+    def cell_ended(self, cell: str, content: dict[str, Any], metadata: dict[str, Any]) -> None:
         """Record a cell's execute_reply."""
-        payload = _ended(cell, content, metadata)
+        payload = _encode_reply(cell, content, metadata)
         if len(payload) > MAX_RECORD_BYTES:  # an error's text has no bound
-            payload = _ended(cell, {**{name: content.get(name) for name in _REPLY_FACTS}, **_NO_TEXT}, {})
-        self._write(Record(RecordKind.ENDED, payload))
+            payload = _encode_reply(cell, {**{name: content.get(name) for name in _REPLY_FACTS}, **_NO_TEXT}, {})
+        self._write(JournalRecord(RecordKind.ENDED, payload))
         self._running = b""
 
-    def published(self, frames: Sequence[Any]) -> None:
+    def message_published(self, frames: Sequence[Any]) -> None:
         """Record a message of iopub, given as its frames; text that this thread announced is pending no longer."""
         if os.getpid() != self._pid:
             return  # a forked child's messages pass through its parent
-        claim = None if self._pending is None else self._pending.take_announced()
+        claim = None if self._pending is None else self._pending.take_publishing()
         views = [memoryview(frame).cast("B") for frame in frames]
         if sum(map(len, views)) <= MAX_RECORD_BYTES // 2 and len(views) <= MAX_FRAMES:
-            self._write(Record(RecordKind.IOPUB, join_frames(views)), claim)
+            self._write(JournalRecord(RecordKind.IOPUB, join_frames(views)), claim)
             return
         start = next((i for i, frame in enumerate(views) if frame == DELIMITER), 0)
         payload = join_frames(views[: start + 5])
         fits = len(payload) <= MAX_RECORD_BYTES
-        self._write(Record(RecordKind.OMITTED, payload) if fits else Record(RecordKind.GAP), claim)
+        self._write(JournalRecord(RecordKind.OMITTED, payload) if fits else JournalRecord(RecordKind.GAP), claim)
 
-    def _write(self, record: Record, claim: Announced | None = None) -> None:
+    def _write(self, record: JournalRecord, claim: PendingPublish | None = None) -> None:
         data = encode_record(record)
         with self._lock:
             try:
                 if self._fd < 0 or self._size >= SEGMENT_BYTES:
                     self._next_segment()
                     if self._running and record.kind is not RecordKind.STARTED:
-                        data = encode_record(Record(RecordKind.CONTINUED, self._running)) + data
+                        data = encode_record(JournalRecord(RecordKind.CONTINUED, self._running)) + data
                 if self._gap:
-                    data = encode_record(Record(RecordKind.GAP)) + data
+                    data = encode_record(JournalRecord(RecordKind.GAP)) + data
                 if claim is not None and self._pending is not None:
                     self._pending.claim(claim, self._number, self._size + len(data))
                 written = os.write(self._fd, data)
@@ -129,13 +129,13 @@ class JournalWriter:
             os.unlink(_segment(self._folder, self._number - MAX_SEGMENTS - 1))
 
 
-def _ended(cell: str, content: dict[str, Any], metadata: dict[str, Any]) -> bytes:
+def _encode_reply(cell: str, content: dict[str, Any], metadata: dict[str, Any]) -> bytes:
     facts = {"cell": cell, "content": content, "metadata": metadata}
     return json.dumps(facts, default=str).encode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True)
-class Announced:
+class PendingPublish:
     """A thread is about to publish a stream's text up to ``end``."""
 
     thread: int
@@ -163,10 +163,10 @@ class PendingText:
         self._ends = dict.fromkeys(_STREAMS, 0)
         self._cells = dict.fromkeys(_STREAMS, b"")
         self._overflowed: set[str] = set()
-        self._announced: Announced | None = None
+        self._publishing: PendingPublish | None = None
 
     def add(self, name: str, cell: str, text: str) -> None:
-        """Add text. What finds no room is not covered, nor is what follows until :meth:`taken`."""
+        """Add text. What finds no room is not covered, nor is what follows until :meth:`length`."""
         data = text.encode("utf-8", "replace")
         start, end = self._starts[name], self._ends[name]
         if name in self._overflowed or end - start + len(data) > _PENDING_BYTES:
@@ -188,26 +188,26 @@ class PendingText:
         """Return from where on a stream's text is not published."""
         return self._starts[name]
 
-    def taken(self, name: str) -> int:
+    def length(self, name: str) -> int:
         """Return up to where a stream's text stands here, as all there is of it is taken to be published."""
         self._overflowed.discard(name)
         return self._ends[name]
 
-    def announce(self, name: str, end: int) -> None:
+    def begin_publish(self, name: str, end: int) -> None:
         """Say that what this thread publishes next is a stream's text up to ``end``."""
-        self._announced = Announced(threading.get_ident(), name, min(end, self._ends[name]))
+        self._publishing = PendingPublish(threading.get_ident(), name, min(end, self._ends[name]))
 
-    def take_announced(self) -> Announced | None:
+    def take_publishing(self) -> PendingPublish | None:
         """Return what this thread announced, once."""
-        announced = self._announced
+        announced = self._publishing
         if announced is None or announced.thread != threading.get_ident():
             return None
-        self._announced = None
+        self._publishing = None
         return announced
 
-    def claim(self, announced: Announced, segment: int, size: int) -> None:
+    def claim(self, publishing: PendingPublish, segment: int, size: int) -> None:
         """Have it that the text is published as soon as the journal's ``segment`` has ``size`` bytes."""
-        _CLAIM.pack_into(self._memory, _base(announced.name) + _CLAIM_AT, announced.end, segment, size)
+        _CLAIM.pack_into(self._memory, _base(publishing.name) + _CLAIM_AT, publishing.end, segment, size)
 
     def published(self, name: str, end: int) -> None:
         """Drop a stream's text up to ``end``: it is published."""
@@ -219,7 +219,7 @@ def _base(name: str) -> int:
     return _STREAMS.index(name) * _STREAM_BYTES
 
 
-def read_pending(folder: Path) -> list[Record]:
+def read_pending(folder: Path) -> list[JournalRecord]:
     """Return what a kernel that is gone had printed and not published."""
     try:
         with (folder / _PENDING_FILE).open("rb") as file:
@@ -235,7 +235,7 @@ def read_pending(folder: Path) -> list[Record]:
                 "cell": cell[:length].decode("utf-8", "replace"),
                 "text": text.decode("utf-8", "replace"),
             }
-            records.append(Record(RecordKind.PENDING, json.dumps(facts).encode()))
+            records.append(JournalRecord(RecordKind.PENDING, json.dumps(facts).encode()))
     return records
 
 
@@ -270,7 +270,7 @@ def read_journal(folder: Path, after: str | None, cell: str | None) -> Iterator[
     position = _find(segments, after, cell)
     whole = not segments or segments[0] == _segment(folder, 1)
     if position is None and (not whole or after is not None or cell is not None):
-        yield encode_record(Record(RecordKind.GAP))
+        yield encode_record(JournalRecord(RecordKind.GAP))
     first, offset = position or (0, 0)
     for path in segments[first:]:
         yield from _read_segment(path, offset)
@@ -304,8 +304,8 @@ def _is_message(payload: bytes, msg_id: str) -> bool:
         return False
 
 
-def _records(path: Path) -> Iterator[Record]:
-    reader = RecordReader()
+def _records(path: Path) -> Iterator[JournalRecord]:
+    reader = JournalReader()
     with contextlib.suppress(OSError, RemoteProtocolError):
         for piece in _pieces(path):
             yield from reader.feed(piece)
@@ -313,13 +313,13 @@ def _records(path: Path) -> Iterator[Record]:
 
 def _read_segment(path: Path, offset: int) -> Iterator[bytes]:
     """Yield a segment's whole records from ``offset`` on."""
-    reader = RecordReader()
+    reader = JournalReader()
     try:
         for piece in _pieces(path, offset):
             if data := b"".join(encode_record(record) for record in reader.feed(piece)):
                 yield data
     except (OSError, RemoteProtocolError):  # deleted meanwhile as the oldest, or spoiled
-        yield encode_record(Record(RecordKind.GAP))
+        yield encode_record(JournalRecord(RecordKind.GAP))
 
 
 def _pieces(path: Path, offset: int = 0) -> Iterator[bytes]:

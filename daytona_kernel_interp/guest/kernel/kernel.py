@@ -30,10 +30,10 @@ from ...codec import values
 from ...codec.libraries import has_arrow
 from ...wire.comm import HAS_ARROW, PREAMBLE_KEY, Preamble
 from .bridge import Bridge
-from .input_cache import Keeping, ValueForgotten, resolve
-from .inspect_handler import Looks
+from .input_cache import InputCache, ValueForgotten, resolve
+from .inspect_handler import InspectHandler
 from .interrupts import cancelled_by_sigint
-from .namespace_restore import Belongings
+from .namespace_restore import NamespaceRestorer
 from .output import CellStream, OutputBudget, end_cell, pack
 from .random_seed import seed_all
 from .submit import SubmitSignal
@@ -45,17 +45,17 @@ if TYPE_CHECKING:
 
     from .journal_writer import JournalWriter
 
-OUR_CODE = str(Path(__file__).parent)
+PACKAGE_FOLDER = str(Path(__file__).parent)
 _IPYTHON = str(Path(interactiveshell.__file__).parent)
 _DELIMITER = b"<IDS|MSG>"
 _GROUP = getattr(builtins, "BaseExceptionGroup", ())
 _NO_TEXT = "<exception str() failed>"  # Python's own words for it
-_ENDINGS = (Exception, KeyboardInterrupt, SystemExit)  # kept: code can replace builtins
-_NOT_BEGUN = ("KeyboardInterrupt", "interrupted before it began")
+_CELL_ERRORS = (Exception, KeyboardInterrupt, SystemExit)  # kept: code can replace builtins
+_NOT_STARTED = ("KeyboardInterrupt", "interrupted before it began")
 _NO_STDIN = "cannot ask anybody: nobody sits at this kernel. Use a variable or a tool instead"
 
 
-def _remember(accepts: Any) -> Any:
+def _cache_accepted_args(accepts: Any) -> Any:
     """Make ipykernel look once at what a method accepts, and not at every cell."""
     known: dict[Any, dict[str, bool]] = {}
 
@@ -69,7 +69,7 @@ def _remember(accepts: Any) -> Any:
 
 
 if hasattr(ipkernel, "_accepts_parameters"):
-    ipkernel._accepts_parameters = _remember(ipkernel._accepts_parameters)
+    ipkernel._accepts_parameters = _cache_accepted_args(ipkernel._accepts_parameters)
 
 
 class DisplayHook(ZMQShellDisplayHook):
@@ -177,7 +177,7 @@ def message_of(error: object) -> str:
 def _without_our_frames(tb: types.TracebackType | None) -> types.TracebackType | None:
     kept = []
     while tb is not None:
-        if not tb.tb_frame.f_code.co_filename.startswith(OUR_CODE):
+        if not tb.tb_frame.f_code.co_filename.startswith(PACKAGE_FOLDER):
             kept.append(tb)
         tb = tb.tb_next
     for entry, following in zip(kept, [*kept[1:], None], strict=True):
@@ -201,19 +201,19 @@ class Kernel(IPythonKernel):
         self._bridge = Bridge(self.session, self.iopub_socket, self._streams)
         self._preamble: Preamble | None = None
         self._budget: OutputBudget
-        self._refusal: tuple[str, str] | None = None  # name and text of the error that the cell ends with, unrun
+        self._cell_refused: tuple[str, str] | None = None  # name and text of the error that the cell ends with, unrun
         self._async_cell = False
         self._failed_to_compile = False
         self._cells = 0
         assert self.parent is not None
         self._journal: JournalWriter = self.parent.journal
         self._cancelled: deque[str] = deque(maxlen=64)  # cells that were interrupted before they came
-        self._belongings = Belongings(self.shell, self._streams)
+        self._restorer = NamespaceRestorer(self.shell, self._streams)
         self._error: BaseException | None = None  # what ended the cell
         self._value: str | None = None  # the cell's last expression, where it is small
-        self._keeping = Keeping()
-        self._forgotten = False
-        self._looks = Looks(self.parent.board, self._bridge, self.shell)
+        self._input_cache = InputCache()
+        self._input_evicted = False
+        self._inspector = InspectHandler(self.parent.status_file, self._bridge, self.shell)
         assert self.control_stream is not None
         self._control_loop = self.control_stream.io_loop
         self.session.pack = pack
@@ -232,17 +232,17 @@ class Kernel(IPythonKernel):
 
     async def execute_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
         """Apply the preamble in the request's buffers, then run the cell as ipykernel does."""
-        self._preamble, self._refusal, self._failed_to_compile = None, None, False
+        self._preamble, self._cell_refused, self._failed_to_compile = None, None, False
         self._error = self._value = None
-        self._forgotten = False
-        self._belongings.mend()
-        self._belongings.mend_descriptors()
+        self._input_evicted = False
+        self._restorer.restore()
+        self._restorer.restore_descriptors()
         self.shell._last_traceback = self.shell.transformed = None
         after = self.shell.events.callbacks["post_run_cell"]
         if self._after_cell not in after:
             after.append(self._after_cell)
         cell = parent["header"]["msg_id"]
-        self._journal.started(cell)
+        self._journal.cell_started(cell)
         for output in self._streams:
             output.cell, output.budget = cell, None
         self.shell.displayhook.budget = self.shell.display_pub.budget = None
@@ -250,32 +250,32 @@ class Kernel(IPythonKernel):
             try:
                 self._apply_preamble(parent)
             except KeyboardInterrupt:  # while it decoded large variables
-                self._refusal = _NOT_BEGUN
+                self._cell_refused = _NOT_STARTED
         # A cell of another client, such as jupyter console's, that fails must not take the host's behind it with it.
         parent["content"]["stop_on_error"] = False
         try:
             self._bridge.running = cell
             if cell in self._cancelled:  # also while it decoded; looked at once it runs: see dispatch_control
-                self._refusal = _NOT_BEGUN
-            self._looks.began(cell, parent["content"].get("code"), self.shell.execution_count)
+                self._cell_refused = _NOT_STARTED
+            self._inspector.cell_started(cell, parent["content"].get("code"), self.shell.execution_count)
             await super().execute_request(stream, ident, parent)
         finally:
             self._bridge.running = None
-            self._looks.ended(self._control_loop)
+            self._inspector.cell_ended(self._control_loop)
 
     def _apply_preamble(self, parent: dict[str, Any]) -> None:
         buffers = parent["buffers"]
         parent["buffers"] = []  # ipykernel keeps the request as parent for as long as the cell runs; not its payload
         try:
             preamble = Preamble.from_value(values.loads(buffers))
-            preamble.variables.update(resolve(self._keeping, preamble.kept, buffers))
+            preamble.variables.update(resolve(self._input_cache, preamble.kept, buffers))
             self._bridge.begin_cell(parent, preamble, self.shell.user_ns)
         except ValueForgotten as error:
-            self._forgotten = True
-            self._refusal = ("ValueForgotten", str(error))
+            self._input_evicted = True
+            self._cell_refused = ("ValueForgotten", str(error))
             return
         except Exception as error:  # an error here would leave the host without any reply
-            self._refusal = ("PreambleError", f"the kernel cannot apply the cell's preamble: {error}")
+            self._cell_refused = ("PreambleError", f"the kernel cannot apply the cell's preamble: {error}")
             return
         if preamble.seed is not None and not self._cells:
             seed_all(preamble.seed)
@@ -289,8 +289,8 @@ class Kernel(IPythonKernel):
 
     async def do_execute(self, code: str, *args: Any, cell_meta: Any = None, cell_id: Any = None, **kwargs: Any) -> Any:
         """Run the cell, or refuse it if its preamble could not be applied."""
-        name, text = self._refusal or ("", "")
-        if self._refusal is None:
+        name, text = self._cell_refused or ("", "")
+        if self._cell_refused is None:
             try:
                 reply: dict[str, Any] = await super().do_execute(
                     code, *args, cell_meta=cell_meta, cell_id=cell_id, **kwargs
@@ -298,14 +298,14 @@ class Kernel(IPythonKernel):
                 if self._preamble is not None and "evalue" in reply:
                     reply["evalue"] = self._budget.clip(reply["evalue"])
                 if self._preamble is not None and self._preamble.wanted is not None:
-                    self._bridge.send_wanted(self._preamble.wanted, self.shell.user_ns)
+                    self._bridge.send_requested(self._preamble.wanted, self.shell.user_ns)
                 return reply
-            except _ENDINGS as error:
+            except _CELL_ERRORS as error:
                 # IPython stumbled over what the code did, such as replacing builtins; the cell has ended, though.
-                self._belongings.mend()
+                self._restorer.restore()
                 name, text = type(self._error or error).__name__, message_of(self._error or error)
             finally:
-                self._belongings.mend()
+                self._restorer.restore()
         failure = {"ename": name, "evalue": text, "traceback": self.shell._last_traceback or []}
         self.send_response(self.iopub_socket, "error", failure)
         return {"status": "error", "execution_count": self.execution_count, "payload": [], **failure}
@@ -336,16 +336,16 @@ class Kernel(IPythonKernel):
     def finish_metadata(self, parent: Any, metadata: dict[str, Any], reply_content: dict[str, Any]) -> dict[str, Any]:
         """Tell the host whether the code failed before any of it ran, and a small value."""
         metadata = super().finish_metadata(parent, metadata, reply_content)
-        metadata[PREAMBLE_KEY] = {"compiled": not self._failed_to_compile, "kept": self._kept()}
-        if self._forgotten:
+        metadata[PREAMBLE_KEY] = {"compiled": not self._failed_to_compile, "kept": self._cached_keys()}
+        if self._input_evicted:
             metadata[PREAMBLE_KEY]["forgotten"] = True
         if self._value is not None:
             metadata[PREAMBLE_KEY]["value"] = self._value
-        self._journal.ended(parent["header"]["msg_id"], reply_content, {PREAMBLE_KEY: metadata[PREAMBLE_KEY]})
+        self._journal.cell_ended(parent["header"]["msg_id"], reply_content, {PREAMBLE_KEY: metadata[PREAMBLE_KEY]})
         return metadata
 
-    def _kept(self) -> list[str]:
-        return [*self._keeping.keys, *([HAS_ARROW] if has_arrow() else [])]
+    def _cached_keys(self) -> list[str]:
+        return [*self._input_cache.keys, *([HAS_ARROW] if has_arrow() else [])]
 
     # --- control: replies and interrupts -------------------------------------------------------------
 
@@ -375,20 +375,20 @@ class Kernel(IPythonKernel):
         if data.get("op") == "withhold":
             return
         if data.get("op") == "inspect":
-            await self._answer_look(ident, message, data)
+            await self._answer_inspect(ident, message, data)
             return
         self._bridge.on_control(data, message["buffers"], async_cell=self._async_cell)
 
-    async def _answer_look(self, ident: Any, message: dict[str, Any], question: dict[str, Any]) -> None:
+    async def _answer_inspect(self, ident: Any, message: dict[str, Any], request: dict[str, Any]) -> None:
         """Say what is there and what runs, to whom asked and nobody else; see ``wire.looks``."""
         buffers: list[Any] = []
-        if "name" in question:
-            answer, buffers = await self._looks.answer_by_name(
-                question["name"], with_value=question.get("value") is True, max_bytes=question.get("max_bytes")
+        if "name" in request:
+            reply, buffers = await self._inspector.variable(
+                request["name"], with_value=request.get("value") is True, max_bytes=request.get("max_bytes")
             )
         else:
-            answer = self._looks.answer()
-        content = {"comm_id": "", "data": {"op": "inspected", **answer}}
+            reply = self._inspector.summary()
+        content = {"comm_id": "", "data": {"op": "inspected", **reply}}
         self.session.send(
             self.control_stream, "comm_msg", content, parent=message, ident=ident, buffers=buffers or None
         )

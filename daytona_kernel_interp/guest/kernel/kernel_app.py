@@ -26,10 +26,10 @@ from tornado.ioloop import IOLoop
 from traitlets.config import Config
 
 from . import kernel as our_kernel
-from .interactive_kernel import PersonalKernel
+from .interactive_kernel import InteractiveKernel
 from .journal_writer import JournalWriter, PendingText
 from .output import CellStream
-from .status_file import Board
+from .status_file import StatusFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +47,7 @@ class KernelApp(ipykernel.kernelapp.IPKernelApp):
         """Load nothing: the kernel is the same wherever it runs."""
 
     journal: JournalWriter | None = None
-    board: Board
+    status_file: StatusFile
 
     def start(self) -> None:
         """Serve until a shutdown request stops the loop.
@@ -79,7 +79,7 @@ class KernelApp(ipykernel.kernelapp.IPKernelApp):
 
         def send_multipart(frames: Any, *args: Any, **kwargs: Any) -> None:
             with lock:  # the journal has the order of what is sent
-                journal.published(frames)
+                journal.message_published(frames)
                 send(frames, *args, **kwargs)
 
         self.iopub_thread.send_multipart = send_multipart
@@ -95,7 +95,7 @@ def configuration(key: str, *, personal: bool = False) -> Config:
         "ERROR"  # 7.x warns of TCP without encryption; the relay binds loopback and is behind TLS
     )
     if personal:
-        config.KernelApp.kernel_class = PersonalKernel
+        config.KernelApp.kernel_class = InteractiveKernel
         return config
     config.KernelApp.kernel_class = our_kernel.Kernel
     config.KernelApp.exec_PYTHONSTARTUP = False
@@ -111,25 +111,28 @@ def main() -> None:
     order_fd, ready_fd = int(sys.argv[1]), int(sys.argv[2])
     for fd in (order_fd, ready_fd):
         os.set_inheritable(fd, False)
-    _hide_runtime()
-    _work_in(sys.argv[3])
-    order = _read_order(order_fd)
-    for name, value in order["environment"].items():
+    _remove_from_pythonpath()
+    _change_directory(sys.argv[3])
+    request = _read_start_request(order_fd)
+    for name, value in request["environment"].items():
         os.environ.setdefault(name, value)
-    personal = bool(order.get("personal"))
-    configured = configuration(order["key"], personal=personal)
-    app = KernelApp.instance(connection_file=order["connection_file"], config=configured)
+    personal = bool(request.get("personal"))
+    configured = configuration(request["key"], personal=personal)
+    app = KernelApp.instance(connection_file=request["connection_file"], config=configured)
     if not personal:  # journal and board are for a host that asks for them
-        journal = Path(order["journal"])
+        journal = Path(request["journal"])
         CellStream.pending = PendingText(journal)
         app.journal = JournalWriter(journal, CellStream.pending)
-        app.board = Board(Path(order["board"]))
+        app.status_file = StatusFile(Path(request["board"]))
     with _without_debugpy():
         app.initialize()
     app.log.setLevel(app.log_level)  # traitlets lets records be made for its handler to drop
-    os.mkfifo(order["lifeline"], 0o600)
+    os.mkfifo(request["lifeline"], 0o600)
     watch = threading.Thread(
-        target=_end_without_relay, args=(order_fd, order["lifeline"], order["lifetime_s"]), name="lifeline", daemon=True
+        target=_end_without_relay,
+        args=(order_fd, request["lifeline"], request["lifetime_s"]),
+        name="lifeline",
+        daemon=True,
     )
     watch.start()
     ports = {f"{name}_port": getattr(app, f"{name}_port") for name in ("shell", "iopub", "stdin", "control", "hb")}
@@ -152,16 +155,16 @@ def _without_debugpy() -> Iterator[None]:
         del sys.modules["debugpy"]
 
 
-def _hide_runtime() -> None:
+def _remove_from_pythonpath() -> None:
     """Take the folder that lends us this package out of PYTHONPATH: it is not for what the model's code starts."""
-    lent = os.path.join(os.environ["DAYTONA_KERNEL_FOLDER"], "runtime")
-    rest = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry not in ("", lent)]
+    runtime = os.path.join(os.environ["DAYTONA_KERNEL_FOLDER"], "runtime")
+    rest = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry not in ("", runtime)]
     os.environ["PYTHONPATH"] = os.pathsep.join(rest)
     if not rest:
         del os.environ["PYTHONPATH"]
 
 
-def _work_in(cwd: str) -> None:
+def _change_directory(cwd: str) -> None:
     """Go where the code works. What lies there is for the code: a ``random.py`` must not be ours.
 
     IPython looks there for modules as well, behind what is imported by now.
@@ -171,7 +174,7 @@ def _work_in(cwd: str) -> None:
     os.chdir(cwd)
 
 
-def _read_order(fd: int) -> dict[str, Any]:
+def _read_start_request(fd: int) -> dict[str, Any]:
     line = b""
     while not line.endswith(b"\n"):
         piece = os.read(fd, 4096)
@@ -182,11 +185,11 @@ def _read_order(fd: int) -> dict[str, Any]:
     return order
 
 
-def _end_without_relay(order_fd: int, lifeline: str, lifetime_s: float) -> None:
+def _end_without_relay(request_fd: int, lifeline: str, lifetime_s: float) -> None:
     """Wait for the end of the relay, and then for its successor; without one end the process group."""
     fd = os.open(lifeline, os.O_RDONLY | os.O_NONBLOCK)  # before the relay ends: a successor may come at once
-    os.read(order_fd, 1)  # returns at the relay's end only
-    os.close(order_fd)
+    os.read(request_fd, 1)  # returns at the relay's end only
+    os.close(request_fd)
     while _readable(fd, lifetime_s):  # the byte that says: here is a relay
         while os.read(fd, 16):
             _readable(fd, None)

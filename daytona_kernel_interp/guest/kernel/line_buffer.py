@@ -19,7 +19,7 @@ _STATE_CHARS = 4096  # a longer one is no progress bar, and is not held back
 _HELD_CHARS = 64 * 1024  # how much more than its tail is kept of a long line, so that it is not cut at each write
 
 
-class Redraws:
+class RedrawBuffer:
     """One stream's text, its redrawn lines held back. Sans-I/O."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -39,12 +39,12 @@ class Redraws:
             return text
         out: list[str] = []
         line, *rest = text.split("\n")
-        self._draw(line, out)
+        self._apply_line(line, out)
         for line in rest:
             self._settle(out)
             out.append("\n")
             self._begun = False
-            self._draw(line, out)
+            self._apply_line(line, out)
         return "".join(out)
 
     def finish(self) -> str:
@@ -53,7 +53,7 @@ class Redraws:
         self._settle(out)
         return "".join(out)
 
-    def show(self) -> str:
+    def current_state(self) -> str:
         """Return the state of the line that is held back, for who watches; "" if that was shown a moment ago."""
         if not (self._state and self._size < self._left and self._clock() - self._shown_at >= REDRAW_S):
             return ""
@@ -63,7 +63,7 @@ class Redraws:
         self._begun = True
         return shown
 
-    def _draw(self, line: str, out: list[str]) -> None:
+    def _apply_line(self, line: str, out: list[str]) -> None:
         first, *states = line.split("\r")
         self._add(first, out)
         for state in states:
@@ -92,7 +92,7 @@ class Redraws:
         self._state, self._size = [], 0
 
 
-class LongLines:
+class LongLineLimiter:
     """One stream's text, its lines no longer than ``limit``: of a longer one the middle is left out. Sans-I/O."""
 
     def __init__(self, limit: int | None, note: Callable[[int], str]) -> None:

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import MutableMapping, Sequence
 
 
-class Belongings:
-    """Made before the first cell; :meth:`mend` restores what was there then.
+class NamespaceRestorer:
+    """Made before the first cell; :meth:`restore` restores what was there then.
 
     Streams, their file descriptors, builtins that were replaced, and what IPython needs in the namespace. A name that
     code may well use for itself, such as ``In`` or ``_``, comes back only if it is gone.
@@ -21,21 +21,21 @@ class Belongings:
     def __init__(self, shell: Any, streams: Sequence[Any]) -> None:
         self._shell, self._streams, self._module = shell, streams, shell.user_module
         self._sys, self._os = sys, os  # the modules: code can take them out of sys.modules, or out of ours
-        self._builtins, self._kept = vars(builtins), dict(vars(builtins))
+        self._builtins, self._saved_builtins = vars(builtins), dict(vars(builtins))
         # Copies, so that the pipe behind 1 and 2 has a writer whatever code closes, and its reader no end.
         self._fds = {fd: (os.dup(fd), self._identity(fd)) for fd in (1, 2)}
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         """Put everything back. Cheap where nothing is missing."""
-        self._builtins.update(self._kept)  # first: nothing below works without
+        self._builtins.update(self._saved_builtins)  # first: nothing below works without
         self._sys.stdout, self._sys.stderr = self._streams
         for stream in self._streams:
             for method in ("write", "flush", "close"):
                 stream.__dict__.pop(method, None)
         self._shell.user_module, self._shell.user_ns = self._module, vars(self._module)
-        self._mend_names(self._shell.user_ns)
+        self._restore_names(self._shell.user_ns)
 
-    def mend_descriptors(self) -> None:
+    def restore_descriptors(self) -> None:
         """Lead 1 and 2 into our pipes again, for what child processes write. Before a cell is soon enough."""
         for fd, (kept, identity) in self._fds.items():
             if self._identity(fd) != identity:
@@ -48,7 +48,7 @@ class Belongings:
             return None
         return found.st_dev, found.st_ino
 
-    def _mend_names(self, namespace: MutableMapping[str, Any]) -> None:
+    def _restore_names(self, namespace: MutableMapping[str, Any]) -> None:
         history = self._shell.history_manager
         # IPython's own, which it reads in every cell.
         namespace.update(_ih=history.input_hist_parsed, _oh=history.output_hist, _dh=history.dir_hist)

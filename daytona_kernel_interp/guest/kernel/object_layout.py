@@ -32,17 +32,17 @@ def type_name(cls: type) -> str:
     return name[:80] if package in ("builtins", "__main__", "") else f"{package[:40]}.{name[:80]}"
 
 
-def is_pythons(cls: type) -> bool:
+def is_python_class(cls: type) -> bool:
     """Whether Python code made the class, so that its methods may be anybody's."""
     return bool(_FLAGS.__get__(cls) & _HEAP_TYPE)
 
 
 def is_c_type(value: Any, name: str) -> bool:
     """Whether a value's type is the one of that name that C code made; nobody can change that or derive from it so."""
-    return type_name(type(value)) == name and not is_pythons(type(value))
+    return type_name(type(value)) == name and not is_python_class(type(value))
 
 
-def held(value: Any, name: str) -> Any:
+def attribute_of(value: Any, name: str) -> Any:
     """Return what an object keeps under a name: in its own dict, or where C code keeps it; None if it does not."""
     slots = _slot(value, "__dict__")
     found = dict.get(slots, name) if issubclass(type(slots), dict) else None
@@ -55,7 +55,7 @@ def _slot(value: Any, name: str) -> Any:
     return entry.__get__(value) if readable else None
 
 
-def called(value: Any, cls: str, name: str) -> Any:
+def call_method(value: Any, cls: str, name: str) -> Any:
     """Return what a method without arguments gives that C code made for a class of that name; None if it is another."""
     entry = _entry(value, name)
     ours = type(entry) is types.MethodDescriptorType and type_name(entry.__objclass__) == cls

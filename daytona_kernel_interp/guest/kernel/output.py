@@ -21,7 +21,7 @@ from jupyter_client.jsonutil import json_default
 from jupyter_client.session import json_packer
 
 from ..relay.kernel_processes import STDERR_BYTES
-from .line_buffer import LongLines, Redraws
+from .line_buffer import LongLineLimiter, RedrawBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,23 +65,23 @@ class OutputBudget:
         self._spool_full = self._spool_failed = False
         self._recorded: list[str] = []  # what the file begins with, if there has to be one
         self._recorded_size = 0
-        self._lines: dict[str, tuple[Redraws, LongLines]] = {}  # by stream
+        self._lines: dict[str, tuple[RedrawBuffer, LongLineLimiter]] = {}  # by stream
         self._late_left: int | None = None  # once it is closed
         self._lock = threading.Lock()
         self.clipped = False  # whether a displayed text was cut
 
-    def take(self, text: str, stream: str = "") -> str:
+    def admit(self, text: str, stream: str = "") -> str:
         """Return the part of ``text`` that goes out now; the rest is kept for :meth:`close`."""
         if self._limit is None:
             return text
         with self._lock:
             if self._late_left is not None:
-                return self._take_late(text)
+                return self._admit_late(text)
             redraws, long_lines = self._lines_of(stream)
             settled = redraws.feed(text)
             self._record(settled)
             out = self._count(long_lines.feed(settled))
-            return out + redraws.show() if redraws.pending and self._head_left else out
+            return out + redraws.current_state() if redraws.pending and self._head_left else out
 
     def finish(self, stream: str) -> str:
         """Return what goes out of a line that did not end, as the cell is over for this stream."""
@@ -109,28 +109,28 @@ class OutputBudget:
             dropped = self._dropped + max(0, len(tail) - self._tail_chars)
             tail = tail[max(0, len(tail) - self._tail_chars) :]
             self._tail, self._tail_size, self._dropped = [], 0, 0
-            return f"\n[... {dropped:,} characters left out; {self._whole()} ...]\n{tail}" if dropped else tail
+            return f"\n[... {dropped:,} characters left out; {self._complete_note()} ...]\n{tail}" if dropped else tail
 
-    def _take_late(self, text: str) -> str:
+    def _admit_late(self, text: str) -> str:
         if not self._late_left:
             return ""
         out = text[: self._late_left]
         self._late_left -= len(out)
         return out if self._late_left else f"{out}\n[... what else came after the cell had ended is left out ...]\n"
 
-    def _lines_of(self, stream: str) -> tuple[Redraws, LongLines]:
+    def _lines_of(self, stream: str) -> tuple[RedrawBuffer, LongLineLimiter]:
         if stream not in self._lines:
             assert self._limit is not None
             longest = max(_LINE_CHARS, self._limit // 4)
-            long_lines = LongLines(longest if longest < self._limit else None, self._note_on_a_line)
-            self._lines[stream] = (Redraws(), long_lines)
+            long_lines = LongLineLimiter(longest if longest < self._limit else None, self._note_on_a_line)
+            self._lines[stream] = (RedrawBuffer(), long_lines)
         return self._lines[stream]
 
     def _count(self, text: str) -> str:
         now, rest = text[: self._head_left], text[self._head_left :]
         self._head_left -= len(now)
         if rest:
-            self._keep(rest)
+            self._keep_tail(rest)
         return now
 
     def clip(self, text: str, limit: int | None = None) -> str:
@@ -164,7 +164,7 @@ class OutputBudget:
 
     def _note_on_a_line(self, left_out: int) -> str:
         self._write_spool("")
-        return f"[... {left_out:,} characters of this line left out; {self._whole()} ...]"
+        return f"[... {left_out:,} characters of this line left out; {self._complete_note()} ...]"
 
     def _record(self, text: str) -> None:
         """Have ``text`` in the file, if there is to be one: if not all of it can be shown."""
@@ -174,7 +174,7 @@ class OutputBudget:
         else:
             self._write_spool(text)
 
-    def _keep(self, text: str) -> None:
+    def _keep_tail(self, text: str) -> None:
         self._tail.append(text)
         self._tail_size += len(text)
         if self._tail_size > 2 * self._tail_chars + _READ_BYTES:
@@ -210,7 +210,7 @@ class OutputBudget:
             except OSError:
                 self._spool_failed = True
 
-    def _whole(self) -> str:
+    def _complete_note(self) -> str:
         if self._spool is None or self._spool_failed:
             return "the whole could not be written to a file"
         if self._spool_full:
@@ -235,7 +235,7 @@ class CellStream(OutStream):
         self._pipe_lock = threading.Lock()
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
         self._pending_lock = threading.Lock()
-        self._taken = 0  # up to where its text was taken to be published
+        self._pending_text_end = 0  # up to where its text was taken to be published
         self._pid = os.getpid()
         super().__init__(*args, **kwargs)
 
@@ -245,9 +245,9 @@ class CellStream(OutStream):
             raise TypeError(f"write() argument must be str, not {type(string).__name__}")
         text = _printable(string)
         if self.budget is not None:
-            text = self.budget.take(text, self.name)
+            text = self.budget.admit(text, self.name)
         if text:
-            self.write_freely(text)
+            self.write_unlimited(text)
         return len(string)
 
     def close(self) -> None:
@@ -259,7 +259,7 @@ class CellStream(OutStream):
         if self._buffers or self._flush_pending:
             super().flush()
 
-    def write_freely(self, text: str) -> None:
+    def write_unlimited(self, text: str) -> None:
         """Write ``text`` whatever the budget says: the note on what was left out, and the tail."""
         if text and self.pending is not None and os.getpid() == self._pid:
             with self._pending_lock:
@@ -277,14 +277,14 @@ class CellStream(OutStream):
                 piece = data[start : start + _MESSAGE_CHARS]
                 if pending is not None:
                     end += len(piece.encode("utf-8", "replace"))
-                    pending.announce(self.name, min(end, self._taken))
+                    pending.begin_publish(self.name, min(end, self._pending_text_end))
                 yield parent, piece
 
     def _rotate_buffers(self) -> Any:
         if self.pending is None or os.getpid() != self._pid:
             return super()._rotate_buffers()
         with self._pending_lock:
-            self._taken = self.pending.taken(self.name)
+            self._pending_text_end = self.pending.length(self.name)
             return super()._rotate_buffers()
 
     def _flush(self) -> None:
@@ -292,7 +292,7 @@ class CellStream(OutStream):
         super()._flush()
         if self.pending is not None and os.getpid() == self._pid:
             with self._pending_lock:
-                self.pending.published(self.name, self._taken)
+                self.pending.published(self.name, self._pending_text_end)
 
     def drain(self) -> None:
         """Take in what child processes have written to the file descriptor; not what a flood adds meanwhile."""
@@ -300,7 +300,7 @@ class CellStream(OutStream):
             return
         with self._pipe_lock:
             left = _readable_bytes(self._pipe_fd())
-            while left > 0 and (taken := self._take_from_pipe(left)):
+            while left > 0 and (taken := self._read_pipe(left)):
                 left -= taken
 
     def _pipe_fd(self) -> int:
@@ -317,23 +317,23 @@ class CellStream(OutStream):
                 with self._pipe_lock:
                     if not poll.poll(0):
                         continue  # the cell's end has taken it
-                    if not self._should_watch or not self._take_from_pipe(_READ_BYTES):
+                    if not self._should_watch or not self._read_pipe(_READ_BYTES):
                         return
         except Exception:
             import sys
 
             self._exc = sys.exc_info()
 
-    def _take_from_pipe(self, most: int) -> int:
+    def _read_pipe(self, most: int) -> int:
         """Write what is in the pipe, which is not empty; return how many bytes that were. Call it under its lock."""
         data = os.read(self._pipe_fd(), min(most, _READ_BYTES))
         if self.name == "stderr":  # for the relay, which keeps the tail in case the kernel dies
-            self._keep_for_relay(data)
+            self._save_pending_text(data)
         if text := self._decoder.decode(data):
             self.write(text)
         return len(data)
 
-    def _keep_for_relay(self, data: bytes) -> None:
+    def _save_pending_text(self, data: bytes) -> None:
         fd = self._original_stdstream_copy
         try:
             if os.fstat(fd).st_size > STDERR_BYTES:
@@ -351,10 +351,10 @@ def end_cell(streams: Sequence[CellStream], budget: OutputBudget) -> None:
     for stream in streams:
         stream.drain()
     for stream in streams:
-        stream.write_freely(budget.finish(stream.name))
+        stream.write_unlimited(budget.finish(stream.name))
     rest = budget.close()
     if streams:
-        streams[0].write_freely(rest)
+        streams[0].write_unlimited(rest)
 
 
 def pack(message: Any) -> bytes:

@@ -26,14 +26,14 @@ def seed_all(seed: int) -> None:
     if _NUMPY in sys.modules:
         _seed_numpy(sys.modules[_NUMPY], seed)
     else:
-        sys.meta_path.insert(0, _Watch(seed))
+        sys.meta_path.insert(0, _NumpyImportHook(seed))
 
 
 def _seed_numpy(module: Any, seed: int) -> None:
     module.seed(seed % 2**32)
 
 
-class _Watch(importlib.abc.MetaPathFinder):
+class _NumpyImportHook(importlib.abc.MetaPathFinder):
     """Finds nothing itself; sees to it that numpy's generator is seeded once it has been found."""
 
     def __init__(self, seed: int) -> None:
@@ -47,11 +47,11 @@ class _Watch(importlib.abc.MetaPathFinder):
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Seeding(spec.loader, self._seed)
+            spec.loader = _SeedingLoader(spec.loader, self._seed)
         return spec
 
 
-class _Seeding(importlib.abc.Loader):
+class _SeedingLoader(importlib.abc.Loader):
     """Loads a module as its own loader does, and seeds it then."""
 
     def __init__(self, loader: Any, seed: int) -> None:

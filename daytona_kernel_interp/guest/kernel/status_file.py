@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 _RUNNING_BYTES = 64 * 1024
 _SUMMARY_BYTES = 700 * 1024
-_TRIES = 5
+_ATTEMPTS = 5
 
 
-class Board:
+class StatusFile:
     """The kernel's end. A disk that is full costs the board and nothing else."""
 
     def __init__(self, path: Path) -> None:
@@ -30,11 +30,11 @@ class Board:
             self._fd = -1
         self._pid = os.getpid()
 
-    def running(self, cell: dict[str, Any] | None) -> None:
+    def write_running(self, cell: dict[str, Any] | None) -> None:
         """Say which cell runs, if one does."""
         self._write(0, _RUNNING_BYTES, {"running": cell, "at": time.monotonic()})
 
-    def summary(self, summary: dict[str, Any]) -> None:
+    def write_summary(self, summary: dict[str, Any]) -> None:
         """Say what the namespace holds."""
         self._write(_RUNNING_BYTES, _SUMMARY_BYTES, {"summary": summary, "at": time.monotonic()})
 
@@ -49,15 +49,15 @@ class Board:
             return
 
 
-def read_board(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_status(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what stands in the slots, ``running`` and ``summary`` with ``at``; an empty dict where nothing does."""
     return _read(path, 0, _RUNNING_BYTES), _read(path, _RUNNING_BYTES, _SUMMARY_BYTES)
 
 
 def _read(path: Path, at: int, limit: int) -> dict[str, Any]:
-    for _ in range(_TRIES):  # the kernel may just be writing
+    for _ in range(_ATTEMPTS):  # the kernel may just be writing
         try:
-            with open(path, "rb", opener=_only_a_file) as file:
+            with open(path, "rb", opener=_open_regular_file) as file:
                 file.seek(at)
                 checksum, _, data = file.read(limit).partition(b"\n")[0].partition(b" ")
             if not data:
@@ -72,5 +72,5 @@ def _read(path: Path, at: int, limit: int) -> dict[str, Any]:
     return {}
 
 
-def _only_a_file(path: str, flags: int) -> int:
+def _open_regular_file(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -7,7 +7,7 @@ import inspect
 import keyword
 from typing import TYPE_CHECKING, Any
 
-from ...wire.comm import Field
+from ...wire.comm import OutputField
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,15 +21,15 @@ class SubmitSignal(BaseException):
     """
 
 
-def make_submit(fields: Sequence[Field] | None, send: Callable[[dict[str, Any]], None]) -> Callable[..., None]:
+def make_submit(fields: Sequence[OutputField] | None, send: Callable[[dict[str, Any]], None]) -> Callable[..., None]:
     """Return the SUBMIT function for ``fields`` (None: one value, called ``output``)."""
-    declared = [Field("output")] if fields is None else list(fields)
+    declared = [OutputField("output")] if fields is None else list(fields)
 
     def SUBMIT(*args: Any, **kwargs: Any) -> None:
         send(_bind(declared, args, kwargs))
         raise SubmitSignal
 
-    SUBMIT.__doc__ = f"Submit the final answer and end the run: {schema(declared)}"
+    SUBMIT.__doc__ = f"Submit the final answer and end the run: {submit_signature(declared)}"
     SUBMIT.__qualname__ = "SUBMIT"
     signature = _signature(declared)
     if signature is not None:
@@ -37,12 +37,12 @@ def make_submit(fields: Sequence[Field] | None, send: Callable[[dict[str, Any]],
     return SUBMIT
 
 
-def schema(fields: Sequence[Field]) -> str:
+def submit_signature(fields: Sequence[OutputField]) -> str:
     """Return the call as the model should write it, e.g. ``SUBMIT(answer: str, score: int)``."""
     return f"SUBMIT({', '.join(f'{f.name}: {f.type}' if f.type else f.name for f in fields)})"
 
 
-def _bind(fields: Sequence[Field], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def _bind(fields: Sequence[OutputField], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     names = [field.name for field in fields]
     problems = []
     if len(args) > len(names):
@@ -58,7 +58,7 @@ def _bind(fields: Sequence[Field], args: tuple[Any, ...], kwargs: dict[str, Any]
     if missing:
         problems.append(f"is missing {', '.join(missing)}")
     if problems:
-        raise TypeError(f"SUBMIT() {'; '.join(problems)}. Expected: {schema(fields)}")
+        raise TypeError(f"SUBMIT() {'; '.join(problems)}. Expected: {submit_signature(fields)}")
     return {name: values[name] for name in names}
 
 
@@ -67,7 +67,7 @@ def _did_you_mean(name: str, names: Sequence[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def _signature(fields: Sequence[Field]) -> inspect.Signature | None:
+def _signature(fields: Sequence[OutputField]) -> inspect.Signature | None:
     names = [field.name for field in fields]
     if not all(name.isidentifier() and not keyword.iskeyword(name) for name in names):
         return None

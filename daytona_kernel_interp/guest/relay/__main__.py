@@ -18,45 +18,45 @@ import json
 import sys
 from pathlib import Path
 
-from .kernel_processes import Kernels
-from .lifecycle import as_order, end_at_signals, serve
+from .kernel_processes import KernelProcesses
+from .lifecycle import end_at_signals, parse_start_request, serve
 
-_ORDER_S = 60.0
-_LOOK_S = 0.01
+_START_REQUEST_S = 60.0
+_POLL_S = 0.01
 
 
 async def main() -> None:
     """Serve until the host wants the end, or is gone for too long."""
     stdin = asyncio.StreamReader()
     if len(sys.argv) > 1:
-        line = await _when_written(Path(sys.argv[1]))
+        line = await _wait_for_file(Path(sys.argv[1]))
     else:
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
         line = await stdin.readline()
-    order = as_order(json.loads(line))
+    request = parse_start_request(json.loads(line))
 
     # The kernel's imports take longest and websockets' come second, so they run side by side.
-    kernels = Kernels(order.folder, order.cwd, order.lifetime_s)
+    kernels = KernelProcesses(request.folder, request.cwd, request.lifetime_s)
     end_at_signals(kernels)
     if not kernels.adopt():
         await kernels.warm_up()
-    await serve(order, kernels, _tell_port, _read_end(stdin))
+    await serve(request, kernels, _print_port, _read_end(stdin))
 
 
-def _tell_port(port: int) -> None:
+def _print_port(port: int) -> None:
     print(json.dumps({"port": port}), flush=True)
 
 
-async def _when_written(path: Path) -> bytes:
+async def _wait_for_file(path: Path) -> bytes:
     """Return the line in a file that somebody is about to write, and delete the file."""
-    for _ in range(int(_ORDER_S / _LOOK_S)):
-        if line := _take_line(path):
+    for _ in range(int(_START_REQUEST_S / _POLL_S)):
+        if line := _read_and_delete_line(path):
             return line
-        await asyncio.sleep(_LOOK_S)
-    raise SystemExit(f"no order came in {_ORDER_S:g} s")
+        await asyncio.sleep(_POLL_S)
+    raise SystemExit(f"no order came in {_START_REQUEST_S:g} s")
 
 
-def _take_line(path: Path) -> bytes:
+def _read_and_delete_line(path: Path) -> bytes:
     try:
         line = path.read_bytes()
     except FileNotFoundError:

@@ -29,36 +29,36 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .kernel_processes import Kernels
-from .lifecycle import LOOPBACK, Order, end_at_signals, load_relay, serve
+from .kernel_processes import KernelProcesses
+from .lifecycle import LOOPBACK, StartRequest, end_at_signals, load_relay, serve
 
 TOKEN, TOKEN_FILE = "DAYTONA_KERNEL_TOKEN", "DAYTONA_KERNEL_TOKEN_FILE"
 HOST, PORT, LIFETIME = "DAYTONA_KERNEL_HOST", "DAYTONA_KERNEL_RELAY_PORT", "DAYTONA_KERNEL_LIFETIME"
-WAITING = "DAYTONA_KERNEL_WAITING"  # where the socket is; the image says so, and the host looks there
+WAITING_SOCKET = "DAYTONA_KERNEL_WAITING"  # where the socket is; the image says so, and the host looks there
 _FOLDER = "~/.daytona-kernel"
 _PORT = 4290
 _DAY_S = 24 * 3600.0
 _LINE_BYTES = 64 * 1024
 
 
-class _Refused(Exception):
+class _StartRefused(Exception):
     """What was asked for cannot be done; the message is one sentence."""
 
 
 def main() -> int:
     """Serve with the token that the environment names, or wait for a host."""
     if TOKEN in os.environ:
-        _begin_again_without_token()
+        _restart_without_token()
     try:
         token = _read_token()
         if token is not None:
-            asyncio.run(_serve_now(token, _own_folder(Path(_FOLDER).expanduser())))
+            asyncio.run(_serve_with_token(token, _make_private_folder(Path(_FOLDER).expanduser())))
         else:
-            path = Path(os.environ.get(WAITING) or f"{_FOLDER}/waiting").expanduser()
-            folder = _own_folder(path.parent)
+            path = Path(os.environ.get(WAITING_SOCKET) or f"{_FOLDER}/waiting").expanduser()
+            folder = _make_private_folder(path.parent)
             path.unlink(missing_ok=True)  # of a run before the sandbox was stopped
-            asyncio.run(_serve_who_comes(folder, path))
-    except (_Refused, ValueError, OSError, RuntimeError) as error:  # RuntimeError: there is no home at all
+            asyncio.run(_serve_first_request(folder, path))
+    except (_StartRefused, ValueError, OSError, RuntimeError) as error:  # RuntimeError: there is no home at all
         print(f"daytona-kernel relay: {error}", file=sys.stderr)
         return 1
     return 0
@@ -67,7 +67,7 @@ def main() -> int:
 # --- with a token -------------------------------------------------------------------------------------------
 
 
-def _begin_again_without_token() -> None:
+def _restart_without_token() -> None:
     """Become this program anew, the token in a pipe: what a process was started with stands in /proc for ever."""
     token = os.environ.pop(TOKEN).encode()
     read, write = os.pipe()
@@ -90,9 +90,9 @@ def _read_token() -> str | None:
         elif stat.S_ISREG(path.lstat().st_mode):
             _delete(path)
     except (OSError, ValueError) as error:
-        raise _Refused(f"the token's file {name} cannot be read: {error}") from error
+        raise _StartRefused(f"the token's file {name} cannot be read: {error}") from error
     if not token:
-        raise _Refused(f"the token is empty: put a secret of 16 characters or more into {TOKEN}")
+        raise _StartRefused(f"the token is empty: put a secret of 16 characters or more into {TOKEN}")
     return token
 
 
@@ -106,8 +106,8 @@ def _delete(path: Path) -> None:
         )
 
 
-async def _serve_now(token: str, folder: Path) -> None:
-    order = Order(
+async def _serve_with_token(token: str, folder: Path) -> None:
+    start_request = StartRequest(
         secret=token,
         port=int(_number(PORT, _PORT)),
         folder=folder,
@@ -116,14 +116,14 @@ async def _serve_now(token: str, folder: Path) -> None:
         remove=True,
         host=os.environ.get(HOST) or LOOPBACK,
     )
-    kernels = Kernels(order.folder, order.cwd, order.lifetime_s)
+    kernels = KernelProcesses(start_request.folder, start_request.cwd, start_request.lifetime_s)
     end_at_signals(kernels)
     await kernels.warm_up()
 
     def listening(port: int) -> None:
-        print(f"relay listens on {order.host} port {port}", file=sys.stderr, flush=True)
+        print(f"relay listens on {start_request.host} port {port}", file=sys.stderr, flush=True)
 
-    await serve(order, kernels, listening)
+    await serve(start_request, kernels, listening)
 
 
 def _number(name: str, default: float) -> float:
@@ -135,22 +135,22 @@ def _number(name: str, default: float) -> float:
     except ValueError:
         number = -1.0
     if not 0 <= number < float("inf"):
-        raise _Refused(f"{name} is a number, not {text!r}")
+        raise _StartRefused(f"{name} is a number, not {text!r}")
     return number
 
 
 # --- without --------------------------------------------------------------------------------------------------
 
 
-async def _serve_who_comes(folder: Path, path: Path) -> None:
-    kernels = Kernels(folder, Path.cwd(), _DAY_S)
+async def _serve_first_request(folder: Path, path: Path) -> None:
+    kernels = KernelProcesses(folder, Path.cwd(), _DAY_S)
     end_at_signals(kernels)
-    came: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
+    requests: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
     # Before anything is imported or started: whoever looks finds it at once, and waits in its queue.
 
     def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        _tell(writer, {"package": str(Path(__file__).parent.parent)})
-        came.put_nowait((reader, writer))
+        _send_answer(writer, {"package": str(Path(__file__).parent.parent)})
+        requests.put_nowait((reader, writer))
 
     server = await asyncio.start_unix_server(greet, path, limit=_LINE_BYTES)
     await kernels.warm_up()
@@ -162,10 +162,10 @@ async def _serve_who_comes(folder: Path, path: Path) -> None:
         flush=True,
     )
     try:
-        asked = await _first(came, kernels.ending)
+        request = await _first_request(requests, kernels.ending)
         _close(server, path)
-        if asked is not None:
-            await _answer(*asked, folder, kernels)
+        if request is not None:
+            await _answer_request(*request, folder, kernels)
     finally:
         await kernels.end_all()
 
@@ -175,52 +175,56 @@ def _close(server: asyncio.Server, path: Path) -> None:
     server.close()
 
 
-async def _first(
-    came: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]], stop: asyncio.Event
+async def _first_request(
+    requests: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]], stop: asyncio.Event
 ) -> tuple[dict[str, Any], asyncio.StreamWriter] | None:
     """Return the first order and where its answer goes; None if there is none before the end."""
     ended = asyncio.ensure_future(stop.wait())
     try:
         while True:
-            coming = asyncio.ensure_future(came.get())
+            coming = asyncio.ensure_future(requests.get())
             await asyncio.wait({coming, ended}, return_when=asyncio.FIRST_COMPLETED)
             if not coming.done():
                 coming.cancel()
                 return None
             reader, writer = coming.result()
             with contextlib.suppress(ValueError, OSError):
-                asked = json.loads(await reader.readline())
-                if isinstance(asked, dict):
-                    return asked, writer
+                request = json.loads(await reader.readline())
+                if isinstance(request, dict):
+                    return request, writer
             writer.close()  # no order: the next may be one
     finally:
         ended.cancel()
 
 
-async def _answer(asked: dict[str, Any], writer: asyncio.StreamWriter, folder: Path, kernels: Kernels) -> None:
+async def _answer_request(
+    request: dict[str, Any], writer: asyncio.StreamWriter, folder: Path, kernels: KernelProcesses
+) -> None:
     """Serve as the host asks; if its package is another, it brings a relay of its own, and this one ends."""
-    if asked.get("end"):
+    if request.get("end"):
         return
-    kernels.lifetime_s = float(asked["lifetime_s"])
-    kernels.environment = {str(name): str(value) for name, value in dict(asked["environment"]).items()}
-    order = Order(secrets.token_urlsafe(32), int(asked["port"]), folder, Path.cwd(), kernels.lifetime_s, remove=True)
+    kernels.lifetime_s = float(request["lifetime_s"])
+    kernels.environment = {str(name): str(value) for name, value in dict(request["environment"]).items()}
+    start_request = StartRequest(
+        secrets.token_urlsafe(32), int(request["port"]), folder, Path.cwd(), kernels.lifetime_s, remove=True
+    )
 
     def listening(port: int) -> None:
-        facts = {"folder": str(folder), "cwd": str(order.cwd), "python": sys.executable, "pid": os.getpid()}
-        _tell(writer, {**facts, "port": port, "secret": order.secret})
+        facts = {"folder": str(folder), "cwd": str(start_request.cwd), "python": sys.executable, "pid": os.getpid()}
+        _send_answer(writer, {**facts, "port": port, "secret": start_request.secret})
         writer.close()
 
-    await serve(order, kernels, listening)
+    await serve(start_request, kernels, listening)
 
 
-def _tell(writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:
+def _send_answer(writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:
     writer.write(json.dumps(answer).encode("ascii") + b"\n")
 
 
 # --- both -----------------------------------------------------------------------------------------------------
 
 
-def _own_folder(above: Path) -> Path:
+def _make_private_folder(above: Path) -> Path:
     """Return a new folder, of mode 0700, in one that is ours alone.
 
     Raises:
@@ -229,12 +233,12 @@ def _own_folder(above: Path) -> Path:
     try:
         above.mkdir(mode=0o700, parents=True, exist_ok=True)
         if above.is_symlink() or above.stat().st_uid != os.getuid():
-            raise _Refused(f"{above} is not this user's own folder")
+            raise _StartRefused(f"{above} is not this user's own folder")
         above.chmod(0o700)
         folder = above / f"session-{secrets.token_hex(4)}"
         folder.mkdir(mode=0o700)
     except OSError as error:
-        raise _Refused(f"there is no home to keep a session in: {error}") from error
+        raise _StartRefused(f"there is no home to keep a session in: {error}") from error
     return folder
 
 

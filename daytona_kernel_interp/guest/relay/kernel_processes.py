@@ -13,12 +13,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...transport.process_identity import process_mark
+from ...transport.process_identity import process_start_mark
 from ...wire.comm import MAX_LINE_BYTES
 from ...wire.hello import KERNEL_CHANNELS
-from ...wire.inspect_messages import PATIENCE_S
-from ..kernel.status_file import read_board
-from .resource_usage import oom_kills, use_of
+from ...wire.inspect_messages import KERNEL_ANSWER_S
+from ..kernel.status_file import read_status
+from .resource_usage import oom_kills, resource_usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -52,7 +52,7 @@ class KernelFiles:
         self.state = folder / f"kernel-{kernel_id}.state"  # JSON: pid, started (see `link.processes`)
         self.lifeline = folder / f"kernel-{kernel_id}.life"  # FIFO: while a relay has it open for writing, there is one
         self.journal = folder / f"journal-{kernel_id}"
-        self.board = folder / f"board-{kernel_id}"
+        self.status_file = folder / f"board-{kernel_id}"
 
 
 class KernelProcess:
@@ -63,7 +63,7 @@ class KernelProcess:
         self.exited = exited  # exit code, negative: the signal; None: it was not our child
         self.ports: dict[str, int] = {}
         self._stderr = stderr
-        self._order_fd = -1
+        self._request_fd = -1
         self._ready: asyncio.StreamReader | None = None
         self._life_fd = -1
 
@@ -91,7 +91,7 @@ class KernelProcess:
             os.close(order_read)
             os.close(ready_write)
         self = cls(process.pid, asyncio.ensure_future(process.wait()), stderr)
-        self._order_fd, self._ready = order_write, await _reader_of(ready_read)
+        self._request_fd, self._ready = order_write, await _open_reader(ready_read)
         return self
 
     @classmethod
@@ -104,9 +104,9 @@ class KernelProcess:
         try:
             state, connection = json.loads(files.state.read_text()), json.loads(files.connection.read_text())
             pid = int(state["pid"])
-            if process_mark(pid) != state["started"]:
+            if process_start_mark(pid) != state["started"]:
                 raise ProcessLookupError
-            exited = asyncio.ensure_future(_until_gone(pid))
+            exited = asyncio.ensure_future(_wait_process_exit(pid))
             self = cls(pid, exited, Path(state["stderr"]))
             self.ports = {channel: int(connection[f"{channel}_port"]) for channel in KERNEL_CHANNELS}
             self._life_fd = os.open(files.lifeline, os.O_WRONLY | os.O_NONBLOCK)
@@ -130,18 +130,18 @@ class KernelProcess:
             KernelStartFailed: If it ends instead; the message has the end of its stderr.
         """
         assert self._ready is not None
-        order = {
+        request = {
             "connection_file": str(files.connection),
             "key": key,
             "journal": str(files.journal),
-            "board": str(files.board),
+            "board": str(files.status_file),
             "lifeline": str(files.lifeline),
             "lifetime_s": lifetime_s,
             "environment": dict(environment or {}),
             "personal": personal,
         }
         with contextlib.suppress(BrokenPipeError):  # it ended while it imported
-            os.write(self._order_fd, json.dumps(order).encode("ascii") + b"\n")
+            os.write(self._request_fd, json.dumps(request).encode("ascii") + b"\n")
         line = await self._ready.readline()
         if not line:
             code = await self.exited
@@ -150,7 +150,7 @@ class KernelProcess:
             )
         ports: dict[str, int] = json.loads(line)
         self.ports = {channel: ports[f"{channel}_port"] for channel in KERNEL_CHANNELS}
-        state = {"pid": self.pid, "started": process_mark(self.pid), "stderr": str(self._stderr)}
+        state = {"pid": self.pid, "started": process_start_mark(self.pid), "stderr": str(self._stderr)}
         files.state.write_text(json.dumps(state))
 
     def stderr_tail(self) -> str:
@@ -177,23 +177,23 @@ class KernelProcess:
 
     def close(self) -> None:
         """Let go of the lifeline; a kernel that still lives waits for the next relay."""
-        for fd in (self._order_fd, self._life_fd):
+        for fd in (self._request_fd, self._life_fd):
             if fd >= 0:
                 os.close(fd)
-        self._order_fd = self._life_fd = -1
+        self._request_fd = self._life_fd = -1
 
 
-class Kernels:
+class KernelProcesses:
     """The relay's kernels. One process is kept importing ahead of the first order."""
 
     def __init__(self, folder: Path, cwd: Path, lifetime_s: float) -> None:
         self._folder, self._cwd, self.lifetime_s = folder, cwd, lifetime_s
         self.environment: dict[str, str] = {}  # variables for kernels that have none of these names
-        self._spare: KernelProcess | None = None
+        self._spare_process: KernelProcess | None = None
         self._spawned = 0
         self._running: dict[str, KernelProcess] = {}
         self._starting: dict[str, asyncio.Future[None]] = {}
-        self._gone: dict[str, dict[str, Any]] = {}  # how those that ended did
+        self._exit_events: dict[str, dict[str, Any]] = {}  # how those that ended did
         self._watchers: set[asyncio.Task[None]] = set()
         self._oom_kills = oom_kills()
         self.ending = asyncio.Event()  # the relay was told to end, and its kernels with it
@@ -201,16 +201,16 @@ class Kernels:
 
     async def warm_up(self) -> None:
         """Start the process that the next :meth:`start` will use."""
-        self._spare = await self._spawn()
+        self._spare_process = await self._spawn()
 
     def adopt(self) -> int:
         """Take over the kernels that an earlier relay left in the folder, and return how many live."""
         for state in self._folder.glob("kernel-*.state"):
             kernel_id = state.stem.removeprefix("kernel-")
             try:
-                self._take_on(kernel_id, KernelProcess.adopt(self.files(kernel_id)))
+                self._register(kernel_id, KernelProcess.adopt(self.files(kernel_id)))
             except (NoSuchKernel, ValueError):
-                self._gone[kernel_id] = _exit_event(kernel_id, None, "", oom=False)
+                self._exit_events[kernel_id] = _exit_event(kernel_id, None, "", oom=False)
         return len(self._running)
 
     def files(self, kernel_id: str) -> KernelFiles:
@@ -229,16 +229,16 @@ class Kernels:
         Raises:
             KernelStartFailed: If it could not serve.
         """
-        spare, self._spare = self._spare, None
+        spare, self._spare_process = self._spare_process, None
         process = spare or await self._spawn()
         try:
             await process.serve(self.files(kernel_id), key, self.lifetime_s, self.environment, personal=personal)
         except BaseException as error:
             await process.end()
-            self._settle(kernel_id, error if isinstance(error, KernelStartFailed) else None)
+            self._finish_start(kernel_id, error if isinstance(error, KernelStartFailed) else None)
             raise
-        self._take_on(kernel_id, process)
-        self._settle(kernel_id)
+        self._register(kernel_id, process)
+        self._finish_start(kernel_id)
         return process.pid
 
     async def port(self, kernel_id: str, channel: str) -> int:
@@ -247,7 +247,7 @@ class Kernels:
         Raises:
             NoSuchKernel: If it did not start, or is gone.
         """
-        if kernel_id not in self._running and kernel_id not in self._gone:
+        if kernel_id not in self._running and kernel_id not in self._exit_events:
             started = self._starting.setdefault(kernel_id, asyncio.get_running_loop().create_future())
             await asyncio.wait({started}, timeout=_START_S)
         process = self._running.get(kernel_id)
@@ -261,12 +261,12 @@ class Kernels:
         if process is not None:
             process.signal(number)
 
-    def facts(self) -> dict[str, dict[str, Any]]:
+    def list_kernels(self) -> dict[str, dict[str, Any]]:
         """Return what is known of each kernel: ``alive``, and how it ended if it did."""
         alive = {kernel_id: {"alive": True, "pid": process.pid} for kernel_id, process in self._running.items()}
-        return {**{kernel_id: {**event, "alive": False} for kernel_id, event in self._gone.items()}, **alive}
+        return {**{kernel_id: {**event, "alive": False} for kernel_id, event in self._exit_events.items()}, **alive}
 
-    async def look(self, kernel_id: str) -> dict[str, Any]:
+    async def process_status(self, kernel_id: str) -> dict[str, Any]:
         """Return what can be told of a kernel that does not speak, some time later; see ``wire.looks``.
 
         Raises:
@@ -275,10 +275,10 @@ class Kernels:
         process = self._running.get(kernel_id)
         if process is None:
             raise NoSuchKernel("there is no such kernel")
-        began, before = time.monotonic(), use_of(process.pid)
-        await asyncio.sleep(PATIENCE_S)
-        running, summary = read_board(self.files(kernel_id).board)
-        now, after = time.monotonic(), use_of(process.pid)
+        began, before = time.monotonic(), resource_usage(process.pid)
+        await asyncio.sleep(KERNEL_ANSWER_S)
+        running, summary = read_status(self.files(kernel_id).status_file)
+        now, after = time.monotonic(), resource_usage(process.pid)
         cell = running.get("running")
         return {
             "summary": summary.get("summary") if len(json.dumps(summary)) <= _MAX_SUMMARY_BYTES else None,
@@ -292,24 +292,24 @@ class Kernels:
         """End every kernel, and the spare process, because the relay ends."""
         self.ending.set()
         processes = list(self._running.values())
-        if self._spare is not None:
-            processes.append(self._spare)
-            self._spare = None
+        if self._spare_process is not None:
+            processes.append(self._spare_process)
+            self._spare_process = None
         await asyncio.gather(*(process.end() for process in processes))
 
     async def _spawn(self) -> KernelProcess:
         self._spawned += 1
         return await KernelProcess.spawn(self._folder, self._cwd, self._spawned)
 
-    def _take_on(self, kernel_id: str, process: KernelProcess) -> None:
+    def _register(self, kernel_id: str, process: KernelProcess) -> None:
         self._running[kernel_id] = process
         watcher = asyncio.create_task(self._watch(kernel_id, process))
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
 
-    def _settle(self, kernel_id: str, error: KernelStartFailed | None = None) -> None:
+    def _finish_start(self, kernel_id: str, error: KernelStartFailed | None = None) -> None:
         if error is not None:
-            self._gone[kernel_id] = _exit_event(kernel_id, None, str(error), oom=False)
+            self._exit_events[kernel_id] = _exit_event(kernel_id, None, str(error), oom=False)
         started = self._starting.pop(kernel_id, None)
         if started is not None and not started.done():
             started.set_result(None)
@@ -323,7 +323,7 @@ class Kernels:
         kills, before = oom_kills(), self._oom_kills
         self._oom_kills = kills
         oom = kills is not None and before is not None and kills > before and code in (-signal.SIGKILL, None)
-        event = self._gone[kernel_id] = _exit_event(kernel_id, code, process.stderr_tail(), oom=oom)
+        event = self._exit_events[kernel_id] = _exit_event(kernel_id, code, process.stderr_tail(), oom=oom)
         if code == -signal.SIGTERM:  # whoever stops a sandbox may signal all in it, and we are not first to hear of it
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.ending.wait(), _SIGNAL_S)
@@ -351,7 +351,7 @@ def kernel_environment(folder: Path) -> dict[str, str]:
     return {**inherited, **own}
 
 
-async def _until_gone(pid: int) -> int | None:
+async def _wait_process_exit(pid: int) -> int | None:
     """Return when a process that is no child of ours is gone."""
     loop = asyncio.get_running_loop()
     gone: asyncio.Future[None] = loop.create_future()
@@ -360,7 +360,7 @@ async def _until_gone(pid: int) -> int | None:
     except (AttributeError, OSError):
         with contextlib.suppress(ProcessLookupError):
             while True:
-                process_mark(pid)
+                process_start_mark(pid)
                 await asyncio.sleep(_POLL_S)
         return None
     loop.add_reader(fd, lambda: None if gone.done() else gone.set_result(None))
@@ -372,7 +372,7 @@ async def _until_gone(pid: int) -> int | None:
     return None
 
 
-async def _reader_of(fd: int) -> asyncio.StreamReader:
+async def _open_reader(fd: int) -> asyncio.StreamReader:
     reader = asyncio.StreamReader()
     file = os.fdopen(fd, "rb", buffering=0)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), file)

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from .kernel_processes import Kernels
+    from .kernel_processes import KernelProcesses
     from .server import Relay
 
 LOOPBACK = "127.0.0.1"
-SHORTEST_SECRET = 16  # of one that is all that stands between a network and the kernels
+MIN_SECRET_CHARS = 16  # of one that is all that stands between a network and the kernels
 
 
 @dataclass(frozen=True)
-class Order:
+class StartRequest:
     """What a relay is told. ``remove``: delete the folder in the end."""
 
     secret: str = field(repr=False)
@@ -35,20 +35,20 @@ class Order:
     def __post_init__(self) -> None:
         if not self.secret:
             raise ValueError("a relay needs a token, and this one is empty")
-        if not _is_loopback(self.host) and len(self.secret) < SHORTEST_SECRET:
+        if not _is_loopback(self.host) and len(self.secret) < MIN_SECRET_CHARS:
             raise ValueError(
-                f"a relay that listens on {self.host} needs a token of {SHORTEST_SECRET} characters or more, "
+                f"a relay that listens on {self.host} needs a token of {MIN_SECRET_CHARS} characters or more, "
                 f"and this one has {len(self.secret)}"
             )
 
 
-def as_order(value: Mapping[str, Any]) -> Order:
+def parse_start_request(value: Mapping[str, Any]) -> StartRequest:
     """Return the order that a JSON object describes.
 
     Raises:
         KeyError, TypeError, ValueError: If it is none.
     """
-    return Order(
+    return StartRequest(
         secret=str(value["secret"]),
         port=int(value["port"]),
         folder=Path(value["folder"]),
@@ -59,7 +59,9 @@ def as_order(value: Mapping[str, Any]) -> Order:
     )
 
 
-async def serve(order: Order, kernels: Kernels, listening: Callable[[int], None], *ends: Awaitable[Any]) -> None:
+async def serve(
+    request: StartRequest, kernels: KernelProcesses, listening: Callable[[int], None], *ends: Awaitable[Any]
+) -> None:
     """Serve until the host wants the end or is gone for too long, or a signal or one of ``ends`` is there.
 
     The kernels are ended then. ``listening`` is called with the port.
@@ -68,18 +70,18 @@ async def serve(order: Order, kernels: Kernels, listening: Callable[[int], None]
         OSError: If the port is taken.
     """
     try:
-        relay = load_relay()(order.secret, kernels, order.lifetime_s)
-        server = await relay.listen(order.port, order.host)
+        relay = load_relay()(request.secret, kernels, request.lifetime_s)
+        server = await relay.listen(request.port, request.host)
         listening(server.sockets[0].getsockname()[1])
-        await _until_one(relay.until_end(), kernels.ending.wait(), *ends)
+        await _wait_first(relay.until_end(), kernels.ending.wait(), *ends)
         server.close()
     finally:
         await kernels.end_all()
-        if order.remove:  # a folder made for this relay; a host that was killed cannot delete it
-            shutil.rmtree(order.folder, ignore_errors=True)
+        if request.remove:  # a folder made for this relay; a host that was killed cannot delete it
+            shutil.rmtree(request.folder, ignore_errors=True)
 
 
-def end_at_signals(kernels: Kernels) -> None:
+def end_at_signals(kernels: KernelProcesses) -> None:
     """Have SIGTERM and SIGINT end the relay: they set the kernels' ``ending``."""
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, kernels.ending.set)
@@ -99,7 +101,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-async def _until_one(*reasons: Awaitable[Any]) -> None:
+async def _wait_first(*reasons: Awaitable[Any]) -> None:
     tasks = [asyncio.ensure_future(reason) for reason in reasons]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:

@@ -27,7 +27,7 @@ def oom_kills(root: Path = _ROOT, membership: Path = Path("/proc/self/cgroup")) 
     return None
 
 
-def use_of(pid: int) -> tuple[float, int] | None:
+def resource_usage(pid: int) -> tuple[float, int] | None:
     """Return a process's seconds of processor time so far and its bytes of memory; None where /proc does not say."""
     try:
         # proc(5): fields 14 and 15 of stat are ticks in user and system mode, field 3 comes first here; statm has pages

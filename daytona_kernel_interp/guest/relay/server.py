@@ -28,16 +28,16 @@ from ...wire.hello import (
     JOURNAL_CHANNEL,
     RELAY_CHANNEL,
     SECRET_HEADER,
-    Close,
+    CloseCode,
     close_reason,
     parse_host_hello,
 )
-from ...wire.journal import Record, RecordKind, encode_record
+from ...wire.journal import JournalRecord, RecordKind, encode_record
 from ...wire.keepalive import RESUME_LIFETIME_S, Refused, RelayStream, RelayStreams
 from ...wire.protocol_errors import RemoteProtocolError
 from ...wire.zmtp import ConnectingEnd
 from ..kernel.journal_writer import read_journal, read_pending
-from .kernel_processes import Kernels, KernelStartFailed, NoSuchKernel
+from .kernel_processes import KernelProcesses, KernelStartFailed, NoSuchKernel
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -49,24 +49,24 @@ log = logging.getLogger(__name__)
 
 _SIGNALS = {"interrupt": signal.SIGINT, "terminate": signal.SIGTERM, "kill": signal.SIGKILL}
 _PATH = re.compile(rf"/v\d+/({'|'.join(CHANNELS)})")  # of any version: the hello says what is wrong with another
-_LOOKS_PER_LIFETIME = 20
+_CHECKS_PER_LIFETIME = 20
 _REFUSALS = (KernelStartFailed, NoSuchKernel, RemoteProtocolError, OSError, KeyError, TypeError, ValueError)
 
 
 class Relay:
     """One per sandbox."""
 
-    def __init__(self, secret: str, kernels: Kernels, lifetime_s: float = RESUME_LIFETIME_S) -> None:
+    def __init__(self, secret: str, kernels: KernelProcesses, lifetime_s: float = RESUME_LIFETIME_S) -> None:
         self._secret = secret
         self._kernels, self._lifetime_s = kernels, lifetime_s
         self._streams = RelayStreams(lifetime_s=lifetime_s)
         self._attachments: dict[str, Attachment] = {}
-        self._services: set[Service] = set()
+        self._control_streams: set[RelayService] = set()
         self._loop = asyncio.get_running_loop()
-        self._heard_at = self._loop.time()
-        self._had_host = False
+        self._last_heard_at = self._loop.time()
+        self._host_seen = False
         self.end = asyncio.Event()  # the host wants it, or is gone for too long
-        kernels.on_exit = self._announce
+        kernels.on_exit = self._send_event
 
     async def listen(self, port: int, host: str = "127.0.0.1") -> Server:
         """Serve on ``host``; the returned server knows the port that was bound."""
@@ -74,33 +74,33 @@ class Relay:
 
     async def until_end(self) -> None:
         """Return when the host ended the relay, or was not heard of for the lifetime."""
-        look_s, looked_at = self._lifetime_s / _LOOKS_PER_LIFETIME, self._loop.time()
+        look_s, looked_at = self._lifetime_s / _CHECKS_PER_LIFETIME, self._loop.time()
         while not self.end.is_set():
             late_s, looked_at = self._loop.time() - looked_at - look_s, self._loop.time()
             if late_s > look_s:
-                self._overlook(late_s)
-            if self._loop.time() - self._heard_at > self._lifetime_s:
+                self._skip_pause(late_s)
+            if self._loop.time() - self._last_heard_at > self._lifetime_s:
                 log.warning("no host for %g s", self._lifetime_s)
                 return
             for stream in self._streams.expired(self._loop.time()):
-                self._attachments[stream.id].carrier.end(Close.UNKNOWN_STREAM)
+                self._attachments[stream.id].carrier.end(CloseCode.UNKNOWN_STREAM)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.end.wait(), look_s)
 
-    def _overlook(self, seconds: float) -> None:
+    def _skip_pause(self, seconds: float) -> None:
         """Do not count time in which the sandbox was paused: nobody could be heard then."""
-        self._heard_at += seconds
+        self._last_heard_at += seconds
         for stream in self._streams:
             if stream.detached_at is not None:
                 stream.detached_at += seconds
 
     def heard(self) -> None:
         """The host lives."""
-        self._heard_at = self._loop.time()
+        self._last_heard_at = self._loop.time()
 
-    def _announce(self, event: dict[str, Any]) -> None:
-        for service in self._services:
-            service.tell(event)
+    def _send_event(self, event: dict[str, Any]) -> None:
+        for service in self._control_streams:
+            service.send(event)
 
     def _check(self, connection: ServerConnection, request: Request) -> Response | None:
         given = request.headers.get(SECRET_HEADER, "")
@@ -114,7 +114,7 @@ class Relay:
         try:
             hello = parse_host_hello(connection.request.headers.get(HELLO_HEADER))
         except RemoteProtocolError as error:
-            await connection.close(Close.BAD_HELLO, close_reason(error))
+            await connection.close(CloseCode.BAD_HELLO, close_reason(error))
             return
         channel = connection.request.path.rpartition("/")[2]
         admitted = self._streams.admit(channel, hello)
@@ -134,17 +134,17 @@ class Relay:
             # Whoever opens this stream anew is the host from now on; one relay has one. The first one's other streams
             # may have come before this one.
             others = [a for a in self._attachments.values() if a.stream is not stream]
-            for other in others if self._had_host else ():
-                other.carrier.end(Close.SUPERSEDED, "another host took over")
-            self._had_host = True
+            for other in others if self._host_seen else ():
+                other.carrier.end(CloseCode.SUPERSEDED, "another host took over")
+            self._host_seen = True
         attachment = self._attachments[stream.id] = Attachment(self, stream)
         attachment.carrier.connect(self._local_end(stream, attachment))
 
     def _local_end(self, stream: RelayStream, attachment: Attachment) -> LocalEnd:
         if stream.channel == RELAY_CHANNEL:
-            service = Service(self, self._kernels, attachment)
-            self._services.add(service)
-            attachment.on_end = lambda: self._services.discard(service)
+            service = RelayService(self, self._kernels, attachment)
+            self._control_streams.add(service)
+            attachment.on_end = lambda: self._control_streams.discard(service)
             return service.local
         if stream.channel == JOURNAL_CHANNEL:
             return JournalEnd(self._kernels, stream.kernel, attachment)
@@ -154,7 +154,7 @@ class Relay:
         """The host does not come back for these streams; what they hold is dropped."""
         for attachment in list(self._attachments.values()):
             if attachment.stream.id in ids:
-                attachment.carrier.end(Close.SUPERSEDED)
+                attachment.carrier.end(CloseCode.SUPERSEDED)
 
     def lost(self, stream: RelayStream) -> None:
         """A stream has no socket now."""
@@ -179,7 +179,7 @@ class Attachment:
         old = self.carrier.socket
         self.carrier.detach()
         if old is not None:
-            old.close_soon(Close.SUPERSEDED, "a later attachment took over")
+            old.begin_close(CloseCode.SUPERSEDED, "a later attachment took over")
         socket.sink = self
         socket.post(hello)
         self.carrier.attach(socket)
@@ -200,7 +200,7 @@ class Attachment:
         if self.carrier.socket is not socket:
             return
         self.carrier.detach()
-        if code in (Close.SUPERSEDED, 1000):
+        if code in (CloseCode.SUPERSEDED, 1000):
             self.carrier.end()
         else:
             self._relay.lost(self.stream)
@@ -216,7 +216,7 @@ class KernelEnd(SocketEnd):
     Not before: a kernel gives a client 30 s to finish ZMTP's handshake, and a stream may wait longer for its client.
     """
 
-    def __init__(self, kernels: Kernels, kernel_id: str, channel: str) -> None:
+    def __init__(self, kernels: KernelProcesses, kernel_id: str, channel: str) -> None:
         super().__init__(ConnectingEnd())
         self._kernels, self._kernel_id, self._channel = kernels, kernel_id, channel
         self._connecting: asyncio.Task[None] | None = None
@@ -245,13 +245,13 @@ class KernelEnd(SocketEnd):
             await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", port)
         except (NoSuchKernel, OSError) as error:
             if self._feed is not None:
-                self._feed.broken(error)
+                self._feed.local_failed(error)
 
 
 class JournalEnd(FunctionEnd):
     """Sends a kernel's journal from where the host asks for it."""
 
-    def __init__(self, kernels: Kernels, kernel_id: str, attachment: Attachment) -> None:
+    def __init__(self, kernels: KernelProcesses, kernel_id: str, attachment: Attachment) -> None:
         super().__init__(self._take)
         self._kernels, self._kernel_id, self._attachment = kernels, kernel_id, attachment
         self._lines = LineReader()
@@ -281,13 +281,13 @@ class JournalEnd(FunctionEnd):
                 if self._sending is None:
                     self._sending = asyncio.create_task(self._send(request))
         except RemoteProtocolError as error:
-            self._attachment.carrier.end(Close.BAD_HELLO, close_reason(error))
+            self._attachment.carrier.end(CloseCode.BAD_HELLO, close_reason(error))
 
     async def _send(self, request: dict[str, Any]) -> None:
         try:
             files = self._kernels.files(self._kernel_id)
         except ValueError as error:
-            self._attachment.carrier.end(Close.BAD_HELLO, close_reason(error))
+            self._attachment.carrier.end(CloseCode.BAD_HELLO, close_reason(error))
             return
         after, cell = (
             value if isinstance(value, str) else None for value in (request.get("after"), request.get("cell"))
@@ -296,16 +296,16 @@ class JournalEnd(FunctionEnd):
             await self._open_window.wait()
             self.send(piece)
             await asyncio.sleep(0)  # other streams have their turn
-        if not self._kernels.facts().get(self._kernel_id, {}).get("alive"):
+        if not self._kernels.list_kernels().get(self._kernel_id, {}).get("alive"):
             for record in read_pending(files.journal):
                 self.send(encode_record(record))
-        self.send(encode_record(Record(RecordKind.LAST)))
+        self.send(encode_record(JournalRecord(RecordKind.LAST)))
 
 
-class Service:
+class RelayService:
     """Answers the host's requests on the relay's own stream, and tells it of exits."""
 
-    def __init__(self, relay: Relay, kernels: Kernels, attachment: Attachment) -> None:
+    def __init__(self, relay: Relay, kernels: KernelProcesses, attachment: Attachment) -> None:
         self._relay, self._kernels, self._attachment = relay, kernels, attachment
         self._lines = LineReader()
         self.local = FunctionEnd(self._take, self._hung_up)
@@ -314,14 +314,14 @@ class Service:
             "signal": self._signal,
             "kernels": self._list_kernels,
             "forget": self._forget,
-            "look": self._look,
-            "enough": self._enough,
+            "look": self._inspect,
+            "enough": self._cancel_inspect,
             "end": self._end,
         }
         self._tasks: set[asyncio.Task[None]] = set()
-        self._looks: dict[int, asyncio.Task[None]] = {}  # by the request's id
+        self._inspect_tasks: dict[int, asyncio.Task[None]] = {}  # by the request's id
 
-    def tell(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any]) -> None:
         """Send an event or a reply."""
         self.local.send(to_line(message))
 
@@ -333,13 +333,13 @@ class Service:
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
                 if request.get("op") == "look" and type(number := request.get("id")) is int:
-                    self._looks[number] = task
-                    task.add_done_callback(functools.partial(self._looked, number))
+                    self._inspect_tasks[number] = task
+                    task.add_done_callback(functools.partial(self._inspect_done, number))
         except RemoteProtocolError as error:
-            self._attachment.carrier.end(Close.BAD_HELLO, close_reason(error))
+            self._attachment.carrier.end(CloseCode.BAD_HELLO, close_reason(error))
 
-    def _looked(self, number: int, task: asyncio.Task[None]) -> None:
-        self._looks.pop(number, None)
+    def _inspect_done(self, number: int, task: asyncio.Task[None]) -> None:
+        self._inspect_tasks.pop(number, None)
 
     def _hung_up(self) -> None:
         self.local.send_eof()
@@ -353,7 +353,7 @@ class Service:
             reply["ok"] = await operation(request.get("args") or {})
         except _REFUSALS as error:
             reply["error"] = f"{type(error).__name__}: {error}"
-        self.tell(reply)
+        self.send(reply)
 
     async def _start_kernel(self, args: dict[str, Any]) -> dict[str, Any]:
         kernel_id, key, personal = str(args["kernel"]), str(args["key"]), args.get("personal") is True
@@ -364,19 +364,19 @@ class Service:
         return {}
 
     async def _list_kernels(self, args: dict[str, Any]) -> dict[str, Any]:
-        return dict(self._kernels.facts())
+        return dict(self._kernels.list_kernels())
 
     async def _forget(self, args: dict[str, Any]) -> dict[str, Any]:
         self._relay.forget({str(stream) for stream in args["streams"]})
         return {}
 
-    async def _look(self, args: dict[str, Any]) -> dict[str, Any]:
-        return await self._kernels.look(str(args["kernel"]))
+    async def _inspect(self, args: dict[str, Any]) -> dict[str, Any]:
+        return await self._kernels.process_status(str(args["kernel"]))
 
-    async def _enough(self, args: dict[str, Any]) -> dict[str, Any]:
+    async def _cancel_inspect(self, args: dict[str, Any]) -> dict[str, Any]:
         """A look whose answer nobody needs any more: the kernel itself has spoken."""
-        if (look := self._looks.get(int(args["look"]))) is not None:
-            look.cancel()
+        if (task := self._inspect_tasks.get(int(args["look"]))) is not None:
+            task.cancel()
         return {}
 
     async def _end(self, args: dict[str, Any]) -> dict[str, Any]:

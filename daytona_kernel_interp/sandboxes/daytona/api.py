@@ -29,7 +29,7 @@ from ...wire.backoff import delays
 from . import labels as owner
 from . import probe_script as prepare
 from .build_log import BuildLog
-from .error_text import api_url, hint, sentence, wrong_url
+from .error_text import advice, api_url, error_sentence, url_error
 from .snapshot_image import KernelImage
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 _REQUEST_S = 15.0
 _IMPORT_S = 30.0  # what the SDK's import may hold up a fork
-_LOOKS_S = (0.0, 0.3, 1.0, 2.0)  # before each look for what an unanswered create made
+_STATE_POLL_S = (0.0, 0.3, 1.0, 2.0)  # before each look for what an unanswered create made
 _BUSY_S = 30.0  # what another change of a sandbox's state may take
 _LAST_S = 8.0  # to delete what the service is busy with, when the process ends: less than is waited for that
 _LAST_REQUEST_S, _LAST_PAUSE_S = 4.0, 0.5
@@ -78,14 +78,14 @@ def load_sdk() -> Any:
     return AsyncDaytona, DaytonaError
 
 
-class Service:
+class DaytonaAPI:
     """A client. Use it from one event loop, and close it."""
 
     def __init__(self, client: AsyncDaytona) -> None:
         self._client = client
 
     @classmethod
-    async def connect(cls) -> Service:
+    async def connect(cls) -> DaytonaAPI:
         """Make a client.
 
         Raises:
@@ -97,7 +97,7 @@ class Service:
         await asyncio.wrap_future(importing)
         from daytona import AsyncDaytona, DaytonaError
 
-        if (wrong := wrong_url()) is not None:
+        if (wrong := url_error()) is not None:
             raise SandboxFailed(wrong)
         try:
             return cls(AsyncDaytona())
@@ -112,23 +112,23 @@ class Service:
         with contextlib.suppress(Exception):
             await asyncio.wait_for(self._client.close(), _REQUEST_S)  # type: ignore[no-untyped-call]
 
-    async def create(self, wanted: DaytonaSandbox, labels: dict[str, str]) -> AsyncSandbox:
+    async def create(self, description: DaytonaSandbox, labels: dict[str, str]) -> AsyncSandbox:
         """Create a sandbox and wait until it has started.
 
         Raises:
-            SandboxFailed: If that did not work. There may be a sandbox all the same: see :meth:`remove_made`.
+            SandboxFailed: If that did not work. There may be a sandbox all the same: see :meth:`delete_failed_create`.
         """
         from daytona import DaytonaError
 
         build = BuildLog()
-        follow = {} if wanted.image is None else {"on_snapshot_create_logs": build}
+        follow = {} if description.image is None else {"on_snapshot_create_logs": build}
         try:
-            ours = isinstance(wanted.image, KernelImage)
-            with wanted.image.for_sdk() if ours else contextlib.nullcontext(wanted.image) as image:
-                return await self._create(_parameters(wanted, labels, image), wanted.ttl is None, follow)
+            ours = isinstance(description.image, KernelImage)
+            with description.image.for_sdk() if ours else contextlib.nullcontext(description.image) as image:
+                return await self._create(_parameters(description, labels, image), description.ttl is None, follow)
         except (DaytonaError, ValueError) as error:  # of which the second is what its models say of a wrong answer
             raise SandboxFailed(
-                f"Daytona did not make a sandbox: {sentence(error)}{hint(wanted, error)}{build.end()}"
+                f"Daytona did not make a sandbox: {error_sentence(error)}{advice(description, error)}{build.end()}"
             ) from error
 
     async def _create(self, parameters: Any, ttl_is_ours: bool, follow: dict[str, Any]) -> AsyncSandbox:
@@ -157,7 +157,7 @@ class Service:
         except DaytonaError as error:
             if error.status_code == 404:
                 raise SandboxGone("the Daytona sandbox was deleted, and kernel and variables with it") from error
-            raise SandboxFailed(f"Daytona cannot be asked for the sandbox: {sentence(error)}") from error
+            raise SandboxFailed(f"Daytona cannot be asked for the sandbox: {error_sentence(error)}") from error
 
     async def make_snapshot(
         self,
@@ -171,8 +171,8 @@ class Service:
         from daytona import CreateSnapshotParams, Resources
 
         cpu, memory, disk = resources
-        wanted = Resources(cpu=cpu, memory=memory, disk=disk) if any(resources) else None
-        parameters = CreateSnapshotParams(name=name, image=image, resources=wanted, region_id=region)
+        resources_wanted = Resources(cpu=cpu, memory=memory, disk=disk) if any(resources) else None
+        parameters = CreateSnapshotParams(name=name, image=image, resources=resources_wanted, region_id=region)
         await self._client.snapshot.create(parameters, on_logs=on_log, timeout=0)
 
     async def snapshot_state(self, name: str) -> str:
@@ -191,7 +191,7 @@ class Service:
         async for found in self._client.list(ListSandboxesQuery(labels=labels)):
             yield found
 
-    async def remove_made(self, start: str, *, sure: bool, busy_s: float) -> None:
+    async def delete_failed_create(self, start: str, *, sure: bool, busy_s: float) -> None:
         """Delete what a create made that failed, or was given up before it answered.
 
         ``sure`` says that it did answer, so that one look is enough.
@@ -201,7 +201,7 @@ class Service:
         """
         from daytona import DaytonaError
 
-        for delay_s in _LOOKS_S[:1] if sure else _LOOKS_S:
+        for delay_s in _STATE_POLL_S[:1] if sure else _STATE_POLL_S:
             await asyncio.sleep(delay_s)
             try:
                 found = [made async for made in self.list({owner.START: start})]
@@ -237,7 +237,7 @@ class Service:
         deadline = loop.time() + busy_s
         waits = delays(random.random)
         while True:
-            if registry.process_ends():
+            if registry.process_ending():
                 return await self._end_now(sandbox_id, delete=delete)
             try:
                 found = await self._client.get(sandbox_id)
@@ -253,7 +253,7 @@ class Service:
                 if final or loop.time() > deadline:
                     what = "deleted" if delete else "stopped"
                     raise SandboxFailed(
-                        f"the Daytona sandbox {sandbox_id} was not {what}: {sentence(error)}"
+                        f"the Daytona sandbox {sandbox_id} was not {what}: {error_sentence(error)}"
                     ) from error
             await asyncio.sleep(next(waits))
 
@@ -288,16 +288,16 @@ class Service:
         from daytona import DaytonaError
 
         candidates = " ".join(shlex.quote(name) for name in ([python] if python else ["python3", "python"]))
-        order = shlex.quote(json.dumps({"do": do, **facts}))
+        request = shlex.quote(json.dumps({"do": do, **facts}))
         script = (
             f'for python in {candidates}; do if command -v "$python" >/dev/null 2>&1; then '
-            f'exec "$python" -c {shlex.quote(_PREPARE)} {order}; fi; done; echo no python here; exit 127'
+            f'exec "$python" -c {shlex.quote(_PREPARE)} {request}; fi; done; echo no python here; exit 127'
         )
         try:
             # A shell of our own: an image's may be zsh, where some of this means something else.
             done = await sandbox.process.exec(f"sh -c {shlex.quote(script)} </dev/null", timeout=300)
         except DaytonaError as error:
-            raise SandboxFailed(f"the new Daytona sandbox cannot be used: {sentence(error)}") from error
+            raise SandboxFailed(f"the new Daytona sandbox cannot be used: {error_sentence(error)}") from error
         for line in reversed(done.result.splitlines()):
             if line.startswith(prepare.MARK):
                 with contextlib.suppress(ValueError, RecursionError):
@@ -331,21 +331,21 @@ def _busy(error: Exception) -> bool:
     return "state change in progress" in str(error).lower()
 
 
-def _parameters(wanted: DaytonaSandbox, labels: dict[str, str], image: Any) -> Any:
+def _parameters(description: DaytonaSandbox, labels: dict[str, str], image: Any) -> Any:
     from daytona import CreateSandboxFromImageParams, CreateSandboxFromSnapshotParams, Resources, VolumeMount
 
     given: dict[str, Any] = {
-        "env_vars": dict(wanted.env) or None,
-        "labels": {**wanted.labels, **labels},
+        "env_vars": dict(description.env) or None,
+        "labels": {**description.labels, **labels},
         "public": False,
-        "auto_stop_interval": wanted.auto_stop_minutes,
-        "auto_delete_interval": None if wanted.keep else 0,
-        "ttl_minutes": wanted.ttl_minutes or None,
-        "target": wanted.region,
-        "volumes": [VolumeMount(volume_id=name, mount_path=path) for name, path in wanted.volumes.items()] or None,
-        "network_block_all": wanted.network_block_all or None,
-        "network_allow_list": wanted.network_allow_list,
-        "domain_allow_list": wanted.domain_allow_list,
+        "auto_stop_interval": description.auto_stop_minutes,
+        "auto_delete_interval": None if description.keep else 0,
+        "ttl_minutes": description.ttl_minutes or None,
+        "target": description.region,
+        "volumes": [VolumeMount(volume_id=name, mount_path=path) for name, path in description.volumes.items()] or None,
+        "network_block_all": description.network_block_all or None,
+        "network_allow_list": description.network_allow_list,
+        "domain_allow_list": description.domain_allow_list,
     }
     given = {name: value for name, value in given.items() if value is not None}
     if unknown := given.keys() - CreateSandboxFromSnapshotParams.model_fields.keys():  # which it drops in silence
@@ -354,7 +354,7 @@ def _parameters(wanted: DaytonaSandbox, labels: dict[str, str], image: Any) -> A
             f"this version of Daytona's SDK cannot tell the service about {', '.join(names)}: "
             "install a newer one with pip install --upgrade daytona"
         )
-    if wanted.image is None:
-        return CreateSandboxFromSnapshotParams(snapshot=wanted.snapshot_name, **given)
-    resources = Resources(cpu=wanted.cpu, memory=wanted.memory, disk=wanted.disk)
+    if description.image is None:
+        return CreateSandboxFromSnapshotParams(snapshot=description.snapshot_name, **given)
+    resources = Resources(cpu=description.cpu, memory=description.memory, disk=description.disk)
     return CreateSandboxFromImageParams(image=image, resources=resources, **given)

@@ -19,7 +19,7 @@ _PREFIXES = re.compile(
 _QUOTA = re.compile(r"(?i)\b(limit exceeded|quota)\b")
 
 
-def sentence(error: Exception) -> str:
+def error_sentence(error: Exception) -> str:
     """Return what an error of the SDK's means, and what to do about it."""
     status = getattr(error, "status_code", None)
     text = _PREFIXES.sub("", str(error)).strip() or type(error).__name__
@@ -51,17 +51,17 @@ def _over_quota(error: Exception) -> bool:
     return getattr(error, "status_code", None) in (400, 403) and _QUOTA.search(str(error)) is not None
 
 
-def wrong_url() -> str | None:
+def url_error() -> str | None:
     """Say what is wrong with that address, if it is none."""
     if re.match(r"https?://[^/]", api_url()):
         return None
     return f"DAYTONA_API_URL is no address of an API: it is like {_REAL_URL}, not {api_url()!r}"
 
 
-def hint(wanted: DaytonaSandbox, error: Exception) -> str:
+def advice(description: DaytonaSandbox, error: Exception) -> str:
     """Return what else to do about it; the service's own words know of its dashboard only."""
     if _over_quota(error):
         return "; `daytona-kernel gc` deletes sandboxes that were left behind"
-    if wanted.image is None and "snapshot" in str(error).lower() and "not found" in str(error):
+    if description.image is None and "snapshot" in str(error).lower() and "not found" in str(error):
         return " Name another one, or make ours with `daytona-kernel image build`"
     return ""

@@ -13,11 +13,11 @@ from . import probe_script as prepare
 
 _PACKAGE = Path(__file__).resolve().parent.parent.parent
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first that a zip can say; the same files make the same zip
-WANTED = {"ipykernel": [6, 31], "websockets": [15]}  # what they need there, as in pyproject.toml
+REQUIREMENTS = {"ipykernel": [6, 31], "websockets": [15]}  # what they need there, as in pyproject.toml
 
 
 @dataclass(frozen=True)
-class Runtime:
+class GuestArchive:
     """The zip, and the hash of the modules in it."""
 
     digest: str
@@ -35,7 +35,7 @@ class Runtime:
 
 
 @functools.cache
-def runtime() -> Runtime:
+def guest_archive() -> GuestArchive:
     """Return the runtime, made of the installed files."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -44,4 +44,4 @@ def runtime() -> Runtime:
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, path.read_bytes())
-    return Runtime(prepare.digest(_PACKAGE), buffer.getvalue())
+    return GuestArchive(prepare.digest(_PACKAGE), buffer.getvalue())

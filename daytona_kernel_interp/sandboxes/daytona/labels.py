@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...transport.process_identity import lives, process_mark
+from ...transport.process_identity import process_alive, process_start_mark
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,17 +41,17 @@ def labels(start: str, *, kept: bool) -> dict[str, str]:
 def owner() -> dict[str, str]:
     """Return the labels that name this process."""
     pid = os.getpid()
-    return {MACHINE: machine(), PROCESS: f"{pid}-{process_mark(pid)}"}
+    return {MACHINE: machine(), PROCESS: f"{pid}-{process_start_mark(pid)}"}
 
 
-def is_ours(found: Mapping[str, str]) -> bool:
+def created_on_this_machine(labels: Mapping[str, str]) -> bool:
     """Whether labels name this machine and user."""
-    return found.get(MACHINE) == machine()
+    return labels.get(MACHINE) == machine()
 
 
-def host_lives(found: Mapping[str, str]) -> bool:
+def host_lives(labels: Mapping[str, str]) -> bool:
     """Whether the process that labels name lives; of other machines nothing is known, so they count as living."""
-    if not is_ours(found):
+    if not created_on_this_machine(labels):
         return True
-    pid, _, mark = found.get(PROCESS, "").partition("-")
-    return pid.isdigit() and lives(int(pid), mark)
+    pid, _, mark = labels.get(PROCESS, "").partition("-")
+    return pid.isdigit() and process_alive(int(pid), mark)

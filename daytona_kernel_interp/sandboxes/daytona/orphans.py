@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from ...errors import SandboxFailed
 from . import labels as owner
-from .api import Service, state_of
-from .error_text import api_url, sentence
+from .api import DaytonaAPI, state_of
+from .error_text import api_url, error_sentence
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -24,48 +24,52 @@ _REQUEST_S = 5.0
 
 
 @dataclass(frozen=True)
-class Found:
+class ManagedSandbox:
     """A sandbox that this package made."""
 
     id: str
     state: str
-    whose: str  # "process 123", or "another machine"
+    owner: str  # "process 123", or "another machine"
     host_lives: bool  # as far as is known
-    ours: bool  # made by this user on this machine
+    created_here: bool  # made by this user on this machine
     kept: bool  # shall outlive its process
     idle_s: float | None  # since its last activity
 
-    def lost(self, older_than_s: float, *, all_owners: bool = False, kept: bool = False) -> bool:
+    def is_orphaned(self, older_than_s: float, *, all_owners: bool = False, kept: bool = False) -> bool:
         """Whether its process is gone, or it was idle for longer than that.
 
         Those of other owners, and those that shall be kept, only where asked.
         """
-        if self.state in ("destroying", "destroyed") or not (self.ours or all_owners) or (self.kept and not kept):
+        if (
+            self.state in ("destroying", "destroyed")
+            or not (self.created_here or all_owners)
+            or (self.kept and not kept)
+        ):
             return False
         return not self.host_lives or (self.idle_s is not None and self.idle_s > older_than_s)
 
 
-async def find(in_use: Collection[str] = ()) -> list[Found]:
+async def find_sandboxes(in_use: Collection[str] = ()) -> list[ManagedSandbox]:
     """Return the sandboxes at Daytona that this package made, the ids ``in_use`` left out of suspicion.
 
     Raises:
         SandboxFailed: If Daytona cannot be asked.
     """
-    service = await Service.connect()
+    service = await DaytonaAPI.connect()
     try:
         found, now = [], await asyncio.to_thread(_now)
         async for sandbox in service.list({owner.OURS: "1"}):
-            labels, ours = sandbox.labels or {}, owner.is_ours(sandbox.labels or {})
+            labels, ours = sandbox.labels or {}, owner.created_on_this_machine(sandbox.labels or {})
             if labels.get(owner.OURS) != "1":  # should the service not have looked
                 continue
             process = labels.get(owner.PROCESS, "?").partition("-")[0]
             found.append(
-                Found(
+                ManagedSandbox(
                     id=sandbox.id,
                     state=state_of(sandbox),
-                    whose=f"process {process}" if ours else "another machine",
+                    owner=f"process {process}" if ours else "another machine",
                     host_lives=sandbox.id in in_use or owner.host_lives(labels),
-                    ours=ours,
+                    created_here=ours,
                     kept=owner.KEPT in labels,
                     idle_s=None
                     if sandbox.id in in_use
@@ -74,18 +78,18 @@ async def find(in_use: Collection[str] = ()) -> list[Found]:
             )
         return found
     except Exception as error:
-        raise SandboxFailed(f"Daytona cannot be asked for sandboxes: {sentence(error)}") from error
+        raise SandboxFailed(f"Daytona cannot be asked for sandboxes: {error_sentence(error)}") from error
     finally:
         await service.aclose()
 
 
-async def delete(sandbox_ids: Collection[str]) -> None:
+async def delete_sandboxes(sandbox_ids: Collection[str]) -> None:
     """Delete sandboxes, side by side.
 
     Raises:
         SandboxFailed: If some were not deleted; the text says which, and the others are.
     """
-    service = await Service.connect()
+    service = await DaytonaAPI.connect()
     try:
         ends = await asyncio.gather(*map(service.delete, sandbox_ids), return_exceptions=True)
     finally:

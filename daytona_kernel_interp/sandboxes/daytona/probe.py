@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import SandboxFailed
-from .sandbox import Place
+from .sandbox import SandboxPaths
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +19,7 @@ _MAX_CHARS = 4096
 
 
 @dataclass(frozen=True)
-class Found:
+class ProbeResult:
     """What a look at a sandbox found where no relay serves us."""
 
     python: str
@@ -33,15 +33,15 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Serving:
+class ServingRelay:
     """A relay that serves us."""
 
-    place: Place
+    paths: SandboxPaths
     secret: str
     process: str  # pid and start time
 
 
-def parse_look(answer: Mapping[str, Any]) -> Found | Serving:
+def parse_probe(answer: Mapping[str, Any]) -> ProbeResult | ServingRelay:
     """Return what a look found.
 
     Raises:
@@ -49,9 +49,9 @@ def parse_look(answer: Mapping[str, Any]) -> Found | Serving:
     """
     relay = answer.get("relay")
     try:
-        return _found(answer) if relay is None else _serving(relay)
+        return _parse_result(answer) if relay is None else _parse_relay(relay)
     except (KeyError, TypeError, ValueError):
-        raise SandboxFailed(_NONSENSE) from None
+        raise SandboxFailed(_INVALID_ANSWER) from None
 
 
 def parse_install(answer: Mapping[str, Any]) -> str:
@@ -66,17 +66,17 @@ def parse_install(answer: Mapping[str, Any]) -> str:
     try:
         return _text(answer["python"])
     except (KeyError, ValueError):
-        raise SandboxFailed(_NONSENSE) from None
+        raise SandboxFailed(_INVALID_ANSWER) from None
 
 
-_NONSENSE = (
+_INVALID_ANSWER = (
     "the Daytona sandbox gave an answer that makes no sense: something in its image or snapshot stands in the way of "
     "its Python; choose another, or name its python"
 )
 
 
-def _found(answer: Mapping[str, Any]) -> Found:
-    return Found(
+def _parse_result(answer: Mapping[str, Any]) -> ProbeResult:
+    return ProbeResult(
         python=_text(answer["python"]),
         version=tuple(map(_number, answer["version"])),
         missing=tuple(_matching(_PACKAGE, name) for name in answer["missing"]),
@@ -88,8 +88,8 @@ def _found(answer: Mapping[str, Any]) -> Found:
     )
 
 
-def _serving(answer: Mapping[str, Any]) -> Serving:
-    place = Place(
+def _parse_relay(answer: Mapping[str, Any]) -> ServingRelay:
+    place = SandboxPaths(
         python=_text(answer["python"]),
         path="",
         folder=_text(answer["folder"]),
@@ -97,7 +97,7 @@ def _serving(answer: Mapping[str, Any]) -> Serving:
         port=_port(answer["port"]),
     )
     process = f"{_number(answer['pid'])} {_matching(_STARTED, answer['started'])}".rstrip()
-    return Serving(place, _matching(_SECRET, answer["secret"]), process)
+    return ServingRelay(place, _matching(_SECRET, answer["secret"]), process)
 
 
 def _text(value: object) -> str:

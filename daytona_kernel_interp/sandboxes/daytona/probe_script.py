@@ -21,7 +21,7 @@ ORIGIN = "origin"  # a file of our image's package, with the hash of what it was
 ENTRYPOINT = "daytona_kernel_interp.guest.relay.entrypoint"
 FIRST_PORT = 4290  # the relay's, if it is free
 _INSTALL_S = 280  # HTTP connections were seen to be cut after 300 s
-_WORDS = 1500
+_ANSWERS = 1500
 _RELAY_S = 20.0  # what the image's relay may take to come up
 _APPEARS_S = 0.5  # after the sandbox has started, to be seen among its processes at all
 
@@ -44,43 +44,48 @@ def modules(package):
     return [package / "__init__.py", *sorted(path for part in PARTS for path in (package / part).rglob("*.py"))]
 
 
-def look(order):
+def probe(request):
     # type: (dict[str, object]) -> dict[str, object]
     """Return what the sandbox has, and make our folder in it.
 
     A relay that waits for its order gets it, and serves when this returns; where nothing is missing one is started.
     """
-    port = _free_port(str(order["port"] or os.environ.get("DAYTONA_KERNEL_RELAY_PORT") or ""))
-    relay = None if port is None else _waiting_relay(order, port)
+    port = _free_port(str(request["port"] or os.environ.get("DAYTONA_KERNEL_RELAY_PORT") or ""))
+    relay = None if port is None else _waiting_relay(request, port)
     if relay is not None:
         return {"relay": relay}
     folder = _folder()
-    runtime = folder / str(order["runtime_file"])
+    runtime = folder / str(request["runtime_file"])
     found = {
         "relay": None,
         "python": sys.executable,
         "version": list(sys.version_info[:2]),
-        "missing": [name for name, oldest in _wanted(order) if not _has(name, oldest)],
-        "installed": _installed(str(order["runtime"])),
-        "uploaded": runtime.is_file() and hashlib.sha256(runtime.read_bytes()).hexdigest() == order["runtime_sha256"],
+        "missing": [name for name, oldest in _requirements(request) if not _is_installed(name, oldest)],
+        "installed": _package_matches(str(request["runtime"])),
+        "uploaded": runtime.is_file() and hashlib.sha256(runtime.read_bytes()).hexdigest() == request["runtime_sha256"],
         "folder": str(folder),
         "cwd": os.getcwd(),
         "port": port,
     }  # type: dict[str, object]
-    if port is not None and not order["upload"] and not found["missing"] and (found["installed"] or found["uploaded"]):
-        found["relay"] = _new_relay(order, port, folder, "" if found["installed"] else str(runtime))
+    if (
+        port is not None
+        and not request["upload"]
+        and not found["missing"]
+        and (found["installed"] or found["uploaded"])
+    ):
+        found["relay"] = _new_relay(request, port, folder, "" if found["installed"] else str(runtime))
     return found
 
 
-def _waiting_relay(order, port):
+def _waiting_relay(request, port):
     # type: (dict[str, object], int) -> dict[str, object] | None
     """Have the relay that our image started serve, and return its answer; one of another version is ended."""
     where = os.environ.get("DAYTONA_KERNEL_WAITING")
     connection = _connection(os.path.expanduser(where), None) if where else None
-    return None if connection is None else _ordered(connection, order, port, None)
+    return None if connection is None else _send_start_request(connection, request, port, None)
 
 
-def _new_relay(order, port, folder, path):
+def _new_relay(request, port, folder, path):
     # type: (dict[str, object], int, pathlib.Path, str) -> dict[str, object] | None
     """Start a relay, as our image does, and have it serve; None if that does not work."""
     name = f"waiting-{os.urandom(4).hex()}"
@@ -98,7 +103,7 @@ def _new_relay(order, port, folder, path):
             env=env,
         )
     connection = _connection(str(folder / name), process)
-    answer = None if connection is None else _ordered(connection, order, port, process)
+    answer = None if connection is None else _send_start_request(connection, request, port, process)
     if answer is None:
         process.kill()
         process.wait()
@@ -109,8 +114,8 @@ def _new_relay(order, port, folder, path):
 def _connection(path, process):
     # type: (str, subprocess.Popen[bytes] | None) -> socket.socket | None
     """Return a connection to the relay that waits there: our own process, or the image's, which may still come."""
-    begun = time.monotonic()
-    while time.monotonic() - begun < _RELAY_S:
+    started_at = time.monotonic()
+    while time.monotonic() - started_at < _RELAY_S:
         made = socket.socket(socket.AF_UNIX)
         made.settimeout(_RELAY_S)
         try:
@@ -118,21 +123,21 @@ def _connection(path, process):
             return made
         except OSError:
             made.close()
-        waited = time.monotonic() - begun
+        waited = time.monotonic() - started_at
         if (waited > _APPEARS_S and not _relay_runs()) if process is None else process.poll() is not None:
             break
         time.sleep(0.01)
     return None
 
 
-def _ordered(connection, order, port, process):
+def _send_start_request(connection, request, port, process):
     # type: (socket.socket, dict[str, object], int, subprocess.Popen[bytes] | None) -> dict[str, object] | None
     """Give a relay its order and return its answer; the image's is ended if it does not suit."""
     try:
         with connection, connection.makefile("rwb") as lines:
             package = pathlib.Path(json.loads(lines.readline())["package"])
-            good = process is not None or (bool(order["take_waiting"]) and digest(package) == order["runtime"])
-            given = {"lifetime_s": order["lifetime_s"], "environment": order["environment"], "port": port}
+            good = process is not None or (bool(request["take_waiting"]) and digest(package) == request["runtime"])
+            given = {"lifetime_s": request["lifetime_s"], "environment": request["environment"], "port": port}
             lines.write(json.dumps(given if good else {"end": True}).encode() + b"\n")
             lines.flush()
             answer = json.loads(lines.readline()) if good else None
@@ -163,12 +168,12 @@ def _relay_runs():
     return False
 
 
-def install(order):
+def install(request):
     # type: (dict[str, object]) -> dict[str, object]
     """Install what is missing into an environment of its own, which sees all that the sandbox's Python has."""
     environment = _folder() / "environment"
     python = environment / "bin" / "python"
-    wanted = [f"{name}>={'.'.join(map(str, oldest))}" for name, oldest in _wanted(order)]
+    requirements = [f"{name}>={'.'.join(map(str, oldest))}" for name, oldest in _requirements(request)]
     make, fill = _tools(environment, python)
     if make is None:
         return {"error": "it has neither pip nor uv"}
@@ -176,18 +181,18 @@ def install(order):
         done = _run(make)
         if done is not None:
             return {"error": done}
-    done = _run([*fill, *wanted])
+    done = _run([*fill, *requirements])
     return {"python": str(python)} if done is None else {"error": done}
 
 
-def lives(order):
+def any_kernel_alive(request):
     # type: (dict[str, object]) -> dict[str, object]
     """Return whether a kernel of a relay's folder lives; None where none was started.
 
     A relay that is asked to end, as at a stop, deletes its folder; ``was_made`` says that there was one.
     """
-    found = False if order["was_made"] and not os.path.isdir(str(order["folder"])) else None
-    for path in pathlib.Path(str(order["folder"])).glob("kernel-*.state"):
+    found = False if request["was_made"] and not os.path.isdir(str(request["folder"])) else None
+    for path in pathlib.Path(str(request["folder"])).glob("kernel-*.state"):
         found = found or False
         try:
             state = json.loads(path.read_text())
@@ -229,7 +234,7 @@ def _run(command):
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     text = done.stdout.decode("utf-8", "replace").strip()
-    return None if done.returncode == 0 else text[-_WORDS:] or f"exit code {done.returncode}"
+    return None if done.returncode == 0 else text[-_ANSWERS:] or f"exit code {done.returncode}"
 
 
 def _folder():
@@ -248,14 +253,14 @@ def _folder():
     raise SystemExit(f"none of {', '.join(homes)} can be written to")
 
 
-def _wanted(order):
+def _requirements(request):
     # type: (dict[str, object]) -> list[tuple[str, list[int]]]
-    wanted = order["wanted"]
+    wanted = request["wanted"]
     assert isinstance(wanted, dict)
     return sorted(wanted.items())
 
 
-def _has(name, oldest):
+def _is_installed(name, oldest):
     # type: (str, list[int]) -> bool
     import importlib.metadata  # the slowest of what is needed here, and not needed where a relay waits
 
@@ -268,7 +273,7 @@ def _has(name, oldest):
         return False
 
 
-def _installed(wanted):
+def _package_matches(wanted):
     # type: (str) -> bool
     """Whether the package is there, the same as the host's."""
     try:
@@ -294,5 +299,5 @@ def _free_port(wanted):
 
 if __name__ == "__main__":
     given = json.loads(sys.argv[1])
-    answer = {"install": install, "look": look, "lives": lives}[given["do"]](given)
+    answer = {"install": install, "look": probe, "lives": any_kernel_alive}[given["do"]](given)
     print(MARK + json.dumps(answer))

@@ -33,7 +33,7 @@ from .build_log import BuildLog
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .api import Service
+    from .api import DaytonaAPI
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ _REQUEST_S = 15.0
 _ABSENT, _UNKNOWN = "absent", "unknown"
 
 
-def recipe() -> Path:
+def recipe_folder() -> Path:
     """Return the folder of the recipe: beside the package in the repository, within it where it was installed."""
     found = [place / "sandbox_image" for place in (_PACKAGE.parent, _PACKAGE) if (place / "sandbox_image").is_dir()]
     if not found:
@@ -86,15 +86,19 @@ class KernelImage:
 
     def dockerfile(self) -> str:
         """Return the Dockerfile, which needs no other file."""
-        files = {path.name: path.read_bytes() for path in sorted(recipe().glob("requirements*.txt"))}
+        files = {path.name: path.read_bytes() for path in sorted(recipe_folder().glob("requirements*.txt"))}
         if not self.data:
             files["requirements-data.txt"] = b""
         files[wheel_name()] = wheel()
         lines = []
-        for line in (recipe() / "Dockerfile").read_text(encoding="utf-8").splitlines():
+        for line in (recipe_folder() / "Dockerfile").read_text(encoding="utf-8").splitlines():
             if line.startswith("COPY "):
                 *patterns, folder = line.split()[1:]
-                lines += [_written(f"{folder}{name}", files[name]) for name in files if _meant(name, patterns)]
+                lines += [
+                    _write_file_step(f"{folder}{name}", files[name])
+                    for name in files
+                    if _matching_files(name, patterns)
+                ]
             else:
                 if line.startswith("USER ") and self.packages:
                     lines.append(f"RUN pip install {shlex.join(self.packages)}")
@@ -123,7 +127,9 @@ def entrypoint() -> list[str]:
     """Return the entrypoint that the recipe names."""
     import json
 
-    (line,) = re.findall(r"^ENTRYPOINT (\[.*\])$", (recipe() / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    (line,) = re.findall(
+        r"^ENTRYPOINT (\[.*\])$", (recipe_folder() / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE
+    )
     return [str(word) for word in json.loads(line)]
 
 
@@ -180,10 +186,10 @@ def _without_prose(source: str) -> str:
 def write_context(folder: Path, image: KernelImage | None = None) -> str:
     """Write into a folder what ``docker build`` needs, and return the Dockerfile's text."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = (recipe() / "Dockerfile").read_text(encoding="utf-8").replace("COPY *.whl", f"COPY {wheel_name()}")
+    text = (recipe_folder() / "Dockerfile").read_text(encoding="utf-8").replace("COPY *.whl", f"COPY {wheel_name()}")
     if image is not None and image.packages:
         text = text.replace("\nUSER ", f"\nRUN pip install {shlex.join(image.packages)}\nUSER ", 1)
-    for path in recipe().glob("requirements*.txt"):
+    for path in recipe_folder().glob("requirements*.txt"):
         empty = image is not None and not image.data and path.name == "requirements-data.txt"
         (folder / path.name).write_bytes(b"" if empty else path.read_bytes())
     (folder / wheel_name()).write_bytes(wheel())
@@ -191,11 +197,11 @@ def write_context(folder: Path, image: KernelImage | None = None) -> str:
     return text
 
 
-def _meant(name: str, patterns: list[str]) -> bool:
+def _matching_files(name: str, patterns: list[str]) -> bool:
     return name in patterns or any(pattern.startswith("*") and name.endswith(pattern[1:]) for pattern in patterns)
 
 
-def _written(path: str, data: bytes) -> str:
+def _write_file_step(path: str, data: bytes) -> str:
     """Return the step that writes a file."""
     text = base64.b85encode(bz2.compress(data)).decode("ascii").translate(_SAFE)
     if len(text) > _MAX_ARGUMENT:
@@ -227,43 +233,45 @@ async def build_snapshot(
     Raises:
         SandboxFailed: If that did not work; the error has the end of the log, and no snapshot is left.
     """
-    from .api import Service
-    from .error_text import sentence
+    from .api import DaytonaAPI
+    from .error_text import error_sentence
 
-    service = await Service.connect()
+    service = await DaytonaAPI.connect()
     build, absent = BuildLog(on_line), False
     try:
         if (state := await _state_of(service, name)) not in (_ABSENT, _UNKNOWN):
-            return _there_already(name, state)
+            return _already_exists(name, state)
         absent = state == _ABSENT
-        begun = time.monotonic()
+        started_at = time.monotonic()
         with image.for_sdk() as made:
             await service.make_snapshot(name, made, build, (cpu, memory, disk), region)
-        log.info("snapshot %s was built in %.0f s", name, time.monotonic() - begun)
+        log.info("snapshot %s was built in %.0f s", name, time.monotonic() - started_at)
         return True
     except asyncio.CancelledError:
         if absent:  # one that was there before is not ours to delete
-            await asyncio.shield(_drop(service, name))
+            await asyncio.shield(_delete_snapshot(service, name))
         raise
     except SandboxFailed:
         raise
     except Exception as error:
         status = getattr(error, "status_code", None)
         if status == 409:
-            return _there_already(name, await _state_of(service, name))
+            return _already_exists(name, await _state_of(service, name))
         if status == 403:
             raise SandboxFailed(
-                f"Daytona did not make the snapshot {name}: {sentence(error)}; a key without the right to make "
+                f"Daytona did not make the snapshot {name}: {error_sentence(error)}; a key without the right to make "
                 "snapshots can still use DaytonaSandbox(image=KernelImage())"
             ) from error
         if absent and (status is None or status >= 500):
-            await _drop(service, name)
-        raise SandboxFailed(f"Daytona did not make the snapshot {name}: {sentence(error)}{build.end()}") from error
+            await _delete_snapshot(service, name)
+        raise SandboxFailed(
+            f"Daytona did not make the snapshot {name}: {error_sentence(error)}{build.end()}"
+        ) from error
     finally:
         await service.aclose()
 
 
-async def _state_of(service: Service, name: str) -> str:
+async def _state_of(service: DaytonaAPI, name: str) -> str:
     """Return a snapshot's state, ``_ABSENT``, or ``_UNKNOWN`` where Daytona does not say."""
     try:
         return await service.snapshot_state(name)
@@ -271,7 +279,7 @@ async def _state_of(service: Service, name: str) -> str:
         return _ABSENT if getattr(error, "status_code", None) == 404 else _UNKNOWN
 
 
-def _there_already(name: str, state: str) -> bool:
+def _already_exists(name: str, state: str) -> bool:
     if state == "active":
         return False
     raise SandboxFailed(
@@ -279,6 +287,6 @@ def _there_already(name: str, state: str) -> bool:
     )
 
 
-async def _drop(service: Service, name: str) -> None:
+async def _delete_snapshot(service: DaytonaAPI, name: str) -> None:
     with contextlib.suppress(Exception):
         await asyncio.wait_for(service.delete_snapshot(name), _REQUEST_S)

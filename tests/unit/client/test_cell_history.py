@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from daytona_kernel_interp.client.cell_history import MAX_STEPS, STEP_CODE_CHARS, TAIL_CHARS, Steps
-from daytona_kernel_interp.client.output_collector import Cell
+from daytona_kernel_interp.client.cell_history import MAX_STEPS, STEP_CODE_CHARS, TAIL_CHARS, CellHistory
+from daytona_kernel_interp.client.output_collector import OutputCollector
 from daytona_kernel_interp.client.outputs import DisplayData, StreamText
 
 IDLE: dict[str, Any] = {"header": {"msg_type": "status"}, "content": {"execution_state": "idle"}}
@@ -17,7 +17,7 @@ def reply(**content: Any) -> dict[str, Any]:
     return {"content": {"status": "ok", **content}, "metadata": {}}
 
 
-def over(cell: Cell, **content: Any) -> Cell:
+def over(cell: OutputCollector, **content: Any) -> OutputCollector:
     cell.receive_reply(reply(**content))
     list(cell.receive_iopub(IDLE))
     return cell
@@ -25,17 +25,17 @@ def over(cell: Cell, **content: Any) -> Cell:
 
 def test_a_step_from_begin_to_end() -> None:
     """A running step is told with its time and output so far, and once more when it is over; then no more."""
-    steps, cell = Steps(), Cell("1")
+    steps, cell = CellHistory(), OutputCollector("1")
     steps.begin(cell, "print(1)", 10.0)
     cell.add(StreamText("stdout", "1\n"))
-    first = steps.since(0, 12.0)
+    first = steps.changes_since(0, 12.0)
     assert first["steps"] == [
         {"number": 1, "code": "print(1)", "state": "running", "took_s": 2.0, "tail": "1\n", "change": 1}
     ]
     steps.end(over(cell), 13.0)
-    second = steps.since(first["change"], 20.0)
+    second = steps.changes_since(first["change"], 20.0)
     assert [(step["state"], step["took_s"]) for step in second["steps"]] == [("done", 3.0)]
-    assert steps.since(second["change"], 20.0)["steps"] == []
+    assert steps.changes_since(second["change"], 20.0)["steps"] == []
 
 
 @pytest.mark.parametrize(
@@ -44,33 +44,33 @@ def test_a_step_from_begin_to_end() -> None:
 )
 def test_how_steps_end(content: dict[str, Any], state: str) -> None:
     """Its state says how a cell ended, and an error its text."""
-    steps, cell = Steps(), Cell("1")
+    steps, cell = CellHistory(), OutputCollector("1")
     steps.begin(cell, "x", 0.0)
     steps.end(over(cell, **content), 1.0)
-    step = steps.since(0, 2.0)["steps"][0]
+    step = steps.changes_since(0, 2.0)["steps"][0]
     assert step["state"] == state
     assert step.get("error") == ("ValueError: no" if state == "failed" else None)
 
 
 def test_submitted_and_broken_off() -> None:
     """A SUBMIT is told as such; a cell that neither ended nor failed was broken off."""
-    steps, submitted, broken = Steps(), Cell("1"), Cell("2")
+    steps, submitted, broken = CellHistory(), OutputCollector("1"), OutputCollector("2")
     submitted.submission = [b"{}"]
     for cell in (submitted, broken):
         steps.begin(cell, "x", 0.0)
         steps.end(cell, 1.0)
-    assert [step["state"] for step in steps.since(0, 2.0)["steps"]] == ["submitted", "ended"]
+    assert [step["state"] for step in steps.changes_since(0, 2.0)["steps"]] == ["submitted", "ended"]
 
 
 def test_steps_are_bounded() -> None:
     """Only the last ones are kept, and of each the beginning of its code and the end of its output."""
-    steps = Steps()
+    steps = CellHistory()
     for number in range(MAX_STEPS + 20):
-        cell = Cell(str(number))
+        cell = OutputCollector(str(number))
         steps.begin(cell, "x" * 5000, 0.0)
         cell.add(StreamText("stdout", "y" * 5000 + str(number)))
         steps.end(over(cell), 1.0)
-    kept = steps.since(0, 2.0)["steps"]
+    kept = steps.changes_since(0, 2.0)["steps"]
     assert [step["number"] for step in kept] == list(range(21, MAX_STEPS + 21))
     assert all(len(step["code"]) == STEP_CODE_CHARS and len(step["tail"]) == TAIL_CHARS for step in kept)
     assert kept[-1]["tail"].endswith(str(MAX_STEPS + 19))
@@ -78,15 +78,15 @@ def test_steps_are_bounded() -> None:
 
 def test_values_and_files_are_no_steps() -> None:
     """What moves a value or a file runs no code, and another cell's end changes nothing."""
-    steps, cell = Steps(), Cell("1")
+    steps, cell = CellHistory(), OutputCollector("1")
     steps.begin(cell, "", 0.0)
     steps.end(cell, 1.0)
-    assert steps.since(0, 2.0) == {"steps": [], "change": 0}
+    assert steps.changes_since(0, 2.0) == {"steps": [], "change": 0}
 
 
 def test_the_tail_of_a_cell() -> None:
     """The last characters of all that was shown, figures by name, and of a progress bar its last state."""
-    cell = Cell("1")
+    cell = OutputCollector("1")
     cell.add(StreamText("stdout", "a" * 100 + "\n"))
     cell.add(DisplayData({"text/plain": "<Figure size 1x1>", "image/svg+xml": "<svg/>"}, {}))
     cell.add(StreamText("stderr", "1%\r"))

@@ -21,14 +21,14 @@ async def test_what_the_journal_told_is_not_told_again(tmp_path: Path) -> None:
     connection_file = write_connection_file(tmp_path, "k", "key")
     channels = Channels(connection_file, None, lambda _: None, lambda each: taken.append(each["header"]["msg_id"]))
     try:
-        channels.hold()
+        channels.hold_iopub()
         for name in ("told", "held"):
-            channels._take_iopub(message(name))
+            channels._receive_iopub(message(name))
         assert taken == []
-        channels.release({"told", "told and on its way"})
+        channels.release_iopub({"told", "told and on its way"})
         for name in ("told and on its way", "new"):
-            channels._take_iopub(message(name))
+            channels._receive_iopub(message(name))
         assert taken == ["held", "new"]
-        assert channels._known == set()
+        assert channels._known_ids == set()
     finally:
         await channels.aclose()

@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.client import output_collector as cell_module
-from daytona_kernel_interp.client.output_collector import Cell, Event, OutputArrived, Submitted, ToolCalled
+from daytona_kernel_interp.client.output_collector import (
+    CellEvent,
+    OutputArrived,
+    OutputCollector,
+    Submitted,
+    ToolCalled,
+)
 from daytona_kernel_interp.client.output_text import plain_text
 from daytona_kernel_interp.client.outputs import CellError, DisplayData, ExecuteResult, StreamText, parse_output
 from daytona_kernel_interp.wire.comm import PREAMBLE_KEY
@@ -62,9 +68,9 @@ IDLE = message("status", {"execution_state": "idle"})
 BUSY = message("status", {"execution_state": "busy"})
 
 
-def feed(cell: Cell, *messages: Message) -> list[Event]:
+def feed(cell: OutputCollector, *messages: Message) -> list[CellEvent]:
     """Hand ``messages`` to ``cell`` as the channel of each would."""
-    events: list[Event] = []
+    events: list[CellEvent] = []
     for one in messages:
         if one["header"]["msg_type"] == "execute_reply":
             cell.receive_reply(one)
@@ -76,10 +82,10 @@ def feed(cell: Cell, *messages: Message) -> list[Event]:
 @pytest.mark.parametrize("order", list(itertools.permutations([reply(), IDLE, stream("x"), BUSY])))
 def test_a_cell_is_over_when_reply_and_idle_came(order: tuple[Message, ...]) -> None:
     """Either may be first, and nothing else ends a cell."""
-    cell = Cell("m")
+    cell = OutputCollector("m")
     for count in range(len(order) + 1):
         came = order[:count]
-        assert cell.over == (reply() in came and IDLE in came)
+        assert cell.finished == (reply() in came and IDLE in came)
         feed(cell, *order[count : count + 1])
     assert cell.text() == "x"
 
@@ -87,30 +93,30 @@ def test_a_cell_is_over_when_reply_and_idle_came(order: tuple[Message, ...]) -> 
 @given(st.lists(st.sampled_from([stream("x"), display("d"), result("r"), error(), BUSY, request({"op": "submit"})])))
 def test_output_alone_never_ends_a_cell(messages: list[Message]) -> None:
     """Without both of reply and idle, whatever else comes, the cell goes on."""
-    neither, replied, idle = Cell("m"), Cell("m"), Cell("m")
+    neither, replied, idle = OutputCollector("m"), OutputCollector("m"), OutputCollector("m")
     feed(neither, *messages)
     feed(replied, reply(), *messages)
     feed(idle, IDLE, *messages)
-    assert not any(cell.over for cell in (neither, replied, idle))
+    assert not any(cell.finished for cell in (neither, replied, idle))
 
 
 def test_busy_after_idle_does_not_open_a_cell_again() -> None:
     """Idle was said once; it stays said."""
-    cell = Cell("m")
+    cell = OutputCollector("m")
     feed(cell, IDLE, BUSY, reply())
-    assert cell.over
+    assert cell.finished
 
 
 def test_output_after_the_reply_counts() -> None:
     """iopub may trail shell, so prints behind the reply are the cell's."""
-    cell = Cell("m")
+    cell = OutputCollector("m")
     feed(cell, stream("a"), reply(), stream("b"), IDLE)
     assert cell.text() == "ab"
 
 
 def test_neighbouring_texts_of_one_stream_are_one_output() -> None:
     """Texts are joined until the stream changes or something else is shown."""
-    cell = Cell("m")
+    cell = OutputCollector("m")
     feed(cell, stream("a"), stream("b"), stream("e", "stderr"), stream("c"), display("d"), stream("f"))
     assert cell.outputs == [
         StreamText("stdout", "ab"),
@@ -125,7 +131,7 @@ def test_neighbouring_texts_of_one_stream_are_one_output() -> None:
 @given(st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), st.text(max_size=5)), max_size=20))
 def test_no_printed_character_is_lost_or_moved(pieces: list[tuple[str, str]]) -> None:
     """However prints are cut into messages, the text is what was printed; each message is also an event."""
-    cell = Cell("m", max_output_chars=10)
+    cell = OutputCollector("m", max_output_chars=10)
     events = feed(cell, *(stream(text, name) for name, text in pieces))
     whole = "".join(text for _, text in pieces)
     assert "".join(output.text for output in cell.outputs if isinstance(output, StreamText)) == whole
@@ -135,7 +141,7 @@ def test_no_printed_character_is_lost_or_moved(pieces: list[tuple[str, str]]) ->
 
 def test_outputs_can_be_read_while_the_cell_runs() -> None:
     """Looking at the outputs does not close the stream that is being written."""
-    cell = Cell("m")
+    cell = OutputCollector("m")
     feed(cell, stream("a"))
     assert cell.outputs == [StreamText("stdout", "a")]
     feed(cell, stream("b"))
@@ -144,7 +150,7 @@ def test_outputs_can_be_read_while_the_cell_runs() -> None:
 
 def test_the_text_leaves_out_value_and_error() -> None:
     """The value's repr and the error are told apart from what was printed."""
-    cell = Cell("m")
+    cell = OutputCollector("m")
     feed(cell, stream("a\n"), result("42"), error(), reply("error"), IDLE)
     assert cell.text() == "a\n"
     assert cell.value_text() == "42"
@@ -154,14 +160,14 @@ def test_the_text_leaves_out_value_and_error() -> None:
 
 def test_without_a_value_there_is_no_value_text() -> None:
     """A cell that only prints has no value."""
-    cell = Cell("m")
+    cell = OutputCollector("m")
     feed(cell, stream("a"), display("b"))
     assert cell.value_text() is None
 
 
 def test_the_last_value_counts() -> None:
     """Where code shows several results, the last is the value."""
-    cell = Cell("m")
+    cell = OutputCollector("m")
     feed(cell, result("1"), stream("x"), result("2"))
     assert cell.value_text() == "2"
 
@@ -174,7 +180,7 @@ def test_an_error_without_a_message_is_its_type() -> None:
 @pytest.mark.parametrize("order", list(itertools.permutations([error(), failed_reply(), IDLE])))
 def test_an_error_is_the_same_in_any_order(order: tuple[Message, ...]) -> None:
     """Whether iopub or shell tells of the error first, it is one error, shown once."""
-    cell = Cell("m")
+    cell = OutputCollector("m")
     feed(cell, *order)
     assert cell.error == CellError("ValueError", "bad", "line 1\nValueError: bad")
     assert cell.outputs == [cell.error]
@@ -182,14 +188,14 @@ def test_an_error_is_the_same_in_any_order(order: tuple[Message, ...]) -> None:
 
 def test_an_error_in_the_reply_alone_counts() -> None:
     """A reply that tells of an error makes it the cell's, even if iopub showed none."""
-    cell = Cell("m")
+    cell = OutputCollector("m")
     feed(cell, failed_reply())
     assert cell.error == CellError("ValueError", "bad", "line 1\nValueError: bad")
 
 
 def test_an_aborted_cell_did_not_run() -> None:
     """A kernel that dropped the request says so, and that is an error."""
-    cell = Cell("m")
+    cell = OutputCollector("m")
     feed(cell, reply("aborted"), IDLE)
     assert cell.error is not None
     assert cell.error.summary == "Aborted: the kernel did not run the cell"
@@ -206,20 +212,20 @@ def test_an_aborted_cell_did_not_run() -> None:
 )
 def test_the_reply_says_whether_the_code_compiled(metadata: Message, failed: bool) -> None:
     """Only an explicit word of the kernel makes an error a compile error."""
-    cell = Cell("m")
+    cell = OutputCollector("m")
     cell.receive_reply(message("execute_reply", {"status": "error"}, metadata=metadata))
     assert cell.failed_to_compile is failed
 
 
 def test_a_tool_call_is_an_event() -> None:
     """A call carries its id, its name and the buffers as they came."""
-    events = feed(Cell("m"), request({"op": "call", "id": 7, "name": "f"}, b"[]"))
+    events = feed(OutputCollector("m"), request({"op": "call", "id": 7, "name": "f"}, b"[]"))
     assert events == [ToolCalled(7, "f", [b"[]"])]
 
 
 def test_the_first_submission_counts() -> None:
     """A second SUBMIT changes nothing."""
-    cell = Cell("m")
+    cell = OutputCollector("m")
     events = feed(cell, request({"op": "submit"}, b"1"), request({"op": "submit"}, b"2"))
     assert events == [Submitted([b"1"])]
     assert cell.submission == [b"1"]
@@ -227,21 +233,21 @@ def test_the_first_submission_counts() -> None:
 
 def test_what_submit_raises_is_no_error() -> None:
     """The reply of a cell that ended by SUBMIT says error; the answer is what counts."""
-    cell = Cell("m")
+    cell = OutputCollector("m")
     feed(cell, request({"op": "submit"}, b"1"), reply("error", ename="SubmitSignal", evalue=""), IDLE)
     assert cell.error is None
 
 
 def test_an_error_after_submit_leaves_the_answer() -> None:
     """Code that swallowed SUBMIT's exception and failed later has submitted all the same."""
-    cell = Cell("m")
+    cell = OutputCollector("m")
     feed(cell, request({"op": "submit"}, b"1"), error(), reply("error"), IDLE)
     assert cell.submission == [b"1"]
 
 
 def test_the_value_is_kept() -> None:
     """What the kernel sent of the last expression is kept, and is no event."""
-    cell = Cell("m")
+    cell = OutputCollector("m")
     assert feed(cell, request({"op": "value"}, b"42")) == []
     assert cell.value == [b"42"]
 
@@ -264,7 +270,7 @@ def test_the_value_is_kept() -> None:
 )
 def test_a_malformed_request_is_nothing(data: Any) -> None:
     """Requests of other forms are dropped: other comms of the user's widgets pass here too."""
-    cell = Cell("m")
+    cell = OutputCollector("m")
     assert feed(cell, request(data)) == []
     assert (cell.submission, cell.value) == (None, None)
 
@@ -294,7 +300,7 @@ def updated(text: str, display_id: Any, kind: str = "update_display_data") -> Me
 
 def test_a_display_that_is_updated_counts_once() -> None:
     """It stays where it is, in its last state, and takes the room of that alone; whoever watches is told of each."""
-    cell = Cell("1", max_output_chars=10)
+    cell = OutputCollector("1", max_output_chars=10)
     states = [event for number in range(100_000) for event in cell.receive_iopub(updated(f"{number}", "bar"))]
     assert len(states) == 100_000
     for each in (updated("other", "b", "display_data"), stream("between\n"), updated("99 %", "bar"), display("last")):
@@ -308,7 +314,7 @@ def test_a_display_that_is_updated_counts_once() -> None:
 
 def test_an_id_that_is_none_updates_nothing() -> None:
     """Neither one of another type nor another message's is a display's; each of those is an output of its own."""
-    cell = Cell("1")
+    cell = OutputCollector("1")
     text = stream("text\n")
     text["content"]["transient"] = {"display_id": "a"}
     for each in (text, updated("1", "a"), updated("2", ["a"]), updated("3", None), display("4")):
@@ -338,16 +344,16 @@ _CONTENTS = st.dictionaries(_KEYS, strategies.JSON | st.fixed_dictionaries({"op"
 @given(st.lists(st.builds(message, _KINDS, _CONTENTS), max_size=3))
 def test_any_content_is_taken(messages: list[Message]) -> None:
     """Whatever objects the kernel puts into its messages, the cell stands."""
-    cell = Cell("m", max_output_chars=10)
+    cell = OutputCollector("m", max_output_chars=10)
     feed(cell, *messages)
     assert isinstance(cell.text(), str)
-    assert not cell.over
+    assert not cell.finished
 
 
 # --- a hostile kernel ignores the limit it was given ---------------------------------------------------
 
 
-def kept_chars(cell: Cell) -> int:
+def kept_chars(cell: OutputCollector) -> int:
     """Return how many characters of output the cell holds."""
     return len(str(cell.outputs))
 
@@ -355,7 +361,7 @@ def kept_chars(cell: Cell) -> int:
 @pytest.mark.parametrize("size", [1000, 10_000, 1_000_000])
 def test_a_flood_of_text_is_bounded(size: int) -> None:
     """Prints beyond twice the limit and some slack are refused, and the text says how many."""
-    cell = Cell("m", max_output_chars=1000)
+    cell = OutputCollector("m", max_output_chars=1000)
     flood = 3_000_000 // size
     events = feed(cell, *itertools.repeat(stream("x" * size), flood))
     assert kept_chars(cell) < 100_000
@@ -366,7 +372,7 @@ def test_a_flood_of_text_is_bounded(size: int) -> None:
 def test_a_flood_of_outputs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of outputs has a limit of its own, also for empty ones."""
     monkeypatch.setattr(cell_module, "MAX_OUTPUTS", 10)
-    cell = Cell("m", max_output_chars=1000)
+    cell = OutputCollector("m", max_output_chars=1000)
     feed(cell, *[display(""), stream("", "stdout"), stream("", "stderr")] * 100)
     assert len(cell.outputs) <= 11
 
@@ -383,14 +389,14 @@ def test_a_flood_of_outputs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_flood_of_large_outputs_is_bounded(big: Message) -> None:
     """Whatever is shown counts, not only what is printed: the sum of it stays bounded."""
-    cell = Cell("m", max_output_chars=1000)
+    cell = OutputCollector("m", max_output_chars=1000)
     feed(cell, *[big] * 100)
     assert kept_chars(cell) < 1_000_000
 
 
 def test_what_fits_into_the_limit_is_never_refused() -> None:
     """A kernel that keeps to its limit, note and tail included, loses nothing."""
-    cell = Cell("m", max_output_chars=1000)
+    cell = OutputCollector("m", max_output_chars=1000)
     feed(cell, stream("x" * 500), stream("\n[... 1,234,567 characters left out ...]\n"), stream("y" * 500))
     assert "further outputs" not in cell.text()
     assert len(cell.text()) > 1000
@@ -398,7 +404,7 @@ def test_what_fits_into_the_limit_is_never_refused() -> None:
 
 def test_without_a_limit_nothing_is_refused() -> None:
     """``max_output_chars=None`` is the caller's wish for everything."""
-    cell = Cell("m")
+    cell = OutputCollector("m")
     feed(cell, *[stream("x" * 100_000)] * 20)
     assert len(cell.text()) == 2_000_000
 
@@ -406,6 +412,6 @@ def test_without_a_limit_nothing_is_refused() -> None:
 def test_a_small_value_comes_with_the_reply() -> None:
     """The reply's metadata can hold the last expression; what is no text there is ignored."""
     for value, taken in (("[1]", [b"[1]"]), (5, None), ("\ud800", [b"?"])):
-        cell = Cell("id")
+        cell = OutputCollector("id")
         cell.receive_reply({**reply(), "metadata": {PREAMBLE_KEY: {"compiled": True, "value": value}}})
         assert cell.value == taken

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daytona_kernel_interp.client.output_text import describe, joined, plain_text
+from daytona_kernel_interp.client.output_text import display_text, join_streams, plain_text
 
 pytestmark = pytest.mark.quick
 
@@ -71,7 +71,7 @@ def test_lines_are_kept(text: str) -> None:
 )
 def test_describe(data: dict[str, Any], text: str) -> None:
     """A picture is named with its size; other things where their own text says nothing."""
-    assert describe(data) == text
+    assert display_text(data) == text
 
 
 @pytest.mark.parametrize(
@@ -88,4 +88,4 @@ def test_describe(data: dict[str, Any], text: str) -> None:
 )
 def test_a_bar_beside_prints_is_one_line(parts: list[tuple[str, str]], text: str) -> None:
     """It stands where it was last drawn, and the other stream's lines stay as they are."""
-    assert plain_text(joined(parts)) == text
+    assert plain_text(join_streams(parts)) == text

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jupyter_client.session import Session
 
-from daytona_kernel_interp.client.recovery import Recovered, Unpublished, read_records
+from daytona_kernel_interp.client.recovery import RecoveredJournal, UnpublishedText, read_records
 from daytona_kernel_interp.errors import TunnelLost
-from daytona_kernel_interp.wire.journal import MAX_FRAMES, Record, RecordKind, join_frames
+from daytona_kernel_interp.wire.journal import MAX_FRAMES, JournalRecord, RecordKind, join_frames
 from tests.unit import strategies
 
 KEY = "5ec12e7" * 4
@@ -22,51 +22,51 @@ KEY = "5ec12e7" * 4
 class FakeTunnel:
     """A tunnel whose journal is made up here."""
 
-    def __init__(self, records: list[Record]) -> None:
+    def __init__(self, records: list[JournalRecord]) -> None:
         self.records = records
         self.asked: tuple[str, str | None, str | None] | None = None
 
-    async def read_journal(self, kernel_id: str, after: str | None, cell: str | None) -> list[Record]:
+    async def read_journal(self, kernel_id: str, after: str | None, cell: str | None) -> list[JournalRecord]:
         self.asked = (kernel_id, after, cell)
         return self.records
 
 
-def recovered(*records: Record) -> Recovered:
+def recovered(*records: JournalRecord) -> RecoveredJournal:
     """Read these records."""
     return asyncio.run(read_records(cast("Any", FakeTunnel(list(records))), "1-ab", KEY))
 
 
-def published(text: str, key: str = KEY) -> Record:
+def published(text: str, key: str = KEY) -> JournalRecord:
     """Return the record of a message that prints ``text``."""
     session = Session(key=key.encode())
     frames = session.serialize(session.msg("stream", {"name": "stdout", "text": text}), b"topic")
-    return Record(RecordKind.IOPUB, join_frames(frames))
+    return JournalRecord(RecordKind.IOPUB, join_frames(frames))
 
 
-def ended(cell: str, **content: Any) -> Record:
+def ended(cell: str, **content: Any) -> JournalRecord:
     """Return the record of a reply."""
     facts = {"cell": cell, "content": content, "metadata": {}}
-    return Record(RecordKind.ENDED, json.dumps(facts).encode())
+    return JournalRecord(RecordKind.ENDED, json.dumps(facts).encode())
 
 
-def started(cell: str) -> Record:
+def started(cell: str) -> JournalRecord:
     """Return the record of a cell's start."""
-    return Record(RecordKind.STARTED, cell.encode())
+    return JournalRecord(RecordKind.STARTED, cell.encode())
 
 
-def pending(name: str, cell: str, text: str) -> Record:
+def pending(name: str, cell: str, text: str) -> JournalRecord:
     """Return the record of text that was not published."""
-    return Record(RecordKind.PENDING, json.dumps({"name": name, "cell": cell, "text": text}).encode())
+    return JournalRecord(RecordKind.PENDING, json.dumps({"name": name, "cell": cell, "text": text}).encode())
 
 
-def texts(found: Recovered) -> list[str]:
+def texts(found: RecoveredJournal) -> list[str]:
     """Return what the messages print."""
     return [message["content"]["text"] for message in found.messages]
 
 
 def test_an_empty_journal_tells_nothing() -> None:
     """No cell, no message, no gap: the request never reached the kernel."""
-    assert recovered() == Recovered()
+    assert recovered() == RecoveredJournal()
 
 
 def test_a_cell_that_runs_is_started_and_not_ended() -> None:
@@ -95,14 +95,14 @@ def test_the_last_cell_that_was_taken_up_counts() -> None:
 def test_what_a_dead_kernel_had_not_published_is_told_apart() -> None:
     """It is text of a stream and of a cell, not a message."""
     found = recovered(started("a"), pending("stdout", "a", "out"), pending("stderr", "a", "err"))
-    assert found.unpublished == [Unpublished("stdout", "a", "out"), Unpublished("stderr", "a", "err")]
+    assert found.unpublished == [UnpublishedText("stdout", "a", "out"), UnpublishedText("stderr", "a", "err")]
     assert found.messages == []
 
 
 @pytest.mark.parametrize("kind", [RecordKind.GAP, RecordKind.OMITTED])
 def test_what_is_missing_is_known_to_be(kind: RecordKind) -> None:
     """What comes behind a gap is still there."""
-    found = recovered(Record(kind, b""), started("a"), published("1"), ended("a", status="ok"))
+    found = recovered(JournalRecord(kind, b""), started("a"), published("1"), ended("a", status="ok"))
     assert found.gap
     assert texts(found) == ["1"]
     assert "a" in found.replies
@@ -111,7 +111,7 @@ def test_what_is_missing_is_known_to_be(kind: RecordKind) -> None:
 def test_a_message_that_the_kernel_did_not_sign_is_dropped() -> None:
     """Another key, or frames that are no message: whoever writes into the journal cannot speak for the kernel."""
     spoiled = published("2").payload.replace(b'"2"', b'"9"')
-    found = recovered(published("1", key="0" * 20), Record(RecordKind.IOPUB, spoiled), published("3"))
+    found = recovered(published("1", key="0" * 20), JournalRecord(RecordKind.IOPUB, spoiled), published("3"))
     assert texts(found) == ["3"]
 
 
@@ -123,7 +123,9 @@ def test_a_message_that_comes_twice_is_one() -> None:
 
 def test_order_is_the_journals() -> None:
     """A reply before its start, or output behind the reply: nothing is moved and nothing is dropped."""
-    found = recovered(ended("a", status="ok"), published("2"), published("1"), started("a"), Record(RecordKind.LAST))
+    found = recovered(
+        ended("a", status="ok"), published("2"), published("1"), started("a"), JournalRecord(RecordKind.LAST)
+    )
     assert texts(found) == ["2", "1"]
     assert (found.cell, list(found.replies), found.gap) == ("a", ["a"], False)
 
@@ -135,11 +137,11 @@ def test_of_two_replies_the_later_counts() -> None:
 
 
 BAD = [
-    Record(RecordKind.STARTED, b"\xff\xfe"),
-    Record(RecordKind.IOPUB, b"\0\0\0\x09x"),
-    Record(RecordKind.IOPUB, bytes(4 * MAX_FRAMES + 4)),
+    JournalRecord(RecordKind.STARTED, b"\xff\xfe"),
+    JournalRecord(RecordKind.IOPUB, b"\0\0\0\x09x"),
+    JournalRecord(RecordKind.IOPUB, bytes(4 * MAX_FRAMES + 4)),
     *(
-        Record(kind, payload)
+        JournalRecord(kind, payload)
         for kind in (RecordKind.ENDED, RecordKind.PENDING)
         for payload in (
             b"",
@@ -159,7 +161,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda record: f"{record.kind.name} {record.payload[:12]!r}")
-def test_a_malformed_record_is_dropped_and_the_rest_read(bad: Record) -> None:
+def test_a_malformed_record_is_dropped_and_the_rest_read(bad: JournalRecord) -> None:
     """One bad record costs itself, and that something is missing is known."""
     found = recovered(started("a"), published("1"), bad, published("2"), ended("b", status="ok"))
     assert texts(found) == ["1", "2"]
@@ -171,14 +173,14 @@ def test_a_malformed_record_is_dropped_and_the_rest_read(bad: Record) -> None:
 @given(
     st.lists(
         st.builds(
-            Record,
+            JournalRecord,
             st.sampled_from(RecordKind),
             st.binary(max_size=40) | strategies.JSON.map(json.dumps).map(str.encode),
         ),
         max_size=6,
     )
 )
-def test_any_records_are_read(records: list[Record]) -> None:
+def test_any_records_are_read(records: list[JournalRecord]) -> None:
     """Whatever a sandbox makes up, nothing is raised, and no message comes of it without the key."""
     found = recovered(*records)
     assert found.messages == []
@@ -193,7 +195,7 @@ def test_the_journal_is_asked_for_what_is_wanted() -> None:
     assert tunnel.asked == ("1-ab", "m", "c")
 
     class Lost(FakeTunnel):
-        async def read_journal(self, kernel_id: str, after: str | None, cell: str | None) -> list[Record]:
+        async def read_journal(self, kernel_id: str, after: str | None, cell: str | None) -> list[JournalRecord]:
             raise TunnelLost("gone")
 
     with pytest.raises(TunnelLost, match="gone"):

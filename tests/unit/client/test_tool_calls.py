@@ -9,9 +9,9 @@ import pytest
 
 from daytona_kernel_interp.client import tool_calls as calls
 from daytona_kernel_interp.client.output_collector import ToolCalled
-from daytona_kernel_interp.client.tool_calls import HOST_LOST, Calls
+from daytona_kernel_interp.client.tool_calls import HOST_LOST, ToolCalls
 from daytona_kernel_interp.codec import values
-from daytona_kernel_interp.tools.binding import Reply, ToolAborted
+from daytona_kernel_interp.tools.binding import ToolAborted, ToolReply
 from daytona_kernel_interp.wire.comm import ToolFailure
 
 if TYPE_CHECKING:
@@ -25,10 +25,12 @@ class Runner:
 
     def __init__(self) -> None:
         self.started: list[str] = []
-        self.results: dict[str, asyncio.Future[Reply]] = {}
+        self.results: dict[str, asyncio.Future[ToolReply]] = {}
         self.cancelled: list[str] = []
 
-    async def run(self, name: str, buffers: Sequence[values.Buffer], call_id: int = 0, *, arrow: bool = False) -> Reply:
+    async def run(
+        self, name: str, buffers: Sequence[values.Buffer], call_id: int = 0, *, arrow: bool = False
+    ) -> ToolReply:
         self.started.append(name)
         self.results[name] = asyncio.get_running_loop().create_future()
         try:
@@ -45,7 +47,7 @@ class Host:
         self.sent: list[tuple[dict[str, Any], bytes]] = []
         self.aborts: list[ToolAborted] = []
         self.runner = Runner()
-        self.calls = Calls(self._send)
+        self.calls = ToolCalls(self._send)
 
     def _send(self, data: dict[str, Any], buffers: Sequence[Any]) -> None:
         self.sent.append((data, b"".join(map(bytes, buffers))))
@@ -53,7 +55,7 @@ class Host:
     def take(self, call_id: int, arguments: bytes = b"") -> None:
         """Take a call of the tool that has its id's name."""
         call = ToolCalled(call_id, str(call_id), [arguments])
-        self.calls.take(call, cast("ToolRunner", self.runner), self.aborts.append)
+        self.calls.start_call(call, cast("ToolRunner", self.runner), self.aborts.append)
 
     async def make(self, *ids: int) -> None:
         """Take calls and let them begin."""
@@ -63,7 +65,7 @@ class Host:
 
     async def answer(self, call_id: int, payload: bytes = b"result", op: str = "result") -> None:
         """Have a call's tool return."""
-        self.runner.results[str(call_id)].set_result(Reply(op, [payload]))
+        self.runner.results[str(call_id)].set_result(ToolReply(op, [payload]))
         await settle()
 
     def told(self) -> list[tuple[str, int]]:
@@ -111,8 +113,8 @@ async def test_a_reply_is_repeated_to_the_calls_that_wait() -> None:
     await host.answer(1, b"one")
     await host.answer(2, b"two")
     host.told()
-    host.calls.repeat_replies([1])
-    host.calls.repeat_replies([1])
+    host.calls.resend_replies([1])
+    host.calls.resend_replies([1])
     assert host.sent == [({"op": "result", "id": 1}, b"one")] * 2
     assert host.runner.started == ["1", "2", "3"]
 
@@ -131,7 +133,7 @@ async def test_a_call_under_way_is_left_alone() -> None:
     """It is answered when its tool returns, over whatever link there is then."""
     host = Host()
     await host.make(1)
-    host.calls.repeat_replies([1])
+    host.calls.resend_replies([1])
     assert host.told() == []
     await host.answer(1)
     assert host.told() == [("result", 1)]
@@ -140,7 +142,7 @@ async def test_a_call_under_way_is_left_alone() -> None:
 async def test_a_call_without_a_reply_is_refused_and_not_made_again() -> None:
     """One clear error in the cell, for which the tool was not run."""
     host = Host()
-    host.calls.repeat_replies([7])
+    host.calls.resend_replies([7])
     assert "not made again" in failure_in(host.sent[0]).message
     assert host.told() == [("error", 7)]
     assert host.runner.started == []
@@ -148,42 +150,42 @@ async def test_a_call_without_a_reply_is_refused_and_not_made_again() -> None:
 
 async def test_kept_replies_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest go; one that is larger than the bound is kept alone, as it may be the one that was lost."""
-    monkeypatch.setattr(calls, "KEPT_REPLY_BYTES", 100)
+    monkeypatch.setattr(calls, "STORED_REPLY_BYTES", 100)
     host = Host()
     await host.make(*range(6))
     for call_id in range(5):
         await host.answer(call_id, b"x" * 40)
     host.told()
-    host.calls.repeat_replies(range(5))
+    host.calls.resend_replies(range(5))
     assert host.told() == [("error", 0), ("error", 1), ("error", 2), ("result", 3), ("result", 4)]
     await host.answer(5, b"x" * 500)
     host.told()
-    host.calls.repeat_replies(range(6))
+    host.calls.resend_replies(range(6))
     assert host.told() == [("error", number) for number in range(5)] + [("result", 5)]
     await host.make(6, 7)
     await host.answer(6, b"x" * 50)
     await host.answer(7, b"x" * 50)
     host.told()
-    host.calls.repeat_replies([5, 6, 7])
+    host.calls.resend_replies([5, 6, 7])
     assert host.told() == [("error", 5), ("result", 6), ("result", 7)]
 
 
 async def test_bytes_are_counted_whatever_they_are_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """A view of numbers of four bytes each weighs four bytes each."""
-    monkeypatch.setattr(calls, "KEPT_REPLY_BYTES", 100)
+    monkeypatch.setattr(calls, "STORED_REPLY_BYTES", 100)
     host = Host()
     await host.make(1, 2)
-    host.runner.results["1"].set_result(Reply("result", [memoryview(bytes(80)).cast("I"), b"x" * 15]))
+    host.runner.results["1"].set_result(ToolReply("result", [memoryview(bytes(80)).cast("I"), b"x" * 15]))
     await settle()
     await host.answer(2, b"123456")
     host.told()
-    host.calls.repeat_replies([1, 2])
+    host.calls.resend_replies([1, 2])
     assert host.told() == [("error", 1), ("result", 2)]
 
 
 async def test_the_end_of_a_cell_drops_its_replies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for them any more, and the next cell has the whole bound for its own."""
-    monkeypatch.setattr(calls, "KEPT_REPLY_BYTES", 100)
+    monkeypatch.setattr(calls, "STORED_REPLY_BYTES", 100)
     host = Host()
     await host.make(1)
     await host.answer(1, b"x" * 90)
@@ -192,7 +194,7 @@ async def test_the_end_of_a_cell_drops_its_replies(monkeypatch: pytest.MonkeyPat
     await host.answer(2, b"x" * 50)
     await host.answer(3, b"x" * 50)
     host.told()
-    host.calls.repeat_replies([1, 2, 3])
+    host.calls.resend_replies([1, 2, 3])
     assert host.told() == [("error", 1), ("result", 2), ("result", 3)]
 
 
@@ -251,11 +253,11 @@ async def test_what_a_tool_raises_past_exceptions_is_the_hosts() -> None:
 async def test_calls_of_a_cell_that_another_host_began_are_not_made(all_read: bool, data: dict[str, Any]) -> None:
     """They may have been made by the host that died: those that were read, or else all that wait, raise HostLost."""
     host = Host()
-    host.calls.not_ours()
+    host.calls.begin_foreign_cell()
     await host.make(9, 2)
     assert host.runner.started == []
     assert host.told() == []
-    host.calls.abandon(all_read=all_read)
+    host.calls.abandon_foreign_calls(all_read=all_read)
     ((sent, payload),) = host.sent
     assert sent == data
     assert ToolFailure.from_value(values.loads([payload])) == HOST_LOST

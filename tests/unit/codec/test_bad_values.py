@@ -16,7 +16,7 @@ import pytest
 
 from daytona_kernel_interp.codec import unpacking
 from daytona_kernel_interp.codec.values import ValueTooLarge, dumps, loads
-from daytona_kernel_interp.interpreter.request import InvalidRequest, prepare
+from daytona_kernel_interp.interpreter.request import InvalidRequest, build_request
 from daytona_kernel_interp.wire.protocol_errors import RemoteProtocolError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def test_it_is_refused_by_name_in_one_sentence(make: Callable[[], Any], says: st
     value = make()
     try:
         with pytest.raises(InvalidRequest) as caught:
-            prepare("", {"v": value}, {}, None, max_output_chars=None, max_value_bytes=1000)
+            build_request("", {"v": value}, {}, None, max_output_chars=None, max_value_bytes=1000)
     finally:
         if hasattr(value, "close"):
             value.close()

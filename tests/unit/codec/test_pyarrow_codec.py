@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from daytona_kernel_interp.codec.libraries import has_arrow
 from daytona_kernel_interp.codec.values import dumps, loads
-from daytona_kernel_interp.interpreter.sent_inputs import Inputs
+from daytona_kernel_interp.interpreter.sent_inputs import SentInputs
 from daytona_kernel_interp.wire.comm import HAS_ARROW
 from daytona_kernel_interp.wire.protocol_errors import RemoteProtocolError
 from tests.unit import strategies
@@ -139,16 +139,16 @@ def test_without_pyarrow_everything_goes_by_columns() -> None:
 
 def test_the_form_changes_with_the_kernel_and_not_under_a_kept_value() -> None:
     """A frame goes as Arrow once the kernel has said that it can; one that it keeps is not sent anew for that."""
-    inputs, frame = Inputs(), pd.DataFrame({"a": np.arange(20_000)})
+    inputs, frame = SentInputs(), pd.DataFrame({"a": np.arange(20_000)})
     first = inputs.encode("v", frame, None)
     assert b'"ipc"' not in bytes(first.buffers[0])
-    inputs.kernel_has([first.key, HAS_ARROW])
+    inputs.set_cached_keys([first.key, HAS_ARROW])
     assert inputs.encode("v", frame, None) == type(first)(first.key, ())
     again = inputs.encode("w", frame, None)
     assert b'"ipc"' in bytes(again.buffers[0])
-    inputs.kernel_has([again.key, HAS_ARROW])
+    inputs.set_cached_keys([again.key, HAS_ARROW])
     assert not inputs.encode("w", frame, None).buffers
-    inputs.kernel_has([])  # another kernel
+    inputs.set_cached_keys([])  # another kernel
     assert b'"ipc"' not in bytes(inputs.encode("w", frame, None).buffers[0])
 
 

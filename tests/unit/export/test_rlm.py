@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from daytona_kernel_interp.export.rlm import to_jsonl
-from daytona_kernel_interp.recording.model import Facts, Transcript
+from daytona_kernel_interp.recording.model import SessionFacts, Transcript
 from tests.sessions import BEGAN, MODEL, MemoryStore, small
 
 # github.com/alexzhang13/rlm, visualizer/src/lib/types.ts: RLMConfigMetadata, RLMIteration, CodeBlock, REPLResult and
@@ -121,7 +121,7 @@ def test_prompts_are_the_main_models() -> None:
 
 def test_what_json_lacks_is_text() -> None:
     """Numbers that JSON does not have, missing values and an empty session are no line that a reader refuses."""
-    facts = Facts("x", BEGAN, "local", options={"execution_timeout": float("inf"), "at": BEGAN})
+    facts = SessionFacts("x", BEGAN, "local", options={"execution_timeout": float("inf"), "at": BEGAN})
     (head,) = _lines(Transcript(facts, [], MemoryStore()))
     assert head["environment_kwargs"]["execution_timeout"] == "inf"
     entry = replace(small().entries[0], elapsed_s=float("nan"))

@@ -7,19 +7,19 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from daytona_kernel_interp.client.output_collector import Cell
+from daytona_kernel_interp.client.output_collector import OutputCollector
 from daytona_kernel_interp.codec.records import Record, SequenceRecord
 from daytona_kernel_interp.codec.values import dumps
-from daytona_kernel_interp.interpreter.result import returned, submitted
+from daytona_kernel_interp.interpreter.result import execute_result, parse_submission
 from daytona_kernel_interp.wire.protocol_errors import RemoteProtocolError
 from tests.unit import strategies
 
 HUGE = 10**100_000  # Python refuses to write it
 
 
-def cell(value: Any) -> Cell:
+def cell(value: Any) -> OutputCollector:
     """Return a cell that showed a result, whatever the value that came with it."""
-    made = Cell("1")
+    made = OutputCollector("1")
     made.value = dumps(value)
     content = {"data": {"text/plain": "shown"}, "metadata": {}}
     list(made.receive_iopub({"header": {"msg_type": "execute_result"}, "content": content}))
@@ -37,19 +37,19 @@ def library_values() -> list[Any]:
 def test_what_json_does_not_have_is_shown_by_its_repr() -> None:
     """Frames have no truth, arrays no single one, and of some numbers there is no text: none of that is raised."""
     for value in [HUGE, [HUGE], {"a": HUGE}, "\ud800", *library_values()]:
-        assert returned(cell(value), "", raw_only=False) == "shown"
-    assert returned(cell([1, 2]), "", raw_only=False) == [1, 2]
+        assert execute_result(cell(value), "", raw_only=False) == "shown"
+    assert execute_result(cell([1, 2]), "", raw_only=False) == [1, 2]
 
 
 @given(strategies.VALUES)
 def test_any_value_is_returned_or_shown(value: Any) -> None:
     """Whatever it is, there is something to return."""
-    returned(cell(value), "", raw_only=False)
+    execute_result(cell(value), "", raw_only=False)
 
 
 def test_an_answer_is_a_dict_of_the_fields() -> None:
     """Nothing else passes for one, however it compares."""
-    assert submitted(dumps({"a": HUGE}), ["a"]) == {"a": HUGE}
+    assert parse_submission(dumps({"a": HUGE}), ["a"]) == {"a": HUGE}
     for value in [HUGE, [], "a", {"b": 1}, {1: 2}, {("a",): 1}, Record("x", {"a": 1}), *library_values()]:
         with pytest.raises(RemoteProtocolError, match="are not the output fields"):
-            submitted(dumps(value), ["a"])
+            parse_submission(dumps(value), ["a"])

@@ -12,7 +12,7 @@ import pytest
 
 dspy = pytest.importorskip("dspy")
 
-from daytona_kernel_interp.interpreter.rlm_patch import Borrowed, Lease, install  # noqa: E402  (imports dspy)
+from daytona_kernel_interp.interpreter.rlm_patch import InterpreterLease, LeaseFactory, install  # noqa: E402  (imports dspy)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +84,7 @@ def patched(monkeypatch: pytest.MonkeyPatch) -> type[FactoryRLM]:
 def test_a_lease_is_the_interpreter_for_one_run() -> None:
     """What the run does reaches the interpreter; its shutdown does not."""
     interpreter = FakeInterpreter()
-    lease = Borrowed(interpreter)()
+    lease = LeaseFactory(interpreter)()
     lease.start()
     assert lease.execute("1", {"a": 2}) == "1"
     assert lease.execute("2") == "2"
@@ -95,7 +95,7 @@ def test_a_lease_is_the_interpreter_for_one_run() -> None:
 def test_a_lease_reads_and_writes_through() -> None:
     """Attributes that RLM sets arrive at the interpreter, and those it reads are the interpreter's."""
     interpreter = FakeInterpreter()
-    lease = Borrowed(interpreter)()
+    lease = LeaseFactory(interpreter)()
     lease.output_fields = [{"name": "answer"}]
     lease.tools["f"] = tool
     assert (interpreter.output_fields, interpreter.tools) == ([{"name": "answer"}], {"f": tool})
@@ -108,7 +108,7 @@ def test_the_interpreter_comes_back_as_it_was_lent() -> None:
     """The run's tools and output fields are taken out again; the dict stays the caller's own object."""
     interpreter = FakeInterpreter({"own": tool})
     tools = interpreter.tools
-    lease = Borrowed(interpreter)()
+    lease = LeaseFactory(interpreter)()
     lease.tools["llm_query"] = tool
     del lease.tools["own"]
     lease.output_fields = [{"name": "answer"}]
@@ -120,14 +120,14 @@ def test_the_interpreter_comes_back_as_it_was_lent() -> None:
 def test_one_run_at_a_time() -> None:
     """While the interpreter is lent, who asks gets a fresh one; afterwards it is lent again."""
     interpreter = FakeInterpreter()
-    borrowed = Borrowed(interpreter)
+    borrowed = LeaseFactory(interpreter)
     lease, fresh = borrowed(), borrowed()
-    assert isinstance(lease, Lease)
+    assert isinstance(lease, InterpreterLease)
     assert isinstance(fresh, FakeInterpreter)
     assert fresh is not interpreter
     lease.shutdown()
     again = borrowed()
-    assert isinstance(again, Lease)
+    assert isinstance(again, InterpreterLease)
     again.execute("1")
     assert interpreter.done == [("1", None)]
 
@@ -135,19 +135,19 @@ def test_one_run_at_a_time() -> None:
 def test_a_second_shutdown_does_not_end_the_next_lease() -> None:
     """A lease is given back once: said late again, it touches neither the lock nor the next run's tools."""
     interpreter = FakeInterpreter()
-    borrowed = Borrowed(interpreter)
+    borrowed = LeaseFactory(interpreter)
     first = borrowed()
     first.shutdown()
     second = borrowed()
     second.tools["f"] = tool
     first.shutdown()
     assert interpreter.tools == {"f": tool}
-    assert not isinstance(borrowed(), Lease)
+    assert not isinstance(borrowed(), InterpreterLease)
 
 
 def test_an_interpreter_that_cannot_spawn_says_so() -> None:
     """The error names the class and the way out."""
-    borrowed = Borrowed(Unspawnable())
+    borrowed = LeaseFactory(Unspawnable())
     lease = borrowed()
     with pytest.raises(dspy.primitives.code_interpreter.CodeInterpreterError, match=r"Unspawnable is in use.*factory"):
         borrowed()
@@ -156,7 +156,7 @@ def test_an_interpreter_that_cannot_spawn_says_so() -> None:
 
 def test_a_fresh_interpreter_has_the_callers_own_tools_only() -> None:
     """Who asks while the interpreter is lent does not get the tools of the run that has it."""
-    borrowed = Borrowed(FakeInterpreter({"own": tool}))
+    borrowed = LeaseFactory(FakeInterpreter({"own": tool}))
     lease = borrowed()
     lease.tools["of the run"] = tool
     assert borrowed().tools == {"own": tool}
@@ -165,31 +165,31 @@ def test_a_fresh_interpreter_has_the_callers_own_tools_only() -> None:
 
 def test_a_lease_that_is_dropped_is_given_back() -> None:
     """A run that never shut its lease down does not keep the interpreter lent for ever."""
-    borrowed = Borrowed(Unspawnable())
+    borrowed = LeaseFactory(Unspawnable())
     borrowed()
     gc.collect()
-    assert isinstance(borrowed(), Lease)
+    assert isinstance(borrowed(), InterpreterLease)
 
 
 def test_a_lease_is_a_code_interpreter() -> None:
     """DSPy checks what a factory returns against its protocol."""
-    assert isinstance(Borrowed(FakeInterpreter())(), dspy.CodeInterpreter)
+    assert isinstance(LeaseFactory(FakeInterpreter())(), dspy.CodeInterpreter)
 
 
 def test_instructions_are_read_from_the_factory() -> None:
     """RLM asks the factory, not the instance, how to write code."""
-    assert Borrowed(FakeInterpreter()).execution_instructions == "Be brief."
-    assert Borrowed(object()).execution_instructions == ""
+    assert LeaseFactory(FakeInterpreter()).execution_instructions == "Be brief."
+    assert LeaseFactory(object()).execution_instructions == ""
 
 
 def test_copies_are_free_to_be_lent() -> None:
     """A deep copy and a pickle hold an interpreter of their own, lent to nobody."""
     interpreter = FakeInterpreter({"f": tool})
-    borrowed = Borrowed(interpreter)
+    borrowed = LeaseFactory(interpreter)
     borrowed()
     for duplicate in (copy.deepcopy(borrowed), pickle.loads(pickle.dumps(borrowed))):
         lease = duplicate()
-        assert isinstance(lease, Lease)
+        assert isinstance(lease, InterpreterLease)
         lease.execute("1")
         assert lease.tools == {"f": tool}
     assert interpreter.done == []

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from daytona_kernel_interp.codec import values
 from daytona_kernel_interp.codec.values import LARGE_BYTES
-from daytona_kernel_interp.guest.kernel.input_cache import Keeping, ValueForgotten, resolve
-from daytona_kernel_interp.interpreter.request import InvalidRequest, Request, prepare
-from daytona_kernel_interp.interpreter.sent_inputs import Inputs
+from daytona_kernel_interp.guest.kernel.input_cache import InputCache, ValueForgotten, resolve
+from daytona_kernel_interp.interpreter.request import CellRequest, InvalidRequest, build_request
+from daytona_kernel_interp.interpreter.sent_inputs import SentInputs
 from daytona_kernel_interp.playback import canonical
 from daytona_kernel_interp.wire.comm import Preamble
 from daytona_kernel_interp.wire.protocol_errors import RemoteProtocolError
@@ -29,11 +29,11 @@ class Pair:
     """A host's inputs and a kernel's keeping; counts the bytes that pass."""
 
     def __init__(self, max_bytes: int = 1 << 30) -> None:
-        self.inputs, self.keeping = Inputs(), Keeping(max_bytes)
+        self.inputs, self.keeping = SentInputs(), InputCache(max_bytes)
         self.sent = 0
 
-    def request(self, **variables: Any) -> Request:
-        return prepare("", variables, {}, None, max_output_chars=None, max_value_bytes=None, inputs=self.inputs)
+    def request(self, **variables: Any) -> CellRequest:
+        return build_request("", variables, {}, None, max_output_chars=None, max_value_bytes=None, inputs=self.inputs)
 
     def send(self, **variables: Any) -> dict[str, Any]:
         """Return the variables as they arrive."""
@@ -41,15 +41,15 @@ class Pair:
         try:
             return self.take(request)
         except ValueForgotten:
-            assert request.whole is not None
-            return self.take(request.whole())
+            assert request.encoded_whole is not None
+            return self.take(request.encoded_whole())
 
-    def take(self, request: Request) -> dict[str, Any]:
+    def take(self, request: CellRequest) -> dict[str, Any]:
         self.sent = sum(map(len, request.buffers))
         buffers = [memoryview(bytes(buffer)) for buffer in request.buffers]
         preamble = Preamble.from_value(values.loads(buffers))
         arrived = {**preamble.variables, **resolve(self.keeping, preamble.kept, buffers)}
-        self.inputs.kernel_has(self.keeping.keys)
+        self.inputs.set_cached_keys(self.keeping.keys)
         return arrived
 
 
@@ -161,7 +161,7 @@ def test_a_text_counts_as_what_it_takes() -> None:
     pair = Pair(10 * LARGE_BYTES)
     for number in range(8):
         pair.send(v=[number] * LARGE_BYTES)
-    assert sum(map(len, (kept for _, kept, _ in pair.keeping._kept.values()))) <= 10 * LARGE_BYTES
+    assert sum(map(len, (kept for _, kept, _ in pair.keeping._entries.values()))) <= 10 * LARGE_BYTES
 
 
 def test_one_larger_than_all_there_is_room_for_arrives() -> None:
@@ -176,7 +176,7 @@ def test_a_kernel_that_forgot_gets_everything_again() -> None:
     """Code in cells can reach the kernel's memory; another kernel has nothing."""
     pair = Pair()
     pair.send(v=[LARGE], w=LARGE)
-    pair.keeping = Keeping()
+    pair.keeping = InputCache()
     assert pair.send(v=[LARGE], w=LARGE) == {"v": [LARGE], "w": LARGE}
 
 
@@ -185,7 +185,7 @@ def test_a_missing_value_changes_nothing() -> None:
     pair = Pair()
     pair.send(v=LARGE)
     request = pair.request(v=LARGE, w=[LARGE])
-    pair.keeping = Keeping()
+    pair.keeping = InputCache()
     with pytest.raises(ValueForgotten):
         pair.take(request)
     assert pair.keeping.keys == []
@@ -194,7 +194,7 @@ def test_a_missing_value_changes_nothing() -> None:
 def test_a_variable_that_cannot_be_decoded_is_named() -> None:
     """As for a library that is missing over there."""
     with pytest.raises(RemoteProtocolError, match=r"variable 'v': values have no tag 'nowhere\.x'"):
-        resolve(Keeping(), [("v", "k", 1)], [b'{"$":"nowhere.x","v":[1,[]]}'])
+        resolve(InputCache(), [("v", "k", 1)], [b'{"$":"nowhere.x","v":[1,[]]}'])
 
 
 def test_a_variable_that_cannot_be_sent_is_named() -> None:
@@ -203,6 +203,6 @@ def test_a_variable_that_cannot_be_sent_is_named() -> None:
         Pair().request(v=lambda: None)
     limits: dict[str, Any] = {"max_output_chars": None, "max_value_bytes": 100}
     with pytest.raises(InvalidRequest, match=r"Variable 'v' .* more than 100 bytes"):
-        prepare("", {"v": "x" * 200}, {}, None, **limits)
+        build_request("", {"v": "x" * 200}, {}, None, **limits)
     with pytest.raises(InvalidRequest, match="more than 100 bytes"):
-        prepare("", {"v": "x" * 60, "w": "x" * 60}, {}, None, **limits)
+        build_request("", {"v": "x" * 60, "w": "x" * 60}, {}, None, **limits)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.recording import atomic_file as growing
-from daytona_kernel_interp.recording.atomic_file import GrowingFile, read_whole
+from daytona_kernel_interp.recording.atomic_file import AtomicFile, read_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +35,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_it_is_whole_after_each_put(way: str, tmp_path: Path) -> None:
     """What was put in is there in order, with the end behind it, shorter ends included; one file is left."""
-    file = GrowingFile(tmp_path / "run.ipynb")
+    file = AtomicFile(tmp_path / "run.ipynb")
     for number in range(6):
         file.put(f"{number},", "end" * (6 - number))
         expected = "".join(f"{one}," for one in range(number + 1)) + "end" * (6 - number)
@@ -48,7 +48,7 @@ def test_it_is_whole_after_each_put(way: str, tmp_path: Path) -> None:
 def test_any_pieces_and_ends(pieces: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory) -> None:
     """The file is all that was settled, and the last end."""
     path = tmp_path_factory.mktemp("grow") / "run.ipynb"
-    file = GrowingFile(path)
+    file = AtomicFile(path)
     for settled, passing in pieces:
         file.put(settled, passing)
     file.close()
@@ -58,7 +58,7 @@ def test_any_pieces_and_ends(pieces: list[tuple[str, str]], tmp_path_factory: py
 def test_a_seen_file_is_never_written_to(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is being written, the file that has the name is another one: a kill cannot spoil it."""
     path = tmp_path / "run.ipynb"
-    file = GrowingFile(path)
+    file = AtomicFile(path)
     file.put("[0", "]")
     write, seen = os.pwrite, []
 
@@ -93,7 +93,7 @@ def _save(what: str, path: Path) -> None:
 def test_somebody_else_s_file_in_its_place(way: str, what: str, tmp_path: Path) -> None:
     """A notebook saved by another program, or deleted, while it grows: the next put has all of it again."""
     path = tmp_path / "run.ipynb"
-    file = GrowingFile(path)
+    file = AtomicFile(path)
     file.put("0", "|")
     file.put("1", "|")
     for number in range(2, 8):
@@ -108,7 +108,7 @@ def test_somebody_else_s_file_in_its_place(way: str, what: str, tmp_path: Path) 
 def test_an_edit_of_the_same_length(way: str, tmp_path: Path) -> None:
     """Somebody who changes a letter in place spoils nothing; whether it stays is not promised."""
     path = tmp_path / "run.ipynb"
-    file = GrowingFile(path)
+    file = AtomicFile(path)
     for number in range(8):
         file.put(f"{number},", "|")
         if number == 2:
@@ -121,7 +121,7 @@ def test_an_edit_of_the_same_length(way: str, tmp_path: Path) -> None:
 def test_what_is_cut_off_under_the_writer_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one copy is deleted, and the other emptied before it could be copied: there is nothing to go on from."""
     path = tmp_path / "run.ipynb"
-    file = GrowingFile(path)
+    file = AtomicFile(path)
     file.put("0", "|")
     path.unlink()
     read = os.pread
@@ -140,7 +140,7 @@ def test_a_folder_that_is_renamed_is_still_written_to(way: str, tmp_path: Path) 
     """The file goes with its folder."""
     folder = tmp_path / "before"
     folder.mkdir()
-    file = GrowingFile(folder / "run.ipynb")
+    file = AtomicFile(folder / "run.ipynb")
     file.put("0", "|")
     folder.rename(tmp_path / "after")
     file.put("1", "|")
@@ -159,7 +159,7 @@ def test_each_piece_is_written_twice_however_many_there_are(tmp_path: Path, monk
         return write(descriptor, data, at)
 
     monkeypatch.setattr(os, "pwrite", counted)
-    file = GrowingFile(tmp_path / "run.ipynb")
+    file = AtomicFile(tmp_path / "run.ipynb")
     for _ in range(500):
         file.put("x" * 1000, "end")
     file.close()
@@ -169,7 +169,7 @@ def test_each_piece_is_written_twice_however_many_there_are(tmp_path: Path, monk
 def test_a_reader_that_is_overtaken_reads_again(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While it reads the copy loses its name and is written to: what it returns is whole all the same."""
     path = tmp_path / "run.ipynb"
-    file = GrowingFile(path)
+    file = AtomicFile(path)
     file.put("[0", ",9,9,9]")
     overtaken: list[bytes] = []
 
@@ -200,5 +200,5 @@ def test_a_reader_that_is_overtaken_reads_again(way: str, tmp_path: Path, monkey
 
     monkeypatch.setattr(growing, "open", Slow, raising=False)
     as_it_was = [0, 9, 9, 9]  # where each step makes a new file, what the reader has open stays as it is
-    assert json.loads(read_whole(path)) == (as_it_was if way == "copies" else [0, 1, 2])
+    assert json.loads(read_file(path)) == (as_it_was if way == "copies" else [0, 1, 2])
     file.close()

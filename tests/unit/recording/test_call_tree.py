@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from daytona_kernel_interp.recording.call_tree import CallTree, Said, Thought
+from daytona_kernel_interp.recording.call_tree import CallTree, CompletedLMCall, Reasoning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,9 +21,9 @@ class Owner:
     """A recorder's part: what it was told."""
 
     def __init__(self) -> None:
-        self.told: list[Thought] = []
+        self.told: list[Reasoning] = []
 
-    def model_said(self, thought: Thought) -> None:
+    def add_reasoning(self, thought: Reasoning) -> None:
         self.told.append(thought)
 
 
@@ -40,13 +40,13 @@ class Program:
         @contextlib.contextmanager
         def call() -> Iterator[None]:
             if told:
-                self.tree.began(name, is_cell=is_cell)
+                self.tree.call_started(name, is_cell=is_cell)
             before = self.active.get()
             self.active.set(name)
             yield
             self.active.set(before)
             if told:
-                self.tree.ended(name)
+                self.tree.call_ended(name)
 
         return call()
 
@@ -55,7 +55,11 @@ class Program:
         self.count += 1
         with self.calls(f"lm-{self.count}"):
             moment = datetime.now(timezone.utc)
-            self.tree.said(Said(f"lm-{self.count}", moment, 0.1, [what.encode()], None, None, "", within=within))
+            self.tree.add_lm_call(
+                CompletedLMCall(
+                    f"lm-{self.count}", moment, 0.1, [what.encode()], None, None, "", enclosing_calls=within
+                )
+            )
 
     def thinks(self, what: str) -> None:
         """Have a predictor ask a model, and give its reasoning."""
@@ -63,7 +67,7 @@ class Program:
         name = f"predict-{self.count}"
         with self.calls(name):
             self.asks(what)
-            self.tree.thought(name, what)
+            self.tree.add_reasoning(name, what)
 
 
 @pytest.fixture
@@ -71,8 +75,8 @@ def program() -> Program:
     return Program()
 
 
-def texts(thought: Thought) -> list[str]:
-    return [bytes(said.request[0]).decode() for said in thought.said]
+def texts(thought: Reasoning) -> list[str]:
+    return [bytes(said.request[0]).decode() for said in thought.lm_calls]
 
 
 def test_a_cell_gets_what_led_to_it(program: Program) -> None:
@@ -82,7 +86,7 @@ def test_a_cell_gets_what_led_to_it(program: Program) -> None:
         for what in ("one", "two"):
             program.thinks(what)
             with program.calls(f"cell-{what}", is_cell=True):
-                thought = program.tree.claim(owner)
+                thought = program.tree.begin_cell(owner)
             assert (texts(thought), thought.reasoning) == ([what], what)
         program.thinks("extract")
     assert [(texts(thought), thought.reasoning) for thought in owner.told] == [(["extract"], "extract")]
@@ -101,12 +105,12 @@ def test_modules_side_by_side_do_not_mix(program: Program) -> None:
         assert [texts(thought) for thought in thoughts[name] if thought] == [[f"{name}0"], [f"{name}1"]]
 
 
-def _module(program: Program, name: str, owner: Owner) -> Iterator[Thought | None]:
+def _module(program: Program, name: str, owner: Owner) -> Iterator[Reasoning | None]:
     with program.calls(f"rlm-{name}"):
         for number in range(2):
             program.thinks(f"{name}{number}")
             yield None
-            yield program.tree.claim(owner)
+            yield program.tree.begin_cell(owner)
 
 
 def test_a_module_within_a_cell(program: Program) -> None:
@@ -116,18 +120,18 @@ def test_a_module_within_a_cell(program: Program) -> None:
     with program.calls("rlm"):
         program.thinks("outer one")
         with program.calls("cell", is_cell=True):
-            assert texts(program.tree.claim(outer)) == ["outer one"]
+            assert texts(program.tree.begin_cell(outer)) == ["outer one"]
             with program.calls("tool"), program.calls("inner rlm"):
                 program.asks("inner one", within=around)
                 with program.calls("inner cell", is_cell=True):
-                    assert texts(program.tree.claim(inner)) == ["inner one"]
+                    assert texts(program.tree.begin_cell(inner)) == ["inner one"]
                 program.asks("inner two", within=around)
             assert [texts(thought) for thought in inner.told] == [["inner two"]]
             with program.calls("tool again"):
                 program.asks("a sub-model", within=around)
         program.thinks("outer two")
         with program.calls("next cell", is_cell=True):
-            assert texts(program.tree.claim(outer)) == ["outer two"]
+            assert texts(program.tree.begin_cell(outer)) == ["outer two"]
 
 
 def test_a_module_that_began_unseen(program: Program) -> None:
@@ -135,16 +139,16 @@ def test_a_module_that_began_unseen(program: Program) -> None:
     owner = Owner()
     scope = program.tree.enter()
     program.thinks("one")
-    assert texts(program.tree.claim(owner)) == ["one"]
+    assert texts(program.tree.begin_cell(owner)) == ["one"]
     program.thinks("two")
     program.tree.leave(scope)
     assert [texts(thought) for thought in owner.told] == [["two"]]
-    assert program.tree.here() is None
+    assert program.tree.current_id() is None
 
     with program.calls("unknown", told=False):
         scope = program.tree.enter()
         program.thinks("three")
-        assert texts(program.tree.claim(owner)) == ["three"]
+        assert texts(program.tree.begin_cell(owner)) == ["three"]
         program.tree.leave(scope)
 
 
@@ -158,8 +162,8 @@ def test_nothing_stays_behind(program: Program) -> None:
             program.tree.leave(scope)
     with program.calls("rlm"):
         program.thinks("heard")
-        program.tree.claim(owner)
+        program.tree.begin_cell(owner)
         program.thinks("left")
-        assert [bytes(said.request[0]) for said in program.tree.let_go(owner)] == [b"left"]
+        assert [bytes(said.request[0]) for said in program.tree.end_session(owner)] == [b"left"]
     assert program.tree._calls == {}
-    assert not program.tree._waiting
+    assert not program.tree._unclaimed

@@ -13,15 +13,15 @@ from daytona_kernel_interp.codec import values
 from daytona_kernel_interp.recording import markdown as prose
 from daytona_kernel_interp.recording import notebook_writer as cells
 from daytona_kernel_interp.recording import schema as fields
-from daytona_kernel_interp.recording.notebook_json import Parts, json_text, lines_text, sorted_json
+from daytona_kernel_interp.recording.notebook_json import EntryEncoder, json_text, lines_text, sorted_json
 from daytona_kernel_interp.recording.value_store import summary_of
 from tests.unit.transcripts import transcripts
 
 if TYPE_CHECKING:
-    from daytona_kernel_interp.recording.model import Call, Entry, Ref, Transcript
+    from daytona_kernel_interp.recording.model import Entry, RecordedCall, Transcript, ValueRef
 
 
-def told_call(call: Call) -> dict[str, Any]:
+def told_call(call: RecordedCall) -> dict[str, Any]:
     """Return a call's JSON as the schema has it."""
     given = {
         "result": call.result and fields.ref_to_json(call.result),
@@ -39,7 +39,7 @@ def told_call(call: Call) -> dict[str, Any]:
     }
 
 
-def whole(entry: Entry, tools: Ref | None) -> dict[str, Any]:
+def whole(entry: Entry, tools: ValueRef | None) -> dict[str, Any]:
     """Return an entry's JSON as the schema has it, in one piece."""
     outcome = entry.outcome
     ended = {"kind": outcome.kind, "ending": outcome.ending}
@@ -60,10 +60,10 @@ def whole(entry: Entry, tools: Ref | None) -> dict[str, Any]:
 @given(transcript=transcripts())
 def test_the_parts_are_the_whole(transcript: Transcript) -> None:
     """Sorted as all that is hashed, for one entry after the other."""
-    parts = Parts()
+    parts = EntryEncoder()
     for entry in transcript.entries:
         tools = None if entry.outcome.value is None else replace(entry.outcome.value, summary="tools")
-        assert cells._told(entry, tools, parts) == sorted_json(whole(entry, tools))
+        assert cells._entry_json(entry, tools, parts) == sorted_json(whole(entry, tools))
 
 
 @given(transcript=transcripts())
@@ -74,7 +74,7 @@ def test_outputs_by_hand(transcript: Transcript) -> None:
             told, sealed = cells._output_texts(output, 7)
             made = cells.output_to_json(output, 7)
             assert json.loads(told) == json.loads(json_text(made))
-            assert sealed == sorted_json(cells._sealed(made))
+            assert sealed == sorted_json(cells._hashed_output(made))
 
 
 @given(transcript=transcripts())
@@ -82,7 +82,7 @@ def test_what_stands_below_by_hand(transcript: Transcript) -> None:
     """The cell below an entry is one that an encoder makes."""
     for entry in transcript.entries:
         _, *below = cells.entry_texts(entry, None, [], {}, {"a": "`b`\n"})
-        told = prose.below(entry, {"a": "`b`\n"}, is_dspys_own=prose.is_dspys_own(entry))
+        told = prose.cell_summary(entry, {"a": "`b`\n"}, is_dspys_own=prose.is_dspys_own(entry))
         made = cells._markdown(f"below-{entry.index}", told, part="below")
         assert list(map(json.loads, below)) == ([json.loads(json_text(made))] if told else [])
 
@@ -95,7 +95,7 @@ def test_the_lines_of_a_text(text: str) -> None:
 
 def test_what_was_made_is_made_once() -> None:
     """Until it is something else."""
-    parts = Parts()
+    parts = EntryEncoder()
     assert parts.code("a\nb") is parts.code("a\nb")
     assert parts.code("c").lines == '["c"]'
 

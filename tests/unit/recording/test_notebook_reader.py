@@ -21,7 +21,16 @@ from daytona_kernel_interp import Recording
 from daytona_kernel_interp.client.outputs import StreamText
 from daytona_kernel_interp.errors import RecordingError
 from daytona_kernel_interp.recording import notebook_reader as notebook
-from daytona_kernel_interp.recording.model import METADATA_KEY, Call, Entry, Facts, LMCall, Outcome, Transcript, Usage
+from daytona_kernel_interp.recording.model import (
+    METADATA_KEY,
+    Entry,
+    LMCall,
+    Outcome,
+    RecordedCall,
+    SessionFacts,
+    Transcript,
+    Usage,
+)
 from daytona_kernel_interp.recording.notebook_writer import refs_in, refs_of
 from daytona_kernel_interp.recording.value_store import folder_of, value_of
 from daytona_kernel_interp.wire.comm import Parameter, ToolSpec
@@ -37,10 +46,12 @@ LARGE = "large " * 20_000
 def sample() -> Transcript:
     """Return a session of two steps: one that calls, and one that submits."""
     store = Memory()
-    call = Call(
+    call = RecordedCall(
         7, "llm_query", "llm", 0.5, 0.25, store.keep([["hi"], {}]), store.keep("ho"), usage=Usage("m", 3, 4, 0.01)
     )
-    failed = Call(8, "look", "tool", 1, None, store.keep([[], {"key": "a"}]), error=("KeyError", ("LookupError",), "a"))
+    failed = RecordedCall(
+        8, "look", "tool", 1, None, store.keep([[], {"key": "a"}]), error=("KeyError", ("LookupError",), "a")
+    )
     entries = (
         Entry(
             0,
@@ -59,7 +70,7 @@ def sample() -> Transcript:
     )
     lm_calls = (LMCall("c", 0, BEGAN, 0.1, store.keep({"prompt": "hi"}), store.keep(["ho"])),)
     return Transcript(
-        Facts("abcd", BEGAN, "local sandbox", {"python": "3.11.1"}, {}, {"random": 7}), entries, store, lm_calls
+        SessionFacts("abcd", BEGAN, "local sandbox", {"python": "3.11.1"}, {}, {"random": 7}), entries, store, lm_calls
     )
 
 
@@ -134,7 +145,7 @@ def test_an_answer_that_has_no_text_is_recorded(tmp_path: Path) -> None:
     store = Memory()
     entry = Entry(0, "id-0", "", BEGAN, Outcome("submitted", "ok", store.keep({"n": 10**5000})))
     path = tmp_path / "run.ipynb"
-    notebook.write(Transcript(Facts("abcd", BEGAN, "local sandbox"), (entry,), store), path)
+    notebook.write(Transcript(SessionFacts("abcd", BEGAN, "local sandbox"), (entry,), store), path)
     assert "<int: its repr raised ValueError>" in path.read_text()
     outcome = notebook.read(path).entries[0].outcome
     assert outcome.value is not None

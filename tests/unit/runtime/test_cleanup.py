@@ -42,7 +42,7 @@ class Open:
 
 
 async def _open(session: Open) -> None:
-    registry.opened(session)
+    registry.register(session)
 
 
 def test_one_more_ctrl_c_does_not_keep_it_from_closing(loop: LoopThread) -> None:
@@ -116,7 +116,7 @@ def test_what_must_be_done_outlives_who_waited_for_it(loop: LoopThread) -> None:
     work = Open()
 
     async def cancelled() -> None:
-        caller = asyncio.ensure_future(registry.finish(work.aclose()))
+        caller = asyncio.ensure_future(registry.run_to_completion(work.aclose()))
         while not work.begun.is_set():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         caller.cancel()

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 
 from daytona_kernel_interp.errors import SessionNotFound
 from daytona_kernel_interp.session import session_file as records
-from daytona_kernel_interp.session.session_file import SessionRecord, find, sessions
-from daytona_kernel_interp.transport.process_identity import process_mark
+from daytona_kernel_interp.session.session_file import SessionRecord, find_session, list_records
+from daytona_kernel_interp.transport.process_identity import process_start_mark
 from tests.unit import strategies
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ def test_a_record_is_found_as_it_was_written() -> None:
     """Every field comes back, and the process that wrote it is seen to live."""
     written = record()
     written.write()
-    found = find(ID)
+    found = find_session(ID)
     assert found == written
-    assert (found.pid, found.mark, found.host_lives) == (os.getpid(), process_mark(os.getpid()), True)
+    assert (found.pid, found.mark, found.host_lives) == (os.getpid(), process_start_mark(os.getpid()), True)
 
 
 def test_a_record_is_this_users_alone(folder: Path) -> None:
@@ -86,27 +86,27 @@ def test_what_lies_in_the_way_of_a_record_is_not_written_through(folder: Path, t
     assert victim.read_text() == "mine"
     assert not made.path.is_symlink()
     assert made.path.stat().st_mode & 0o777 == 0o600
-    assert find(ID) == made
+    assert find_session(ID) == made
 
 
 def test_the_newest_session_comes_first() -> None:
     """And a record that is deleted is gone; again does nothing."""
     for number, name in enumerate((ID, OTHER)):
         record(name, started=float(number)).write()
-    assert [found.id for found in sessions()] == [OTHER, ID]
-    find(OTHER).delete()
+    assert [found.id for found in list_records()] == [OTHER, ID]
+    find_session(OTHER).delete()
     record(OTHER).delete()
-    assert [found.id for found in sessions()] == [ID]
+    assert [found.id for found in list_records()] == [ID]
 
 
 def test_without_a_folder_there_is_no_session() -> None:
     """The error says which there are."""
-    assert sessions() == []
+    assert list_records() == []
     with pytest.raises(SessionNotFound, match=r"no session 'x'.*: none"):
-        find("x")
+        find_session("x")
     record().write()
     with pytest.raises(SessionNotFound, match=ID):
-        find("x")
+        find_session("x")
 
 
 # --- whose it is --------------------------------------------------------------------------------------------
@@ -116,17 +116,17 @@ def test_a_session_whose_host_ended_has_no_living_owner() -> None:
     """Nor has one whose host's id went to another process, nor one that was let go."""
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
-        record(pid=child.pid, mark=process_mark(child.pid)).write()
-        assert find(ID).host_lives
+        record(pid=child.pid, mark=process_start_mark(child.pid)).write()
+        assert find_session(ID).host_lives
     finally:
         child.kill()
         child.communicate()
-    assert not find(ID).host_lives
+    assert not find_session(ID).host_lives
     record(mark="1").write()
-    assert not find(ID).host_lives
+    assert not find_session(ID).host_lives
     made = record()
-    made.disown()
-    assert (find(ID).pid, find(ID).mark, find(ID).host_lives) == (0, "", False)
+    made.clear_host()
+    assert (find_session(ID).pid, find_session(ID).mark, find_session(ID).host_lives) == (0, "", False)
 
 
 @pytest.mark.parametrize("pid", [0, -1, -os.getpid(), 2**22 + 1, 2**80])
@@ -139,7 +139,7 @@ def test_another_users_record_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> No
     """In a folder that several users share, each sees their own."""
     record().write()
     monkeypatch.setattr(os, "getuid", lambda: 12345)
-    assert sessions() == []
+    assert list_records() == []
 
 
 # --- endpoints ----------------------------------------------------------------------------------------------
@@ -221,10 +221,10 @@ CHANGES: list[dict[str, Any]] = [
 def test_a_file_that_is_no_record_is_passed_over(folder: Path, text: str) -> None:
     """Half of one, of another version, or made up: it hides no other session and breaks no listing."""
     write_fields(folder, json.dumps(FIELDS))
-    assert [found.id for found in sessions()] == [ID]
+    assert [found.id for found in list_records()] == [ID]
     write_fields(folder, text)
     record(OTHER).write()
-    assert [found.id for found in sessions()] == [OTHER]
+    assert [found.id for found in list_records()] == [OTHER]
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -232,7 +232,7 @@ def test_a_file_that_is_no_record_is_passed_over(folder: Path, text: str) -> Non
 def test_any_fields_are_a_record_or_passed_over(folder: Path, fields: dict[str, Any]) -> None:
     """And a record that is taken can be used: sorted, asked for its host, told by its id."""
     write_fields(folder, json.dumps({**FIELDS, **fields}))
-    for found in sessions():
+    for found in list_records():
         assert found.id == ID
         assert found.host_lives in (True, False)
         assert "/" not in found.path.name
@@ -249,7 +249,7 @@ def test_links_folders_and_pipes_are_no_records(folder: Path, tmp_path: Path) ->
     (folder / "daytona-kernel-00000003.json").symlink_to(folder / "missing")
     (folder / "kernel-12.json").write_text("{}")
     (folder / f"daytona-kernel-{OTHER}.5.tmp").write_text("{")
-    assert sessions() == []
+    assert list_records() == []
 
 
 @pytest.mark.parametrize("session_id", ["../elsewhere", "/etc/passwd", "", ".", "*", f"{ID}.json", ID.upper(), "\0"])
@@ -258,7 +258,7 @@ def test_an_id_is_no_path(folder: Path, tmp_path: Path, session_id: str) -> None
     (tmp_path / "elsewhere.json").write_text(json.dumps(FIELDS))
     record().write()
     with pytest.raises(SessionNotFound, match=ID):
-        find(session_id)
+        find_session(session_id)
 
 
 def test_the_folder_is_jupyters(folder: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from daytona_kernel_interp.codec import values
 from daytona_kernel_interp.codec.records import Record
-from daytona_kernel_interp.tools.argument_types import validated
+from daytona_kernel_interp.tools.argument_types import validate_arguments
 from daytona_kernel_interp.tools.binding import ToolRunner, bind
 from daytona_kernel_interp.wire.comm import ToolFailure
 
@@ -44,7 +44,7 @@ def search(
 
 
 def called(tool: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    return validated(tool, bind("tool", tool, args, kwargs))
+    return validate_arguments(tool, bind("tool", tool, args, kwargs))
 
 
 def test_dicts_and_records_become_instances() -> None:
@@ -83,11 +83,11 @@ def wrapped(*args: Any, **kwargs: Any) -> Any:
 def test_what_cannot_be_read_is_left_alone() -> None:
     """Annotations that exist for checkers only, builtins, and wrappers that show another signature than theirs."""
     assert called(unknown, {"text": "a"}, 1)["query"] == {"text": "a"}
-    assert validated(print, {"arg0": {"text": "a"}}) == {"arg0": {"text": "a"}}
+    assert validate_arguments(print, {"arg0": {"text": "a"}}) == {"arg0": {"text": "a"}}
     assert called(wrapped, {"text": "a"})["query"] == Query(text="a")
     facade = functools.partial(search)
     facade.__signature__ = None  # type: ignore[attr-defined]
-    assert validated(facade, {"query": {"text": "a"}}) == {"query": {"text": "a"}}
+    assert validate_arguments(facade, {"query": {"text": "a"}}) == {"query": {"text": "a"}}
 
 
 def test_a_tool_is_not_kept_alive() -> None:
@@ -96,7 +96,7 @@ def test_a_tool_is_not_kept_alive() -> None:
     def tool(query: Query) -> str:
         return query.text
 
-    validated(tool, {"query": {"text": "a"}})
+    validate_arguments(tool, {"query": {"text": "a"}})
     weak = weakref.ref(tool)
     del tool
     gc.collect()

@@ -17,7 +17,7 @@ from daytona_kernel_interp.transport.carrier import FINISHED, Carrier
 from daytona_kernel_interp.transport.local_socket import SocketEnd
 from daytona_kernel_interp.transport.websocket import LOST, Socket, connect_socket, serve_sockets
 from daytona_kernel_interp.wire.frames import MAX_FRAME_BYTES, MAX_PAYLOAD_BYTES, Frame, FrameType, decode, encode
-from daytona_kernel_interp.wire.hello import Close
+from daytona_kernel_interp.wire.hello import CloseCode
 from daytona_kernel_interp.wire.stream import Stream
 from daytona_kernel_interp.wire.zmtp import ConnectingEnd
 
@@ -59,7 +59,7 @@ class Local:
     def take(self) -> None:
         """Take all that is pending, and whatever comes."""
         self.takes, self.pending = True, 0
-        self.feed.taken()
+        self.feed.local_drained()
 
     def pause(self) -> None:
         self.paused = True
@@ -185,14 +185,14 @@ async def closed_with(peer: ClientConnection) -> tuple[int | None, str | None]:
 @pytest.mark.parametrize(
     ("messages", "code", "why"),
     [
-        ([b"garbage"], Close.BAD_HELLO, "a frame has"),
-        ([b""], Close.BAD_HELLO, "a frame has"),
-        ([b"\x09" + bytes(16)], Close.BAD_HELLO, "frame type 9"),
-        (["text"], Close.BAD_HELLO, "text message"),
-        ([data(5, b"x")], Close.BAD_HELLO, "gap"),
-        ([data(0, b"x", ack=9)], Close.BAD_HELLO, "ack 9"),
-        ([encode(Frame(FrameType.HELLO, 0, 0, b"{}"))], Close.BAD_HELLO, "second HELLO"),
-        ([encode(Frame(FrameType.FIN, 0, 0)), data(1, b"x")], Close.BAD_HELLO, "after FIN"),
+        ([b"garbage"], CloseCode.BAD_HELLO, "a frame has"),
+        ([b""], CloseCode.BAD_HELLO, "a frame has"),
+        ([b"\x09" + bytes(16)], CloseCode.BAD_HELLO, "frame type 9"),
+        (["text"], CloseCode.BAD_HELLO, "text message"),
+        ([data(5, b"x")], CloseCode.BAD_HELLO, "gap"),
+        ([data(0, b"x", ack=9)], CloseCode.BAD_HELLO, "ack 9"),
+        ([encode(Frame(FrameType.HELLO, 0, 0, b"{}"))], CloseCode.BAD_HELLO, "second HELLO"),
+        ([encode(Frame(FrameType.FIN, 0, 0)), data(1, b"x")], CloseCode.BAD_HELLO, "after FIN"),
         ([bytes(MAX_FRAME_BYTES + 1)], 1009, "exceeds limit"),
         ([[bytes(MAX_FRAME_BYTES), b"x"]], 1009, "exceeds limit"),
     ],
@@ -237,7 +237,7 @@ async def test_a_peer_that_ignores_the_window_is_refused_and_costs_no_memory() -
             for index in range(1000):
                 await peer.send(data(index * MAX_PAYLOAD_BYTES, bytes(MAX_PAYLOAD_BYTES)))
         code, reason = await closed_with(peer)
-        assert code == Close.WINDOW_OVERRUN
+        assert code == CloseCode.WINDOW_OVERRUN
         assert "window of" in (reason or "")
     assert len(shell.local.got) == WINDOW + MAX_PAYLOAD_BYTES
     assert shell.local.aborted
@@ -254,7 +254,7 @@ async def test_a_port_that_does_not_speak_zmtp_is_refused() -> None:
         await asyncio.get_running_loop().create_connection(lambda: end, sock=ours)
         async with served(shell) as url, bad_peer(f"{url}/0") as peer:
             kernel.send(b"SSH-2.0-OpenSSH_9.9\r\n".ljust(64))
-            assert await closed_with(peer) == (Close.PORT_REFUSED, "the local peer does not speak ZMTP 3")
+            assert await closed_with(peer) == (CloseCode.PORT_REFUSED, "the local peer does not speak ZMTP 3")
 
 
 async def test_a_reason_of_any_length_fits() -> None:
@@ -263,8 +263,8 @@ async def test_a_reason_of_any_length_fits() -> None:
     async with served(shell) as url, bad_peer(f"{url}/0") as peer:
         await peer.send(data(0, b"x"))
         await shell.local.until(lambda: bool(shell.local.got))
-        shell.carrier.broken(OSError("\u00fc" * 500))
-        assert await closed_with(peer) == (Close.PORT_REFUSED, "?" * 123)
+        shell.carrier.local_failed(OSError("\u00fc" * 500))
+        assert await closed_with(peer) == (CloseCode.PORT_REFUSED, "?" * 123)
 
 
 # --- a peer that behaves ------------------------------------------------------------------------------------------
@@ -329,7 +329,7 @@ async def test_a_stream_that_ended_both_ways_closes_well() -> None:
         shell.carrier.end()
         shell.local.feed.feed(b"late")
         shell.local.feed.feed_eof()
-        shell.local.feed.taken()
+        shell.local.feed.local_drained()
         assert shell.ends == 1
 
 
@@ -337,7 +337,7 @@ class FullSocket:
     """A socket that takes nothing until it is told to."""
 
     heard_at = 0.0
-    takes_more = False
+    writable = False
 
     def __init__(self) -> None:
         self.posted: list[Frame] = []
@@ -346,7 +346,7 @@ class FullSocket:
     def post(self, message: bytes) -> None:
         self.posted.append(decode(message))
 
-    def close_soon(self, code: int, reason: str = "") -> None:
+    def begin_close(self, code: int, reason: str = "") -> None:
         self.closes.append(code)
 
     def abort(self) -> None:
@@ -356,14 +356,14 @@ class FullSocket:
 async def test_a_stream_does_not_end_before_its_last_ack_is_sent() -> None:
     """The peer waits for it, and would dial for it in vain."""
     shell, sock = Shell(Local()), FullSocket()
-    sock.takes_more = True
+    sock.writable = True
     shell.carrier.attach(sock)
     shell.local.feed.feed_eof()
-    sock.takes_more = False
+    sock.writable = False
     shell.carrier.message(encode(Frame(FrameType.FIN, 0, 1)))
     assert shell.stream.finished
     assert not shell.carrier.ended
-    sock.takes_more = True
+    sock.writable = True
     shell.carrier.flush()
     assert sock.posted[-1] == Frame(FrameType.ACK, 1, 1)
     await shell.local.until(lambda: shell.local.closed)
@@ -399,7 +399,7 @@ async def test_a_peer_that_does_not_read_fills_no_memory() -> None:
             shell.local.feed.feed(bytes(MAX_PAYLOAD_BYTES))
             fed += MAX_PAYLOAD_BYTES
         assert fed == window
-        assert not sock.takes_more
+        assert not sock.writable
         assert sock.transport.get_write_buffer_size() < 2 * MAX_FRAME_BYTES + 512 * 1024
         # it reads on and acks: the window opens
         peer.transport.resume_reading()
@@ -408,7 +408,7 @@ async def test_a_peer_that_does_not_read_fills_no_memory() -> None:
             got += len(await payload_of(peer))
         await peer.send(encode(Frame(FrameType.ACK, 1, fed)))
         await shell.local.until(lambda: not shell.local.paused)
-        assert sock.takes_more
+        assert sock.writable
 
 
 async def test_a_socket_that_is_closing_takes_nothing() -> None:
@@ -419,9 +419,9 @@ async def test_a_socket_that_is_closing_takes_nothing() -> None:
         await shell.local.until(lambda: bool(shell.local.got))
         sock = shell.carrier.socket
         assert sock is not None
-        assert sock.takes_more
+        assert sock.writable
         sock.abort()
-        assert not sock.takes_more
+        assert not sock.writable
         shell.local.feed.feed(b"kept")
         await shell.lost_one.wait()
         assert shell.closes == [(LOST, "")]
@@ -487,8 +487,8 @@ async def test_a_message_of_a_socket_that_was_replaced_is_nobodys() -> None:
             await (await old.ping())  # what it sent has come
             shell.local.feed.feed(b"answer")
             assert await payload_of(new) == b"answer"
-            shell.carrier.end(Close.SUPERSEDED, "gone")
-            assert await closed_with(new) == (Close.SUPERSEDED, "gone")
+            shell.carrier.end(CloseCode.SUPERSEDED, "gone")
+            assert await closed_with(new) == (CloseCode.SUPERSEDED, "gone")
             assert shell.local.got == b"ab"
 
 

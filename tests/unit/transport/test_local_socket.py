@@ -39,11 +39,11 @@ class Recorder:
         self.ends += 1
         self._changed.set()
 
-    def taken(self) -> None:
+    def local_drained(self) -> None:
         self.takes += 1
         self._changed.set()
 
-    def broken(self, error: Exception) -> None:
+    def local_failed(self, error: Exception) -> None:
         self.errors.append(error)
         self._changed.set()
 

@@ -12,16 +12,16 @@ from daytona_kernel_interp.errors import KernelError, TunnelLost
 from daytona_kernel_interp.sandboxes.base import RelayAddress
 from daytona_kernel_interp.transport.local_socket import FunctionEnd
 from daytona_kernel_interp.transport.websocket import serve_sockets
-from daytona_kernel_interp.tunnel.dialer import DialledStream, Dialler
+from daytona_kernel_interp.tunnel.dialer import DialedStream, Dialer
 from daytona_kernel_interp.wire.frames import MAX_FRAME_BYTES, Frame, FrameType, decode, encode
-from daytona_kernel_interp.wire.hello import HELLO_HEADER, RELAY_CHANNEL, Close, parse_host_hello
-from daytona_kernel_interp.wire.keepalive import Admitted, LinkTimes, RelayStreams
+from daytona_kernel_interp.wire.hello import HELLO_HEADER, RELAY_CHANNEL, CloseCode, parse_host_hello
+from daytona_kernel_interp.wire.keepalive import Admitted, LinkTimings, RelayStreams
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
 Handler = Any
-TIMES = LinkTimes(resume_lifetime_s=2.0)
+TIMES = LinkTimings(resume_lifetime_s=2.0)
 
 
 class FakeRelay:
@@ -45,7 +45,7 @@ class FakeRelay:
 
 
 @contextlib.asynccontextmanager
-async def dialled(relay: FakeRelay) -> AsyncIterator[tuple[DialledStream, asyncio.Future[KernelError]]]:
+async def dialled(relay: FakeRelay) -> AsyncIterator[tuple[DialedStream, asyncio.Future[KernelError]]]:
     """Dial ``relay``; the future has why the stream ended."""
     gone: asyncio.Future[KernelError] = asyncio.get_running_loop().create_future()
 
@@ -54,8 +54,8 @@ async def dialled(relay: FakeRelay) -> AsyncIterator[tuple[DialledStream, asynci
 
     server = await serve_sockets(0, relay.serve, lambda connection, request: None)
     port = server.sockets[0].getsockname()[1]
-    dialler = Dialler(RelayAddress(f"ws://127.0.0.1:{port}", "secret"), never, TIMES)
-    stream = DialledStream(dialler, RELAY_CHANNEL, "", lambda _, error: gone.set_result(error))
+    dialler = Dialer(RelayAddress(f"ws://127.0.0.1:{port}", "secret"), never, TIMES)
+    stream = DialedStream(dialler, RELAY_CHANNEL, "", lambda _, error: gone.set_result(error))
     stream.connect(FunctionEnd(lambda data: None))
     try:
         yield stream, gone
@@ -116,7 +116,7 @@ async def test_a_stream_that_ended_on_both_sides_needs_no_last_word() -> None:
 
     async def refuse(connection: Any) -> None:
         if relay.dials >= 1:
-            await connection.close(Close.UNKNOWN_STREAM)
+            await connection.close(CloseCode.UNKNOWN_STREAM)
         else:
             await serve(connection)
 

@@ -53,7 +53,7 @@ def test_golden_names_and_codes() -> None:
     assert (hello.SECRET_HEADER, hello.HELLO_HEADER) == ("X-Kernel-Secret", "X-Kernel-Hello")
     assert hello.PATH_PREFIX == "/v2/"
     assert hello.CHANNELS == ("shell", "iopub", "stdin", "control", "hb", "journal", "relay")
-    assert {code.name: code.value for code in hello.Close} == {
+    assert {code.name: code.value for code in hello.CloseCode} == {
         "SUPERSEDED": 4001,
         "BAD_HELLO": 4400,
         "BAD_SECRET": 4401,

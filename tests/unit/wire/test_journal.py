@@ -14,9 +14,9 @@ from daytona_kernel_interp.wire.journal import (
     HEADER_BYTES,
     MAX_FRAMES,
     MAX_RECORD_BYTES,
-    Record,
+    JournalReader,
+    JournalRecord,
     RecordKind,
-    RecordReader,
     encode_record,
     join_frames,
     split_frames,
@@ -26,12 +26,12 @@ from tests.unit import strategies
 
 pytestmark = pytest.mark.quick
 
-RECORDS = st.builds(Record, st.sampled_from(RecordKind), st.binary(max_size=40))
+RECORDS = st.builds(JournalRecord, st.sampled_from(RecordKind), st.binary(max_size=40))
 
 
-def read(pieces: list[bytes]) -> list[Record]:
+def read(pieces: list[bytes]) -> list[JournalRecord]:
     """Return the whole records in ``pieces``, up to where they are no journal any more."""
-    reader, found = RecordReader(), []
+    reader, found = JournalReader(), []
     try:
         for piece in pieces:
             for record in reader.feed(piece):
@@ -43,8 +43,8 @@ def read(pieces: list[bytes]) -> list[Record]:
 
 def test_golden_bytes() -> None:
     """These bytes are journal version 1."""
-    assert encode_record(Record(RecordKind.STARTED, b"ab")) == b"DKJ\x01\x03\0\0\0\0\0\0\x02ab"
-    assert encode_record(Record(RecordKind.LAST)) == b"DKJ\x01\x06\0\0\0\0\0\0\0"
+    assert encode_record(JournalRecord(RecordKind.STARTED, b"ab")) == b"DKJ\x01\x03\0\0\0\0\0\0\x02ab"
+    assert encode_record(JournalRecord(RecordKind.LAST)) == b"DKJ\x01\x06\0\0\0\0\0\0\0"
     assert {kind.name: kind.value for kind in RecordKind} == {
         "IOPUB": 1,
         "OMITTED": 2,
@@ -64,13 +64,13 @@ def test_the_whole_is_bounded() -> None:
 
 
 @given(records=st.lists(RECORDS, max_size=8), places=st.lists(st.integers(0, 500), max_size=8))
-def test_records_survive_in_any_pieces(records: list[Record], places: list[int]) -> None:
+def test_records_survive_in_any_pieces(records: list[JournalRecord], places: list[int]) -> None:
     """However the bytes are cut, the same records come out."""
     assert read(strategies.cut(b"".join(map(encode_record, records)), places)) == records
 
 
 @given(records=st.lists(RECORDS, min_size=1, max_size=4))
-def test_a_torn_record_is_none(records: list[Record]) -> None:
+def test_a_torn_record_is_none(records: list[JournalRecord]) -> None:
     """Cut at any byte, the whole records before it come out, and nothing is made of the rest."""
     data = b"".join(map(encode_record, records))
     for place in range(len(data)):
@@ -88,7 +88,7 @@ def test_a_torn_record_is_none(records: list[Record]) -> None:
     places=st.lists(st.integers(0, 500), max_size=4),
 )
 def test_a_spoiled_header_ends_the_journal(
-    records: list[Record], number: int, header: bytes, places: list[int]
+    records: list[JournalRecord], number: int, header: bytes, places: list[int]
 ) -> None:
     """What stands before garbage comes out; after it only what the garbage's own header claims, never a guess."""
     number %= len(records)
@@ -121,13 +121,13 @@ def test_any_bytes_are_records_or_refused(pieces: list[bytes]) -> None:
 def test_a_header_that_is_none_is_refused_at_once(header: bytes, why: str) -> None:
     """By its header alone: nothing is kept in wait for a record that is too large."""
     with pytest.raises(RemoteProtocolError, match=why):
-        list(RecordReader().feed(header))
+        list(JournalReader().feed(header))
 
 
 def test_a_reader_holds_one_record_at_most() -> None:
     """A journal of any length is read in the memory of its largest record."""
-    record = encode_record(Record(RecordKind.IOPUB, bytes(100_000)))
-    reader = RecordReader()
+    record = encode_record(JournalRecord(RecordKind.IOPUB, bytes(100_000)))
+    reader = JournalReader()
     tracemalloc.start()
     try:
         for _ in range(300):

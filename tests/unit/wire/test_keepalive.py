@@ -9,36 +9,36 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.wire.frames import Frame, FrameType, decode, encode
-from daytona_kernel_interp.wire.hello import MAX_STREAMS, Close, HostHello, RelayHello
+from daytona_kernel_interp.wire.hello import MAX_STREAMS, CloseCode, HostHello, RelayHello
 from daytona_kernel_interp.wire.keepalive import (
     FINAL_CLOSES,
     Admitted,
-    Beat,
     HostStream,
-    LinkTimes,
+    LinkTimings,
     Refused,
     RelayStream,
     RelayStreams,
-    Watch,
+    Watchdog,
+    WatchdogAction,
 )
 from daytona_kernel_interp.wire.protocol_errors import RemoteProtocolError
 
 pytestmark = pytest.mark.quick
 
-TIMES = LinkTimes()
+TIMES = LinkTimings()
 TICK_S = 0.5
 
 
-def beats(watch: Watch, seconds: float, *, heard: bool, in_flight: bool = True, warm: bool = False) -> list[float]:
+def beats(watch: Watchdog, seconds: float, *, heard: bool, in_flight: bool = True, warm: bool = False) -> list[float]:
     """Tick through ``seconds`` from now 0; return when the link was asked, with a minus when it was taken for dead."""
     found = []
     for number in range(1, int(seconds / TICK_S) + 1):
         now = number * TICK_S
         if heard:
-            watch.heard(now)
+            watch.received(now)
         beat = watch.tick(now, in_flight=in_flight, keep_warm=warm)
-        if beat is not Beat.NOTHING:
-            found.append(now if beat is Beat.KEEPALIVE else -now)
+        if beat is not WatchdogAction.NOTHING:
+            found.append(now if beat is WatchdogAction.KEEPALIVE else -now)
     return found
 
 
@@ -47,100 +47,106 @@ def beats(watch: Watch, seconds: float, *, heard: bool, in_flight: bool = True, 
 
 def test_the_rhythm_is_the_documented_one() -> None:
     """1 s and 4 s while busy, 15 s while idle, ten minutes to come back."""
-    assert LinkTimes(1.0, 4.0, 15.0, 600.0) == TIMES
+    assert LinkTimings(1.0, 4.0, 15.0, 600.0) == TIMES
 
 
 def test_a_busy_link_is_asked_once_a_second() -> None:
     """The first question comes a second after something began to be waited for, so that most cells cost none."""
-    assert beats(Watch(TIMES, 0.0), 5, heard=True) == [1.5, 2.5, 3.5, 4.5]
+    assert beats(Watchdog(TIMES, 0.0), 5, heard=True) == [1.5, 2.5, 3.5, 4.5]
 
 
 def test_a_silent_link_is_dead_after_four_seconds() -> None:
     """It is asked meanwhile; with the tick of 0.5 s a dead link is known within 5 s of the first wait."""
-    assert beats(Watch(TIMES, 0.0), 4.5, heard=False) == [1.5, 2.5, 3.5, -4.5]
+    assert beats(Watchdog(TIMES, 0.0), 4.5, heard=False) == [1.5, 2.5, 3.5, -4.5]
 
 
 def test_silence_before_anything_was_waited_for_does_not_count() -> None:
     """A link that was idle for hours gets its four seconds from when something is asked of it."""
-    watch = Watch(TIMES, 0.0)
-    assert watch.tick(9000.0, in_flight=False) is Beat.NOTHING
+    watch = Watchdog(TIMES, 0.0)
+    assert watch.tick(9000.0, in_flight=False) is WatchdogAction.NOTHING
     assert [watch.tick(9000.5 + second, in_flight=True) for second in range(5)] == [
-        Beat.NOTHING,
-        *[Beat.KEEPALIVE] * 3,
-        Beat.DEAD,
+        WatchdogAction.NOTHING,
+        *[WatchdogAction.KEEPALIVE] * 3,
+        WatchdogAction.DEAD,
     ]
 
 
 def test_whoever_ticks_late_asks_before_it_judges() -> None:
     """A loop that was busy, or a machine that slept, has not listened: silence counts from when it is back."""
-    watch = Watch(TIMES, 0.0)
+    watch = Watchdog(TIMES, 0.0)
     watch.tick(0.5, in_flight=True)
-    assert watch.tick(9000.0, in_flight=True) is Beat.KEEPALIVE
-    assert [watch.tick(9000.0 + second, in_flight=True) for second in range(1, 5)] == [*[Beat.KEEPALIVE] * 3, Beat.DEAD]
+    assert watch.tick(9000.0, in_flight=True) is WatchdogAction.KEEPALIVE
+    assert [watch.tick(9000.0 + second, in_flight=True) for second in range(1, 5)] == [
+        *[WatchdogAction.KEEPALIVE] * 3,
+        WatchdogAction.DEAD,
+    ]
 
 
 def test_an_end_of_the_wait_forgets_its_silence() -> None:
     """Each time that something is waited for has four seconds of its own."""
-    watch = Watch(TIMES, 0.0)
+    watch = Watchdog(TIMES, 0.0)
     watch.tick(1.0, in_flight=True)
     for now in (2.0, 3.0, 4.0):
         watch.tick(now, in_flight=True)
     watch.tick(4.5, in_flight=False)
-    assert watch.tick(5.5, in_flight=True) is Beat.NOTHING
+    assert watch.tick(5.5, in_flight=True) is WatchdogAction.NOTHING
     for now in (6.5, 7.5, 8.5):
-        assert watch.tick(now, in_flight=True) is Beat.KEEPALIVE
-    assert watch.tick(9.5, in_flight=True) is Beat.DEAD
+        assert watch.tick(now, in_flight=True) is WatchdogAction.KEEPALIVE
+    assert watch.tick(9.5, in_flight=True) is WatchdogAction.DEAD
 
 
 def test_any_byte_is_a_sign_of_life() -> None:
     """A reader that does not read stops the acks only: its relay answers, and the link lives."""
-    watch = Watch(TIMES, 0.0)
+    watch = Watchdog(TIMES, 0.0)
     watch.tick(0.0, in_flight=True)
     for second in range(1, 3000):
         if second % 3 == 0:
-            watch.heard(float(second))
-        assert watch.tick(second, in_flight=True) is not Beat.DEAD
-    assert [watch.tick(second, in_flight=True) for second in (3000, 3001)] == [Beat.KEEPALIVE, Beat.DEAD]
+            watch.received(float(second))
+        assert watch.tick(second, in_flight=True) is not WatchdogAction.DEAD
+    assert [watch.tick(second, in_flight=True) for second in (3000, 3001)] == [
+        WatchdogAction.KEEPALIVE,
+        WatchdogAction.DEAD,
+    ]
 
 
 @pytest.mark.parametrize(("warm", "asked"), [(True, [15.0, 30.0, 45.0]), (False, [])])
 def test_an_idle_link_is_kept_warm_where_it_is_asked_for(warm: bool, asked: list[float]) -> None:
     """One stream of an idle session is asked every 15 s."""
-    assert beats(Watch(TIMES, 0.0), 59.5, heard=True, in_flight=False, warm=warm) == asked
+    assert beats(Watchdog(TIMES, 0.0), 59.5, heard=True, in_flight=False, warm=warm) == asked
 
 
 def test_an_idle_link_that_does_not_answer_is_dead() -> None:
     """Four seconds after it was asked; before, its silence proves nothing."""
-    assert beats(Watch(TIMES, 0.0), 19.0, heard=False, in_flight=False, warm=True) == [15.0, -19.0]
+    assert beats(Watchdog(TIMES, 0.0), 19.0, heard=False, in_flight=False, warm=True) == [15.0, -19.0]
 
 
 def test_an_idle_link_that_was_asked_late_is_asked_for_its_answer_anew() -> None:
     """A machine that slept after the question has not listened for the answer."""
-    watch = Watch(TIMES, 0.0)
+    watch = Watchdog(TIMES, 0.0)
     for second in range(1, 16):
         beat = watch.tick(float(second), in_flight=False, keep_warm=True)
-    assert beat is Beat.KEEPALIVE
-    assert watch.tick(9000.0, in_flight=False, keep_warm=True) is Beat.NOTHING
-    watch.heard(9001.0)
+    assert beat is WatchdogAction.KEEPALIVE
+    assert watch.tick(9000.0, in_flight=False, keep_warm=True) is WatchdogAction.NOTHING
+    watch.received(9001.0)
     assert [watch.tick(9001.0 + second, in_flight=False, keep_warm=True) for second in range(4)] == [
-        Beat.KEEPALIVE,
-        *[Beat.NOTHING] * 3,
+        WatchdogAction.KEEPALIVE,
+        *[WatchdogAction.NOTHING] * 3,
     ]
 
 
 @given(st.lists(st.tuples(st.floats(0, 1.5), st.booleans(), st.booleans()), max_size=60))
 def test_only_silence_while_waiting_kills(steps: list[tuple[float, bool, bool]]) -> None:
     """A link is dead exactly when four seconds of a wait passed without a byte."""
-    watch, now, since = Watch(TIMES, 0.0), 0.0, None
+    watch, now, since = Watchdog(TIMES, 0.0), 0.0, None
     heard_at = 0.0
     for wait_s, heard, in_flight in steps:
         now += wait_s
         if heard:
-            watch.heard(now)
+            watch.received(now)
             heard_at = now
         since = (now if since is None or wait_s > 1.0 else since) if in_flight else None  # a late tick begins anew
         dead = since is not None and now - max(since, heard_at) >= 4.0
-        assert (watch.tick(now, in_flight=in_flight) is Beat.DEAD) == dead
+        assert (watch.tick(now, in_flight=in_flight) is WatchdogAction.DEAD) == dead
 
 
 # --- the host's end -------------------------------------------------------------------------------------
@@ -201,7 +207,7 @@ def admitted(streams: RelayStreams, hello: HostHello, channel: str = "shell") ->
     return answer.stream
 
 
-def refused(streams: RelayStreams, hello: HostHello, channel: str = "shell") -> Close:
+def refused(streams: RelayStreams, hello: HostHello, channel: str = "shell") -> CloseCode:
     """Have an attachment refused; return with which code."""
     answer = streams.admit(channel, hello)
     assert isinstance(answer, Refused), answer
@@ -238,17 +244,17 @@ def test_a_relay_stream_keeps_its_secret_to_itself() -> None:
 @pytest.mark.parametrize(
     ("changes", "channel", "code"),
     [
-        ({"resume": "0" * 64}, "shell", Close.BAD_SECRET),
-        ({"resume": "0" * 64, "generation": 1}, "shell", Close.BAD_SECRET),  # and nothing else is told
-        ({"generation": 1}, "shell", Close.STALE_GENERATION),
-        ({"kernel": "2-cd"}, "shell", Close.BAD_HELLO),
-        ({}, "iopub", Close.BAD_HELLO),
-        ({"received": 4}, "shell", Close.BAD_HELLO),
-        ({"stream": "0" * 32, "known": True}, "shell", Close.UNKNOWN_STREAM),
-        ({"stream": "0" * 32, "known": False, "received": 1}, "shell", Close.BAD_HELLO),
+        ({"resume": "0" * 64}, "shell", CloseCode.BAD_SECRET),
+        ({"resume": "0" * 64, "generation": 1}, "shell", CloseCode.BAD_SECRET),  # and nothing else is told
+        ({"generation": 1}, "shell", CloseCode.STALE_GENERATION),
+        ({"kernel": "2-cd"}, "shell", CloseCode.BAD_HELLO),
+        ({}, "iopub", CloseCode.BAD_HELLO),
+        ({"received": 4}, "shell", CloseCode.BAD_HELLO),
+        ({"stream": "0" * 32, "known": True}, "shell", CloseCode.UNKNOWN_STREAM),
+        ({"stream": "0" * 32, "known": False, "received": 1}, "shell", CloseCode.BAD_HELLO),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(changes: dict[str, object], channel: str, code: Close) -> None:
+def test_what_does_not_fit_is_refused_by_name(changes: dict[str, object], channel: str, code: CloseCode) -> None:
     """Each refusal has its code, makes no stream, and leaves the others and its own as they were."""
     streams, host, other = RelayStreams(), HostStream("1-ab"), HostStream("1-ab")
     stream, neighbour = admitted(streams, host.next_hello()), admitted(streams, other.next_hello(), "iopub")
@@ -277,13 +283,13 @@ def test_a_flood_of_streams_is_refused_at_the_limit() -> None:
     hosts = [HostStream("k") for _ in range(MAX_STREAMS)]
     found = [admitted(streams, host.next_hello()) for host in hosts]
     for _ in range(1000):
-        assert refused(streams, HostStream("k").next_hello()) is Close.TOO_MANY_STREAMS
+        assert refused(streams, HostStream("k").next_hello()) is CloseCode.TOO_MANY_STREAMS
     assert list(streams) == found
     assert admitted(streams, hosts[0].next_hello()) is found[0]  # a known one is no new one
     streams.remove(found[1])
     streams.remove(found[1])
     admitted(streams, HostStream("k").next_hello())
-    assert refused(streams, HostStream("k").next_hello()) is Close.TOO_MANY_STREAMS
+    assert refused(streams, HostStream("k").next_hello()) is CloseCode.TOO_MANY_STREAMS
 
 
 def test_a_detached_stream_waits_for_its_lifetime() -> None:
@@ -301,10 +307,10 @@ def test_a_detached_stream_waits_for_its_lifetime() -> None:
     streams.detached(stream, 200.0)
     assert streams.expired(210.0) == [stream]
     streams.remove(stream)
-    assert refused(streams, host.next_hello()) is Close.UNKNOWN_STREAM
+    assert refused(streams, host.next_hello()) is CloseCode.UNKNOWN_STREAM
 
 
 def test_our_close_codes_are_final() -> None:
     """After one of ours nobody dials; after a lost socket or a proxy's code the host does."""
-    assert {int(code) for code in Close} == FINAL_CLOSES
+    assert {int(code) for code in CloseCode} == FINAL_CLOSES
     assert not FINAL_CLOSES & {1000, 1001, 1006, 1009, *range(1011, 1014)}

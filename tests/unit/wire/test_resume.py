@@ -10,7 +10,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.wire.frames import HEADER_BYTES, Frame, FrameType, decode, encode
-from daytona_kernel_interp.wire.hello import Close, HostHello, parse_host_hello
+from daytona_kernel_interp.wire.hello import CloseCode, HostHello, parse_host_hello
 from daytona_kernel_interp.wire.keepalive import HostStream, Refused, RelayStream, RelayStreams
 from daytona_kernel_interp.wire.stream import Received, Stream
 
@@ -85,7 +85,7 @@ class Network:
     def _admit(self, hello: HostHello, socket: Socket) -> None:
         admitted = self.relays.admit("shell", hello)
         if isinstance(admitted, Refused):
-            assert admitted.code is Close.STALE_GENERATION
+            assert admitted.code is CloseCode.STALE_GENERATION
             self.counts["stale"] += 1
             return
         self.counts["admitted"] += 1

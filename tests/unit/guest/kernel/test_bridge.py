@@ -14,8 +14,8 @@ from daytona_kernel_interp.codec import values
 from daytona_kernel_interp.wire import comm as calls
 from daytona_kernel_interp.wire.comm import (
     MAX_LINE_BYTES,
-    Field,
     LineReader,
+    OutputField,
     Parameter,
     Preamble,
     ToolFailure,
@@ -28,7 +28,7 @@ from tests.unit import strategies
 _NAMES = st.from_regex(r"[a-z_]{1,8}", fullmatch=True)
 _PARAMETERS = st.builds(Parameter, _NAMES, st.integers(0, 4), st.none() | st.text(max_size=8))
 _TOOLS = st.builds(ToolSpec, _NAMES, st.text(max_size=8), st.none() | st.lists(_PARAMETERS, max_size=3).map(tuple))
-_FIELDS = st.lists(st.builds(Field, _NAMES, st.text(max_size=8)), max_size=3).map(tuple)
+_FIELDS = st.lists(st.builds(OutputField, _NAMES, st.text(max_size=8)), max_size=3).map(tuple)
 _PREAMBLES = st.builds(
     Preamble,
     variables=st.dictionaries(_NAMES, st.integers() | st.text(), max_size=3),
@@ -44,7 +44,7 @@ def test_golden_preamble() -> None:
     preamble = Preamble(
         variables={"x": 1},
         tools=(ToolSpec("f", "Doc.", (Parameter("a", 1), Parameter("b", 3, "2"))), ToolSpec("g")),
-        fields=(Field("answer", "str"),),
+        fields=(OutputField("answer", "str"),),
         max_output_chars=10,
     )
     assert preamble.to_value() == {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from daytona_kernel_interp.client import inspect_request as looking
-from daytona_kernel_interp.client.inspect_request import look
+from daytona_kernel_interp.client.inspect_request import inspect_kernel
 from daytona_kernel_interp.errors import KernelError, SandboxFailed, SandboxGone, TunnelLost
 
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ class Side:
             raise self._answer
         return self._answer
 
-    async def ask(self, question: Any) -> Any:
+    async def request_control(self, question: Any) -> Any:
         return {"content": {"data": await self._speak(question)}}
 
-    look = _speak
+    kernel_status = _speak
 
     @contextlib.contextmanager
     def in_flight(self) -> Iterator[None]:
@@ -52,7 +52,7 @@ class Side:
 
 async def looked(kernel: Side | None, relay: Side, name: str | None = None) -> dict[str, Any]:
     calls = [["llm_query", 1.0]]
-    return await look(cast("Channels | None", kernel), cast("Tunnel", relay), "1", name, lambda: calls)
+    return await inspect_kernel(cast("Channels | None", kernel), cast("Tunnel", relay), "1", name, lambda: calls)
 
 
 async def test_the_kernel_is_heard_first() -> None:
@@ -109,7 +109,7 @@ async def test_a_relay_that_is_gone_is(error: KernelError) -> None:
 
 async def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a while that is an error, and nothing is left waiting."""
-    monkeypatch.setattr(looking, "_LOOK_S", 0.05)
+    monkeypatch.setattr(looking, "_ANSWER_S", 0.05)
     kernel, relay = Side({}, NEVER), Side({}, NEVER)
     with pytest.raises(TunnelLost, match="neither the kernel nor its relay answered"):
         await looked(kernel, relay)

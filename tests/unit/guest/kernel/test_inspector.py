@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from daytona_kernel_interp.guest.kernel import inspector as inspecting
 from daytona_kernel_interp.guest.kernel.inspector import describe, summarize
-from daytona_kernel_interp.wire.inspect_messages import MAX_LOOK_BYTES, MAX_VARIABLES, PREVIEW_CHARS
+from daytona_kernel_interp.wire.inspect_messages import MAX_INSPECT_BYTES, MAX_VARIABLES, PREVIEW_CHARS
 
 pytestmark = pytest.mark.quick
 
@@ -92,7 +92,7 @@ def test_a_module_in_numpys_place_is_not_asked(monkeypatch: pytest.MonkeyPatch) 
 
 def test_code_that_runs_all_the_same_does_not_end_the_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """A finalizer of C code, say, that nobody thought of: its exit costs that one row and no other."""
-    monkeypatch.setitem(inspecting._KNOWN, id(complex), ("variable", None, _touch))
+    monkeypatch.setitem(inspecting._HANDLERS, id(complex), ("variable", None, _touch))
     rows, _ = summarize({"a": 1, "b": 2j, "c": 3}, {})
     assert [row[4] for row in rows] == ["1", "", "3"]
     assert rows[1] == ["b", "complex", *_NOTHING]
@@ -173,7 +173,7 @@ def test_a_large_namespace_is_bounded() -> None:
     rows, left_out = summarize({f"v{i}": i for i in range(MAX_VARIABLES + 50)}, {})
     assert (len(rows), left_out, rows[-1][0]) == (MAX_VARIABLES, 50, f"v{MAX_VARIABLES + 49}")
     wide, more = summarize({f"{'é' * 150}{i}": "é" * 500 for i in range(MAX_VARIABLES)}, {})
-    assert len(json.dumps(wide)) <= MAX_LOOK_BYTES + 10_000
+    assert len(json.dumps(wide)) <= MAX_INSPECT_BYTES + 10_000
     assert len(wide) + more == MAX_VARIABLES
     assert more > 0
 
@@ -290,8 +290,8 @@ def test_the_line_of_a_thread() -> None:
     thread.start()
     began.wait()
     try:
-        assert inspecting.line_of(thread.ident, folder) == 7
-        assert inspecting.line_of(thread.ident, os.path.join(os.sep, "nowhere")) is None
+        assert inspecting.line_of_thread(thread.ident, folder) == 7
+        assert inspecting.line_of_thread(thread.ident, os.path.join(os.sep, "nowhere")) is None
     finally:
         go_on.set()
         thread.join()
@@ -310,8 +310,8 @@ async def test_tasks_are_named_by_their_coroutine() -> None:
     mine: Any = Mine(fetch(), loop=asyncio.get_running_loop())
     over = asyncio.create_task(asyncio.sleep(0))
     await over
-    assert inspecting.tasks_of([task, mine, over, 5], ("/nowhere",)) == ["fetch"]
-    assert inspecting.tasks_of([task], (os.path.dirname(__file__),)) == []
+    assert inspecting.task_names([task, mine, over, 5], ("/nowhere",)) == ["fetch"]
+    assert inspecting.task_names([task], (os.path.dirname(__file__),)) == []
     task.cancel()
     asyncio.Task.cancel(mine)
     del Mine.done

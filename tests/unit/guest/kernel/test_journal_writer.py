@@ -27,9 +27,9 @@ from daytona_kernel_interp.wire.journal import (
     MAX_FRAMES,
     MAX_RECORD_BYTES,
     MAX_SEGMENTS,
-    Record,
+    JournalReader,
+    JournalRecord,
     RecordKind,
-    RecordReader,
     encode_record,
     split_frames,
 )
@@ -49,9 +49,9 @@ def message(msg_id: str, size: int = 10) -> list[bytes]:
     return [b"topic", DELIMITER, b"signature", header, b"{}", b"{}", b"x" * size, b"buffer"]
 
 
-def parse(pieces: Iterator[bytes]) -> list[Record]:
+def parse(pieces: Iterator[bytes]) -> list[JournalRecord]:
     """Return the records that a host makes of what the relay sends."""
-    reader = RecordReader()
+    reader = JournalReader()
     return [record for piece in pieces for record in reader.feed(piece)]
 
 
@@ -76,10 +76,10 @@ def two_cells(folder: Path) -> JournalWriter:
     """Write a journal of two cells."""
     writer = JournalWriter(folder)
     for cell in ("a", "b"):
-        writer.started(cell)
-        writer.published(message(f"{cell}1"))
-        writer.published(message(f"{cell}2"))
-        writer.ended(cell, {"status": "ok"}, {})
+        writer.cell_started(cell)
+        writer.message_published(message(f"{cell}1"))
+        writer.message_published(message(f"{cell}2"))
+        writer.cell_ended(cell, {"status": "ok"}, {})
     return writer
 
 
@@ -113,11 +113,11 @@ def test_a_journal_is_read_from_where_it_is_asked_for(
 def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     """Frames and replies are the very same, in the order they were recorded."""
     writer = JournalWriter(tmp_path / "j")
-    writer.started("cell-\u00fc")
-    writer.published([memoryview(b"a"), bytearray(b""), b"c" * 1000])
-    writer.ended("cell-\u00fc", {"status": "error", "evalue": "\udc80", "what": Path("x")}, {"m": 1})
+    writer.cell_started("cell-\u00fc")
+    writer.message_published([memoryview(b"a"), bytearray(b""), b"c" * 1000])
+    writer.cell_ended("cell-\u00fc", {"status": "error", "evalue": "\udc80", "what": Path("x")}, {"m": 1})
     started, published, ended = parse(read_journal(tmp_path / "j", None, None))
-    assert started == Record(RecordKind.STARTED, "cell-\u00fc".encode())
+    assert started == JournalRecord(RecordKind.STARTED, "cell-\u00fc".encode())
     assert split_frames(published.payload) == [b"a", b"", b"c" * 1000]
     assert json.loads(ended.payload) == {
         "cell": "cell-\u00fc",
@@ -130,8 +130,8 @@ def test_a_cell_that_ran_twice_is_read_from_its_first_start(tmp_path: Path) -> N
     """Nothing that was recorded for it is left out."""
     writer = JournalWriter(tmp_path / "j")
     for number in (1, 2):
-        writer.started("a")
-        writer.published(message(f"m{number}"))
+        writer.cell_started("a")
+        writer.message_published(message(f"m{number}"))
     assert told(tmp_path / "j", cell="a") == ["+a", "m1", "+a", "m2"]
     assert told(tmp_path / "j") == ["+a", "m2"]
 
@@ -158,9 +158,9 @@ def test_a_journal_is_bounded_on_disk(tmp_path: Path, monkeypatch: pytest.Monkey
     """The oldest segments go; the newest output is there, in order, and what is not is said to be missing."""
     monkeypatch.setattr(journal, "SEGMENT_BYTES", SMALL_SEGMENT)
     writer = JournalWriter(tmp_path / "j")
-    writer.started("a")
+    writer.cell_started("a")
     for number in range(500):
-        writer.published(message(f"m{number}", 100))
+        writer.message_published(message(f"m{number}", 100))
         size = sum(path.stat().st_size for path in (tmp_path / "j").iterdir())
         assert size < (MAX_SEGMENTS + 1) * (SMALL_SEGMENT + 400)
     assert len(list((tmp_path / "j").iterdir())) == MAX_SEGMENTS + 1
@@ -176,10 +176,10 @@ def test_a_journal_is_bounded_on_disk(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_huge_message_is_told_without_its_content(tmp_path: Path) -> None:
     """It keeps its place by its header; its content would cost the rest of the journal."""
     writer = JournalWriter(tmp_path / "j")
-    writer.started("a")
+    writer.cell_started("a")
     for frames in (message("big", MAX_RECORD_BYTES), message("many") + [b""] * MAX_FRAMES):
-        writer.published(frames)
-    writer.published(message("next"))
+        writer.message_published(frames)
+    writer.message_published(message("next"))
     assert told(tmp_path / "j") == ["+a", "big", "many", "next"]
     kinds = [record.kind for record in parse(read_journal(tmp_path / "j", None, None))]
     assert kinds[1:] == [RecordKind.OMITTED, RecordKind.OMITTED, RecordKind.IOPUB]
@@ -189,11 +189,11 @@ def test_a_huge_message_is_told_without_its_content(tmp_path: Path) -> None:
 def test_what_no_record_can_hold_does_not_spoil_the_rest(tmp_path: Path) -> None:
     """A reply with a huge error text is told in short, a message with a huge header is a gap; what follows is whole."""
     writer = JournalWriter(tmp_path / "j")
-    writer.started("a")
+    writer.cell_started("a")
     huge = "x" * (MAX_RECORD_BYTES + 1)
-    writer.published([b"topic", DELIMITER, b"signature", huge.encode()])
-    writer.ended("a", {"status": "error", "execution_count": 7, "ename": "E", "evalue": huge, "traceback": []}, {})
-    writer.started("b")
+    writer.message_published([b"topic", DELIMITER, b"signature", huge.encode()])
+    writer.cell_ended("a", {"status": "error", "execution_count": 7, "ename": "E", "evalue": huge, "traceback": []}, {})
+    writer.cell_started("b")
     assert told(tmp_path / "j", cell="a") == ["+a", "GAP", "-a", "+b"]
     content = json.loads(parse(read_journal(tmp_path / "j", None, "a"))[2].payload)["content"]
     assert (content["status"], content["execution_count"], content["ename"]) == ("error", 7, "E")
@@ -206,16 +206,16 @@ def test_what_no_record_can_hold_does_not_spoil_the_rest(tmp_path: Path) -> None
 def test_a_full_disk_costs_the_journal_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What finds no room is lost without a word to the cell; the next that does stands behind a GAP."""
     writer = JournalWriter(tmp_path / "j")
-    writer.started("a")
-    writer.published(message("m1"))
+    writer.cell_started("a")
+    writer.message_published(message("m1"))
     write = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:5]))  # as a disk does that fills up
-    writer.published(message("m2"))
+    writer.message_published(message("m2"))
     monkeypatch.setattr(os, "open", _no_room)
-    writer.published(message("m3"))
+    writer.message_published(message("m3"))
     monkeypatch.undo()
-    writer.published(message("m4"))
-    writer.published(message("m5"))
+    writer.message_published(message("m4"))
+    writer.message_published(message("m5"))
     assert told(tmp_path / "j", cell="a") == ["+a", "m1", "GAP", "CONTINUED", "m4", "m5"]
 
 
@@ -251,9 +251,9 @@ def test_a_spoiled_journal_never_stops_the_relay(
     data = segment.read_bytes()
     place %= len(data)
     segment.write_bytes(data[:place] + garbage + data[place + len(garbage) :])
-    (folder / "00000002.seg").write_bytes(encode_record(Record(RecordKind.STARTED, b"last")))
+    (folder / "00000002.seg").write_bytes(encode_record(JournalRecord(RecordKind.STARTED, b"last")))
     for after, cell in ((None, None), ("a1", None), (None, "b")):
-        assert parse(read_journal(folder, after, cell))[-1] == Record(RecordKind.STARTED, b"last")
+        assert parse(read_journal(folder, after, cell))[-1] == JournalRecord(RecordKind.STARTED, b"last")
 
 
 def test_spoiled_bytes_are_a_gap(tmp_path: Path) -> None:
@@ -269,24 +269,24 @@ def test_a_segment_deleted_under_the_reader_is_a_gap(tmp_path: Path, monkeypatch
     monkeypatch.setattr(journal, "SEGMENT_BYTES", SMALL_SEGMENT)
     writer = JournalWriter(tmp_path / "j")
     for number in range(60):
-        writer.published(message(f"m{number}", 100))
+        writer.message_published(message(f"m{number}", 100))
     pieces = read_journal(tmp_path / "j", "m5", None)
     first = next(pieces)
     segments = sorted((tmp_path / "j").glob("*.seg"))
     segments[1].unlink()
     records = parse(iter([first, *pieces]))
-    gap = records.index(Record(RecordKind.GAP))
+    gap = records.index(JournalRecord(RecordKind.GAP))
     assert 0 < gap < len(records) - 1
 
 
 def test_a_reader_beside_the_writer_sees_whole_records_in_order(tmp_path: Path) -> None:
     """Whenever it reads, what it gets is a beginning of what was written."""
     writer, count = JournalWriter(tmp_path / "j"), 3000
-    writer.started("a")
+    writer.cell_started("a")
 
     def write() -> None:
         for number in range(count):
-            writer.published(message(f"m{number}", number % 700))
+            writer.message_published(message(f"m{number}", number % 700))
 
     thread = threading.Thread(target=write)
     thread.start()
@@ -306,7 +306,7 @@ def test_threads_that_write_at_once_tear_nothing(tmp_path: Path, monkeypatch: py
 
     def write(name: str) -> None:
         for number in range(300):
-            writer.published(message(f"{name}{number}", 100))
+            writer.message_published(message(f"{name}{number}", 100))
 
     threads = [threading.Thread(target=write, args=(name,)) for name in "abcd"]
     for thread in threads:
@@ -324,9 +324,9 @@ def test_a_forked_child_writes_nothing(tmp_path: Path) -> None:
         "import os, sys; from pathlib import Path\n"
         "from daytona_kernel_interp.guest.kernel.journal_writer import JournalWriter\n"
         "writer = JournalWriter(Path(sys.argv[1]))\n"
-        "writer.started('parent')\n"
+        "writer.cell_started('parent')\n"
         "if os.fork() == 0:\n"
-        "    writer.published([b'child'])\n"
+        "    writer.message_published([b'child'])\n"
         "    os._exit(0)\n"
         "os.wait()\n"
     )
@@ -354,7 +354,7 @@ def test_pending_text_is_what_was_not_published(tmp_path: Path) -> None:
     assert pending(tmp_path / "j") == [("stdout", "a", "one two\u00fc"), ("stderr", "a", "oh")]
     text.published("stdout", 4)
     assert pending(tmp_path / "j") == [("stdout", "a", "two\u00fc"), ("stderr", "a", "oh")]
-    text.published("stdout", text.taken("stdout"))
+    text.published("stdout", text.length("stdout"))
     text.published("stderr", 2)
     assert pending(tmp_path / "j") == []
     text.add("stderr", "b", "next")
@@ -382,7 +382,7 @@ def test_pending_text_is_a_queue(
         published = min(published, len(held[name]))
         text.published(name, text.start(name) + published)
         held[name] = held[name][published:]
-        assert text.taken(name) - text.start(name) == len(held[name])
+        assert text.length(name) - text.start(name) == len(held[name])
     expected = [(name, "c", data.decode("utf-8", "replace")) for name, data in held.items() if data]
     assert pending(folder) == expected
 
@@ -394,9 +394,9 @@ def test_pending_text_is_bounded(tmp_path: Path) -> None:
     text.add("stdout", "a", "x" * (ROOM - 1))
     text.add("stdout", "a", "yy")
     text.add("stdout", "a", "z")  # behind a hole
-    assert text.taken("stdout") == ROOM - 1
+    assert text.length("stdout") == ROOM - 1
     text.add("stdout", "a", "z")
-    assert text.taken("stdout") == ROOM
+    assert text.length("stdout") == ROOM
     assert pending(tmp_path / "j")[1] == ("stderr", "a", "safe")
     text.published("stdout", ROOM - 1)
     text.add("stdout", "a", "y")
@@ -408,13 +408,13 @@ def test_text_is_pending_until_its_message_is_in_the_journal(tmp_path: Path) -> 
     folder = tmp_path / "j"
     text = PendingText(folder)
     writer = JournalWriter(folder, text)
-    writer.started("a")
+    writer.cell_started("a")
     text.add("stdout", "a", "printed")
-    end = text.taken("stdout")
+    end = text.length("stdout")
     text.add("stdout", "a", "\n")
-    text.announce("stdout", end)
+    text.begin_publish("stdout", end)
     assert pending(folder) == [("stdout", "a", "printed\n")]
-    writer.published(message("m1"))
+    writer.message_published(message("m1"))
     assert pending(folder) == [("stdout", "a", "\n")]
     segment = folder / "00000001.seg"
     os.truncate(segment, segment.stat().st_size - 1)  # the message was not written in whole, so it was not sent
@@ -427,15 +427,15 @@ def test_only_the_thread_that_announced_a_text_publishes_it(tmp_path: Path) -> N
     text = PendingText(folder)
     writer = JournalWriter(folder, text)
     text.add("stdout", "a", "one")
-    text.announce("stdout", text.taken("stdout"))
-    other = threading.Thread(target=writer.published, args=(message("display"),))
+    text.begin_publish("stdout", text.length("stdout"))
+    other = threading.Thread(target=writer.message_published, args=(message("display"),))
     other.start()
     other.join()
     assert pending(folder) == [("stdout", "a", "one")]
-    writer.published(message("m1"))
+    writer.message_published(message("m1"))
     assert pending(folder) == []
     text.add("stdout", "a", "two")
-    writer.published(message("status"))
+    writer.message_published(message("status"))
     assert pending(folder) == [("stdout", "a", "two")]
 
 

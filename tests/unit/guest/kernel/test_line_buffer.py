@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from daytona_kernel_interp.client.output_text import plain_text
 from daytona_kernel_interp.guest.kernel import line_buffer as lines
-from daytona_kernel_interp.guest.kernel.line_buffer import LongLines, Redraws
+from daytona_kernel_interp.guest.kernel.line_buffer import LongLineLimiter, RedrawBuffer
 
 pytestmark = pytest.mark.quick
 
@@ -31,18 +31,18 @@ def test_a_redrawn_line_reads_the_same(texts: list[str], watched: bool, held: in
     """However the text was cut into writes and whoever watched: a model reads what it would have read of all of it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lines, "_STATE_CHARS", held)
-        redraws, out = Redraws(Clock(1)), ""
+        redraws, out = RedrawBuffer(Clock(1)), ""
         for text in texts:
             out += redraws.feed(text)
             if watched and redraws.pending:
-                out += redraws.show()
+                out += redraws.current_state()
         assert plain_text(out + redraws.finish()) == plain_text("".join(texts))
 
 
 @given(texts=_TEXTS)
 def test_what_is_settled_is_each_line_once(texts: list[str]) -> None:
     """With nobody watching: no state in between, but for what stood there before the first redraw."""
-    redraws = Redraws()
+    redraws = RedrawBuffer()
     out = "".join(map(redraws.feed, texts)) + redraws.finish()
     assert all(line.count("\r") <= 1 for line in out.split("\n"))
     assert sum(map(len, texts)) >= len(out) - out.count("\r")
@@ -50,22 +50,22 @@ def test_what_is_settled_is_each_line_once(texts: list[str]) -> None:
 
 def test_text_without_redraws_is_not_held_back() -> None:
     """It goes out as it comes, also in the middle of a line."""
-    redraws = Redraws()
+    redraws = RedrawBuffer()
     assert [redraws.feed(text) for text in ("a", "b\nc", "\r", "d", "\n", "e")] == ["a", "b\nc", "", "", "\rd\n", "e"]
 
 
 def test_states_are_shown_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not more often than there is something to see, and not for ever."""
-    redraws, shown = Redraws(Clock(lines.REDRAW_S / 4)), 0
+    redraws, shown = RedrawBuffer(Clock(lines.REDRAW_S / 4)), 0
     for number in range(100):
         redraws.feed(f"\r{number}")
-        shown += bool(redraws.show())
+        shown += bool(redraws.current_state())
     assert 20 < shown < 60
-    redraws = Redraws(Clock(1))
+    redraws = RedrawBuffer(Clock(1))
     size = 0
     for number in range(10_000):
         redraws.feed(f"\r{number:99}")
-        size += len(redraws.show())
+        size += len(redraws.current_state())
     assert lines.REDRAWN_CHARS - 200 < size <= lines.REDRAWN_CHARS
 
 
@@ -74,7 +74,7 @@ def test_a_long_line_is_cut_in_its_middle(texts: list[str], limit: int, held: in
     """Whatever the writes: a line within the limit is whole, of another there are both ends and a true count."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lines, "_HELD_CHARS", held)
-        long_lines = LongLines(limit, lambda left_out: f"<{left_out}>")
+        long_lines = LongLineLimiter(limit, lambda left_out: f"<{left_out}>")
         out = "".join(map(long_lines.feed, texts)) + long_lines.finish()
     half = limit // 2
     for line, whole in zip(out.split("\n"), "".join(texts).split("\n"), strict=True):
@@ -84,7 +84,7 @@ def test_a_long_line_is_cut_in_its_middle(texts: list[str], limit: int, held: in
 
 def test_a_line_without_end_is_not_kept_whole() -> None:
     """Of a gigabyte in one line a kernel holds its two ends."""
-    long_lines = LongLines(1000, str)
+    long_lines = LongLineLimiter(1000, str)
     for _ in range(1000):
         long_lines.feed("x" * 100_000)
         assert sum(map(len, long_lines._held)) < 300_000

@@ -47,7 +47,7 @@ def test_head_count_and_tail_add_up(limit: int, texts: list[str]) -> None:
     """For any writes nothing is lost below the limit, and above it head, count and tail are true."""
     with tempfile.TemporaryDirectory() as folder:
         budget = OutputBudget(limit, Path(folder), "o.txt")
-        now = "".join(map(budget.take, texts))
+        now = "".join(map(budget.admit, texts))
         assert_adds_up(now, budget.close(), "".join(texts), limit)
 
 
@@ -59,7 +59,7 @@ def test_the_file_holds_the_whole_text(limit: int, texts: list[str]) -> None:
         path = Path(folder) / "o.txt"
         budget = OutputBudget(limit, Path(folder), "o.txt")
         for text in texts:
-            budget.take(text)
+            budget.admit(text)
         note = _NOTE.match(budget.close())
         if note is not None:
             assert note[2] == f"the whole is in {path}"
@@ -72,7 +72,7 @@ def test_a_long_flood_keeps_little_in_memory(tmp_path: Path) -> None:
     texts = [f"{number:>99}\n" for number in range(5000)]
     now = ""
     for count, text in enumerate(texts):
-        now += budget.take(text)
+        now += budget.admit(text)
         if count % 100 == 0:
             assert sum(map(len, budget._tail)) < 100_000
     assert_adds_up(now, budget.close(), "".join(texts), 1000)
@@ -83,7 +83,7 @@ def test_one_huge_write_is_cut_like_many(tmp_path: Path) -> None:
     """A single print far beyond the limit has the same head and tail, and its file is whole."""
     budget = OutputBudget(10, tmp_path, "o.txt")
     text = "".join(map(str, range(500_000)))
-    assert budget.take(text) == "01234"
+    assert budget.admit(text) == "01234"
     assert_adds_up("01234", budget.close(), text, 10)
     assert (tmp_path / "o.txt").read_text() == text
 
@@ -91,14 +91,14 @@ def test_one_huge_write_is_cut_like_many(tmp_path: Path) -> None:
 def test_the_count_reads_well(tmp_path: Path) -> None:
     """Thousands are set apart."""
     budget = OutputBudget(10, tmp_path, "o.txt")
-    budget.take("x" * 12_355)
+    budget.admit("x" * 12_355)
     assert "\n[... 12,345 characters left out; " in budget.close()
 
 
 def test_below_the_limit_there_is_no_file(tmp_path: Path) -> None:
     """What fits into the head is sent as it comes and leaves nothing behind."""
     budget = OutputBudget(100, tmp_path, "o.txt")
-    assert budget.take("a" * 50) == "a" * 50
+    assert budget.admit("a" * 50) == "a" * 50
     assert budget.close() == ""
     assert list(tmp_path.iterdir()) == []
 
@@ -107,7 +107,7 @@ def test_without_a_limit_everything_goes_out(tmp_path: Path) -> None:
     """None cuts nothing and keeps nothing."""
     budget = OutputBudget(None, tmp_path, "o.txt")
     text = "x" * 1_000_000
-    assert budget.take(text) == text
+    assert budget.admit(text) == text
     assert budget.clip(text) == text
     assert budget.close() == ""
     assert list(tmp_path.iterdir()) == []
@@ -116,7 +116,7 @@ def test_without_a_limit_everything_goes_out(tmp_path: Path) -> None:
 def test_closing_twice_sends_once(tmp_path: Path) -> None:
     """stdout and stderr share the budget and both close it: the tail goes out once."""
     budget = OutputBudget(10, tmp_path, "o.txt")
-    budget.take("x" * 100)
+    budget.admit("x" * 100)
     assert budget.close()
     assert budget.close() == ""
 
@@ -124,15 +124,15 @@ def test_closing_twice_sends_once(tmp_path: Path) -> None:
 def test_late_text_is_not_lost(tmp_path: Path) -> None:
     """What stderr writes between the two closings still goes out."""
     budget = OutputBudget(10, tmp_path, "o.txt")
-    budget.take("x" * 100)
+    budget.admit("x" * 100)
     budget.close()
-    assert budget.take("late") + budget.close() == "late"
+    assert budget.admit("late") + budget.close() == "late"
 
 
 def test_a_file_that_cannot_be_made_does_not_break_the_cell(tmp_path: Path) -> None:
     """Without a file, head and tail still go out, and the note tells."""
     budget = OutputBudget(10, tmp_path / "nowhere", "o.txt")
-    assert budget.take("x" * 100) == "x" * 5
+    assert budget.admit("x" * 100) == "x" * 5
     assert "the whole could not be written to a file" in budget.close()
 
 
@@ -141,7 +141,7 @@ def test_a_file_that_cannot_be_made_does_not_break_the_cell(tmp_path: Path) -> N
 def test_a_full_disk_does_not_break_the_cell(size: int) -> None:
     """A disk that is full costs the file only: head and tail go out, and the note does not name the file."""
     budget = OutputBudget(10, Path("/dev"), "full")
-    assert budget.take("x" * size) == "x" * 5
+    assert budget.admit("x" * size) == "x" * 5
     rest = budget.close()
     assert rest.endswith("x" * 5)
     assert "the whole is in" not in rest
@@ -154,7 +154,7 @@ def test_the_file_has_a_limit_in_bytes(tmp_path: Path, monkeypatch: pytest.Monke
     budget = OutputBudget(2, tmp_path, "o.txt")
     text = character * 10_000
     for start in range(0, len(text), 10):
-        budget.take(text[start : start + 10])
+        budget.admit(text[start : start + 10])
     note = budget.close()
     spooled = (tmp_path / "o.txt").read_bytes()
     assert 2000 < len(spooled) <= 4000
@@ -222,16 +222,16 @@ class LateStream:
         self.in_pipe, self.sent = in_pipe, ""
 
     def drain(self) -> None:
-        self.sent += self.budget.take(self.in_pipe, self.name)
+        self.sent += self.budget.admit(self.in_pipe, self.name)
 
-    def write_freely(self, text: str) -> None:
+    def write_unlimited(self, text: str) -> None:
         self.sent += text
 
 
 def test_both_pipes_are_drained_before_the_budget_is_closed(tmp_path: Path) -> None:
     """What a child left in the second stream's pipe is in the one count, the tail and the file."""
     budget = OutputBudget(10, tmp_path, "whole.txt")
-    head = budget.take("a" * 20)
+    head = budget.admit("a" * 20)
     streams: list[Any] = [LateStream("stdout", budget, ""), LateStream("stderr", budget, "b" * 20)]
     end_cell(streams, budget)
     assert head == "aaaaa"
@@ -273,9 +273,9 @@ def test_a_pipe_is_drained_whoever_watches_it() -> None:
 def test_what_comes_after_the_end_has_a_limit_of_its_own(tmp_path: Path) -> None:
     """A thread that goes on printing fills neither the wire nor the next cell's text; once, it is said."""
     budget = OutputBudget(100_000, tmp_path, "o.txt")
-    budget.take("x")
+    budget.admit("x")
     budget.close()
-    late = "".join(budget.take("y" * 99 + "\n") for _ in range(10_000))
+    late = "".join(budget.admit("y" * 99 + "\n") for _ in range(10_000))
     assert late.startswith(("y" * 99 + "\n") * 100)
     assert late.endswith("\n[... what else came after the cell had ended is left out ...]\n")
     assert len(late) < 10_100
@@ -285,10 +285,10 @@ def test_a_progress_bar_counts_once(tmp_path: Path) -> None:
     """However often it is drawn, between lines of the other stream: its last state is what there is room for."""
     budget, now = OutputBudget(2000, tmp_path, "o.txt"), {"stdout": "", "stderr": ""}
     for number in range(10_000):
-        now["stderr"] += budget.take(f"\r{number / 100:6.2f}%|{'#' * 80}", "stderr")
+        now["stderr"] += budget.admit(f"\r{number / 100:6.2f}%|{'#' * 80}", "stderr")
         if number % 1000 == 0:
-            now["stdout"] += budget.take(f"line {number}\n", "stdout")
-    now["stderr"] += budget.take("\n", "stderr")
+            now["stdout"] += budget.admit(f"line {number}\n", "stdout")
+    now["stderr"] += budget.admit("\n", "stderr")
     assert budget.finish("stdout") + budget.finish("stderr") + budget.close() == ""
     assert plain_text(now["stderr"]) == f" 99.99%|{'#' * 80}\n"
     assert now["stdout"] == "".join(f"line {number}\n" for number in range(0, 10_000, 1000))
@@ -300,7 +300,7 @@ def test_an_endless_line_leaves_room_for_the_others(tmp_path: Path) -> None:
     """Its middle is left out with a count, the lines around it are whole, and the file has everything."""
     budget = OutputBudget(100_000, tmp_path, "o.txt")
     texts = ["before\n", *["0123456789" * 1000] * 300, "\nafter\n"]
-    text = "".join(map(budget.take, texts)) + budget.close()
+    text = "".join(map(budget.admit, texts)) + budget.close()
     note = f"[... 2,975,000 characters of this line left out; the whole is in {tmp_path / 'o.txt'} ...]"
     half = "0123456789" * 1250
     assert text == f"before\n{half}{note}{half}\nafter\n"

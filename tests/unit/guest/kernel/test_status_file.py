@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daytona_kernel_interp.guest.kernel.status_file import Board, read_board
-from daytona_kernel_interp.guest.relay.resource_usage import use_of
+from daytona_kernel_interp.guest.kernel.status_file import StatusFile, read_status
+from daytona_kernel_interp.guest.relay.resource_usage import resource_usage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,29 +19,29 @@ if TYPE_CHECKING:
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     """Each slot has what was written last, also where that is shorter than what was there before."""
-    board = Board(tmp_path / "board")
-    assert read_board(tmp_path / "board") == ({}, {})
-    board.running({"code": "x" * 1000})
-    board.running({"code": "y"})
-    board.summary({"variables": [["é\ud800"] * 500]})
-    board.summary({"variables": [1]})
-    running, summary = read_board(tmp_path / "board")
+    board = StatusFile(tmp_path / "board")
+    assert read_status(tmp_path / "board") == ({}, {})
+    board.write_running({"code": "x" * 1000})
+    board.write_running({"code": "y"})
+    board.write_summary({"variables": [["é\ud800"] * 500]})
+    board.write_summary({"variables": [1]})
+    running, summary = read_status(tmp_path / "board")
     assert (running["running"], summary["summary"]) == ({"code": "y"}, {"variables": [1]})
     assert summary["at"] >= running["at"] > 0
-    board.running(None)
-    assert read_board(tmp_path / "board")[0]["running"] is None
+    board.write_running(None)
+    assert read_status(tmp_path / "board")[0]["running"] is None
 
 
 def test_no_board_is_no_harm(tmp_path: Path) -> None:
     """Neither a folder that is gone, nor one that cannot be written, nor a link to somewhere raises."""
-    Board(tmp_path / "nowhere" / "board").running({"code": "x"})
-    assert read_board(tmp_path / "nowhere" / "board") == ({}, {})
+    StatusFile(tmp_path / "nowhere" / "board").write_running({"code": "x"})
+    assert read_status(tmp_path / "nowhere" / "board") == ({}, {})
     (tmp_path / "link").symlink_to("/etc/passwd")
-    assert read_board(tmp_path / "link") == ({}, {})
+    assert read_status(tmp_path / "link") == ({}, {})
     os.mkfifo(tmp_path / "fifo")
-    assert read_board(tmp_path / "fifo") == ({}, {})
-    Board(tmp_path / "large").running({"code": "x" * 100_000})
-    assert read_board(tmp_path / "large") == ({}, {})
+    assert read_status(tmp_path / "fifo") == ({}, {})
+    StatusFile(tmp_path / "large").write_running({"code": "x" * 100_000})
+    assert read_status(tmp_path / "large") == ({}, {})
 
 
 @settings(max_examples=60)
@@ -50,7 +50,7 @@ def test_whatever_stands_there(tmp_path_factory: pytest.TempPathFactory, data: b
     """Bytes of any kind are an object or nothing, with a right checksum too."""
     path = tmp_path_factory.mktemp("b") / "board"
     path.write_bytes(b"%08x %s\n" % (zlib.crc32(data), data) if checked else data)
-    running, summary = read_board(path)
+    running, summary = read_status(path)
     assert isinstance(running, dict)
     assert summary == {}
 
@@ -58,8 +58,8 @@ def test_whatever_stands_there(tmp_path_factory: pytest.TempPathFactory, data: b
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="no /proc")
 def test_what_a_process_uses() -> None:
     """Seconds of processor time and bytes of memory of this very process; nothing of one that is gone."""
-    used = use_of(os.getpid())
+    used = resource_usage(os.getpid())
     assert used is not None
     assert 0 < used[0] < 10_000
     assert used[1] > 1 << 20
-    assert use_of(0) is None
+    assert resource_usage(0) is None

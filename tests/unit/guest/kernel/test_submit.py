@@ -9,18 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daytona_kernel_interp.guest.kernel.submit import SubmitSignal, make_submit, schema
-from daytona_kernel_interp.wire.comm import Field
+from daytona_kernel_interp.guest.kernel.submit import SubmitSignal, make_submit, submit_signature
+from daytona_kernel_interp.wire.comm import OutputField
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 pytestmark = pytest.mark.quick
 
-FIELDS = (Field("answer", "str"), Field("score", "int"))
+FIELDS = (OutputField("answer", "str"), OutputField("score", "int"))
 
 
-def submit(fields: Sequence[Field] | None, *args: Any, **kwargs: Any) -> dict[str, Any]:
+def submit(fields: Sequence[OutputField] | None, *args: Any, **kwargs: Any) -> dict[str, Any]:
     """Call SUBMIT and return what it sent."""
     sent: list[dict[str, Any]] = []
     with pytest.raises(SubmitSignal):
@@ -29,7 +29,7 @@ def submit(fields: Sequence[Field] | None, *args: Any, **kwargs: Any) -> dict[st
     return sent[0]
 
 
-def refusal(fields: Sequence[Field] | None, *args: Any, **kwargs: Any) -> str:
+def refusal(fields: Sequence[OutputField] | None, *args: Any, **kwargs: Any) -> str:
     """Call SUBMIT wrongly and return what it says; nothing may have been sent."""
     sent: list[dict[str, Any]] = []
     with pytest.raises(TypeError) as refused:
@@ -67,8 +67,8 @@ def test_a_falsy_answer_is_an_answer(value: Any) -> None:
 @pytest.mark.parametrize("name", ["class", "two words", "self", "args", "send"])
 def test_any_field_name_can_be_submitted(name: str) -> None:
     """A field that is no identifier, or a name of our own, is given by keyword or position."""
-    assert submit([Field(name)], **{name: 1}) == {name: 1}
-    assert submit([Field(name)], 1) == {name: 1}
+    assert submit([OutputField(name)], **{name: 1}) == {name: 1}
+    assert submit([OutputField(name)], 1) == {name: 1}
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,8 @@ def test_a_wrong_call_is_explained(args: tuple[Any, ...], kwargs: dict[str, Any]
 
 def test_schema_shows_types_where_there_are_some() -> None:
     """A field without a type is its name alone."""
-    assert schema([Field("a"), Field("b", "list[str]")]) == "SUBMIT(a, b: list[str])"
-    assert schema([]) == "SUBMIT()"
+    assert submit_signature([OutputField("a"), OutputField("b", "list[str]")]) == "SUBMIT(a, b: list[str])"
+    assert submit_signature([]) == "SUBMIT()"
 
 
 def test_help_shows_the_call() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from daytona_kernel_interp.transport import process_identity as processes
-from daytona_kernel_interp.transport.process_identity import lives, process_mark
+from daytona_kernel_interp.transport.process_identity import process_alive, process_start_mark
 
 pytestmark = pytest.mark.quick
 
@@ -20,39 +20,39 @@ WAITING = [sys.executable, "-c", "input()"]
 
 def test_a_process_keeps_its_mark() -> None:
     """Asked twice, the answer is the same, and it is when the process started."""
-    mark = process_mark(os.getpid())
+    mark = process_start_mark(os.getpid())
     assert mark
-    assert process_mark(os.getpid()) == mark
-    assert lives(os.getpid(), mark)
+    assert process_start_mark(os.getpid()) == mark
+    assert process_alive(os.getpid(), mark)
 
 
 def test_a_later_process_with_the_same_id_is_another() -> None:
     """The id alone does not make it the one that was marked."""
-    assert not lives(os.getpid(), process_mark(os.getpid()) + "1")
-    assert not lives(os.getpid(), "")
+    assert not process_alive(os.getpid(), process_start_mark(os.getpid()) + "1")
+    assert not process_alive(os.getpid(), "")
 
 
 def test_a_process_that_ended_does_not_live() -> None:
     """Not even as long as nobody waited for it, nor afterwards."""
     child = subprocess.Popen(WAITING, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
-        mark = process_mark(child.pid)
-        assert lives(child.pid, mark)
+        mark = process_start_mark(child.pid)
+        assert process_alive(child.pid, mark)
     finally:
         child.kill()
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is not waited for
-    assert not lives(child.pid, mark)
+    assert not process_alive(child.pid, mark)
     child.communicate()
-    assert not lives(child.pid, mark)
+    assert not process_alive(child.pid, mark)
     with pytest.raises(ProcessLookupError):
-        process_mark(child.pid)
+        process_start_mark(child.pid)
 
 
 def test_a_process_that_never_was_has_no_mark() -> None:
     """The error names it."""
     with pytest.raises(ProcessLookupError, match=str(NO_PID)):
-        process_mark(NO_PID)
-    assert not lives(NO_PID, "1")
+        process_start_mark(NO_PID)
+    assert not process_alive(NO_PID, "1")
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
@@ -62,9 +62,9 @@ def test_a_name_with_parentheses_and_spaces_does_not_confuse(tmp_path: Path) -> 
     program.symlink_to("/bin/cat")
     child = subprocess.Popen([str(program)], stdin=subprocess.PIPE)
     try:
-        mark = process_mark(child.pid)
+        mark = process_start_mark(child.pid)
         assert mark.isdigit()
-        assert lives(child.pid, mark)
+        assert process_alive(child.pid, mark)
     finally:
         child.communicate()
 
@@ -73,11 +73,11 @@ def test_without_proc_ps_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no /proc, as on macOS, the mark is the start that ps prints."""
     monkeypatch.setattr(processes, "Path", lambda path: Path("/nowhere") / path.lstrip("/"))
     try:
-        mark = process_mark(os.getpid())
+        mark = process_start_mark(os.getpid())
     except FileNotFoundError:
         pytest.skip("no ps here")
     assert mark
-    assert lives(os.getpid(), mark)
-    assert not lives(os.getpid(), "Thu Jan  1 00:00:00 1970")
+    assert process_alive(os.getpid(), mark)
+    assert not process_alive(os.getpid(), "Thu Jan  1 00:00:00 1970")
     with pytest.raises(ProcessLookupError):
-        process_mark(NO_PID)
+        process_start_mark(NO_PID)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from daytona_kernel_interp import DaytonaSandbox
-from daytona_kernel_interp.sandboxes.daytona.error_text import hint, sentence, wrong_url
+from daytona_kernel_interp.sandboxes.daytona.error_text import advice, error_sentence, url_error
 
 ENTERED = "Failed to create sandbox: Failure during waiting for sandbox to start: Sandbox 1-2 entered error state: "
 
@@ -37,7 +37,7 @@ class Said(Exception):
 )
 def test_each_error_says_what_to_do(error: Said, words: str) -> None:
     """In the service's words too, without what the SDK puts before them."""
-    said = sentence(error)
+    said = error_sentence(error)
     assert words in said
     assert "Failed to create" not in said
     assert "entered error state" not in said
@@ -45,10 +45,10 @@ def test_each_error_says_what_to_do(error: Said, words: str) -> None:
 
 def test_what_else_helps() -> None:
     """gc where there are too many; our own image where there is no such snapshot; else nothing."""
-    assert "daytona-kernel gc" in hint(DaytonaSandbox(), Said("Total CPU limit exceeded", 403))
+    assert "daytona-kernel gc" in advice(DaytonaSandbox(), Said("Total CPU limit exceeded", 403))
     missing = Said("Snapshot x not found. Did you add it through the dashboard?", 400)
-    assert "daytona-kernel image build" in hint(DaytonaSandbox(snapshot="x"), missing)
-    assert hint(DaytonaSandbox(image="a:1"), missing) == hint(DaytonaSandbox(), Said("no", 403)) == ""
+    assert "daytona-kernel image build" in advice(DaytonaSandbox(snapshot="x"), missing)
+    assert advice(DaytonaSandbox(image="a:1"), missing) == advice(DaytonaSandbox(), Said("no", 403)) == ""
 
 
 @pytest.mark.parametrize(
@@ -57,5 +57,5 @@ def test_what_else_helps() -> None:
 def test_an_address_that_is_none(url: str, good: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is shown, beside one that is right."""
     monkeypatch.setenv("DAYTONA_API_URL", url)
-    assert (wrong_url() is None) is good
-    assert good or repr(url) in str(wrong_url())
+    assert (url_error() is None) is good
+    assert good or repr(url) in str(url_error())

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.errors import SandboxFailed
-from daytona_kernel_interp.sandboxes.daytona.probe import Found, Serving, parse_install, parse_look
+from daytona_kernel_interp.sandboxes.daytona.probe import ProbeResult, ServingRelay, parse_install, parse_probe
 
 pytestmark = pytest.mark.quick
 
@@ -42,17 +42,17 @@ JSON = st.recursive(
 
 def test_what_makes_sense_is_taken() -> None:
     """A look with and without a relay, a taken port, a system without /proc, and what was installed."""
-    found = parse_look(FOUND)
-    assert isinstance(found, Found)
+    found = parse_probe(FOUND)
+    assert isinstance(found, ProbeResult)
     assert (found.version, found.missing, found.uploaded, found.port) == ((3, 12), ("ipykernel",), True, 4290)
-    taken = parse_look({**FOUND, "port": None})
-    assert isinstance(taken, Found)
+    taken = parse_probe({**FOUND, "port": None})
+    assert isinstance(taken, ProbeResult)
     assert taken.port is None
-    serving = parse_look({"relay": RELAY})
-    assert isinstance(serving, Serving)
-    assert (serving.place.port, serving.secret, serving.process) == (4290, "s" * 43, "17 12345")
-    without = parse_look({"relay": {**RELAY, "started": ""}})
-    assert isinstance(without, Serving)
+    serving = parse_probe({"relay": RELAY})
+    assert isinstance(serving, ServingRelay)
+    assert (serving.paths.port, serving.secret, serving.process) == (4290, "s" * 43, "17 12345")
+    without = parse_probe({"relay": {**RELAY, "started": ""}})
+    assert isinstance(without, ServingRelay)
     assert without.process == "17"
     assert parse_install({"python": "/p"}) == "/p"
     with pytest.raises(LookupError, match="no way out"):
@@ -81,7 +81,7 @@ def test_what_makes_sense_is_taken() -> None:
 def test_what_would_become_a_header_a_port_or_a_command_is_looked_at(wrong: dict[str, Any]) -> None:
     """The relay's answer comes from whatever listens there."""
     with pytest.raises(SandboxFailed, match="an answer that makes no sense"):
-        parse_look({"relay": {**RELAY, **wrong}})
+        parse_probe({"relay": {**RELAY, **wrong}})
 
 
 @given(
@@ -98,10 +98,10 @@ def test_any_answer_is_taken_or_refused(field: str, of_relay: str, value: Any, g
 
     for answer in (spoiled(FOUND, field), {"relay": spoiled(RELAY, of_relay)}, {"relay": value}, {}):
         try:
-            found = parse_look(answer)
+            found = parse_probe(answer)
         except SandboxFailed:
             continue
-        assert isinstance(found, (Found, Serving))
+        assert isinstance(found, (ProbeResult, ServingRelay))
     try:
         assert parse_install({"python": value}) == value
     except SandboxFailed:
