@@ -12,7 +12,7 @@ import pytest
 from daytona_kernel_interp import Recording, demo
 from daytona_kernel_interp.cli import command_line as cli
 from daytona_kernel_interp.demo import screen as screens
-from daytona_kernel_interp.demo.script import STEPS, Step, rule_lm, scripted_lm, which_mistake
+from daytona_kernel_interp.demo.script import STEPS, ScriptedStep, classify_mistake, rule_based_lm, scripted_lm
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,19 +58,19 @@ def test_a_model_gets_the_users_text_and_question(
 ) -> None:
     """With --model the LM of that name is asked, about --file and --question; code that fails is shown and survived."""
     steps = [
-        Step("Look.", "print(question)\nprint(text.splitlines()[1])\nundefined"),
-        Step("Ask.", "kind = llm_query('A sentence.\\n\\nthe wrong type')"),
-        Step("Answer.", "SUBMIT(answer=kind, evidence=[text[:5]])"),
+        ScriptedStep("Look.", "print(question)\nprint(text.splitlines()[1])\nundefined"),
+        ScriptedStep("Ask.", "kind = llm_query('A sentence.\\n\\nthe wrong type')"),
+        ScriptedStep("Answer.", "SUBMIT(answer=kind, evidence=[text[:5]])"),
     ]
     script = scripted_lm(steps)
     asked: list[str] = []
 
     def answer(prompt: str) -> str:
         asked.append(prompt)
-        return which_mistake(prompt) if prompt.startswith("A sentence.") else str(script(prompt)[0])
+        return classify_mistake(prompt) if prompt.startswith("A sentence.") else str(script(prompt)[0])
 
     names: list[str] = []
-    _replace_lm(monkeypatch, rule_lm("stand-in", answer), names)
+    _replace_lm(monkeypatch, rule_based_lm("stand-in", answer), names)
     text = tmp_path / "text.txt"
     text.write_text("first\nsecond\n")
     monkeypatch.setenv("OPENAI_API_KEY", "not a key")
@@ -94,7 +94,7 @@ def test_a_model_that_cannot_be_reached_is_told(
     def fail(prompt: str) -> str:
         raise ConnectionError("no route to host\nand more")
 
-    _replace_lm(monkeypatch, rule_lm("stand-in", fail), [])
+    _replace_lm(monkeypatch, rule_based_lm("stand-in", fail), [])
     monkeypatch.setenv("OPENROUTER_API_KEY", "not a key")
     assert cli.main(["demo", "--output", str(tmp_path), "--model"]) == 1
     err = capfd.readouterr().err
@@ -179,12 +179,12 @@ def test_output_cannot_steer_the_terminal(capfd: pytest.CaptureFixture[str]) -> 
 def test_the_rule_reads_the_sentence(sentence: str, kind: str) -> None:
     """The sub-model's answer follows from the words of the sentence, not from those of the question."""
     prompt = f"Which type of mistake? Answer with one of ['zero', 'missing'].\n\n{sentence}"
-    assert rule_lm("rule", which_mistake)(prompt) == [kind]
+    assert rule_based_lm("rule", classify_mistake)(prompt) == [kind]
 
 
 def test_a_script_that_is_over_says_so() -> None:
     """A further request than there are steps is an error, never a step repeated."""
-    lm = scripted_lm([Step("Only one.", "1")])
+    lm = scripted_lm([ScriptedStep("Only one.", "1")])
     assert "```python\n1\n```" in lm("first")[0]
     with pytest.raises(Exception, match="the script is over"):
         lm("second")

@@ -12,7 +12,7 @@ import pytest
 from dspy.dsp.utils.settings import settings
 
 from daytona_kernel_interp import KernelInterpreter, Recording
-from daytona_kernel_interp.demo.script import Step, scripted_lm
+from daytona_kernel_interp.demo.script import ScriptedStep, scripted_lm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,15 +24,15 @@ README = (PROJECT / "README.md").read_text(encoding="utf-8")
 MODEL = "openrouter/google/gemini-3-flash-preview"
 
 PRIMES = (
-    Step(
+    ScriptedStep(
         "I need ten primes.",
         "primes = [n for n in range(2, 40) if all(n % d for d in range(2, n))][:10]\nprint(primes)",
     ),
-    Step("They are still there to be summed.", "SUBMIT(answer=sum(primes))"),
+    ScriptedStep("They are still there to be summed.", "SUBMIT(answer=sum(primes))"),
 )
 KNOWLEDGE_BASE = (
-    Step("I search first.", "articles = search_knowledge_base('refund')\nprint(articles)"),
-    Step("The second sentence has it.", "SUBMIT(articles[0].rstrip('.').partition(' take ')[2])"),
+    ScriptedStep("I search first.", "articles = search_knowledge_base('refund')\nprint(articles)"),
+    ScriptedStep("The second sentence has it.", "SUBMIT(articles[0].rstrip('.').partition(' take ')[2])"),
 )
 
 
@@ -51,7 +51,7 @@ def _configured_again() -> Iterator[None]:
 @pytest.mark.usefixtures("_configured_again")
 @pytest.mark.parametrize(("number", "steps"), [(0, PRIMES), (1, KNOWLEDGE_BASE)], ids=["primes", "knowledge base"])
 def test_first_examples(
-    number: int, steps: tuple[Step, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    number: int, steps: tuple[ScriptedStep, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each first example, run as it stands with only the model replaced, prints what its comment says."""
     code = _blocks("python")[number]
@@ -98,7 +98,7 @@ def test_replay_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.chdir(tmp_path)
     rlm: Any = dspy.RLM  # its types know the keyword on some versions only
     with KernelInterpreter(sandbox="local", record="run.ipynb") as interpreter:
-        steps = [Step("Count the words.", "SUBMIT(answer=str(len(text.split())))")]
+        steps = [ScriptedStep("Count the words.", "SUBMIT(answer=str(len(text.split())))")]
         with dspy.context(lm=scripted_lm(steps), callbacks=[Recording.callback()]):
             rlm("text -> answer", interpreter=interpreter)(text="one two three")
     code = next(block for block in _blocks("python") if "ReplayInterpreter" in block)

@@ -28,7 +28,7 @@ PROGRAM = "daytona-kernel"
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 # Runs first, so that the code finds what `python` would give it, and sys.exit() ends it without IPython's advice.
-_LIKE_PYTHON = """
+_PYTHON_LIKE_COMMANDS = """
 import sys as _sys, warnings as _warnings
 _sys.argv[:] = _argv
 _warnings.filterwarnings("ignore", "To exit: use", UserWarning)
@@ -41,7 +41,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(BAD_INPUT, f"{self.prog}: {message}\n")
 
 
-class _BadInput(Exception):
+class _InputError(Exception):
     """What the user gave cannot be used; the message is one sentence."""
 
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else litellm fetches its price list at import
     try:
         return int(options.command(options))
-    except (_BadInput, installing.CannotInstall) as error:
+    except (_InputError, installing.InstallError) as error:
         return _fail(str(error), BAD_INPUT)
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -61,12 +61,12 @@ def _parser() -> _Parser:
     parser = _Parser(prog=PROGRAM, description="Python cells in a real IPython kernel, inside a sandbox.")
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_running_commands(commands)
+    _add_run_commands(commands)
     _add_session_commands(commands)
 
     doctor = commands.add_parser("doctor", help="check the way from the key to a cell in a sandbox at Daytona")
     doctor.add_argument("--snapshot", metavar="NAME", help="start from this one")
-    doctor.set_defaults(command=_examine)
+    doctor.set_defaults(command=_run_doctor)
 
     add_transcript_commands(commands)
 
@@ -81,7 +81,7 @@ def _parser() -> _Parser:
     return parser
 
 
-def _add_running_commands(commands: Any) -> None:
+def _add_run_commands(commands: Any) -> None:
     demo = commands.add_parser("demo", help="watch an RLM work on a long text; needs no key")
     demo.add_argument(
         "--model", nargs="?", const="", metavar="NAME", help="ask this model, not a script; the key is read from .env"
@@ -118,7 +118,7 @@ def _add_session_commands(commands: Any) -> None:
     collect.add_argument("--all-owners", action="store_true", help="also those of other machines and users")
     collect.add_argument("--kept", action="store_true", help="also those that were made to be kept")
     collect.add_argument("--yes", action="store_true", help="do not ask")
-    collect.set_defaults(command=_collect)
+    collect.set_defaults(command=_collect_garbage)
 
     attach = commands.add_parser("attach", help="type cells into a running session; one without a host is taken up")
     attach.add_argument("session", nargs="?", metavar="SESSION", help="see ls; else the newest")
@@ -174,10 +174,10 @@ def _demo(options: argparse.Namespace) -> int:
     from .. import demo
 
     try:
-        demo.run(demo.Options(options.model, options.file, options.question, options.output, options.record))
-    except demo.BadRequest as error:
-        raise _BadInput(str(error)) from error
-    except demo.Failed as error:
+        demo.run(demo.DemoOptions(options.model, options.file, options.question, options.output, options.record))
+    except demo.InvalidDemoOptions as error:
+        raise _InputError(str(error)) from error
+    except demo.DemoFailed as error:
         return _fail(str(error), FAILED)
     return 0
 
@@ -202,9 +202,9 @@ def _read_script(path: Path) -> str:
         with tokenize.open(path) as file:  # as Python reads it: UTF-8, or what the file declares
             return file.read()
     except OSError as error:
-        raise _BadInput(f"{path} cannot be read: {error.strerror}.") from error
+        raise _InputError(f"{path} cannot be read: {error.strerror}.") from error
     except (SyntaxError, UnicodeDecodeError) as error:
-        raise _BadInput(f"{path} is not a Python script: {error}.") from error
+        raise _InputError(f"{path} is not a Python script: {error}.") from error
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -224,18 +224,20 @@ def _list(options: argparse.Namespace) -> int:
         _write(sys.stdout, f"{session.id:10}{host:16}{session.sandbox:10}{started}\n")
     if daytona_credential() is None:
         return 0
-    return _show_sandboxes(_find_sandboxes())
+    return _show_sandboxes(_find_orphaned())
 
 
-def _collect(options: argparse.Namespace) -> int:
+def _collect_garbage(options: argparse.Namespace) -> int:
     from ..errors import SandboxFailed
     from ..runtime.event_loop import io_loop
     from ..sandboxes.daytona import orphans as lost
     from ..session.session_file import forget_sandboxes
 
     def find() -> list[ManagedSandbox]:
-        older_than_s, others, kept = options.older_than * 3600, options.all_owners, options.kept
-        return [each for each in _find_sandboxes() if each.is_orphaned(older_than_s, all_owners=others, kept=kept)]
+        older_than_s, others, include_kept = options.older_than * 3600, options.all_owners, options.kept
+        return [
+            each for each in _find_orphaned() if each.is_orphaned(older_than_s, all_owners=others, kept=include_kept)
+        ]
 
     found = find()
     if not found:
@@ -244,7 +246,7 @@ def _collect(options: argparse.Namespace) -> int:
     _show_sandboxes(found)
     if not options.yes:
         if not sys.stdin.isatty():
-            raise _BadInput("nobody can be asked here whether to delete them: give --yes.")
+            raise _InputError("nobody can be asked here whether to delete them: give --yes.")
         _write(sys.stderr, f"Delete {len(found)}? [y/N] ")
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             return 0
@@ -259,14 +261,14 @@ def _collect(options: argparse.Namespace) -> int:
     return 0
 
 
-def _examine(options: argparse.Namespace) -> int:
+def _run_doctor(options: argparse.Namespace) -> int:
     from ..sandboxes.daytona import DaytonaSandbox
     from . import doctor
 
     failed = False
-    for check in doctor.examine(DaytonaSandbox(snapshot=options.snapshot)):
+    for check in doctor.run_checks(DaytonaSandbox(snapshot=options.snapshot)):
         took = f"{check.took_s * 1000:.0f} ms" if check.took_s else ""
-        _write(sys.stdout, f"{'ok' if not check.advice else 'FAILED':8}{check.what:10}{took:>10}  {check.found}\n")
+        _write(sys.stdout, f"{'ok' if not check.advice else 'FAILED':8}{check.name:10}{took:>10}  {check.result}\n")
         if check.advice:
             failed = True
             _write(sys.stdout, f"{'':30}{check.advice}\n")
@@ -285,7 +287,7 @@ def _build_image(options: argparse.Namespace) -> int:
     resources = {what: getattr(options, what) for what in ("cpu", "memory", "disk", "region")}
     try:
         with Progress(f"building the snapshot {name}", sys.stderr) as shown:
-            shown.line(f"{shown.what}; a first build takes minutes")
+            shown.line(f"{shown.task}; a first build takes minutes")
             fresh = io_loop().run(build_snapshot(image, name, shown.line, **resources))
     except SandboxFailed as error:
         return _fail(f"{error}", FAILED)
@@ -301,7 +303,7 @@ def _write_image(options: argparse.Namespace) -> int:
     try:
         write_context(options.folder, _image(options))
     except (OSError, SandboxFailed) as error:
-        raise _BadInput(f"{options.folder} was not filled: {error}.") from error
+        raise _InputError(f"{options.folder} was not filled: {error}.") from error
     _write(sys.stdout, f"docker build -t daytona-kernel {options.folder}\n")
     return 0
 
@@ -312,10 +314,10 @@ def _image(options: argparse.Namespace) -> KernelImage:
     try:
         return KernelImage(packages=tuple(options.package), data=not options.no_data)
     except ValueError as error:
-        raise _BadInput(f"{error}.") from error
+        raise _InputError(f"{error}.") from error
 
 
-def _find_sandboxes() -> list[ManagedSandbox]:
+def _find_orphaned() -> list[ManagedSandbox]:
     from ..errors import SandboxFailed
     from ..runtime.event_loop import io_loop
     from ..sandboxes.daytona import orphans as lost
@@ -325,7 +327,7 @@ def _find_sandboxes() -> list[ManagedSandbox]:
     try:
         return io_loop().run(lost.find_sandboxes(in_use))
     except SandboxFailed as error:
-        raise _BadInput(str(error).rstrip(".") + ".") from error
+        raise _InputError(str(error).rstrip(".") + ".") from error
 
 
 def _show_sandboxes(found: list[ManagedSandbox]) -> int:
@@ -334,23 +336,23 @@ def _show_sandboxes(found: list[ManagedSandbox]) -> int:
         return 0
     _write(sys.stdout, f"{'SANDBOX AT DAYTONA':40}{'STATE':12}{'MADE BY':30}IDLE\n")
     for sandbox in found:
-        whose = sandbox.owner + (", gone" if not sandbox.host_lives else "") + (", kept" if sandbox.kept else "")
+        owner = sandbox.owner + (", gone" if not sandbox.host_lives else "") + (", kept" if sandbox.kept else "")
         idle = "" if sandbox.idle_s is None else f"{sandbox.idle_s / 60:.0f} min"
-        _write(sys.stdout, f"{sandbox.id:40}{sandbox.state:12}{whose:30}{idle}\n")
+        _write(sys.stdout, f"{sandbox.id:40}{sandbox.state:12}{owner:30}{idle}\n")
     return 0
 
 
 def _execute_in_session(options: argparse.Namespace, code: str) -> int:
     from ..errors import SessionNotFound
-    from ..monitor.shared_client import CellFailed, visit
+    from ..monitor.shared_client import CellFailed, open_session
 
     if options.sandbox is not None:
-        raise _BadInput("--sandbox is for a fresh kernel, --session names a running one: give one of them.")
+        raise _InputError("--sandbox is for a fresh kernel, --session names a running one: give one of them.")
     try:
-        with visit(options.session, lambda output: _show(output, show_value=True)) as session:
+        with open_session(options.session, lambda output: _show(output, show_value=True)) as session:
             submitted = session.run(code, options.timeout)
     except SessionNotFound as error:
-        raise _BadInput(f"{error}.") from error
+        raise _InputError(f"{error}.") from error
     except CellFailed as failed:
         return _report(failed.outputs, failed)
     if submitted is not None:
@@ -365,25 +367,25 @@ def _inspect(options: argparse.Namespace) -> int:
     try:
         _write(sys.stdout, f"{live(options.session).inspect(options.name, private=options.private)}\n")
     except (KernelError, NameError) as error:
-        raise _BadInput(f"{str(error).rstrip('.')}.") from error
+        raise _InputError(f"{str(error).rstrip('.')}.") from error
     return 0
 
 
 def _attach(options: argparse.Namespace) -> int:
     from ..errors import SessionNotFound
-    from ..monitor.shared_client import CellFailed, visit
+    from ..monitor.shared_client import CellFailed, open_session
     from ..session.session_file import list_records
     from .console import Console, open_jupyter_console
 
     if options.session is None:
         known = list_records()
         if not known:
-            raise _BadInput("No session is alive on this machine.")
+            raise _InputError("No session is alive on this machine.")
         options.session = known[0].id
     try:
         if sys.stdin.isatty() and (code := open_jupyter_console(options.session)) is not None:
             return code
-        with visit(options.session, lambda output: _show(output, show_value=True)) as session:
+        with open_session(options.session, lambda output: _show(output, show_value=True)) as session:
             try:
                 session.last_cell()
             except CellFailed as failed:
@@ -391,7 +393,7 @@ def _attach(options: argparse.Namespace) -> int:
             console = Console(session.run, lambda failed: _report(failed.outputs, failed))
             console.interact(f"Session {options.session}. Ctrl-D leaves it as it is.", exitmsg="")
     except SessionNotFound as error:
-        raise _BadInput(f"{error}.") from error
+        raise _InputError(f"{error}.") from error
     return 0
 
 
@@ -399,7 +401,7 @@ def _export(options: argparse.Namespace) -> int:
     try:
         target, problems = exporting.export(options.notebook, options.kind, options.output)
     except exporting.ExportError as error:
-        raise _BadInput(str(error)) from error
+        raise _InputError(str(error)) from error
     for problem in problems:
         _write(sys.stderr, f"{PROGRAM}: {problem}\n")
     _write(sys.stdout, f"{target}\n")
@@ -415,17 +417,17 @@ def _execute(options: argparse.Namespace, code: str, variables: dict[str, Any], 
     from ..errors import KernelError
     from ..interpreter.interpreter import CodeInterpreterError, FinalOutput  # DSPy's own
     from ..sandboxes.select import select_sandbox
-    from .progress import starting
+    from .progress import show_start_progress
 
     try:
         sandbox = select_sandbox(options.sandbox)
     except KernelError as error:
-        raise _BadInput(str(error)) from error
+        raise _InputError(str(error)) from error
     interpreter = KernelInterpreter(sandbox=sandbox, max_output_chars=None)
     with interpreter:
         try:
-            with starting(sys.stderr):
-                interpreter.execute(_LIKE_PYTHON, variables)
+            with show_start_progress(sys.stderr):
+                interpreter.execute(_PYTHON_LIKE_COMMANDS, variables)
             interpreter.execution_timeout = options.timeout
             interpreter.on_output = lambda output: _show(output, show_value)
             result = interpreter.execute(code)
@@ -482,8 +484,8 @@ def _write(file: TextIO, text: str) -> None:
             os.dup2(nowhere.fileno(), file.fileno())
 
 
-def _fail(sentence: str, code: int) -> int:
-    _write(sys.stderr, f"{PROGRAM}: {sentence}\n")
+def _fail(message: str, code: int) -> int:
+    _write(sys.stderr, f"{PROGRAM}: {message}\n")
     return code
 
 

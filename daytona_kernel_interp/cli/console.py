@@ -20,7 +20,7 @@ from ..session.session_file import find_session
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_LEAVE = frozenset({"exit", "exit()", "quit", "quit()"})
+_QUIT_WORDS = frozenset({"exit", "exit()", "quit", "quit()"})
 
 
 class Console(code.InteractiveConsole):
@@ -32,7 +32,7 @@ class Console(code.InteractiveConsole):
 
     def runsource(self, source: str, filename: str = "<input>", symbol: str = "single") -> bool:
         """Run a cell, unless more of it is to come; return whether it is."""
-        if source.strip() in _LEAVE:
+        if source.strip() in _QUIT_WORDS:
             raise EOFError
         try:
             if codeop.compile_command(source, filename, symbol) is None:
@@ -72,16 +72,18 @@ def open_jupyter_console(session_id: str) -> int | None:
             file=sys.stderr,
         )
         return None
-    print(f"Session {session_id}. Ctrl-D leaves it as it is.{_what_runs(session_id)}", file=sys.stderr, flush=True)
+    print(
+        f"Session {session_id}. Ctrl-D leaves it as it is.{_running_cell_text(session_id)}", file=sys.stderr, flush=True
+    )
     command = [sys.executable, "-m", "jupyter_console", "--existing", record.connection_file]
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the console's: it interrupts the cell
     try:
-        return subprocess.Popen(command, preexec_fn=_listen_to_ctrl_c).wait()
+        return subprocess.Popen(command, preexec_fn=_restore_sigint).wait()
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def _what_runs(session_id: str) -> str:
+def _running_cell_text(session_id: str) -> str:
     """Return what has to end before the console can answer."""
     with contextlib.suppress(KernelError):
         if (running := live(session_id).inspect().running) is not None:
@@ -89,5 +91,5 @@ def _what_runs(session_id: str) -> str:
     return ""
 
 
-def _listen_to_ctrl_c() -> None:
+def _restore_sigint() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)

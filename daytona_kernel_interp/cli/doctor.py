@@ -36,7 +36,7 @@ _CLOCK_S = 60.0
 _now = time.time
 _TIMES = 5
 _REQUEST_S = 10.0
-_AGAIN_S = 0.5
+_RETRY_S = 0.5
 _VERSIONS = """
 import platform, ipykernel, websockets
 f"Python {platform.python_version()}, ipykernel {ipykernel.__version__}, websockets {websockets.__version__}"
@@ -57,21 +57,21 @@ _PREVIEW_REFUSALS[307] = _PREVIEW_REFUSALS[401]
 
 
 @dataclass(frozen=True)
-class Check:
+class CheckResult:
     """One line of the table."""
 
-    what: str
-    found: str
+    name: str
+    result: str
     took_s: float | None = None
     advice: str = ""  # empty: all is well
     final: bool = True  # whether nothing after it can be checked, if it failed
 
 
-class _Visit:
+class _Diagnosis:
     """One examination, and what it made."""
 
     def __init__(self, wanted: DaytonaSandbox) -> None:
-        self.wanted = wanted
+        self.description = wanted
         self.running: RunningDaytonaSandbox | None = None
         self.interpreter: KernelInterpreter | None = None
 
@@ -85,7 +85,7 @@ class _Visit:
         assert self.running is not None
         return self.running
 
-    def end(self) -> None:
+    def delete(self) -> None:
         """Delete what was made."""
         if self.interpreter is not None:
             self.interpreter.shutdown()
@@ -93,12 +93,12 @@ class _Visit:
             io_loop().run(self.running.stop())
 
 
-def examine(sandbox: DaytonaSandbox | None = None) -> Iterator[Check]:
+def run_checks(sandbox: DaytonaSandbox | None = None) -> Iterator[CheckResult]:
     """Yield one check after the other; the first that fails is mostly the last. A sandbox is made, and deleted."""
-    visit = _Visit(sandbox or DaytonaSandbox())
+    diagnosis = _Diagnosis(sandbox or DaytonaSandbox())
     if daytona_credential() is not None:
         begin_import()  # meanwhile
-    steps: list[Callable[[_Visit], Iterator[Check]]] = [
+    steps: list[Callable[[_Diagnosis], Iterator[CheckResult]]] = [
         _key,
         _api,
         _sdk,
@@ -111,39 +111,39 @@ def examine(sandbox: DaytonaSandbox | None = None) -> Iterator[Check]:
     ]
     try:
         for step in steps:
-            begun = time.monotonic()
+            started_at = time.monotonic()
             try:
-                checks = list(step(visit))
+                checks = list(step(diagnosis))
             except Exception as error:
-                checks = [Check(step.__name__.strip("_"), "failed", None, str(error) or type(error).__name__)]
+                checks = [CheckResult(step.__name__.strip("_"), "failed", None, str(error) or type(error).__name__)]
             for check in checks:
-                took_s = time.monotonic() - begun if check.took_s is None else check.took_s
-                yield Check(check.what, check.found, took_s, check.advice)
+                took_s = time.monotonic() - started_at if check.took_s is None else check.took_s
+                yield CheckResult(check.name, check.result, took_s, check.advice)
             if any(check.advice and check.final for check in checks):
                 return
     finally:
-        visit.end()
+        diagnosis.delete()
 
 
-def _key(visit: _Visit) -> Iterator[Check]:
+def _key(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
     if (found := daytona_credential()) is not None:
-        yield Check("key", f"{found[0]} is set", 0.0)
+        yield CheckResult("key", f"{found[0]} is set", 0.0)
     else:
-        yield Check("key", "none", 0.0, f"set {DAYTONA_KEY_VARIABLE}, in the environment or in .env")
+        yield CheckResult("key", "none", 0.0, f"set {DAYTONA_KEY_VARIABLE}, in the environment or in .env")
 
 
-def _api(visit: _Visit) -> Iterator[Check]:
+def _api(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
     """One request tells whether the key is good, how far it is, and, refused or not, what time it is there."""
     credential = daytona_credential()
     assert credential is not None
     if (wrong := url_error()) is not None:
-        yield Check("API", "none", None, wrong)
+        yield CheckResult("API", "none", None, wrong)
         return
     request = urllib.request.Request(f"{api_url()}/sandbox?limit=1")
     for name, value in credential[1].items():
         request.add_unredirected_header(name, value)  # the key is for this address alone
     status, there = 200, None
-    begun = time.monotonic()
+    started_at = time.monotonic()
     try:
         with urllib.request.urlopen(request, timeout=_REQUEST_S) as answer:
             there = answer.headers.get("Date")
@@ -152,9 +152,11 @@ def _api(visit: _Visit) -> Iterator[Check]:
             status, there = error.code, error.headers.get("Date")
     except OSError as error:
         reason = getattr(error, "reason", error)
-        yield Check("API", f"{api_url()} does not answer", None, f"check DAYTONA_API_URL, proxy and network ({reason})")
+        yield CheckResult(
+            "API", f"{api_url()} does not answer", None, f"check DAYTONA_API_URL, proxy and network ({reason})"
+        )
         return
-    took_s = time.monotonic() - begun
+    took_s = time.monotonic() - started_at
     advice = {
         200: "",
         401: "Daytona does not accept the key: copy it again, or make a new one in Daytona's dashboard",
@@ -162,40 +164,42 @@ def _api(visit: _Visit) -> Iterator[Check]:
         404: "there is no Daytona at this address: check DAYTONA_API_URL, which ends in /api",
         429: "too many requests: try again later",
     }.get(status, "Daytona has trouble, or something before it: try again later")
-    yield Check("API", api_url() if status == 200 else f"{api_url()} answers {status}", took_s, advice)
+    yield CheckResult("API", api_url() if status == 200 else f"{api_url()} answers {status}", took_s, advice)
     yield _clock(there)
 
 
-def _clock(there: str | None) -> Check:
-    if there is None:
-        return Check("clock", "unknown: the API does not tell the time", 0.0)
-    skew_s = _now() - email.utils.parsedate_to_datetime(there).timestamp()
+def _clock(server_time: str | None) -> CheckResult:
+    if server_time is None:
+        return CheckResult("clock", "unknown: the API does not tell the time", 0.0)
+    skew_s = _now() - email.utils.parsedate_to_datetime(server_time).timestamp()
     advice = "" if abs(skew_s) < _CLOCK_S else "set this machine's clock: tokens and certificates depend on it"
-    return Check("clock", f"{skew_s:+.0f} s from the API's", 0.0, advice, final=False)
+    return CheckResult("clock", f"{skew_s:+.0f} s from the API's", 0.0, advice, final=False)
 
 
-def _sdk(visit: _Visit) -> Iterator[Check]:
+def _sdk(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
     """Wait for the SDK's import, seconds that are no part of what the steps after this one take."""
     begin_import().result()
     return iter(())
 
 
-def _snapshot(visit: _Visit) -> Iterator[Check]:
-    name = visit.wanted.snapshot_name
-    if name is None or visit.wanted.image is not None:
-        yield Check("snapshot", "Daytona's default; `daytona-kernel image build` makes one that starts sooner", 0.0)
+def _snapshot(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
+    name = diagnosis.description.snapshot_name
+    if name is None or diagnosis.description.image is not None:
+        yield CheckResult(
+            "snapshot", "Daytona's default; `daytona-kernel image build` makes one that starts sooner", 0.0
+        )
         return
     state, error = io_loop().run(_state_of_snapshot(name))
     if error is not None and getattr(error, "status_code", None) == 404:
         advice = "there is none of this name: `daytona-kernel image build` makes one; or unset DAYTONA_KERNEL_SNAPSHOT"
-        yield Check("snapshot", name, None, advice)
+        yield CheckResult("snapshot", name, None, advice)
     elif error is not None:  # a key that may use snapshots may not be allowed to look at them
-        yield Check("snapshot", f"{name}: unknown ({error_sentence(error)})")
+        yield CheckResult("snapshot", f"{name}: unknown ({error_sentence(error)})")
     elif state == "active":
-        yield Check("snapshot", f"{name} is active")
+        yield CheckResult("snapshot", f"{name} is active")
     else:
         advice = _SNAPSHOT_STATES.get(state, "it is being made: try again when it is active")
-        yield Check("snapshot", f"{name} is {state}", None, advice)
+        yield CheckResult("snapshot", f"{name} is {state}", None, advice)
 
 
 async def _state_of_snapshot(name: str) -> tuple[str, Exception | None]:
@@ -208,47 +212,47 @@ async def _state_of_snapshot(name: str) -> tuple[str, Exception | None]:
         await service.aclose()
 
 
-def _sandbox(visit: _Visit) -> Iterator[Check]:
-    asked = visit.wanted.region or os.environ.get("DAYTONA_TARGET")
+def _sandbox(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
+    target = diagnosis.description.region or os.environ.get("DAYTONA_TARGET")
     try:
-        visit.running = io_loop().run(visit.wanted.start())
+        diagnosis.running = io_loop().run(diagnosis.description.start())
     except KernelError as error:
-        yield Check("sandbox", "did not start", None, str(error))
+        yield CheckResult("sandbox", "did not start", None, str(error))
         return
-    yield Check("sandbox", f"{visit.running.id} started, with a relay")
-    region = visit.running.region
-    if asked and region and asked != region:
+    yield CheckResult("sandbox", f"{diagnosis.running.id} started, with a relay")
+    region = diagnosis.running.region
+    if target and region and target != region:
         advice = "check DAYTONA_TARGET: the region that was asked for is not the one that was given"
-        yield Check("region", f"{region}, not {asked}", 0.0, advice, final=False)
+        yield CheckResult("region", f"{region}, not {target}", 0.0, advice, final=False)
     else:
-        yield Check("region", f"{region or 'unknown'}{'' if asked else ' (the default)'}", 0.0)
+        yield CheckResult("region", f"{region or 'unknown'}{'' if target else ' (the default)'}", 0.0)
 
 
-def _preview(visit: _Visit) -> Iterator[Check]:
+def _preview(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
     """Plain requests through the preview; the relay answers each with 404, to whoever knows its secret."""
-    address = visit.address
+    address = diagnosis.address
     deadline = time.monotonic() + address.refused_timeout_s
     times: list[float] = []
     while len(times) < _TIMES:
-        begun = time.monotonic()
+        started_at = time.monotonic()
         try:
-            status, text = _ask(address)
+            status, text = _http_get(address)
         except (OSError, http.client.HTTPException) as error:
             advice = f"previews cannot be reached from here: check proxy, firewall and name service ({error})"
-            yield Check("preview", f"{address.url} does not answer", None, advice)
+            yield CheckResult("preview", f"{address.url} does not answer", None, advice)
             return
         if status == 404 and "no such channel" in text:
-            times.append(time.monotonic() - begun)
+            times.append(time.monotonic() - started_at)
         elif time.monotonic() > deadline or status not in _PREVIEW_REFUSALS:
             advice = _PREVIEW_REFUSALS.get(status, "something between here and the sandbox answers in its place")
-            yield Check("preview", f"answers {status}", None, advice)
+            yield CheckResult("preview", f"answers {status}", None, advice)
             return
         else:
-            time.sleep(_AGAIN_S)
-    yield Check("preview", f"{_TIMES} requests to the relay, the median's time", statistics.median(times))
+            time.sleep(_RETRY_S)
+    yield CheckResult("preview", f"{_TIMES} requests to the relay, the median's time", statistics.median(times))
 
 
-def _ask(address: RelayAddress) -> tuple[int, str]:
+def _http_get(address: RelayAddress) -> tuple[int, str]:
     parts = urlsplit(address.url)
     secure = parts.scheme == "wss"
     connect = http.client.HTTPSConnection if secure else http.client.HTTPConnection
@@ -260,7 +264,7 @@ def _ask(address: RelayAddress) -> tuple[int, str]:
         return answer.status, answer.read(4096).decode("utf-8", "replace")
 
 
-class _Nobody:
+class _NullSink:
     """Takes no messages."""
 
     def message(self, socket: Any, data: bytes | None) -> None:
@@ -273,14 +277,14 @@ class _Nobody:
         pass
 
 
-def _websocket(visit: _Visit) -> Iterator[Check]:
+def _websocket(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
     """An upgrade without a hello: the relay takes it, and then closes it."""
-    address = visit.address
+    address = diagnosis.address
 
     async def upgrade() -> None:
         headers = {**address.headers, SECRET_HEADER: address.secret}
         url = f"{address.url}{PATH_PREFIX}{RELAY_CHANNEL}"
-        socket = await connect_socket(url, headers, _Nobody(), timeout_s=DIAL_S, host=address.host)
+        socket = await connect_socket(url, headers, _NullSink(), timeout_s=DIAL_S, host=address.host)
         socket.abort()
 
     try:
@@ -289,29 +293,31 @@ def _websocket(visit: _Visit) -> Iterator[Check]:
         proxies = [name for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY") if os.environ.get(name)]
         through = f" ({', '.join(proxies)} is set)" if proxies else ""
         advice = f"requests pass and WebSockets do not: let whatever is on the way{through} pass them ({error})"
-        yield Check("WebSocket", "refused", None, advice)
+        yield CheckResult("WebSocket", "refused", None, advice)
         return
-    yield Check("WebSocket", "an upgrade through the preview")
+    yield CheckResult("WebSocket", "an upgrade through the preview")
 
 
-def _kernel(visit: _Visit) -> Iterator[Check]:
-    visit.interpreter = KernelInterpreter(sandbox=visit)
-    begun = time.monotonic()
+def _kernel(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
+    diagnosis.interpreter = KernelInterpreter(sandbox=diagnosis)
+    started_at = time.monotonic()
     try:
-        visit.interpreter.start()
-        yield Check("kernel", "started, and answers on every channel", time.monotonic() - begun)
+        diagnosis.interpreter.start()
+        yield CheckResult("kernel", "started, and answers on every channel", time.monotonic() - started_at)
         taken = []
         for _ in range(_TIMES):
-            begun = time.monotonic()
-            visit.interpreter.execute("None")
-            taken.append(time.monotonic() - begun)
+            started_at = time.monotonic()
+            diagnosis.interpreter.execute("None")
+            taken.append(time.monotonic() - started_at)
     except CodeInterpreterError as error:
-        yield Check("kernel", "does not answer", None, str(error))
+        yield CheckResult("kernel", "does not answer", None, str(error))
         return
-    yield Check("cell", f"{_TIMES} empty ones over the WebSocket, the median's time", statistics.median(taken))
+    yield CheckResult("cell", f"{_TIMES} empty ones over the WebSocket, the median's time", statistics.median(taken))
 
 
-def _versions(visit: _Visit) -> Iterator[Check]:
-    assert visit.interpreter is not None
-    there = visit.interpreter.execute(_VERSIONS)
-    yield Check("versions", f"here: {__version__}, SDK {importlib.metadata.version('daytona')}; there: {there}", 0.0)
+def _versions(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
+    assert diagnosis.interpreter is not None
+    there = diagnosis.interpreter.execute(_VERSIONS)
+    yield CheckResult(
+        "versions", f"here: {__version__}, SDK {importlib.metadata.version('daytona')}; there: {there}", 0.0
+    )

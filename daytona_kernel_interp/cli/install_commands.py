@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[A-Za-z0-9._-]+")  # jupyter_client's rule
 
 
-class CannotInstall(Exception):
+class InstallError(Exception):
     """The message is one sentence."""
 
 
@@ -52,16 +52,16 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
 
 
 def _install(options: argparse.Namespace) -> int:
-    from ..jupyter.kernelspec import BadOption, install
+    from ..jupyter.kernelspec import InvalidOption, install
 
     try:
-        for spec in _chosen(options):
+        for spec in _chosen_kernelspecs(options):
             target = install(spec, _folder(options))
             sys.stdout.write(f"{spec.display_name}: {target}\n")
-    except BadOption as error:
-        raise CannotInstall(f"{str(error).rstrip('.')}.") from error
+    except InvalidOption as error:
+        raise InstallError(f"{str(error).rstrip('.')}.") from error
     except OSError as error:
-        raise CannotInstall(f"{error.filename} cannot be written: {error.strerror}; try --user or --prefix.") from error
+        raise InstallError(f"{error.filename} cannot be written: {error.strerror}; try --user or --prefix.") from error
     return 0
 
 
@@ -69,7 +69,7 @@ def _uninstall(options: argparse.Namespace) -> int:
     from ..jupyter.kernelspec import uninstall
 
     folder = _folder(options)
-    gone = [spec for spec in _chosen(options) if uninstall(spec.name, folder)]
+    gone = [spec for spec in _chosen_kernelspecs(options) if uninstall(spec.name, folder)]
     for spec in gone:
         sys.stdout.write(f"{spec.name} is no longer in {folder}\n")
     if not gone:
@@ -83,11 +83,11 @@ def _folder(options: argparse.Namespace) -> Path:
     return folder(user=options.user, prefix=options.prefix)
 
 
-def _chosen(options: argparse.Namespace) -> list[Kernelspec]:
+def _chosen_kernelspecs(options: argparse.Namespace) -> list[Kernelspec]:
     """Return the kernelspecs that are meant.
 
     Raises:
-        CannotInstall: If what was given fits no single one.
+        InstallError: If what was given fits no single one.
     """
     from ..jupyter.kernelspec import KERNELSPECS
 
@@ -99,10 +99,10 @@ def _chosen(options: argparse.Namespace) -> list[Kernelspec]:
     changed = {name: value for name, value in changed.items() if value}
     if options.sandbox is None:
         if changed:
-            raise CannotInstall("names and options are for one kernel: say which with --sandbox daytona or local.")
+            raise InstallError("names and options are for one kernel: say which with --sandbox daytona or local.")
         return list(KERNELSPECS)
     if options.name is not None and not _NAME.fullmatch(options.name):
-        raise CannotInstall(f"{options.name!r} is no name of a kernel: letters, digits, dots, dashes and underscores.")
+        raise InstallError(f"{options.name!r} is no name of a kernel: letters, digits, dots, dashes and underscores.")
     (spec,) = (spec for spec in KERNELSPECS if spec.options["sandbox"] == options.sandbox)
     if "options" in changed:
         changed["options"] = {**spec.options, **changed["options"]}
@@ -115,7 +115,7 @@ def _parsed(given: list[str]) -> dict[str, Any]:
     for item in given:
         name, equals, text = item.partition("=")
         if not equals or name == "sandbox":
-            raise CannotInstall(f"{item!r} is no option: give NAME=VALUE, such as keep=true.")
+            raise InstallError(f"{item!r} is no option: give NAME=VALUE, such as keep=true.")
         try:
             parsed[name] = json.loads(text)
         except ValueError:

@@ -34,7 +34,7 @@ def _add_replay_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--until", type=int, metavar="N", help="stop before step N (from 0)")
     parser.add_argument(
-        "--edit", action="append", default=[], type=_edit, metavar="N=FILE", help="run the code in FILE as step N"
+        "--edit", action="append", default=[], type=_parse_edit, metavar="N=FILE", help="run the code in FILE as step N"
     )
     parser.add_argument("--run-died", action="store_true", help="also run a step that cost its kernel")
     parser.add_argument("--plain", action="store_true", help="a notebook that is no recording: run its code cells")
@@ -47,7 +47,7 @@ def _add_replay_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _edit(text: str) -> tuple[int, Path]:
+def _parse_edit(text: str) -> tuple[int, Path]:
     number, equals, path = text.partition("=")
     if not (equals and number.isdecimal() and path):
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form N=FILE")

@@ -21,8 +21,8 @@ _LOGGER = "daytona_kernel_interp.sandboxes.daytona"
 class Progress:
     """Writes lines; on a terminal there is one more below them that says what is done, and for how long."""
 
-    def __init__(self, what: str, file: TextIO) -> None:
-        self.what = what
+    def __init__(self, task: str, file: TextIO) -> None:
+        self.task = task
         self._file, self.live = file, file.isatty()
         self._begun = time.monotonic()
         self._lock = threading.Lock()
@@ -50,7 +50,7 @@ class Progress:
 
     def _status(self) -> str:
         seconds = int(time.monotonic() - self._begun)
-        return f"{self.what} ... {seconds // 60}:{seconds % 60:02d}"
+        return f"{self.task} ... {seconds // 60}:{seconds % 60:02d}"
 
     def _write(self, text: str) -> None:
         with self._lock, contextlib.suppress(BrokenPipeError):
@@ -58,7 +58,7 @@ class Progress:
             self._file.flush()
 
 
-class _Told(logging.Handler):
+class _ProgressHandler(logging.Handler):
     """Has a progress say what the log said last."""
 
     def __init__(self, progress: Progress) -> None:
@@ -66,23 +66,23 @@ class _Told(logging.Handler):
         self._progress = progress
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._progress.what = record.getMessage()
+        self._progress.task = record.getMessage()
 
 
 @contextlib.contextmanager
-def starting(file: TextIO) -> Iterator[None]:
+def show_start_progress(file: TextIO) -> Iterator[None]:
     """On a terminal, show what a start at Daytona does, if it takes longer than a moment."""
     progress = Progress("starting", file)
     if not progress.live:
         yield
         return
-    logger, told = logging.getLogger(_LOGGER), _Told(progress)
+    logger, handler = logging.getLogger(_LOGGER), _ProgressHandler(progress)
     level = logger.level
     logger.setLevel(min(level or logging.INFO, logging.INFO))
-    logger.addHandler(told)
+    logger.addHandler(handler)
     try:
         with progress:
             yield
     finally:
-        logger.removeHandler(told)
+        logger.removeHandler(handler)
         logger.setLevel(level)

@@ -30,16 +30,16 @@ KEYS = {
 }
 
 
-class BadRequest(Exception):
+class InvalidDemoOptions(Exception):
     """The options cannot be followed; the message is one sentence."""
 
 
-class Failed(Exception):
+class DemoFailed(Exception):
     """The run ended without an answer; the message is one sentence."""
 
 
 @dataclass(frozen=True)
-class Options:
+class DemoOptions:
     """What the user asked for. ``model``: None is the script, ``""`` the default model."""
 
     model: str | None = None
@@ -49,16 +49,16 @@ class Options:
     record: Path | None = None
 
 
-def run(options: Options) -> None:
+def run(options: DemoOptions) -> None:
     """Run the demo to its answer.
 
     Raises:
-        BadRequest: If the options cannot be followed; nothing was started.
+        InvalidDemoOptions: If the options cannot be followed; nothing was started.
         Failed: If there is no answer.
     """
     _require_matplotlib()
     if options.model is None and (options.file is not None or options.question is not None):
-        raise BadRequest("--file and --question need --model: the script knows one text and one question only.")
+        raise InvalidDemoOptions("--file and --question need --model: the script knows one text and one question only.")
     model = None if options.model is None else options.model or DEFAULT_MODEL
     text = reference_text() if options.file is None else _read(options.file)
     if model is not None:
@@ -66,9 +66,9 @@ def run(options: Options) -> None:
     default = REFERENCE_QUESTION if options.file is None else FILE_QUESTION
     name = "Python's reference (pydoc_data.topics)" if options.file is None else str(options.file)
 
-    from .session import Task, work
+    from .session import DemoTask, run_task
 
-    work(Task(name, text, options.question or default, model, options.output, options.record))
+    run_task(DemoTask(name, text, options.question or default, model, options.output, options.record))
 
 
 def reference_text() -> str:
@@ -80,7 +80,7 @@ def reference_text() -> str:
 
 def _require_matplotlib() -> None:
     if importlib.util.find_spec("matplotlib") is None:
-        raise BadRequest(f"The demo draws a figure and matplotlib is not installed here: {INSTALL}")
+        raise InvalidDemoOptions(f"The demo draws a figure and matplotlib is not installed here: {INSTALL}")
 
 
 def _require_key(model: str) -> None:
@@ -89,16 +89,16 @@ def _require_key(model: str) -> None:
     load_dotenv(find_dotenv(usecwd=True))
     variable = KEYS.get(model.partition("/")[0])
     if variable is not None and not os.environ.get(variable):
-        raise BadRequest(f"{model} needs a key: set {variable} in .env or in the environment.")
+        raise InvalidDemoOptions(f"{model} needs a key: set {variable} in .env or in the environment.")
 
 
 def _read(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise BadRequest(f"{path} cannot be read: {error.strerror}.") from error
+        raise InvalidDemoOptions(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise BadRequest(f"{path} is not text in UTF-8.") from error
+        raise InvalidDemoOptions(f"{path} is not text in UTF-8.") from error
     if not text.strip():
-        raise BadRequest(f"{path} is empty.")
+        raise InvalidDemoOptions(f"{path} is empty.")
     return text

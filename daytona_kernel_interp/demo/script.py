@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Step:
+class ScriptedStep:
     """One answer of the main model."""
 
     reasoning: str
@@ -34,7 +34,7 @@ class Step:
 
 
 STEPS = (
-    Step(
+    ScriptedStep(
         "The text may be far too long to print. I look at its size, at how it is divided and at one sample first.",
         """
 import re
@@ -45,7 +45,7 @@ print("longest:", ", ".join(sorted(sections, key=lambda name: -len(sections[name
 print(sections["del"].strip()[:420])
 """,
     ),
-    Step(
+    ScriptedStep(
         "Plain prose, with code names in double quotes. Sentences that say 'raise' and quote a capitalised name are "
         "the ones to look at; some sections repeat others, so each sentence counts once.",
         """
@@ -62,7 +62,7 @@ print(f"{len(hits)} sentences")
 print(", ".join(f"{name} {count}" for name, count in Counter(hits.values()).most_common()))
 """,
     ),
-    Step(
+    ScriptedStep(
         "What ends in Error is an exception. For the other names I ask the host's tool. It raises KeyError where "
         "there is no such exception, and I catch that here by its type.",
         """
@@ -78,7 +78,7 @@ warnings = {sentence: name for sentence, name in hits.items() if name in excepti
 print(f"{len(warnings)} sentences are left, about {len(exceptions)} exceptions")
 """,
     ),
-    Step(
+    ScriptedStep(
         "Which mistake a sentence warns of is a matter of reading, so I ask the sub-model about all of them at once.",
         """
 kinds = ["wrong type", "wrong arguments", "nothing there", "bad value", "other"]
@@ -92,7 +92,7 @@ for kind, counts in table.items():
     print(f"{kind:16}{sum(counts.values()):4}  {dict(counts.most_common(3))}")
 """,
     ),
-    Step(
+    ScriptedStep(
         "A figure shows the whole table better than numbers do.",
         """
 import matplotlib.pyplot as plt
@@ -110,7 +110,7 @@ axes.legend(title="mistake", frameon=False)
 plt.show()
 """,
     ),
-    Step(
+    ScriptedStep(
         "The variables hold all that the answer needs: I put it together from them and submit it.",
         """
 parts = [
@@ -139,7 +139,7 @@ _RULES = (
 )
 
 
-def scripted_lm(steps: Iterable[Step]) -> dspy.BaseLM:
+def scripted_lm(steps: Iterable[ScriptedStep]) -> dspy.BaseLM:
     """Return a model that gives ``steps`` one after the other, whatever it is asked."""
     left = iter(steps)
 
@@ -149,16 +149,16 @@ def scripted_lm(steps: Iterable[Step]) -> dspy.BaseLM:
             raise RuntimeError("the script is over, and the model was asked for a further step")
         return step.completion()
 
-    return rule_lm("script", answer)
+    return rule_based_lm("script", answer)
 
 
-def which_mistake(prompt: str) -> str:
+def classify_mistake(prompt: str) -> str:
     """Answer the script's question about one sentence, by the words in the sentence."""
     sentence = prompt.rpartition("\n\n")[2]
     return next((kind for kind, words in _RULES if re.search(words, sentence)), "other")
 
 
-def rule_lm(name: str, answer: Callable[[str], str]) -> dspy.BaseLM:
+def rule_based_lm(name: str, answer: Callable[[str], str]) -> dspy.BaseLM:
     """Return a model whose reply to a prompt is what ``answer`` makes of it."""
     if hasattr(dspy, "lm15"):  # from DSPy 3.4 on; it warns of BaseLM.forward, and 3.5 will not have it
         return dspy.LM(name, engine=_Engine(answer), async_engine=_AsyncEngine(answer), cache=False)

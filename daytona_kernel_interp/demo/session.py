@@ -17,9 +17,9 @@ from dspy.utils.callback import BaseCallback
 from .. import KernelInterpreter, Recording
 from ..client.outputs import CellError, DisplayData, ExecuteResult, Output, StreamText
 from ..config import RLM_KEYWORD_VARIABLE
-from . import INSTALL, BadRequest, Failed
+from . import INSTALL, DemoFailed, InvalidDemoOptions
 from .screen import Screen, open_screen, short
-from .script import STEPS, rule_lm, scripted_lm, which_mistake
+from .script import STEPS, classify_mistake, rule_based_lm, scripted_lm
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +36,7 @@ INSTRUCTIONS = (
 
 
 @dataclass(frozen=True)
-class Task:
+class DemoTask:
     """What the run is about. ``model`` None: the script."""
 
     name: str
@@ -55,7 +55,7 @@ def exception_family(name: str) -> list[str]:
     return [base.__name__ for base in found.__mro__[1:-1]]
 
 
-class ShownInterpreter(KernelInterpreter):
+class DisplayingInterpreter(KernelInterpreter):
     """A KernelInterpreter that shows what its code prints, draws and asks of the host."""
 
     def __init__(self, screen: Screen, folder: Path, record: Path | None) -> None:
@@ -102,7 +102,7 @@ class ShownInterpreter(KernelInterpreter):
         self._screen.figure(path)
 
 
-class Steps(BaseCallback):
+class StepDisplay(BaseCallback):
     """Shows each step of the RLM as soon as the model has written it."""
 
     def __init__(self, screen: Screen) -> None:
@@ -119,23 +119,23 @@ class Steps(BaseCallback):
             self._screen.code(_without_fence(code))
 
 
-def work(task: Task) -> None:
+def run_task(task: DemoTask) -> None:
     """Run the RLM on ``task`` and show it.
 
     Raises:
-        BadRequest: If the folder for figures cannot be made, or DSPy's keyword is switched off.
+        InvalidDemoOptions: If the folder for figures cannot be made, or DSPy's keyword is switched off.
         Failed: If there is no answer.
     """
     if "interpreter" not in inspect.signature(dspy.RLM.__init__).parameters:
-        raise BadRequest(f"The demo needs the interpreter= keyword of dspy.RLM: unset {RLM_KEYWORD_VARIABLE}.")
+        raise InvalidDemoOptions(f"The demo needs the interpreter= keyword of dspy.RLM: unset {RLM_KEYWORD_VARIABLE}.")
     try:
         task.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadRequest(f"The folder {task.folder} cannot be made: {error.strerror}.") from error
+        raise InvalidDemoOptions(f"The folder {task.folder} cannot be made: {error.strerror}.") from error
     screen = open_screen()
     _show_heading(screen, task)
-    steps, began = Steps(screen), time.monotonic()
-    interpreter = ShownInterpreter(screen, task.folder, task.record)
+    steps, began = StepDisplay(screen), time.monotonic()
+    interpreter = DisplayingInterpreter(screen, task.folder, task.record)
     with interpreter:
         prediction = _predict(task, interpreter, steps)
     screen.title("Answer")
@@ -151,11 +151,11 @@ def work(task: Task) -> None:
         screen.fact("recording", str(interpreter.recording))
 
 
-def _predict(task: Task, interpreter: KernelInterpreter, steps: Steps) -> Any:
+def _predict(task: DemoTask, interpreter: KernelInterpreter, steps: StepDisplay) -> Any:
     build: Any = dspy.RLM  # from DSPy 3.3 on, the keyword `interpreter` is this package's doing
     signature = dspy.make_signature(SIGNATURE, INSTRUCTIONS)
     if task.model is None:
-        lm, sub_lm, tools = scripted_lm(STEPS), rule_lm("rule", which_mistake), [exception_family]
+        lm, sub_lm, tools = scripted_lm(STEPS), rule_based_lm("rule", classify_mistake), [exception_family]
     else:
         lm, sub_lm, tools = dspy.LM(task.model), None, []
     rlm = build(signature, interpreter=interpreter, max_llm_calls=MAX_LLM_CALLS, sub_lm=sub_lm, tools=tools)
@@ -164,14 +164,14 @@ def _predict(task: Task, interpreter: KernelInterpreter, steps: Steps) -> Any:
         with dspy.context(lm=lm, callbacks=callbacks):
             return rlm(text=task.text, question=task.question)
     except CodeInterpreterError as error:
-        raise Failed(_first_line(error)) from error
+        raise DemoFailed(_first_line(error)) from error
     except Exception as error:
         if task.model is None:
             raise
-        raise Failed(f"{task.model} did not answer: {_first_line(error)}") from error
+        raise DemoFailed(f"{task.model} did not answer: {_first_line(error)}") from error
 
 
-def _show_heading(screen: Screen, task: Task) -> None:
+def _show_heading(screen: Screen, task: DemoTask) -> None:
     screen.title("daytona-kernel demo")
     screen.fact("text", f"{task.name}, {len(task.text):,} characters")
     screen.fact("question", task.question)

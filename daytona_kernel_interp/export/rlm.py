@@ -57,10 +57,10 @@ def _metadata(transcript: Transcript) -> dict[str, Any]:
 
 
 def _iterations(transcript: Transcript) -> Iterator[dict[str, Any]]:
-    asked = _requests(transcript)
+    requests = _requests(transcript)
     for number, entry in enumerate((one for one in transcript.entries if not timeline.is_setup(one)), 1):
-        request = asked.get(entry.index)
-        thought_s = 0.0 if request is None else timeline.sane(request.elapsed_s)
+        request = requests.get(entry.index)
+        thought_s = 0.0 if request is None else timeline.sane_duration(request.elapsed_s)
         yield {
             "type": "iteration",
             "iteration": number,
@@ -87,8 +87,8 @@ def _requests(transcript: Transcript) -> dict[int, LMCall]:
 
 def _messages(request: LMCall, store: ValueLoader) -> list[dict[str, str]]:
     """Return what the model was asked as role and content, which is all that the visualizer shows."""
-    decoded, asked = load(request.request, store)
-    match asked if decoded else None:
+    decoded, request_value = load(request.request, store)
+    match request_value if decoded else None:
         case {"messages": [*messages]} if messages:
             return [_message(one) for one in messages]
         case {"prompt": prompt} if prompt is not None:
@@ -106,8 +106,8 @@ def _message(message: Any) -> dict[str, str]:
 
 
 def _response(entry: Entry) -> str:
-    thought = f"{entry.reasoning}\n\n" if entry.reasoning else ""
-    return f"{thought}```repl\n{entry.code}\n```"
+    reasoning = f"{entry.reasoning}\n\n" if entry.reasoning else ""
+    return f"{reasoning}```repl\n{entry.code}\n```"
 
 
 def _result(entry: Entry, transcript: Transcript) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def _call(call: RecordedCall, store: ValueLoader) -> dict[str, Any]:
         "prompt_tokens": (usage.prompt_tokens if usage else None) or 0,
         "completion_tokens": (usage.completion_tokens if usage else None) or 0,
         "usage_summary": {"model_usage_summaries": _usage_summary(usage)},
-        "execution_time": timeline.sane(call.elapsed_s),
+        "execution_time": timeline.sane_duration(call.elapsed_s),
     }
     if call.error is not None:
         line |= {"error": call.error[2], "error_type": call.error[0]}
@@ -152,8 +152,8 @@ def _call(call: RecordedCall, store: ValueLoader) -> dict[str, Any]:
 def _usage_summary(usage: Usage | None) -> Mapping[str, Any]:
     if usage is None:
         return {}
-    told = {"total_input_tokens": usage.prompt_tokens or 0, "total_output_tokens": usage.completion_tokens or 0}
-    return {usage.model or "unknown": {"total_calls": 1, **told}}
+    summary = {"total_input_tokens": usage.prompt_tokens or 0, "total_output_tokens": usage.completion_tokens or 0}
+    return {usage.model or "unknown": {"total_calls": 1, **summary}}
 
 
 def _final_answer(entry: Entry, store: ValueLoader) -> str | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dspy.primitives.code_interpreter import CodeInterpreterError
 
 from ..errors import KernelError, SessionNotFound
-from ..monitor.inspection import Inspection, parse_look
+from ..monitor.inspection import Inspection, parse_inspection
 from ..runtime.event_loop import io_loop
 from .dspy_compat import CodeExecutionError
 
@@ -48,7 +48,7 @@ class InspectMixin:
             raise CodeInterpreterError(f"inspect(): {type(error).__name__}: {error}") from error
         if answer.get("missing") is True:
             raise CodeExecutionError(f"inspect(): NameError: name {name!r} is not defined")
-        return parse_look(answer, session.id, name, private=private)
+        return parse_inspection(answer, session.id, name, private=private)
 
     def view(self) -> SessionView:
         """Return a widget that follows the session in JupyterLab (extra ``jupyter``), by asking twice a second.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PROVISIONER = "daytona-kernel"  # the name of its entry point
 _SANDBOXES: dict[str, type[DaytonaSandbox] | type[LocalSandbox]] = {"daytona": DaytonaSandbox, "local": LocalSandbox}
-_PLACES = {"daytona": "a sandbox at Daytona", "local": "the local sandbox"}
+_NESTED_OPTIONS = {"daytona": "a sandbox at Daytona", "local": "the local sandbox"}
 _NOT_IN_FILES = ("resolve",)  # no JSON says it
 
 
@@ -40,7 +40,7 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-class BadOption(ValueError):
+class InvalidOption(ValueError):
     """An option that a kernel does not have, or a value that it cannot have; the message is one sentence."""
 
 
@@ -51,20 +51,24 @@ def describe(options: Mapping[str, Any], *, env: Mapping[str, str] | None = None
     unless its options name another.
 
     Raises:
-        BadOption: If there is no such option, or a value is not what it takes.
+        InvalidOption: If there is no such option, or a value is not what it takes.
     """
     given = dict(options)
     where = given.pop("sandbox", None)
     if not isinstance(where, str) or where not in _SANDBOXES:
-        raise BadOption(f'a kernel\'s option "sandbox" is "daytona" or "local", not {json.dumps(where, default=repr)}')
+        raise InvalidOption(
+            f'a kernel\'s option "sandbox" is "daytona" or "local", not {json.dumps(where, default=repr)}'
+        )
     made = _SANDBOXES[where]
     takes = {each.name: str(each.type) for each in fields(made) if each.name not in _NOT_IN_FILES}
     for name, value in given.items():
         if name not in takes:
-            raise BadOption(f"a kernel in {_PLACES[where]} has no option {name!r}; it has {', '.join(sorted(takes))}")
+            raise InvalidOption(
+                f"a kernel in {_NESTED_OPTIONS[where]} has no option {name!r}; it has {', '.join(sorted(takes))}"
+            )
         words, fits = _KINDS[takes[name].removesuffix(" | None")]
         if not (fits(value) or (value is None and takes[name].endswith(" | None"))):
-            raise BadOption(f"a kernel's option {name!r} is {words}, not {json.dumps(value, default=repr)}")
+            raise InvalidOption(f"a kernel's option {name!r} is {words}, not {json.dumps(value, default=repr)}")
     if env:
         given["env"] = {**given.get("env", {}), **env}
     if where == "local" and cwd is not None:
@@ -72,7 +76,7 @@ def describe(options: Mapping[str, Any], *, env: Mapping[str, str] | None = None
     try:
         return made(**given)
     except ValueError as error:
-        raise BadOption(f"a kernel's options do not fit: {error}") from error
+        raise InvalidOption(f"a kernel's options do not fit: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ def install(spec: Kernelspec, into: Path) -> Path:
     """Write a kernelspec, in place of one of the same name, and return its folder.
 
     Raises:
-        BadOption: If its options are not those of a sandbox.
+        InvalidOption: If its options are not those of a sandbox.
         OSError: If it cannot be written.
     """
     describe(spec.options)

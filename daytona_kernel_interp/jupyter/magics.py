@@ -69,15 +69,15 @@ class SandboxMagics(Magics):
         given = line.split()
         private = "--private" in given
         session = " ".join(word for word in given if word != "--private")
-        found: Inspection = _asked(lambda: _of(session).inspect(private=private))
+        found: Inspection = _run_or_fail(lambda: _session_of(session).inspect(private=private))
         return found
 
     @cell_magic
     def sandbox(self, line: str, cell: str) -> None:
         """Run a cell in a session: ``%%sandbox [SESSION]``. What it shows is shown here; variables stay there."""
-        session = _of(line.strip(), write=True)
+        session = _session_of(line.strip(), write=True)
         try:
-            _asked(lambda: session.run(cell, _show))
+            _run_or_fail(lambda: session.run(cell, _show))
         except CellFailed as failed:
             raise RemoteCellFailed(failed) from None
 
@@ -87,7 +87,7 @@ class SandboxMagics(Magics):
         name, _, session = line.strip().partition(" ")
         if not name.isidentifier():
             raise UsageError("%sandbox_get takes the name of a variable, and a session's id if it is not the newest's")
-        value = _asked(lambda: _of(session.strip()).get(name))
+        value = _run_or_fail(lambda: _session_of(session.strip()).get(name))
         assert self.shell is not None
         self.shell.user_ns[name] = value
 
@@ -112,12 +112,12 @@ class _Table:
         return f"<table><tr>{'</tr><tr>'.join(lines)}</tr></table>"
 
 
-def _of(session: str, *, write: bool = False) -> Live:
-    found: Live = _asked(lambda: live(session or None, write=write))
+def _session_of(session: str, *, write: bool = False) -> Live:
+    found: Live = _run_or_fail(lambda: live(session or None, write=write))
     return found
 
 
-def _asked(work: Any) -> Any:
+def _run_or_fail(work: Any) -> Any:
     """Do it; what cannot be done is one line, and no traceback of ours."""
     try:
         return work()

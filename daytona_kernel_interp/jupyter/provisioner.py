@@ -17,7 +17,7 @@ from ..errors import SandboxFailed
 from ..runtime import cleanup as registry
 from ..runtime.event_loop import io_loop
 from .kernelspec import describe
-from .sandbox_kernel import PersonalSession
+from .sandbox_kernel import SandboxKernel
 
 if TYPE_CHECKING:
     from jupyter_client.connect import KernelConnectionInfo
@@ -32,8 +32,8 @@ class SandboxProvisioner(KernelProvisionerBase):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{name: value for name, value in kwargs.items() if name in _JUPYTERS})
         self._options = {name: value for name, value in kwargs.items() if name not in _JUPYTERS}
-        self._session: PersonalSession | None = None
-        self._there = False  # a kernel was launched, and nobody has waited for its end yet
+        self._session: SandboxKernel | None = None
+        self._launched = False  # a kernel was launched, and nobody has waited for its end yet
         describe(self._options)
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         registry.install_sigterm_handler()
         if self._session is None:
             description = describe(self._options, env=kwargs.get("env") or {}, cwd=kwargs.get("cwd") or os.getcwd())
-            self._session = await io_loop().arun(_make(description, self.log))
+            self._session = await io_loop().arun(_make_kernel(description, self.log))
             try:
                 info = await io_loop().arun(self._session.start_kernel())
             except BaseException:
@@ -69,14 +69,14 @@ class SandboxProvisioner(KernelProvisionerBase):
                 raise
         else:
             info = await io_loop().arun(self._session.start_kernel())
-        self._there = True
+        self._launched = True
         self.connection_info = cast("KernelConnectionInfo", {**info, "key": info["key"].encode("ascii")})
         return self.connection_info
 
     @property
     def has_process(self) -> bool:
         """Whether a kernel was launched whose end nobody has waited for."""
-        return self._there
+        return self._launched
 
     async def poll(self) -> int | None:
         """Return the kernel's exit code, or None while it runs.
@@ -88,7 +88,7 @@ class SandboxProvisioner(KernelProvisionerBase):
     async def wait(self) -> int | None:
         """Return the kernel's exit code when it has ended."""
         code = 0 if self._session is None else await io_loop().arun(self._session.wait())
-        self._there = False
+        self._launched = False
         return code
 
     async def send_signal(self, signum: int) -> None:
@@ -116,7 +116,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         """Delete the sandbox, or stop one that is kept; before a restart leave it."""
         if restart or self._session is None:
             return
-        session, self._session, self._there = self._session, None, False
+        session, self._session, self._launched = self._session, None, False
         await io_loop().arun(session.aclose())
 
     async def _end(self, how: str) -> None:
@@ -125,8 +125,8 @@ class SandboxProvisioner(KernelProvisionerBase):
             await io_loop().arun(self._session.signal(how))
 
 
-async def _make(description: Any, log: Any) -> PersonalSession:
-    return PersonalSession(description, log)  # on the loop that it lives on
+async def _make_kernel(description: Any, log: Any) -> SandboxKernel:
+    return SandboxKernel(description, log)  # on the loop that it lives on
 
 
 if __name__ == "__main__":

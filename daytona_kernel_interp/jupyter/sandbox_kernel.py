@@ -26,7 +26,7 @@ _UNKNOWN_EXIT = 1  # the exit code of a kernel of which nobody saw how it ended
 _ENDPOINTS = "k"  # the name of the endpoints: a kernel that follows another is found where that one was
 
 
-class PersonalSession(KernelObserver):
+class SandboxKernel(KernelObserver):
     """Made for the first kernel; :meth:`aclose` ends everything.
 
     Every kernel has the same endpoints and the same key, whatever became of the one before it or of its sandbox, so
@@ -41,8 +41,8 @@ class PersonalSession(KernelObserver):
         self._lost = False  # the sandbox, or the way to it
         self._kernel = ""
         self._ended = asyncio.Event()
-        self._ending_wanted = False
-        self._asking: asyncio.Task[None] | None = None
+        self._end_expected = False
+        self._status_task: asyncio.Task[None] | None = None
         self.exit_code: int | None = None  # of the last kernel; None: it runs. Read from other threads as well
 
     async def start_kernel(self) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class PersonalSession(KernelObserver):
                 await self._start_sandbox()
             assert self._tunnel is not None
             self._tunnel.close_kernel(self._kernel)
-            self._ended, self._ending_wanted, self.exit_code = asyncio.Event(), False, None
+            self._ended, self._end_expected, self.exit_code = asyncio.Event(), False, None
             try:
                 self._kernel, file = await self._tunnel.start_kernel(
                     self, personal=True, key=self._key, name=_ENDPOINTS
@@ -85,7 +85,7 @@ class PersonalSession(KernelObserver):
 
     def expect_end(self) -> None:
         """The kernel is about to end because somebody wants it to."""
-        self._ending_wanted = True
+        self._end_expected = True
 
     async def signal(self, name: str) -> None:
         """Send ``interrupt``, ``terminate`` or ``kill`` to the kernel; one that has ended is no error."""
@@ -105,7 +105,7 @@ class PersonalSession(KernelObserver):
     async def aclose(self) -> None:
         """End kernel and sandbox. Calling it again does nothing."""
         registry.unregister(self)
-        self._ending_wanted = True
+        self._end_expected = True
         await self._close_sandbox()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -123,19 +123,19 @@ class PersonalSession(KernelObserver):
     def kernel_exited(self, event: dict[str, Any]) -> None:
         """Say how the kernel ended, unless that was wanted."""
         code = event.get("code")
-        if not self._ending_wanted:
+        if not self._end_expected:
             error = kernel_died(event, "")
-            said = error.stderr.strip()[-1000:]
-            self._log.warning("%s.%s", _capital(str(error)), f"\n{said}" if said else "")
+            stderr = error.stderr.strip()[-1000:]
+            self._log.warning("%s.%s", _capital(str(error)), f"\n{stderr}" if stderr else "")
         self._end(code if isinstance(code, int) else _UNKNOWN_EXIT)
 
     def streams_broken(self) -> None:
         """Say that messages may be missing, if the kernel lives: a client's own requests cannot be repeated for it."""
-        if self._asking is None:
-            self._asking = asyncio.create_task(self._tell_of_break())
-            self._asking.add_done_callback(lambda _: setattr(self, "_asking", None))
+        if self._status_task is None:
+            self._status_task = asyncio.create_task(self._report_broken_streams())
+            self._status_task.add_done_callback(lambda _: setattr(self, "_status_task", None))
 
-    async def _tell_of_break(self) -> None:
+    async def _report_broken_streams(self) -> None:
         tunnel = self._tunnel
         with contextlib.suppress(KernelError):  # then it is lost, which is told
             if tunnel is not None and (await tunnel.kernels()).get(self._kernel, {}).get("alive"):
@@ -147,7 +147,7 @@ class PersonalSession(KernelObserver):
     def relay_lost(self, error: KernelError) -> None:
         """The sandbox, or the link to it, is gone, and the kernel with it."""
         self._lost = True
-        if not self._ending_wanted:
+        if not self._end_expected:
             self._log.error("The kernel is lost: %s.", str(error).rstrip("."))
         self._end(_UNKNOWN_EXIT)
 

@@ -37,7 +37,7 @@ class Variable:
 
 
 @dataclass(frozen=True)
-class Call:
+class PendingCall:
     """A call of a host tool that code waits for."""
 
     name: str
@@ -45,14 +45,14 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Running:
+class RunningCell:
     """The cell that runs. ``line`` is where in its code it is, where that can be told."""
 
     code: str
     number: int
     elapsed_s: float
     line: int | None = None
-    calls: tuple[Call, ...] = ()
+    calls: tuple[PendingCall, ...] = ()
     tasks: tuple[str, ...] = ()
 
 
@@ -76,7 +76,7 @@ class Inspection:
     """
 
     variables: tuple[Variable, ...] = ()
-    running: Running | None = None
+    running: RunningCell | None = None
     left_out: int = 0
     tools: tuple[str, ...] = ()
     cells: int = 0
@@ -95,7 +95,7 @@ class Inspection:
                 return variable
         raise KeyError(name)
 
-    def noted(self, note: str) -> Inspection:
+    def with_note(self, note: str) -> Inspection:
         """Return the same with a note."""
         return dataclasses.replace(self, note=note)
 
@@ -129,7 +129,7 @@ class Inspection:
                 if running is None
                 else f" for {_seconds(running.elapsed_s)}: native code holds it"
             )
-            yield f"The kernel does not speak{why}. {self._process()}"
+            yield f"The kernel does not speak{why}. {self._process_texts()}"
             age = "No summary of its variables was left." if self.age_s is None else ""
             yield age or f"Its variables as of {_seconds(self.age_s or 0.0)} ago:"
         if running is None:
@@ -143,7 +143,7 @@ class Inspection:
         if running.tasks:
             yield f"Tasks: {', '.join(running.tasks)}"
 
-    def _process(self) -> str:
+    def _process_texts(self) -> str:
         cpu = "" if self.cpu_percent is None else f"{self.cpu_percent:.0f} % CPU"
         memory = "" if self.memory_bytes is None else f"{_bytes(self.memory_bytes)} of memory"
         return ", ".join(part for part in (cpu, memory) if part)
@@ -185,7 +185,7 @@ def _text_table(variables: Sequence[Variable]) -> list[str]:
     return lines
 
 
-def _line(running: Running) -> str:
+def _line(running: RunningCell) -> str:
     lines = running.code.splitlines() or [""]
     at = running.line - 1 if running.line is not None and running.line <= len(lines) else 0
     return lines[at].strip()[:_LINE_CHARS]
@@ -254,9 +254,11 @@ def _escaped(text: str) -> str:
 # --- from what the sandbox said -----------------------------------------------------------------------------------
 
 
-def parse_look(look: Mapping[str, Any], session: str, name: str | None = None, *, private: bool = False) -> Inspection:
+def parse_inspection(
+    answer: Mapping[str, Any], session: str, name: str | None = None, *, private: bool = False
+) -> Inspection:
     """Return the inspection in what :mod:`.looking` was told, of all or of ``name``; what is wrong is left out."""
-    found = _parsed(look, session)
+    found = _parsed(answer, session)
     if name is None:
         return dataclasses.replace(found, private=private)
     # The kernel tells of that one alone; its relay has only a summary of all.
@@ -264,21 +266,21 @@ def parse_look(look: Mapping[str, Any], session: str, name: str | None = None, *
     return dataclasses.replace(found, variables=named, left_out=0, tools=(), private=True)
 
 
-def _parsed(look: Mapping[str, Any], session: str) -> Inspection:
-    by_relay = look.get("by") == "relay"
-    found: Any = look.get("summary") if by_relay else look
+def _parsed(answer: Mapping[str, Any], session: str) -> Inspection:
+    by_relay = answer.get("by") == "relay"
+    found: Any = answer.get("summary") if by_relay else answer
     found = found if isinstance(found, dict) else {}
     variables = [parse_row(row) for row in _list(found.get("variables"))[:MAX_VARIABLES]]
     return Inspection(
         variables=tuple(variable for variable in variables if variable is not None),
-        running=parse_running(look.get("running")),
+        running=parse_running(answer.get("running")),
         left_out=_count(found.get("left_out")) or 0,
         tools=tuple(clean(name, _NAME_CHARS) for name in _list(found.get("tools"))[:MAX_CALLS] if type(name) is str),
         cells=_count(found.get("count")) or 0,
         answered_by="relay" if by_relay else "kernel",
-        age_s=_number(look.get("age_s")),
-        cpu_percent=_number(look.get("cpu_percent")),
-        memory_bytes=_count(look.get("memory_bytes")),
+        age_s=_number(answer.get("age_s")),
+        cpu_percent=_number(answer.get("cpu_percent")),
+        memory_bytes=_count(answer.get("memory_bytes")),
         session=session,
     )
 
@@ -307,12 +309,12 @@ def _parse_shape(shape: Any) -> tuple[int, ...] | None:
     return numbers if len(numbers) == min(len(shape), _MAX_DIMENSIONS) else None
 
 
-def parse_running(running: Any) -> Running | None:
+def parse_running(running: Any) -> RunningCell | None:
     """Return the running cell, or None if there is none."""
     match running:
         case {"code": str(code), "number": number, "elapsed_s": elapsed}:
             calls = [parse_call(call) for call in _list(running.get("calls"))[:MAX_CALLS]]
-            return Running(
+            return RunningCell(
                 code=clean(code, CODE_CHARS, lines=True),
                 number=_count(number) or 0,
                 elapsed_s=_number(elapsed) or 0.0,
@@ -325,11 +327,11 @@ def parse_running(running: Any) -> Running | None:
     return None
 
 
-def parse_call(call: Any) -> Call | None:
+def parse_call(call: Any) -> PendingCall | None:
     """Return a call under way, or None if it is none."""
     match call:
         case [str(name), elapsed]:
-            return Call(clean(name, _NAME_CHARS), _number(elapsed) or 0.0)
+            return PendingCall(clean(name, _NAME_CHARS), _number(elapsed) or 0.0)
     return None
 
 
@@ -341,8 +343,8 @@ def clean(text: str, limit: int, *, lines: bool = False) -> str:
     text = text[:limit]
     if text.isprintable():
         return text
-    kept = "\n\t" if lines else ""
-    return "".join(c if c.isprintable() or c in kept else " " if c in "\n\t" else "\ufffd" for c in text)
+    allowed = "\n\t" if lines else ""
+    return "".join(c if c.isprintable() or c in allowed else " " if c in "\n\t" else "\ufffd" for c in text)
 
 
 def _list(value: Any) -> list[Any]:

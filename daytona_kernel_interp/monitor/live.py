@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from ..errors import KernelError, SessionNotFound, TunnelLost
 from ..sandboxes.select import adopt
 from ..session.session_file import SessionRecord, find_session, list_records
-from .inspection import Inspection, clean, parse_look
+from .inspection import Inspection, clean, parse_inspection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ..client.outputs import Output
-    from .shared_client import Guest
+    from .shared_client import SharedClient
     from .widget import SessionView
 
 _SOCKET_NAME = "live"  # see monitor_server.py
@@ -68,19 +68,19 @@ class Live:
             KernelError: If its host or its kernel is gone, or does not answer.
             NameError: If there is no variable ``name``.
         """
-        look = self._ask({"op": "look", "name": name})
-        if look.get("missing") is True:
+        answer = self._request({"op": "look", "name": name})
+        if answer.get("missing") is True:
             raise NameError(f"name {name!r} is not defined in session {self.session_id}")
-        found = parse_look(look, self.session_id, name, private=private)
-        return found.noted(self._note or f"Session {self.session_id}.")
+        found = parse_inspection(answer, self.session_id, name, private=private)
+        return found.with_note(self._note or f"Session {self.session_id}.")
 
-    def follow(self, since: int = 0) -> dict[str, Any]:
+    def inspect_since(self, since: int = 0) -> dict[str, Any]:
         """Return what :meth:`inspect` does, unchecked, and the steps that changed after ``since``; for :meth:`view`.
 
         Raises:
             KernelError: As for :meth:`inspect`.
         """
-        return self._ask({"op": "follow", "since": since})
+        return self._request({"op": "follow", "since": since})
 
     def get(self, name: str) -> Any:
         """Return a copy of a variable, while no cell runs.
@@ -93,8 +93,8 @@ class Live:
         from ..codec import values
         from ..wire.protocol_errors import RemoteProtocolError
 
-        with self._joined(lambda output: None) as guest:
-            answer, buffers = guest.ask(
+        with self._joined(lambda output: None) as client:
+            answer, buffers = client.request_control(
                 {"op": "inspect", "name": name, "value": True, "max_bytes": self._record.max_value_bytes}
             )
         if answer.get("missing") is True:
@@ -118,54 +118,54 @@ class Live:
             raise PermissionError(
                 f"this view of session {self.session_id} is read-only: live({self.session_id!r}, write=True) is not"
             )
-        with self._joined(on_output) as guest:
-            guest.run(code, timeout_s)
+        with self._joined(on_output) as client:
+            client.run(code, timeout_s)
 
     def view(self) -> SessionView:
         """Return a widget that follows the session in JupyterLab (extra ``jupyter``)."""
         from .widget import make_view
 
-        return make_view(self.follow, self.session_id)
+        return make_view(self.inspect_since, self.session_id)
 
     def __repr__(self) -> str:
         """Return what there is now, as text."""
-        return self._shown(str, str)
+        return self._formatted(str, str)
 
     def _repr_html_(self) -> str:
-        return self._shown(Inspection._repr_html_, lambda text: f"<div>{html.escape(text)}</div>")
+        return self._formatted(Inspection._repr_html_, lambda text: f"<div>{html.escape(text)}</div>")
 
-    def _shown(self, show: Callable[[Inspection], str], otherwise: Callable[[str], str]) -> str:
+    def _formatted(self, show: Callable[[Inspection], str], otherwise: Callable[[str], str]) -> str:
         try:
             return show(self.inspect())
         except KernelError as error:
             return otherwise(f"Session {self.session_id}: {error}")
 
     @contextlib.contextmanager
-    def _joined(self, on_output: Callable[[Output], None]) -> Iterator[Guest]:
-        from .shared_client import Guest
+    def _joined(self, on_output: Callable[[Output], None]) -> Iterator[SharedClient]:
+        from .shared_client import SharedClient
 
-        guest = Guest(self._record, on_output)
+        client = SharedClient(self._record, on_output)
         try:
-            yield guest
+            yield client
         finally:
-            guest.close()
+            client.close()
 
-    def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
+    def _request(self, request: dict[str, Any]) -> dict[str, Any]:
         path = Path(self._record.connection_file).parent / _SOCKET_NAME
         try:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(_ANSWER_S)
                 connection.connect(str(path))
-                connection.sendall(json.dumps(question).encode("ascii") + b"\n")
+                connection.sendall(json.dumps(request).encode("ascii") + b"\n")
                 answer = json.loads(_read_line(connection))
         except (OSError, ValueError, RecursionError) as error:
-            raise self._over(error) from error
+            raise self._ended_error(error) from error
         if not isinstance(answer, dict) or "error" in answer:
             text = answer.get("error") if isinstance(answer, dict) else "its host gave no answer"
             raise KernelError(clean(str(text), 2000))
         return answer
 
-    def _over(self, error: Exception) -> KernelError:
+    def _ended_error(self, error: Exception) -> KernelError:
         """Return the error that says why the session cannot be reached any more."""
         try:
             record = find_session(self.session_id)
@@ -198,10 +198,10 @@ def _stale(record: SessionRecord) -> str:
         fate = f"its host, process {record.pid}, is gone; its last sign of life was at {seen}, {ago} ago"
     else:
         fate = f"its host let go of it at {seen}, {ago} ago"
-    return f"Session {record.id} has no host: {fate}. {_what_is_left(record)}"
+    return f"Session {record.id} has no host: {fate}. {_remaining_text(record)}"
 
 
-def _what_is_left(record: SessionRecord) -> str:
+def _remaining_text(record: SessionRecord) -> str:
     kind = str(record.sandbox.get("kind", "?"))
     try:
         lives = adopt(record.sandbox).may_be_alive()

@@ -30,11 +30,11 @@ _READY_S = 10.0
 _INTERRUPT_S = 10.0
 _PROBE_S = 0.1  # between questions until the first is heard of
 _ANSWER_S = 120.0  # for a large value
-_LOOK_S = 0.2  # between looks whether the time is over, while nothing comes
+_POLL_S = 0.2  # between looks whether the time is over, while nothing comes
 
 
 @dataclass(frozen=True)
-class Listed:
+class SessionSummary:
     """A line of the list of sessions."""
 
     id: str
@@ -51,7 +51,7 @@ class CellFailed(Exception):
         self.outputs = outputs
 
 
-class Visit(Protocol):
+class SessionClient(Protocol):
     """A session that may be given cells."""
 
     def run(self, code: str, timeout_s: float | None = None) -> Any:
@@ -70,13 +70,13 @@ class Visit(Protocol):
         """
 
 
-def list_sessions() -> list[Listed]:
+def list_sessions() -> list[SessionSummary]:
     """Return this user's sessions on this machine, the newest first; records of what is gone are deleted."""
     listed = []
     for record in list_records():
         if record.host_lives or _sandbox_lives(record):
             host = record.pid if record.host_lives else None
-            listed.append(Listed(record.id, host, str(record.sandbox.get("kind", "?")), record.started))
+            listed.append(SessionSummary(record.id, host, str(record.sandbox.get("kind", "?")), record.started))
         else:
             record.delete()
             record.remove_endpoints()
@@ -84,7 +84,7 @@ def list_sessions() -> list[Listed]:
 
 
 @contextlib.contextmanager
-def visit(session_id: str, on_output: Callable[[Output], None]) -> Iterator[Visit]:
+def open_session(session_id: str, on_output: Callable[[Output], None]) -> Iterator[SessionClient]:
     """Join the session, or take it up if its host is gone.
 
     Raises:
@@ -92,13 +92,13 @@ def visit(session_id: str, on_output: Callable[[Output], None]) -> Iterator[Visi
     """
     record = find_session(session_id)
     if record.host_lives:
-        guest = Guest(record, on_output)
+        client = SharedClient(record, on_output)
         try:
-            yield guest
+            yield client
         finally:
-            guest.close()
+            client.close()
         return
-    host = _Host(session_id, on_output)
+    host = _AttachedClient(session_id, on_output)
     try:
         yield host
     finally:
@@ -112,7 +112,7 @@ def _sandbox_lives(record: SessionRecord) -> bool:
         return True  # of a kind that this version does not know: not ours to judge
 
 
-class _Host:
+class _AttachedClient:
     """A session taken up."""
 
     def __init__(self, session_id: str, on_output: Callable[[Output], None]) -> None:
@@ -120,7 +120,7 @@ class _Host:
         from ..interpreter.interpreter import CodeInterpreterError, FinalOutput
 
         self._errors, self._submission = (CodeInterpreterError, SyntaxError), FinalOutput
-        self._early: list[Output] | None = []  # of the last cell, which nobody may want to see
+        self._early_outputs: list[Output] | None = []  # of the last cell, which nobody may want to see
         self._on_output = on_output
         try:
             self._interpreter = KernelInterpreter.attach(session_id, max_output_chars=None, on_output=self._take)
@@ -128,37 +128,37 @@ class _Host:
             raise SessionNotFound(str(error.__cause__ or error)) from error
 
     def run(self, code: str, timeout_s: float | None = None) -> Any:
-        if self._early is not None:
+        if self._early_outputs is not None:
             with contextlib.suppress(*self._errors):
                 self._interpreter.resume()
-            self._early = None
+            self._early_outputs = None
         self._interpreter.execution_timeout = timeout_s
-        result = self._do(lambda: self._interpreter.execute(code))
+        result = self._run_on_loop(lambda: self._interpreter.execute(code))
         return result.output["output"] if isinstance(result, self._submission) else None
 
     def last_cell(self) -> None:
-        early, self._early = self._early or [], None
+        early, self._early_outputs = self._early_outputs or [], None
         for output in early:
             self._on_output(output)
-        self._do(self._interpreter.resume)
+        self._run_on_loop(self._interpreter.resume)
 
     def close(self) -> None:
         self._interpreter.detach()
 
     def _take(self, output: Output) -> None:
-        if self._early is None:
+        if self._early_outputs is None:
             self._on_output(output)
         else:
-            self._early.append(output)
+            self._early_outputs.append(output)
 
-    def _do(self, work: Callable[[], Any]) -> Any:
+    def _run_on_loop(self, work: Callable[[], Any]) -> Any:
         try:
             return work()
         except self._errors as error:
             raise CellFailed(str(error), self._interpreter.outputs) from error
 
 
-class Guest:
+class SharedClient:
     """A session joined.
 
     Raises:
@@ -167,7 +167,7 @@ class Guest:
 
     def __init__(self, record: SessionRecord, on_output: Callable[[Output], None]) -> None:
         self._on_output = on_output
-        self._begun = False
+        self._started_cells = False
         self._client = BlockingKernelClient()
         if (limit := max_message_bytes(record.max_value_bytes)) is not None:
             self._client.context.setsockopt(zmq.MAXMSGSIZE, limit)
@@ -181,29 +181,29 @@ class Guest:
 
     def _subscribe(self) -> None:
         """Return when what the kernel publishes arrives. Asked on control: a cell that runs keeps shell waiting."""
-        asked = set()
+        request_ids = set()
         for _ in range(int(_READY_S / _PROBE_S)):
             message = self._client.session.msg("kernel_info_request", {})
-            asked.add(message["header"]["msg_id"])
+            request_ids.add(message["header"]["msg_id"])
             self._client.control_channel.send(message)
             with contextlib.suppress(queue.Empty):
                 while True:
-                    if self._client.get_iopub_msg(timeout=_PROBE_S)["parent_header"].get("msg_id") in asked:
+                    if self._client.get_iopub_msg(timeout=_PROBE_S)["parent_header"].get("msg_id") in request_ids:
                         return
         raise RuntimeError(f"nothing came within {_READY_S:g} s; native code may hold it")
 
-    def ask(self, question: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+    def request_control(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
         """Ask the kernel on control, see ``wire.looks``; return its answer and the buffers of that.
 
         Raises:
             SessionNotFound: If it does not answer.
         """
-        message = self._client.session.msg("comm_msg", {"comm_id": "", "data": question})
+        message = self._client.session.msg("comm_msg", {"comm_id": "", "data": request})
         self._client.control_channel.send(message)
         end = time.monotonic() + _ANSWER_S
         while (left_s := end - time.monotonic()) > 0:
             with contextlib.suppress(queue.Empty):
-                answer = self._client.get_control_msg(timeout=min(_LOOK_S, left_s))
+                answer = self._client.get_control_msg(timeout=min(_POLL_S, left_s))
                 data = answer["content"].get("data")
                 if answer["parent_header"].get("msg_id") == message["header"]["msg_id"] and isinstance(data, dict):
                     return data, answer["buffers"]
@@ -212,14 +212,14 @@ class Guest:
         raise SessionNotFound("the session's kernel does not answer: its host is gone, or native code holds the kernel")
 
     def run(self, code: str, timeout_s: float | None = None) -> Any:
-        """Run one cell; see :meth:`Visit.run`."""
+        """Run one cell; see :meth:`SessionClient.run`."""
         # Not to stop on an error: the kernel would drop the cells that wait behind it, the host's own too.
         cell = OutputCollector(
             self._client.execute(code, allow_stdin=False, stop_on_error=False), max_output_chars=None
         )
-        self._begun = False
+        self._started_cells = False
         try:
-            in_time = self._follow(cell, timeout_s)
+            in_time = self._follow_cell(cell, timeout_s)
             if not in_time:
                 self._interrupt(cell)
         except KeyboardInterrupt:
@@ -237,11 +237,11 @@ class Guest:
         """Leave; the session notices nothing."""
         self._client.stop_channels()
 
-    def _follow(self, cell: OutputCollector, timeout_s: float | None) -> bool:
+    def _follow_cell(self, cell: OutputCollector, timeout_s: float | None) -> bool:
         """Take messages until the cell is over, or return False after ``timeout_s``."""
         end = None if timeout_s is None else time.monotonic() + timeout_s
         while not cell.finished:
-            wait_s = _LOOK_S if end is None else min(_LOOK_S, end - time.monotonic())
+            wait_s = _POLL_S if end is None else min(_POLL_S, end - time.monotonic())
             if wait_s <= 0:
                 return False
             try:
@@ -259,22 +259,22 @@ class Guest:
         """
         if cell.idle:
             message = self._client.get_shell_msg(timeout=wait_s)
-            if _is_of(cell, message) and message["msg_type"] == "execute_reply":
+            if _belongs_to(cell, message) and message["msg_type"] == "execute_reply":
                 cell.receive_reply(message)
             return
         message = self._client.get_iopub_msg(timeout=wait_s)
-        self._begun = self._begun or _is_of(cell, message)
-        for event in cell.receive_iopub(message) if _is_of(cell, message) else ():
+        self._started_cells = self._started_cells or _belongs_to(cell, message)
+        for event in cell.receive_iopub(message) if _belongs_to(cell, message) else ():
             if isinstance(event, OutputArrived):
                 self._on_output(event.output)
 
     def _interrupt(self, cell: OutputCollector) -> None:
-        content = {"comm_id": "", "data": {"op": "withhold" if self._begun else "raise", "cell": cell.msg_id}}
+        content = {"comm_id": "", "data": {"op": "withhold" if self._started_cells else "raise", "cell": cell.msg_id}}
         self._client.control_channel.send(self._client.session.msg("comm_msg", content))
-        if self._begun:  # else it waits behind another's cell, which is not ours to interrupt
+        if self._started_cells:  # else it waits behind another's cell, which is not ours to interrupt
             self._client.control_channel.send(self._client.session.msg("interrupt_request", {}))
-            self._follow(cell, _INTERRUPT_S)
+            self._follow_cell(cell, _INTERRUPT_S)
 
 
-def _is_of(cell: OutputCollector, message: dict[str, Any]) -> bool:
+def _belongs_to(cell: OutputCollector, message: dict[str, Any]) -> bool:
     return bool(message["parent_header"].get("msg_id") == cell.msg_id)

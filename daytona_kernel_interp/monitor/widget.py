@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import KernelDied, KernelError, SessionNotFound
-from .inspection import Inspection, clean, parse_look
+from .inspection import Inspection, clean, parse_inspection
 
 try:
     import anywidget
@@ -21,10 +21,10 @@ try:
 except ImportError as missing:
     raise ImportError("the live view needs anywidget: pip install 'daytona-kernel-interp[jupyter]'") from missing
 
-Follow = Callable[[int], dict[str, Any]]  # see MonitorServer.inspect_since
+InspectSince = Callable[[int], dict[str, Any]]  # see MonitorServer.inspect_since
 
 POLL_S, _MAX_POLL_S = 0.5, 5.0
-_REST = 25  # times as long as a look took, so that a large namespace costs the run no more than a small one
+_BACKOFF = 25  # times as long as a look took, so that a large namespace costs the run no more than a small one
 _MAX_FAILURES = 20  # in a row; a link may be down for a while
 _MAX_STEPS = 200
 _CODE_CHARS, _TAIL_CHARS = 2000, 1000
@@ -41,10 +41,10 @@ class SessionView(anywidget.AnyWidget):
     variables: Any = traitlets.List().tag(sync=True)  # name, type, size, shape, value
     over = traitlets.Unicode().tag(sync=True)  # why nothing more will come
 
-    def __init__(self, follow: Follow, session: str) -> None:
+    def __init__(self, inspect_since: InspectSince, session: str) -> None:
         super().__init__(session=session)
-        self._follow, self._change = follow, 0
-        self._known: dict[int, dict[str, Any]] = {}
+        self._follow, self._change = inspect_since, 0
+        self._last_change: dict[int, dict[str, Any]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="daytona-kernel-view", daemon=True)
         self._thread.start()
@@ -61,14 +61,14 @@ class SessionView(anywidget.AnyWidget):
             KernelError: If the session does not answer.
         """
         answer = self._follow(self._change)
-        found = parse_look(answer.get("look") or {}, self.session)
+        found = parse_inspection(answer.get("look") or {}, self.session)
         for step in map(_step, _list(answer.get("steps"))):
             if step is not None:
-                self._known[step["number"]] = step
+                self._last_change[step["number"]] = step
         change = answer.get("change")
         self._change = change if type(change) is int else 0
         with self.hold_sync():
-            self.steps = [self._known[number] for number in sorted(self._known)[-_MAX_STEPS:]]
+            self.steps = [self._last_change[number] for number in sorted(self._last_change)[-_MAX_STEPS:]]
             self.now = _now(found)
             self.variables = [list(cells) for cells in found.rows()]
 
@@ -84,19 +84,19 @@ class SessionView(anywidget.AnyWidget):
                 if isinstance(error, (SessionNotFound, KernelDied)) or failures >= _MAX_FAILURES:
                     self.over = clean(str(error), _TAIL_CHARS)
                     return
-            self._stop.wait(min(_MAX_POLL_S, max(POLL_S, _REST * (time.monotonic() - began))))
+            self._stop.wait(min(_MAX_POLL_S, max(POLL_S, _BACKOFF * (time.monotonic() - began))))
 
 
-def make_view(follow: Follow, session: str) -> SessionView:
-    """Return a view of the session that ``follow`` tells of."""
-    return SessionView(follow, session)
+def make_view(inspect_since: InspectSince, session: str) -> SessionView:
+    """Return a view of the session that ``inspect_since`` tells of."""
+    return SessionView(inspect_since, session)
 
 
-def _now(found: Inspection) -> dict[str, Any]:
-    running = found.running
+def _now(inspection: Inspection) -> dict[str, Any]:
+    running = inspection.running
     return {
-        "headings": list(found.headings()),
-        "footings": list(found.footings()),
+        "headings": list(inspection.headings()),
+        "footings": list(inspection.footings()),
         "code": "" if running is None else running.code,
         "line": None if running is None else running.line,
         "calls": [] if running is None else [[call.name, round(call.elapsed_s, 1)] for call in running.calls],

@@ -198,7 +198,7 @@ def _step(
         source_lines=entry.code.count("\n") + 1,
         calls=[_call(call, entry, transcript, limit) for call in entry.calls],
         chart=charts.chart(spans, length_s, bar_px=18) if len(spans) > 1 else None,
-        outputs=[parts.output(one, limit) for one in entry.outputs],
+        outputs=[parts.output_html(one, limit) for one in entry.outputs],
         submitted=_submitted(entry, transcript, limit) if state == "submitted" else [],
         error=parts.cut(plain_text(entry.outcome.text), limit) if state == "failed" else "",
         returned=_returned(entry, transcript, limit),
@@ -293,8 +293,8 @@ def _usage(usage: Usage | None) -> str:
     tokens = [
         f"{count:,} {way}" for count, way in ((usage.prompt_tokens, "in"), (usage.completion_tokens, "out")) if count
     ]
-    told = [usage.model or "", " / ".join(tokens), "" if usage.cost_usd is None else _money(usage.cost_usd)]
-    return " · ".join(filter(None, told))
+    parts = [usage.model or "", " / ".join(tokens), "" if usage.cost_usd is None else _money(usage.cost_usd)]
+    return " · ".join(filter(None, parts))
 
 
 def _money(dollars: float) -> str:

@@ -64,7 +64,7 @@ _FRAME_STYLE = (
     "th,td{padding:3px 10px;text-align:right;border:0;border-bottom:1px solid #e3e5ea}th{color:#5b6270}"
 )
 # They reach out without being content: no policy covers a `<link rel="preconnect">`. Renamed they are unknown elements.
-_REACHING = re.compile(r"<(/?)(?=(?:link|meta|base|object|embed|iframe|frame|frameset|form)\b)", re.IGNORECASE)
+_EXTERNAL_URL = re.compile(r"<(/?)(?=(?:link|meta|base|object|embed|iframe|frame|frameset|form)\b)", re.IGNORECASE)
 _SCRIPT = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|\Z)", re.IGNORECASE | re.DOTALL)
 
 
@@ -140,7 +140,7 @@ def markdown(text: str) -> Markup:
 
 def frame(html: str, name: str) -> Markup:
     """Return a frame in which ``html`` shows and can do nothing else. Its height is a guess: no script measures it."""
-    inert = _REACHING.sub(r"<\1x-", html)
+    inert = _EXTERNAL_URL.sub(r"<\1x-", html)
     page = (
         f'<!doctype html><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_FRAME_POLICY}">'
         f"<style>{_FRAME_STYLE}</style><body>{inert}"
@@ -171,7 +171,7 @@ def picture(mime: str, data: str) -> Markup | None:
     return Markup('<img alt="{}" src="data:{};base64,{}">').format(shown, mime, encoded)
 
 
-def output(shown: Output, limit: int) -> Markup:
+def output_html(shown: Output, limit: int) -> Markup:
     """Return what a cell showed."""
     match shown:
         case StreamText(name=name, text=text):
@@ -196,7 +196,7 @@ def _rich(data: Mapping[str, Any], kind: str, limit: int) -> Markup:
         if isinstance(content, str) and (image := picture(mime, content)) is not None:
             return Markup('<figure class="out figure">{}</figure>').format(image)
     html = data.get("text/html")
-    if isinstance(html, str) and len(html) <= _MAX_FRAME and _shows_something(html):
+    if isinstance(html, str) and len(html) <= _MAX_FRAME and _has_visible_content(html):
         return Markup('<div class="out {}">{}</div>').format(kind, frame(html, "HTML that the cell showed"))
     text = data.get("text/markdown")
     if isinstance(text, str):
@@ -208,7 +208,7 @@ def _rich(data: Mapping[str, Any], kind: str, limit: int) -> Markup:
     return _block(kind, cut(display_text(data), limit))
 
 
-def _shows_something(html: str) -> bool:
+def _has_visible_content(html: str) -> bool:
     """Whether anything is left of HTML whose scripts do not run: of many a chart nothing is."""
     rest = _SCRIPT.sub("", html)
     return bool(

@@ -28,22 +28,22 @@ _PRE = "margin:4px 0 6px;padding:6px 10px;border-left:3px solid #8886;background
 def to_card(transcript: Transcript, title: str) -> str:
     """Return HTML for a notebook's output."""
     sums = timeline.totals(transcript)
-    told = [
+    parts = [
         _count(sums.steps, "step"),
         duration(sums.elapsed_s),
         _count(sums.tool_calls, "tool call"),
         _count(sums.llm_calls, "LLM call"),
     ]
     if sums.failed:
-        told.insert(1, f"{sums.failed} failed")
+        parts.insert(1, f"{sums.failed} failed")
     if tokens := (sums.prompt_tokens or 0) + (sums.completion_tokens or 0):
-        told.append(f"{tokens:,} tokens")
+        parts.append(f"{tokens:,} tokens")
     if sums.cost_usd is not None:
-        told.append(f"${sums.cost_usd:.4f}")
+        parts.append(f"${sums.cost_usd:.4f}")
     return "".join(
         [
             '<div style="max-width:860px;line-height:1.5">',
-            f"<strong>{escape(title)}</strong> <span style='opacity:.7'>{escape(' · '.join(told))}</span>",
+            f"<strong>{escape(title)}</strong> <span style='opacity:.7'>{escape(' · '.join(parts))}</span>",
             *(f"<div style='color:#a86b00'>{escape(problem)}</div>" for problem in transcript.problems),
             *_steps(transcript),
             "</div>",

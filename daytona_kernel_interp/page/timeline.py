@@ -123,8 +123,8 @@ def cell_spans(transcript: Transcript) -> dict[int, list[Span]]:
 def cell_length_s(entry: Entry) -> float:
     """Return how long a cell took; for one without an end, until the last thing that is known of it."""
     if entry.elapsed_s is not None:
-        return sane(entry.elapsed_s)
-    return max((sane(call.began_s) + sane(call.elapsed_s) for call in entry.calls), default=0.0)
+        return sane_duration(entry.elapsed_s)
+    return max((sane_duration(call.began_s) + sane_duration(call.elapsed_s) for call in entry.calls), default=0.0)
 
 
 def totals(transcript: Transcript) -> Totals:
@@ -162,13 +162,13 @@ def _sum(usages: Iterable[Usage], name: str) -> int | None:
 
 
 def _call_span(call: RecordedCall, entry: Entry, offset_s: float, end_s: float) -> Span:
-    start_s = offset_s + sane(call.began_s)
+    start_s = offset_s + sane_duration(call.began_s)
     known = call.elapsed_s is not None
     return Span(
         call.kind,
         call.name,
         start_s,
-        start_s + sane(call.elapsed_s) if known else max(start_s, end_s),
+        start_s + sane_duration(call.elapsed_s) if known else max(start_s, end_s),
         0,
         entry.index,
         call.id,
@@ -192,13 +192,13 @@ def _requests(transcript: Transcript) -> list[Span]:
         start_s = seconds_between(began, one.began)
         name = (one.usage.model if one.usage else None) or "model"
         kind: Kind = "model" if one.entry is None else "request"
-        end_s = start_s + sane(one.elapsed_s)
+        end_s = start_s + sane_duration(one.elapsed_s)
         broken = bool(one.error)
         spans.append(Span(kind, name, start_s, end_s, 0, one.entry, None, broken, one.elapsed_s is None))
     return spans
 
 
-def sane(seconds: float | None) -> float:
+def sane_duration(seconds: float | None) -> float:
     """Return a duration that can be drawn, whatever a file says."""
     return seconds if seconds is not None and math.isfinite(seconds) and seconds > 0 else 0.0
 

@@ -27,7 +27,7 @@ _OWN_TAGS = frozenset((
 # fmt: on
 
 
-def same(one: Sequence[Buffer], other: Sequence[Buffer]) -> bool:
+def same_value(one: Sequence[Buffer], other: Sequence[Buffer]) -> bool:
     """Whether two encodings are of the same value: of equal bytes, or equal but for an order that means nothing."""
     if len(one) == len(other) and all(bytes(a) == bytes(b) for a, b in zip(one, other, strict=True)):
         return True

@@ -19,7 +19,7 @@ from ..codec import values
 from ..errors import RecordingError
 from ..page.shown_values import repr_of
 from ..wire.protocol_errors import RemoteProtocolError
-from .canonical import same
+from .canonical import same_value
 from .compare_figures import same_pixels, size_of
 from .tape import call_text
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..client.outputs import Output
     from ..recording.model import Entry, Outcome, RecordedCall, ValueLoader, ValueRef
 
-What = Literal["code", "variables", "calls", "output", "outcome"]
+Aspect = Literal["code", "variables", "calls", "output", "outcome"]
 
 _MAX_TEXT = 4000  # characters of a value that a reader is shown
 
@@ -84,7 +84,7 @@ EXACT = Tolerance(times=False, addresses=False, paths=False, ids=False, floats=N
 class Difference:
     """One thing that is not the same in two entries: ``expected`` is the first one's, ``came`` the second's."""
 
-    what: What
+    what: Aspect
     expected: str
     came: str
 
@@ -113,8 +113,8 @@ class Comparison:
         late = not self.same_text(expected.late, came.late)  # it heads the text that the caller got
         if late:
             yield Difference("output", f"late: {expected.late}", f"late: {came.late}")
-        ended = self.outcome(*(_briefly(entry) if outputs else entry.outcome for entry in (expected, came)))
-        if ended is not None and not ((outputs or late) and _says_no_more(expected, came)):
+        ended = self.outcome(*(_short_outcome(entry) if outputs else entry.outcome for entry in (expected, came)))
+        if ended is not None and not ((outputs or late) and _repeats_outputs(expected, came)):
             yield ended
 
     def variables(self, expected: Entry, came: Entry) -> Iterator[Difference]:
@@ -162,7 +162,7 @@ class Comparison:
             and expected.ending == came.ending
             and (expected.error == "SyntaxError") == (came.error == "SyntaxError")  # DSPy names the others by version
             and self.same_text(expected.text, came.text)
-            and (self._same_ref(expected.value, came.value) or self._both_nothing(expected.value, came.value))
+            and (self._same_ref(expected.value, came.value) or self._both_empty(expected.value, came.value))
         )
         if alike:
             return None
@@ -255,12 +255,12 @@ class Comparison:
             return True
         first, second = self._expected.load(one), self._came.load(other)
         with contextlib.suppress(RemoteProtocolError):
-            if same(first, second):
+            if same_value(first, second):
                 return True
             return self._tolerance != EXACT and self.same_value(values.loads(first), values.loads(second))
         return False
 
-    def _both_nothing(self, one: ValueRef | None, other: ValueRef | None) -> bool:
+    def _both_empty(self, one: ValueRef | None, other: ValueRef | None) -> bool:
         """Whether neither is anything: None or no text, which DSPy takes for the same."""
         for store, ref in ((self._expected, one), (self._came, other)):
             if ref is not None and (ref.size > len("null") or values.loads(store.load(ref)) not in (None, "")):
@@ -329,7 +329,7 @@ def _mime_text(mime: str, content: Any) -> str:
     return f"[{mime}] {text[:_MAX_TEXT]}"
 
 
-def _says_no_more(expected: Entry, came: Entry) -> bool:
+def _repeats_outputs(expected: Entry, came: Entry) -> bool:
     """Whether an outcome only repeats outputs that differ: text returned, or an error of the same class."""
     kinds = {expected.outcome.kind, came.outcome.kind}
     if kinds == {"returned"}:
@@ -337,7 +337,7 @@ def _says_no_more(expected: Entry, came: Entry) -> bool:
     return kinds == {"raised"} and expected.outcome.error == came.outcome.error
 
 
-def _briefly(entry: Entry) -> Outcome:
+def _short_outcome(entry: Entry) -> Outcome:
     """Return how an entry ended, of an error that its outputs show in full only the first line."""
     if not any(isinstance(output, CellError) for output in entry.outputs):
         return entry.outcome

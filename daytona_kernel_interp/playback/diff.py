@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ..recording.model import Entry, Transcript
 
-_LIKE = 0.5  # from this ratio on, code is thought to be another version of the same step
+_SIMILARITY = 0.5  # from this ratio on, code is thought to be another version of the same step
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _pairs(first: Transcript, second: Transcript) -> Iterator[tuple[Entry | None
             yield from zip(ours, theirs, strict=True)
             continue
         while ours and theirs:  # rewritten: paired in order, as far as they are alike
-            if _alike(ours[0], theirs[0]) or len(ours) == len(theirs):
+            if _similar(ours[0], theirs[0]) or len(ours) == len(theirs):
                 yield ours.pop(0), theirs.pop(0)
             elif len(ours) > len(theirs):
                 yield ours.pop(0), None
@@ -147,8 +147,8 @@ def _pairs(first: Transcript, second: Transcript) -> Iterator[tuple[Entry | None
         yield from ((None, one) for one in theirs)
 
 
-def _alike(one: Entry, other: Entry) -> bool:
-    return difflib.SequenceMatcher(None, one.code[:2000], other.code[:2000], autojunk=False).ratio() >= _LIKE
+def _similar(one: Entry, other: Entry) -> bool:
+    return difflib.SequenceMatcher(None, one.code[:2000], other.code[:2000], autojunk=False).ratio() >= _SIMILARITY
 
 
 def _row(step: StepDiff) -> tuple[str, str, str, str]:

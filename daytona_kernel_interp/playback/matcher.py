@@ -16,7 +16,7 @@ from ..errors import RecordingError, ReplayMismatch
 from ..interpreter.request import fields_of
 from ..interpreter.sent_inputs import EncodedInput, SentInputs
 from ..wire.protocol_errors import RemoteProtocolError
-from .canonical import same
+from .canonical import same_value
 from .compare import value_text
 from .tape import diff_text
 
@@ -27,23 +27,25 @@ if TYPE_CHECKING:
     from ..wire.comm import ToolSpec
 
 TOKEN = "__dspy_host_token"  # a secret of DSPy's process, bound by its own first step
-_DSPYS_OWN = ("llm_query", "llm_query_batched")  # their parameters are DSPy's affair
+_DSPY_CODE = ("llm_query", "llm_query_batched")  # their parameters are DSPy's affair
 _MAX_NEAR = 500
 
 
-class Follower:
+class RecordingMatcher:
     """Goes through a recording step by step."""
 
     def __init__(self, transcript: Transcript, name: str) -> None:
         self._entries, self._store, self._name = list(transcript.entries), transcript.store, name
         self.inputs = SentInputs()  # what encodes a program's variables: a large one that did not change only once
-        self._seen: set[str] = set()  # hashes of large values, which need not be encoded again while they are the same
+        self._matched: set[str] = (
+            set()
+        )  # hashes of large values, which need not be encoded again while they are the same
         self._next = 0
 
     @property
     def left(self) -> int:
         """How many recorded steps were not asked for yet."""
-        return sum(not _installs_dspy(entry.variables) for entry in self._entries[self._next :])
+        return sum(not _is_dspy_setup(entry.variables) for entry in self._entries[self._next :])
 
     def step(
         self,
@@ -61,12 +63,12 @@ class Follower:
             ReplayMismatch: If it is not the next one; the text shows what differs from the nearest one.
             UnsupportedValue: If a variable is nothing that a recording could have.
         """
-        own = _installs_dspy(variables)
-        while not own and self._next < len(self._entries) and _installs_dspy(self._entries[self._next].variables):
+        own = _is_dspy_setup(variables)
+        while not own and self._next < len(self._entries) and _is_dspy_setup(self._entries[self._next].variables):
             self._next += 1
         entry = self._entries[self._next] if self._next < len(self._entries) else None
         if own:
-            if entry is None or not _installs_dspy(entry.variables):
+            if entry is None or not _is_dspy_setup(entry.variables):
                 return None
             self._next += 1
             return entry
@@ -79,9 +81,9 @@ class Follower:
 
     def _check_variables(self, entry: Entry, variables: Mapping[str, Any], encoded: Mapping[str, EncodedInput]) -> None:
         if entry.variables.keys() != variables.keys():
-            recorded, asked = (", ".join(sorted(names)) or "none" for names in (entry.variables, variables))
+            recorded, requested = (", ".join(sorted(names)) or "none" for names in (entry.variables, variables))
             raise ReplayMismatch(
-                f"{self._where(entry)} has other variables: recorded are {recorded}; asked for are {asked}"
+                f"{self._where(entry)} has other variables: recorded are {recorded}; asked for are {requested}"
             )
         for name, ref in entry.variables.items():
             if name == TOKEN:
@@ -94,26 +96,26 @@ class Follower:
                 )
 
     def _is_recorded(self, encoded: EncodedInput, value: Any, ref: ValueRef) -> bool:
-        if encoded.key and encoded.key not in self._seen:
-            self._seen.add(encoded.key)
-            self.inputs.set_cached_keys(list(self._seen))
+        if encoded.key and encoded.key not in self._matched:
+            self._matched.add(encoded.key)
+            self.inputs.set_cached_keys(list(self._matched))
         if (encoded.key or hash_of(encoded.buffers)) == ref.hash:
             return True
         buffers = encoded.buffers or values.dumps(value, max_bytes=None)
         recorded = self._store.load(ref)
         try:
-            return same(recorded, buffers) or bool(values.loads(recorded) == values.loads(buffers))
+            return same_value(recorded, buffers) or bool(values.loads(recorded) == values.loads(buffers))
         except (RemoteProtocolError, ValueError, TypeError):
             return False
 
     def _check_offer(
         self, entry: Entry, tools: Sequence[ToolSpec], output_fields: Sequence[Mapping[str, Any]] | None
     ) -> None:
-        recorded, asked = (dict(map(_shape, offered)) for offered in (entry.tools, tools))
-        for name in sorted(recorded.keys() | asked.keys()):
-            if name.startswith("__dspy_") or recorded.get(name) == asked.get(name):
+        recorded, requested = (dict(map(_shape, offered)) for offered in (entry.tools, tools))
+        for name in sorted(recorded.keys() | requested.keys()):
+            if name.startswith("__dspy_") or recorded.get(name) == requested.get(name):
                 continue
-            shown = [offered.get(name, f"no tool {name!r}") for offered in (recorded, asked)]
+            shown = [offered.get(name, f"no tool {name!r}") for offered in (recorded, requested)]
             raise ReplayMismatch(f"{self._where(entry)} is offered other tools: recorded is {shown[0]}, now {shown[1]}")
         fields = [fields_of(given) for given in (entry.output_fields, output_fields)]
         if fields[0] != fields[1]:
@@ -153,13 +155,13 @@ class Follower:
         return f"Step {entry.index} of {self._name}"
 
 
-def _installs_dspy(variables: Mapping[str, Any]) -> bool:
+def _is_dspy_setup(variables: Mapping[str, Any]) -> bool:
     return TOKEN in variables
 
 
 def _shape(spec: ToolSpec) -> tuple[str, str]:
     """Return a tool's name, and how it is called."""
-    if spec.name in _DSPYS_OWN or spec.parameters is None:
+    if spec.name in _DSPY_CODE or spec.parameters is None:
         return spec.name, f"{spec.name}(...)"
     kinds = {2: "*", 4: "**"}
     return spec.name, f"{spec.name}({', '.join(kinds.get(p.kind, '') + p.name for p in spec.parameters)})"

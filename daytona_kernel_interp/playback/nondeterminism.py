@@ -63,7 +63,7 @@ _MAGICS = {"time": "time", "timeit": "time", "prun": "time"}
 _SET_METHODS = frozenset(("union", "intersection", "difference", "symmetric_difference"))
 
 
-class Suspects:
+class NondeterminismTracker:
     """What the cells of a session bind that may differ from run to run; tell it each cell in turn."""
 
     def __init__(self) -> None:
@@ -72,12 +72,12 @@ class Suspects:
         self._bound: set[str] = set()  # every name that a cell has given a meaning of its own
         self._differing: dict[str, int] = {}  # names that a step bound which differed: that step
         self._last: set[str] = set()  # what the last cell bound
-        self.followed: list[int] = []  # the steps that differed, of whose names the last cell reads some
+        self.call_names: list[int] = []  # the steps that differed, of whose names the last cell reads some
 
-    def look(self, step: int, code: str) -> str:
+    def analyze(self, step: int, code: str) -> str:
         """Take in a cell and return why it may differ, ``""`` if nothing in it says so."""
         tree, reasons = _parse(code)
-        self._last, self.followed = set(), []
+        self._last, self.call_names = set(), []
         if tree is None:
             return ", ".join(reasons)
         visitor = _Visitor(self._modules, self._bound)
@@ -86,10 +86,10 @@ class Suspects:
         inherited = [self._names[name] for name in sorted(visitor.read) if name in self._names]
         self._bound |= visitor.bound
         self._last = visitor.bound
-        self.followed = sorted({self._differing[name] for name in visitor.read if name in self._differing})
+        self.call_names = sorted({self._differing[name] for name in visitor.read if name in self._differing})
         for name in visitor.bound:
-            if self.followed:
-                self._differing.setdefault(name, self.followed[0])
+            if self.call_names:
+                self._differing.setdefault(name, self.call_names[0])
             else:
                 self._differing.pop(name, None)
         for name in visitor.bound:
@@ -99,7 +99,7 @@ class Suspects:
                 self._names.pop(name, None)
         return ", ".join([*reasons, *dict.fromkeys(inherited)])
 
-    def differed(self, step: int) -> None:
+    def mark_differing(self, step: int) -> None:
         """The last cell, which was this step, did something else this time: so may what it bound."""
         for name in self._last:
             self._differing.setdefault(name, step)
@@ -144,7 +144,7 @@ class _Visitor(ast.NodeVisitor):
         if isinstance(node.ctx, ast.Load):
             self.read.add(node.id)
             if node.id in self._modules or node.id not in self.bound | self._known:
-                self._look_up(self._modules.get(node.id, node.id))
+                self._check_source(self._modules.get(node.id, node.id))
         else:
             self.bound.add(node.id)
 
@@ -160,7 +160,7 @@ class _Visitor(ast.NodeVisitor):
             return
         self.read.add(inner.id)
         if inner.id in self._modules:
-            self._look_up(".".join([self._modules[inner.id], *reversed(parts)]))
+            self._check_source(".".join([self._modules[inner.id], *reversed(parts)]))
         else:
             self._set_method(node.attr)
         if not isinstance(node.ctx, ast.Load):
@@ -195,11 +195,11 @@ class _Visitor(ast.NodeVisitor):
         if name in _SET_METHODS:
             self._add("order of a set")
 
-    def _look_up(self, dotted: str) -> None:
+    def _check_source(self, dotted: str) -> None:
         for name in _prefixes(dotted):
             if name in _SOURCES:
                 reason = _SOURCES[name]
-                if reason is not None and not (name == dotted and name in _QUIET):
+                if reason is not None and not (name == dotted and name in _IGNORED_WARNINGS):
                     self._add(reason)
                 return
 
@@ -209,7 +209,7 @@ class _Visitor(ast.NodeVisitor):
 
 
 # Modules whose mere mention (as a call's argument, say) draws nothing.
-_QUIET = frozenset(
+_IGNORED_WARNINGS = frozenset(
     ("random", "time", "numpy.random", "threading", "socket", "requests", "subprocess", "secrets", "glob")
 )
 

@@ -14,7 +14,7 @@ from ..interpreter.dspy_compat import REOPENS, CodeExecutionError, with_callback
 from ..interpreter.interpreter import KernelInterpreter
 from ..interpreter.request import InvalidRequest, build_request, tools_of
 from ..recording.load import open_run
-from .matcher import Follower
+from .matcher import RecordingMatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from ..tools.binding import Tool
 
 _SHUT_DOWN = "it was shut down"
-_MENDABLE = ("error", "interrupted", "timeout")
+_CORRECTABLE = ("error", "interrupted", "timeout")
 
 
-class ReplayedOtherwise(CodeInterpreterError, ReplayMismatch):
+class DSPyReplayMismatch(CodeInterpreterError, ReplayMismatch):
     """A :class:`ReplayMismatch` as DSPy from 3.3 on needs it to end a run.
 
     Older versions show the model every CodeInterpreterError and go on; there it is a plain ReplayMismatch.
@@ -70,7 +70,7 @@ class ReplayInterpreter:
         self.callbacks = list(callbacks or [])
         self._recording = recording
         self._transcript, self._name = open_run(recording)
-        self._follower = Follower(self._transcript, self._name)
+        self._matcher = RecordingMatcher(self._transcript, self._name)
         self._outputs: list[Output] = []
         self._lock = threading.Lock()
         self._ended: Exception | str | None = None
@@ -177,7 +177,7 @@ class ReplayInterpreter:
     @property
     def left(self) -> int:
         """How many recorded steps were not asked for yet: 0 when the whole recording was replayed."""
-        return self._follower.left
+        return self._matcher.left
 
     # --- what one call needs ---------------------------------------------------------------------------
 
@@ -207,16 +207,16 @@ class ReplayInterpreter:
                 self.output_fields,
                 max_output_chars=None,
                 max_value_bytes=None,
-                inputs=self._follower.inputs,
+                inputs=self._matcher.inputs,
             )
-            return self._follower.step(code, variables or {}, request.tools, self.output_fields, request.variables)
+            return self._matcher.step(code, variables or {}, request.tools, self.output_fields, request.variables)
         except InvalidRequest as error:
             raise CodeInterpreterError(str(error)) from error.__cause__
         except ReplayMismatch as error:
-            raise self._over(str(error)) from None
+            raise self._finished_error(str(error)) from None
 
-    def _over(self, text: str) -> Exception:
-        self._ended = ReplayMismatch(text) if REOPENS else ReplayedOtherwise(text)
+    def _finished_error(self, text: str) -> Exception:
+        self._ended = ReplayMismatch(text) if REOPENS else DSPyReplayMismatch(text)
         return self._ended
 
     def _conclude(self, outcome: Outcome) -> Any:
@@ -226,11 +226,13 @@ class ReplayInterpreter:
             case "returned":
                 return self._value(outcome.value)
             case "unfinished":
-                raise self._over(f"{self._name} ends within this step: its host did, before the cell was over")
+                raise self._finished_error(
+                    f"{self._name} ends within this step: its host did, before the cell was over"
+                )
         if outcome.error == "SyntaxError":
             raise SyntaxError(outcome.text)
         # DSPy before 3.3 had no class of its own for what the model can mend; how the cell ended tells.
-        if outcome.error == "CodeExecutionError" or outcome.ending in _MENDABLE:
+        if outcome.error == "CodeExecutionError" or outcome.ending in _CORRECTABLE:
             raise CodeExecutionError(outcome.text)
         raise CodeInterpreterError(outcome.text)
 
@@ -240,7 +242,7 @@ class ReplayInterpreter:
         try:
             return values.loads(self._transcript.store.load(ref))
         except RecordingError as error:
-            raise self._over(str(error)) from error
+            raise self._finished_error(str(error)) from error
 
     # --- copies: a fresh one at the recording's beginning --------------------------------------------------
 

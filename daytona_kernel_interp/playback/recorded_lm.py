@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..recording.model import LMCall, Transcript
 
 Match = Literal["request", "order"]
-_UNNAMED = "recorded"
+_UNNAMED_MODEL = "recorded"
 _with_callbacks: Any = callback.with_callbacks  # it has no types
 _MAX_TAIL = 4000  # characters of a conversation's end in which the nearest is looked for
 _MAX_NEAR = 300
@@ -54,7 +54,9 @@ class RecordedLM(dspy.BaseLM):
             raise RecordingError(
                 f"{name} has no calls of a language model: record it with DSPy's callback, Recording.callback()."
             )
-        model = next((call.usage.model for call in transcript.lm_calls if call.usage and call.usage.model), _UNNAMED)
+        model = next(
+            (call.usage.model for call in transcript.lm_calls if call.usage and call.usage.model), _UNNAMED_MODEL
+        )
         super().__init__(model, cache=False)
         self._answers = _Answers(transcript, name, match)
 
@@ -140,13 +142,13 @@ class _Answers:
             self._index = defaultdict(deque)
             for call in self._calls:
                 self._index[_key(_recorded(self._store.load(call.request)))].append(call)
-        calls = self._index.get(_key(conversation(prompt, messages)))
+        calls = self._index.get(_key(conversation_of(prompt, messages)))
         return calls.popleft() if calls else None
 
     def _describe_miss(self, prompt: Any, messages: Any) -> str:
         if self._match == "order":
             return f"{self._name} has no further answer of the main language model: it gave {len(self._taken)}"
-        asked = _shown(conversation(prompt, messages))
+        request_text = _shown(conversation_of(prompt, messages))
         text = f"{self._name} has no call of a language model like this one"
         try:
             running = importlib.metadata.version("dspy")
@@ -157,18 +159,18 @@ class _Answers:
                 f" (it was recorded with DSPy {self._version}, and this is {running}, which may word prompts "
                 'otherwise: match="order" does not compare them)'
             )
-        near = self._nearest(asked)
+        near = self._nearest_request(request_text)
         if near is None:
             return f"{text}; all recorded ones are answered"
-        end = asked if len(asked) <= _SHOWN_TAIL else f"…{asked[-_SHOWN_TAIL:]}"
+        end = request_text if len(request_text) <= _SHOWN_TAIL else f"…{request_text[-_SHOWN_TAIL:]}"
         return (
-            f"{text}. The nearest recorded one:\n{diff_text(near, asked, self._name, 'now')}\n"
+            f"{text}. The nearest recorded one:\n{diff_text(near, request_text, self._name, 'now')}\n"
             f"What was asked for ends in:\n{end}"
         )
 
-    def _nearest(self, asked: str) -> str | None:
+    def _nearest_request(self, request_text: str) -> str | None:
         matcher = difflib.SequenceMatcher(autojunk=False)
-        matcher.set_seq2(asked[-_MAX_TAIL:])
+        matcher.set_seq2(request_text[-_MAX_TAIL:])
         best: str | None = None
         best_ratio = -1.0
         for call in [call for call in self._calls if call.call_id not in self._taken][:_MAX_NEAR]:
@@ -180,7 +182,7 @@ class _Answers:
         return best
 
 
-def conversation(prompt: Any, messages: Any) -> list[tuple[str, Any]]:
+def conversation_of(prompt: Any, messages: Any) -> list[tuple[str, Any]]:
     """Return what a model was told: roles and contents."""
     if messages is None:
         return [("user", prompt)]
@@ -190,7 +192,7 @@ def conversation(prompt: Any, messages: Any) -> list[tuple[str, Any]]:
 def _recorded(buffers: Sequence[values.Buffer]) -> list[tuple[str, Any]]:
     request = values.loads(buffers)
     if isinstance(request, dict):
-        return conversation(request.get("prompt"), request.get("messages"))
+        return conversation_of(request.get("prompt"), request.get("messages"))
     return [("user", request)]
 
 
@@ -198,15 +200,17 @@ def _part(message: Any, name: str) -> Any:
     return message.get(name) if isinstance(message, dict) else getattr(message, name, None)
 
 
-def _key(told: Sequence[tuple[str, Any]]) -> str:
+def _key(messages: Sequence[tuple[str, Any]]) -> str:
     try:
-        return canonical(values.dumps([[role, content] for role, content in told], max_bytes=None))
+        return canonical(values.dumps([[role, content] for role, content in messages], max_bytes=None))
     except values.UnsupportedValue:
-        return repr(told)
+        return repr(messages)
 
 
-def _shown(told: Sequence[tuple[str, Any]]) -> str:
-    return "\n".join(f"[{role}]\n{content if isinstance(content, str) else _plain(content)}" for role, content in told)
+def _shown(messages: Sequence[tuple[str, Any]]) -> str:
+    return "\n".join(
+        f"[{role}]\n{content if isinstance(content, str) else _plain(content)}" for role, content in messages
+    )
 
 
 def _plain(content: Any) -> str:

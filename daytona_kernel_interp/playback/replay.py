@@ -26,8 +26,8 @@ from ..recording.plain_notebook import read_plain_notebook, without_traceback
 from ..sandboxes.select import select_sandbox
 from ..wire.protocol_errors import RemoteProtocolError
 from .compare import EXACT, Comparison, Difference, Tolerance
-from .nondeterminism import Suspects
-from .rerun import Desk, KeptStore, Rerun, time_limit
+from .nondeterminism import NondeterminismTracker
+from .rerun import MemoryStore, RerunInterpreter, TapeServer, time_limit
 from .tape import Tape, call_text, diff_text
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _NOT_RUN = {
     "unknown": "nobody knows whether it ran then",
 }
 # What explains a difference by itself: it is gone as soon as this alone is tolerated.
-_TELLTALE = {
+_OBJECT_REPR = {
     "memory address": replace(EXACT, addresses=True),
     "time": replace(EXACT, times=True),
     "temporary files": replace(EXACT, paths=True),
@@ -80,7 +80,7 @@ class Divergence:
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedStep:
     """A step that was not run, and why."""
 
     step: int
@@ -104,7 +104,7 @@ class ReplayReport:
     name: str
     steps: int
     divergences: list[Divergence]
-    skipped: list[Skipped]
+    skipped: list[SkippedStep]
     problems: list[str]
     transcript: Transcript
     interpreter: KernelInterpreter | None = None
@@ -208,10 +208,10 @@ def _recorded_tools(transcript: Transcript) -> set[str]:
     return {spec.name for entry in transcript.entries for spec in entry.tools}
 
 
-def _interpreter(sandbox: Sandbox, transcript: Transcript) -> Rerun:
+def _interpreter(sandbox: Sandbox, transcript: Transcript) -> RerunInterpreter:
     options = transcript.facts.options
     limits = {name: options[name] for name in ("max_output_chars", "max_value_bytes") if name in options}
-    interpreter = Rerun(sandbox=sandbox, **limits)
+    interpreter = RerunInterpreter(sandbox=sandbox, **limits)
     interpreter.seed = transcript.facts.seeds.get("random")  # numpy's is the same
     return interpreter
 
@@ -225,61 +225,63 @@ class _Replay:
         self,
         transcript: Transcript,
         name: str,
-        make: Callable[[], Rerun],
+        make: Callable[[], RerunInterpreter],
         edits: dict[int, str],
         live_tools: Mapping[str, Tool],
         tolerance: Tolerance,
     ) -> None:
         self._transcript, self._name, self._make, self._edits = transcript, name, make, edits
-        self._kept = KeptStore()
+        self._value_store = MemoryStore()
         self._tape = Tape(transcript.entries, transcript.store)
-        self._desk = Desk(self._tape, transcript.store, self._kept, live_tools)
+        self._tape_server = TapeServer(self._tape, transcript.store, self._value_store, live_tools)
         recorded = _recorded_tools(transcript)
         self._new_tools = {name: tool for name, tool in live_tools.items() if name not in recorded}
-        self._comparison = Comparison(transcript.store, self._kept, tolerance)
-        self._telltales = {why: Comparison(transcript.store, self._kept, one) for why, one in _TELLTALE.items()}
-        self._suspects = Suspects()
-        self._why: dict[int, str] = {}  # what in a step's source may make it differ
+        self._comparison = Comparison(transcript.store, self._value_store, tolerance)
+        self._object_reprs = {
+            why: Comparison(transcript.store, self._value_store, one) for why, one in _OBJECT_REPR.items()
+        }
+        self._nondeterminism = NondeterminismTracker()
+        self._skip_reasons: dict[int, str] = {}  # what in a step's source may make it differ
         self._divergences: list[Divergence] = []
-        self._skipped: list[Skipped] = []
-        self._came: list[Entry] = []
+        self._skipped: list[SkippedStep] = []
+        self._actual_entries: list[Entry] = []
         self._values: dict[str, tuple[str, Any]] = {}  # of variables: the last hash and what it was decoded to
-        self._lost: str | None = None  # why the replay itself has no kernel any more
+        self._kernel_lost: str | None = None  # why the replay itself has no kernel any more
 
     def through(self, until: int | None, *, run_died: bool, keep: bool) -> ReplayReport:
         entries = self._transcript.entries[: until if until is not None else len(self._transcript.entries)]
-        interpreter: Rerun | None = None
+        interpreter: RerunInterpreter | None = None
         try:
             for entry in entries:
-                if why := self._why_not(entry, run_died):
-                    self._skipped.append(Skipped(entry.index, why))
-                    if entry.outcome.ending == "died" and interpreter is not None and self._lost is None:
+                if why := self._skip_reason(entry, run_died):
+                    self._skipped.append(SkippedStep(entry.index, why))
+                    if entry.outcome.ending == "died" and interpreter is not None and self._kernel_lost is None:
                         interpreter.shutdown()
                         interpreter = None
                     continue
-                interpreter = interpreter or self._make().at(self._desk)
+                interpreter = interpreter or self._make().use_tape(self._tape_server)
                 if self._step(interpreter, entry):
                     interpreter.shutdown()
                     interpreter = None
-            if keep and interpreter is None and self._lost is None:
+            if keep and interpreter is None and self._kernel_lost is None:
                 interpreter = self._make()
                 interpreter.start()
         except BaseException:
             if interpreter is not None:
                 interpreter.shutdown()
             raise
-        self._tell_calls(entries[-1].index if entries else -1)
-        if interpreter is not None and keep and self._lost is None:
-            interpreter.hand_over()
+        self._add_call_divergences(entries[-1].index if entries else -1)
+        if interpreter is not None and keep and self._kernel_lost is None:
+            interpreter.use_live_tools()
             interpreter.execution_timeout = _limit(self._transcript)
         elif interpreter is not None:
             interpreter.shutdown()
             interpreter = None
         return self._report(interpreter)
 
-    def _why_not(self, entry: Entry, run_died: bool) -> str:
-        if self._lost is not None:
-            return self._lost
+    def _skip_reason(self, entry: Entry, run_died: bool) -> str:
+        if self._kernel_lost is not None:
+            return self._kernel_lost
         if self.plain:
             return ""
         if entry.outcome.ending == "died" and not run_died:
@@ -288,28 +290,28 @@ class _Replay:
             return "its host ended before it did"
         return _NOT_RUN.get(entry.outcome.ending, "")
 
-    def _step(self, interpreter: Rerun, entry: Entry) -> bool:
+    def _step(self, interpreter: RerunInterpreter, entry: Entry) -> bool:
         """Run a step and compare it; return whether it cost its kernel, as it did then."""
         code = self._edits.get(entry.index, entry.code)
         again = replace(entry, code=code)
         limit = time_limit(entry, self._transcript.facts.options)
         new = self._new_tools if self._edited(entry.index) else {}
-        came = interpreter.again(again, self._variables(entry), self._kept, limit, new)
-        self._came.append(came)
-        self._why[entry.index] = self._suspects.look(entry.index, code)
+        came = interpreter.run_step(again, self._variables(entry), self._value_store, limit, new)
+        self._actual_entries.append(came)
+        self._skip_reasons[entry.index] = self._nondeterminism.analyze(entry.index, code)
         if self.plain:
             came = replace(came, outputs=[without_traceback(output) for output in came.outputs])
             found = list(self._comparison.outputs(entry.outputs, came.outputs))
         else:
             found = list(self._comparison.results(entry, came))
         for difference in found:
-            self._tell(entry, came, difference)
+            self._add_divergence(entry, came, difference)
         if found:
-            self._suspects.differed(entry.index)
+            self._nondeterminism.mark_differing(entry.index)
         if came.outcome.ending in ("died", "unknown"):
             if entry.outcome.ending == "died":
                 return True
-            self._lost = f"the replay's kernel was lost in step {entry.index}"
+            self._kernel_lost = f"the replay's kernel was lost in step {entry.index}"
         return False
 
     def _variables(self, entry: Entry) -> dict[str, Any]:
@@ -325,13 +327,13 @@ class _Replay:
             given[name] = self._values[name][1]
         return given
 
-    def _tell(self, entry: Entry, came: Entry, difference: Difference) -> None:
+    def _add_divergence(self, entry: Entry, came: Entry, difference: Difference) -> None:
         cause = self._cause(entry, came)
         self._divergences.append(Divergence(entry.index, difference.what, difference.expected, difference.came, cause))
 
     def _cause(self, entry: Entry, came: Entry) -> str:
-        edited, followed = self._edited(entry.index), self._suspects.followed
-        missed = any(step == entry.index for step, _, _ in self._desk.misses)
+        edited, followed = self._edited(entry.index), self._nondeterminism.call_names
+        missed = any(step == entry.index for step, _, _ in self._tape_server.unanswered)
         if edited and (entry.index in self._edits or followed or missed):
             return edited
         if missed:
@@ -340,20 +342,20 @@ class _Replay:
             return "live tool"
         if followed:
             return f"follows from step {', '.join(map(str, followed))}"
-        telltale = next((why for why, one in self._telltales.items() if not list(one.results(entry, came))), "")
-        return _by_chance(self._why[entry.index] or telltale) or edited
+        telltale = next((why for why, one in self._object_reprs.items() if not list(one.results(entry, came))), "")
+        return _random_reason(self._skip_reasons[entry.index] or telltale) or edited
 
     def _edited(self, step: int) -> str:
         before = [edited for edited in sorted(self._edits) if edited <= step]
         return f"edited: step {before[-1]}" if before else ""
 
-    def _tell_calls(self, last: int) -> None:
+    def _add_call_divergences(self, last: int) -> None:
         """Tell of the calls: not on the tape, never made, or answered otherwise by a live tool."""
         store = self._transcript.store
-        for step, _, text in self._desk.misses:
-            cause = self._edited(step) or _by_chance(self._why.get(step, ""))
+        for step, _, text in self._tape_server.unanswered:
+            cause = self._edited(step) or _random_reason(self._skip_reasons.get(step, ""))
             self._divergences.append(Divergence(step, "calls", "(not called)", text, cause))
-        ran = {entry.index for entry in self._came}
+        ran = {entry.index for entry in self._actual_entries}
         for step in range(last + 1):
             for call in self._tape.left(step) if step in ran else ():
                 text, cause = call_text(call.name, store.load(call.arguments)), self._edited(step)
@@ -363,23 +365,23 @@ class _Replay:
         self._divergences.sort(key=lambda found: found.step)
 
     def _answered_otherwise(self) -> Iterator[tuple[int, Difference]]:
-        for step, recorded, live in self._desk.answered_otherwise:
+        for step, recorded, live in self._tape_server.answered_otherwise:
             for difference in self._comparison.answers(recorded, live):
                 yield step, difference
 
     def _report(self, interpreter: KernelInterpreter | None) -> ReplayReport:
         return ReplayReport(
             self._name,
-            len(self._came),
+            len(self._actual_entries),
             self._divergences,
             self._skipped,
             list(self._transcript.problems),
-            Transcript(self._transcript.facts, self._came, self._kept),
+            Transcript(self._transcript.facts, self._actual_entries, self._value_store),
             interpreter,
         )
 
 
-def _by_chance(source: str) -> str:
+def _random_reason(source: str) -> str:
     return f"nondeterministic: {source}" if source else ""
 
 

@@ -33,52 +33,52 @@ _LEAST_S = 0.1  # time limit of a cell that was interrupted by hand
 _LOST = (KernelDied, SandboxGone, TunnelLost)
 
 
-class KeptStore:
+class MemoryStore:
     """The values that a replay gave."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, list[Buffer]] = {}
+        self._values: dict[str, list[Buffer]] = {}
 
     def keep(self, buffers: Sequence[Buffer]) -> ValueRef:
         """Keep an encoded value and return its name."""
         ref = ref_to(buffers)
-        self._kept[ref.hash] = list(map(bytes, buffers))
+        self._values[ref.hash] = list(map(bytes, buffers))
         return ref
 
     def load(self, ref: ValueRef) -> Sequence[Buffer]:
         """Return a value's encoding."""
-        return self._kept[ref.hash]
+        return self._values[ref.hash]
 
 
-class Desk:
+class TapeServer:
     """Where a replay's calls arrive: each is answered from the tape, or live, and noted."""
 
-    def __init__(self, tape: Tape, store: ValueLoader, kept: KeptStore, live: Mapping[str, Tool]) -> None:
-        self.tape, self.live = tape, dict(live)
-        self._store, self._kept = store, kept
+    def __init__(self, tape: Tape, recorded: ValueLoader, store: MemoryStore, live_tools: Mapping[str, Tool]) -> None:
+        self.tape, self.live = tape, dict(live_tools)
+        self._store, self._kept = recorded, store
         self.step = 0
         self.calls: list[RecordedCall] = []  # of the running step
-        self.misses: list[tuple[int, str, str]] = []  # step, name and text of what was not on the tape
+        self.unanswered: list[tuple[int, str, str]] = []  # step, name and text of what was not on the tape
         self.answered_otherwise: list[tuple[int, RecordedCall, RecordedCall]] = []  # step, recorded and live
 
     def begin(self, step: int) -> None:
         """A step begins."""
         self.step, self.calls = step, []
 
-    def look_up(self, name: str, buffers: Sequence[Buffer]) -> RecordedCall | None:
+    def find_call(self, name: str, buffers: Sequence[Buffer]) -> RecordedCall | None:
         """Return the recorded call; None, and a note, if there is none."""
         try:
             return self.tape.take(self.step, name, buffers)
         except ReplayMismatch as miss:
             if name not in self.live:
-                self.misses.append((self.step, name, str(miss)))
+                self.unanswered.append((self.step, name, str(miss)))
                 return None
         return None
 
     def reply_to(self, call: RecordedCall | None) -> ToolReply | None:
         """Return what a call was answered with, None if it never was; one that is not on the tape gets an error."""
         if call is None:
-            return _error("ReplayMismatch", ("RuntimeError",), self.misses[-1][2])
+            return _error("ReplayMismatch", ("RuntimeError",), self.unanswered[-1][2])
         if call.error is not None:
             return _error(*call.error)
         return None if call.result is None else ToolReply("result", list(self._store.load(call.result)))
@@ -107,9 +107,9 @@ def _error(name: str, bases: tuple[str, ...], message: str) -> ToolReply:
 class _TapeRunner(ToolRunner):
     """Answers calls at the desk; those of live tools are made."""
 
-    def __init__(self, invoke: Any, max_value_bytes: int | None, desk: Desk) -> None:
+    def __init__(self, invoke: Any, max_value_bytes: int | None, server: TapeServer) -> None:
         super().__init__(invoke, max_value_bytes)
-        self.desk: Desk | None = desk
+        self.server: TapeServer | None = server
         self._over = asyncio.Event()
 
     def begin_cell(self, *args: Any) -> None:
@@ -121,11 +121,11 @@ class _TapeRunner(ToolRunner):
         self._over.set()
 
     async def run(self, name: str, buffers: Sequence[Buffer], call_id: int = 0, *, arrow: bool = False) -> ToolReply:
-        desk = self.desk
+        desk = self.server
         if desk is None:  # handed over
             return await super().run(name, buffers, call_id, arrow=arrow)
         try:
-            recorded = desk.look_up(name, buffers)
+            recorded = desk.find_call(name, buffers)
             reply = None if name in desk.live else desk.reply_to(recorded)
         except Exception as error:  # a value of the recording is missing: nobody else would tell, and the cell waits
             raise ToolAborted(error) from error
@@ -138,58 +138,58 @@ class _TapeRunner(ToolRunner):
         return reply
 
 
-class Rerun(KernelInterpreter):
-    """The interpreter of a replay; after :meth:`hand_over` one like any other."""
+class RerunInterpreter(KernelInterpreter):
+    """The interpreter of a replay; after :meth:`use_live_tools` one like any other."""
 
-    _desk: Desk | None = None
+    _tape_server: TapeServer | None = None
     _runner: _TapeRunner | None = None
     _result: ExecutionResult | None = None
 
-    def at(self, desk: Desk) -> Rerun:
-        """Have calls answered at ``desk``, from the start on."""
-        self._desk = desk
+    def use_tape(self, server: TapeServer) -> RerunInterpreter:
+        """Have calls answered at ``server``, from the start on."""
+        self._tape_server = server
         return self
 
-    def hand_over(self) -> None:
+    def use_live_tools(self) -> None:
         """Let go of the tape: from now on calls go to the tools that are given."""
         self.tools.clear()
-        if self._desk is not None:
-            self.tools.update(self._desk.live)
+        if self._tape_server is not None:
+            self.tools.update(self._tape_server.live)
         self.output_fields = None
-        self._desk = None
+        self._tape_server = None
         if self._runner is not None:
-            self._runner.desk = None
+            self._runner.server = None
 
-    def again(
+    def run_step(
         self,
         entry: Entry,
         variables: dict[str, Any],
-        kept: KeptStore,
+        store: MemoryStore,
         timeout_s: float | None,
         new_tools: Mapping[str, Tool],
     ) -> Entry:
         """Run a recorded step, which may call ``new_tools`` besides its own, and return what it did this time."""
-        assert self._desk is not None
-        self._desk.begin(entry.index)
+        assert self._tape_server is not None
+        self._tape_server.begin(entry.index)
         self.tools.clear()
-        self.tools.update({spec.name: self._desk.live.get(spec.name) or stand_in(spec) for spec in entry.tools})
+        self.tools.update({spec.name: self._tape_server.live.get(spec.name) or stub_tool(spec) for spec in entry.tools})
         self.tools.update(new_tools)
         self.output_fields = None if entry.output_fields is None else [dict(field) for field in entry.output_fields]
         self.execution_timeout = timeout_s
         self._result = None
         began = datetime.now(timezone.utc)
-        outcome = self._outcome(lambda: self.execute(entry.code, variables), kept)
+        outcome = self._outcome(lambda: self.execute(entry.code, variables), store)
         return replace(
             entry,
             began=began,
             elapsed_s=(datetime.now(timezone.utc) - began).total_seconds(),
             outputs=self.outputs,
-            calls=list(self._desk.calls),
+            calls=list(self._tape_server.calls),
             outcome=outcome,
             late=self._result.late if self._result is not None else "",
         )
 
-    def _outcome(self, run: Callable[[], Any], kept: KeptStore) -> Outcome:
+    def _outcome(self, run: Callable[[], Any], store: MemoryStore) -> Outcome:
         self._outputs = []
         try:
             value = run()
@@ -207,21 +207,23 @@ class Rerun(KernelInterpreter):
                 ending = "interrupted"
             return Outcome("raised", ending, error=type(error).__name__, text=str(error))
         if isinstance(value, FinalOutput):
-            return Outcome("submitted", value=kept.keep(values.dumps(value.output, max_bytes=None)))
-        return Outcome("returned", value=kept.keep(values.dumps(value, max_bytes=None)))
+            return Outcome("submitted", value=store.keep(values.dumps(value.output, max_bytes=None)))
+        return Outcome("returned", value=store.keep(values.dumps(value, max_bytes=None)))
 
     def _use_session(self, session: KernelSession) -> None:
         super()._use_session(session)
-        if self._desk is not None:
+        if self._tape_server is not None:
             session.tools.close()
-            session.tools = self._runner = _TapeRunner(weak_method(self.invoke_tool), self.max_value_bytes, self._desk)
+            session.tools = self._runner = _TapeRunner(
+                weak_method(self.invoke_tool), self.max_value_bytes, self._tape_server
+            )
 
     def _conclude(self, result: ExecutionResult, request: Any) -> Any:
         self._result = result
         return super()._conclude(result, request)
 
 
-def stand_in(spec: ToolSpec) -> Tool:
+def stub_tool(spec: ToolSpec) -> Tool:
     """Return what has a recorded tool's name, text and signature, and refuses to be called."""
 
     def tool(*args: Any, **kwargs: Any) -> Any:

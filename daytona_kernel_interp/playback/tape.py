@@ -88,12 +88,12 @@ class Tape:
         """Take a call whose arguments Python calls equal: 1 and 1.0, a record and the dict of its fields."""
         entry = self._entries[cell]
         spec = spec_of(entry, name)
-        wanted = None
+        bound = None
         for call in sorted(self.left(cell), key=lambda call: call.id):
             if call.name != name:
                 continue
-            wanted = wanted or [_bound(spec, arguments)]
-            if _equals(_bound(spec, self._store.load(call.arguments)), wanted[0]):
+            bound = bound or [_bound(spec, arguments)]
+            if _equals(_bound(spec, self._store.load(call.arguments)), bound[0]):
                 self._taken.add((cell, call.id))
                 for calls in self._index(cell).values():
                     if call in calls:
@@ -102,22 +102,22 @@ class Tape:
         return None
 
     def _describe_miss(self, cell: int, name: str, arguments: Sequence[Buffer]) -> str:
-        asked = call_text(name, arguments)
-        near = self._nearest(cell, name, asked)
-        head = f"step {cell} calls {_first_line(asked)}, which is not on the tape"
+        requested_call = call_text(name, arguments)
+        near = self._nearest(cell, name, requested_call)
+        head = f"step {cell} calls {_first_line(requested_call)}, which is not on the tape"
         if near is None:
             recorded = sorted({call.name for entry in self._entries for call in entry.calls})
             return f"{head}; recorded are calls of {', '.join(recorded)}" if recorded else f"{head}: it has no calls"
         number, call, text = near
         again = " (answered already)" if (number, call.id) in self._taken else ""
-        if text == asked:
+        if text == requested_call:
             return f"{head} once more: the recorded ones, the last in step {number}, are answered already"
-        return f"{head}. The nearest recorded call{again}:\n{diff_text(text, asked, f'step {number}', 'now')}"
+        return f"{head}. The nearest recorded call{again}:\n{diff_text(text, requested_call, f'step {number}', 'now')}"
 
-    def _nearest(self, cell: int, name: str, asked: str) -> tuple[int, RecordedCall, str] | None:
+    def _nearest(self, cell: int, name: str, requested_call: str) -> tuple[int, RecordedCall, str] | None:
         best: tuple[tuple[bool, float], tuple[int, RecordedCall, str]] | None = None
         matcher = difflib.SequenceMatcher(autojunk=False)
-        matcher.set_seq2(asked[:2000])
+        matcher.set_seq2(requested_call[:2000])
         candidates = [
             (number, call)
             for number in self._search_order(cell)
@@ -151,7 +151,7 @@ def signature_of(spec: ToolSpec | None) -> inspect.Signature | None:
                 inspect.Parameter(
                     parameter.name,
                     inspect._ParameterKind(parameter.kind),
-                    default=inspect.Parameter.empty if parameter.default is None else Default(parameter.default),
+                    default=inspect.Parameter.empty if parameter.default is None else DefaultRepr(parameter.default),
                 )
                 for parameter in spec.parameters
             ]
@@ -160,7 +160,7 @@ def signature_of(spec: ToolSpec | None) -> inspect.Signature | None:
         return None
 
 
-class Default:
+class DefaultRepr:
     """A default value of which only the repr is known."""
 
     def __init__(self, text: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..client.outputs import CellError
 from ..errors import RecordingError
-from ..playback.rerun import KeptStore
+from ..playback.rerun import MemoryStore
 from .model import Entry, Outcome, SessionFacts, Transcript
 from .notebook_writer import joined, output_from_json
 
@@ -52,7 +52,7 @@ def read_plain_notebook(path: str | os.PathLike[str]) -> Transcript:
         entries.append(
             Entry(number, "", joined(cell.source), _START_TIME, Outcome("unfinished", "unknown"), outputs=outputs)
         )
-    return Transcript(SessionFacts("", _START_TIME, ""), entries, KeptStore(), complete=False, problems=problems)
+    return Transcript(SessionFacts("", _START_TIME, ""), entries, MemoryStore(), complete=False, problems=problems)
 
 
 def without_traceback(output: Output) -> Output:

@@ -1,7 +1,7 @@
 """What a session's host tells other processes of this user: a unix socket beside the kernel's own endpoints.
 
 JSON objects, one a line. ``{"op": "look", "name": str or null}`` is answered by what ``KernelDriver.inspect`` returns,
-``{"op": "follow", "since": int}`` by ``look``, ``steps`` and ``change`` (see :class:`.steps.Steps`); a failure by
+``{"op": "follow", "since": int}`` by ``look``, ``steps`` and ``change`` (see :class:`.steps.CellHistory`); a failure by
 ``{"error": text}``. Nothing that can be said here changes the session.
 
 Everything between another process and the kernel passes through the host's process as it is, so whoever cannot reach

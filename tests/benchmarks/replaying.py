@@ -12,7 +12,7 @@ import dspy
 
 from daytona_kernel_interp import KernelInterpreter, Recording, ReplayInterpreter
 from daytona_kernel_interp.client.outputs import StreamText
-from daytona_kernel_interp.demo.script import Step, rule_lm, scripted_lm
+from daytona_kernel_interp.demo.script import ScriptedStep, rule_based_lm, scripted_lm
 from daytona_kernel_interp.recording import notebook_reader as notebook
 from tests.transcripts import LLM_QUERY, SEARCH, Maker
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 _CELLS = 2000
 _STEPS = [
-    Step("Look.", "print(len(text))"),
-    Step("Ask.", "answers = llm_query_batched([f'q{i}' for i in range(20)])\nprint(answers)"),
-    Step("Sum.", "total = sum(map(len, answers))\nprint(total)"),
-    Step("Answer.", "SUBMIT(answer=str(total))"),
+    ScriptedStep("Look.", "print(len(text))"),
+    ScriptedStep("Ask.", "answers = llm_query_batched([f'q{i}' for i in range(20)])\nprint(answers)"),
+    ScriptedStep("Sum.", "total = sum(map(len, answers))\nprint(total)"),
+    ScriptedStep("Answer.", "SUBMIT(answer=str(total))"),
 ]
 
 
@@ -101,7 +101,7 @@ def _rlm(folder: Path, rounds: int) -> Line:
     build: Any = dspy.RLM  # its types know the keyword on some versions only
 
     def call(interpreter: Any, lm: Any) -> None:
-        rlm = build("text -> answer", interpreter=interpreter, sub_lm=rule_lm("echo", str))
+        rlm = build("text -> answer", interpreter=interpreter, sub_lm=rule_based_lm("echo", str))
         with dspy.context(lm=lm, callbacks=[Recording.callback()]):
             rlm(text=text)
 

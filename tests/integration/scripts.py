@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from daytona_kernel_interp.demo.script import rule_lm
+from daytona_kernel_interp.demo.script import rule_based_lm
 
 if TYPE_CHECKING:
     import dspy
@@ -40,7 +40,7 @@ def model(**answers: Answer) -> dspy.BaseLM:
             text = f"```python\n{text}\n```"
         return f"[[ ## {name} ## ]]\n{text}"
 
-    return rule_lm("rules", answer)
+    return rule_based_lm("rules", answer)
 
 
 def _pick(answer: Answer, prompt: str) -> str:

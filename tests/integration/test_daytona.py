@@ -17,7 +17,7 @@ import dspy
 import pytest
 
 from daytona_kernel_interp import DaytonaSandbox, KernelInterpreter
-from daytona_kernel_interp.demo.script import Step, scripted_lm
+from daytona_kernel_interp.demo.script import ScriptedStep, scripted_lm
 from daytona_kernel_interp.errors import SandboxFailed
 from daytona_kernel_interp.interpreter.interpreter import CodeInterpreterError, FinalOutput
 from daytona_kernel_interp.sandboxes.daytona import create as starting
@@ -61,7 +61,7 @@ def test_a_key_in_the_environment_is_all_it_needs(isolated: bool, monkeypatch: p
 
 def test_an_rlm_works_in_a_sandbox(daytona: Service) -> None:
     """dspy.RLM with a scripted model."""
-    steps = [Step("Look.", "n = len(text); print(n)"), Step("Answer.", "SUBMIT(str(n))")]
+    steps = [ScriptedStep("Look.", "n = len(text); print(n)"), ScriptedStep("Answer.", "SUBMIT(str(n))")]
     rlm: Any = dspy.RLM
     with KernelInterpreter() as interpreter, dspy.context(lm=scripted_lm(steps)):
         assert rlm("text -> answer", interpreter=interpreter)(text="x" * 1000).answer == "1000"

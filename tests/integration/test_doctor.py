@@ -37,7 +37,7 @@ def test_the_doctor_goes_all_the_way(daytona: Service, capfd: pytest.CaptureFixt
 
 def failed(**options: Any) -> list[tuple[str, str]]:
     """Return what the doctor finds wrong: the check, and the advice."""
-    return [(check.what, check.advice) for check in doctor.examine(DaytonaSandbox(**options)) if check.advice]
+    return [(check.name, check.advice) for check in doctor.run_checks(DaytonaSandbox(**options)) if check.advice]
 
 
 def test_the_doctor_names_what_is_wrong_with_the_key(daytona: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,10 +108,10 @@ def test_the_doctor_goes_on_where_it_can(daytona: Service, monkeypatch: pytest.M
     monkeypatch.setattr(doctor, "_now", lambda: time.time() + 3600)
     monkeypatch.setenv("DAYTONA_TARGET", "mars")
     monkeypatch.setattr(running.RunningDaytonaSandbox, "region", "us")
-    checks = list(doctor.examine())
-    assert [check.what for check in checks if check.advice] == ["clock", "region"]
+    checks = list(doctor.run_checks())
+    assert [check.name for check in checks if check.advice] == ["clock", "region"]
     assert "set this machine's clock" in checks[2].advice
-    assert checks[-1].what == "versions"
+    assert checks[-1].name == "versions"
 
 
 def test_the_doctor_tells_a_snapshot_that_cannot_be_used(daytona: Service) -> None:

@@ -26,7 +26,7 @@ from daytona_kernel_interp.cli import command_line as cli
 from daytona_kernel_interp.client.outputs import StreamText
 from daytona_kernel_interp.errors import KernelError, SessionNotFound
 from daytona_kernel_interp.interpreter.interpreter import CodeInterpreterError
-from daytona_kernel_interp.monitor.shared_client import CellFailed, Guest
+from daytona_kernel_interp.monitor.shared_client import CellFailed, SharedClient
 from daytona_kernel_interp.monitor.widget import SessionView
 from daytona_kernel_interp.session import kernel_session as session
 from daytona_kernel_interp.session import session_file as records
@@ -189,7 +189,7 @@ def test_a_view_takes_no_more_than_its_session_does() -> None:
         assert len(view.get("small")) == 1000
         with pytest.raises(TypeError, match=r"variable 'large' cannot be sent .* more than 1048576 bytes"):
             view.get("large")
-        guest = Guest(records.find_session(own.session_id), print)
+        guest = SharedClient(records.find_session(own.session_id), print)
         try:
             channels = (guest._client.shell_channel, guest._client.iopub_channel, guest._client.control_channel)
             assert {channel.socket.getsockopt(zmq.MAXMSGSIZE) for channel in channels} == {17 << 20}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from daytona_kernel_interp.monitor.inspection import parse_look
+from daytona_kernel_interp.monitor.inspection import parse_inspection
 from daytona_kernel_interp.runtime.event_loop import io_loop
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def look(driver: Driver, name: str | None = None) -> dict[str, Any]:
 def test_a_look_at_an_idle_kernel(driver: Driver) -> None:
     """Variables of the code are told, and nothing that IPython or the bridge put there."""
     driver.run("x = [1, 'a']\ndef f(a, *b): pass\nclass C: pass\nc = C()\nx")
-    found = parse_look(look(driver), "")
+    found = parse_inspection(look(driver), "")
     names = {variable.name: (variable.type, variable.preview) for variable in found.variables}
     assert names == {
         "x": ("list", "[1, 'a']"),
@@ -36,7 +36,7 @@ def test_a_look_at_an_idle_kernel(driver: Driver) -> None:
         "C": ("type", "class C"),
         "c": ("C", ""),
     }
-    assert "C object at" in parse_look(look(driver, "c"), "").variables[0].preview
+    assert "C object at" in parse_inspection(look(driver, "c"), "").variables[0].preview
     assert look(driver, "nothing")["missing"] is True
 
 
@@ -51,7 +51,7 @@ def test_a_look_into_a_busy_loop(driver: Driver, tmp_path: Any) -> None:
     cell.start()
     try:
         for _ in range(200):
-            found = parse_look(look(driver), "")
+            found = parse_inspection(look(driver), "")
             if found.running is not None and found.running.line in (6, 7):
                 break
         assert found.running is not None
@@ -61,4 +61,4 @@ def test_a_look_into_a_busy_loop(driver: Driver, tmp_path: Any) -> None:
     finally:
         gate.touch()
         cell.join()
-    assert parse_look(look(driver), "").running is None
+    assert parse_inspection(look(driver), "").running is None

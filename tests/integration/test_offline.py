@@ -17,7 +17,7 @@ from dspy.utils.callback import BaseCallback
 
 from daytona_kernel_interp import KernelInterpreter, ReplayInterpreter
 from daytona_kernel_interp.client.outputs import StreamText
-from daytona_kernel_interp.demo.script import Step, scripted_lm
+from daytona_kernel_interp.demo.script import ScriptedStep, scripted_lm
 from daytona_kernel_interp.errors import RecordingError, ReplayMismatch
 from daytona_kernel_interp.interpreter.dspy_compat import REOPENS, CodeExecutionError
 from daytona_kernel_interp.playback.recorded_lm import RecordedLM
@@ -35,10 +35,10 @@ PROTOCOL: Any = dspy.primitives.code_interpreter.CodeInterpreter
 FIELDS = [{"name": "a", "type": "str"}]
 INPUTS = {"q": "x" * 50}
 STEPS = [
-    Step("Look.", "print(len(q))"),
-    Step("Err.", "undefined"),
-    Step("Ask.", "print(look('k'))"),
-    Step("Answer.", "SUBMIT(a='done')"),
+    ScriptedStep("Look.", "print(len(q))"),
+    ScriptedStep("Err.", "undefined"),
+    ScriptedStep("Ask.", "print(look('k'))"),
+    ScriptedStep("Answer.", "SUBMIT(a='done')"),
 ]
 
 
@@ -152,7 +152,7 @@ def test_another_input_is_a_mismatch(transcript: Transcript) -> None:
 
 def test_other_code_is_a_mismatch(transcript: Transcript) -> None:
     """A model that writes something else ends the run, on every DSPy; on none it is shown to the model as an error."""
-    steps = [STEPS[0], Step("Other.", "print(look('other'))"), STEPS[3]]
+    steps = [STEPS[0], ScriptedStep("Other.", "print(look('other'))"), STEPS[3]]
     with dspy.context(lm=scripted_lm(steps)), pytest.raises(ReplayMismatch) as caught:
         program(ReplayInterpreter(transcript))(**INPUTS)
     assert "has other code than was asked for; the nearest recorded step is" in str(caught.value)

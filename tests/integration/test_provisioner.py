@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from daytona_kernel_interp.errors import SandboxFailed
-from daytona_kernel_interp.jupyter.kernelspec import BadOption
+from daytona_kernel_interp.jupyter.kernelspec import InvalidOption
 from tests.integration.daytona_service import until
 from tests.integration.jupyter_programs import DAYTONA, LOCAL, Talk, install, talk
 
@@ -196,7 +196,9 @@ def test_a_sandbox_that_is_kept_is_stopped(daytona: Service) -> None:
 def test_what_no_kernel_has_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     """An unknown option, arguments, another signal, and no key: each says what was wrong; nothing starts."""
     before = set(psutil.Process().children())
-    with pytest.raises(BadOption, match=r"a kernel in the local sandbox has no option 'snapshot'; it has cwd, env, "):
+    with pytest.raises(
+        InvalidOption, match=r"a kernel in the local sandbox has no option 'snapshot'; it has cwd, env, "
+    ):
         Talk(install("bad", sandbox="local", snapshot="x"))
     with pytest.raises(SandboxFailed, match=r"takes no arguments, and --colors=no was given"):
         Talk(LOCAL, extra_arguments=["--colors=no"])

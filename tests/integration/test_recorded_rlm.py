@@ -15,7 +15,7 @@ from dspy.dsp.utils.settings import settings
 from dspy.utils.callback import BaseCallback
 
 from daytona_kernel_interp import KernelInterpreter, Recording
-from daytona_kernel_interp.demo.script import Step, rule_lm, scripted_lm
+from daytona_kernel_interp.demo.script import ScriptedStep, rule_based_lm, scripted_lm
 from daytona_kernel_interp.recording.dspy_callback import request_of
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ BATCHES_TELL = HAS_FACTORY
 LIMIT_ONE: dict[str, Any] = {"max_iters" if "max_iters" in _PARAMETERS else "max_iterations": 1}
 
 
-class Answered(Step):
+class Answered(ScriptedStep):
     """What DSPy's extract step asks for: the output field ``a``."""
 
     def completion(self) -> str:
@@ -46,10 +46,10 @@ def listening() -> Iterator[None]:
         yield
 
 
-def run(path: Path, steps: list[Step], *, sub: str = "echo", **options: Any) -> Recording:
+def run(path: Path, steps: list[ScriptedStep], *, sub: str = "echo", **options: Any) -> Recording:
     """Run an RLM on an interpreter that records, and return the recording."""
     with KernelInterpreter(sandbox="local", record=path) as interpreter:
-        sub_lm = rule_lm(sub, lambda prompt: f"{sub} {prompt}")
+        sub_lm = rule_based_lm(sub, lambda prompt: f"{sub} {prompt}")
         rlm = RLM("q -> a", interpreter=interpreter, sub_lm=sub_lm, **options)
         with dspy.context(lm=scripted_lm(steps)), listening():
             rlm(q="x")
@@ -67,7 +67,10 @@ def test_reasoning_and_calls_of_models(tmp_path: Path) -> None:
     before = dict(settings.config)
     recording = run(
         tmp_path / "run.ipynb",
-        [Step("Ask one.", "print(llm_query('hi'))"), Step("Ask two.", "SUBMIT(str(llm_query_batched(['a', 'b'])))")],
+        [
+            ScriptedStep("Ask one.", "print(llm_query('hi'))"),
+            ScriptedStep("Ask two.", "SUBMIT(str(llm_query_batched(['a', 'b'])))"),
+        ],
     )
     assert dict(settings.config) == before, "global settings are as they were"
     steps = own(recording)
@@ -89,7 +92,7 @@ def test_reasoning_and_calls_of_models(tmp_path: Path) -> None:
 
 def test_the_answer_after_the_last_step(tmp_path: Path) -> None:
     """A run without SUBMIT ends in a call of the model after its last cell; it is recorded too."""
-    steps = [Step("Look.", "print(1)"), Answered("taken from the trajectory", "")]
+    steps = [ScriptedStep("Look.", "print(1)"), Answered("taken from the trajectory", "")]
     recording = run(tmp_path / "run.ipynb", steps, **LIMIT_ONE)
     assert [call.entry for call in recording.lm_calls] == [None, None]
     last = recording.lm_calls[-1].outputs
@@ -110,7 +113,7 @@ def test_without_the_callback_it_says_so(tmp_path: Path) -> None:
 def test_tokens_and_cost(tmp_path: Path) -> None:
     """What DSPy knows of a call is found by the call itself, whatever other calls the model served meanwhile."""
 
-    model: Any = scripted_lm([Step("First.", "print(1)"), Step("Second.", "SUBMIT('y')")])
+    model: Any = scripted_lm([ScriptedStep("First.", "print(1)"), ScriptedStep("Second.", "SUBMIT('y')")])
     update, prices = model.update_history, iter((1, 2))
 
     def priced(entry: dict[str, Any]) -> None:
@@ -139,7 +142,10 @@ def test_two_at_once_do_not_mix(tmp_path: Path) -> None:
             meet.wait(30)
             return name
 
-        steps = [Step(f"{name} one.", "print(wait(), llm_query('p'))"), Step(f"{name} two.", "SUBMIT(wait())")]
+        steps = [
+            ScriptedStep(f"{name} one.", "print(wait(), llm_query('p'))"),
+            ScriptedStep(f"{name} two.", "SUBMIT(wait())"),
+        ]
         recordings[name] = run(tmp_path / f"{name}.ipynb", steps, sub=name, tools=[wait])
 
     recordings: dict[str, Recording] = {}
@@ -161,7 +167,7 @@ async def test_two_tasks_at_once_do_not_mix(tmp_path: Path) -> None:
         path = tmp_path / f"{name}.ipynb"
         async with KernelInterpreter(sandbox="local", record=path) as interpreter:
             rlm = RLM("q -> a", interpreter=interpreter)
-            steps = [Step(f"{name} one.", "print(1)"), Step(f"{name} two.", "SUBMIT('x')")]
+            steps = [ScriptedStep(f"{name} one.", "print(1)"), ScriptedStep(f"{name} two.", "SUBMIT('x')")]
             with dspy.context(lm=scripted_lm(steps)), listening():
                 await rlm.acall(q="x")
         return Recording.load(path)
@@ -177,7 +183,7 @@ def test_a_factory_and_a_callback_of_the_users(tmp_path: Path) -> None:
     path = tmp_path / "run.ipynb"
     rlm = RLM("q -> a", interpreter_factory=lambda: KernelInterpreter(sandbox="local", record=path))
     for _ in range(2):
-        steps = [Step("Go.", "SUBMIT('x')")]
+        steps = [ScriptedStep("Go.", "SUBMIT('x')")]
         with dspy.context(lm=scripted_lm(steps), callbacks=[Recording.callback()]):
             rlm(q="x")
     for name in ("run.ipynb", "run-2.ipynb"):
@@ -199,7 +205,7 @@ def test_beside_callbacks_of_the_users(tmp_path: Path) -> None:
 
     counting = Counting()
     with dspy.context(callbacks=[counting]):
-        recording = run(tmp_path / "run.ipynb", [Step("Go.", "print(1)"), Step("Stop.", "SUBMIT('x')")])
+        recording = run(tmp_path / "run.ipynb", [ScriptedStep("Go.", "print(1)"), ScriptedStep("Stop.", "SUBMIT('x')")])
         assert settings.get("callbacks") == [counting]
     assert counting.count == 2
     assert [step.reasoning for step in own(recording)] == ["Go.", "Stop."]
@@ -212,8 +218,8 @@ def test_a_failing_model(tmp_path: Path) -> None:
         raise ValueError("no answer")
 
     with KernelInterpreter(sandbox="local", record=tmp_path / "run.ipynb") as interpreter:
-        rlm = RLM("q -> a", interpreter=interpreter, sub_lm=rule_lm("broken", fail))
-        steps = [Step("Ask.", "llm_query('hi')"), Step("Stop.", "SUBMIT('x')")]
+        rlm = RLM("q -> a", interpreter=interpreter, sub_lm=rule_based_lm("broken", fail))
+        steps = [ScriptedStep("Ask.", "llm_query('hi')"), ScriptedStep("Stop.", "SUBMIT('x')")]
         with dspy.context(lm=scripted_lm(steps)), listening():
             rlm(q="x")
     recording = Recording.load(tmp_path / "run.ipynb")
@@ -251,10 +257,10 @@ def test_a_key_given_to_a_model_is_in_no_recording(tmp_path: Path) -> None:
         def refuse(prompt: str) -> str:
             raise ValueError("Incorrect API key provided: sk-model-secret-1234")
 
-        sub_lm: Any = rule_lm("keyed", refuse)
+        sub_lm: Any = rule_based_lm("keyed", refuse)
         sub_lm.kwargs.update(api_key="sk-model-secret-1234", headers={"X-Key": "sk-header-secret-1234"})
         rlm = RLM("q -> a", interpreter=interpreter, sub_lm=sub_lm)
-        steps = [Step("Ask.", "llm_query('hi')"), Step("Stop.", "SUBMIT('x')")]
+        steps = [ScriptedStep("Ask.", "llm_query('hi')"), ScriptedStep("Stop.", "SUBMIT('x')")]
         with dspy.context(lm=scripted_lm(steps)), listening():
             rlm(q="x")
     assert len(Recording.load(tmp_path / "run.ipynb").lm_calls) == 3

@@ -10,7 +10,7 @@ from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
 from daytona_kernel_interp import Recording, ReplayInterpreter, diff, replay
 from daytona_kernel_interp.playback.compare import Tolerance
 from daytona_kernel_interp.playback.recorded_lm import RecordedLM
-from daytona_kernel_interp.playback.rerun import stand_in
+from daytona_kernel_interp.playback.rerun import stub_tool
 
 PROJECT = Path(__file__).resolve().parents[2]
 KEPT = sorted([*(PROJECT / "tests" / "golden").glob("*.ipynb"), *(PROJECT / "notebooks" / "sessions").glob("*.ipynb")])
@@ -38,7 +38,7 @@ def test_offline(path: Path) -> None:
     with ReplayInterpreter(path) as interpreter:
         for step in recording:
             interpreter.tools.clear()
-            interpreter.tools.update({spec.name: stand_in(spec) for spec in step.tools})
+            interpreter.tools.update({spec.name: stub_tool(spec) for spec in step.tools})
             interpreter.output_fields = None if step.output_fields is None else list(map(dict, step.output_fields))
             variables = {name: recording.value(ref) for name, ref in step.variables.items()}
             if step.outcome.kind == "raised":

@@ -13,7 +13,7 @@ from dspy.primitives.code_interpreter import CodeInterpreterError
 
 from daytona_kernel_interp import KernelInterpreter, Recording, ReplayInterpreter, diff, replay
 from daytona_kernel_interp.cli import command_line as cli
-from daytona_kernel_interp.demo.script import Step, rule_lm, scripted_lm
+from daytona_kernel_interp.demo.script import ScriptedStep, rule_based_lm, scripted_lm
 from daytona_kernel_interp.errors import RecordingError, ReplayMismatch
 
 if TYPE_CHECKING:
@@ -24,11 +24,13 @@ pytestmark = pytest.mark.dspy
 RLM: Any = dspy.RLM  # its types know the keyword on some versions only
 INPUTS = {"text": "pears and apples, " * 5000, "n": 3}
 STEPS = [
-    Step("Look.", "import random\nprint(len(text), random.random(), random.choice(range(1000)))"),
-    Step("Ask.", "answers = llm_query_batched([f'q{i}' for i in range(n)])\nprint(answers, llm_query('one'))"),
-    Step("Use the tool.", "print(sorted(look(word) for word in ('pears', 'apples')))\nprint('oh', file=sys.stderr)"),
-    Step("Mend.", "try:\n    look('stones')\nexcept KeyError as error:\n    print(repr(error))"),
-    Step("Answer.", "SUBMIT(answer=answers[0], score=0.5)"),
+    ScriptedStep("Look.", "import random\nprint(len(text), random.random(), random.choice(range(1000)))"),
+    ScriptedStep("Ask.", "answers = llm_query_batched([f'q{i}' for i in range(n)])\nprint(answers, llm_query('one'))"),
+    ScriptedStep(
+        "Use the tool.", "print(sorted(look(word) for word in ('pears', 'apples')))\nprint('oh', file=sys.stderr)"
+    ),
+    ScriptedStep("Mend.", "try:\n    look('stones')\nexcept KeyError as error:\n    print(repr(error))"),
+    ScriptedStep("Answer.", "SUBMIT(answer=answers[0], score=0.5)"),
 ]
 SEEN: list[str] = []
 
@@ -44,7 +46,7 @@ def run(interpreter: Any, lm: Any) -> Any:
         "text, n: int -> answer: str, score: float",
         interpreter=interpreter,
         tools=[look],
-        sub_lm=rule_lm("echo", lambda prompt: f"echo {prompt}"),
+        sub_lm=rule_based_lm("echo", lambda prompt: f"echo {prompt}"),
     )
     with dspy.context(lm=lm, callbacks=[Recording.callback()]):
         return rlm(**INPUTS)

@@ -15,7 +15,7 @@ import pytest
 from dspy.primitives.code_interpreter import CodeInterpreterError
 
 from daytona_kernel_interp import KernelInterpreter
-from daytona_kernel_interp.demo.script import Step, rule_lm, scripted_lm
+from daytona_kernel_interp.demo.script import ScriptedStep, rule_based_lm, scripted_lm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,16 +35,16 @@ def interp() -> Iterator[KernelInterpreter]:
         yield interpreter
 
 
-class Extracted(Step):
+class Extracted(ScriptedStep):
     """What DSPy's extract step asks for: the output field ``a``, here kept as the reasoning."""
 
     def completion(self) -> str:
         return f"[[ ## a ## ]]\n{self.reasoning}\n\n[[ ## completed ## ]]"
 
 
-def run(signature: str, steps: list[Step], interpreter: Any, inputs: dict[str, Any], **options: Any) -> Any:
+def run(signature: str, steps: list[ScriptedStep], interpreter: Any, inputs: dict[str, Any], **options: Any) -> Any:
     """Run an RLM whose model says ``steps`` and return its prediction."""
-    options.setdefault("sub_lm", rule_lm("echo", lambda prompt: f"echo {prompt}"))
+    options.setdefault("sub_lm", rule_based_lm("echo", lambda prompt: f"echo {prompt}"))
     rlm = RLM(signature, interpreter=interpreter, **options)
     with dspy.context(lm=scripted_lm(steps)):
         return rlm(**inputs)
@@ -64,10 +64,12 @@ def test_the_users_line_runs_to_its_answer(interp: KernelInterpreter) -> None:
     result = run(
         "text -> answer: str, n: int",
         [
-            Step("Look.", "print(len(text)); first = llm_query('hi')"),
-            Step("Ask.", "print(first, llm_query_batched(queries=['a', 'b']), look('a'), look('b', default='d'))"),
-            Step("Err.", "print('kept'); undefined"),
-            Step("Answer.", "SUBMIT(first, n='3')"),
+            ScriptedStep("Look.", "print(len(text)); first = llm_query('hi')"),
+            ScriptedStep(
+                "Ask.", "print(first, llm_query_batched(queries=['a', 'b']), look('a'), look('b', default='d'))"
+            ),
+            ScriptedStep("Err.", "print('kept'); undefined"),
+            ScriptedStep("Answer.", "SUBMIT(first, n='3')"),
         ],
         interp,
         {"text": "x" * 50_000},
@@ -83,15 +85,15 @@ def test_the_users_line_runs_to_its_answer(interp: KernelInterpreter) -> None:
 
 def test_the_interpreter_stays_the_callers(interp: KernelInterpreter) -> None:
     """After a run it is not shut down, its variables are there, and a second run finds them."""
-    run("q -> a", [Step("Keep.", "kept = q.upper(); SUBMIT(kept)")], interp, {"q": "x"})
+    run("q -> a", [ScriptedStep("Keep.", "kept = q.upper(); SUBMIT(kept)")], interp, {"q": "x"})
     assert interp.execute("kept") == "X"
-    result = run("q -> b: int", [Step("Use.", "SUBMIT(b=len(kept))")], interp, {"q": "y"})
+    result = run("q -> b: int", [ScriptedStep("Use.", "SUBMIT(b=len(kept))")], interp, {"q": "y"})
     assert result.b == 1
 
 
 def test_a_wrong_type_gets_another_try(interp: KernelInterpreter) -> None:
     """What DSPy cannot convert comes back to the model as a type error, and the next SUBMIT counts."""
-    steps = [Step("Wrong.", "SUBMIT(n='not a number')"), Step("Right.", "SUBMIT(n=5)")]
+    steps = [ScriptedStep("Wrong.", "SUBMIT(n='not a number')"), ScriptedStep("Right.", "SUBMIT(n=5)")]
     result = run("q -> n: int", steps, interp, {"q": "x"})
     assert result.n == 5
     assert "[Type Error]" in outputs(result)[0]
@@ -99,26 +101,26 @@ def test_a_wrong_type_gets_another_try(interp: KernelInterpreter) -> None:
 
 def test_without_submit_the_extract_step_answers(interp: KernelInterpreter) -> None:
     """An RLM that never submits ends in DSPy's own extraction."""
-    steps = [Step("Look.", "print(1)"), Step("Look.", "print(2)"), Extracted("from the trajectory", "")]
+    steps = [ScriptedStep("Look.", "print(1)"), ScriptedStep("Look.", "print(2)"), Extracted("from the trajectory", "")]
     result = run("q -> a", steps, interp, {"q": "x"}, **{LIMIT: 2})
     assert result.a == "from the trajectory"
 
 
 def test_inputs_are_fresh_at_each_step(interp: KernelInterpreter) -> None:
     """What code did to an input is gone at the next step, as DSPy means it."""
-    steps = [Step("Change.", "items.append(9); print(items)"), Step("Answer.", "SUBMIT(n=len(items))")]
+    steps = [ScriptedStep("Change.", "items.append(9); print(items)"), ScriptedStep("Answer.", "SUBMIT(n=len(items))")]
     assert run("items: list[int] -> n: int", steps, interp, {"items": [1, 2]}).n == 2
 
 
 def test_the_callers_context_reaches_llm_query(interp: KernelInterpreter) -> None:
     """Without sub_lm, llm_query asks the LM of dspy.context, in whichever thread it runs."""
-    script = scripted_lm([Step("Ask.", "SUBMIT(llm_query('which?'))")])
+    script = scripted_lm([ScriptedStep("Ask.", "SUBMIT(llm_query('which?'))")])
 
     def answer(prompt: str) -> str:
         return "the context's" if prompt == "which?" else str(script(prompt)[0])
 
     rlm = RLM("q -> a", interpreter=interp)
-    with dspy.context(lm=rule_lm("context", answer)):
+    with dspy.context(lm=rule_based_lm("context", answer)):
         assert rlm(q="x").a == "the context's"
 
 
@@ -129,13 +131,17 @@ async def test_the_async_path_works(interp: KernelInterpreter) -> None:
         return key * 2
 
     rlm = RLM("q -> a", interpreter=interp, tools=[fetch])
-    with dspy.context(lm=scripted_lm([Step("Fetch.", "SUBMIT(await fetch.aio('a') + fetch('b'))")])):
+    with dspy.context(lm=scripted_lm([ScriptedStep("Fetch.", "SUBMIT(await fetch.aio('a') + fetch('b'))")])):
         assert (await rlm.acall(q="x")).a == "aabb"
 
 
 def test_a_dead_kernel_ends_the_run_with_its_name(interp: KernelInterpreter) -> None:
     """The model is not left to work on in a session that is over."""
-    steps = [Step("Die.", "import os; os._exit(1)"), Step("Go on.", "SUBMIT('x')"), Extracted("made up", "")]
+    steps = [
+        ScriptedStep("Die.", "import os; os._exit(1)"),
+        ScriptedStep("Go on.", "SUBMIT('x')"),
+        Extracted("made up", ""),
+    ]
     if not TAKES_FACTORY:
         pytest.skip("DSPy before 3.3 goes on after every CodeInterpreterError")
     with KernelInterpreter(sandbox="local") as own, pytest.raises(CodeInterpreterError, match="all variables are lost"):
@@ -147,7 +153,7 @@ def test_the_class_is_a_factory(monkeypatch: pytest.MonkeyPatch) -> None:
     """DSPy's own spelling works beside ours; each run gets a kernel and ends it."""
     monkeypatch.setenv("DAYTONA_KERNEL_SANDBOX", "local")
     rlm = RLM("q -> a", interpreter_factory=KernelInterpreter)
-    with dspy.context(lm=scripted_lm([Step("Answer.", "SUBMIT(q + '!')")])):
+    with dspy.context(lm=scripted_lm([ScriptedStep("Answer.", "SUBMIT(q + '!')")])):
         assert rlm(q="x").a == "x!"
 
 
@@ -156,7 +162,7 @@ def test_a_run_takes_its_tools_out_again(interp: KernelInterpreter) -> None:
     """What RLM put into the lent interpreter is gone when it comes back."""
     interp.tools["mine"] = lambda: 1
     try:
-        run("q -> a", [Step("Answer.", "SUBMIT(str(mine()))")], interp, {"q": "x"})
+        run("q -> a", [ScriptedStep("Answer.", "SUBMIT(str(mine()))")], interp, {"q": "x"})
         assert list(interp.tools) == ["mine"]
         assert interp.output_fields is None
     finally:
@@ -170,12 +176,12 @@ def test_an_interpreter_in_use_lends_a_fresh_one(interp: KernelInterpreter) -> N
 
     def inner(question: str) -> str:
         nested = RLM("q -> a", interpreter_factory=outer_factory)
-        with dspy.context(lm=scripted_lm([Step("Inner.", "SUBMIT(q + ' inside')")])):
+        with dspy.context(lm=scripted_lm([ScriptedStep("Inner.", "SUBMIT(q + ' inside')")])):
             return str(nested(q=question).a)
 
     rlm = RLM("q -> a", interpreter=interp, tools=[inner])
     outer_factory: Callable[[], Any] = rlm._interpreter_factory
-    with dspy.context(lm=scripted_lm([Step("Outer.", "SUBMIT(inner(q))")])):
+    with dspy.context(lm=scripted_lm([ScriptedStep("Outer.", "SUBMIT(inner(q))")])):
         assert rlm(q="x").a == "x inside"
 
 

@@ -11,7 +11,7 @@ import pydantic
 import pytest
 
 from daytona_kernel_interp import KernelInterpreter
-from daytona_kernel_interp.demo.script import Step
+from daytona_kernel_interp.demo.script import ScriptedStep
 
 from .test_rlm import TAKES_FACTORY, outputs, run
 
@@ -59,9 +59,11 @@ def test_a_frame_goes_in_and_another_comes_out(interp: KernelInterpreter) -> Non
     result = run(
         signature("frame", table=Any, total=float),
         [
-            Step("Look.", "print(type(frame).__name__, frame.when.dt.tz, frame.amount.sum()); frame.amount = 0"),
-            Step("Show.", "frame.head(1)"),
-            Step("Answer.", "SUBMIT(frame.groupby('city', as_index=False).amount.sum(), frame.amount.sum())"),
+            ScriptedStep(
+                "Look.", "print(type(frame).__name__, frame.when.dt.tz, frame.amount.sum()); frame.amount = 0"
+            ),
+            ScriptedStep("Show.", "frame.head(1)"),
+            ScriptedStep("Answer.", "SUBMIT(frame.groupby('city', as_index=False).amount.sum(), frame.amount.sum())"),
         ],
         interp,
         {"frame": frame},
@@ -87,9 +89,9 @@ def test_an_array_and_an_image_go_through_a_tool(interp: KernelInterpreter) -> N
     result = run(
         signature("image weights", small=Any, doubled=Any),
         [
-            Step("Look.", "print(image.size, weights.dtype, weights.flags.writeable)\nimage"),
-            Step("Blur.", "small, doubled = blur(image, kernel=weights)\nprint(small.mode)"),
-            Step("Answer.", "SUBMIT(small=small, doubled=doubled)"),
+            ScriptedStep("Look.", "print(image.size, weights.dtype, weights.flags.writeable)\nimage"),
+            ScriptedStep("Blur.", "small, doubled = blur(image, kernel=weights)\nprint(small.mode)"),
+            ScriptedStep("Answer.", "SUBMIT(small=small, doubled=doubled)"),
         ],
         interp,
         {"image": Image.new("RGB", (4, 3), (9, 8, 7)), "weights": np.eye(2, dtype="<f4")},
@@ -116,10 +118,12 @@ def test_a_model_goes_in_through_a_tool_and_out(interp: KernelInterpreter) -> No
     result = run(
         signature("page", answer=Page),
         [
-            Step("Look.", "print(page.title, page['tags'])"),
-            Step("Save.", "saved = save({'title': page.title.upper(), 'tags': ['x']}); print(saved.tags, saved.title)"),
-            Step("Wrong.", "save({'tags': []})"),
-            Step("Answer.", "SUBMIT(saved)"),
+            ScriptedStep("Look.", "print(page.title, page['tags'])"),
+            ScriptedStep(
+                "Save.", "saved = save({'title': page.title.upper(), 'tags': ['x']}); print(saved.tags, saved.title)"
+            ),
+            ScriptedStep("Wrong.", "save({'tags': []})"),
+            ScriptedStep("Answer.", "SUBMIT(saved)"),
         ],
         interp,
         {"page": Page(title="home", tags=("a", "b"))},
@@ -138,7 +142,7 @@ def test_a_value_that_cannot_come_out_is_said_to_the_model(interp: KernelInterpr
     """In the cell, so that the next step can mend it."""
     result = run(
         signature("q", answer=Any),
-        [Step("Wrong.", "SUBMIT(x for x in q)"), Step("Right.", "SUBMIT(list(q))")],
+        [ScriptedStep("Wrong.", "SUBMIT(x for x in q)"), ScriptedStep("Right.", "SUBMIT(list(q))")],
         interp,
         {"q": "ab"},
     )
@@ -170,7 +174,7 @@ def test_dspys_own_way_of_sending_a_frame_works(interp: KernelInterpreter) -> No
             return f"{len(self.frame)} rows"
 
     for frame in (sales(), sales()[:1]):
-        steps = [Step("Answer.", "SUBMIT(len(f), f)")]
+        steps = [ScriptedStep("Answer.", "SUBMIT(len(f), f)")]
         result = run(signature("f", n=int, back=Any), steps, interp, {"f": Frame(frame)})
         assert result.n == len(frame)
         pd.testing.assert_frame_equal(result.back, frame)

@@ -26,7 +26,7 @@ from daytona_kernel_interp.errors import (
     TunnelLost,
     WireMismatch,
 )
-from daytona_kernel_interp.monitor.inspection import Call, Inspection, Running, Variable
+from daytona_kernel_interp.monitor.inspection import Inspection, PendingCall, RunningCell, Variable
 from daytona_kernel_interp.monitor.live import Live
 from daytona_kernel_interp.playback.compare import Tolerance
 from daytona_kernel_interp.playback.diff import RunDiff
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 # Objects that the exported names take, return or raise. They are listed by name, not by module.
 REACHED: tuple[type, ...] = (
     *(CellError, DisplayData, ExecuteResult, StreamText),
-    *(Call, Inspection, Running, Variable, Live, Record, SequenceRecord),
+    *(PendingCall, Inspection, RunningCell, Variable, Live, Record, SequenceRecord),
     *(Tolerance, RunDiff, ReplayReport, DaytonaEmulator, Fault),
 )
 ERRORS: tuple[type, ...] = (

@@ -40,7 +40,7 @@ def test_a_terminal_shows_what_the_log_said_last(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(progress, "_TICK_S", 0.01)
     screen, package = Screen(terminal=True), logging.getLogger("daytona_kernel_interp.sandboxes.daytona")
     before = package.level
-    with progress.starting(screen):
+    with progress.show_start_progress(screen):
         screen.until("starting ... 0:00")
         LOG.info("creating a Daytona sandbox")
         screen.until("creating a Daytona sandbox ... 0:00")
@@ -52,7 +52,7 @@ def test_a_terminal_shows_what_the_log_said_last(monkeypatch: pytest.MonkeyPatch
 def test_a_file_gets_nothing_of_a_start_and_the_lines_of_a_build() -> None:
     """No control characters, and no line that only tells the time."""
     screen = Screen(terminal=False)
-    with progress.starting(screen):
+    with progress.show_start_progress(screen):
         LOG.info("creating a Daytona sandbox")
     assert screen.getvalue() == ""
     with progress.Progress("building", screen) as shown:

@@ -9,7 +9,7 @@ import pytest
 
 from daytona_kernel_interp import DaytonaSandbox, LocalSandbox
 from daytona_kernel_interp.cli import command_line as cli
-from daytona_kernel_interp.jupyter.kernelspec import BadOption, describe
+from daytona_kernel_interp.jupyter.kernelspec import InvalidOption, describe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +41,7 @@ def test_options_are_the_sandboxes_own(tmp_path: Path) -> None:
 )
 def test_what_no_kernel_has_is_one_sentence(options: dict[str, Any], says: str) -> None:
     """The option, what it takes, and what was given."""
-    with pytest.raises(BadOption, match=says) as caught:
+    with pytest.raises(InvalidOption, match=says) as caught:
         describe(options)
     assert "\n" not in str(caught.value)
 

@@ -9,7 +9,7 @@ import pytest
 
 from daytona_kernel_interp import LocalSandbox
 from daytona_kernel_interp.errors import TunnelLost
-from daytona_kernel_interp.jupyter.sandbox_kernel import PersonalSession
+from daytona_kernel_interp.jupyter.sandbox_kernel import SandboxKernel
 
 
 class Silent:
@@ -35,7 +35,7 @@ async def test_why_a_kernel_is_not_interrupted(
 ) -> None:
     """One sentence in the program's log, and the program goes on."""
     monkeypatch.setattr("daytona_kernel_interp.jupyter.sandbox_kernel.DIAL_S", 0.01)
-    session = PersonalSession(LocalSandbox(), logging.getLogger("test"))
+    session = SandboxKernel(LocalSandbox(), logging.getLogger("test"))
     try:
         monkeypatch.setattr(session, "_tunnel", Silent(error))
         await session.signal("interrupt")

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daytona_kernel_interp.monitor.inspection import Call, Inspection, Running, Variable, clean, parse_look, parse_row
+from daytona_kernel_interp.monitor.inspection import (
+    Inspection,
+    PendingCall,
+    RunningCell,
+    Variable,
+    clean,
+    parse_inspection,
+    parse_row,
+)
 
 EVIL = "<script>alert(1)</script>\" onclick='x' \x1b]0;t\x07 \u202e \ud800"
 LOOK: dict[str, Any] = {
@@ -33,9 +41,9 @@ JSON = st.recursive(
 
 def test_a_look_becomes_an_inspection() -> None:
     """What kernels say is there, typed, under its name."""
-    found = parse_look(LOOK, "1a2b3c4d")
+    found = parse_inspection(LOOK, "1a2b3c4d")
     assert found["a"] == Variable("a", "numpy.ndarray", 96, (3, 4), "…")
-    assert found.running == Running("a = 1\nwait()\n", 4, 100.0, 2, (Call("llm_query", 2.5),), ("fetch",))
+    assert found.running == RunningCell("a = 1\nwait()\n", 4, 100.0, 2, (PendingCall("llm_query", 2.5),), ("fetch",))
     assert (found.left_out, found.tools, found.cells, found.session) == (2, ("llm_query",), 4, "1a2b3c4d")
     with pytest.raises(KeyError):
         found["y"]
@@ -43,7 +51,7 @@ def test_a_look_becomes_an_inspection() -> None:
 
 def test_as_text() -> None:
     """A terminal gets aligned columns, what runs, and what was left out."""
-    assert str(parse_look(LOOK, "").noted("Session 1.")).splitlines() == [
+    assert str(parse_inspection(LOOK, "").with_note("Session 1.")).splitlines() == [
         "Session 1.",
         "Cell 4 runs for 1 min 40 s, at line 2: wait()",
         "It waits for llm_query (2.5 s)",
@@ -60,24 +68,24 @@ def test_as_text() -> None:
 def test_private_names_are_counted_and_shown_when_asked_for() -> None:
     """As ``%who`` does, a table leaves names with an underscore out; they are there all the same."""
     rows = [["_k", "str", 50, [1], "'a'", "variable"], *LOOK["variables"], ["_n", "int", 28, None, "2", "variable"]]
-    found = parse_look({"variables": rows}, "")
+    found = parse_inspection({"variables": rows}, "")
     assert [row[0] for row in found.rows()] == ["x", "a"]
     assert found["_k"].preview == "'a'"
     for shown in (str(found), found._repr_html_()):
         assert "… and 2 private, of names that begin with an underscore." in shown
         assert "_k" not in shown
-    whole = parse_look({"variables": rows}, "", private=True)
+    whole = parse_inspection({"variables": rows}, "", private=True)
     assert [row[0] for row in whole.rows()] == ["_k", "x", "a", "_n"]
     assert "private" not in str(whole)
-    assert [row[0] for row in parse_look({"variables": rows[:1]}, "", "_k").rows()] == ["_k"]
+    assert [row[0] for row in parse_inspection({"variables": rows[:1]}, "", "_k").rows()] == ["_k"]
 
 
 def test_of_one_variable_the_relay_tells_that_alone() -> None:
     """Its summary is of all; what was asked for is shown, or nothing."""
     summary = {"by": "relay", "summary": LOOK, "age_s": 1.0}
-    found = parse_look(summary, "", "a")
+    found = parse_inspection(summary, "", "a")
     assert ([variable.name for variable in found.variables], found.left_out, found.tools) == (["a"], 0, ())
-    assert parse_look(summary, "", "none").variables == ()
+    assert parse_inspection(summary, "", "none").variables == ()
 
 
 def test_what_the_relay_says() -> None:
@@ -90,21 +98,21 @@ def test_what_the_relay_says() -> None:
         "cpu_percent": 99.6,
         "memory_bytes": 1 << 30,
     }
-    found = parse_look({**facts, "running": running}, "")
+    found = parse_inspection({**facts, "running": running}, "")
     assert str(found).splitlines()[:3] == [
         "The kernel does not speak for 3.0 s: native code holds it. 100 % CPU, 1.1 GB of memory",
         "Its variables as of 7.0 s ago:",
         "Cell 2 runs for 3.0 s: sum(range(10**9))",
     ]
     assert (found.answered_by, [variable.name for variable in found.variables]) == ("relay", ["x", "a"])
-    assert "No summary" in str(parse_look({"by": "relay", "summary": None}, ""))
+    assert "No summary" in str(parse_inspection({"by": "relay", "summary": None}, ""))
 
 
 @settings(max_examples=40)
 @given(look=JSON | st.dictionaries(st.sampled_from([*LOOK, "summary", "age_s", "memory_bytes"]), JSON))
 def test_whatever_a_sandbox_says_can_be_shown(look: Any) -> None:
     """Nothing that is valid JSON raises; what is wrong in it is left out."""
-    found = parse_look(look if isinstance(look, dict) else {"variables": look}, "")
+    found = parse_inspection(look if isinstance(look, dict) else {"variables": look}, "")
     assert isinstance(str(found), str)
     assert isinstance(found._repr_html_(), str)
 
@@ -132,18 +140,18 @@ def test_nothing_of_a_sandbox_is_markup() -> None:
     """Tags, attributes, escape sequences and writing direction in any field stay text."""
     row = [EVIL, EVIL, 1, [2], EVIL, EVIL]
     running = {"code": EVIL, "number": 1, "elapsed_s": 1, "calls": [[EVIL, 1]], "tasks": [EVIL]}
-    found = parse_look({"variables": [row], "running": running, "tools": [EVIL]}, EVIL).noted(EVIL)
+    found = parse_inspection({"variables": [row], "running": running, "tools": [EVIL]}, EVIL).with_note(EVIL)
     page = _Page()
     page.feed(found._repr_html_())
     assert page.tags == {"div", "table", "thead", "tbody", "tr", "th", "td", "b", "code"}
     assert page.handlers == ["onclick"]  # ours
-    assert not any(c in str(found.noted("")) for c in "\x1b\x07\u202e\ud800")
+    assert not any(c in str(found.with_note("")) for c in "\x1b\x07\u202e\ud800")
 
 
 def test_the_table_is_bounded() -> None:
     """A sandbox that says more than it may is cut."""
     rows = [["n" * 1000, "t" * 1000, 1, [1] * 100, "p" * 100_000, "variable"]] * 5000
-    found = parse_look({"variables": rows, "tools": ["t"] * 5000}, "")
+    found = parse_inspection({"variables": rows, "tools": ["t"] * 5000}, "")
     assert (len(found.variables), len(found.tools)) == (1000, 200)
     variable = found.variables[0]
     assert (len(variable.name), len(variable.type), len(variable.preview)) == (200, 140, 10_000)

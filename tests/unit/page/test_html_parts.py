@@ -120,7 +120,7 @@ def test_markdown_reads_well() -> None:
 def test_outputs_can_do_nothing(data: dict[str, Any]) -> None:
     """Whatever a cell displayed is text, a picture by its bytes, or in a frame that may do nothing."""
     for shown in (DisplayData(data, {}), ExecuteResult(data, {})):
-        assert _only_ours(html_parts.output(shown, 1000))
+        assert _only_ours(html_parts.output_html(shown, 1000))
 
 
 def test_endless_outputs_end() -> None:
@@ -133,7 +133,7 @@ def test_endless_outputs_end() -> None:
     ]
     hostile.append({"application/json": nested, "text/plain": "plain"})
     for data in hostile:
-        assert html_parts.output(DisplayData(data, {}), 1000)
+        assert html_parts.output_html(DisplayData(data, {}), 1000)
     for text in ("[" * 20_000, "> " * 10_000, "- " * 10_000, "**a" * 6_000):
         assert _only_ours(html_parts.markdown(text))
 
@@ -146,8 +146,8 @@ def test_streams_and_errors_are_text() -> None:
         CellError(EVIL, EVIL, EVIL),
         CellError(EVIL, "", ""),
     ):
-        assert _only_ours(html_parts.output(shown, 1000))
-    assert ">green</pre>" in html_parts.output(StreamText("stdout", "\x1b[32mgreen\x1b[0m"), 1000)
+        assert _only_ours(html_parts.output_html(shown, 1000))
+    assert ">green</pre>" in html_parts.output_html(StreamText("stdout", "\x1b[32mgreen\x1b[0m"), 1000)
 
 
 def test_frames_reach_nothing() -> None:
@@ -165,10 +165,10 @@ def test_frames_reach_nothing() -> None:
 def test_pictures_are_shown() -> None:
     """A picture comes before its text, and an SVG is a picture too; HTML that is nothing but scripts gives its text."""
     data = {"image/png": png(30, 20), "text/plain": "<Figure>", "text/html": "<b>x</b>"}
-    assert 'alt="figure 30x20 PNG"' in html_parts.output(DisplayData(data, {}), 1000)
-    assert "data:image/svg+xml;base64," in html_parts.output(DisplayData({"image/svg+xml": "<svg/>"}, {}), 1000)
+    assert 'alt="figure 30x20 PNG"' in html_parts.output_html(DisplayData(data, {}), 1000)
+    assert "data:image/svg+xml;base64," in html_parts.output_html(DisplayData({"image/svg+xml": "<svg/>"}, {}), 1000)
     chart = {"text/html": "<div><script>draw()</script></div>", "text/plain": "a chart"}
-    assert html_parts.output(DisplayData(chart, {}), 1000) == '<pre class="out display">a chart</pre>'
+    assert html_parts.output_html(DisplayData(chart, {}), 1000) == '<pre class="out display">a chart</pre>'
 
 
 @given(st.text(max_size=300), st.integers(8, 100))

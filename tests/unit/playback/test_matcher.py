@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.errors import ReplayMismatch
-from daytona_kernel_interp.playback.matcher import TOKEN, Follower
+from daytona_kernel_interp.playback.matcher import TOKEN, RecordingMatcher
 from daytona_kernel_interp.wire.comm import Parameter, ToolSpec
 from tests.transcripts import LLM_QUERY, SEARCH, Maker
 from tests.unit.strategies import FEW, VALUES
@@ -17,8 +17,8 @@ from tests.unit.strategies import FEW, VALUES
 SETUP = {TOKEN: "of another process"}
 
 
-def follower(maker: Maker) -> Follower:
-    return Follower(maker.transcript(), "run.ipynb")
+def follower(maker: Maker) -> RecordingMatcher:
+    return RecordingMatcher(maker.transcript(), "run.ipynb")
 
 
 @FEW

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daytona_kernel_interp.playback.nondeterminism import Suspects
+from daytona_kernel_interp.playback.nondeterminism import NondeterminismTracker
 
 
 def look(*cells: str) -> str:
-    suspects = Suspects()
-    return [suspects.look(number, code) for number, code in enumerate(cells)][-1]
+    suspects = NondeterminismTracker()
+    return [suspects.analyze(number, code) for number, code in enumerate(cells)][-1]
 
 
 @pytest.mark.parametrize(

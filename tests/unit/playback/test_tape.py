@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from daytona_kernel_interp.codec import values
 from daytona_kernel_interp.errors import ReplayMismatch
-from daytona_kernel_interp.playback.canonical import canonical, same
+from daytona_kernel_interp.playback.canonical import canonical, same_value
 from daytona_kernel_interp.playback.tape import Tape
 from daytona_kernel_interp.wire.comm import Parameter, ToolSpec
 from tests.transcripts import LLM_QUERY, SEARCH, Maker
@@ -51,7 +51,7 @@ def test_calls_in_any_order_get_their_own_answers(arguments: list[list[Any]], se
 def test_a_value_is_the_same_after_a_round_trip(value: Any) -> None:
     """The canonical form does not see an encoding and a decoding."""
     first = values.dumps(value)
-    assert same(first, values.dumps(values.loads(first)))
+    assert same_value(first, values.dumps(values.loads(first)))
 
 
 @FEW
@@ -61,15 +61,15 @@ def test_the_order_of_dicts_and_sets_means_nothing(items: dict[str, Any], big: b
     if big:
         items = {**items, "one": "a" * 70_000, "other": b"b" * 70_000}
     backwards = dict(reversed(items.items()))
-    assert same(values.dumps([items, set(items)]), values.dumps([backwards, set(backwards)]))
-    assert not same(values.dumps(items), values.dumps({**items, "a further key": 1}))
+    assert same_value(values.dumps([items, set(items)]), values.dumps([backwards, set(backwards)]))
+    assert not same_value(values.dumps(items), values.dumps({**items, "a further key": 1}))
 
 
 def test_large_pieces_are_told_apart() -> None:
     """Two values whose small part is equal and whose large part is not are two."""
-    assert not same(values.dumps("a" * 70_000), values.dumps("b" * 70_000))
-    assert not same(values.dumps({1, 2}), values.dumps({1, 3}))
-    assert not same(values.dumps([1, 2]), values.dumps([2, 1]))
+    assert not same_value(values.dumps("a" * 70_000), values.dumps("b" * 70_000))
+    assert not same_value(values.dumps({1, 2}), values.dumps({1, 3}))
+    assert not same_value(values.dumps([1, 2]), values.dumps([2, 1]))
 
 
 @pytest.mark.parametrize(
