@@ -15,7 +15,7 @@ from daytona_kernel_interp.wire.comm import Field
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.python
 
 FIELDS = (Field("answer", "str"), Field("score", "int"))
 
