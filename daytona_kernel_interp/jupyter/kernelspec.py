@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PROVISIONER = "daytona-kernel"  # the name of its entry point
 _SANDBOXES: dict[str, type[DaytonaSandbox] | type[LocalSandbox]] = {"daytona": DaytonaSandbox, "local": LocalSandbox}
-_NESTED_OPTIONS = {"daytona": "a sandbox at Daytona", "local": "the local sandbox"}
+_SANDBOX_PHRASES = {"daytona": "a sandbox at Daytona", "local": "the local sandbox"}
 _NOT_IN_FILES = ("resolve",)  # no JSON says it
 
 
@@ -64,7 +64,7 @@ def describe(options: Mapping[str, Any], *, env: Mapping[str, str] | None = None
     for name, value in given.items():
         if name not in takes:
             raise InvalidOption(
-                f"a kernel in {_NESTED_OPTIONS[where]} has no option {name!r}; it has {', '.join(sorted(takes))}"
+                f"a kernel in {_SANDBOX_PHRASES[where]} has no option {name!r}; it has {', '.join(sorted(takes))}"
             )
         words, fits = _KINDS[takes[name].removesuffix(" | None")]
         if not (fits(value) or (value is None and takes[name].endswith(" | None"))):

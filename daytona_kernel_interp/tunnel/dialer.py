@@ -125,7 +125,7 @@ class DialedStream:
         self._attempt: _Attempt | None = None  # whose socket it is that counts
         self._lost = asyncio.Event()
         self._answered = asyncio.Event()  # the hello came, or the socket was lost before it
-        self._end_reported: StreamGone | None = None
+        self._end_error: StreamGone | None = None
         self.opened: asyncio.Future[None] = self._loop.create_future()
         self._task = asyncio.create_task(self._keep_connected())
 
@@ -148,7 +148,7 @@ class DialedStream:
         """Give it its local end."""
         self.carrier.connect(local)
 
-    def send_keepalive(self, now: float, *, in_flight: bool, keep_warm: bool = False) -> bool:
+    def check_connection(self, now: float, *, in_flight: bool, keep_warm: bool = False) -> bool:
         """Ask for, or judge, the life of its socket; return whether it was found dead."""
         socket = self.carrier.socket
         if socket is None:
@@ -196,7 +196,7 @@ class DialedStream:
         try:
             self._host.take_hello(data if data is not None else b"")
         except RemoteProtocolError as error:
-            self._end_reported = StreamGone(CloseCode.BAD_HELLO, str(error))
+            self._end_error = StreamGone(CloseCode.BAD_HELLO, str(error))
             socket.begin_close(CloseCode.BAD_HELLO, close_reason(error))
             return
         self._watchdog = Watchdog(self._dialer.times, self._loop.time())
@@ -214,8 +214,8 @@ class DialedStream:
         """Dial again, unless the relay said that there is no point."""
         if self.carrier.socket is socket:
             self.carrier.detach()
-        if (code in FINAL_CLOSES or code in PEER_AT_FAULT or code == FINISHED) and self._end_reported is None:
-            self._end_reported = StreamGone(code, reason)
+        if (code in FINAL_CLOSES or code in PEER_AT_FAULT or code == FINISHED) and self._end_error is None:
+            self._end_error = StreamGone(code, reason)
         self._lost.set()
         self._answered.set()
 
@@ -227,8 +227,8 @@ class DialedStream:
             while True:
                 await self._dial_until_attached()
                 await self._lost.wait()
-                if self._end_reported is not None:
-                    raise self._end_reported
+                if self._end_error is not None:
+                    raise self._end_error
         except StreamGone as gone:
             if self._host.stream.both_finished and gone.code in (FINISHED, CloseCode.UNKNOWN_STREAM):
                 self.carrier.end()  # the relay had the last ack, and its close was lost
@@ -260,8 +260,8 @@ class DialedStream:
                 self._attempt = None  # a socket that is late says nothing any more
                 await self._handle_dial_error(error, self._loop.time() - started)
             else:
-                if self._end_reported is not None:
-                    raise self._end_reported
+                if self._end_error is not None:
+                    raise self._end_error
                 return
             await asyncio.sleep(delay_s)
 
@@ -279,7 +279,7 @@ class DialedStream:
         if not self._answered.is_set():
             socket.abort()
             raise asyncio.TimeoutError("it accepted and then said nothing")
-        if not self.attached and self._end_reported is None:
+        if not self.attached and self._end_error is None:
             raise ConnectionError("it closed the connection before its hello")
 
     async def _handle_dial_error(self, error: Exception, elapsed_s: float) -> None:

@@ -467,7 +467,7 @@ class Tunnel:
             dead = [
                 s
                 for s in list(self._streams)
-                if s.send_keepalive(now, in_flight=in_flight, keep_warm=warm or s is self._relay)
+                if s.check_connection(now, in_flight=in_flight, keep_warm=warm or s is self._relay)
             ]
             if dead:  # the others, of another client perhaps, may owe nothing and be dead all the same
                 doubtful_until = now + 2 * times.dead_after_s

@@ -52,7 +52,7 @@ def test_a_look_becomes_an_inspection() -> None:
 
 def test_as_text() -> None:
     """A terminal gets aligned columns, what runs, and what was left out."""
-    assert str(parse_inspection(LOOK, "").with_note("Session 1.")).splitlines() == [
+    assert str(parse_inspection(LOOK, "").noted("Session 1.")).splitlines() == [
         "Session 1.",
         "Cell 4 runs for 1 min 40 s, at line 2: wait()",
         "It waits for llm_query (2.5 s)",
@@ -141,12 +141,12 @@ def test_nothing_of_a_sandbox_is_markup() -> None:
     """Tags, attributes, escape sequences and writing direction in any field stay text."""
     row = [EVIL, EVIL, 1, [2], EVIL, EVIL]
     running = {"code": EVIL, "number": 1, "elapsed_s": 1, "calls": [[EVIL, 1]], "tasks": [EVIL]}
-    found = parse_inspection({"variables": [row], "running": running, "tools": [EVIL]}, EVIL).with_note(EVIL)
+    found = parse_inspection({"variables": [row], "running": running, "tools": [EVIL]}, EVIL).noted(EVIL)
     page = _Page()
     page.feed(found._repr_html_())
     assert page.tags == {"div", "table", "thead", "tbody", "tr", "th", "td", "b", "code"}
     assert page.handlers == ["onclick"]  # ours
-    assert not any(c in str(found.with_note("")) for c in "\x1b\x07\u202e\ud800")
+    assert not any(c in str(found.noted("")) for c in "\x1b\x07\u202e\ud800")
 
 
 def test_the_table_is_bounded() -> None:
