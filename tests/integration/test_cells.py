@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from daytona_kernel_interp.client.outputs import Output
     from tests.integration.driver import Driver
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.kernel
 
 
 def test_variables_stay_between_cells(driver: Driver) -> None:

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.monitor.inspection import (
@@ -19,6 +19,7 @@ from daytona_kernel_interp.monitor.inspection import (
     parse_inspection,
     parse_row,
 )
+from tests import examples
 
 EVIL = "<script>alert(1)</script>\" onclick='x' \x1b]0;t\x07 \u202e \ud800"
 LOOK: dict[str, Any] = {
@@ -108,7 +109,7 @@ def test_what_the_relay_says() -> None:
     assert "No summary" in str(parse_inspection({"by": "relay", "summary": None}, ""))
 
 
-@settings(max_examples=40)
+@examples.at_most(40)
 @given(look=JSON | st.dictionaries(st.sampled_from([*LOOK, "summary", "age_s", "memory_bytes"]), JSON))
 def test_whatever_a_sandbox_says_can_be_shown(look: Any) -> None:
     """Nothing that is valid JSON raises; what is wrong in it is left out."""
@@ -117,7 +118,7 @@ def test_whatever_a_sandbox_says_can_be_shown(look: Any) -> None:
     assert isinstance(found._repr_html_(), str)
 
 
-@settings(max_examples=40)
+@examples.at_most(40)
 @given(row=st.lists(JSON, max_size=8))
 def test_rows_that_are_none(row: list[Any]) -> None:
     """A row is a variable of the right types, or nothing."""

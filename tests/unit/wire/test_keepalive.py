@@ -23,7 +23,7 @@ from daytona_kernel_interp.wire.keepalive import (
 )
 from daytona_kernel_interp.wire.protocol_errors import RemoteProtocolError
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.python
 
 TIMES = LinkTimings()
 TICK_S = 0.5

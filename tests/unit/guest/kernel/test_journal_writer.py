@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.guest.kernel import journal_writer as journal
@@ -33,11 +33,12 @@ from daytona_kernel_interp.wire.journal import (
     encode_record,
     split_frames,
 )
+from tests import examples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.python
 
 SMALL_SEGMENT = 2000
 ROOM = 256 * 1024  # of pending text, each stream
@@ -239,7 +240,7 @@ def test_a_kernel_killed_in_mid_write_leaves_a_whole_beginning(
     assert words == ALL[: len(words)]
 
 
-@settings(max_examples=60)
+@examples.at_most(60)
 @given(place=st.integers(0, 10_000), garbage=st.binary(min_size=1, max_size=30))
 def test_a_spoiled_journal_never_stops_the_relay(
     tmp_path_factory: pytest.TempPathFactory, place: int, garbage: bytes
