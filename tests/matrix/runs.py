@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LIMIT_S = 570  # below the test's own timeout, so that what it printed until then is shown
+_END_S = 10  # for its kernels to end, once it is interrupted
 
 
 def run(python: Path, *options: str, folder: Path) -> tuple[int, str]:
@@ -25,18 +26,24 @@ def run(python: Path, *options: str, folder: Path) -> tuple[int, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,  # its kernels end with it, also when it is killed
+        start_new_session=True,
     )
     try:
         output, _ = process.communicate(timeout=_LIMIT_S)
     except subprocess.TimeoutExpired:
-        _kill(process)
-        return 1, f"{process.communicate()[0]}\nkilled after {_LIMIT_S} s"
+        _end(process)
+        return 1, f"{process.communicate()[0]}\nended after {_LIMIT_S} s"
     finally:  # this session may be interrupted
-        _kill(process)
+        _end(process)
     return process.returncode, output
 
 
-def _kill(process: subprocess.Popen[str]) -> None:
-    if process.poll() is None:
+def _end(process: subprocess.Popen[str]) -> None:
+    """Interrupt a session that runs, so that it ends what it started; kill it if it does not."""
+    if process.poll() is not None:
+        return
+    process.send_signal(signal.SIGINT)
+    try:
+        process.communicate(timeout=_END_S)
+    except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
