@@ -21,7 +21,7 @@ from daytona_kernel_interp.wire.hello import KERNEL_CHANNELS, MAX_STREAMS
 from tests.integration.driver import Driver
 from tests.integration.test_backpressure import wait_until
 
-from .conftest import TIMES
+from .conftest import PATIENT, TIMES
 from .proxy import DOWN, UP, Faults, Proxy
 from .sandbox import ThroughProxy
 from .soak import CUTS, raw_client
@@ -141,8 +141,9 @@ def test_a_kernel_that_does_not_read_is_no_dead_link(driver: Driver, proxy: Prox
     assert proxy.dials == dials
 
 
-def test_a_host_that_does_not_read_is_no_dead_link(driver: Driver, proxy: Proxy) -> None:
+def test_a_host_that_does_not_read_is_no_dead_link(patient_driver: Driver, proxy: Proxy) -> None:
     """Another client reads nothing and so has its window full of iopub; its stream and ours live on."""
+    driver, rest_s = patient_driver, 1.5 * PATIENT.dead_after_s
 
     def flood(count: int) -> int:
         begin = proxy.passed[DOWN]
@@ -154,7 +155,7 @@ def test_a_host_that_does_not_read_is_no_dead_link(driver: Driver, proxy: Proxy)
     with raw_client(driver.session.kernel.connection_file):
         dials = proxy.dials
         assert flood(20_000) < 1.8 * for_one  # the other's is still in the sandbox
-        driver.run("end = time.monotonic() + 3\nwhile time.monotonic() < end: time.sleep(0.01)")
+        driver.run(f"end = time.monotonic() + {rest_s}\nwhile time.monotonic() < end: time.sleep(0.01)")
         assert proxy.dials == dials
 
 
