@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TIMES = LinkTimings(keepalive_s=0.25, dead_after_s=1.0, idle_keepalive_s=2.0, resume_lifetime_s=3.0)
 
 # For links that are to live beside much work, where a machine with other work may be late by a second.
-PATIENT = LinkTimes(keepalive_s=0.75, dead_after_s=3.0, idle_keepalive_s=2.0, resume_lifetime_s=3.0)
+PATIENT = LinkTimings(keepalive_s=0.75, dead_after_s=3.0, idle_keepalive_s=2.0, resume_lifetime_s=3.0)
 
 
 @pytest.fixture(autouse=True)
