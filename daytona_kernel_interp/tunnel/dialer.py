@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from typing import TYPE_CHECKING
 
 from websockets.exceptions import InvalidHandshake
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from ..sandboxes.base import RelayAddress
     from ..transport.local_socket import LocalEnd
     from ..transport.websocket import SocketSink
+    from .entropy import Entropy
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +44,13 @@ class Dialer:
     """Knows where one relay is, also after it was restarted."""
 
     def __init__(
-        self, address: RelayAddress, restart_relay: Callable[[], Awaitable[RelayAddress | None]], times: LinkTimings
+        self,
+        address: RelayAddress,
+        restart_relay: Callable[[], Awaitable[RelayAddress | None]],
+        times: LinkTimings,
+        entropy: Entropy,
     ) -> None:
-        self.address, self.times = address, times
+        self.address, self.times, self.entropy = address, times, entropy
         self._revive = restart_relay
         self._restarting: asyncio.Task[None] | None = None
 
@@ -111,14 +115,25 @@ class DialedStream:
     """One stream from the host: dialled at once, and again whenever its socket is lost."""
 
     def __init__(
-        self, dialer: Dialer, channel: str, kernel: str, on_gone: Callable[[DialedStream, KernelError], None]
+        self,
+        dialer: Dialer,
+        channel: str,
+        kernel: str,
+        on_gone: Callable[[DialedStream, KernelError], None],
+        *,
+        open_within_s: float | None = None,
     ) -> None:
-        """Make a stream; ``on_gone`` is called once if it ends for another reason than its two local ends."""
+        """Make a stream; ``on_gone`` is called once if it ends for another reason than its two local ends.
+
+        ``open_within_s`` is how long the first dial is repeated (default: ``DIAL_S``, or as long as the address allows
+        for refusals); afterwards a lost stream is dialled for ``resume_lifetime_s``.
+        """
         self.channel = channel
         self.host_stream = False  # whether this process's own client is behind it
         self._dialer, self._on_gone = dialer, on_gone
+        self._open_within_s = open_within_s
         self._loop = asyncio.get_running_loop()
-        self._host = HostStream(kernel)
+        self._host = HostStream(kernel, token_hex=dialer.entropy.token_hex)
         self.carrier = Carrier(self._host.stream, self._ended)
         self._watchdog = Watchdog(dialer.times, self._loop.time())
         self._socket: Socket | None = None
@@ -249,7 +264,7 @@ class DialedStream:
             SandboxFailed, TunnelLost: If it cannot be reached for as long as streams live; the first time, at once.
         """
         started = self._loop.time()
-        for delay_s in delays(random.random):
+        for delay_s in delays(self._dialer.entropy.jitter):
             self._lost.clear()
             self._answered.clear()
             try:
@@ -291,7 +306,8 @@ class DialedStream:
         if refused and elapsed_s >= (patience_s if first else _REFUSED_TIMEOUT_S):
             failed = SandboxFailed if first else TunnelLost
             raise failed(what) from error
-        if first and elapsed_s > max(DIAL_S, patience_s):
+        open_within_s = DIAL_S if self._open_within_s is None else self._open_within_s
+        if first and elapsed_s > max(open_within_s, patience_s):
             raise SandboxFailed(what) from error
         if elapsed_s > self._dialer.times.resume_lifetime_s:
             raise TunnelLost(f"{what}, for {elapsed_s:.0f} s") from error

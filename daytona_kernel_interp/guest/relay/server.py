@@ -14,6 +14,7 @@ import hmac
 import http
 import logging
 import re
+import secrets
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,7 @@ class Relay:
     def __init__(self, secret: str, kernels: KernelProcesses, lifetime_s: float = RESUME_LIFETIME_S) -> None:
         self._secret = secret
         self._kernels, self._lifetime_s = kernels, lifetime_s
-        self._streams = RelayStreams(lifetime_s=lifetime_s)
+        self._streams = RelayStreams(boot=secrets.token_hex(8), lifetime_s=lifetime_s)
         self._attachments: dict[str, Attachment] = {}
         self._control_streams: set[RelayService] = set()
         self._loop = asyncio.get_running_loop()

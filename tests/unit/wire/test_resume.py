@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from secrets import token_hex
 
 import pytest
 from hypothesis import event, given
@@ -49,8 +50,8 @@ class Network:
 
     def __init__(self, window_bytes: int) -> None:
         self.window_bytes = window_bytes
-        self.host = HostStream("1-ab", window_bytes=window_bytes)
-        self.relays = RelayStreams(window_bytes=window_bytes)
+        self.host = HostStream("1-ab", token_hex=token_hex, window_bytes=window_bytes)
+        self.relays = RelayStreams(boot="b00t", window_bytes=window_bytes)
         self.relay: RelayStream | None = None
         self.ends = (End(), End())
         self.dials: list[tuple[HostHello, Socket]] = []
