@@ -47,7 +47,7 @@ class Dialer:
         self, address: RelayAddress, restart_relay: Callable[[], Awaitable[RelayAddress | None]], times: LinkTimings
     ) -> None:
         self.address, self.times = address, times
-        self._revive = restart_relay
+        self._restart_relay = restart_relay
         self._restarting: asyncio.Task[None] | None = None
 
     async def dial(self, channel: str, hello: HostHello, sink: SocketSink) -> Socket:
@@ -77,7 +77,7 @@ class Dialer:
 
     async def _restart_once(self) -> None:
         try:
-            address = await self._revive()
+            address = await self._restart_relay()
         except SandboxGone:
             raise
         except KernelError as error:

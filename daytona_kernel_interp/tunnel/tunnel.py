@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from ..sandboxes.base import RelayAddress
 
-    Revive = Callable[[], Awaitable[RelayAddress | None]]
+    RestartRelay = Callable[[], Awaitable[RelayAddress | None]]
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +75,10 @@ class Tunnel:
     """One relay, seen from the host. Lives on the I/O loop."""
 
     def __init__(
-        self, address: RelayAddress, restart_relay: Revive, times: LinkTimings, folder: Path | None = None
+        self, address: RelayAddress, restart_relay: RestartRelay, times: LinkTimings, folder: Path | None = None
     ) -> None:
         self._dialer = Dialer(address, restart_relay, times)
-        self._folder, self._folder_is_ours = folder or make_endpoints_folder(), folder is None
+        self._folder, self._owns_folder = folder or make_endpoints_folder(), folder is None
         self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._ids = itertools.count(1)
         self._kernel_ids = itertools.count(1)
@@ -97,7 +97,7 @@ class Tunnel:
         cls,
         address: RelayAddress,
         *,
-        restart_relay: Revive | None = None,
+        restart_relay: RestartRelay | None = None,
         times: LinkTimings | None = None,
         folder: Path | None = None,
     ) -> Tunnel:
@@ -122,7 +122,11 @@ class Tunnel:
 
     @classmethod
     def begin(
-        cls, address: RelayAddress, restart_relay: Revive | None, times: LinkTimings | None, folder: Path | None = None
+        cls,
+        address: RelayAddress,
+        restart_relay: RestartRelay | None,
+        times: LinkTimings | None,
+        folder: Path | None = None,
     ) -> Tunnel:
         """Begin to connect to a relay that has had no other host, so that a kernel's streams are dialled meanwhile."""
         tunnel = cls(address, restart_relay or _never_restart, times or LinkTimings(), folder)
@@ -329,7 +333,7 @@ class Tunnel:
         await asyncio.gather(self._ticker, *self._accepting, return_exceptions=True)
         for stream in streams:
             await stream.wait_closed()
-        if self._folder_is_ours:
+        if self._owns_folder:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _open_relay(self) -> None:
