@@ -51,7 +51,7 @@ class Dialer:
         entropy: Entropy,
     ) -> None:
         self.address, self.times, self.entropy = address, times, entropy
-        self._revive = restart_relay
+        self._restart_relay = restart_relay
         self._restarting: asyncio.Task[None] | None = None
 
     async def dial(self, channel: str, hello: HostHello, sink: SocketSink) -> Socket:
@@ -81,7 +81,7 @@ class Dialer:
 
     async def _restart_once(self) -> None:
         try:
-            address = await self._revive()
+            address = await self._restart_relay()
         except SandboxGone:
             raise
         except KernelError as error:

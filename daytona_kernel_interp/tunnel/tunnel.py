@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ..sandboxes.base import RelayAddress
     from ..transport.local_socket import LocalEnd
 
-    Revive = Callable[[], Awaitable[RelayAddress | None]]
+    RestartRelay = Callable[[], Awaitable[RelayAddress | None]]
 
 log = logging.getLogger(__name__)
 
@@ -80,14 +80,14 @@ class Tunnel:
     def __init__(
         self,
         address: RelayAddress,
-        restart_relay: Revive,
+        restart_relay: RestartRelay,
         times: LinkTimings,
         folder: Path | None = None,
         entropy: Entropy | None = None,
     ) -> None:
         self._entropy = entropy or Entropy()
         self._dialer = Dialer(address, restart_relay, times, self._entropy)
-        self._folder, self._folder_is_ours = folder or make_endpoints_folder(), folder is None
+        self._folder, self._owns_folder = folder or make_endpoints_folder(), folder is None
         self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._ids = itertools.count(1)
         self._kernel_ids = itertools.count(1)
@@ -106,7 +106,7 @@ class Tunnel:
         cls,
         address: RelayAddress,
         *,
-        restart_relay: Revive | None = None,
+        restart_relay: RestartRelay | None = None,
         times: LinkTimings | None = None,
         folder: Path | None = None,
         entropy: Entropy | None = None,
@@ -134,7 +134,7 @@ class Tunnel:
     def begin(
         cls,
         address: RelayAddress,
-        restart_relay: Revive | None,
+        restart_relay: RestartRelay | None,
         times: LinkTimings | None,
         folder: Path | None = None,
         entropy: Entropy | None = None,
@@ -349,7 +349,7 @@ class Tunnel:
         await asyncio.gather(*tasks, return_exceptions=True)
         for stream in streams:
             await stream.wait_closed()
-        if self._folder_is_ours:
+        if self._owns_folder:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _open_relay(self) -> None:

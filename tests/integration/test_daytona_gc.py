@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 MINUTE_S = 60.0
 HOUR_S = 60 * MINUTE_S
 ALIVE = {"daytona-kernel": "1", **owner.owner()}
-LATER = {**ALIVE, owner.PROCESS: f"{os.getpid()}-{int(process_start_mark(os.getpid())) - 1}"}
-GONE = {**ALIVE, owner.PROCESS: "4194305-1"}  # no process has an id that large
-ELSEWHERE = {**GONE, owner.MACHINE: "0" * 16}
-WITHOUT = {name: value for name, value in GONE.items() if name != owner.OURS}
+LATER = {**ALIVE, owner.PROCESS_LABEL: f"{os.getpid()}-{int(process_start_mark(os.getpid())) - 1}"}
+GONE = {**ALIVE, owner.PROCESS_LABEL: "4194305-1"}  # no process has an id that large
+ELSEWHERE = {**GONE, owner.MACHINE_LABEL: "0" * 16}
+WITHOUT = {name: value for name, value in GONE.items() if name != owner.PACKAGE_LABEL}
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_which_sandboxes_are_lost(
     gone, later, idle = make(GONE), make(LATER), make(ALIVE, idle_s=1.1 * HOUR_S)
     alive, elsewhere = make(ALIVE, idle_s=0.9 * HOUR_S), make(ELSEWHERE, idle_s=MINUTE_S)
     idle_elsewhere, foreign = make(ELSEWHERE, idle_s=2 * HOUR_S), make({"team": "a"}, idle_s=9 * HOUR_S)
-    alike, kept = make(WITHOUT, idle_s=9 * HOUR_S), make({**GONE, owner.KEPT: "1"}, idle_s=9 * HOUR_S)
+    alike, kept = make(WITHOUT, idle_s=9 * HOUR_S), make({**GONE, owner.KEEP_LABEL: "1"}, idle_s=9 * HOUR_S)
     everything = {gone, later, idle, alive, elsewhere, idle_elsewhere, foreign, alike, kept}
 
     def collects(*options: str) -> set[str]:

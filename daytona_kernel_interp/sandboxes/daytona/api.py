@@ -123,8 +123,8 @@ class DaytonaAPI:
         build = BuildLog()
         follow = {} if description.image is None else {"on_snapshot_create_logs": build}
         try:
-            ours = isinstance(description.image, KernelImage)
-            with description.image.for_sdk() if ours else contextlib.nullcontext(description.image) as image:
+            is_kernel_image = isinstance(description.image, KernelImage)
+            with description.image.for_sdk() if is_kernel_image else contextlib.nullcontext(description.image) as image:
                 return await self._create(_parameters(description, labels, image), description.ttl is None, follow)
         except (DaytonaError, ValueError) as error:  # of which the second is what its models say of a wrong answer
             raise SandboxFailed(
@@ -204,7 +204,7 @@ class DaytonaAPI:
         for delay_s in _STATE_POLL_S[:1] if sure else _STATE_POLL_S:
             await asyncio.sleep(delay_s)
             try:
-                found = [made async for made in self.list({owner.START: start})]
+                found = [made async for made in self.list({owner.START_LABEL: start})]
             except DaytonaError as error:
                 if error.status_code in (401, 403):
                     return  # nor was the create allowed
