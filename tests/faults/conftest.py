@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TIMES = LinkTimings(keepalive_s=0.25, dead_after_s=1.0, idle_keepalive_s=2.0, resume_lifetime_s=3.0)
 
 # For links that are to live beside much work, where a machine with other work may be late by a second.
-PATIENT = LinkTimings(keepalive_s=0.75, dead_after_s=3.0, idle_keepalive_s=2.0, resume_lifetime_s=3.0)
+PATIENT = LinkTimings(keepalive_s=0.75, dead_after_s=3.0, idle_keepalive_s=2.0, resume_lifetime_s=60.0)
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def driver(proxy: Proxy) -> Iterator[Driver]:
 
 @pytest.fixture
 def patient_driver(proxy: Proxy) -> Iterator[Driver]:
-    """The same, but its link counts as dead later."""
+    """The same, but its link counts as dead later, and its host does not give up soon."""
     driver = Driver(ThroughProxy(proxy, LocalSandbox(resume_lifetime=60)), PATIENT)
     yield driver
     driver.close()

@@ -149,7 +149,7 @@ async def _serve_first_request(folder: Path, path: Path) -> None:
     # Before anything is imported or started: whoever looks finds it at once, and waits in its queue.
 
     def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        _send_answer(writer, {"package": str(Path(__file__).parent.parent)})
+        _send_answer(writer, {"package": str(Path(__file__).parents[2])})
         requests.put_nowait((reader, writer))
 
     server = await asyncio.start_unix_server(greet, path, limit=_LINE_BYTES)
