@@ -169,9 +169,9 @@ def test_a_pending_tool_call_is_not_made_again(make_host: Callable[..., Host]) -
     with KernelInterpreter.attach(host.session, {"ask": ask}) as interpreter:
         text = interpreter.resume()
     assert asked == ["second"]
-    assert "the host that made this call died before it answered; the call is not made again" in text
+    assert "the host that ran this call died before it replied; the call is not repeated" in text
     assert "HostLost" in text
-    assert "[1 tool calls were not answered: their host died. They raised HostLost.]" in text
+    assert "[1 tool calls raised HostLost: their host died before it replied.]" in text
     assert "yes\n" in text
 
 
