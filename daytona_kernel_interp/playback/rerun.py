@@ -186,7 +186,7 @@ class RerunInterpreter(KernelInterpreter):
             outputs=self.outputs,
             calls=list(self._tape_server.calls),
             outcome=outcome,
-            late=self._result.late if self._result is not None else "",
+            late=self._result.background_output if self._result is not None else "",
         )
 
     def _outcome(self, run: Callable[[], Any], store: MemoryStore) -> Outcome:
