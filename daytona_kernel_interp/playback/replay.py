@@ -42,7 +42,7 @@ _NOT_RUN = {
     "unknown": "nobody knows whether it ran then",
 }
 # What explains a difference by itself: it is gone as soon as this alone is tolerated.
-_KNOWN_CAUSES = {
+_TOLERATED_CAUSES = {
     "memory address": replace(EXACT, addresses=True),
     "time": replace(EXACT, times=True),
     "temporary files": replace(EXACT, paths=True),
@@ -237,11 +237,11 @@ class _Replay:
         recorded = _recorded_tools(transcript)
         self._new_tools = {name: tool for name, tool in live_tools.items() if name not in recorded}
         self._comparison = Comparison(transcript.store, self._value_store, tolerance)
-        self._cause_comparisons = {
-            why: Comparison(transcript.store, self._value_store, one) for why, one in _KNOWN_CAUSES.items()
+        self._tolerated_causes = {
+            why: Comparison(transcript.store, self._value_store, one) for why, one in _TOLERATED_CAUSES.items()
         }
         self._nondeterminism = NondeterminismTracker()
-        self._skip_reasons: dict[int, str] = {}  # what in a step's source may make it differ
+        self._nondeterministic: dict[int, str] = {}  # what in a step's source may make it differ
         self._divergences: list[Divergence] = []
         self._skipped: list[SkippedStep] = []
         self._actual_entries: list[Entry] = []
@@ -298,7 +298,7 @@ class _Replay:
         new = self._new_tools if self._edited(entry.index) else {}
         came = interpreter.run_step(again, self._variables(entry), self._value_store, limit, new)
         self._actual_entries.append(came)
-        self._skip_reasons[entry.index] = self._nondeterminism.analyze(entry.index, code)
+        self._nondeterministic[entry.index] = self._nondeterminism.analyze(entry.index, code)
         if self.plain:
             came = replace(came, outputs=[without_traceback(output) for output in came.outputs])
             found = list(self._comparison.outputs(entry.outputs, came.outputs))
@@ -342,8 +342,8 @@ class _Replay:
             return "live tool"
         if followed:
             return f"follows from step {', '.join(map(str, followed))}"
-        telltale = next((why for why, one in self._cause_comparisons.items() if not list(one.results(entry, came))), "")
-        return _random_reason(self._skip_reasons[entry.index] or telltale) or edited
+        tolerated = next((why for why, one in self._tolerated_causes.items() if not list(one.results(entry, came))), "")
+        return _nondeterministic_cause(self._nondeterministic[entry.index] or tolerated) or edited
 
     def _edited(self, step: int) -> str:
         before = [edited for edited in sorted(self._edits) if edited <= step]
@@ -353,7 +353,7 @@ class _Replay:
         """Tell of the calls: not on the tape, never made, or answered otherwise by a live tool."""
         store = self._transcript.store
         for step, _, text in self._tape_server.unanswered:
-            cause = self._edited(step) or _random_reason(self._skip_reasons.get(step, ""))
+            cause = self._edited(step) or _nondeterministic_cause(self._nondeterministic.get(step, ""))
             self._divergences.append(Divergence(step, "calls", "(not called)", text, cause))
         ran = {entry.index for entry in self._actual_entries}
         for step in range(last + 1):
@@ -381,7 +381,7 @@ class _Replay:
         )
 
 
-def _random_reason(source: str) -> str:
+def _nondeterministic_cause(source: str) -> str:
     return f"nondeterministic: {source}" if source else ""
 
 
