@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
+import math
 import pprint
 import re
 from typing import TYPE_CHECKING, Any
 
 from ..codec import values
 from ..errors import KernelError
+from ..formatting import one_line
 from ..wire.protocol_errors import ProtocolError
+from .timeline import is_setup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..recording.model import RecordedCall, ValueLoader, ValueRef
+    from ..recording.model import Entry, RecordedCall, ValueLoader, ValueRef
 
 MAX_DECODED_BYTES = 1 << 20  # of larger ones the summary is shown
 LAID_OUT_BYTES = 16 << 10  # larger ones are not laid out over lines, which takes long
@@ -76,10 +79,22 @@ def heading(markdown: str) -> str:
     text = markdown.strip().partition("\n\n")[0][:2000]
     text = re.sub(r"\[([^\[\]]{1,200})\]\([^()\s]{1,500}\)", r"\1", text)
     text = re.sub(r"(?<![\w*])([*_])(?=\S)([^*_\n]{1,200})(?<=\S)\1(?![\w*])", r"\2", text)
-    return gist(re.sub(r"(?m)^\s*(?:#{1,6}|[-*+>]|\d+\.)\s+|\*\*|__|`+", "", text), 160)
+    return one_line(re.sub(r"(?m)^\s*(?:#{1,6}|[-*+>]|\d+\.)\s+|\*\*|__|`+", "", text), 160)
 
 
-def gist(text: str, limit: int = 90) -> str:
-    """Return the beginning of a text on one line."""
-    line = " ".join(text[: 4 * limit].split())
-    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+def step_title(entry: Entry) -> str:
+    """Return the beginning of a step's reasoning, or else the first line of its code that is no import."""
+    if entry.reasoning:
+        return heading(entry.reasoning)
+    if is_setup(entry):
+        return "DSPy's own preparations"
+    lines = [line.strip() for line in entry.code.splitlines()]
+    code = (line for line in lines if line and not line.startswith(("#", "import ", "from ")))
+    return one_line(next(code, entry.code), 160)
+
+
+def dollars(amount: float) -> str:
+    """Return an amount of money; ``"?"`` if a file has something else for it."""
+    if not math.isfinite(amount):
+        return "?"
+    return f"${amount:.2f}" if amount >= 1 or not amount else f"${amount:.4f}"

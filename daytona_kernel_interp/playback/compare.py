@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..client.outputs import CellError, DisplayData, ExecuteResult, StreamText
 from ..codec import values
 from ..errors import RecordingError
+from ..formatting import shorten
 from ..page.shown_values import repr_of
 from ..wire.protocol_errors import RemoteProtocolError
 from .canonical import same_value
@@ -316,7 +317,7 @@ def value_text(store: ValueLoader, ref: ValueRef | None) -> str:
     except (RecordingError, RemoteProtocolError):
         return ref.summary
     text = value if isinstance(value, str) else repr_of(value)
-    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"
+    return shorten(text, _MAX_TEXT)
 
 
 def _mime_text(mime: str, content: Any) -> str:
@@ -326,7 +327,7 @@ def _mime_text(mime: str, content: Any) -> str:
     if mime == "text/plain":
         return str(content)
     text = content if isinstance(content, str) else json.dumps(content, default=str)
-    return f"[{mime}] {text[:_MAX_TEXT]}"
+    return f"[{mime}] {shorten(text, _MAX_TEXT)}"
 
 
 def _repeats_outputs(expected: Entry, came: Entry) -> bool:

@@ -7,12 +7,12 @@ differs between DSPy's versions: it is passed over where only one side has it.
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Any
 
 from ..codec import values
 from ..codec.value_hash import hash_of
 from ..errors import RecordingError, ReplayMismatch
+from ..formatting import most_similar
 from ..interpreter.request import fields_of
 from ..interpreter.sent_inputs import EncodedInput, SentInputs
 from ..wire.protocol_errors import RemoteProtocolError
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from ..wire.comm import ToolSpec
 
 TOKEN = "__dspy_host_token"  # a secret of DSPy's process, bound by its own first step
-_DSPY_TOOLS = ("llm_query", "llm_query_batched")  # their parameters are DSPy's affair
-_MAX_NEAR = 500
+_DSPY_CODE = ("llm_query", "llm_query_batched")  # their parameters are DSPy's affair
+_MAX_COMPARED = 500  # entries that are compared to find the most similar one
 
 
 class RecordingMatcher:
@@ -125,7 +125,8 @@ class RecordingMatcher:
             )
 
     def _other_code(self, code: str, expected: Entry | None) -> str:
-        near = self._nearest(code, expected)
+        around = sorted(self._entries, key=lambda entry: abs(entry.index - self._next))[:_MAX_COMPARED]
+        near = most_similar(code, ((entry, entry.code) for entry in around))
         if expected is None:
             text = f"The recording {self._name} ends after {len(self._entries)} steps, and a further one was asked for"
         else:
@@ -137,19 +138,6 @@ class RecordingMatcher:
         if near.code == code:
             return f"{text}, which has this very code:\n{code}"
         return f"{text}:\n{diff_text(near.code, code, f'step {near.index}', 'now')}"
-
-    def _nearest(self, code: str, expected: Entry | None) -> Entry | None:
-        matcher = difflib.SequenceMatcher(autojunk=False)
-        matcher.set_seq2(code[:2000])
-        best, best_ratio = expected, 0.0
-        around = sorted(self._entries, key=lambda entry: abs(entry.index - self._next))[:_MAX_NEAR]
-        for entry in around:
-            matcher.set_seq1(entry.code[:2000])
-            if matcher.real_quick_ratio() > best_ratio and matcher.quick_ratio() > best_ratio:
-                ratio = matcher.ratio()
-                if ratio > best_ratio:
-                    best, best_ratio = entry, ratio
-        return best
 
     def _where(self, entry: Entry) -> str:
         return f"Step {entry.index} of {self._name}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import datetime
-import difflib
 import importlib.metadata
 import threading
 import uuid
@@ -16,6 +15,7 @@ from dspy.utils import callback
 
 from ..codec import values
 from ..errors import RecordingError, ReplayMismatch
+from ..formatting import most_similar
 from ..recording.load import open_run
 from .canonical import canonical
 from .tape import diff_text
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 Match = Literal["request", "order"]
 _UNNAMED_MODEL = "recorded"
 _with_callbacks: Any = callback.with_callbacks  # it has no types
-_MAX_TAIL = 4000  # characters of a conversation's end in which the nearest is looked for
-_MAX_NEAR = 300
+_COMPARED_CHARS = 2000  # of a conversation's end, to find the most similar one
+_MAX_COMPARED = 300
 _SHOWN_TAIL = 300
 
 
@@ -159,7 +159,10 @@ class _Answers:
                 f" (it was recorded with DSPy {self._version}, and this is {running}, which may word prompts "
                 'otherwise: match="order" does not compare them)'
             )
-        near = self._nearest_request(request_text)
+        # Prompts of one program begin alike and differ in their ends, so the ends are compared.
+        left = [call for call in self._calls if call.call_id not in self._taken][:_MAX_COMPARED]
+        recorded = [_shown(_recorded(self._store.load(call.request))) for call in left]
+        near = most_similar(request_text[-_COMPARED_CHARS:], ((one, one[-_COMPARED_CHARS:]) for one in recorded))
         if near is None:
             return f"{text}; all recorded ones are answered"
         end = request_text if len(request_text) <= _SHOWN_TAIL else f"…{request_text[-_SHOWN_TAIL:]}"
@@ -167,19 +170,6 @@ class _Answers:
             f"{text}. The nearest recorded one:\n{diff_text(near, request_text, self._name, 'now')}\n"
             f"What was asked for ends in:\n{end}"
         )
-
-    def _nearest_request(self, request_text: str) -> str | None:
-        matcher = difflib.SequenceMatcher(autojunk=False)
-        matcher.set_seq2(request_text[-_MAX_TAIL:])
-        best: str | None = None
-        best_ratio = -1.0
-        for call in [call for call in self._calls if call.call_id not in self._taken][:_MAX_NEAR]:
-            text = _shown(_recorded(self._store.load(call.request)))
-            matcher.set_seq1(text[-_MAX_TAIL:])
-            ratio = matcher.quick_ratio()
-            if ratio > best_ratio:
-                best, best_ratio = text, ratio
-        return best
 
 
 def conversation_of(prompt: Any, messages: Any) -> list[tuple[str, Any]]:
