@@ -14,9 +14,11 @@ from. Sets of texts may come in another order, and that is told as such.
 
 from __future__ import annotations
 
+import os
+import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..codec import values
 from ..errors import RecordingError
@@ -27,13 +29,14 @@ from ..sandboxes.select import select_sandbox
 from ..wire.protocol_errors import RemoteProtocolError
 from .compare import EXACT, Comparison, Difference, Tolerance
 from .nondeterminism import NondeterminismTracker
-from .rerun import MemoryStore, RerunInterpreter, TapeServer, time_limit
+from .rerun import MemoryStore, RerunInterpreter, TapeServer, session_time_limit, time_limit
 from .tape import Tape, call_text, diff_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from ..interpreter.interpreter import KernelInterpreter
+    from ..recording.load import RecordingSource
     from ..sandboxes.base import Sandbox
     from ..tools.binding import Tool
 
@@ -74,7 +77,7 @@ class Divergence:
         cause = f" ({self.cause})" if self.cause else ""
         if "\n" in self.expected.rstrip("\n") or "\n" in self.came.rstrip("\n"):
             differs = diff_text(self.expected, self.came, "expected", "came").replace("recorded (expected)", "expected")
-            return f"step {self.step}, {self.what}{cause}:\n{_indented(differs)}"
+            return f"step {self.step}, {self.what}{cause}:\n{textwrap.indent(differs, '    ')}"
         texts = [text.rstrip("\n") or "(nothing)" for text in (self.expected, self.came)]
         return f"step {self.step}, {self.what}{cause}:\n    expected: {texts[0]}\n    came:     {texts[1]}"
 
@@ -137,7 +140,7 @@ class ReplayReport:
 
 
 def replay(
-    recording: Any,
+    recording: RecordingSource,
     *,
     sandbox: Sandbox | str | None = None,
     until: int | None = None,
@@ -172,7 +175,12 @@ def replay(
         ValueError: If ``until`` or ``edits`` names a step that there is not, or ``live_tools`` a tool that nothing can
             call.
     """
-    transcript, name = (read_plain_notebook(recording), Path(recording).name) if plain else open_run(recording)
+    if not plain:
+        transcript, name = open_run(recording)
+    elif isinstance(recording, (str, os.PathLike)):
+        transcript, name = read_plain_notebook(recording), Path(recording).name
+    else:
+        raise TypeError(f"plain=True takes the path of a notebook, not {type(recording).__name__}")
     changed = _checked(transcript, name, until, edits)
     if not changed and not keep and until is None:
         _check_live(transcript, name, live_tools or {})
@@ -245,7 +253,7 @@ class _Replay:
         self._divergences: list[Divergence] = []
         self._skipped: list[SkippedStep] = []
         self._actual_entries: list[Entry] = []
-        self._values: dict[str, tuple[str, Any]] = {}  # of variables: the last hash and what it was decoded to
+        self._values: dict[str, tuple[str, object]] = {}  # of variables: the last hash and what it was decoded to
         self._kernel_lost: str | None = None  # why the replay itself has no kernel any more
 
     def through(self, until: int | None, *, run_died: bool, keep: bool) -> ReplayReport:
@@ -273,7 +281,7 @@ class _Replay:
         self._add_call_divergences(entries[-1].index if entries else -1)
         if interpreter is not None and keep and self._kernel_lost is None:
             interpreter.use_live_tools()
-            interpreter.execution_timeout = _limit(self._transcript)
+            interpreter.execution_timeout = session_time_limit(self._transcript.facts.options)
         elif interpreter is not None:
             interpreter.shutdown()
             interpreter = None
@@ -314,7 +322,7 @@ class _Replay:
             self._kernel_lost = f"the replay's kernel was lost in step {entry.index}"
         return False
 
-    def _variables(self, entry: Entry) -> dict[str, Any]:
+    def _variables(self, entry: Entry) -> dict[str, object]:
         given = {}
         for name, ref in entry.variables.items():
             if self._values.get(name, ("",))[0] != ref.hash:
@@ -383,15 +391,6 @@ class _Replay:
 
 def _nondeterministic_cause(source: str) -> str:
     return f"nondeterministic: {source}" if source else ""
-
-
-def _limit(transcript: Transcript) -> float | None:
-    limit = transcript.facts.options.get("execution_timeout")
-    return limit if isinstance(limit, (int, float)) else None
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"    {line}" for line in text.splitlines())
 
 
 def _counted(count: int, what: str) -> str:
