@@ -12,7 +12,7 @@ import json
 import math
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 from ..client.outputs import CellError, DisplayData, ExecuteResult, StreamText
 from ..codec import values
@@ -206,12 +206,12 @@ class Comparison:
             return type(one) is type(other) and self._same_data(one.data, other.data)
         return False
 
-    def _same_data(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    def _same_data(self, one: Mapping[str, object], other: Mapping[str, object]) -> bool:
         if one.keys() != other.keys():
             return False
         return all(self._same_mime(mime, content, other[mime]) for mime, content in one.items())
 
-    def _same_mime(self, mime: str, one: Any, other: Any) -> bool:
+    def _same_mime(self, mime: str, one: object, other: object) -> bool:
         if one == other:
             return True
         how = self._tolerance.figures
@@ -222,19 +222,19 @@ class Comparison:
             return how == "size" and size is not None and size == size_of(mime, other)
         return self.same_value(one, other)
 
-    def same_value(self, one: Any, other: Any) -> bool:
+    def same_value(self, one: object, other: object) -> bool:
         """Whether two decoded values are equal, but for what is tolerated."""
         if isinstance(one, str) and isinstance(other, str):
             return self.same_text(one, other)
-        if type(one) is not type(other) and not (_is_number(one) and _is_number(other)):
-            return False
-        if isinstance(one, dict):
-            return one.keys() == other.keys() and all(self.same_value(one[key], other[key]) for key in one)
-        if isinstance(one, (list, tuple)):
-            return len(one) == len(other) and all(map(self.same_value, one, other))
-        if _is_number(one):
+        if _is_number(one) and _is_number(other):
             rel = self._tolerance.floats
-            return bool(one == other) or (rel is not None and _close(one, other, rel))
+            return one == other or (rel is not None and _close(one, other, rel))
+        if type(one) is not type(other):
+            return False
+        if isinstance(one, dict) and isinstance(other, dict):
+            return one.keys() == other.keys() and all(self.same_value(one[key], other[key]) for key in one)
+        if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+            return len(one) == len(other) and all(map(self.same_value, one, other))
         return self._same_array(one, other)
 
     def _same_array(self, one: Any, other: Any) -> bool:
@@ -320,7 +320,7 @@ def value_text(store: ValueLoader, ref: ValueRef | None) -> str:
     return shorten(text, _MAX_TEXT)
 
 
-def _mime_text(mime: str, content: Any) -> str:
+def _mime_text(mime: str, content: object) -> str:
     if mime.startswith("image/") and isinstance(content, str):
         size = size_of(mime, content)
         return f"[{mime}{' ' + 'x'.join(size) if size else ''}, {len(content):,} characters]"
@@ -353,7 +353,7 @@ def _named(name: str, ref: ValueRef | None) -> str:
     return f"{name} = {ref.summary}" if ref is not None else f"{name} (not bound)"
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

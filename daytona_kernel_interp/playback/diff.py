@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..formatting import shorten, table
 from ..recording.load import open_run
@@ -14,6 +14,7 @@ from .tape import diff_text
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ..recording.load import RecordingSource
     from ..recording.model import Entry, Transcript
 
 _SIMILARITY = 0.5  # from this ratio on, code is thought to be another version of the same step
@@ -94,7 +95,7 @@ class RunDiff:
         return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def diff(run_a: Any, run_b: Any, *, tolerance: Tolerance | bool | None = None) -> RunDiff:
+def diff(run_a: RecordingSource, run_b: RecordingSource, *, tolerance: Tolerance | bool | None = None) -> RunDiff:
     """Compare two recorded runs step by step: code, variables, calls, outputs and how each step ended.
 
     Steps are paired by their code, so that one which only one run has does not shift all that follow.

@@ -7,7 +7,7 @@ differs between DSPy's versions: it is passed over where only one side has it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..codec import values
 from ..codec.value_hash import hash_of
@@ -50,9 +50,9 @@ class RecordingMatcher:
     def step(
         self,
         code: str,
-        variables: Mapping[str, Any],
+        variables: Mapping[str, object],
         tools: Iterable[ToolSpec],
-        output_fields: Sequence[Mapping[str, Any]] | None,
+        output_fields: Sequence[Mapping[str, object]] | None,
         encoded: Mapping[str, EncodedInput] | None = None,
     ) -> Entry | None:
         """Return the recorded step that this is; None for DSPy's own where the recording has none.
@@ -79,7 +79,9 @@ class RecordingMatcher:
         self._next += 1
         return entry
 
-    def _check_variables(self, entry: Entry, variables: Mapping[str, Any], encoded: Mapping[str, EncodedInput]) -> None:
+    def _check_variables(
+        self, entry: Entry, variables: Mapping[str, object], encoded: Mapping[str, EncodedInput]
+    ) -> None:
         if entry.variables.keys() != variables.keys():
             recorded, requested = (", ".join(sorted(names)) or "none" for names in (entry.variables, variables))
             raise ReplayMismatch(
@@ -95,10 +97,10 @@ class RecordingMatcher:
                     + diff_text(value_text(self._store, ref), _text(variables[name]), f"step {entry.index}", "now")
                 )
 
-    def _is_recorded(self, encoded: EncodedInput, value: Any, ref: ValueRef) -> bool:
-        if encoded.key and encoded.key not in self._seen_keys:
-            self._seen_keys.add(encoded.key)
-            self.inputs.set_cached_keys(list(self._seen_keys))
+    def _is_recorded(self, encoded: EncodedInput, value: object, ref: ValueRef) -> bool:
+        if encoded.key and encoded.key not in self._matched:
+            self._matched.add(encoded.key)
+            self.inputs.set_cached_keys(list(self._matched))
         if (encoded.key or hash_of(encoded.buffers)) == ref.hash:
             return True
         buffers = encoded.buffers or values.dumps(value, max_bytes=None)
@@ -109,7 +111,7 @@ class RecordingMatcher:
             return False
 
     def _check_offer(
-        self, entry: Entry, tools: Sequence[ToolSpec], output_fields: Sequence[Mapping[str, Any]] | None
+        self, entry: Entry, tools: Sequence[ToolSpec], output_fields: Sequence[Mapping[str, object]] | None
     ) -> None:
         recorded, requested = (dict(map(_shape, offered)) for offered in (entry.tools, tools))
         for name in sorted(recorded.keys() | requested.keys()):
@@ -143,7 +145,7 @@ class RecordingMatcher:
         return f"Step {entry.index} of {self._name}"
 
 
-def _is_dspy_setup(variables: Mapping[str, Any]) -> bool:
+def _is_dspy_setup(variables: Mapping[str, object]) -> bool:
     return TOKEN in variables
 
 
@@ -155,7 +157,7 @@ def _shape(spec: ToolSpec) -> tuple[str, str]:
     return spec.name, f"{spec.name}({', '.join(kinds.get(p.kind, '') + p.name for p in spec.parameters)})"
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if isinstance(value, str):
         return value
     try:
