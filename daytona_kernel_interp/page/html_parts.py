@@ -115,7 +115,7 @@ class _Renderer(mistune.HTMLRenderer):
     def image(self, text: str, url: str, title: str | None = None) -> str:
         return str(Markup("[picture: {}]").format(Markup(text) or url))
 
-    def heading(self, text: str, level: int, **attrs: Any) -> str:
+    def heading(self, text: str, level: int, **attrs: object) -> str:
         return f"<h4>{text}</h4>\n"
 
     def block_code(self, code_text: str, info: str | None = None) -> str:
@@ -187,7 +187,7 @@ def text_block(text: str, kind: str = "value") -> Markup:
     return _block(kind, text)
 
 
-def _rich(data: Mapping[str, Any], kind: str, limit: int) -> Markup:
+def _rich(data: Mapping[str, object], kind: str, limit: int) -> Markup:
     """Return the richest representation that can be shown safely; the others stay in the recording."""
     for mime in (*_PICTURES, "image/svg+xml"):
         content = data.get(mime)

@@ -40,7 +40,7 @@ def load(ref: ValueRef, store: ValueLoader) -> tuple[bool, Any]:
         return False, None
 
 
-def as_text(value: Any, *, laid_out: bool = True) -> str:
+def as_text(value: object, *, laid_out: bool = True) -> str:
     """Return text for a person: a str as it is, several by number, the rest as its repr over the lines it needs."""
     if isinstance(value, str):
         return value
@@ -49,7 +49,7 @@ def as_text(value: Any, *, laid_out: bool = True) -> str:
     return repr_of(value, functools.partial(pprint.pformat, width=100, sort_dicts=False) if laid_out else repr)
 
 
-def repr_of(value: Any, show: Callable[[Any], str] = repr) -> str:
+def repr_of(value: object, show: Callable[[object], str] = repr) -> str:
     """Return a value's repr, or what it is where there is none, as of a number of more digits than Python writes."""
     try:
         return show(value)
@@ -57,9 +57,10 @@ def repr_of(value: Any, show: Callable[[Any], str] = repr) -> str:
         return f"<{type(value).__name__}: its repr raised {type(error).__name__}>"
 
 
-def _are_prose(items: list[Any]) -> bool:
+def _are_prose(items: list[object]) -> bool:
     """Whether they are texts to be read, such as prompts and their answers, rather than words."""
-    return all(isinstance(one, str) for one in items) and any("\n" in one or len(one) > _SHORT_CHARS for one in items)
+    texts = [one for one in items if isinstance(one, str)]
+    return len(texts) == len(items) and any("\n" in text or len(text) > _SHORT_CHARS for text in texts)
 
 
 def arguments(call: RecordedCall, store: ValueLoader) -> list[tuple[str, str]]:

@@ -316,8 +316,12 @@ def value_text(store: ValueLoader, ref: ValueRef | None) -> str:
         value = values.loads(store.load(ref))
     except (RecordingError, RemoteProtocolError):
         return ref.summary
-    text = value if isinstance(value, str) else repr_of(value)
-    return shorten(text, _MAX_TEXT)
+    return shorten(shown_text(value), _MAX_TEXT)
+
+
+def shown_text(value: object) -> str:
+    """Return a text as it is, and the repr of any other value."""
+    return value if isinstance(value, str) else repr_of(value)
 
 
 def _mime_text(mime: str, content: object) -> str:

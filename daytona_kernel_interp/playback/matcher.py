@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from ..codec import values
 from ..codec.value_hash import hash_of
-from ..errors import RecordingError, ReplayMismatch
+from ..errors import ReplayMismatch
 from ..formatting import most_similar
 from ..interpreter.request import fields_of
 from ..interpreter.sent_inputs import EncodedInput, SentInputs
 from ..wire.protocol_errors import RemoteProtocolError
 from .canonical import same_value
-from .compare import value_text
+from .compare import shown_text, value_text
 from .tape import diff_text
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class RecordingMatcher:
             if not self._is_recorded(one, variables[name], ref):
                 raise ReplayMismatch(
                     f"{self._where(entry)} has another value of the variable {name!r}:\n"
-                    + diff_text(value_text(self._store, ref), _text(variables[name]), f"step {entry.index}", "now")
+                    + diff_text(value_text(self._store, ref), shown_text(variables[name]), f"step {entry.index}", "now")
                 )
 
     def _is_recorded(self, encoded: EncodedInput, value: object, ref: ValueRef) -> bool:
@@ -155,12 +155,3 @@ def _shape(spec: ToolSpec) -> tuple[str, str]:
         return spec.name, f"{spec.name}(...)"
     kinds = {2: "*", 4: "**"}
     return spec.name, f"{spec.name}({', '.join(kinds.get(p.kind, '') + p.name for p in spec.parameters)})"
-
-
-def _text(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    try:
-        return repr(value)
-    except Exception as error:
-        raise RecordingError(f"a variable cannot be shown: its repr raised {type(error).__name__}") from error

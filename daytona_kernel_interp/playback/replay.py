@@ -274,7 +274,7 @@ class _Replay:
             if keep and interpreter is None and self._kernel_lost is None:
                 interpreter = self._make()
                 interpreter.start()
-        except BaseException:
+        except BaseException:  # also Ctrl-C: the sandbox would outlive the replay
             if interpreter is not None:
                 interpreter.shutdown()
             raise

@@ -32,6 +32,11 @@ _MAX_COMPARED = 500  # recorded calls that are compared to find the most similar
 _MAX_LINES = 60
 _LINE_CHARS = 200  # a longer line is compared piece by piece
 
+_P = inspect.Parameter
+_PARAMETER_KINDS = dict(
+    enumerate((_P.POSITIONAL_ONLY, _P.POSITIONAL_OR_KEYWORD, _P.VAR_POSITIONAL, _P.KEYWORD_ONLY, _P.VAR_KEYWORD))
+)  # by their numbers in a recording
+
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = _MAX_TEXT
 _repr.maxlist = _repr.maxdict = _repr.maxtuple = _repr.maxset = 200
@@ -145,13 +150,13 @@ def signature_of(spec: ToolSpec | None) -> inspect.Signature | None:
             [
                 inspect.Parameter(
                     parameter.name,
-                    inspect._ParameterKind(parameter.kind),
+                    _PARAMETER_KINDS[parameter.kind],
                     default=inspect.Parameter.empty if parameter.default is None else DefaultRepr(parameter.default),
                 )
                 for parameter in spec.parameters
             ]
         )
-    except ValueError:  # no signature that Python could have
+    except (ValueError, KeyError):  # no signature that Python could have
         return None
 
 
