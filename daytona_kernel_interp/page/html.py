@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from ..recording.model import Entry, RecordedCall, Transcript, Usage
 
-_BUDGET_CHARS = 1_200_000  # of printed texts and values in the whole page: what is longest is cut until it fits
-_MIN_CUT, _MAX_CUT = 400, 20_000
-_COLOURED_CHARS = 400_000  # of code; each word with a colour is an element, and a browser has to bear them all
+BUDGET_CHARS = 1_200_000  # of printed texts and values in the whole page: what is longest is cut until it fits
+MIN_CUT_CHARS, MAX_CUT_CHARS = 400, 20_000
+COLOURED_CHARS = 400_000  # of code; each word with a colour is an element, and a browser has to bear them all
 _OPEN_STEPS = 12  # a session of up to so many steps shows them opened
 
 _ENDINGS = {
@@ -75,7 +75,6 @@ class StepView:
     usage: str
     reasoning: Markup | None
     code: Markup
-    source_lines: int
     calls: list[CallView]
     chart: charts.Chart | None
     outputs: list[Markup]
@@ -95,7 +94,7 @@ def to_html(transcript: Transcript, title: str) -> str:
     template = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string(_asset("page.html.j2"))
-    limit = _fair_cut(_lengths(transcript))
+    limit = fair_cut(_lengths(transcript))
     longest_s = max((timeline.cell_length_s(entry) for entry in transcript.entries), default=0.0)
     spans = timeline.cell_spans(transcript)
     steps = [
@@ -144,20 +143,20 @@ def _lengths(transcript: Transcript) -> Iterable[int]:
             yield 2 * entry.outcome.value.size
 
 
-def _fair_cut(lengths: Iterable[int], budget: int = _BUDGET_CHARS) -> int:
+def fair_cut(lengths: Iterable[int], budget: int = BUDGET_CHARS) -> int:
     """Return the length at which to cut texts so that all fit into ``budget``: short ones whole, long ones alike."""
     waiting = sorted(lengths)
     for number, length in enumerate(waiting):
         share = budget // (len(waiting) - number)
         if length > share:
-            return max(_MIN_CUT, min(share, _MAX_CUT))
+            return max(MIN_CUT_CHARS, min(share, MAX_CUT_CHARS))
         budget -= length
-    return _MAX_CUT
+    return MAX_CUT_CHARS
 
 
 def _codes(transcript: Transcript) -> Iterator[Markup]:
     """Yield each step's code, with its colours as long as there are not too many."""
-    left = _COLOURED_CHARS
+    left = COLOURED_CHARS
     for entry in transcript.entries:
         left -= len(entry.code)
         yield parts.code(entry.code) if left >= 0 else parts.plain(entry.code)
@@ -183,7 +182,6 @@ def _step(
         usage=_usage(entry.usage),
         reasoning=parts.markdown(entry.reasoning) if entry.reasoning else None,
         code=code,
-        source_lines=entry.code.count("\n") + 1,
         calls=[_call(call, entry, transcript, limit) for call in entry.calls],
         chart=charts.chart(spans, length_s, bar_px=18) if len(spans) > 1 else None,
         outputs=[parts.output_html(one, limit) for one in entry.outputs],

@@ -33,7 +33,7 @@ from .rerun import MemoryStore, RerunInterpreter, TapeServer, session_time_limit
 from .tape import Tape, call_text, diff_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from ..interpreter.interpreter import KernelInterpreter
     from ..recording.load import RecordingSource
@@ -131,7 +131,7 @@ class ReplayReport:
 
     def __str__(self) -> str:
         count = len(self.divergences)
-        head = f"{self.name}: {self.steps} steps replayed, {_counted(count, 'divergence')}"
+        head = f"{self.name}: {self.steps} steps replayed, {count or 'no'} divergence{'s' * (count != 1)}"
         lines = [f"{head}{f', {len(self.skipped)} steps not run' if self.skipped else ''}"]
         lines += [f"note: {problem}" for problem in self.problems]
         lines += [f"step {skipped.step} was not run: {skipped.why}" for skipped in self.skipped]
@@ -186,9 +186,7 @@ def replay(
         _check_live(transcript, name, live_tools or {})
     if tolerance is None or isinstance(tolerance, bool):
         tolerance = Tolerance() if tolerance else EXACT
-    chosen = select_sandbox(sandbox)
-    run = _Replay(transcript, name, lambda: _interpreter(chosen, transcript), changed, live_tools or {}, tolerance)
-    run.plain = plain
+    run = _Replay(transcript, name, select_sandbox(sandbox), changed, live_tools or {}, tolerance, plain=plain)
     return run.through(until, run_died=run_died, keep=keep or until is not None)
 
 
@@ -216,29 +214,22 @@ def _recorded_tools(transcript: Transcript) -> set[str]:
     return {spec.name for entry in transcript.entries for spec in entry.tools}
 
 
-def _interpreter(sandbox: Sandbox, transcript: Transcript) -> RerunInterpreter:
-    options = transcript.facts.options
-    limits = {name: options[name] for name in ("max_output_chars", "max_value_bytes") if name in options}
-    interpreter = RerunInterpreter(sandbox=sandbox, **limits)
-    interpreter.seed = transcript.facts.seeds.get("random")  # numpy's is the same
-    return interpreter
-
-
 class _Replay:
     """One replay under way."""
-
-    plain = False  # steps of a notebook that was not recorded: only their outputs are known
 
     def __init__(
         self,
         transcript: Transcript,
         name: str,
-        make: Callable[[], RerunInterpreter],
+        sandbox: Sandbox,
         edits: dict[int, str],
         live_tools: Mapping[str, Tool],
         tolerance: Tolerance,
+        *,
+        plain: bool,
     ) -> None:
-        self._transcript, self._name, self._make, self._edits = transcript, name, make, edits
+        self._transcript, self._name, self._sandbox, self._edits = transcript, name, sandbox, edits
+        self._plain = plain  # a notebook that is no recording: only the outputs of its steps are known
         self._value_store = MemoryStore()
         self._tape = Tape(transcript.entries, transcript.store)
         self._tape_server = TapeServer(self._tape, transcript.store, self._value_store, live_tools)
@@ -267,12 +258,12 @@ class _Replay:
                         interpreter.shutdown()
                         interpreter = None
                     continue
-                interpreter = interpreter or self._make().use_tape(self._tape_server)
+                interpreter = interpreter or self._create_interpreter().use_tape(self._tape_server)
                 if self._step(interpreter, entry):
                     interpreter.shutdown()
                     interpreter = None
             if keep and interpreter is None and self._kernel_lost is None:
-                interpreter = self._make()
+                interpreter = self._create_interpreter()
                 interpreter.start()
         except BaseException:  # also Ctrl-C: the sandbox would outlive the replay
             if interpreter is not None:
@@ -285,12 +276,27 @@ class _Replay:
         elif interpreter is not None:
             interpreter.shutdown()
             interpreter = None
-        return self._report(interpreter)
+        return ReplayReport(
+            self._name,
+            len(self._actual_entries),
+            self._divergences,
+            self._skipped,
+            list(self._transcript.problems),
+            Transcript(self._transcript.facts, self._actual_entries, self._value_store),
+            interpreter,
+        )
+
+    def _create_interpreter(self) -> RerunInterpreter:
+        options = self._transcript.facts.options
+        limits = {name: options[name] for name in ("max_output_chars", "max_value_bytes") if name in options}
+        interpreter = RerunInterpreter(sandbox=self._sandbox, **limits)
+        interpreter.seed = self._transcript.facts.seeds.get("random")  # numpy's is the same
+        return interpreter
 
     def _skip_reason(self, entry: Entry, run_died: bool) -> str:
         if self._kernel_lost is not None:
             return self._kernel_lost
-        if self.plain:
+        if self._plain:
             return ""
         if entry.outcome.ending == "died" and not run_died:
             return "it cost its kernel then; run_died=True runs it"
@@ -307,14 +313,14 @@ class _Replay:
         came = interpreter.run_step(again, self._variables(entry), self._value_store, limit, new)
         self._actual_entries.append(came)
         self._nondeterministic[entry.index] = self._nondeterminism.analyze(entry.index, code)
-        if self.plain:
+        if self._plain:
             came = replace(came, outputs=[without_traceback(output) for output in came.outputs])
             found = list(self._comparison.outputs(entry.outputs, came.outputs))
         else:
             found = list(self._comparison.results(entry, came))
-        for difference in found:
-            self._add_divergence(entry, came, difference)
         if found:
+            cause = self._cause(entry, came)
+            self._divergences += [Divergence(entry.index, one.what, one.expected, one.came, cause) for one in found]
             self._nondeterminism.mark_differing(entry.index)
         if came.outcome.ending in ("died", "unknown"):
             if entry.outcome.ending == "died":
@@ -334,10 +340,6 @@ class _Replay:
                     ) from error
             given[name] = self._values[name][1]
         return given
-
-    def _add_divergence(self, entry: Entry, came: Entry, difference: Difference) -> None:
-        cause = self._cause(entry, came)
-        self._divergences.append(Divergence(entry.index, difference.what, difference.expected, difference.came, cause))
 
     def _cause(self, entry: Entry, came: Entry) -> str:
         edited, followed = self._edited(entry.index), self._nondeterminism.differing_steps
@@ -377,21 +379,6 @@ class _Replay:
             for difference in self._comparison.answers(recorded, live):
                 yield step, difference
 
-    def _report(self, interpreter: KernelInterpreter | None) -> ReplayReport:
-        return ReplayReport(
-            self._name,
-            len(self._actual_entries),
-            self._divergences,
-            self._skipped,
-            list(self._transcript.problems),
-            Transcript(self._transcript.facts, self._actual_entries, self._value_store),
-            interpreter,
-        )
-
 
 def _nondeterministic_cause(source: str) -> str:
     return f"nondeterministic: {source}" if source else ""
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count or 'no'} {what}{'s' * (count != 1)}"
