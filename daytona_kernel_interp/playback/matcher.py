@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..wire.comm import ToolSpec
 
 TOKEN = "__dspy_host_token"  # a secret of DSPy's process, bound by its own first step
-_DSPY_CODE = ("llm_query", "llm_query_batched")  # their parameters are DSPy's affair
+_DSPY_TOOLS = ("llm_query", "llm_query_batched")  # their parameters are DSPy's affair
 _MAX_COMPARED = 500  # entries that are compared to find the most similar one
 
 
@@ -98,9 +98,9 @@ class RecordingMatcher:
                 )
 
     def _is_recorded(self, encoded: EncodedInput, value: object, ref: ValueRef) -> bool:
-        if encoded.key and encoded.key not in self._matched:
-            self._matched.add(encoded.key)
-            self.inputs.set_cached_keys(list(self._matched))
+        if encoded.key and encoded.key not in self._seen_keys:
+            self._seen_keys.add(encoded.key)
+            self.inputs.set_cached_keys(list(self._seen_keys))
         if (encoded.key or hash_of(encoded.buffers)) == ref.hash:
             return True
         buffers = encoded.buffers or values.dumps(value, max_bytes=None)

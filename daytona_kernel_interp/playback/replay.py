@@ -45,7 +45,7 @@ _NOT_RUN = {
     "unknown": "nobody knows whether it ran then",
 }
 # What explains a difference by itself: it is gone as soon as this alone is tolerated.
-_TOLERATED_CAUSES = {
+_KNOWN_CAUSES = {
     "memory address": replace(EXACT, addresses=True),
     "time": replace(EXACT, times=True),
     "temporary files": replace(EXACT, paths=True),
@@ -236,8 +236,8 @@ class _Replay:
         recorded = _recorded_tools(transcript)
         self._new_tools = {name: tool for name, tool in live_tools.items() if name not in recorded}
         self._comparison = Comparison(transcript.store, self._value_store, tolerance)
-        self._tolerated_causes = {
-            why: Comparison(transcript.store, self._value_store, one) for why, one in _TOLERATED_CAUSES.items()
+        self._cause_comparisons = {
+            why: Comparison(transcript.store, self._value_store, one) for why, one in _KNOWN_CAUSES.items()
         }
         self._nondeterminism = NondeterminismTracker()
         self._nondeterministic: dict[int, str] = {}  # what in a step's source may make it differ
@@ -352,8 +352,8 @@ class _Replay:
             return "live tool"
         if followed:
             return f"follows from step {', '.join(map(str, followed))}"
-        tolerated = next((why for why, one in self._tolerated_causes.items() if not list(one.results(entry, came))), "")
-        return _nondeterministic_cause(self._nondeterministic[entry.index] or tolerated) or edited
+        known = next((why for why, one in self._cause_comparisons.items() if not list(one.results(entry, came))), "")
+        return _nondeterministic_cause(self._nondeterministic[entry.index] or known) or edited
 
     def _edited(self, step: int) -> str:
         before = [edited for edited in sorted(self._edits) if edited <= step]
