@@ -93,7 +93,7 @@ class Kernelspec:
         ``argv`` is for programs that know no provisioners: it says so.
         """
         return {
-            "argv": [sys.executable, "-m", "daytona_kernel_interp.jupyter.provisioner", "{connection_file}"],
+            "argv": [sys.executable, "-m", "daytona_kernel_interp.provisioner", "{connection_file}"],
             "display_name": self.display_name,
             "language": "python",
             "interrupt_mode": "signal",  # by the relay, which reaches a kernel that hears no message

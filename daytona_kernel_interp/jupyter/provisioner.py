@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from typing import TYPE_CHECKING, Any, cast
 
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
@@ -127,10 +126,3 @@ class SandboxProvisioner(KernelProvisionerBase):
 
 async def _make_kernel(description: Any, log: Any) -> SandboxKernel:
     return SandboxKernel(description, log)  # on the loop that it lives on
-
-
-if __name__ == "__main__":
-    sys.exit(
-        "daytona-kernel: this program starts kernels by a command line, and this one is started by jupyter_client's "
-        "provisioners: use a program that knows them, such as JupyterLab, nbclient or jupyter console."
-    )
