@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 _TICK_S = 1.0
 _CLEAR = "\r\x1b[K"
-_LOGGER = "daytona_kernel_interp.sandboxes.daytona"
 
 
 class Progress:
@@ -59,24 +58,25 @@ class Progress:
 
 
 class _ProgressHandler(logging.Handler):
-    """Has a progress say what the log said last."""
+    """Shows the newest log record that reports progress: one logged with ``extra={"progress": True}``."""
 
     def __init__(self, progress: Progress) -> None:
         super().__init__(logging.INFO)
         self._progress = progress
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._progress.task = record.getMessage()
+        if getattr(record, "progress", False):
+            self._progress.task = record.getMessage()
 
 
 @contextlib.contextmanager
 def show_start_progress(file: TextIO) -> Iterator[None]:
-    """On a terminal, show what a start at Daytona does, if it takes longer than a moment."""
+    """On a terminal, show the current step of a start at Daytona if it takes longer than a moment."""
     progress = Progress("starting", file)
     if not progress.live:
         yield
         return
-    logger, handler = logging.getLogger(_LOGGER), _ProgressHandler(progress)
+    logger, handler = logging.getLogger("daytona_kernel_interp"), _ProgressHandler(progress)
     level = logger.level
     logger.setLevel(min(level or logging.INFO, logging.INFO))
     logger.addHandler(handler)

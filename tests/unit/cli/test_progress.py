@@ -38,13 +38,15 @@ class Screen(io.StringIO):
 def test_a_terminal_shows_what_the_log_said_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """In one line, which is cleared; the logger is as it was afterwards."""
     monkeypatch.setattr(progress, "_TICK_S", 0.01)
-    screen, package = Screen(terminal=True), logging.getLogger("daytona_kernel_interp.sandboxes.daytona")
+    screen, package = Screen(terminal=True), logging.getLogger("daytona_kernel_interp")
     before = package.level
     with progress.show_start_progress(screen):
         screen.until("starting ... 0:00")
-        LOG.info("creating a Daytona sandbox")
+        LOG.info("creating a Daytona sandbox", extra={"progress": True})
+        LOG.info("a record that reports no progress")
         screen.until("creating a Daytona sandbox ... 0:00")
     assert "\n" not in screen.getvalue()
+    assert "no progress" not in screen.getvalue()
     assert screen.getvalue().endswith("\r\x1b[K")
     assert (package.level, package.handlers) == (before, [])
 
@@ -53,7 +55,7 @@ def test_a_file_gets_nothing_of_a_start_and_the_lines_of_a_build() -> None:
     """No control characters, and no line that only tells the time."""
     screen = Screen(terminal=False)
     with progress.show_start_progress(screen):
-        LOG.info("creating a Daytona sandbox")
+        LOG.info("creating a Daytona sandbox", extra={"progress": True})
     assert screen.getvalue() == ""
     with progress.Progress("building", screen) as shown:
         shown.line("Step 1/3")
