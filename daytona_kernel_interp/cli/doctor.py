@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from .. import __version__
@@ -24,16 +24,16 @@ from ..sandboxes.daytona import DaytonaSandbox
 from ..sandboxes.daytona.api import DaytonaAPI, begin_import
 from ..sandboxes.daytona.error_text import api_url, error_sentence, url_error
 from ..transport.websocket import connect_socket
-from ..wire.hello import PATH_PREFIX, RELAY_CHANNEL, SECRET_HEADER
+from ..wire.hello import NO_SUCH_CHANNEL, PATH_PREFIX, RELAY_CHANNEL, SECRET_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ..sandboxes.base import RelayAddress
     from ..sandboxes.daytona.sandbox import RunningDaytonaSandbox
+    from ..transport.websocket import Socket
 
 _CLOCK_S = 60.0
-_now = time.time
 _TIMES = 5
 _REQUEST_S = 10.0
 _RETRY_S = 0.5
@@ -93,9 +93,9 @@ class _Diagnosis:
             io_loop().run(self.running.stop())
 
 
-def run_checks(sandbox: DaytonaSandbox | None = None) -> Iterator[CheckResult]:
+def run_checks(sandbox: DaytonaSandbox | None = None, *, now: Callable[[], float] = time.time) -> Iterator[CheckResult]:
     """Yield one check after the other; the first that fails is mostly the last. A sandbox is made, and deleted."""
-    diagnosis = _Diagnosis(sandbox or DaytonaSandbox())
+    diagnosis = _Diagnosis(sandbox or DaytonaSandbox(), now)
     if daytona_credential() is not None:
         begin_import()  # meanwhile
     steps: list[Callable[[_Diagnosis], Iterator[CheckResult]]] = [
@@ -114,7 +114,7 @@ def run_checks(sandbox: DaytonaSandbox | None = None) -> Iterator[CheckResult]:
             started_at = time.monotonic()
             try:
                 checks = list(step(diagnosis))
-            except Exception as error:
+            except Exception as error:  # whatever breaks a check is what the user must see, not a traceback
                 checks = [CheckResult(step.__name__.strip("_"), "failed", None, str(error) or type(error).__name__)]
             for check in checks:
                 took_s = time.monotonic() - started_at if check.took_s is None else check.took_s
@@ -168,10 +168,10 @@ def _api(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
     yield _clock(server_date)
 
 
-def _clock(server_time: str | None) -> CheckResult:
+def _clock(server_time: str | None, now: float) -> CheckResult:
     if server_time is None:
         return CheckResult("clock", "unknown: the API does not tell the time", 0.0)
-    skew_s = _now() - email.utils.parsedate_to_datetime(server_time).timestamp()
+    skew_s = now - email.utils.parsedate_to_datetime(server_time).timestamp()
     advice = "" if abs(skew_s) < _CLOCK_S else "set this machine's clock: tokens and certificates depend on it"
     return CheckResult("clock", f"{skew_s:+.0f} s from the API's", 0.0, advice, final=False)
 
@@ -206,7 +206,7 @@ async def _state_of_snapshot(name: str) -> tuple[str, Exception | None]:
     service = await DaytonaAPI.connect()
     try:
         return await service.snapshot_state(name), None
-    except Exception as error:
+    except Exception as error:  # the SDK's own classes, which only the SDK's module may import
         return "", error
     finally:
         await service.aclose()
@@ -241,7 +241,7 @@ def _preview(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
             advice = f"previews cannot be reached from here: check proxy, firewall and name service ({error})"
             yield CheckResult("preview", f"{address.url} does not answer", None, advice)
             return
-        if status == 404 and "no such channel" in text:
+        if (status, text) == (404, NO_SUCH_CHANNEL):
             times.append(time.monotonic() - started_at)
         elif time.monotonic() > deadline or status not in _PREVIEW_REFUSALS:
             advice = _PREVIEW_REFUSALS.get(status, "something between here and the sandbox answers in its place")
@@ -267,13 +267,13 @@ def _http_get(address: RelayAddress) -> tuple[int, str]:
 class _NullSink:
     """Takes no messages."""
 
-    def message(self, socket: Any, data: bytes | None) -> None:
+    def message(self, socket: Socket, data: bytes | None) -> None:
         pass
 
-    def writable(self, socket: Any) -> None:
+    def writable(self, socket: Socket) -> None:
         pass
 
-    def lost(self, socket: Any, code: int, reason: str) -> None:
+    def lost(self, socket: Socket, code: int, reason: str) -> None:
         pass
 
 
@@ -289,7 +289,7 @@ def _websocket(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
 
     try:
         io_loop().run(upgrade())
-    except Exception as error:
+    except Exception as error:  # sockets, TLS, HTTP and websockets have no common class below it
         proxies = [name for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY") if os.environ.get(name)]
         through = f" ({', '.join(proxies)} is set)" if proxies else ""
         advice = f"requests pass and WebSockets do not: let whatever is on the way{through} pass them ({error})"
