@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import html
 import json
+import keyword
 import socket
 import time
 from pathlib import Path
@@ -16,10 +17,10 @@ from ..session.session_file import SessionRecord, find_session, list_records
 from .inspection import Inspection, clean, parse_inspection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Mapping
 
+    from ..client.cell_result import CellResult
     from ..client.outputs import Output
-    from .shared_client import SharedClient
     from .widget import SessionView
 
 _SOCKET_NAME = "live"  # see monitor_server.py
@@ -27,34 +28,61 @@ _ANSWER_S = 15.0
 _MAX_ANSWER_BYTES = 8 << 20
 
 
-def live(session_id: str | None = None, *, write: bool = False) -> Live:
-    """Return a view of a running session of this user on this machine; of the newest, unless an id is given.
+def live(
+    session_id: str | None = None,
+    *,
+    write: bool = False,
+    execution_timeout: float | None = None,
+    on_output: Callable[[Output], None] | None = None,
+) -> Live:
+    """Return a view of a running session of this user on this machine: of ``session_id``, or of the newest.
 
-    It shows what ``interpreter.inspect()`` shows, whenever it is displayed, and what it can do leaves no trace in the
-    session. With ``write=True`` it can also run cells in it, which see and change the same variables.
+    The view shows what ``interpreter.inspect()`` shows, at the time when it is displayed. Reading changes nothing in
+    the session.
+
+    Args:
+        session_id: The session's id; None: the newest session.
+        write: Whether the view can also run cells, which see and change the session's variables.
+        execution_timeout: Seconds after which a cell of this view is interrupted; None: no limit.
+        on_output: Called with each output of a cell of this view as it arrives.
 
     Raises:
-        SessionNotFound: If there is no such session, or its host is gone; the text says since when, and what is left.
+        SessionNotFound: If there is no such session, or its host is gone; the text says since when and what is left.
     """
+    make = functools.partial(Live, write=write, execution_timeout=execution_timeout, on_output=on_output)
     if session_id is not None:
         record = find_session(session_id)
         if not record.host_lives:
             raise SessionNotFound(_stale(record))
-        return Live(record, write=write)
+        return make(record)
     found = list_records()
     alive = [record for record in found if record.host_lives]
     if not alive:
         last = f" {_stale(found[0])}" if found else ""
         raise SessionNotFound(f"No session is alive on this machine: start a KernelInterpreter first.{last}")
     note = f"Session {alive[0].id}, the newest of {len(alive)}: {', '.join(record.id for record in alive)}."
-    return Live(alive[0], write=write, note=note if len(alive) > 1 else "")
+    return make(alive[0], note=note if len(alive) > 1 else "")
 
 
 class Live:
-    """A running session, seen from outside; :func:`live` makes one."""
+    """A running session of another process; :func:`live` creates one.
 
-    def __init__(self, record: SessionRecord, *, write: bool, note: str = "") -> None:
+    Attributes:
+        execution_timeout: Seconds after which a cell is interrupted; None: no limit.
+        on_output: Called with each output of a cell as it arrives, or None.
+    """
+
+    def __init__(
+        self,
+        record: SessionRecord,
+        *,
+        write: bool,
+        note: str = "",
+        execution_timeout: float | None = None,
+        on_output: Callable[[Output], None] | None = None,
+    ) -> None:
         self._record, self._write, self._note = record, write, note
+        self.execution_timeout, self.on_output = execution_timeout, on_output
 
     @property
     def session_id(self) -> str:
@@ -92,8 +120,9 @@ class Live:
         """
         from ..codec import values
         from ..wire.protocol_errors import RemoteProtocolError
+        from .shared_client import SharedClient
 
-        with self._joined(lambda output: None) as client:
+        with SharedClient(self._record) as client:
             answer, buffers = client.request_control(
                 {"op": "inspect", "name": name, "value": True, "max_bytes": self._record.max_value_bytes}
             )
@@ -106,20 +135,32 @@ class Live:
         except RemoteProtocolError as error:
             raise TypeError(f"what the sandbox sent of {name!r} cannot be decoded: {error}") from error
 
-    def run(self, code: str, on_output: Callable[[Output], None], timeout_s: float | None = None) -> None:
-        """Run a cell in the session, behind the one that runs; ``on_output`` gets what it shows as it comes.
+    def run(self, code: str, variables: Mapping[str, Any] | None = None) -> CellResult:
+        """Run a cell in the session, behind the running one, and return its result; as ``KernelInterpreter.run``.
+
+        The variables of the cell stay in the session. The host's tools cannot be called.
 
         Raises:
             PermissionError: If the view is read-only.
-            visiting.CellFailed: If it raised, was interrupted, or the session is over.
-            KernelError: If its host or its kernel is gone, or does not answer.
+            ValueError: If a variable's name is not an identifier.
+            TypeError: If a variable cannot be sent.
+            KernelError: If the session's host or kernel is gone, or does not answer.
         """
+        from ..codec.values import UnsupportedValue, ValueTooLarge
+        from .shared_client import SharedClient
+
         if not self._write:
             raise PermissionError(
                 f"this view of session {self.session_id} is read-only: live({self.session_id!r}, write=True) is not"
             )
-        with self._joined(on_output) as client:
-            client.run(code, timeout_s)
+        for name in variables or {}:
+            if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+                raise ValueError(f"Invalid variable name: {name!r}. It must be a Python identifier.")
+        with SharedClient(self._record) as client:
+            try:
+                return client.run(code, variables, timeout_s=self.execution_timeout, on_output=self.on_output)
+            except (UnsupportedValue, ValueTooLarge) as error:
+                raise TypeError(f"The variables cannot be sent to the kernel: {error}.") from error
 
     def view(self) -> SessionView:
         """Return a widget that follows the session in JupyterLab (extra ``jupyter``)."""
@@ -139,16 +180,6 @@ class Live:
             return show(self.inspect())
         except KernelError as error:
             return otherwise(f"Session {self.session_id}: {error}")
-
-    @contextlib.contextmanager
-    def _joined(self, on_output: Callable[[Output], None]) -> Iterator[SharedClient]:
-        from .shared_client import SharedClient
-
-        client = SharedClient(self._record, on_output)
-        try:
-            yield client
-        finally:
-            client.close()
 
     def _request(self, request: dict[str, Any]) -> dict[str, Any]:
         path = Path(self._record.connection_file).parent / _SOCKET_NAME

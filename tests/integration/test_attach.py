@@ -292,7 +292,7 @@ def test_exec_joins_a_session_whose_host_lives(
     assert cli.main(["exec", "--session", host.session, "1 / 0"]) == 1
     assert capfd.readouterr().err.endswith("ZeroDivisionError: division by zero\n")
     assert cli.main(["exec", "--session", host.session, "--timeout", "0.2", "while True: time.sleep(0.01)"]) == 1
-    assert "interrupted after 0.2 s" in capfd.readouterr().err
+    assert "TimeoutError: the cell was interrupted after execution_timeout=0.2 s\n" in capfd.readouterr().err
     assert host.record.pid == host.process.pid
 
 
@@ -325,6 +325,31 @@ def test_attach_shows_the_last_cell_and_takes_more(
     assert "HostLost" in err
     assert "ZeroDivisionError" in err
     assert not host.record.host_lives
+
+
+def test_exec_and_console_find_the_only_session(
+    make_host: Callable[..., Host], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an id the only session is used; with several, and for the other of the two commands, they say so."""
+    host = make_host("x = 1")
+    assert host.line() == "ended"
+    assert cli.main(["exec", "--session", "x + 1"]) == 0
+    assert cli.main(["exec", "x + 2", "--session"]) == 0
+    assert capfd.readouterr().out == "2\n3\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("x + 3\n"))
+    assert cli.main(["console"]) == 0
+    assert "4\n" in capfd.readouterr().out
+    assert cli.main(["attach", host.session]) == 2
+    assert f"join it with `daytona-kernel console {host.session}`" in capfd.readouterr().err
+    other = make_host("1")
+    assert other.line() == "ended"
+    assert cli.main(["exec", "--session", "1"]) == 2
+    assert re.search(
+        r"2 sessions are alive on this machine: name one of [0-9a-f]{8}, [0-9a-f]{8}\.", capfd.readouterr().err
+    )
+    other.kill()
+    assert cli.main(["console", other.session]) == 2
+    assert f"take it over with `daytona-kernel attach {other.session}`" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("command", [["attach", "0badcafe"], ["exec", "--session", "0badcafe", "1"]])

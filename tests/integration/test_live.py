@@ -20,13 +20,14 @@ import pytest
 import zmq
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
+from jupyter_client.blocking.client import BlockingKernelClient
 
 from daytona_kernel_interp import KernelInterpreter, live
 from daytona_kernel_interp.cli import command_line as cli
 from daytona_kernel_interp.client.outputs import StreamText
 from daytona_kernel_interp.errors import KernelError, SessionNotFound
 from daytona_kernel_interp.interpreter.interpreter import CodeInterpreterError
-from daytona_kernel_interp.monitor.shared_client import CellFailed, SharedClient
+from daytona_kernel_interp.monitor.shared_client import SharedClient
 from daytona_kernel_interp.monitor.widget import SessionView
 from daytona_kernel_interp.session import kernel_session as session
 from daytona_kernel_interp.session import session_file as records
@@ -117,13 +118,34 @@ def test_another_process_sees_a_running_cell(shared: KernelInterpreter) -> None:
 def test_read_only_unless_asked_otherwise(shared: KernelInterpreter) -> None:
     """A view runs nothing; one with ``write=True`` runs cells, whose variables are the session's."""
     with pytest.raises(PermissionError, match=r"read-only: live\('[0-9a-f]{8}', write=True\) is not"):
-        live().run("x = 0", print)
+        live().run("x = 0")
     shown: list[Any] = []
-    live(write=True).run("print(x); z = [x]", shown.append)
-    assert shown == [StreamText("stdout", "41\n")]
+    result = live(write=True, on_output=shown.append).run("print(x); z = [x]")
+    assert list(result.outputs) == shown == [StreamText("stdout", "41\n")]
+    assert (result.value, result.error, result.submission) == (None, None, None)
+    assert 0 < result.duration_s < 60
     assert shared.execute("z") == [41]
-    with pytest.raises(CellFailed, match="ZeroDivisionError"):
-        live(write=True).run("1 / 0", shown.append)
+    failed = live(write=True).run("1 / 0").error
+    assert failed is not None
+    assert failed.summary == "ZeroDivisionError: division by zero"
+
+
+def test_run_sends_variables_and_returns_values(shared: KernelInterpreter) -> None:
+    """``run`` has typed values in both directions, also SUBMIT's, and leaves the host's tools where they are."""
+    shared.tools["llm_query"] = lambda prompt: f"<{prompt}>"
+    shared.execute("kept = llm_query('a')")
+    view = live(write=True)
+    assert view.run("sent['a']", {"sent": {"a": 0, "b": (1, 2)}}).value == 0
+    assert shared.execute("sent['b'] == (1, 2) and type(sent['b']) is tuple") is True
+    assert view.run("SUBMIT('done')").submission == {"output": "done"}
+    refused = view.run("llm_query('x')").error
+    assert refused is not None
+    assert "tools are for the cells of the session's host" in refused.message
+    assert shared.execute("llm_query('b')") == "<b>"
+    with pytest.raises(ValueError, match="Invalid variable name: 'not a name'"):
+        view.run("1", {"not a name": 1})
+    with pytest.raises(TypeError, match="cannot be sent to the kernel"):
+        view.run("1", {"sent": object()})
 
 
 def test_a_cell_waits_for_the_one_that_runs(shared: KernelInterpreter) -> None:
@@ -131,32 +153,37 @@ def test_a_cell_waits_for_the_one_that_runs(shared: KernelInterpreter) -> None:
     go_on = threading.Event()
     shared.execute("answer = None")
     cell = waiting(shared, go_on)
-    shown: list[Any] = []
-    with live(write=True)._joined(shown.append) as guest:
+    with SharedClient(records.find_session(shared.session_id)) as client:
         go_on.set()
-        guest.run("print(answer)")
+        result = client.run("print(answer)")
     assert cell.join() == "begun\nhm\n"
-    assert shown == [StreamText("stdout", "hm\n")]
+    assert list(result.outputs) == [StreamText("stdout", "hm\n")]
 
 
 def test_a_failure_from_outside_stops_nothing(shared: KernelInterpreter, tmp_path: Path) -> None:
     """A stock client's cell that fails does not take the session's own cell with it, which waits behind it."""
     gate = tmp_path / "gate"
-    with live(write=True)._joined(print) as guest:
-        guest._client.execute(f"import os\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n1 / 0")
+    stock = BlockingKernelClient()
+    stock.load_connection_file(shared.connection_file)
+    stock.start_channels(stdin=False)
+    try:
+        stock.execute(f"import os\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n1 / 0")
         until(lambda: shared.inspect().running is not None)
         cell = InThread(lambda: shared.execute("x"))
         until(lambda: shared._session.kernel._execution is not None)  # type: ignore[union-attr]
         gate.touch()
         assert cell.join() == 41
+    finally:
+        stock.stop_channels()
 
 
 def test_a_cell_that_waits_too_long_is_withdrawn(shared: KernelInterpreter) -> None:
     """Its time is up before its turn comes: it never runs, and the session's own cell is not interrupted."""
     go_on = threading.Event()
     cell = waiting(shared, go_on)
-    with pytest.raises(CellFailed, match=r"interrupted after 0\.3 s"):
-        live(write=True).run("x = 'never'", print, timeout_s=0.3)
+    error = live(write=True, execution_timeout=0.3).run("x = 'never'").error
+    assert error is not None
+    assert error.summary == "TimeoutError: the cell was interrupted after execution_timeout=0.3 s"
     go_on.set()
     assert cell.join() == "begun\nhm\n"
     assert shared.execute("x") == 41
@@ -189,7 +216,7 @@ def test_a_view_takes_no_more_than_its_session_does() -> None:
         assert len(view.get("small")) == 1000
         with pytest.raises(TypeError, match=r"variable 'large' cannot be sent .* more than 1048576 bytes"):
             view.get("large")
-        guest = SharedClient(records.find_session(own.session_id), print)
+        guest = SharedClient(records.find_session(own.session_id))
         try:
             channels = (guest._client.shell_channel, guest._client.iopub_channel, guest._client.control_channel)
             assert {channel.socket.getsockopt(zmq.MAXMSGSIZE) for channel in channels} == {17 << 20}
@@ -254,7 +281,12 @@ def test_no_session_alive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd
     assert capfd.readouterr().err == (
         "daytona-kernel: No session is alive on this machine: start a KernelInterpreter first.\n"
     )
-    assert cli.main(["attach"]) == 2
+    for command in ("attach", "console"):
+        assert cli.main([command]) == 2
+    assert capfd.readouterr().err == (
+        "daytona-kernel: No session without a host is alive on this machine.\n"
+        "daytona-kernel: No session with a host is alive on this machine.\n"
+    )
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
@@ -412,17 +444,19 @@ def test_inspect_prints_the_table(shared: KernelInterpreter, capfd: pytest.Captu
     assert cli.main(["inspect", "--private"]) == 0
     assert re.search(r"^_hidden +int +28 B +5$", capfd.readouterr().out, re.MULTILINE)
     shared.execute("del _hidden")
+    assert cli.main(["inspect", "x"]) == 0  # the only session
+    assert re.search(r"^x +int +28 B +41$", capfd.readouterr().out, re.MULTILINE)
     assert cli.main(["inspect", shared.session_id, "nothing"]) == 2
     assert capfd.readouterr().err.count("\n") == 1
 
 
-def test_attach_opens_jupyter_console(shared: KernelInterpreter) -> None:
-    """At a terminal ``attach`` is ``jupyter console`` on the session; what is typed changes the session's variables."""
+def test_console_opens_jupyter_console(shared: KernelInterpreter) -> None:
+    """At a terminal ``console`` is ``jupyter console`` on the session, whose variables it reads and changes."""
     import pty
 
     ours, its = pty.openpty()
     with subprocess.Popen(
-        [sys.executable, "-m", "daytona_kernel_interp", "attach", shared.session_id],
+        [sys.executable, "-m", "daytona_kernel_interp", "console", shared.session_id],
         stdin=its,
         stdout=its,
         stderr=its,
@@ -438,18 +472,18 @@ def test_attach_opens_jupyter_console(shared: KernelInterpreter) -> None:
         process.terminate()
         process.wait(20)
     os.close(ours)
-    assert f"Session {shared.session_id}. Ctrl-D leaves it as it is.".encode() in seen
+    assert f"Session {shared.session_id}. Ctrl-D leaves it running.".encode() in seen
     assert b"Jupyter console" in seen
 
 
-def test_attach_prints_the_command_without_the_program(
+def test_console_prints_the_command_without_the_program(
     shared: KernelInterpreter, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Where jupyter console is not installed, its command is printed, and a plain prompt takes its place."""
     from daytona_kernel_interp.cli import console
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert console.open_jupyter_console(shared.session_id) is None
+    assert console.open_jupyter_console(records.find_session(shared.session_id)) is None
     assert f"jupyter console --existing {shared.connection_file}" in capfd.readouterr().err
 
 
