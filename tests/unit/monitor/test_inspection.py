@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html.parser
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -48,6 +49,16 @@ def test_a_look_becomes_an_inspection() -> None:
     assert (found.left_out, found.tools, found.cells, found.session) == (2, ("llm_query",), 4, "1a2b3c4d")
     with pytest.raises(KeyError):
         found["y"]
+
+
+def test_an_inspection_is_a_mapping() -> None:
+    """Names to variables, private ones included, as ``dict`` and its methods expect."""
+    found = parse_inspection(LOOK, "")
+    assert isinstance(found, Mapping)
+    assert list(found) == ["x", "a"]
+    assert (len(found), "a" in found, "y" in found, found.get("y")) == (2, True, False, None)
+    assert dict(found) == {variable.name: variable for variable in found.variables}
+    assert not Inspection()
 
 
 def test_as_text() -> None:
