@@ -160,7 +160,7 @@ def test_a_relay_that_dies_costs_no_variable(caplog: pytest.LogCaptureFixture) -
         relay = relay_of(talking)
         talking.run("x = 41")
         relay.kill()
-        assert until(lambda: "had to be made anew" in caplog.text, "the log's sentence")
+        assert until(lambda: "was lost and replaced" in caplog.text, "the log's sentence")
         talking.client.wait_for_ready(timeout=30)
         assert talking.value("x + 1") == "42"
         assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
@@ -200,7 +200,7 @@ def test_what_no_kernel_has_is_refused_in_one_sentence(monkeypatch: pytest.Monke
         InvalidOption, match=r"a kernel in the local sandbox has no option 'snapshot'; it has cwd, env, "
     ):
         Talk(install("bad", sandbox="local", snapshot="x"))
-    with pytest.raises(SandboxFailed, match=r"takes no arguments, and --colors=no was given"):
+    with pytest.raises(SandboxFailed, match=r"takes no command-line arguments, and --colors=no was given"):
         Talk(LOCAL, extra_arguments=["--colors=no"])
     monkeypatch.delenv("DAYTONA_API_KEY", raising=False)
     with pytest.raises(SandboxFailed, match="DAYTONA_API_KEY"):

@@ -27,9 +27,7 @@ class Silent:
         pass
 
 
-@pytest.mark.parametrize(
-    ("error", "why"), [(None, "no answer came"), (TunnelLost("the relay is gone"), "the relay is gone")]
-)
+@pytest.mark.parametrize(("error", "why"), [(None, "no reply"), (TunnelLost("the relay is gone"), "the relay is gone")])
 async def test_why_a_kernel_is_not_interrupted(
     error: Exception | None, why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
