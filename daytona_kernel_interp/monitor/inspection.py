@@ -1,6 +1,6 @@
-"""What was found in a session: typed, as plain text, and as a table for a notebook.
+"""The result of an inspection: typed, as plain text, and as an HTML table for a notebook.
 
-All of it comes out of a sandbox, so everything is checked, bounded, stripped of control characters, and escaped.
+All of it comes from a sandbox, so everything is checked, bounded, stripped of control characters, and escaped.
 """
 
 from __future__ import annotations
@@ -24,10 +24,16 @@ _MAX_DIMENSIONS = 32
 
 @dataclass(frozen=True)
 class Variable:
-    """One variable. ``size`` in bytes and ``shape`` are None where nothing can be told without running its code.
+    """One variable.
 
-    ``size`` is that of the object itself, for an array or a table that of its data; ``kind`` is ``variable``,
-    ``function``, ``class`` or ``module``.
+    Attributes:
+        name: Its name.
+        type: Qualified name of its type.
+        size: Bytes of the object itself, or of the data of an array or table. None where only the value's own code
+            could compute it.
+        shape: Its length or dimensions; None as for ``size``.
+        preview: A short text of its value.
+        kind: ``variable``, ``function``, ``class`` or ``module``.
     """
 
     name: str
@@ -40,7 +46,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class PendingCall:
-    """A call of a host tool that code waits for."""
+    """A pending call of a host tool."""
 
     name: str
     elapsed_s: float
@@ -48,7 +54,7 @@ class PendingCall:
 
 @dataclass(frozen=True)
 class RunningCell:
-    """The cell that runs. ``line`` is where in its code it is, where that can be told."""
+    """The running cell. ``line`` is the current line of its code, or None if it is unknown."""
 
     code: str
     number: int
@@ -110,7 +116,7 @@ class Inspection(Mapping[str, Variable]):
         return len(self.variables)
 
     def noted(self, note: str) -> Inspection:
-        """Return the same with a note."""
+        """Return a copy with a note."""
         return dataclasses.replace(self, note=note)
 
     def shown(self) -> Sequence[Variable]:
@@ -133,7 +139,7 @@ class Inspection(Mapping[str, Variable]):
         return f"<div>{head}{_html_table(self.shown())}{foot}</div>"
 
     def headings(self) -> Iterator[str]:
-        """Yield lines that stand above the table: what runs."""
+        """Yield the lines above the table, which describe the running cell."""
         if self.note:
             yield self.note
         running = self.running
@@ -141,9 +147,9 @@ class Inspection(Mapping[str, Variable]):
             why = (
                 ", though no cell runs"
                 if running is None
-                else f" for {duration(running.elapsed_s)}: native code holds it"
+                else f" for {duration(running.elapsed_s)}: native code blocks it"
             )
-            yield f"The kernel does not speak{why}. {self._process_texts()}"
+            yield f"The kernel does not answer{why}. {self._process_texts()}"
             age = "No summary of its variables was left." if self.age_s is None else ""
             yield age or f"Its variables as of {duration(self.age_s or 0.0)} ago:"
         if running is None:
@@ -163,7 +169,7 @@ class Inspection(Mapping[str, Variable]):
         return ", ".join(part for part in (cpu, memory) if part)
 
     def footings(self) -> Iterator[str]:
-        """Yield lines that stand below it: what it leaves out."""
+        """Yield the lines below the table, which count what it leaves out."""
         if hidden := len(self.variables) - len(self.shown()):
             yield f"… and {hidden:,} private, of names that begin with an underscore."
         if self.left_out:
@@ -201,8 +207,8 @@ def _line(running: RunningCell) -> str:
 
 # --- as a table in a notebook --------------------------------------------------------------------------------------
 
-# In the table itself: a script or a function by name would have to be found again by each table of a notebook. Rows are
-# moved, never made, so nothing is ever read as HTML twice.
+# An inline handler, because each table of a notebook would need a script element or a global function to be present.
+# Rows are moved and never created, so no text is parsed as HTML twice.
 _SORT = """
 const head = event.target.closest('th'), table = head.closest('table'), body = table.tBodies[0];
 const at = head.cellIndex, up = head.dataset.up !== '1';
@@ -245,17 +251,17 @@ def _escaped(text: str) -> str:
     return html.escape(text, quote=True)
 
 
-# --- from what the sandbox said -----------------------------------------------------------------------------------
+# --- parsing the sandbox's answer ---------------------------------------------------------------------------------
 
 
 def parse_inspection(
     answer: Mapping[str, object], session: str, name: str | None = None, *, private: bool = False
 ) -> Inspection:
-    """Return the inspection in what :mod:`.looking` was told, of all or of ``name``; what is wrong is left out."""
+    """Return the inspection in an answer, of all variables or of ``name``; invalid parts are left out."""
     found = _parsed(answer, session)
     if name is None:
         return dataclasses.replace(found, private=private)
-    # The kernel tells of that one alone; its relay has only a summary of all.
+    # The kernel answers for that variable alone; its relay has only a summary of all.
     named = tuple(variable for variable in found.variables if variable.name == clean(name, _NAME_CHARS))
     return dataclasses.replace(found, variables=named, left_out=0, tools=(), private=True)
 
@@ -282,7 +288,7 @@ def _parsed(answer: Mapping[str, object], session: str) -> Inspection:
 
 
 def parse_row(row: object) -> Variable | None:
-    """Return a variable, or None if the row is none."""
+    """Return the variable in a row, or None if the row is invalid."""
     if not isinstance(row, list) or len(row) != len(ROW):
         return None
     name, cls, size, shape, preview, kind = row
@@ -306,7 +312,7 @@ def _parse_shape(shape: object) -> tuple[int, ...] | None:
 
 
 def parse_running(running: object) -> RunningCell | None:
-    """Return the running cell, or None if there is none."""
+    """Return the running cell, or None if no cell runs or the data is invalid."""
     match running:
         case {"code": str(code), "number": number, "elapsed_s": elapsed, **rest}:
             calls = [parse_call(call) for call in _list(rest.get("calls"))[:MAX_CALLS]]
@@ -324,7 +330,7 @@ def parse_running(running: object) -> RunningCell | None:
 
 
 def parse_call(call: object) -> PendingCall | None:
-    """Return a call under way, or None if it is none."""
+    """Return a pending call, or None if the data is invalid."""
     match call:
         case [str(name), elapsed]:
             return PendingCall(clean(name, _NAME_CHARS), _number(elapsed) or 0.0)
@@ -332,9 +338,9 @@ def parse_call(call: object) -> PendingCall | None:
 
 
 def clean(text: str, limit: int, *, lines: bool = False) -> str:
-    """Return a text without what a terminal or a page would act on, no longer than ``limit``.
+    """Return at most ``limit`` characters of a text, without characters that control a terminal or a page.
 
-    Control and format characters (escape sequences, writing from right to left) and lone surrogates are replaced.
+    Control and format characters (escape sequences, right-to-left marks) and lone surrogates are replaced.
     """
     text = text[:limit]
     if text.isprintable():

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 _READY_S = 10.0
 _INTERRUPT_S = 10.0
-_PROBE_S = 0.1  # between questions until the first is heard of
+_PROBE_S = 0.1  # between probes until the first answer arrives
 _ANSWER_S = 120.0  # for a large value
-_POLL_S = 0.2  # between looks whether the time is over, while nothing comes
+_POLL_S = 0.2  # between checks of deadline and heartbeat while no message arrives
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class SessionSummary:
 
 
 def list_sessions() -> list[SessionSummary]:
-    """Return this user's sessions on this machine, the newest first; records of what is gone are deleted."""
+    """Return this user's sessions on this machine, the newest first, and delete the records of ended ones."""
     listed = []
     for record in list_records():
         if record.host_lives or _sandbox_lives(record):
@@ -82,14 +82,14 @@ def _sandbox_lives(record: SessionRecord) -> bool:
     try:
         return adopt(record.sandbox).may_be_alive()
     except KernelError:
-        return True  # of a kind that this version does not know: not ours to judge
+        return True  # a kind of sandbox that this version does not know: its record must not be deleted
 
 
 class SharedClient:
-    """A session joined.
+    """One more Jupyter client of a session whose host lives.
 
     Raises:
-        SessionNotFound: If its kernel does not answer.
+        SessionNotFound: If the session's kernel does not answer.
     """
 
     def __init__(self, record: SessionRecord) -> None:
@@ -127,13 +127,13 @@ class SharedClient:
                 while True:
                     if self._client.get_iopub_msg(timeout=_PROBE_S)["parent_header"].get("msg_id") in request_ids:
                         return
-        raise RuntimeError(f"nothing came within {_READY_S:g} s; native code may hold it")
+        raise RuntimeError(f"no message arrived within {_READY_S:g} s; native code may block it")
 
-    def request_control(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
-        """Ask the kernel on control, see ``wire.looks``; return its answer and the buffers of that.
+    def request_control(self, request: dict[str, object]) -> tuple[dict[str, object], list[values.Buffer]]:
+        """Send an inspect request on control (see :mod:`..wire.inspect_messages`); return the answer and its buffers.
 
         Raises:
-            SessionNotFound: If it does not answer.
+            SessionNotFound: If the kernel does not answer.
         """
         message = self._client.session.msg("comm_msg", {"comm_id": "", "data": request})
         self._client.control_channel.send(message)
@@ -146,7 +146,7 @@ class SharedClient:
                     return data, answer["buffers"]
             if not self._client.is_alive():
                 break
-        raise SessionNotFound("the session's kernel does not answer: its host is gone, or native code holds the kernel")
+        raise SessionNotFound("the session's kernel does not answer: its host is gone, or native code blocks it")
 
     def run(
         self,
