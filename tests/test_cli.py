@@ -1,4 +1,4 @@
-"""The command line: what it prints, what it returns, and that nothing outlives it."""
+"""The command line: its output, its exit codes, and that nothing is left running."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOCAL = ["--sandbox", "local"]
 
 
 def test_help_imports_neither_dspy_nor_a_kernel() -> None:
-    """``--help`` answers at once: nothing slow is imported for it."""
+    """``--help`` imports no slow library."""
     code = (
         "import sys; from daytona_kernel_interp import cli\n"
         "try: cli.main(['--help'])\n"
@@ -34,14 +34,14 @@ def test_help_imports_neither_dspy_nor_a_kernel() -> None:
 
 
 def test_exec_streams_and_shows_the_last_expression(capfd: pytest.CaptureFixture[str]) -> None:
-    """``exec`` writes both streams where they belong, then the repr of the last expression."""
+    """``exec`` writes stdout and stderr to their streams, then the repr of the last expression."""
     code = "import sys; print('out'); print('err', file=sys.stderr); ['x'] * 2"
     assert cli.main(["exec", *LOCAL, code]) == 0
     assert capfd.readouterr() == ("out\n['x', 'x']\n", "err\n")
 
 
 def test_exec_reads_standard_input(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """``exec -`` runs what comes on standard input, in the sandbox that the environment names."""
+    """``exec -`` runs the code on standard input, in the sandbox that the environment names."""
     monkeypatch.setenv("DAYTONA_KERNEL_SANDBOX", "local")
     monkeypatch.setattr(sys, "stdin", io.StringIO("x = 20\nx + 1\n"))
     assert cli.main(["exec", "-"]) == 0
@@ -49,13 +49,13 @@ def test_exec_reads_standard_input(capfd: pytest.CaptureFixture[str], monkeypatc
 
 
 def test_exec_shows_a_submitted_answer(capfd: pytest.CaptureFixture[str]) -> None:
-    """What SUBMIT was given is shown like a last expression, and nothing else is."""
+    """The argument of SUBMIT is shown like a last expression."""
     assert cli.main(["exec", *LOCAL, "SUBMIT({'a': 1})"]) == 0
     assert capfd.readouterr() == ("{'a': 1}\n", "")
 
 
 def test_exec_fails_with_the_traceback(capfd: pytest.CaptureFixture[str]) -> None:
-    """An exception means exit code 1; what was printed before it comes once, the traceback on stderr."""
+    """An exception means exit code 1; earlier output appears once, the traceback on stderr."""
     assert cli.main(["exec", *LOCAL, "print('before')\n1 / 0"]) == 1
     out, err = capfd.readouterr()
     assert out == "before\n"
@@ -64,7 +64,7 @@ def test_exec_fails_with_the_traceback(capfd: pytest.CaptureFixture[str]) -> Non
 
 
 def test_exec_tells_where_the_syntax_is_wrong(capfd: pytest.CaptureFixture[str]) -> None:
-    """Code that does not compile means exit code 1 and the line at fault."""
+    """Code that does not compile means exit code 1 and the faulty line."""
     assert cli.main(["exec", *LOCAL, "x = = 1"]) == 1
     out, err = capfd.readouterr()
     assert out == ""
@@ -73,13 +73,13 @@ def test_exec_tells_where_the_syntax_is_wrong(capfd: pytest.CaptureFixture[str])
 
 
 def test_a_timeout_interrupts(capfd: pytest.CaptureFixture[str]) -> None:
-    """``--timeout`` ends the code, with exit code 1 and the reason."""
+    """``--timeout`` interrupts the code, with exit code 1 and the reason."""
     assert cli.main(["exec", *LOCAL, "--timeout", "0.2", "while True: pass"]) == 1
     assert capfd.readouterr().err.startswith("TimeoutError: the cell was interrupted after execution_timeout=0.2 s\n")
 
 
 def test_a_kernel_that_dies_is_told(capfd: pytest.CaptureFixture[str]) -> None:
-    """Code that ends its own process means exit code 1 and the process's."""
+    """Code that ends its own process means exit code 1; the message has the exit code of the process."""
     assert cli.main(["exec", *LOCAL, "import os; os._exit(7)"]) == 1
     assert "exit code 7" in capfd.readouterr().err
 
@@ -199,7 +199,7 @@ def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_has_enough_does_no_harm() -> None:
-    """A closed pipe, as behind ``| head -1``, ends in no traceback; the code still runs to its end."""
+    """A closed pipe, as behind ``| head -1``, causes no traceback; the code still runs to its end."""
     with subprocess.Popen(
         [*COMMAND, "exec", *LOCAL, "for i in range(20000): print(i)\nimport sys; sys.exit(5)"],
         stdout=subprocess.PIPE,

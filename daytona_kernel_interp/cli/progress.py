@@ -1,4 +1,4 @@
-"""What the command line shows of work that may take minutes: a line that tells the time, and the log as it comes."""
+"""Progress of work that may take minutes: a status line with the elapsed time, and log lines above it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CLEAR = "\r\x1b[K"
 
 
 class Progress:
-    """Writes lines; on a terminal there is one more below them that says what is done, and for how long."""
+    """Writes lines to a file; on a terminal also a status line below them, with task and elapsed time."""
 
     def __init__(self, task: str, file: TextIO) -> None:
         self.task = task
@@ -40,11 +40,11 @@ class Progress:
             self._write(_CLEAR)
 
     def line(self, text: str) -> None:
-        """Show a line of the log."""
+        """Write one line."""
         self._write(f"{_CLEAR}{text}\n{self._status()}" if self.live else f"{text}\n")
 
     def _tick(self) -> None:
-        while not self._over.wait(_TICK_S):  # what is over in a moment shows nothing
+        while not self._over.wait(_TICK_S):  # a task that ends within the first second shows no status line
             self._write(f"{_CLEAR}{self._status()}")
 
     def _status(self) -> str:

@@ -1,7 +1,7 @@
-"""``%load_ext daytona_kernel_interp``: running sessions of this machine, from a notebook or an IPython prompt.
+"""``%load_ext daytona_kernel_interp``: magics for running sessions of this machine.
 
-``%sandbox_sessions`` lists them, ``%sandbox_vars`` shows what is in one, ``%%sandbox`` runs a cell there, and
-``%sandbox_get`` fetches a variable. Where no session is named, the newest is meant. Knows no DSPy.
+``%sandbox_sessions`` lists the sessions, ``%sandbox_vars`` shows the variables of one, ``%%sandbox`` runs a cell in it,
+and ``%sandbox_get`` fetches a variable. Without a session's id, the newest session is used.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class RemoteCellFailed(Exception):
 
 @magics_class
 class SandboxMagics(Magics):
-    """The extension's commands."""
+    """The magics of the extension."""
 
     @line_magic
     def sandbox_sessions(self, line: str) -> None:
         """List the sessions on this machine, the newest first."""
         if line.strip():
-            raise UsageError(f"%sandbox_sessions lists all sessions and takes nothing, not {line.strip()!r}")
+            raise UsageError(f"%sandbox_sessions lists all sessions and takes no arguments, not {line.strip()!r}")
         rows = [session.row() for session in list_sessions()]
         if not rows:
             print("No sessions on this machine.")
@@ -57,7 +57,7 @@ class SandboxMagics(Magics):
 
     @line_magic
     def sandbox_vars(self, line: str) -> Inspection:
-        """Show what is in a session and what it runs: ``%sandbox_vars [SESSION] [--private]``."""
+        """Show a session's variables and its running cell: ``%sandbox_vars [SESSION] [--private]``."""
         given = line.split()
         private = "--private" in given
         session = " ".join(word for word in given if word != "--private")
@@ -65,7 +65,7 @@ class SandboxMagics(Magics):
 
     @cell_magic
     def sandbox(self, line: str, cell: str) -> None:
-        """Run a cell in a session: ``%%sandbox [SESSION]``. What it shows is shown here; variables stay there."""
+        """Run a cell in a session: ``%%sandbox [SESSION]``. Its outputs are shown here; variables stay there."""
         session = _run_or_fail(lambda: live(line.strip() or None, write=True, on_output=_show))
         result = _run_or_fail(lambda: session.run(cell))
         if result.error is not None:
@@ -76,7 +76,7 @@ class SandboxMagics(Magics):
         """Fetch a variable under the same name: ``%sandbox_get NAME [SESSION]``."""
         name, _, session = line.strip().partition(" ")
         if not name.isidentifier():
-            raise UsageError("%sandbox_get takes the name of a variable, and a session's id if it is not the newest's")
+            raise UsageError("%sandbox_get takes the name of a variable, and the id of a session if not the newest")
         value = _run_or_fail(lambda: live(session.strip() or None).get(name))
         assert self.shell is not None
         self.shell.user_ns[name] = value
@@ -117,5 +117,5 @@ def _show(output: Output) -> None:
 
 
 def load(shell: Any) -> None:
-    """Add the commands to a shell."""
+    """Register the magics with a shell."""
     shell.register_magics(SandboxMagics)

@@ -23,6 +23,9 @@ BAD_INPUT: tuple[list[str], ...] = (
     ["nonsense"],
     ["--nonsense"],
     ["exec"],
+    ["exec", "-"],
+    ["exec", "--session"],
+    ["exec", "--session", "x"],
     ["exec", "--timeout", "soon", "1"],
     ["exec", "--timeout", "0", "1"],
     ["exec", "--sandbox", "nowhere", "1"],
@@ -40,8 +43,12 @@ BAD_INPUT: tuple[list[str], ...] = (
     ["gc", "--older-than", "long"],
     ["attach"],
     ["attach", "nothing"],
+    ["console"],
+    ["console", "nothing"],
     ["inspect"],
     ["inspect", "nothing"],
+    ["inspect", "0badcafe"],
+    ["doctor"],
     ["replay"],
     ["replay", "missing.ipynb"],
     ["replay", "missing.ipynb", "--floats", "1"],
@@ -68,6 +75,8 @@ BAD_INPUT: tuple[list[str], ...] = (
     ["install", "--sandbox", "local", "-o", "keep=true"],
     ["install", "--prefix", "/dev/null"],
     ["uninstall", "--prefix", "nowhere"],
+    ["completion"],
+    ["completion", "powershell"],
 )
 
 

@@ -1,4 +1,4 @@
-"""Kernelspecs: what is written, what is refused, and what the command line says."""
+"""Kernelspecs: the files that are written, invalid options, and the command line's messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def test_options_are_the_sandboxes_own(tmp_path: Path) -> None:
-    """Every option that JSON can say is the description's; the kernelspec's ``env`` goes over the option's."""
+    """Each option with a JSON form is an option of the sandbox; the kernelspec's ``env`` overrides the option."""
     found = describe({"sandbox": "daytona", "snapshot": "s", "keep": True, "resume_lifetime": 60}, env={"A": "1"})
     assert found == DaytonaSandbox(snapshot="s", keep=True, resume_lifetime=60, env={"A": "1"})
     assert describe({"sandbox": "local"}, cwd=str(tmp_path)) == LocalSandbox(cwd=str(tmp_path))
@@ -44,7 +44,7 @@ def test_options_are_the_sandboxes_own(tmp_path: Path) -> None:
     ],
 )
 def test_what_no_kernel_has_is_one_sentence(options: dict[str, Any], says: str) -> None:
-    """The option, what it takes, and what was given."""
+    """The error names the option, its type and the given value."""
     with pytest.raises(InvalidOption, match=says) as caught:
         describe(options)
     assert "\n" not in str(caught.value)
@@ -63,7 +63,7 @@ def test_what_installed_kernelspecs_name(tmp_path: Path) -> None:
 
 
 def test_install_and_uninstall(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both kernels, or one with options; what is not ours stays."""
+    """Both kernels, or one with options, are installed and removed; other kernelspecs stay."""
     kernels = tmp_path / "share" / "jupyter" / "kernels"
     place = ["--prefix", str(tmp_path)]
     assert cli.main(["install", *place]) == 0
@@ -95,7 +95,7 @@ def test_install_and_uninstall(tmp_path: Path, capsys: pytest.CaptureFixture[str
     ],
 )
 def test_bad_input(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """One sentence, and exit code 2; nothing is written."""
+    """Bad input means one sentence and exit code 2; nothing is written."""
     assert cli.main(["install", *arguments]) == 2
     error = capsys.readouterr().err
     assert says in error
