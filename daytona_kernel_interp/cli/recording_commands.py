@@ -88,9 +88,6 @@ def _replay(options: argparse.Namespace) -> int:
     try:
         tolerance = Tolerance(**limits) if options.tolerant else None
         edits = {step: path.read_text(encoding="utf-8") for step, path in options.edit}
-        with open(options.run, "rb"):
-            pass  # a missing file is reported before a missing sandbox
-        require_sandbox(options.sandbox)
         report = replay(
             options.run,
             sandbox=options.sandbox,
@@ -100,7 +97,10 @@ def _replay(options: argparse.Namespace) -> int:
             run_died=options.run_died,
             plain=options.plain,
         )
-    except (RecordingError, SandboxFailed, ValueError) as error:
+    except SandboxFailed as error:
+        require_sandbox(options.sandbox)  # the same refusal in the command line's words
+        raise CommandError(sentence(error)) from error
+    except (RecordingError, ValueError) as error:
         raise CommandError(sentence(error)) from error
     except OSError as error:
         raise CommandError(f"{error.filename} cannot be read: {error.strerror}.") from error
