@@ -99,6 +99,8 @@ class Preamble:
     arrow: bool = False  # whether the host has pyarrow, so that frames may be sent to it as Arrow IPC
     # The seed of Python's and numpy's random generators before the kernel's first cell; ignored later.
     seed: int | None = None
+    # The cell of a client that is not the host: tools and SUBMIT stay as the host's last cell bound them.
+    shared: bool = False
 
     def to_value(self) -> dict[str, Any]:
         """Return the plain dict that goes through the value codec."""
@@ -119,6 +121,7 @@ class Preamble:
             **({} if self.wanted is None else {"wanted": self.wanted}),
             **({"arrow": True} if self.arrow else {}),
             **({} if self.seed is None else {"seed": self.seed}),
+            **({"shared": True} if self.shared else {}),
         }
 
     @classmethod
@@ -137,6 +140,7 @@ class Preamble:
             wanted=value.get("wanted"),
             arrow=value.get("arrow") is True,
             seed=value.get("seed"),
+            shared=value.get("shared") is True,
         )
 
 

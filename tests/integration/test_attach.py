@@ -265,7 +265,7 @@ def test_detach_leaves_a_session_to_the_next(tmp_path: Path) -> None:
 
 
 def test_ls_tells_with_and_without_a_host(make_host: Callable[..., Host], capfd: pytest.CaptureFixture[str]) -> None:
-    """Sessions are listed with the process they belong to, if it lives; without any, that is said."""
+    """``ls`` lists sessions with their host process, or says that there are none."""
     assert cli.main(["ls"]) == 0
     assert capfd.readouterr() == ("", "No sessions on this machine.\n")
     orphan = make_host("print('x', flush=True)\ntime.sleep(60)")
@@ -292,12 +292,12 @@ def test_exec_joins_a_session_whose_host_lives(
     assert cli.main(["exec", "--session", host.session, "1 / 0"]) == 1
     assert capfd.readouterr().err.endswith("ZeroDivisionError: division by zero\n")
     assert cli.main(["exec", "--session", host.session, "--timeout", "0.2", "while True: time.sleep(0.01)"]) == 1
-    assert "interrupted after 0.2 s" in capfd.readouterr().err
+    assert "TimeoutError: the cell was interrupted after execution_timeout=0.2 s\n" in capfd.readouterr().err
     assert host.record.pid == host.process.pid
 
 
 def test_exec_uses_a_session_without_a_host(make_host: Callable[..., Host], capfd: pytest.CaptureFixture[str]) -> None:
-    """``exec --session`` takes an orphan up and leaves it to live on; each finds what the one before left."""
+    """``exec --session`` attaches a session without a host and detaches again; variables are kept."""
     host = make_host("x = 1\nprint('never shown twice', flush=True)")
     assert host.line() == "output"
     assert next(line for line in iter(host.line, "") if line != "output") == "ended"  # a print may come in two pieces
@@ -311,7 +311,7 @@ def test_exec_uses_a_session_without_a_host(make_host: Callable[..., Host], capf
 def test_attach_shows_the_last_cell_and_takes_more(
     make_host: Callable[..., Host], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``attach`` tells what the running cell did and reads cells until the input ends; the session lives on."""
+    """``attach`` shows the running cell's output and reads cells until the input ends; the session lives on."""
     host = make_host("x = 1\nprint('printed', flush=True)\nask('nobody')")
     assert host.line() == "output"
     assert next(line for line in iter(host.line, "") if line != "output") == "asked"
@@ -327,9 +327,34 @@ def test_attach_shows_the_last_cell_and_takes_more(
     assert not host.record.host_lives
 
 
+def test_exec_and_console_find_the_only_session(
+    make_host: Callable[..., Host], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an id the only session is used; with several the ids are listed."""
+    host = make_host("x = 1")
+    assert host.line() == "ended"
+    assert cli.main(["exec", "--session", "x + 1"]) == 0
+    assert cli.main(["exec", "x + 2", "--session"]) == 0
+    assert capfd.readouterr().out == "2\n3\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("x + 3\n"))
+    assert cli.main(["console"]) == 0
+    assert "4\n" in capfd.readouterr().out
+    assert cli.main(["attach", host.session]) == 2
+    assert f"join it with `daytona-kernel console {host.session}`" in capfd.readouterr().err
+    other = make_host("1")
+    assert other.line() == "ended"
+    assert cli.main(["exec", "--session", "1"]) == 2
+    assert re.search(
+        r"2 sessions are alive on this machine: name one of [0-9a-f]{8}, [0-9a-f]{8}\.", capfd.readouterr().err
+    )
+    other.kill()
+    assert cli.main(["console", other.session]) == 2
+    assert f"take it over with `daytona-kernel attach {other.session}`" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("command", [["attach", "0badcafe"], ["exec", "--session", "0badcafe", "1"]])
 def test_no_such_session(command: list[str], capfd: pytest.CaptureFixture[str]) -> None:
-    """An id that is none is answered in one sentence."""
+    """An unknown id is refused with one sentence."""
     assert cli.main(command) == 2
     assert re.fullmatch(r"daytona-kernel: there is no session '0badcafe'; .*none\.\n", capfd.readouterr().err)
 
