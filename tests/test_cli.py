@@ -192,7 +192,7 @@ def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
         assert process.stdout is not None
         kernel = int(process.stdout.readline())
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=100)
     assert (process.returncode, err) == (130, "")
     with pytest.raises(ProcessLookupError):
         os.kill(kernel, 0)

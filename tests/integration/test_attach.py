@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import stat
-import subprocess
 import sys
 import threading
 import time
@@ -27,22 +26,24 @@ from daytona_kernel_interp.transport.process_identity import process_alive
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.hosts import Hosts
+
 # What a host does: it starts a session, says its id, and has a cell run in it until it is killed.
 HOST = """
-import sys
+import threading
 from daytona_kernel_interp import KernelInterpreter, LocalSandbox
 
 def ask(question: str) -> str:
     print("asked", flush=True)
-    sys.stdin.read()
+    threading.Event().wait()
 
 interpreter = KernelInterpreter({"ask": ask}, [{"name": "answer"}], sandbox=LocalSandbox(resume_lifetime=LIFETIME))
 interpreter.on_output = lambda output: print("output", flush=True)
 interpreter.execute("import os, time\\nkernel, relay = os.getpid(), os.getppid()")
 print(interpreter.session_id, flush=True)
-interpreter.execute(sys.argv[1])
+interpreter.execute(CODE)
 print("ended", flush=True)
-sys.stdin.read()
+threading.Event().wait()
 """
 # A cell that runs on until the test lets it end.
 UNTIL_GATE = "while not os.path.exists({gate!r}):\n    time.sleep(0.01)\n"
@@ -51,24 +52,18 @@ UNTIL_GATE = "while not os.path.exists({gate!r}):\n    time.sleep(0.01)\n"
 class Host:
     """A process with a session."""
 
-    def __init__(self, code: str, lifetime_s: float = 60.0) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", HOST.replace("LIFETIME", str(lifetime_s)), code],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+    def __init__(self, hosts: Hosts, code: str, lifetime_s: float = 60.0) -> None:
+        self.process = hosts.start(HOST.replace("LIFETIME", str(lifetime_s)).replace("CODE", repr(code)), {})
         self.session = self.line()
 
     def line(self) -> str:
         """Return the next line that the host prints."""
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
+        return self.process.line()
 
     def kill(self) -> None:
         """Kill it and return when it is gone."""
-        self.process.kill()
-        self.process.wait(30)
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
 
     @property
     def record(self) -> records.SessionRecord:
@@ -77,19 +72,16 @@ class Host:
 
 
 @pytest.fixture
-def make_host() -> Iterator[Callable[..., Host]]:
-    hosts: list[Host] = []
+def make_host(hosts: Hosts) -> Iterator[Callable[..., Host]]:
+    made: list[Host] = []
 
     def make(code: str, **options: Any) -> Host:
-        hosts.append(Host(code, **options))
-        return hosts[-1]
+        made.append(Host(hosts, code, **options))
+        return made[-1]
 
     yield make
-    for host in hosts:
-        host.kill()
-        for stream in (host.process.stdin, host.process.stdout):
-            assert stream is not None
-            stream.close()
+    for host in made:
+        host.process.close()
         for record in records.list_records():
             if record.id == host.session:  # nobody took it up
                 end_sandbox(record)

@@ -55,7 +55,7 @@ def test_nbconvert_and_papermill_execute_a_notebook(tmp_path: Path) -> None:
         )
         for name, *arguments in programs
     }
-    said = {name: program.communicate(timeout=50)[1].decode() for name, program in running.items()}
+    said = {name: program.communicate(timeout=100)[1].decode() for name, program in running.items()}
     for name, program in running.items():
         assert program.returncode == 0, said[name]
         assert shown(written(tmp_path / f"{name}.ipynb")) == [f"{tmp_path}\n", "image/png", "42"]
@@ -70,7 +70,7 @@ made = notebook({LOCAL!r}, "6 * 7")
 nbclient.NotebookClient(made).execute()
 print(shown(made), sorted({{"dspy", "litellm", "daytona", "openai"}} & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=True)
     assert done.stdout == "['42'] []\n"
 
 

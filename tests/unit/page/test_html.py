@@ -229,7 +229,7 @@ def test_missing_extra_is_named(recorded: Path) -> None:
         f"assert cli.main(['export', '--jsonl', {str(recorded)!r}]) == 0\n"
         f"sys.exit(cli.main(['export', '--html', {str(recorded)!r}]))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 2
     sentence = "daytona-kernel: The page needs the extra `report`: pip install 'daytona-kernel-interp[report]'.\n"
     assert done.stderr == sentence
