@@ -18,13 +18,13 @@ from ...wire.comm import MAX_LINE_BYTES
 from ...wire.hello import KERNEL_CHANNELS
 from ...wire.inspect_messages import KERNEL_ANSWER_S
 from ..kernel.status_file import read_status
+from .journal_reader import Journal
 from .resource_usage import oom_kills, resource_usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 KERNEL_MODULE = "daytona_kernel_interp.guest.kernel.kernel_app"
-STDERR_BYTES = 64 * 1024  # the file is emptied when it has grown to this
 _STDERR_TAIL_BYTES = 8 * 1024
 _END_S = 1.0  # from SIGTERM to SIGKILL
 _SIGNAL_S = 0.1  # from a kernel's SIGTERM to the relay's, where both get one
@@ -222,6 +222,14 @@ class KernelProcesses:
         if _KERNEL_ID.fullmatch(kernel_id) is None:
             raise ValueError(f"{kernel_id[:40]!r} is no kernel's id")
         return KernelFiles(self._folder, kernel_id)
+
+    def journal(self, kernel_id: str) -> Journal:
+        """Return a kernel's journal; one that does not exist reads as empty.
+
+        Raises:
+            ValueError: If the id is invalid.
+        """
+        return Journal(self.files(kernel_id).journal)
 
     async def start(self, kernel_id: str, key: str, *, personal: bool = False) -> int:
         """Start a kernel, a ``personal`` one for somebody who sits at it, and return its pid.

@@ -36,7 +36,6 @@ from ...wire.journal import JournalRecord, RecordKind, encode_record
 from ...wire.keepalive import RESUME_LIFETIME_S, Refused, RelayStream, RelayStreams
 from ...wire.protocol_errors import RemoteProtocolError
 from ...wire.zmtp import ConnectingEnd
-from ..kernel.journal_writer import read_journal, read_pending
 from .kernel_processes import KernelProcesses, KernelStartFailed, NoSuchKernel
 
 if TYPE_CHECKING:
@@ -285,19 +284,19 @@ class JournalEnd(FunctionEnd):
 
     async def _send(self, request: dict[str, Any]) -> None:
         try:
-            files = self._kernels.files(self._kernel_id)
+            journal = self._kernels.journal(self._kernel_id)
         except ValueError as error:
             self._attachment.carrier.end(CloseCode.BAD_HELLO, close_reason(error))
             return
         after, cell = (
             value if isinstance(value, str) else None for value in (request.get("after"), request.get("cell"))
         )
-        for piece in read_journal(files.journal, after, cell):
+        for piece in journal.read(after, cell):
             await self._open_window.wait()
             self.send(piece)
             await asyncio.sleep(0)  # other streams have their turn
         if not self._kernels.list_kernels().get(self._kernel_id, {}).get("alive"):
-            for record in read_pending(files.journal):
+            for record in journal.pending():
                 self.send(encode_record(record))
         self.send(encode_record(JournalRecord(RecordKind.LAST)))
 
