@@ -105,7 +105,7 @@ for process in pathlib.Path("/proc").glob("[0-9]*"):
         if b"daytona_kernel_interp.guest" in (process / "cmdline").read_bytes():
             seen.append(data)
 for path in pathlib.Path.home().rglob("*"):
-    if path.is_file() and path.suffix == ".json" and "order" in path.name:
+    if path.is_file() and path.suffix == ".json" and "start" in path.name:
         seen.append(path.read_bytes())
 b"".join(seen).decode("latin-1")
 """

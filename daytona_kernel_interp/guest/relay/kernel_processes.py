@@ -186,9 +186,11 @@ class KernelProcess:
 class KernelProcesses:
     """The relay's kernels. One process is kept importing ahead of the first order."""
 
-    def __init__(self, folder: Path, cwd: Path, lifetime_s: float) -> None:
+    def __init__(
+        self, folder: Path, cwd: Path, lifetime_s: float, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._folder, self._cwd, self.lifetime_s = folder, cwd, lifetime_s
-        self.environment: dict[str, str] = {}  # variables for kernels that have none of these names
+        self.environment: Mapping[str, str] = environment or {}  # for kernels in whose environment they are not set
         self._spare_process: KernelProcess | None = None
         self._spawned = 0
         self._running: dict[str, KernelProcess] = {}

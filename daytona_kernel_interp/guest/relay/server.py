@@ -71,7 +71,7 @@ class Relay:
         """Serve on ``host``; the returned server knows the port that was bound."""
         return await serve_sockets(port, self._serve, self._check, host)
 
-    async def until_end(self) -> None:
+    async def wait_end(self) -> None:
         """Return when the host ended the relay, or was not heard of for the lifetime."""
         look_s, looked_at = self._lifetime_s / _CHECKS_PER_LIFETIME, self._loop.time()
         while not self.end.is_set():

@@ -177,16 +177,17 @@ class RunningDaytonaSandbox:
 
         sandbox = await self._sdk_sandbox()
         secret = secrets.token_urlsafe(32)
-        order_file = f"{place.folder}-order-{secrets.token_hex(4)}.json"
+        start_file = f"{place.folder}-start-{secrets.token_hex(4)}.json"
         start_request = {
             **{"secret": secret, "port": place.port, "folder": place.folder, "cwd": place.cwd, "remove": True},
             "lifetime_s": self._description.resume_lifetime,
+            "environment": thread_variables(sandbox),
         }
-        request = SessionExecuteRequest(command=self._command(place, order_file, sandbox), run_async=True)
+        request = SessionExecuteRequest(command=self._command(place, start_file), run_async=True)
         try:
             # The relay waits for its order, so that nothing here waits for anything else.
             _, started = await _gather(
-                sandbox.fs.upload_file(json.dumps(start_request).encode("ascii") + b"\n", order_file),
+                sandbox.fs.upload_file(json.dumps(start_request).encode("ascii") + b"\n", start_file),
                 sandbox.process.execute_session_command(session, request, timeout=int(_REQUEST_S)),
             )
         except DaytonaError as error:
@@ -194,13 +195,13 @@ class RunningDaytonaSandbox:
         self._paths, self._relay_command = place, RelayCommand(session, str(started.cmd_id))
         self._address = self._address_of(link, secret)
 
-    def _command(self, place: SandboxPaths, order_file: str, sandbox: AsyncSandbox) -> str:
-        lines = [f"export {name}=${{{name}:-{count}}}" for name, count in thread_variables(sandbox).items()]
+    def _command(self, place: SandboxPaths, start_file: str) -> str:
+        lines = []
         if place.path:
             lines.append(f"export PYTHONPATH={shlex.quote(place.path)}${{PYTHONPATH:+:$PYTHONPATH}}")
         folder = shlex.quote(place.folder)
         lines.append(f"mkdir -p -m 700 {folder} && cd {folder} || exit")  # not where code may have left a json.py
-        lines.append(f"exec {shlex.quote(place.python)} -m daytona_kernel_interp.guest.relay {shlex.quote(order_file)}")
+        lines.append(f"exec {shlex.quote(place.python)} -m daytona_kernel_interp.guest.relay {shlex.quote(start_file)}")
         return f"sh -c {shlex.quote('; '.join(lines))} </dev/null"
 
     def _address_of(self, link: Any, secret: str) -> RelayAddress:
