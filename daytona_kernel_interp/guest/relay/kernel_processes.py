@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...transport.process_identity import process_start_mark
 from ...wire.comm import MAX_LINE_BYTES
@@ -19,6 +19,7 @@ from ...wire.hello import KERNEL_CHANNELS
 from ...wire.inspect_messages import KERNEL_ANSWER_S
 from ..kernel.status_file import read_status
 from .journal_reader import Journal
+from .kernel_interface import KernelStartFailed, NoSuchKernel
 from .resource_usage import oom_kills, resource_usage
 
 if TYPE_CHECKING:
@@ -34,14 +35,6 @@ _KERNEL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _USER_SITE = ("-s",) if sys.flags.no_user_site else ()
 _MAX_SUMMARY_BYTES = MAX_LINE_BYTES - 128 * 1024  # what else there is to say needs room in the line
 _POLL_S = 0.2  # where there are no pidfds (Linux 5.3, Python 3.9)
-
-
-class KernelStartFailed(Exception):
-    """The kernel process ended, or said nothing, before it served."""
-
-
-class NoSuchKernel(Exception):
-    """The kernel was not started, or is gone."""
 
 
 class KernelFiles:
@@ -195,11 +188,11 @@ class KernelProcesses:
         self._spawned = 0
         self._running: dict[str, KernelProcess] = {}
         self._starting: dict[str, asyncio.Future[None]] = {}
-        self._exit_events: dict[str, dict[str, Any]] = {}  # how those that ended did
+        self._exit_events: dict[str, dict[str, object]] = {}  # how those that ended did
         self._watchers: set[asyncio.Task[None]] = set()
         self._oom_kills = oom_kills()
         self.ending = asyncio.Event()  # the relay was told to end, and its kernels with it
-        self.on_exit: Callable[[dict[str, Any]], None] = lambda event: None
+        self.on_exit: Callable[[dict[str, object]], None] = lambda event: None
 
     async def warm_up(self) -> None:
         """Start the process that the next :meth:`start` will use."""
@@ -271,12 +264,16 @@ class KernelProcesses:
         if process is not None:
             process.signal(number)
 
-    def list_kernels(self) -> dict[str, dict[str, Any]]:
+    def list_kernels(self) -> dict[str, dict[str, object]]:
         """Return what is known of each kernel: ``alive``, and how it ended if it did."""
-        alive = {kernel_id: {"alive": True, "pid": process.pid} for kernel_id, process in self._running.items()}
-        return {**{kernel_id: {**event, "alive": False} for kernel_id, event in self._exit_events.items()}, **alive}
+        kernels: dict[str, dict[str, object]] = {
+            kernel_id: {**event, "alive": False} for kernel_id, event in self._exit_events.items()
+        }
+        for kernel_id, process in self._running.items():
+            kernels[kernel_id] = {"alive": True, "pid": process.pid}
+        return kernels
 
-    async def process_status(self, kernel_id: str) -> dict[str, Any]:
+    async def process_status(self, kernel_id: str) -> dict[str, object]:
         """Return what can be told of a kernel that does not speak, some time later; see ``wire.looks``.
 
         Raises:
@@ -341,7 +338,7 @@ class KernelProcesses:
         self.on_exit(event)
 
 
-def _exit_event(kernel_id: str, code: int | None, stderr: str, *, oom: bool) -> dict[str, Any]:
+def _exit_event(kernel_id: str, code: int | None, stderr: str, *, oom: bool) -> dict[str, object]:
     name = None
     if code is not None and code < 0:
         with contextlib.suppress(ValueError):
@@ -349,7 +346,7 @@ def _exit_event(kernel_id: str, code: int | None, stderr: str, *, oom: bool) -> 
     return {"event": "kernel_exited", "kernel": kernel_id, "code": code, "signal": name, "oom": oom, "stderr": stderr}
 
 
-def _since(slot: dict[str, Any], now: float) -> float | None:
+def _since(slot: dict[str, object], now: float) -> float | None:
     at = slot.get("at")
     return max(0.0, now - at) if isinstance(at, float) else None
 
