@@ -184,7 +184,7 @@ def _sdk(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
 
 def _snapshot(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
     name = diagnosis.description.snapshot_name
-    if name is None or diagnosis.description.image is not None:
+    if name is None or diagnosis.description.source_image is not None:
         yield CheckResult(
             "snapshot", "Daytona's default; `daytona-kernel image build` makes one that starts sooner", 0.0
         )
@@ -213,7 +213,7 @@ async def _state_of_snapshot(name: str) -> tuple[str, Exception | None]:
 
 
 def _sandbox(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
-    target = diagnosis.description.region or os.environ.get("DAYTONA_TARGET")
+    target = diagnosis.description.target or os.environ.get("DAYTONA_TARGET")
     try:
         diagnosis.running = io_loop().run(diagnosis.description.start())
     except KernelError as error:

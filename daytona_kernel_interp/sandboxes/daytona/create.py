@@ -42,10 +42,10 @@ async def start(description: DaytonaSandbox) -> RunningDaytonaSandbox:
     made: list[str] = []
     starting = asyncio.ensure_future(_start(service, description, mark, made))
     try:
-        done, _ = await asyncio.wait({starting}, timeout=description.start_timeout_s)
+        done, _ = await asyncio.wait({starting}, timeout=description.effective_start_timeout)
         if not done:
             raise SandboxFailed(
-                f"Daytona had not started a sandbox after {description.start_timeout_s:g} s: "
+                f"Daytona had not started a sandbox after {description.effective_start_timeout:g} s: "
                 "try again, or give it longer with start_timeout"
             )
         return starting.result()
@@ -57,7 +57,9 @@ async def start(description: DaytonaSandbox) -> RunningDaytonaSandbox:
 
 
 async def _start(service: DaytonaAPI, description: DaytonaSandbox, mark: str, made: list[str]) -> RunningDaytonaSandbox:
-    log.info("creating a Daytona sandbox%s", "" if description.image is None else "; a first build takes minutes")
+    log.info(
+        "creating a Daytona sandbox%s", "" if description.source_image is None else "; a first build takes minutes"
+    )
     reading = asyncio.ensure_future(asyncio.to_thread(guest_archive))  # while the service works
     sandbox = await service.create(description, owner.labels(mark, kept=description.keep))
     made.append(sandbox.id)
