@@ -139,6 +139,7 @@ def test_an_image_takes_resources(resources: Any) -> None:
     description = DaytonaSandbox(image="a:1", resources=resources)
     made: Any = create_params(description, LABELS, "a:1")
     assert isinstance(made, CreateSandboxFromImageParams)
+    assert made.resources is not None
     assert (made.image, made.resources.cpu, made.resources.memory, made.resources.disk) == ("a:1", 2, 4, None)
 
 
