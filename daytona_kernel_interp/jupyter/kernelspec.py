@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PROVISIONER = "daytona-kernel"  # the name of its entry point
 _SANDBOXES: dict[str, type[DaytonaSandbox] | type[LocalSandbox]] = {"daytona": DaytonaSandbox, "local": LocalSandbox}
-_NESTED_OPTIONS = {"daytona": "a sandbox at Daytona", "local": "the local sandbox"}
+_SANDBOX_PHRASES = {"daytona": "a sandbox at Daytona", "local": "the local sandbox"}
 _NOT_IN_FILES = ("resolve", "params")  # JSON cannot express them
 
 
@@ -71,7 +71,7 @@ def describe(options: Mapping[str, Any], *, env: Mapping[str, str] | None = None
     for name, value in given.items():
         if name not in takes:
             hints = REPLACED_OPTIONS if where == "daytona" else {}
-            raise InvalidOption(unknown_option(f"a kernel in {_NESTED_OPTIONS[where]} has", name, list(takes), hints))
+            raise InvalidOption(unknown_option(f"a kernel in {_SANDBOX_PHRASES[where]} has", name, list(takes), hints))
         words, fits = _KINDS[takes[name].removesuffix(" | None")]
         if not (fits(value) or (value is None and takes[name].endswith(" | None"))):
             raise InvalidOption(f"a kernel's option {name!r} is {words}, not {json.dumps(value, default=repr)}")

@@ -142,7 +142,7 @@ class InspectHandler:
             done.exception()
 
     def _summarize(self) -> dict[str, Any]:
-        offered = self._bridge.tools()
+        offered = self._bridge.bound_callables()
         hidden = {**copy_namespace(self._shell.user_ns_hidden), **offered}
         rows, left_out = summarize(self._shell.user_ns, hidden)
         return {

@@ -58,8 +58,8 @@ def _slot(value: Any, name: str) -> Any:
 def call_method(value: Any, cls: str, name: str) -> Any:
     """Return what a method without arguments gives that C code made for a class of that name; None if it is another."""
     entry = _entry(value, name)
-    ours = type(entry) is types.MethodDescriptorType and type_name(entry.__objclass__) == cls
-    return entry(value) if ours else None
+    is_c_method = type(entry) is types.MethodDescriptorType and type_name(entry.__objclass__) == cls
+    return entry(value) if is_c_method else None
 
 
 def _entry(value: Any, name: str) -> Any:

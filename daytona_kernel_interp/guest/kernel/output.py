@@ -284,7 +284,7 @@ class CellStream(OutStream):
         if self.pending is None or os.getpid() != self._pid:
             return super()._rotate_buffers()
         with self._pending_lock:
-            self._pending_text_end = self.pending.length(self.name)
+            self._pending_text_end = self.pending.end_offset(self.name)
             return super()._rotate_buffers()
 
     def _flush(self) -> None:

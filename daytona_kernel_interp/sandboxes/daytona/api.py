@@ -205,7 +205,7 @@ class DaytonaAPI:
         for delay_s in _STATE_POLL_S[:1] if sure else _STATE_POLL_S:
             await asyncio.sleep(delay_s)
             try:
-                found = [made async for made in self.list({owner.START: start})]
+                found = [made async for made in self.list({owner.START_LABEL: start})]
             except DaytonaError as error:
                 if error.status_code in (401, 403):
                     return  # nor was the create allowed

@@ -89,11 +89,11 @@ async def _start(service: DaytonaAPI, description: DaytonaSandbox, mark: str, ma
 
 def _probe_request(description: DaytonaSandbox, sandbox: AsyncSandbox) -> dict[str, Any]:
     """Return what ``prepare.py`` is told."""
-    ours = guest_archive()
+    archive = guest_archive()
     return {
-        "runtime": ours.digest,
-        "runtime_file": ours.file,
-        "runtime_sha256": ours.sha256,
+        "runtime": archive.digest,
+        "runtime_file": archive.file,
+        "runtime_sha256": archive.sha256,
         "wanted": REQUIREMENTS,
         "port": description.port,
         "upload": bool(description.upload),
@@ -116,15 +116,15 @@ async def _install_guest(
     request: dict[str, Any],
 ) -> SandboxPaths:
     """Bring what the sandbox has not, and return where things are."""
-    ours = guest_archive()
+    archive = guest_archive()
     port = _check_python(probed, description)
     python, path = probed.python, ""
     async with contextlib.AsyncExitStack() as stack:
         if description.upload or (description.upload is None and not probed.installed):
-            path = f"{probed.folder}/{ours.file}"
+            path = f"{probed.folder}/{archive.file}"
             if not probed.uploaded:
-                log.info("uploading the relay (%d KiB)", len(ours.data) >> 10)
-                uploaded = await stack.enter_async_context(_run_alongside(_upload(sandbox, ours.data, path)))
+                log.info("uploading the relay (%d KiB)", len(archive.data) >> 10)
+                uploaded = await stack.enter_async_context(_run_alongside(_upload(sandbox, archive.data, path)))
                 stack.push_async_callback(asyncio.wait_for, uploaded, None)
         if probed.missing:
             log.info("installing %s in the sandbox", " and ".join(probed.missing))

@@ -7,11 +7,12 @@ import zlib
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.guest.kernel.status_file import StatusFile, read_status
 from daytona_kernel_interp.guest.relay.resource_usage import resource_usage
+from tests import examples
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +45,7 @@ def test_no_board_is_no_harm(tmp_path: Path) -> None:
     assert read_status(tmp_path / "large") == ({}, {})
 
 
-@settings(max_examples=60)
+@examples.at_most(60)
 @given(data=st.binary(max_size=200), checked=st.booleans())
 def test_whatever_stands_there(tmp_path_factory: pytest.TempPathFactory, data: bytes, checked: bool) -> None:
     """Bytes of any kind are an object or nothing, with a right checksum too."""
