@@ -125,12 +125,12 @@ class Inspection:
         running = self.running
         if self.answered_by != "kernel":
             why = (
-                ", though no cell runs"
+                ", though this host runs no cell"
                 if running is None
                 else f" for {_seconds(running.elapsed_s)}: native code holds it"
             )
             yield f"The kernel does not speak{why}. {self._process_texts()}"
-            age = "No summary of its variables was left." if self.age_s is None else ""
+            age = "This host has not inspected it before." if self.age_s is None else ""
             yield age or f"Its variables as of {_seconds(self.age_s or 0.0)} ago:"
         if running is None:
             if self.answered_by == "kernel":

@@ -213,9 +213,7 @@ class Kernel(IPythonKernel):
         self._value: str | None = None  # the cell's last expression, where it is small
         self._input_cache = InputCache()
         self._input_evicted = False
-        self._inspector = InspectHandler(self.parent.status_file, self._bridge, self.shell)
-        assert self.control_stream is not None
-        self._control_loop = self.control_stream.io_loop
+        self._inspector = InspectHandler(self._bridge, self.shell)
         self.session.pack = pack
         # IPython says so at each SystemExit, of its terminal.
         warnings.filterwarnings("ignore", message="To exit: use 'exit', 'quit', or Ctrl-D.")
@@ -261,7 +259,7 @@ class Kernel(IPythonKernel):
             await super().execute_request(stream, ident, parent)
         finally:
             self._bridge.running = None
-            self._inspector.cell_ended(self._control_loop)
+            self._inspector.cell_ended()
 
     def _apply_preamble(self, parent: dict[str, Any]) -> None:
         buffers = parent["buffers"]

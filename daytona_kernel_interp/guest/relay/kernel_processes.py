@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...transport.process_identity import process_start_mark
-from ...wire.comm import MAX_LINE_BYTES
 from ...wire.hello import KERNEL_CHANNELS
 from ...wire.inspect_messages import KERNEL_ANSWER_S
-from ..kernel.status_file import read_status
 from .journal_reader import Journal
 from .kernel_interface import KernelStartFailed, NoSuchKernel
 from .resource_usage import oom_kills, resource_usage
@@ -33,7 +31,6 @@ _START_S = 60.0
 _KERNEL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # The user's site-packages are the kernel's if they are ours: on somebody's machine they are not, in a sandbox they are.
 _USER_SITE = ("-s",) if sys.flags.no_user_site else ()
-_MAX_SUMMARY_BYTES = MAX_LINE_BYTES - 128 * 1024  # what else there is to say needs room in the line
 _POLL_S = 0.2  # where there are no pidfds (Linux 5.3, Python 3.9)
 
 
@@ -45,7 +42,6 @@ class KernelFiles:
         self.state = folder / f"kernel-{kernel_id}.state"  # JSON: pid, started (see `link.processes`)
         self.lifeline = folder / f"kernel-{kernel_id}.life"  # FIFO: while a relay has it open for writing, there is one
         self.journal = folder / f"journal-{kernel_id}"
-        self.status_file = folder / f"board-{kernel_id}"
 
 
 class KernelProcess:
@@ -127,7 +123,6 @@ class KernelProcess:
             "connection_file": str(files.connection),
             "key": key,
             "journal": str(files.journal),
-            "board": str(files.status_file),
             "lifeline": str(files.lifeline),
             "lifetime_s": lifetime_s,
             "environment": dict(environment or {}),
@@ -274,7 +269,7 @@ class KernelProcesses:
         return kernels
 
     async def process_status(self, kernel_id: str) -> dict[str, object]:
-        """Return what can be told of a kernel that does not speak, some time later; see ``wire.looks``.
+        """Return what a kernel's process uses, after a delay; see ``wire.inspect_messages``.
 
         Raises:
             NoSuchKernel: If it is gone.
@@ -284,13 +279,8 @@ class KernelProcesses:
             raise NoSuchKernel("there is no such kernel")
         began, before = time.monotonic(), resource_usage(process.pid)
         await asyncio.sleep(KERNEL_ANSWER_S)
-        running, summary = read_status(self.files(kernel_id).status_file)
         now, after = time.monotonic(), resource_usage(process.pid)
-        cell = running.get("running")
         return {
-            "summary": summary.get("summary") if len(json.dumps(summary)) <= _MAX_SUMMARY_BYTES else None,
-            "age_s": _since(summary, now),
-            "running": {**cell, "elapsed_s": _since(running, now)} if isinstance(cell, dict) else None,
             "cpu_percent": None if not before or not after else 100 * (after[0] - before[0]) / (now - began),
             "memory_bytes": after[1] if after else None,
         }
@@ -344,11 +334,6 @@ def _exit_event(kernel_id: str, code: int | None, stderr: str, *, oom: bool) -> 
         with contextlib.suppress(ValueError):
             name = signal.Signals(-code).name
     return {"event": "kernel_exited", "kernel": kernel_id, "code": code, "signal": name, "oom": oom, "stderr": stderr}
-
-
-def _since(slot: dict[str, object], now: float) -> float | None:
-    at = slot.get("at")
-    return max(0.0, now - at) if isinstance(at, float) else None
 
 
 def kernel_environment(folder: Path) -> dict[str, str]:
