@@ -49,7 +49,7 @@ async def start(description: DaytonaSandbox) -> RunningDaytonaSandbox:
                 "try again, or give it longer with start_timeout"
             )
         return starting.result()
-    except BaseException as error:
+    except BaseException as error:  # also when the caller is cancelled, nothing is left
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
         await asyncio.shield(_clean_up(service, mark, made, error))
@@ -174,7 +174,7 @@ async def _run_alongside(work: Any) -> Any:
     task = asyncio.ensure_future(work)
     try:
         yield task
-    except BaseException:
+    except BaseException:  # cancellation, too, must not leave the task behind
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         raise
