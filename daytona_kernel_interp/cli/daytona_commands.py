@@ -145,7 +145,7 @@ def _build_image(options: argparse.Namespace) -> int:
     from ..config import SNAPSHOT_VARIABLE
     from ..errors import SandboxFailed
     from ..runtime.event_loop import io_loop
-    from ..sandboxes.daytona.snapshot_image import build_snapshot
+    from ..sandboxes.daytona.snapshot_build import build_snapshot
     from .progress import Progress
 
     image = _image(options)
@@ -180,5 +180,5 @@ def _image(options: argparse.Namespace) -> KernelImage:
 
     try:
         return KernelImage(packages=tuple(options.package), data=not options.no_data)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise CommandError(sentence(error)) from error

@@ -82,8 +82,8 @@ class CheckResult:
 class _Diagnosis:
     """The state of one run: the description to check, and the sandbox and interpreter that were created."""
 
-    def __init__(self, wanted: DaytonaSandbox) -> None:
-        self.description = wanted
+    def __init__(self, description: DaytonaSandbox, now: Callable[[], float]) -> None:
+        self.description, self.now = description, now
         self.running: RunningDaytonaSandbox | None = None
         self.interpreter: KernelInterpreter | None = None
 
@@ -182,7 +182,7 @@ def _api(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
         429: "too many requests: try again later",
     }.get(status, "Daytona or a proxy in front of it fails: try again later")
     yield CheckResult("API", api_url() if status == 200 else f"{api_url()} answers {status}", took_s, advice)
-    yield _clock(server_date)
+    yield _clock(server_date, diagnosis.now())
 
 
 def _clock(server_time: str | None, now: float) -> CheckResult:
@@ -201,7 +201,7 @@ def _sdk(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
 
 def _snapshot(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
     name = diagnosis.description.snapshot_name
-    if name is None or diagnosis.description.image is not None:
+    if name is None or diagnosis.description.source_image is not None:
         yield CheckResult(
             "snapshot", "Daytona's default; `daytona-kernel image build` makes one that starts faster", 0.0
         )
@@ -230,7 +230,7 @@ async def _state_of_snapshot(name: str) -> tuple[str, Exception | None]:
 
 
 def _sandbox(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
-    target = diagnosis.description.region or os.environ.get("DAYTONA_TARGET")
+    target = diagnosis.description.target or os.environ.get("DAYTONA_TARGET")
     try:
         diagnosis.running = io_loop().run(diagnosis.description.start())
     except KernelError as error:

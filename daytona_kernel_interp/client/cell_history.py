@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from ..wire.inspect_messages import CODE_CHARS
+
 if TYPE_CHECKING:
     from .output_collector import OutputCollector
 
@@ -18,8 +20,8 @@ class CellHistory:
 
     def __init__(self) -> None:
         self._steps: deque[dict[str, Any]] = deque(maxlen=MAX_STEPS)
-        self._cell: OutputCollector | None = None  # when the running step started
-        self._started_at = 0.0
+        self._cell: OutputCollector | None = None  # of the last step, while it runs
+        self._code, self._started_at = "", 0.0
         self._count = 0
         self._changes = 0
 
@@ -28,7 +30,7 @@ class CellHistory:
         if not code:
             return
         self._count += 1
-        self._cell, self._started_at = cell, now
+        self._cell, self._code, self._started_at = cell, code[:CODE_CHARS], now
         self._add({"number": self._count, "code": code[:STEP_CODE_CHARS], "state": "running", "took_s": None})
 
     def end(self, cell: OutputCollector, now: float) -> None:
@@ -53,6 +55,14 @@ class CellHistory:
             running = {**self._steps[-1], "took_s": now - self._started_at, "tail": self._cell.tail(TAIL_CHARS)}
             steps = [*(step for step in steps if step is not self._steps[-1]), running]
         return {"steps": steps, "change": self._changes}
+
+    def running_cell(self, now: float) -> dict[str, object] | None:
+        """Return the cell that runs, as an inspection has it, or None."""
+        cell = self._cell
+        if cell is None:
+            return None
+        number = self._count if cell.execution_count is None else cell.execution_count
+        return {"cell": cell.msg_id, "code": self._code, "number": number, "elapsed_s": now - self._started_at}
 
     def _add(self, step: dict[str, Any]) -> None:
         self._changes += 1

@@ -32,7 +32,7 @@ from .execution import (
     wait_all,
     wait_first,
 )
-from .inspect_request import inspect_kernel
+from .inspect_request import InspectClient
 from .messages import max_message_bytes
 from .output_collector import CellEvent, OutputArrived, OutputCollector, PendingCalls, Submitted, ToolCalled
 from .outputs import Output, StreamText
@@ -65,6 +65,7 @@ class KernelDriver(KernelObserver):
             self._dead.get_loop().create_future()
         )  # resolved when streams break after the last recovery began
         self._started, self.cell_history = False, CellHistory()
+        self._inspect_client = InspectClient()
         self.id, self.key, self.connection_file = "", "", Path()
 
     @classmethod
@@ -202,7 +203,11 @@ class KernelDriver(KernelObserver):
         """
         if self._dead.done():
             raise self._dead.result()
-        return await inspect_kernel(self._channels, self._tunnel, self.id, name, self._calls.pending_calls)
+        return await self._inspect_client.inspect(self._channels, self._tunnel, self.id, name, self._running_cell)
+
+    def _running_cell(self) -> dict[str, object] | None:
+        running = self.cell_history.running_cell(asyncio.get_running_loop().time())
+        return None if running is None else {**running, "calls": self._calls.pending_calls()}
 
     async def _execute(
         self, execution: Execution, timeout_s: float | None, request: tuple[Message, list[values.Buffer]] | None

@@ -70,6 +70,7 @@ class OutputCollector:
         self._displays: dict[str, int] = {}  # index of the output with a display_id, which can be updated
         self.replied = False
         self.idle = False
+        self.execution_count: int | None = None  # known once the kernel has started the cell
         self.failed_to_compile = False
         self.submission: Sequence[Any] | None = None
         self.value: Sequence[Any] | None = None
@@ -123,6 +124,8 @@ class OutputCollector:
         kind, content = message["header"]["msg_type"], message["content"]
         if kind == "status":
             self.idle = self.idle or content.get("execution_state") == "idle"
+        elif kind == "execute_input" and type(count := content.get("execution_count")) is int:
+            self.execution_count = count
         elif kind == "comm_msg":
             yield from self._receive_request(content.get("data"), message.get("buffers", []))
         elif (output := parse_output(message)) is not None and self._add_or_update(

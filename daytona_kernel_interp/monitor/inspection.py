@@ -145,12 +145,12 @@ class Inspection(Mapping[str, Variable]):
         running = self.running
         if self.answered_by != "kernel":
             why = (
-                ", though no cell runs"
+                ", though this host runs no cell"
                 if running is None
                 else f" for {duration(running.elapsed_s)}: native code blocks it"
             )
             yield f"The kernel does not answer{why}. {self._process_texts()}"
-            age = "No summary of its variables was left." if self.age_s is None else ""
+            age = "This host has not inspected it before." if self.age_s is None else ""
             yield age or f"Its variables as of {duration(self.age_s or 0.0)} ago:"
         if running is None:
             if self.answered_by == "kernel":

@@ -9,8 +9,9 @@ the host said ``enough`` before: native code can hold the kernel's interpreter l
 kernel      ``variables``: rows as of :data:`ROW`; ``left_out``: how many more there are; ``tools``: names that the
             host offers; ``count``: cells taken up; ``running``: None, or ``cell`` msg_id, ``code``, ``number``,
             ``elapsed_s``, ``line`` or None, ``calls`` [[name, seconds]], ``tasks`` [text]
-relay       ``summary``: the kernel's last answer to anybody, or None; ``age_s`` of it; ``running``: None, or ``cell``,
-            ``code``, ``number``, ``elapsed_s``; ``cpu_percent`` and ``memory_bytes`` of the kernel's process, or None
+relay       ``cpu_percent`` and ``memory_bytes`` of the kernel's process, or None
+host        in the relay's answer: ``summary``: the kernel's last answer to this host, or None; ``age_s`` of it;
+            ``running``: None, or of a cell of this host ``cell``, ``code``, ``number``, ``elapsed_s``, ``calls``
 ==========  =================================================================================================
 
 With ``name`` in the question, ``variables`` is that variable's row, with a longer preview: its own ``repr`` if no cell

@@ -12,7 +12,8 @@ import pytest
 
 from daytona_kernel_interp.client.execution import kernel_died
 from daytona_kernel_interp.guest.relay import kernel_processes as guest_kernels
-from daytona_kernel_interp.guest.relay.kernel_processes import KernelProcesses, NoSuchKernel
+from daytona_kernel_interp.guest.relay.kernel_interface import NoSuchKernel
+from daytona_kernel_interp.guest.relay.kernel_processes import KernelProcesses
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

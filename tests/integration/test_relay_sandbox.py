@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 TOKEN = "a-secret-of-my-own"
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> Iterator[str]:
-    """A relay started as the README says."""
+@pytest.fixture(params=["guest.relay", "guest"], ids=["name", "former name"])
+def url(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A relay that was started by hand, by each of its module names."""
     order = {"secret": TOKEN, "port": 0, "folder": str(tmp_path), "cwd": str(tmp_path), "lifetime_s": 60}
     relay = subprocess.Popen(
-        [sys.executable, "-m", "daytona_kernel_interp.guest.relay"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", f"daytona_kernel_interp.{request.param}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     with relay:
         assert relay.stdin is not None

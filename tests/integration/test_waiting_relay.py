@@ -15,6 +15,7 @@ import pytest
 
 import daytona_kernel_interp
 from daytona_kernel_interp import KernelInterpreter, RelaySandbox
+from daytona_kernel_interp.sandboxes.daytona.probe_script import ENTRYPOINTS
 from tests.integration.daytona_service import until
 
 if TYPE_CHECKING:
@@ -26,15 +27,20 @@ ORDER = {"lifetime_s": 60, "environment": {"OMP_NUM_THREADS": "3", "HOME": "/not
 class Waiting:
     """A waiting relay and its socket."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, module: str = "guest.relay.entrypoint") -> None:
         self.path = folder / "own" / "waiting"
-        # Without a log that nobody reads; its words are for whoever starts it by hand.
+        # Its log is not read: it is for users who start it by hand.
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "daytona_kernel_interp.guest.relay.entrypoint"],
+            [sys.executable, "-m", f"daytona_kernel_interp.{module}"],
             env={"PATH": os.environ["PATH"], "HOME": str(folder), "DAYTONA_KERNEL_WAITING": str(self.path)},
             stderr=subprocess.DEVNULL,
         )
-        until(self.path.exists, "its socket")
+        until(self.listens, "its socket")
+
+    def listens(self) -> bool:
+        """Whether it accepts connections; the socket's file exists a moment earlier."""
+        with socket.socket(socket.AF_UNIX) as made:
+            return made.connect_ex(str(self.path)) == 0
 
     def say(self, line: bytes) -> tuple[dict[str, Any], bytes]:
         """Return the greeting, and the answer to one line."""
@@ -73,6 +79,19 @@ def test_the_first_order_is_the_one_that_counts(waiting: Waiting) -> None:
     waiting.process.terminate()
     assert waiting.process.wait(20) == 0
     assert not Path(answer["folder"]).exists()
+
+
+def test_the_former_module_name_starts_the_same_relay(tmp_path: Path) -> None:
+    """Dockerfiles that name ``guest.entrypoint`` work, and the probe finds the process of such an image."""
+    waiting = Waiting(tmp_path, "guest.entrypoint")
+    try:
+        greeting, _ = waiting.say(b'{"end": true}\n')
+        assert greeting == {"package": str(Path(daytona_kernel_interp.__file__).parent)}
+        assert waiting.process.wait(20) == 0
+    finally:
+        waiting.process.kill()
+        waiting.process.wait(20)
+    assert "daytona_kernel_interp.guest.entrypoint" in ENTRYPOINTS
 
 
 @pytest.mark.parametrize("how", ["an order", "SIGTERM"])

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .bridge import Bridge
-    from .status_file import StatusFile
 
-_SUMMARY_S = 1.0  # between summaries for the board
 _MAX_STUCK_THREADS = 4  # threads that a repr did not return to; then types have to do
 _NO_TASKS_OF = (
     str(Path(__file__).parent),
@@ -33,52 +31,38 @@ _NO_TASKS_OF = (
 
 
 class InspectHandler:
-    """One per kernel. Says what is there; what it leaves is the board."""
+    """Answers inspect requests; one per kernel."""
 
-    def __init__(self, status_file: StatusFile, bridge: Bridge, shell: Any) -> None:
-        self._status_file, self._bridge, self._shell = status_file, bridge, shell
+    def __init__(self, bridge: Bridge, shell: Any) -> None:
+        self._bridge, self._shell = bridge, shell
         self._main_thread = threading.main_thread().ident
         self._cell_files = str(Path(gettempdir()) / "ipykernel_")
         self._running: dict[str, Any] | None = None
-        self._cell_started_at = self._summarized = 0.0
-        self._summary_due = False
+        self._cell_started_at = 0.0
         self._count = self._stuck_threads = 0
 
-    # --- the cell's begin and end, in the main thread ---------------------------------------------------
-
     def cell_started(self, cell: str, code: Any, number: int) -> None:
-        """A cell was taken up."""
+        """Note the cell that the main thread starts."""
         self._cell_started_at = time.monotonic()
         self._count += 1
         text = code[:CODE_CHARS] if type(code) is str else ""
         self._running = {"cell": cell, "code": text, "number": number}
-        self._status_file.write_running(self._running)
 
-    def cell_ended(self, control: Any) -> None:
-        """It is over; ``control`` is the control thread's loop, which writes a summary, once a second at the most."""
+    def cell_ended(self) -> None:
+        """Note that no cell runs."""
         self._running = None
-        self._status_file.write_running(None)
-        if not self._summary_due:
-            self._summary_due = True
-            wait_s = max(0.0, self._summarized + _SUMMARY_S - time.monotonic())
-            control.add_callback(control.call_later, wait_s, self._write_due_summary)
-
-    def _write_due_summary(self) -> None:
-        self._summary_due = False
-        self._write_summary(self._summarize())
-
-    def _write_summary(self, summary: dict[str, Any]) -> None:
-        self._summarized = time.monotonic()
-        self._status_file.write_summary({**summary, "running": None})
 
     # --- answers, on the control thread ---------------------------------------------------------------------
 
     def summary(self) -> dict[str, Any]:
-        """Return what is there and what runs."""
-        summary = self._summarize()
-        if time.monotonic() > self._summarized + _SUMMARY_S:
-            self._write_summary(summary)
-        return summary
+        """Return the variables and the running cell."""
+        offered = self._bridge.bound_callables()
+        hidden = {**copy_namespace(self._shell.user_ns_hidden), **offered}
+        rows, left_out = summarize(self._shell.user_ns, hidden)
+        return {
+            **{"variables": rows, "left_out": left_out, "running": self._running_cell(), "count": self._count},
+            "tools": shown_tools(offered)[:MAX_CALLS],
+        }
 
     async def variable(self, name: Any, *, with_value: bool, max_bytes: Any) -> tuple[dict[str, Any], list[Any]]:
         """Return what there is of one variable: with its own text, or its value, if no cell runs."""
@@ -140,15 +124,6 @@ class InspectHandler:
         self._stuck_threads -= 1
         if not done.cancelled():
             done.exception()
-
-    def _summarize(self) -> dict[str, Any]:
-        offered = self._bridge.bound_callables()
-        hidden = {**copy_namespace(self._shell.user_ns_hidden), **offered}
-        rows, left_out = summarize(self._shell.user_ns, hidden)
-        return {
-            **{"variables": rows, "left_out": left_out, "running": self._running_cell(), "count": self._count},
-            "tools": shown_tools(offered)[:MAX_CALLS],
-        }
 
     def _running_cell(self) -> dict[str, Any] | None:
         running, now = self._running, time.monotonic()

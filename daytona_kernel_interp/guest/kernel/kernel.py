@@ -29,6 +29,7 @@ from traitlets import Instance, Type, default
 from ...codec import values
 from ...codec.libraries import has_arrow
 from ...wire.comm import HAS_ARROW, PREAMBLE_KEY, Preamble
+from ..journal_files import MESSAGE_DELIMITER
 from .bridge import Bridge
 from .input_cache import InputCache, ValueForgotten, resolve
 from .inspect_handler import InspectHandler
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 
 PACKAGE_FOLDER = str(Path(__file__).parent)
 _IPYTHON = str(Path(interactiveshell.__file__).parent)
-_DELIMITER = b"<IDS|MSG>"
 _GROUP = getattr(builtins, "BaseExceptionGroup", ())
 _NO_TEXT = "<exception str() failed>"  # Python's own words for it
 _CELL_ERRORS = (Exception, KeyboardInterrupt, SystemExit)  # kept: code can replace builtins
@@ -213,9 +213,7 @@ class Kernel(IPythonKernel):
         self._value: str | None = None  # the cell's last expression, where it is small
         self._input_cache = InputCache()
         self._input_evicted = False
-        self._inspector = InspectHandler(self.parent.status_file, self._bridge, self.shell)
-        assert self.control_stream is not None
-        self._control_loop = self.control_stream.io_loop
+        self._inspector = InspectHandler(self._bridge, self.shell)
         self.session.pack = pack
         # IPython says so at each SystemExit, of its terminal.
         warnings.filterwarnings("ignore", message="To exit: use 'exit', 'quit', or Ctrl-D.")
@@ -261,7 +259,7 @@ class Kernel(IPythonKernel):
             await super().execute_request(stream, ident, parent)
         finally:
             self._bridge.running = None
-            self._inspector.cell_ended(self._control_loop)
+            self._inspector.cell_ended()
 
     def _apply_preamble(self, parent: dict[str, Any]) -> None:
         buffers = parent["buffers"]
@@ -417,7 +415,7 @@ def _message_type(frames: Any) -> str | None:
     """Return the ``msg_type`` of a raw message, without checking its signature (whoever handles it does)."""
     raw = [bytes(frame.buffer) if len(frame.buffer) < 4096 else b"" for frame in frames[:8]]
     try:
-        header = json.loads(raw[raw.index(_DELIMITER) + 2])
+        header = json.loads(raw[raw.index(MESSAGE_DELIMITER) + 2])
         return str(header["msg_type"])
     except (ValueError, IndexError, KeyError, TypeError):
         return None

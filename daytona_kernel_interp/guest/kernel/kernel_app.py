@@ -2,7 +2,7 @@
 
 ``python -m daytona_kernel_interp.guest.kernel.kernel_app ORDER_FD READY_FD CWD``. The relay starts it before anybody
 asks for a kernel, so the imports (most of a cold start) overlap with the relay's own. The order, one JSON line on
-ORDER_FD, has the session key and the paths of the connection file, journal, board and lifeline; the answer, one JSON
+ORDER_FD, has the session key and the paths of the connection file, journal and lifeline; the answer, one JSON
 line on READY_FD, the ports that were bound. ORDER_FD then tells of the relay's end. The kernel outlives it: the next
 relay opens the lifeline, a FIFO. Only when none comes within ``lifetime_s`` the kernel ends, with its whole process
 group.
@@ -29,7 +29,6 @@ from . import kernel as our_kernel
 from .interactive_kernel import InteractiveKernel
 from .journal_writer import JournalWriter, PendingText
 from .output import CellStream
-from .status_file import StatusFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +46,6 @@ class KernelApp(ipykernel.kernelapp.IPKernelApp):
         """Load nothing: the kernel is the same wherever it runs."""
 
     journal: JournalWriter | None = None
-    status_file: StatusFile
 
     def start(self) -> None:
         """Serve until a shutdown request stops the loop.
@@ -119,11 +117,10 @@ def main() -> None:
     personal = bool(request.get("personal"))
     configured = configuration(request["key"], personal=personal)
     app = KernelApp.instance(connection_file=request["connection_file"], config=configured)
-    if not personal:  # journal and board are for a host that asks for them
+    if not personal:  # a person's front end reads no journal
         journal = Path(request["journal"])
         CellStream.pending = PendingText(journal)
         app.journal = JournalWriter(journal, CellStream.pending)
-        app.status_file = StatusFile(Path(request["board"]))
     with _without_debugpy():
         app.initialize()
     app.log.setLevel(app.log_level)  # traitlets lets records be made for its handler to drop

@@ -20,7 +20,7 @@ from ipykernel.iostream import OutStream
 from jupyter_client.jsonutil import json_default
 from jupyter_client.session import json_packer
 
-from ..relay.kernel_processes import STDERR_BYTES
+from ..journal_files import STDERR_BYTES
 from .line_buffer import LongLineLimiter, RedrawBuffer
 
 if TYPE_CHECKING:

@@ -27,14 +27,15 @@ import secrets
 import stat
 import sys
 from pathlib import Path
-from typing import Any
 
 from .kernel_processes import KernelProcesses
-from .lifecycle import LOOPBACK, StartRequest, end_at_signals, load_relay, serve
+from .lifecycle import end_on_signals, load_relay, run, serve, wait_first
+from .start_request import LOOPBACK, StartRequest, parse_start_request
 
 TOKEN, TOKEN_FILE = "DAYTONA_KERNEL_TOKEN", "DAYTONA_KERNEL_TOKEN_FILE"
 HOST, PORT, LIFETIME = "DAYTONA_KERNEL_HOST", "DAYTONA_KERNEL_RELAY_PORT", "DAYTONA_KERNEL_LIFETIME"
 WAITING_SOCKET = "DAYTONA_KERNEL_WAITING"  # where the socket is; the image says so, and the host looks there
+_PACKAGE = Path(__file__).resolve().parents[2]  # the host compares its modules with those of its own
 _FOLDER = "~/.daytona-kernel"
 _PORT = 4290
 _DAY_S = 24 * 3600.0
@@ -107,7 +108,7 @@ def _delete(path: Path) -> None:
 
 
 async def _serve_with_token(token: str, folder: Path) -> None:
-    start_request = StartRequest(
+    request = StartRequest(
         secret=token,
         port=int(_number(PORT, _PORT)),
         folder=folder,
@@ -116,14 +117,11 @@ async def _serve_with_token(token: str, folder: Path) -> None:
         remove=True,
         host=os.environ.get(HOST) or LOOPBACK,
     )
-    kernels = KernelProcesses(start_request.folder, start_request.cwd, start_request.lifetime_s)
-    end_at_signals(kernels)
-    await kernels.warm_up()
 
     def listening(port: int) -> None:
-        print(f"relay listens on {start_request.host} port {port}", file=sys.stderr, flush=True)
+        print(f"relay listens on {request.host} port {port}", file=sys.stderr, flush=True)
 
-    await serve(start_request, kernels, listening)
+    await run(request, listening)
 
 
 def _number(name: str, default: float) -> float:
@@ -143,29 +141,34 @@ def _number(name: str, default: float) -> float:
 
 
 async def _serve_first_request(folder: Path, path: Path) -> None:
+    """Wait for a start request on the socket ``path``, and serve as it says."""
     kernels = KernelProcesses(folder, Path.cwd(), _DAY_S)
-    end_at_signals(kernels)
-    requests: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
-    # Before anything is imported or started: whoever looks finds it at once, and waits in its queue.
+    end_on_signals(kernels)
+    first: asyncio.Future[tuple[bytes, asyncio.StreamWriter]] = asyncio.get_running_loop().create_future()
 
-    def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        _send_answer(writer, {"package": str(Path(__file__).parents[2])})
-        requests.put_nowait((reader, writer))
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        _send_answer(writer, {"package": str(_PACKAGE)})
+        with contextlib.suppress(ValueError, OSError, RecursionError):
+            line = await reader.readline()
+            if isinstance(json.loads(line), dict) and not first.done():
+                first.set_result((line, writer))
+                return
+        writer.close()  # not a request; the next connection may have one
 
+    # Listen before the imports: a host that connects early is greeted at once, and answered when the relay is ready.
     server = await asyncio.start_unix_server(greet, path, limit=_LINE_BYTES)
     await kernels.warm_up()
-    load_relay()  # while the kernel process imports what it needs
-
+    load_relay()  # while the kernel process imports
     print(
         f"waiting for a host of this sandbox; elsewhere set {TOKEN} (see the README of the image)",
         file=sys.stderr,
         flush=True,
     )
     try:
-        request = await _first_request(requests, kernels.ending)
+        await wait_first(asyncio.shield(first), kernels.ending.wait())
         _close(server, path)
-        if request is not None:
-            await _answer_request(*request, folder, kernels)
+        if first.done():
+            await _answer_request(*first.result(), folder, kernels)
     finally:
         await kernels.end_all()
 
@@ -175,49 +178,24 @@ def _close(server: asyncio.Server, path: Path) -> None:
     server.close()
 
 
-async def _first_request(
-    requests: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]], stop: asyncio.Event
-) -> tuple[dict[str, Any], asyncio.StreamWriter] | None:
-    """Return the first order and where its answer goes; None if there is none before the end."""
-    ended = asyncio.ensure_future(stop.wait())
-    try:
-        while True:
-            coming = asyncio.ensure_future(requests.get())
-            await asyncio.wait({coming, ended}, return_when=asyncio.FIRST_COMPLETED)
-            if not coming.done():
-                coming.cancel()
-                return None
-            reader, writer = coming.result()
-            with contextlib.suppress(ValueError, OSError):
-                request = json.loads(await reader.readline())
-                if isinstance(request, dict):
-                    return request, writer
-            writer.close()  # no order: the next may be one
-    finally:
-        ended.cancel()
-
-
-async def _answer_request(
-    request: dict[str, Any], writer: asyncio.StreamWriter, folder: Path, kernels: KernelProcesses
-) -> None:
-    """Serve as the host asks; if its package is another, it brings a relay of its own, and this one ends."""
-    if request.get("end"):
+async def _answer_request(line: bytes, writer: asyncio.StreamWriter, folder: Path, kernels: KernelProcesses) -> None:
+    """Serve as the host requests. A host whose package differs starts a relay of its own and ends this one."""
+    if json.loads(line).get("end"):
         return
-    kernels.lifetime_s = float(request["lifetime_s"])
-    kernels.environment = {str(name): str(value) for name, value in dict(request["environment"]).items()}
-    start_request = StartRequest(
-        secrets.token_urlsafe(32), int(request["port"]), folder, Path.cwd(), kernels.lifetime_s, remove=True
+    request = parse_start_request(
+        line, secret=secrets.token_urlsafe(32), folder=folder, cwd=Path.cwd(), remove=True, host=LOOPBACK
     )
+    kernels.lifetime_s, kernels.environment = request.lifetime_s, request.environment
 
     def listening(port: int) -> None:
-        facts = {"folder": str(folder), "cwd": str(start_request.cwd), "python": sys.executable, "pid": os.getpid()}
-        _send_answer(writer, {**facts, "port": port, "secret": start_request.secret})
+        paths = {"folder": str(folder), "cwd": str(request.cwd), "python": sys.executable, "pid": os.getpid()}
+        _send_answer(writer, {**paths, "port": port, "secret": request.secret})
         writer.close()
 
-    await serve(start_request, kernels, listening)
+    await serve(request, kernels, listening)
 
 
-def _send_answer(writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:
+def _send_answer(writer: asyncio.StreamWriter, answer: dict[str, object]) -> None:
     writer.write(json.dumps(answer).encode("ascii") + b"\n")
 
 

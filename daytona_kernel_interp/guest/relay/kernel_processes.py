@@ -11,20 +11,19 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...transport.process_identity import process_start_mark
-from ...wire.comm import MAX_LINE_BYTES
 from ...wire.hello import KERNEL_CHANNELS
 from ...wire.inspect_messages import KERNEL_ANSWER_S
-from ..kernel.status_file import read_status
+from .journal_reader import Journal
+from .kernel_interface import KernelStartFailed, NoSuchKernel
 from .resource_usage import oom_kills, resource_usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 KERNEL_MODULE = "daytona_kernel_interp.guest.kernel.kernel_app"
-STDERR_BYTES = 64 * 1024  # the file is emptied when it has grown to this
 _STDERR_TAIL_BYTES = 8 * 1024
 _END_S = 1.0  # from SIGTERM to SIGKILL
 _SIGNAL_S = 0.1  # from a kernel's SIGTERM to the relay's, where both get one
@@ -32,16 +31,7 @@ _START_S = 60.0
 _KERNEL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # The user's site-packages are the kernel's if they are ours: on somebody's machine they are not, in a sandbox they are.
 _USER_SITE = ("-s",) if sys.flags.no_user_site else ()
-_MAX_SUMMARY_BYTES = MAX_LINE_BYTES - 128 * 1024  # what else there is to say needs room in the line
 _POLL_S = 0.2  # where there are no pidfds (Linux 5.3, Python 3.9)
-
-
-class KernelStartFailed(Exception):
-    """The kernel process ended, or said nothing, before it served."""
-
-
-class NoSuchKernel(Exception):
-    """The kernel was not started, or is gone."""
 
 
 class KernelFiles:
@@ -52,7 +42,6 @@ class KernelFiles:
         self.state = folder / f"kernel-{kernel_id}.state"  # JSON: pid, started (see `link.processes`)
         self.lifeline = folder / f"kernel-{kernel_id}.life"  # FIFO: while a relay has it open for writing, there is one
         self.journal = folder / f"journal-{kernel_id}"
-        self.status_file = folder / f"board-{kernel_id}"
 
 
 class KernelProcess:
@@ -134,7 +123,6 @@ class KernelProcess:
             "connection_file": str(files.connection),
             "key": key,
             "journal": str(files.journal),
-            "board": str(files.status_file),
             "lifeline": str(files.lifeline),
             "lifetime_s": lifetime_s,
             "environment": dict(environment or {}),
@@ -186,18 +174,20 @@ class KernelProcess:
 class KernelProcesses:
     """The relay's kernels. One process is kept importing ahead of the first order."""
 
-    def __init__(self, folder: Path, cwd: Path, lifetime_s: float) -> None:
+    def __init__(
+        self, folder: Path, cwd: Path, lifetime_s: float, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._folder, self._cwd, self.lifetime_s = folder, cwd, lifetime_s
-        self.environment: dict[str, str] = {}  # variables for kernels that have none of these names
+        self.environment: Mapping[str, str] = environment or {}  # for kernels in whose environment they are not set
         self._spare_process: KernelProcess | None = None
         self._spawned = 0
         self._running: dict[str, KernelProcess] = {}
         self._starting: dict[str, asyncio.Future[None]] = {}
-        self._exit_events: dict[str, dict[str, Any]] = {}  # how those that ended did
+        self._exit_events: dict[str, dict[str, object]] = {}  # how those that ended did
         self._watchers: set[asyncio.Task[None]] = set()
         self._oom_kills = oom_kills()
         self.ending = asyncio.Event()  # the relay was told to end, and its kernels with it
-        self.on_exit: Callable[[dict[str, Any]], None] = lambda event: None
+        self.on_exit: Callable[[dict[str, object]], None] = lambda event: None
 
     async def warm_up(self) -> None:
         """Start the process that the next :meth:`start` will use."""
@@ -223,6 +213,14 @@ class KernelProcesses:
             raise ValueError(f"{kernel_id[:40]!r} is no kernel's id")
         return KernelFiles(self._folder, kernel_id)
 
+    def journal(self, kernel_id: str) -> Journal:
+        """Return a kernel's journal; one that does not exist reads as empty.
+
+        Raises:
+            ValueError: If the id is invalid.
+        """
+        return Journal(self.files(kernel_id).journal)
+
     async def start(self, kernel_id: str, key: str, *, personal: bool = False) -> int:
         """Start a kernel, a ``personal`` one for somebody who sits at it, and return its pid.
 
@@ -233,7 +231,7 @@ class KernelProcesses:
         process = spare or await self._spawn()
         try:
             await process.serve(self.files(kernel_id), key, self.lifetime_s, self.environment, personal=personal)
-        except BaseException as error:
+        except BaseException as error:  # also when the request is cancelled, no process is left
             await process.end()
             self._finish_start(kernel_id, error if isinstance(error, KernelStartFailed) else None)
             raise
@@ -261,13 +259,17 @@ class KernelProcesses:
         if process is not None:
             process.signal(number)
 
-    def list_kernels(self) -> dict[str, dict[str, Any]]:
+    def list_kernels(self) -> dict[str, dict[str, object]]:
         """Return what is known of each kernel: ``alive``, and how it ended if it did."""
-        alive = {kernel_id: {"alive": True, "pid": process.pid} for kernel_id, process in self._running.items()}
-        return {**{kernel_id: {**event, "alive": False} for kernel_id, event in self._exit_events.items()}, **alive}
+        kernels: dict[str, dict[str, object]] = {
+            kernel_id: {**event, "alive": False} for kernel_id, event in self._exit_events.items()
+        }
+        for kernel_id, process in self._running.items():
+            kernels[kernel_id] = {"alive": True, "pid": process.pid}
+        return kernels
 
-    async def process_status(self, kernel_id: str) -> dict[str, Any]:
-        """Return what can be told of a kernel that does not speak, some time later; see ``wire.looks``.
+    async def process_status(self, kernel_id: str) -> dict[str, object]:
+        """Return what a kernel's process uses, after a delay; see ``wire.inspect_messages``.
 
         Raises:
             NoSuchKernel: If it is gone.
@@ -277,13 +279,8 @@ class KernelProcesses:
             raise NoSuchKernel("there is no such kernel")
         began, before = time.monotonic(), resource_usage(process.pid)
         await asyncio.sleep(KERNEL_ANSWER_S)
-        running, summary = read_status(self.files(kernel_id).status_file)
         now, after = time.monotonic(), resource_usage(process.pid)
-        cell = running.get("running")
         return {
-            "summary": summary.get("summary") if len(json.dumps(summary)) <= _MAX_SUMMARY_BYTES else None,
-            "age_s": _since(summary, now),
-            "running": {**cell, "elapsed_s": _since(running, now)} if isinstance(cell, dict) else None,
             "cpu_percent": None if not before or not after else 100 * (after[0] - before[0]) / (now - began),
             "memory_bytes": after[1] if after else None,
         }
@@ -331,17 +328,12 @@ class KernelProcesses:
         self.on_exit(event)
 
 
-def _exit_event(kernel_id: str, code: int | None, stderr: str, *, oom: bool) -> dict[str, Any]:
+def _exit_event(kernel_id: str, code: int | None, stderr: str, *, oom: bool) -> dict[str, object]:
     name = None
     if code is not None and code < 0:
         with contextlib.suppress(ValueError):
             name = signal.Signals(-code).name
     return {"event": "kernel_exited", "kernel": kernel_id, "code": code, "signal": name, "oom": oom, "stderr": stderr}
-
-
-def _since(slot: dict[str, Any], now: float) -> float | None:
-    at = slot.get("at")
-    return max(0.0, now - at) if isinstance(at, float) else None
 
 
 def kernel_environment(folder: Path) -> dict[str, str]:

@@ -38,32 +38,34 @@ from ...wire.journal import JournalRecord, RecordKind, encode_record
 from ...wire.keepalive import RESUME_LIFETIME_S, Refused, RelayStream, RelayStreams
 from ...wire.protocol_errors import RemoteProtocolError
 from ...wire.zmtp import ConnectingEnd
-from ..kernel.journal_writer import read_journal, read_pending
-from .kernel_processes import KernelProcesses, KernelStartFailed, NoSuchKernel
+from .kernel_interface import KernelStartFailed, NoSuchKernel
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Mapping
 
     from websockets.asyncio.server import Server, ServerConnection
     from websockets.http11 import Request, Response
+
+    from .kernel_interface import KernelControl
 
 log = logging.getLogger(__name__)
 
 _SIGNALS = {"interrupt": signal.SIGINT, "terminate": signal.SIGTERM, "kill": signal.SIGKILL}
 _PATH = re.compile(rf"/v\d+/({'|'.join(CHANNELS)})")  # of any version: the hello says what is wrong with another
 _CHECKS_PER_LIFETIME = 20
+_END_S = 0.05  # after the reply to `end`, which leaves first
 _REFUSALS = (KernelStartFailed, NoSuchKernel, RemoteProtocolError, OSError, KeyError, TypeError, ValueError)
 
 
 class Relay:
     """One per sandbox."""
 
-    def __init__(self, secret: str, kernels: KernelProcesses, lifetime_s: float = RESUME_LIFETIME_S) -> None:
+    def __init__(self, secret: str, kernels: KernelControl, lifetime_s: float = RESUME_LIFETIME_S) -> None:
         self._secret = secret
         self._kernels, self._lifetime_s = kernels, lifetime_s
         self._streams = RelayStreams(boot=secrets.token_hex(8), lifetime_s=lifetime_s)
         self._attachments: dict[str, Attachment] = {}
-        self._control_streams: set[RelayService] = set()
+        self._control_streams: dict[str, RelayService] = {}  # by the stream's id
         self._loop = asyncio.get_running_loop()
         self._host_seen_at = self._loop.time()
         self._host_seen = False
@@ -74,7 +76,7 @@ class Relay:
         """Serve on ``host``; the returned server knows the port that was bound."""
         return await serve_sockets(port, self._serve, self._check, host)
 
-    async def until_end(self) -> None:
+    async def wait_end(self) -> None:
         """Return when the host ended the relay, or was not heard of for the lifetime."""
         interval_s, checked_at = self._lifetime_s / _CHECKS_PER_LIFETIME, self._loop.time()
         while not self.end.is_set():
@@ -100,8 +102,8 @@ class Relay:
         """The host lives."""
         self._host_seen_at = self._loop.time()
 
-    def _send_event(self, event: dict[str, Any]) -> None:
-        for service in self._control_streams:
+    def _send_event(self, event: dict[str, object]) -> None:
+        for service in self._control_streams.values():
             service.send(event)
 
     def _check(self, connection: ServerConnection, request: Request) -> Response | None:
@@ -145,8 +147,8 @@ class Relay:
     def _local_end(self, stream: RelayStream, attachment: Attachment) -> LocalEnd:
         if stream.channel == RELAY_CHANNEL:
             service = RelayService(self, self._kernels, attachment)
-            self._control_streams.add(service)
-            attachment.on_end = lambda: self._control_streams.discard(service)
+            self._control_streams[stream.id] = service
+            attachment.on_end = lambda: self._control_streams.pop(stream.id, None)
             return service.local
         if stream.channel == JOURNAL_CHANNEL:
             return JournalEnd(self._kernels, stream.kernel, attachment)
@@ -174,7 +176,7 @@ class Attachment:
     def __init__(self, relay: Relay, stream: RelayStream) -> None:
         self._relay, self.stream = relay, stream
         self.carrier = Carrier(stream.stream, self._ended)
-        self.on_end: Callable[[], None] = lambda: None
+        self.on_end: Callable[[], object] = lambda: None
 
     def take_over(self, socket: Any, hello: bytes) -> None:
         """Carry the stream on ``socket``, which was admitted, and on no other."""
@@ -218,7 +220,7 @@ class KernelEnd(SocketEnd):
     Not before: a kernel gives a client 30 s to finish ZMTP's handshake, and a stream may wait longer for its client.
     """
 
-    def __init__(self, kernels: KernelProcesses, kernel_id: str, channel: str) -> None:
+    def __init__(self, kernels: KernelControl, kernel_id: str, channel: str) -> None:
         super().__init__(ConnectingEnd())
         self._kernels, self._kernel_id, self._channel = kernels, kernel_id, channel
         self._connecting: asyncio.Task[None] | None = None
@@ -253,7 +255,7 @@ class KernelEnd(SocketEnd):
 class JournalEnd(FunctionEnd):
     """Sends a kernel's journal from where the host asks for it."""
 
-    def __init__(self, kernels: KernelProcesses, kernel_id: str, attachment: Attachment) -> None:
+    def __init__(self, kernels: KernelControl, kernel_id: str, attachment: Attachment) -> None:
         super().__init__(self._take)
         self._kernels, self._kernel_id, self._attachment = kernels, kernel_id, attachment
         self._lines = LineReader()
@@ -285,21 +287,21 @@ class JournalEnd(FunctionEnd):
         except RemoteProtocolError as error:
             self._attachment.carrier.end(CloseCode.BAD_HELLO, close_reason(error))
 
-    async def _send(self, request: dict[str, Any]) -> None:
+    async def _send(self, request: dict[str, object]) -> None:
         try:
-            files = self._kernels.files(self._kernel_id)
+            journal = self._kernels.journal(self._kernel_id)
         except ValueError as error:
             self._attachment.carrier.end(CloseCode.BAD_HELLO, close_reason(error))
             return
         after, cell = (
             value if isinstance(value, str) else None for value in (request.get("after"), request.get("cell"))
         )
-        for piece in read_journal(files.journal, after, cell):
+        for piece in journal.read(after, cell):
             await self._open_window.wait()
             self.send(piece)
             await asyncio.sleep(0)  # other streams have their turn
         if not self._kernels.list_kernels().get(self._kernel_id, {}).get("alive"):
-            for record in read_pending(files.journal):
+            for record in journal.pending():
                 self.send(encode_record(record))
         self.send(encode_record(JournalRecord(RecordKind.LAST)))
 
@@ -307,23 +309,14 @@ class JournalEnd(FunctionEnd):
 class RelayService:
     """Answers the host's requests on the relay's own stream, and tells it of exits."""
 
-    def __init__(self, relay: Relay, kernels: KernelProcesses, attachment: Attachment) -> None:
+    def __init__(self, relay: Relay, kernels: KernelControl, attachment: Attachment) -> None:
         self._relay, self._kernels, self._attachment = relay, kernels, attachment
         self._lines = LineReader()
         self.local = FunctionEnd(self._take, self._hung_up)
-        self._operations: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
-            "start_kernel": self._start_kernel,
-            "signal": self._signal,
-            "kernels": self._list_kernels,
-            "forget": self._forget,
-            "look": self._inspect,
-            "enough": self._cancel_inspect,
-            "end": self._end,
-        }
         self._tasks: set[asyncio.Task[None]] = set()
         self._inspect_tasks: dict[int, asyncio.Task[None]] = {}  # by the request's id
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, object]) -> None:
         """Send an event or a reply."""
         self.local.send(to_line(message))
 
@@ -346,41 +339,35 @@ class RelayService:
     def _hung_up(self) -> None:
         self.local.send_eof()
 
-    async def _answer(self, request: dict[str, Any]) -> None:
-        operation = self._operations.get(str(request.get("op")))
-        reply: dict[str, Any] = {"id": request.get("id")}
+    async def _answer(self, request: dict[str, object]) -> None:
+        args = request.get("args")
+        reply: dict[str, object] = {"id": request.get("id")}
         try:
-            if operation is None:
-                raise RemoteProtocolError(f"the relay has no operation {request.get('op')!r}")
-            reply["ok"] = await operation(request.get("args") or {})
+            reply["ok"] = await self._perform(request.get("op"), args if isinstance(args, dict) else {})
         except _REFUSALS as error:
             reply["error"] = f"{type(error).__name__}: {error}"
         self.send(reply)
 
-    async def _start_kernel(self, args: dict[str, Any]) -> dict[str, Any]:
-        kernel_id, key, personal = str(args["kernel"]), str(args["key"]), args.get("personal") is True
-        return {"pid": await self._kernels.start(kernel_id, key, personal=personal)}
-
-    async def _signal(self, args: dict[str, Any]) -> dict[str, Any]:
-        self._kernels.signal(str(args["kernel"]), _SIGNALS[args["signal"]])
-        return {}
-
-    async def _list_kernels(self, args: dict[str, Any]) -> dict[str, Any]:
-        return dict(self._kernels.list_kernels())
-
-    async def _forget(self, args: dict[str, Any]) -> dict[str, Any]:
-        self._relay.forget({str(stream) for stream in args["streams"]})
-        return {}
-
-    async def _inspect(self, args: dict[str, Any]) -> dict[str, Any]:
-        return await self._kernels.process_status(str(args["kernel"]))
-
-    async def _cancel_inspect(self, args: dict[str, Any]) -> dict[str, Any]:
-        """A look whose answer nobody needs any more: the kernel itself has spoken."""
-        if (task := self._inspect_tasks.get(int(args["look"]))) is not None:
-            task.cancel()
-        return {}
-
-    async def _end(self, args: dict[str, Any]) -> dict[str, Any]:
-        asyncio.get_running_loop().call_later(0.05, self._relay.end.set)  # the reply leaves first
+    async def _perform(self, operation: object, args: Mapping[str, object]) -> Mapping[str, object]:
+        match operation:
+            case "start_kernel":
+                kernel_id, key = str(args["kernel"]), str(args["key"])
+                return {"pid": await self._kernels.start(kernel_id, key, personal=args.get("personal") is True)}
+            case "signal":
+                self._kernels.signal(str(args["kernel"]), _SIGNALS[str(args["signal"])])
+            case "kernels":
+                return self._kernels.list_kernels()
+            case "forget":
+                if not isinstance(streams := args["streams"], list):
+                    raise TypeError("streams is a list of ids")
+                self._relay.forget({str(stream) for stream in streams})
+            case "look":
+                return await self._kernels.process_status(str(args["kernel"]))
+            case "enough":  # the kernel has answered the host itself
+                if (task := self._inspect_tasks.get(int(str(args["look"])))) is not None:
+                    task.cancel()
+            case "end":
+                asyncio.get_running_loop().call_later(_END_S, self._relay.end.set)
+            case _:
+                raise RemoteProtocolError(f"the relay has no operation {operation!r}")
         return {}

@@ -42,14 +42,14 @@ async def start(description: DaytonaSandbox) -> RunningDaytonaSandbox:
     made: list[str] = []
     starting = asyncio.ensure_future(_start(service, description, mark, made))
     try:
-        done, _ = await asyncio.wait({starting}, timeout=description.start_timeout_s)
+        done, _ = await asyncio.wait({starting}, timeout=description.effective_start_timeout)
         if not done:
             raise SandboxFailed(
-                f"Daytona had not started a sandbox after {description.start_timeout_s:g} s: "
+                f"Daytona had not started a sandbox after {description.effective_start_timeout:g} s: "
                 "try again, or give it longer with start_timeout"
             )
         return starting.result()
-    except BaseException as error:
+    except BaseException as error:  # also when the caller is cancelled, nothing is left
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
         await asyncio.shield(_clean_up(service, mark, made, error))
@@ -59,7 +59,7 @@ async def start(description: DaytonaSandbox) -> RunningDaytonaSandbox:
 async def _start(service: DaytonaAPI, description: DaytonaSandbox, mark: str, made: list[str]) -> RunningDaytonaSandbox:
     log.info(
         "creating a Daytona sandbox%s",
-        "" if description.image is None else "; a first build takes minutes",
+        "" if description.source_image is None else "; a first build takes minutes",
         extra={"progress": True},
     )
     reading = asyncio.ensure_future(asyncio.to_thread(guest_archive))  # while the service works
@@ -176,7 +176,7 @@ async def _run_alongside(work: Any) -> Any:
     task = asyncio.ensure_future(work)
     try:
         yield task
-    except BaseException:
+    except BaseException:  # cancellation, too, must not leave the task behind
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         raise

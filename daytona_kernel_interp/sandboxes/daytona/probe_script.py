@@ -19,6 +19,7 @@ MARK = "daytona-kernel-answer:"
 PARTS = ("wire", "codec", "transport", "guest")  # what of the package runs in a sandbox, besides its __init__
 ORIGIN = "origin"  # a file of our image's package, with the hash of what it was made of
 ENTRYPOINT = "daytona_kernel_interp.guest.relay.entrypoint"
+ENTRYPOINTS = (ENTRYPOINT, "daytona_kernel_interp.guest.entrypoint")  # the second is in images of earlier versions
 FIRST_PORT = 4290  # the relay's, if it is free
 _INSTALL_S = 280  # HTTP connections were seen to be cut after 300 s
 _MAX_OUTPUT_CHARS = 1500
@@ -161,10 +162,11 @@ def _relay_runs():
     """Whether there is a process that was started to wait for us."""
     for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if ENTRYPOINT.encode() in path.read_bytes().split(b"\0"):
-                return True
+            words = path.read_bytes().split(b"\0")
         except OSError:
             continue
+        if any(name.encode() in words for name in ENTRYPOINTS):
+            return True
     return False
 
 

@@ -141,7 +141,7 @@ class RunningDaytonaSandbox:
         sandbox = await self._sdk_sandbox()
         try:
             await sandbox.process.create_session(session, request_timeout=_REQUEST_S)
-        except Exception as error:
+        except Exception as error:  # the SDK passes on errors of its HTTP client
             if getattr(error, "status_code", None) != 409:  # a request that was repeated on the way
                 raise SandboxFailed(
                     f"no relay can be started in the Daytona sandbox: {error_sentence(error)}"
@@ -156,7 +156,7 @@ class RunningDaytonaSandbox:
         sandbox = await self._sdk_sandbox()
         try:
             return await sandbox.get_preview_link(port, request_timeout=_REQUEST_S)
-        except Exception as error:
+        except Exception as error:  # the SDK passes on errors of its HTTP client
             raise SandboxFailed(f"Daytona gives no preview of the sandbox: {error_sentence(error)}") from error
 
     def use_relay(self, place: SandboxPaths, secret: str, process: str, link: Any) -> None:
@@ -177,16 +177,17 @@ class RunningDaytonaSandbox:
 
         sandbox = await self._sdk_sandbox()
         secret = secrets.token_urlsafe(32)
-        order_file = f"{place.folder}-order-{secrets.token_hex(4)}.json"
+        start_file = f"{place.folder}-start-{secrets.token_hex(4)}.json"
         start_request = {
             **{"secret": secret, "port": place.port, "folder": place.folder, "cwd": place.cwd, "remove": True},
             "lifetime_s": self._description.resume_lifetime,
+            "environment": thread_variables(sandbox),
         }
-        request = SessionExecuteRequest(command=self._command(place, order_file, sandbox), run_async=True)
+        request = SessionExecuteRequest(command=self._command(place, start_file), run_async=True)
         try:
             # The relay waits for its order, so that nothing here waits for anything else.
             _, started = await _gather(
-                sandbox.fs.upload_file(json.dumps(start_request).encode("ascii") + b"\n", order_file),
+                sandbox.fs.upload_file(json.dumps(start_request).encode("ascii") + b"\n", start_file),
                 sandbox.process.execute_session_command(session, request, timeout=int(_REQUEST_S)),
             )
         except DaytonaError as error:
@@ -194,13 +195,13 @@ class RunningDaytonaSandbox:
         self._paths, self._relay_command = place, RelayCommand(session, str(started.cmd_id))
         self._address = self._address_of(link, secret)
 
-    def _command(self, place: SandboxPaths, order_file: str, sandbox: AsyncSandbox) -> str:
-        lines = [f"export {name}=${{{name}:-{count}}}" for name, count in thread_variables(sandbox).items()]
+    def _command(self, place: SandboxPaths, start_file: str) -> str:
+        lines = []
         if place.path:
             lines.append(f"export PYTHONPATH={shlex.quote(place.path)}${{PYTHONPATH:+:$PYTHONPATH}}")
         folder = shlex.quote(place.folder)
         lines.append(f"mkdir -p -m 700 {folder} && cd {folder} || exit")  # not where code may have left a json.py
-        lines.append(f"exec {shlex.quote(place.python)} -m daytona_kernel_interp.guest.relay {shlex.quote(order_file)}")
+        lines.append(f"exec {shlex.quote(place.python)} -m daytona_kernel_interp.guest.relay {shlex.quote(start_file)}")
         return f"sh -c {shlex.quote('; '.join(lines))} </dev/null"
 
     def _address_of(self, link: Any, secret: str) -> RelayAddress:
@@ -243,7 +244,7 @@ class RunningDaytonaSandbox:
     async def _ensure_sandbox_runs(self, sandbox: AsyncSandbox) -> None:
         try:
             await sandbox.refresh_data(request_timeout=_REQUEST_S)
-        except Exception as error:
+        except Exception as error:  # the SDK passes on errors of its HTTP client
             if getattr(error, "status_code", None) == 404:
                 raise self._gone_error(_DELETED, sandbox) from error
             raise SandboxFailed(f"Daytona cannot be asked for the sandbox: {error_sentence(error)}") from error
@@ -252,7 +253,7 @@ class RunningDaytonaSandbox:
             log.info("resuming Daytona sandbox %s", self.id)
             try:
                 await sandbox.start(timeout=_RESUME_S)
-            except Exception as error:
+            except Exception as error:  # the SDK passes on errors of its HTTP client
                 raise SandboxFailed(
                     f"the Daytona sandbox is {state} and was not resumed: {error_sentence(error)}"
                 ) from error
@@ -287,7 +288,7 @@ class RunningDaytonaSandbox:
             logs = await process.get_session_command_logs(
                 launched.session, launched.command, request_timeout=_REQUEST_S
             )
-        except Exception as error:
+        except Exception as error:  # the SDK passes on errors of its HTTP client
             if getattr(error, "status_code", None) in (404, 410):
                 return True  # sessions end with their sandbox, so it was restarted
             self._preview_silent = getattr(error, "status_code", None) == 502
@@ -348,7 +349,7 @@ class RunningDaytonaSandbox:
             service = self._api = self._api or await DaytonaAPI.connect()
             await (service.stop if self._description.keep else service.delete)(self.id)
         except SandboxFailed as error:
-            minutes = self._description.auto_stop_minutes
+            minutes = self._description.effective_auto_stop_interval
             log.warning("%s; without a host it stops by itself after %d minutes", error, minutes)
         finally:
             await self._close()
@@ -374,7 +375,7 @@ async def _gather(*work: Awaitable[Any]) -> list[Any]:
     tasks = [asyncio.ensure_future(each) for each in work]
     try:
         return list(await asyncio.gather(*tasks))
-    except BaseException:
+    except BaseException:  # cancellation, too, must not leave tasks behind
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -9,6 +9,7 @@ import pytest
 from daytona_kernel_interp.client.cell_history import MAX_STEPS, STEP_CODE_CHARS, TAIL_CHARS, CellHistory
 from daytona_kernel_interp.client.output_collector import OutputCollector
 from daytona_kernel_interp.client.outputs import DisplayData, StreamText
+from daytona_kernel_interp.wire.inspect_messages import CODE_CHARS
 
 IDLE: dict[str, Any] = {"header": {"msg_type": "status"}, "content": {"execution_state": "idle"}}
 
@@ -92,3 +93,17 @@ def test_the_tail_of_a_cell() -> None:
     cell.add(StreamText("stderr", "1%\r"))
     cell.add(StreamText("stderr", "2%\r"))
     assert cell.tail(25) == "aaaaa\n[figure SVG]\n2%"
+
+
+def test_the_running_cell() -> None:
+    """The running cell has its id, code and time, and the kernel's execution count once the kernel has sent it."""
+    history, cell = CellHistory(), OutputCollector("1")
+    assert history.running_cell(1.0) is None
+    history.begin(cell, "x" * 5000, 1.0)
+    assert history.running_cell(3.0) == {"cell": "1", "code": "x" * CODE_CHARS, "number": 1, "elapsed_s": 2.0}
+    list(cell.receive_iopub({"header": {"msg_type": "execute_input"}, "content": {"execution_count": 7}}))
+    running = history.running_cell(3.0)
+    assert running is not None
+    assert running["number"] == 7
+    history.end(over(cell), 4.0)
+    assert history.running_cell(5.0) is None

@@ -117,7 +117,7 @@ def test_what_the_relay_says() -> None:
         "Cell 2 runs for 3.0 s: sum(range(10**9))",
     ]
     assert (found.answered_by, [variable.name for variable in found.variables]) == ("relay", ["x", "a"])
-    assert "No summary" in str(parse_inspection({"by": "relay", "summary": None}, ""))
+    assert "has not inspected it before" in str(parse_inspection({"by": "relay", "summary": None}, ""))
 
 
 @examples.at_most(40)

@@ -1,4 +1,4 @@
-"""Tests of ``guest.journal``: what a kernel writes, and what a relay reads of it."""
+"""Tests of ``guest.kernel.journal_writer``: what a kernel records, its bounds, and text that is not yet published."""
 
 from __future__ import annotations
 
@@ -9,106 +9,30 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daytona_kernel_interp.guest.journal_files import MESSAGE_DELIMITER
 from daytona_kernel_interp.guest.kernel import journal_writer as journal
-from daytona_kernel_interp.guest.kernel.journal_writer import (
-    DELIMITER,
-    JournalWriter,
-    PendingText,
-    read_journal,
-    read_pending,
-)
+from daytona_kernel_interp.guest.kernel.journal_writer import JournalWriter, PendingText
+from daytona_kernel_interp.guest.relay.journal_reader import Journal
 from daytona_kernel_interp.wire.journal import (
     MAX_FRAMES,
     MAX_RECORD_BYTES,
     MAX_SEGMENTS,
-    JournalReader,
     JournalRecord,
     RecordKind,
-    encode_record,
     split_frames,
 )
-from tests import examples
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from tests.unit.guest.journals import ROOM, SMALL_SEGMENT, message, parse, pending, told, two_cells
 
 pytestmark = pytest.mark.python
 
-SMALL_SEGMENT = 2000
-ROOM = 256 * 1024  # of pending text, each stream
-
-
-def message(msg_id: str, size: int = 10) -> list[bytes]:
-    """Return the frames of a message of iopub."""
-    header = json.dumps({"msg_id": msg_id, "msg_type": "stream"}).encode()
-    return [b"topic", DELIMITER, b"signature", header, b"{}", b"{}", b"x" * size, b"buffer"]
-
-
-def parse(pieces: Iterator[bytes]) -> list[JournalRecord]:
-    """Return the records that a host makes of what the relay sends."""
-    reader = JournalReader()
-    return [record for piece in pieces for record in reader.feed(piece)]
-
-
-def told(folder: Path, after: str | None = None, cell: str | None = None) -> list[str]:
-    """Read a journal; each record as one word."""
-    words = []
-    for record in parse(read_journal(folder, after, cell)):
-        match record.kind:
-            case RecordKind.IOPUB | RecordKind.OMITTED:
-                frames = split_frames(record.payload)
-                words.append(str(json.loads(frames[frames.index(DELIMITER) + 2])["msg_id"]))
-            case RecordKind.STARTED:
-                words.append(f"+{record.payload.decode()}")
-            case RecordKind.ENDED:
-                words.append(f"-{json.loads(record.payload)['cell']}")
-            case _:
-                words.append(record.kind.name)
-    return words
-
-
-def two_cells(folder: Path) -> JournalWriter:
-    """Write a journal of two cells."""
-    writer = JournalWriter(folder)
-    for cell in ("a", "b"):
-        writer.cell_started(cell)
-        writer.message_published(message(f"{cell}1"))
-        writer.message_published(message(f"{cell}2"))
-        writer.cell_ended(cell, {"status": "ok"}, {})
-    return writer
-
-
-ALL = ["+a", "a1", "a2", "-a", "+b", "b1", "b2", "-b"]
-
 
 # --- what is read -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("after", "cell", "words"),
-    [
-        (None, None, ALL[4:]),
-        (None, "a", ALL),
-        (None, "b", ALL[4:]),
-        (None, "c", ["GAP", *ALL]),
-        ("a1", None, ALL[2:]),
-        ("b2", "a", ALL[7:]),
-        ("never", "b", ["GAP", *ALL]),
-        ("a", None, ["GAP", *ALL]),  # a cell's id is no message's
-    ],
-)
-def test_a_journal_is_read_from_where_it_is_asked_for(
-    tmp_path: Path, after: str | None, cell: str | None, words: list[str]
-) -> None:
-    """Behind a message, from a cell, from the last cell; and behind a GAP all there is where that is not there."""
-    two_cells(tmp_path / "j")
-    assert told(tmp_path / "j", after, cell) == words
 
 
 def test_what_goes_in_comes_out(tmp_path: Path) -> None:
@@ -117,7 +41,7 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     writer.cell_started("cell-\u00fc")
     writer.message_published([memoryview(b"a"), bytearray(b""), b"c" * 1000])
     writer.cell_ended("cell-\u00fc", {"status": "error", "evalue": "\udc80", "what": Path("x")}, {"m": 1})
-    started, published, ended = parse(read_journal(tmp_path / "j", None, None))
+    started, published, ended = parse(Journal(tmp_path / "j").read(None, None))
     assert started == JournalRecord(RecordKind.STARTED, "cell-\u00fc".encode())
     assert split_frames(published.payload) == [b"a", b"", b"c" * 1000]
     assert json.loads(ended.payload) == {
@@ -125,23 +49,6 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
         "content": {"status": "error", "evalue": "\udc80", "what": "x"},
         "metadata": {"m": 1},
     }
-
-
-def test_a_cell_that_ran_twice_is_read_from_its_first_start(tmp_path: Path) -> None:
-    """Nothing that was recorded for it is left out."""
-    writer = JournalWriter(tmp_path / "j")
-    for number in (1, 2):
-        writer.cell_started("a")
-        writer.message_published(message(f"m{number}"))
-    assert told(tmp_path / "j", cell="a") == ["+a", "m1", "+a", "m2"]
-    assert told(tmp_path / "j") == ["+a", "m2"]
-
-
-def test_a_journal_that_is_not_there_is_empty(tmp_path: Path) -> None:
-    """No folder, no segment: nothing, behind a GAP if something was wanted."""
-    assert told(tmp_path / "none") == []
-    assert told(tmp_path / "none", cell="a") == ["GAP"]
-    assert read_pending(tmp_path / "none") == []
 
 
 def test_only_the_user_can_read_it(tmp_path: Path) -> None:
@@ -182,7 +89,7 @@ def test_a_huge_message_is_told_without_its_content(tmp_path: Path) -> None:
         writer.message_published(frames)
     writer.message_published(message("next"))
     assert told(tmp_path / "j") == ["+a", "big", "many", "next"]
-    kinds = [record.kind for record in parse(read_journal(tmp_path / "j", None, None))]
+    kinds = [record.kind for record in parse(Journal(tmp_path / "j").read(None, None))]
     assert kinds[1:] == [RecordKind.OMITTED, RecordKind.OMITTED, RecordKind.IOPUB]
     assert told(tmp_path / "j", after="big") == ["many", "next"]
 
@@ -192,11 +99,11 @@ def test_what_no_record_can_hold_does_not_spoil_the_rest(tmp_path: Path) -> None
     writer = JournalWriter(tmp_path / "j")
     writer.cell_started("a")
     huge = "x" * (MAX_RECORD_BYTES + 1)
-    writer.message_published([b"topic", DELIMITER, b"signature", huge.encode()])
+    writer.message_published([b"topic", MESSAGE_DELIMITER, b"signature", huge.encode()])
     writer.cell_ended("a", {"status": "error", "execution_count": 7, "ename": "E", "evalue": huge, "traceback": []}, {})
     writer.cell_started("b")
     assert told(tmp_path / "j", cell="a") == ["+a", "GAP", "-a", "+b"]
-    content = json.loads(parse(read_journal(tmp_path / "j", None, "a"))[2].payload)["content"]
+    content = json.loads(parse(Journal(tmp_path / "j").read(None, "a"))[2].payload)["content"]
     assert (content["status"], content["execution_count"], content["ename"]) == ("error", 7, "E")
     assert content["traceback"] == []
 
@@ -222,62 +129,6 @@ def test_a_full_disk_costs_the_journal_only(tmp_path: Path, monkeypatch: pytest.
 
 def _no_room(*args: Any, **kwargs: Any) -> int:
     raise OSError(28, "No space left on device")
-
-
-@given(cut=st.integers(0, 10_000))
-def test_a_kernel_killed_in_mid_write_leaves_a_whole_beginning(
-    tmp_path_factory: pytest.TempPathFactory, cut: int
-) -> None:
-    """Cut at any byte, the records before it are read and nothing is made up."""
-    folder = tmp_path_factory.mktemp("j")
-    two_cells(folder)
-    (segment,) = folder.glob("*.seg")
-    data = segment.read_bytes()
-    segment.write_bytes(data[: cut % (len(data) + 1)])
-    words = told(folder, cell="a")
-    if words[:1] == ["GAP"]:  # the cell's start itself was cut
-        words = words[1:]
-    assert words == ALL[: len(words)]
-
-
-@examples.at_most(60)
-@given(place=st.integers(0, 10_000), garbage=st.binary(min_size=1, max_size=30))
-def test_a_spoiled_journal_never_stops_the_relay(
-    tmp_path_factory: pytest.TempPathFactory, place: int, garbage: bytes
-) -> None:
-    """Code in the sandbox may write anything there: records are sent all the same, and segments behind go on."""
-    folder = tmp_path_factory.mktemp("j")
-    two_cells(folder)
-    (segment,) = folder.glob("*.seg")
-    data = segment.read_bytes()
-    place %= len(data)
-    segment.write_bytes(data[:place] + garbage + data[place + len(garbage) :])
-    (folder / "00000002.seg").write_bytes(encode_record(JournalRecord(RecordKind.STARTED, b"last")))
-    for after, cell in ((None, None), ("a1", None), (None, "b")):
-        assert parse(read_journal(folder, after, cell))[-1] == JournalRecord(RecordKind.STARTED, b"last")
-
-
-def test_spoiled_bytes_are_a_gap(tmp_path: Path) -> None:
-    """Where records cannot be read any more, that is said."""
-    two_cells(tmp_path / "j")
-    (segment,) = (tmp_path / "j").glob("*.seg")
-    segment.write_bytes(segment.read_bytes() + b"garbage of twelve bytes and more")
-    assert "GAP" in told(tmp_path / "j", cell="a")
-
-
-def test_a_segment_deleted_under_the_reader_is_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The writer goes on while the relay reads: what it drops meanwhile is said to be missing."""
-    monkeypatch.setattr(journal, "SEGMENT_BYTES", SMALL_SEGMENT)
-    writer = JournalWriter(tmp_path / "j")
-    for number in range(60):
-        writer.message_published(message(f"m{number}", 100))
-    pieces = read_journal(tmp_path / "j", "m5", None)
-    first = next(pieces)
-    segments = sorted((tmp_path / "j").glob("*.seg"))
-    segments[1].unlink()
-    records = parse(iter([first, *pieces]))
-    gap = records.index(JournalRecord(RecordKind.GAP))
-    assert 0 < gap < len(records) - 1
 
 
 def test_a_reader_beside_the_writer_sees_whole_records_in_order(tmp_path: Path) -> None:
@@ -336,13 +187,6 @@ def test_a_forked_child_writes_nothing(tmp_path: Path) -> None:
 
 
 # --- pending text -----------------------------------------------------------------------------------------------
-
-
-def pending(folder: Path) -> list[tuple[str, str, str]]:
-    """Return name, cell and text of what is pending."""
-    records = read_pending(folder)
-    assert all(record.kind is RecordKind.PENDING for record in records)
-    return [(facts["name"], facts["cell"], facts["text"]) for facts in (json.loads(r.payload) for r in records)]
 
 
 def test_pending_text_is_what_was_not_published(tmp_path: Path) -> None:
@@ -462,18 +306,3 @@ def test_pending_text_outlives_a_killed_process(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "j")], check=False, timeout=30)
     assert done.returncode == -signal.SIGKILL
     assert pending(tmp_path / "j") == [("stdout", "a", "last words")]
-
-
-@given(data=st.binary(max_size=400), size=st.integers(0, 3 * ROOM))
-def test_a_spoiled_pending_file_is_some_text_or_none(
-    tmp_path_factory: pytest.TempPathFactory, data: bytes, size: int
-) -> None:
-    """Code in the sandbox may write anything there, of any length: what is read of it is bounded."""
-    folder = tmp_path_factory.mktemp("j")
-    PendingText(folder).add("stderr", "a", "true")
-    with (folder / "pending").open("r+b") as file:
-        file.write(data)
-        file.truncate(size)
-    found = pending(folder)
-    assert len(found) <= 2
-    assert sum(len(text) for _, _, text in found) <= 2 * ROOM

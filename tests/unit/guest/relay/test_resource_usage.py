@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
-from daytona_kernel_interp.guest.relay.resource_usage import oom_kills
+from daytona_kernel_interp.guest.relay.resource_usage import oom_kills, resource_usage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,3 +81,13 @@ def test_the_real_tree_is_read() -> None:
     """Whatever this machine has, it is a count or none."""
     found = oom_kills()
     assert found is None or found >= 0
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="no /proc")
+def test_what_a_process_uses() -> None:
+    """Seconds of processor time and bytes of memory of this very process; nothing of one that is gone."""
+    used = resource_usage(os.getpid())
+    assert used is not None
+    assert 0 < used[0] < 10_000
+    assert used[1] > 1 << 20
+    assert resource_usage(0) is None

@@ -33,7 +33,7 @@ async def test_time_in_which_it_stood_still_does_not_count(paused_s: float) -> N
     clock: Any = Clock()
     relay._loop = clock
     relay.host_seen()
-    waiting = asyncio.ensure_future(relay.until_end())
+    waiting = asyncio.ensure_future(relay.wait_end())
 
     async def look() -> bool:
         """Return whether it waits on after its next look."""
