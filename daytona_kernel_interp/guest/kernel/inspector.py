@@ -19,8 +19,7 @@ from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, Any
 
 from ...wire.inspect_messages import KINDS, MAX_INSPECT_BYTES, MAX_VARIABLES, PREVIEW_CHARS
-from .inspector_libraries import summary_of
-from .object_layout import MODULE_DICT, type_name
+from .inspector_libraries import summary_of, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -203,7 +202,7 @@ def _datetime(value: Any, chars: int, depth: int) -> str:
 
 
 def _module(value: types.ModuleType, chars: int, depth: int) -> str:
-    name = MODULE_DICT.__get__(value).get("__name__")
+    name = vars(value).get("__name__")  # unlike value.__name__ never a module's own __getattr__
     return f"module {name[:80]}" if type(name) is str else "module"
 
 
