@@ -32,6 +32,16 @@ Reply = tuple[dict[str, Any], Sequence[Any]]
 _SUBMIT, _TOOL_ERROR = "SUBMIT", "ToolError"
 
 
+# In the order of ``ParameterSpec.kind``, which is Python's own (``int(inspect.Parameter.kind)``).
+_PARAMETER_KINDS = (
+    inspect.Parameter.POSITIONAL_ONLY,
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    inspect.Parameter.VAR_POSITIONAL,
+    inspect.Parameter.KEYWORD_ONLY,
+    inspect.Parameter.VAR_KEYWORD,
+)
+
+
 class Bridge:
     """One per kernel."""
 
@@ -275,7 +285,7 @@ class _DefaultRepr:
 def _signature(spec: ToolSpec) -> inspect.Signature | None:
     if spec.parameters is None:
         return None
-    kinds = list(inspect._ParameterKind)
+    kinds = _PARAMETER_KINDS
     try:
         return inspect.Signature(
             [

@@ -38,12 +38,13 @@ class InspectHandler:
         self._main_thread = threading.main_thread().ident
         self._cell_files = str(Path(gettempdir()) / "ipykernel_")
         self._running: dict[str, Any] | None = None
+        self._loop: asyncio.AbstractEventLoop  # of the running cell
         self._cell_started_at = 0.0
         self._count = self._stuck_threads = 0
 
     def cell_started(self, cell: str, code: Any, number: int) -> None:
         """Note the cell that the main thread starts."""
-        self._cell_started_at = time.monotonic()
+        self._cell_started_at, self._loop = time.monotonic(), asyncio.get_running_loop()
         self._count += 1
         text = code[:CODE_CHARS] if type(code) is str else ""
         self._running = {"cell": cell, "code": text, "number": number}
@@ -134,7 +135,7 @@ class InspectHandler:
             "elapsed_s": now - self._cell_started_at,
             "line": line_of_thread(self._main_thread, self._cell_files),
             "calls": [[name, now - since] for name, since in self._bridge.pending_calls()][:MAX_CALLS],
-            "tasks": task_names(_all_tasks(), _NO_TASKS_OF)[:MAX_CALLS],
+            "tasks": task_names(_tasks_of(self._loop), _NO_TASKS_OF)[:MAX_CALLS],
         }
 
 
@@ -149,14 +150,9 @@ def _message_of(error: BaseException) -> str:
         return type(error).__name__
 
 
-def _all_tasks() -> list[Any]:
-    """Return the process's asyncio tasks, as asyncio's own list has them (until Python 3.13).
-
-    ``asyncio.all_tasks`` would ask each whether it is done, and a class of the code's would answer itself.
-    """
-    known = getattr(asyncio.tasks, "_scheduled_tasks", None) or getattr(asyncio.tasks, "_all_tasks", None)
-    data = getattr(known, "data", None)
+def _tasks_of(loop: asyncio.AbstractEventLoop) -> set[Any]:
+    """Return the tasks of a loop, or none where one of them cannot be asked."""
     try:
-        return [task for task in (reference() for reference in list(data or ())) if task is not None]
-    except RuntimeError:  # one was made meanwhile
-        return []
+        return asyncio.all_tasks(loop)
+    except BaseException:  # asyncio calls done() of every task: of a foreign class, it may raise anything
+        return set()

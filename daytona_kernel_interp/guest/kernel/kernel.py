@@ -17,10 +17,8 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipykernel import ipkernel
 from ipykernel.displayhook import ZMQShellDisplayHook
-from ipykernel.ipkernel import IPythonKernel
-from ipykernel.zmqshell import ZMQDisplayPublisher, ZMQInteractiveShell
+from ipykernel.zmqshell import ZMQDisplayPublisher
 from IPython.core import interactiveshell
 from IPython.core.autocall import ZMQExitAutocall
 from IPython.core.error import StdinNotImplementedError
@@ -33,7 +31,7 @@ from ..journal_files import MESSAGE_DELIMITER
 from .bridge import Bridge
 from .input_cache import InputCache, ValueForgotten, resolve
 from .inspect_handler import InspectHandler
-from .interrupts import cancelled_by_sigint
+from .ipykernel_compat import HookedKernel, HookedShell
 from .namespace_restore import NamespaceRestorer
 from .output import CellStream, OutputBudget, end_cell, pack
 from .random_seed import seed_all
@@ -41,6 +39,7 @@ from .submit import SubmitSignal
 from .tool_errors import ToolError
 
 if TYPE_CHECKING:
+    import asyncio
     import types
     from collections.abc import Iterator
 
@@ -53,23 +52,6 @@ _NO_TEXT = "<exception str() failed>"  # Python's own words for it
 _CELL_ERRORS = (Exception, KeyboardInterrupt, SystemExit)  # kept: code can replace builtins
 _NOT_STARTED = ("KeyboardInterrupt", "interrupted before it began")
 _NO_STDIN = "cannot ask anybody: nobody sits at this kernel. Use a variable or a tool instead"
-
-
-def _cache_accepted_args(accepts: Any) -> Any:
-    """Make ipykernel look once at what a method accepts, and not at every cell."""
-    known: dict[Any, dict[str, bool]] = {}
-
-    def remembered(method: Any, names: list[str]) -> dict[str, bool]:
-        key = (getattr(method, "__func__", method), *names)
-        if key not in known:
-            known[key] = accepts(method, names)
-        return known[key]
-
-    return remembered
-
-
-if hasattr(ipkernel, "_accepts_parameters"):
-    ipkernel._accepts_parameters = _cache_accepted_args(ipkernel._accepts_parameters)
 
 
 class DisplayHook(ZMQShellDisplayHook):
@@ -108,7 +90,7 @@ class ExitCell(ZMQExitAutocall):
         raise SystemExit(*code)
 
 
-class Shell(ZMQInteractiveShell):
+class Shell(HookedShell):
     """IPython's shell, with tracebacks of the model's own lines."""
 
     displayhook_class = Type(DisplayHook)
@@ -141,29 +123,27 @@ class Shell(ZMQInteractiveShell):
         if not isinstance(error, _GROUP) and message_of(error) is not _NO_TEXT:
             super().showtraceback(exc_tuple, *args, **kwargs)
             return
-        etype, value, tb = self._get_exc_info(exc_tuple)
+        etype, value, tb = self.exception_info(exc_tuple)
         while tb is not None and tb.tb_frame.f_code.co_filename.startswith(_IPYTHON):
             tb = tb.tb_next
-        self._showtraceback(etype, value, ["".join(traceback.format_exception(etype, value, tb))])
+        self.publish_traceback(etype, value, ["".join(traceback.format_exception(etype, value, tb))])
 
-    def _format_exception_for_storage(self, exception: BaseException, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        # For IPython's history of errors, which nobody reads here: no second traceback, no str() that may raise.
-        return {"ename": type(exception).__name__, "evalue": "", "traceback": []}
-
-    def _get_exc_info(self, exc_tuple: Any = None) -> Any:
-        etype, value, tb = super()._get_exc_info(exc_tuple)
+    def exception_info(self, exc_tuple: Any = None) -> Any:
+        """Return type, value and traceback of an exception, without this package's frames."""
+        etype, value, tb = super().exception_info(exc_tuple)
         return etype, value, _without_our_frames(tb)
 
-    def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
+    def publish_traceback(self, etype: Any, evalue: object, lines: list[str]) -> None:
+        """Publish an error, its text and its traceback cut to the cell's limit."""
         if isinstance(evalue, ToolError):
             # str(evalue) begins with its type, and so does a traceback's last line: once is enough.
-            stb = [*stb[:-1], str(stb[-1]).replace(f"{evalue.type}: {evalue}", str(evalue), 1)]
+            lines = [*lines[:-1], str(lines[-1]).replace(f"{evalue.type}: {evalue}", str(evalue), 1)]
             evalue = evalue.message
         budget: OutputBudget | None = getattr(self.displayhook, "budget", None)
         if budget is not None:
-            stb = [budget.clip("\n".join(map(str, stb)))]
+            lines = [budget.clip("\n".join(map(str, lines)))]
         text = message_of(evalue)
-        super()._showtraceback(etype, text if budget is None else budget.clip(text), stb)
+        super().publish_traceback(etype, text if budget is None else budget.clip(text), lines)
 
 
 def message_of(error: object) -> str:
@@ -185,13 +165,11 @@ def _without_our_frames(tb: types.TracebackType | None) -> types.TracebackType |
     return kept[0] if kept else None
 
 
-class Kernel(IPythonKernel):
+class Kernel(HookedKernel):
     """One session's kernel."""
 
     shell_class = Type(Shell)
     shell: Any  # ipykernel: None or an InteractiveShellABC, which declares nothing of what it has
-    session: Any
-    _execute_sleep = 0  # half a millisecond a cell, a mitigation that a flush before the reply makes needless
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -218,9 +196,6 @@ class Kernel(IPythonKernel):
         # IPython says so at each SystemExit, of its terminal.
         warnings.filterwarnings("ignore", message="To exit: use 'exit', 'quit', or Ctrl-D.")
         self.shell.set_custom_exc((SubmitSignal,), lambda *_, **__: [])
-        # IPython keeps every printed string of the session for its history of outputs; a cap on output needs that off.
-        if hasattr(self.shell, "_tee"):
-            self.shell._tee = lambda channel: contextlib.nullcontext()
         self.shell.enable_tip = (
             False  # drawn from Python's random generator at every kernel_info, in the middle of cells
         )
@@ -235,7 +210,8 @@ class Kernel(IPythonKernel):
         self._input_evicted = False
         self._restorer.restore()
         self._restorer.restore_descriptors()
-        self.shell._last_traceback = self.shell.transformed = None
+        self.shell.forget_traceback()
+        self.shell.transformed = None
         after = self.shell.events.callbacks["post_run_cell"]
         if self._after_cell not in after:
             after.append(self._after_cell)
@@ -304,19 +280,19 @@ class Kernel(IPythonKernel):
                 name, text = type(self._error or error).__name__, message_of(self._error or error)
             finally:
                 self._restorer.restore()
-        failure = {"ename": name, "evalue": text, "traceback": self.shell._last_traceback or []}
+        failure = {"ename": name, "evalue": text, "traceback": self.shell.last_traceback}
         self.send_response(self.iopub_socket, "error", failure)
         return {"status": "error", "execution_count": self.execution_count, "payload": [], **failure}
 
     def raw_input(self, prompt: str = "") -> Any:
         """Answer ``input()``: by asking a client that can, else by an error at once."""
-        if not self._allow_stdin:
+        if not self.stdin_allowed:
             raise StdinNotImplementedError(f"input() {_NO_STDIN}")
         return super().raw_input(prompt)
 
     def getpass(self, prompt: str = "", *args: Any, **kwargs: Any) -> Any:
         """Answer ``getpass()`` in the same way."""
-        if not self._allow_stdin:
+        if not self.stdin_allowed:
             raise StdinNotImplementedError(f"getpass() {_NO_STDIN}")
         return super().getpass(prompt, *args, **kwargs)
 
@@ -392,11 +368,11 @@ class Kernel(IPythonKernel):
         )
 
     @contextlib.contextmanager
-    def _cancel_on_sigint(self, future: Any) -> Iterator[None]:
-        """Let SIGINT cancel an async cell, also one that only waits."""
+    def awaiting(self, future: asyncio.Future[Any]) -> Iterator[None]:
+        """Let SIGINT cancel an async cell, and note that one runs."""
         self._async_cell = True
         try:
-            with cancelled_by_sigint(future):
+            with super().awaiting(future):
                 yield
         finally:
             self._async_cell = False

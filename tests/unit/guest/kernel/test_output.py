@@ -244,8 +244,10 @@ def test_both_pipes_are_drained_before_the_budget_is_closed(tmp_path: Path) -> N
 class PipedStream(CellStream):
     """A stream at the end of a pipe, which nothing watches, as when its thread has no turn."""
 
+    pipe_fd, watches_pipe = -1, True  # properties of the base class
+
     def __init__(self, pipe: int) -> None:
-        self._fid, self._should_watch, self.name = pipe, True, "stdout"
+        self.pipe_fd, self.name = pipe, "stdout"
         self._pipe_lock, self._decoder = threading.Lock(), codecs.getincrementaldecoder("utf-8")()
         self.written: list[str] = []
 
