@@ -128,7 +128,7 @@ class HookedShell(ZMQInteractiveShell):
         """Return type, value and traceback of an exception: of the current one without ``exc_tuple``."""
         return super()._get_exc_info(exc_tuple)
 
-    def publish_traceback(self, etype: Any, evalue: object, lines: list[str]) -> None:
+    def publish_traceback(self, etype: type[BaseException], evalue: object, lines: list[str]) -> None:
         """Publish an error with its traceback, and keep that for the cell's reply."""
         super()._showtraceback(etype, evalue, lines)
 
@@ -144,10 +144,12 @@ class HookedShell(ZMQInteractiveShell):
     def _get_exc_info(self, exc_tuple: Any = None) -> Any:
         return self.exception_info(exc_tuple)
 
-    def _showtraceback(self, etype: Any, evalue: object, stb: list[str]) -> None:
+    def _showtraceback(self, etype: type[BaseException], evalue: object, stb: list[str]) -> None:
         self.publish_traceback(etype, evalue, stb)
 
-    def _format_exception_for_storage(self, exception: BaseException, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def _format_exception_for_storage(
+        self, exception: BaseException, *args: object, **kwargs: object
+    ) -> dict[str, object]:
         # For IPython's history of errors, which has no reader here: no second traceback, no str() that may raise.
         return {"ename": type(exception).__name__, "evalue": "", "traceback": []}
 
@@ -168,12 +170,12 @@ class HookedKernel(IPythonKernel):
         return bool(self._allow_stdin)
 
     @contextlib.contextmanager
-    def _cancel_on_sigint(self, future: asyncio.Future[Any]) -> Iterator[None]:
+    def _cancel_on_sigint(self, future: asyncio.Future[object]) -> Iterator[None]:
         with self.awaiting(future):
             yield
 
     @contextlib.contextmanager
-    def awaiting(self, future: asyncio.Future[Any]) -> Iterator[None]:
+    def awaiting(self, future: asyncio.Future[object]) -> Iterator[None]:
         """Let SIGINT cancel an async cell, also one that only waits, while this is open."""
         with cancelled_by_sigint(future):
             yield

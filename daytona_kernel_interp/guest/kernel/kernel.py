@@ -41,7 +41,9 @@ from .tool_errors import ToolError
 if TYPE_CHECKING:
     import asyncio
     import types
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import zmq
 
     from .journal_writer import JournalWriter
 
@@ -59,7 +61,7 @@ class DisplayHook(ZMQShellDisplayHook):
 
     budget: OutputBudget | None = None
 
-    def write_format_data(self, format_dict: dict[str, Any], md_dict: Any = None) -> None:
+    def write_format_data(self, format_dict: Mapping[str, object], md_dict: object = None) -> None:
         """Put the representations into the execute_result message."""
         if self.budget is not None:
             format_dict = self.budget.fit(format_dict)
@@ -77,7 +79,7 @@ class DisplayPublisher(ZMQDisplayPublisher):
 
     budget: OutputBudget | None = None
 
-    def publish(self, data: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+    def publish(self, data: Mapping[str, object], *args: Any, **kwargs: Any) -> None:
         """Send a display."""
         super().publish(data if self.budget is None else self.budget.fit(data), *args, **kwargs)
 
@@ -133,7 +135,7 @@ class Shell(HookedShell):
         etype, value, tb = super().exception_info(exc_tuple)
         return etype, value, _without_our_frames(tb)
 
-    def publish_traceback(self, etype: Any, evalue: object, lines: list[str]) -> None:
+    def publish_traceback(self, etype: type[BaseException], evalue: object, lines: list[str]) -> None:
         """Publish an error, its text and its traceback cut to the cell's limit."""
         if isinstance(evalue, ToolError):
             # str(evalue) begins with its type, and so does a traceback's last line: once is enough.
@@ -203,7 +205,7 @@ class Kernel(HookedKernel):
 
     # --- a cell ------------------------------------------------------------------------------------
 
-    async def execute_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
+    async def execute_request(self, stream: object, ident: object, parent: dict[str, Any]) -> None:
         """Apply the preamble in the request's buffers, then run the cell as ipykernel does."""
         self._preamble, self._cell_refused, self._failed_to_compile = None, None, False
         self._error = self._value = None
@@ -261,7 +263,9 @@ class Kernel(HookedKernel):
         self.shell.displayhook.budget = self.shell.display_pub.budget = self._budget
         self._preamble = preamble
 
-    async def do_execute(self, code: str, *args: Any, cell_meta: Any = None, cell_id: Any = None, **kwargs: Any) -> Any:
+    async def do_execute(
+        self, code: str, *args: Any, cell_meta: object = None, cell_id: object = None, **kwargs: Any
+    ) -> Any:
         """Run the cell, or refuse it if its preamble could not be applied."""
         name, text = self._cell_refused or ("", "")
         if self._cell_refused is None:
@@ -307,23 +311,24 @@ class Kernel(HookedKernel):
         if shown and (wants_raw or not self._budget.clipped) and _is_json(result.result):
             self._value = self._bridge.send_value(result.result)
 
-    def finish_metadata(self, parent: Any, metadata: dict[str, Any], reply_content: dict[str, Any]) -> dict[str, Any]:
+    def finish_metadata(
+        self, parent: Mapping[str, Mapping[str, str]], metadata: dict[str, object], reply_content: dict[str, object]
+    ) -> dict[str, object]:
         """Tell the host whether the code failed before any of it ran, and a small value."""
-        metadata = super().finish_metadata(parent, metadata, reply_content)
-        metadata[PREAMBLE_KEY] = {"compiled": not self._failed_to_compile, "kept": self._cached_keys()}
+        facts: dict[str, object] = {"compiled": not self._failed_to_compile, "kept": self._cached_keys()}
         if self._input_evicted:
-            metadata[PREAMBLE_KEY]["forgotten"] = True
+            facts["forgotten"] = True
         if self._value is not None:
-            metadata[PREAMBLE_KEY]["value"] = self._value
-        self._journal.cell_ended(parent["header"]["msg_id"], reply_content, {PREAMBLE_KEY: metadata[PREAMBLE_KEY]})
-        return metadata
+            facts["value"] = self._value
+        self._journal.cell_ended(parent["header"]["msg_id"], reply_content, {PREAMBLE_KEY: facts})
+        return {**super().finish_metadata(parent, metadata, reply_content), PREAMBLE_KEY: facts}
 
     def _cached_keys(self) -> list[str]:
         return [*self._input_cache.keys, *([HAS_ARROW] if has_arrow() else [])]
 
     # --- control: replies and interrupts -------------------------------------------------------------
 
-    async def dispatch_control(self, msg: Any) -> None:
+    async def dispatch_control(self, msg: list[zmq.Frame]) -> None:
         """Handle the bridge's replies here, other control messages as ipykernel does.
 
         ipykernel would publish busy and idle and flush twice for each; comm_manager would fire IPython's
@@ -353,7 +358,9 @@ class Kernel(HookedKernel):
             return
         self._bridge.on_control(data, message["buffers"], async_cell=self._async_cell)
 
-    async def _answer_inspect(self, ident: Any, message: dict[str, Any], request: dict[str, Any]) -> None:
+    async def _answer_inspect(
+        self, ident: object, message: Mapping[str, object], request: Mapping[str, object]
+    ) -> None:
         """Say what is there and what runs, to whom asked and nobody else; see ``wire.looks``."""
         buffers: list[Any] = []
         if "name" in request:
@@ -368,7 +375,7 @@ class Kernel(HookedKernel):
         )
 
     @contextlib.contextmanager
-    def awaiting(self, future: asyncio.Future[Any]) -> Iterator[None]:
+    def awaiting(self, future: asyncio.Future[object]) -> Iterator[None]:
         """Let SIGINT cancel an async cell, and note that one runs."""
         self._async_cell = True
         try:
@@ -378,7 +385,7 @@ class Kernel(HookedKernel):
             self._async_cell = False
 
 
-def _is_json(value: Any) -> bool:
+def _is_json(value: object) -> bool:
     """Whether the value itself, and not only its repr, is of use to the caller."""
     try:
         json.dumps(value)
@@ -387,7 +394,7 @@ def _is_json(value: Any) -> bool:
     return True
 
 
-def _message_type(frames: Any) -> str | None:
+def _message_type(frames: Sequence[zmq.Frame]) -> str | None:
     """Return the ``msg_type`` of a raw message, without checking its signature (whoever handles it does)."""
     raw = [bytes(frame.buffer) if len(frame.buffer) < 4096 else b"" for frame in frames[:8]]
     try:
@@ -400,7 +407,7 @@ def _message_type(frames: Any) -> str | None:
 def _silence_submit_in_threads() -> None:
     previous = threading.excepthook
 
-    def hook(args: Any) -> None:
+    def hook(args: threading.ExceptHookArgs) -> None:
         if args.exc_type is not SubmitSignal:
             previous(args)
 

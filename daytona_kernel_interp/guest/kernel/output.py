@@ -24,7 +24,7 @@ from .ipykernel_compat import HookedOutStream
 from .line_buffer import LongLineLimiter, RedrawBuffer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from .journal_writer import PendingText
@@ -142,9 +142,10 @@ class OutputBudget:
         head, tail = text[: most // 2], text[len(text) - most // 2 :]
         return f"{head}\n[... {len(text) - len(head) - len(tail):,} characters left out ...]\n{tail}"
 
-    def fit(self, data: dict[str, Any]) -> dict[str, Any]:
+    def fit(self, data: Mapping[str, object]) -> dict[str, object]:
         """Return what is sent of a display, by MIME type: a text that is cut, and words for what is too large."""
-        kept, texts = {}, [str(data["text/plain"])] if "text/plain" in data else []
+        kept: dict[str, object] = {}
+        texts = [str(data["text/plain"])] if "text/plain" in data else []
         for mime, content in data.items():
             size = _size(content)
             if mime == "text/plain":
@@ -158,8 +159,9 @@ class OutputBudget:
             kept[mime] = content
         if texts:
             left = None if self._limit is None or self._shown_left is None else max(_SHOWN_CHARS, self._shown_left)
-            kept["text/plain"] = self.clip("\n".join(texts), None if left is None else min(left, self._limit or 0))
-            self._shown_left = None if left is None else left - len(kept["text/plain"])
+            text = self.clip("\n".join(texts), None if left is None else min(left, self._limit or 0))
+            kept["text/plain"] = text
+            self._shown_left = None if left is None else left - len(text)
         return kept
 
     def _note_on_a_line(self, left_out: int) -> str:
@@ -349,7 +351,7 @@ def end_cell(streams: Sequence[CellStream], budget: OutputBudget) -> None:
         streams[0].write_unlimited(rest)
 
 
-def pack(message: Any) -> bytes:
+def pack(message: object) -> bytes:
     """Return a message as JSON; what UTF-8 cannot carry is escaped as in prints, not refused."""
     try:
         return json.dumps(message, default=json_default, ensure_ascii=False, allow_nan=False).encode("utf-8")
@@ -368,7 +370,7 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("daytona_kernel_escape", _escape)
 
 
-def _size(content: Any) -> int:
+def _size(content: object) -> int:
     """Return how many characters a representation takes in a message, about."""
     if isinstance(content, str):
         return len(content)
