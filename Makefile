@@ -1,4 +1,4 @@
-# Every target works on a fresh machine that has python3 (3.11), pip, make and git.
+# Every target works on a fresh machine that has python3 (3.11 or later; for the demo 3.10), pip, make and git.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -13,6 +13,7 @@ ARGS ?=
 BIN := .venv/bin
 UV := $(BIN)/uv
 INSTALLED := .venv/installed
+DEMO := .venv/demo-installed
 CACHE := $(CURDIR)/.cache
 
 # Nothing that the user has set up shows in a run, and nothing is left in the user's folders.
@@ -37,12 +38,33 @@ help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: $(INSTALLED) ## Run the demo; ARGS="--model ..." lets a real model write the code
+demo: $(DEMO) ## Run the demo; ARGS="--model ..." lets a real model write the code
 	@$(BIN)/daytona-kernel demo $(ARGS)
 
+# The tests of one file share a kernel, so a file stays in one process. Workers are more than cores: tests often wait.
+PYTEST := $(KEYLESS) $(BIN)/python -m pytest
+PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
+
 .PHONY: test
-test: static environments browser ## Check everything and run every test, on every Python found
-	@$(KEYLESS) $(BIN)/python -m pytest tests $(ARGS)
+test: static browser ## Check everything; test the newest versions, and the oldest Python, ipykernel and DSPy
+	@$(KEYLESS) $(BIN)/python -m tests.environments oldest sandbox-image
+	@$(PYTEST) tests $(PARALLEL) $(ARGS)
+
+.PHONY: test-matrix
+test-matrix: environments ## Run what depends on versions on all other Pythons, ipykernels and DSPys; and test-deep
+	@$(PYTEST) tests/matrix --matrix -n 2 --dist worksteal $(ARGS)
+
+.PHONY: test-deep
+test-deep: $(INSTALLED) ## Run the property tests with four times the examples
+	@$(PYTEST) tests -m hypothesis --hypothesis-profile=deep $(PARALLEL) $(ARGS)
+
+# A loop ends with the shell that started it, also when that is killed.
+.PHONY: test-busy
+test-busy: $(INSTALLED) ## Run the tests of `make test` beside two busy loops
+	@$(KEYLESS) $(BIN)/python -m tests.environments oldest sandbox-image
+	@loops=(); trap 'kill "$${loops[@]}" 2>/dev/null || true' EXIT; \
+		for _ in 1 2; do while kill -0 $$$$ 2>/dev/null; do :; done & loops+=($$!); done; \
+		$(PYTEST) tests $(PARALLEL) $(ARGS)
 
 # The bound is for a mirror that hangs; without a browser the tests that need one say so and skip.
 .PHONY: browser
@@ -56,15 +78,15 @@ browser: ## Install Chromium where there is no browser and apt may; tests click 
 .PHONY: test-dspy-versions
 test-dspy-versions: $(INSTALLED) ## Run the DSPy contract on every DSPy version that is supported
 	@$(KEYLESS) $(BIN)/python -m tests.environments $(basename $(notdir $(wildcard constraints/dspy-*.txt)))
-	@$(KEYLESS) $(BIN)/python -m pytest tests -m dspy $(ARGS)
-	@$(KEYLESS) $(BIN)/python -m pytest tests/matrix -k dspy $(ARGS)
+	@$(PYTEST) tests -m dspy $(ARGS)
+	@$(PYTEST) tests/matrix --matrix -k dspy $(ARGS)
 
 .PHONY: check
 check: static test-unit ## Format, lint, types, imports and the unit tests
 
 .PHONY: test-unit
 test-unit: $(INSTALLED) ## Run the unit tests, the inner loop
-	@$(KEYLESS) $(BIN)/python -m pytest tests/unit $(ARGS)
+	@$(PYTEST) tests/unit $(ARGS)
 
 .PHONY: static
 static: $(INSTALLED)
@@ -99,12 +121,19 @@ $(UV):
 	@$(PYTHON) -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 
-# Touched last, so that a half-made install is made again.
+# Stamps are touched last, so that a half-made install is made again. The newest versions do not support Python 3.10.
+$(DEMO): $(UV) pyproject.toml constraints/dspy-$(DSPY).txt constraints/python3.10-demo.txt
+	@echo "Installing what the demo needs into .venv"
+	@$(UV) pip install --quiet --python $(BIN)/python --editable '.[demo]' --constraint \
+		constraints/$$([ -e $(BIN)/python3.10 ] && echo python3.10-demo || echo dspy-$(DSPY)).txt
+	@mkdir -p $(CACHE) && touch $@
+
 $(INSTALLED): $(UV) pyproject.toml constraints/dspy-$(DSPY).txt
+	@[ ! -e $(BIN)/python3.10 ] || { echo "This needs Python 3.11 or later: run \`make clean\`, then give PYTHON=..."; exit 1; }
 	@echo "Installing into .venv"
 	@$(UV) pip install --quiet --python $(BIN)/python --constraint constraints/dspy-$(DSPY).txt \
 		--group dev --editable '.[demo,report,jupyter,testing]'
-	@mkdir -p $(CACHE) && touch $@
+	@mkdir -p $(CACHE) && touch $(DEMO) $@
 
 # $(1) file of pins, $(2) Python, $(3) what to resolve, $(4) what to hold it to
 define pin
@@ -123,6 +152,8 @@ constraints: $(UV) ## Pin the newest versions of everything anew
 	@$(call pin,dspy-3.3.1,3.11,$(WHOLE),dspy==3.3.1)
 	@$(call pin,dspy-3.2.1,3.11,$(WHOLE),dspy==3.2.1)
 	@$(call pin,dspy-3.1.3,3.11,$(WHOLE),dspy==3.1.3)
+	@$(call pin,python3.10-demo,3.10,pyproject.toml --extra demo,dspy==3.4.1)
+	@$(call pin,oldest,3.10,pyproject.toml --group test,dspy==3.1.3 ipykernel==6.31.0)
 	@$(call pin,python3.10-ipykernel6,3.10,$(KERNEL),ipykernel==6.31.0)
 	@$(call pin,python3.11-ipykernel6,3.11,$(KERNEL),ipykernel==6.31.0)
 	@$(call pin,python3.12,3.12,$(KERNEL),ipykernel==7.4.0)

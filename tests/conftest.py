@@ -1,6 +1,7 @@
 """What holds for every test: an environment of its own, nothing left running, and ``live`` on demand.
 
-It must import without dspy and daytona, because the tests marked ``quick`` run where those are missing.
+It must import without dspy and daytona, because the tests marked ``python`` or ``kernel`` run where those are missing.
+With ``pytest -n`` each worker process imports this file, so each has its own folder and checks its own processes.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import hypothesis
 import pytest
 
-from tests import hermetic, leftovers
+from tests import examples, hermetic, leftovers
+from tests.environments import missing_pythons
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,15 +27,19 @@ if TYPE_CHECKING:
 # At import and not in a fixture: test modules import dspy while they are collected.
 _FOLDER = Path(tempfile.mkdtemp(prefix="dki-"))
 _TAKEN = hermetic.isolate(os.environ, _FOLDER)
+leftovers.mark(os.environ, _FOLDER.name)
+examples.register_profiles()
 
 _MODEL_KEYS = ("OPENROUTER_API_KEY", "OPENAI_API_KEY", "ANTHROPIC_API_KEY")
 _HOSTS_S = 180
 _END_S = 5.0  # what a process gets to end by itself once the last test is over
 
-if "CI" not in os.environ:  # there hypothesis picks its own profile: fixed seeds, no deadline
-    # Its limit of 0.2 s an example says more about the machine's load than about the code.
-    hypothesis.settings.register_profile("by hand", deadline=None)
-    hypothesis.settings.load_profile("by hand")
+# The marks of the tests that the other environments run. Modules without them may import what is missing there.
+_ENVIRONMENT_MARKS = frozenset({"python", "kernel", "dspy"})
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--matrix", action="store_true", help="run the matrix, not the oldest combination of versions")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -52,21 +57,24 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """In an environment that is there for the tests of one mark, import only the modules that have some.
+    """In an environment for the tests of certain marks, import only the modules that have some.
 
     Others may need what is not installed there.
     """
-    mark = str(config.getoption("markexpr", default=""))
-    if mark not in ("quick", "dspy") or not re.fullmatch(r"test_.*\.py", collection_path.name):
+    marks = set(re.findall(r"\w+", str(config.getoption("markexpr", default="")))) - {"or"}
+    if not marks or not marks <= _ENVIRONMENT_MARKS or not re.fullmatch(r"test_.*\.py", collection_path.name):
         return None
-    return True if f"mark.{mark}" not in collection_path.read_text(encoding="utf-8") else None
+    text = collection_path.read_text(encoding="utf-8")
+    return None if any(f"mark.{mark}" in text for mark in marks) else True
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip a live test unless ``-m live`` was given and the keys it names (else any model key) are set.
 
     The first test of those that start hosts waits for the import of everything, on a busy machine for minutes.
+    The environments' sessions start first, as the longest; the short tests come last, so that workers end together.
     """
+    items.sort(key=_turn)
     for item in items:
         if "hosts" in getattr(item, "fixturenames", ()) and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(_HOSTS_S))
@@ -110,3 +118,15 @@ def _load_env_file(path: Path) -> None:
     for name, value in dotenv_values(path).items():
         if value is not None:
             os.environ.setdefault(name, value)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the Pythons that an environment needs and this machine lacks."""
+    reports = (report for group in ("passed", "failed", "skipped") for report in terminalreporter.getreports(group))
+    if any("tests/matrix/" in report.nodeid for report in reports) and (missing := missing_pythons()):
+        terminalreporter.section("Pythons this machine lacks")
+        terminalreporter.line(f"not tested on: {', '.join(missing)}")
+
+
+def _turn(item: pytest.Item) -> int:
+    return 0 if "tests/matrix/" in item.nodeid else 2 if "tests/unit/" in item.nodeid else 1

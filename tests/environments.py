@@ -26,12 +26,12 @@ _PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
 class Environment:
     """One virtual environment: a Python, the pins it is made of, and the tests it is for.
 
-    ``name`` is also the name of its file of pins.
+    ``name`` is also the name of its file of pins. Each of ``parts`` selects the tests of one session by their marks.
     """
 
     name: str
     version: str
-    marks: str = "quick"
+    parts: tuple[str, ...] = ("kernel",)
     whole: bool = False  # with dspy and daytona, not just what a kernel needs
     editable: bool = True  # with this very package in it
     files: tuple[str, ...] = ()  # of pins, if not the one that has the name
@@ -58,15 +58,18 @@ class Environment:
         return hashlib.sha256(b"\0".join([bytes(PROJECT), *map(Path.read_bytes, sources)])).hexdigest()
 
 
+# `make test` runs it beside the newest versions, which have the environment that runs everything.
+OLDEST = Environment("oldest", "3.10", parts=("python", "kernel", "dspy"), whole=True)
+
 ENVIRONMENTS = (
+    OLDEST,
     Environment("python3.10-ipykernel6", "3.10"),
     Environment("python3.11-ipykernel6", "3.11"),
     Environment("python3.12", "3.12"),
-    Environment("python3.13", "3.13"),
-    # The newest DSPy is in the environment that runs everything.
-    Environment("dspy-3.1.3", "3.11", marks="dspy", whole=True),
-    Environment("dspy-3.2.1", "3.11", marks="dspy", whole=True),
-    Environment("dspy-3.3.1", "3.11", marks="dspy", whole=True),
+    Environment("python3.13", "3.13", parts=("python or kernel",)),
+    Environment("dspy-3.1.3", "3.11", parts=("dspy",), whole=True),
+    Environment("dspy-3.2.1", "3.11", parts=("dspy",), whole=True),
+    Environment("dspy-3.3.1", "3.11", parts=("dspy",), whole=True),
 )
 
 # What the sandbox's image installs, as its Dockerfile does; a test brings the wheel and runs the relay from it.

@@ -28,7 +28,7 @@ PROGRAM = "daytona-kernel"
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 # Runs first, so that the code finds what `python` would give it, and sys.exit() ends it without IPython's advice.
-_PYTHON_LIKE_COMMANDS = """
+_SCRIPT_SETUP = """
 import sys as _sys, warnings as _warnings
 _sys.argv[:] = _argv
 _warnings.filterwarnings("ignore", "To exit: use", UserWarning)
@@ -279,7 +279,7 @@ def _build_image(options: argparse.Namespace) -> int:
     from ..config import SNAPSHOT_VARIABLE
     from ..errors import SandboxFailed
     from ..runtime.event_loop import io_loop
-    from ..sandboxes.daytona.snapshot_image import build_snapshot
+    from ..sandboxes.daytona.snapshot_build import build_snapshot
     from .progress import Progress
 
     image = _image(options)
@@ -313,7 +313,7 @@ def _image(options: argparse.Namespace) -> KernelImage:
 
     try:
         return KernelImage(packages=tuple(options.package), data=not options.no_data)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise _InputError(f"{error}.") from error
 
 
@@ -427,7 +427,7 @@ def _execute(options: argparse.Namespace, code: str, variables: dict[str, Any], 
     with interpreter:
         try:
             with show_start_progress(sys.stderr):
-                interpreter.execute(_PYTHON_LIKE_COMMANDS, variables)
+                interpreter.execute(_SCRIPT_SETUP, variables)
             interpreter.execution_timeout = options.timeout
             interpreter.on_output = lambda output: _show(output, show_value)
             result = interpreter.execute(code)

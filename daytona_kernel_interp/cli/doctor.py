@@ -142,14 +142,14 @@ def _api(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
     request = urllib.request.Request(f"{api_url()}/sandbox?limit=1")
     for name, value in credential[1].items():
         request.add_unredirected_header(name, value)  # the key is for this address alone
-    status, there = 200, None
+    status, server_date = 200, None
     started_at = time.monotonic()
     try:
         with urllib.request.urlopen(request, timeout=_REQUEST_S) as answer:
-            there = answer.headers.get("Date")
+            server_date = answer.headers.get("Date")
     except urllib.error.HTTPError as error:
         with error:
-            status, there = error.code, error.headers.get("Date")
+            status, server_date = error.code, error.headers.get("Date")
     except OSError as error:
         reason = getattr(error, "reason", error)
         yield CheckResult(
@@ -165,7 +165,7 @@ def _api(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
         429: "too many requests: try again later",
     }.get(status, "Daytona has trouble, or something before it: try again later")
     yield CheckResult("API", api_url() if status == 200 else f"{api_url()} answers {status}", took_s, advice)
-    yield _clock(there)
+    yield _clock(server_date)
 
 
 def _clock(server_time: str | None) -> CheckResult:
@@ -184,7 +184,7 @@ def _sdk(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
 
 def _snapshot(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
     name = diagnosis.description.snapshot_name
-    if name is None or diagnosis.description.image is not None:
+    if name is None or diagnosis.description.source_image is not None:
         yield CheckResult(
             "snapshot", "Daytona's default; `daytona-kernel image build` makes one that starts sooner", 0.0
         )
@@ -213,7 +213,7 @@ async def _state_of_snapshot(name: str) -> tuple[str, Exception | None]:
 
 
 def _sandbox(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
-    target = diagnosis.description.region or os.environ.get("DAYTONA_TARGET")
+    target = diagnosis.description.target or os.environ.get("DAYTONA_TARGET")
     try:
         diagnosis.running = io_loop().run(diagnosis.description.start())
     except KernelError as error:
@@ -317,7 +317,7 @@ def _kernel(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
 
 def _versions(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
     assert diagnosis.interpreter is not None
-    there = diagnosis.interpreter.execute(_VERSIONS)
+    server_date = diagnosis.interpreter.execute(_VERSIONS)
     yield CheckResult(
-        "versions", f"here: {__version__}, SDK {importlib.metadata.version('daytona')}; there: {there}", 0.0
+        "versions", f"here: {__version__}, SDK {importlib.metadata.version('daytona')}; there: {server_date}", 0.0
     )

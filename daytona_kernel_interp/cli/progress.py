@@ -24,7 +24,7 @@ class Progress:
     def __init__(self, task: str, file: TextIO) -> None:
         self.task = task
         self._file, self.live = file, file.isatty()
-        self._begun = time.monotonic()
+        self._started_at = time.monotonic()
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="progress", daemon=True)
@@ -49,7 +49,7 @@ class Progress:
             self._write(f"{_CLEAR}{self._status()}")
 
     def _status(self) -> str:
-        seconds = int(time.monotonic() - self._begun)
+        seconds = int(time.monotonic() - self._started_at)
         return f"{self.task} ... {seconds // 60}:{seconds % 60:02d}"
 
     def _write(self, text: str) -> None:

@@ -342,12 +342,14 @@ class KernelDriver(KernelObserver):
     def _receive_foreign(self, message: Message) -> None:
         """Take a message of a cell that has ended, or of another client's."""
         data = message["content"].get("data")
-        ours = message["parent_header"].get("session") in self._own_session_ids
-        if message["msg_type"] == "stream" and ours:
+        own_cell = message["parent_header"].get("session") in self._own_session_ids
+        if message["msg_type"] == "stream" and own_cell:
             self._background_output.add(str(message["content"].get("text", "")))
         elif message["msg_type"] == "comm_msg" and isinstance(data, dict) and data.get("op") == "call":
             reason = (
-                "the cell that made this call has ended" if ours else "tools are for the cells of the session's host"
+                "the cell that made this call has ended"
+                if own_cell
+                else "tools are for the cells of the session's host"
             )
             self._calls.refuse_call(data.get("id"), reason)
 

@@ -103,14 +103,14 @@ class OutputCollector:
         """Take the cell's execute_reply."""
         self.replied = True
         content = message["content"]
-        ours = message["metadata"].get(PREAMBLE_KEY)
-        if isinstance(ours, dict):
-            self.failed_to_compile = ours.get("compiled") is False
-            if isinstance(ours.get("value"), str):
-                self.value = [ours["value"].encode("utf-8", "replace")]
-            if isinstance(ours.get("kept"), list):
-                self.cached_keys = [key for key in ours["kept"] if isinstance(key, str)]
-            self.input_evicted = ours.get("forgotten") is True
+        own_metadata = message["metadata"].get(PREAMBLE_KEY)
+        if isinstance(own_metadata, dict):
+            self.failed_to_compile = own_metadata.get("compiled") is False
+            if isinstance(own_metadata.get("value"), str):
+                self.value = [own_metadata["value"].encode("utf-8", "replace")]
+            if isinstance(own_metadata.get("kept"), list):
+                self.cached_keys = [key for key in own_metadata["kept"] if isinstance(key, str)]
+            self.input_evicted = own_metadata.get("forgotten") is True
         if content.get("status") == "error":
             name, text = str(content.get("ename", "Error")), str(content.get("evalue", ""))
             lines = content.get("traceback")

@@ -36,12 +36,12 @@ class ToolCalls:
         self._arguments_bytes = 0  # of those too
         self._stored_replies: dict[int, ToolReply] = {}  # oldest first
         self._stored_reply_bytes = 0
-        self._foreign_ids = False  # calls of this cell may have been taken by a host before us
+        self._has_foreign_calls = False  # calls of this cell may have been taken by a host before us
         self._last_foreign_id = 0
 
     def start_call(self, call: ToolCalled, tools: ToolRunner, abort: Callable[[ToolAborted], None]) -> None:
         """Make a call; ``abort`` is told if the tool raised what is no Exception."""
-        if self._foreign_ids:
+        if self._has_foreign_calls:
             self._last_foreign_id = max(self._last_foreign_id, call.call_id)
             return  # an earlier host took it, and may have made it
         if call.call_id in self._running or call.call_id in self._stored_replies:
@@ -81,7 +81,7 @@ class ToolCalls:
 
     def begin_foreign_cell(self) -> None:
         """What is read now are the calls of a cell that another host began."""
-        self._foreign_ids = True
+        self._has_foreign_calls = True
 
     def abandon_foreign_calls(self, *, all_read: bool) -> None:
         """Have the calls that wait for another host raise; later ones are ours.
@@ -90,7 +90,7 @@ class ToolCalls:
         """
         upto = {"upto": self._last_foreign_id} if all_read else {}
         self._send({"op": "abandon", **upto}, values.dumps(HOST_LOST.to_value()))
-        self._foreign_ids = False
+        self._has_foreign_calls = False
 
     def end_cell(self) -> None:
         """The cell is over: replies have no taker any more."""

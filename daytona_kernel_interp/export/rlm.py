@@ -60,7 +60,7 @@ def _iterations(transcript: Transcript) -> Iterator[dict[str, Any]]:
     requests = _requests(transcript)
     for number, entry in enumerate((one for one in transcript.entries if not timeline.is_setup(one)), 1):
         request = requests.get(entry.index)
-        thought_s = 0.0 if request is None else timeline.sane_duration(request.elapsed_s)
+        reasoning_s = 0.0 if request is None else timeline.sane_duration(request.elapsed_s)
         yield {
             "type": "iteration",
             "iteration": number,
@@ -69,7 +69,7 @@ def _iterations(transcript: Transcript) -> Iterator[dict[str, Any]]:
             "response": _response(entry),
             "code_blocks": [{"code": entry.code, "result": _result(entry, transcript)}],
             "final_answer": _final_answer(entry, transcript.store),
-            "iteration_time": timeline.cell_length_s(entry) + thought_s,
+            "iteration_time": timeline.cell_length_s(entry) + reasoning_s,
         }
 
 

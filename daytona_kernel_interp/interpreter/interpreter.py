@@ -402,8 +402,8 @@ class KernelInterpreter(TransferMixin, ReattachMixin, InspectMixin):
             on_sent=step.request_sent,
         )
         self._sent_inputs.set_cached_keys(result.cell.cached_keys)
-        if result.cell.input_evicted and request.encoded_whole is not None:  # nothing has run
-            return await self._run_request(request.encoded_whole(), context, caller_loop, step)
+        if result.cell.input_evicted and request.complete_request is not None:  # nothing has run
+            return await self._run_request(request.complete_request(), context, caller_loop, step)
         step.cell_ended(result)
         return result
 

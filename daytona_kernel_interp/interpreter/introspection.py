@@ -70,7 +70,7 @@ class InspectMixin:
             if me is None or me._session is not session:
                 raise SessionNotFound("the interpreter was shut down")
             del me
-            found: dict[str, Any] = io_loop().run(monitor_server.inspect_since(since))
+            found: dict[str, Any] = io_loop().run(monitor_server.follow(since))
             return found
 
         return make_view(follow, session.id)

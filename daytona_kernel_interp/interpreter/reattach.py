@@ -26,7 +26,7 @@ class ReattachMixin:
         _sole_call: Callable[..., Any]
         _translated: Callable[..., Any]
         _context: Callable[..., Any]
-        _adopt: Callable[..., Any]
+        _use_session: Callable[..., Any]
         _conclude: Callable[..., Any]
         _report: Callable[..., Any]
         _session: KernelSession | None
@@ -100,7 +100,7 @@ class ReattachMixin:
                 max_output_chars=self.max_output_chars,
                 on_output=self._report if self.on_output is not None else None,
             )
-            self._adopt(session)
+            self._use_session(session)
         except BaseException:
             await session.release()
             raise

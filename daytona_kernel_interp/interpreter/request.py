@@ -30,7 +30,7 @@ class CellRequest:
     code: str
     buffers: list[values.Buffer]  # its preamble
     raw_only: bool  # Flex's cells want the bare value of the last expression
-    encoded_whole: Callable[[], CellRequest] | None = (
+    complete_request: Callable[[], CellRequest] | None = (
         None  # the same with what the kernel is thought to have, if that is anything
     )
     # What is in the preamble, for the recorder.

@@ -32,7 +32,7 @@ class LeaseFactory:
     def __init__(self, interpreter: Any) -> None:
         self._interpreter = interpreter
         self._lease_lock = threading.Lock()
-        self._accepts_tools: dict[str, Any] = {}
+        self._own_tools: dict[str, Any] = {}
 
     @property
     def execution_instructions(self) -> str:
@@ -42,7 +42,7 @@ class LeaseFactory:
     def __call__(self) -> Any:
         """Return a lease on the interpreter, or a fresh one."""
         if self._lease_lock.acquire(blocking=False):
-            self._accepts_tools = dict(self._interpreter.tools)
+            self._own_tools = dict(self._interpreter.tools)
             return InterpreterLease(self._interpreter, self._lease_lock)
         spawn = getattr(self._interpreter, "spawn", None)
         if spawn is None:
@@ -52,7 +52,7 @@ class LeaseFactory:
             )
         fresh = spawn()
         fresh.tools.clear()  # those of the run that has the interpreter are not this one's
-        fresh.tools.update(self._accepts_tools)
+        fresh.tools.update(self._own_tools)
         return fresh
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LeaseFactory:

@@ -31,7 +31,7 @@ class TransferMixin:
         _prepare: Callable[..., Any]
         _sole_call: Callable[..., Any]
         _translated: Callable[..., Any]
-        _run: Callable[..., Any]
+        _run_request: Callable[..., Any]
         _context: Callable[..., Any]
         start: Callable[..., Any]
         _session: Any
@@ -176,7 +176,7 @@ class TransferMixin:
             self.start()
         recorder = self._recorder if variables else None  # what is only read or copied is no step of the session
         with self._sole_call(what), begin_step(recorder, request) as step, self._translated():
-            cell: OutputCollector = io_loop().run(self._run(request, self._context(), None, step)).cell
+            cell: OutputCollector = io_loop().run(self._run_request(request, self._context(), None, step)).cell
         if cell.error is not None:
             raise CodeExecutionError(f"{what}(): {cell.error.summary}")
         return cell

@@ -95,7 +95,7 @@ class Inspection:
                 return variable
         raise KeyError(name)
 
-    def with_note(self, note: str) -> Inspection:
+    def noted(self, note: str) -> Inspection:
         """Return the same with a note."""
         return dataclasses.replace(self, note=note)
 

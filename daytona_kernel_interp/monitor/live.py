@@ -72,9 +72,9 @@ class Live:
         if answer.get("missing") is True:
             raise NameError(f"name {name!r} is not defined in session {self.session_id}")
         found = parse_inspection(answer, self.session_id, name, private=private)
-        return found.with_note(self._note or f"Session {self.session_id}.")
+        return found.noted(self._note or f"Session {self.session_id}.")
 
-    def inspect_since(self, since: int = 0) -> dict[str, Any]:
+    def follow(self, since: int = 0) -> dict[str, Any]:
         """Return what :meth:`inspect` does, unchecked, and the steps that changed after ``since``; for :meth:`view`.
 
         Raises:
@@ -125,7 +125,7 @@ class Live:
         """Return a widget that follows the session in JupyterLab (extra ``jupyter``)."""
         from .widget import make_view
 
-        return make_view(self.inspect_since, self.session_id)
+        return make_view(self.follow, self.session_id)
 
     def __repr__(self) -> str:
         """Return what there is now, as text."""

@@ -21,10 +21,10 @@ try:
 except ImportError as missing:
     raise ImportError("the live view needs anywidget: pip install 'daytona-kernel-interp[jupyter]'") from missing
 
-InspectSince = Callable[[int], dict[str, Any]]  # see MonitorServer.inspect_since
+Follow = Callable[[int], dict[str, Any]]  # see MonitorServer.follow
 
 POLL_S, _MAX_POLL_S = 0.5, 5.0
-_BACKOFF = 25  # times as long as a look took, so that a large namespace costs the run no more than a small one
+_REST_FACTOR = 25  # times as long as a look took, so that a large namespace costs the run no more than a small one
 _MAX_FAILURES = 20  # in a row; a link may be down for a while
 _MAX_STEPS = 200
 _CODE_CHARS, _TAIL_CHARS = 2000, 1000
@@ -41,9 +41,9 @@ class SessionView(anywidget.AnyWidget):
     variables: Any = traitlets.List().tag(sync=True)  # name, type, size, shape, value
     over = traitlets.Unicode().tag(sync=True)  # why nothing more will come
 
-    def __init__(self, inspect_since: InspectSince, session: str) -> None:
+    def __init__(self, follow: Follow, session: str) -> None:
         super().__init__(session=session)
-        self._follow, self._change = inspect_since, 0
+        self._follow, self._change = follow, 0
         self._last_change: dict[int, dict[str, Any]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="daytona-kernel-view", daemon=True)
@@ -84,12 +84,12 @@ class SessionView(anywidget.AnyWidget):
                 if isinstance(error, (SessionNotFound, KernelDied)) or failures >= _MAX_FAILURES:
                     self.over = clean(str(error), _TAIL_CHARS)
                     return
-            self._stop.wait(min(_MAX_POLL_S, max(POLL_S, _BACKOFF * (time.monotonic() - began))))
+            self._stop.wait(min(_MAX_POLL_S, max(POLL_S, _REST_FACTOR * (time.monotonic() - began))))
 
 
-def make_view(inspect_since: InspectSince, session: str) -> SessionView:
-    """Return a view of the session that ``inspect_since`` tells of."""
-    return SessionView(inspect_since, session)
+def make_view(follow: Follow, session: str) -> SessionView:
+    """Return a view of the session that ``follow`` tells of."""
+    return SessionView(follow, session)
 
 
 def _now(inspection: Inspection) -> dict[str, Any]:

@@ -64,7 +64,7 @@ _FRAME_STYLE = (
     "th,td{padding:3px 10px;text-align:right;border:0;border-bottom:1px solid #e3e5ea}th{color:#5b6270}"
 )
 # They reach out without being content: no policy covers a `<link rel="preconnect">`. Renamed they are unknown elements.
-_EXTERNAL_URL = re.compile(r"<(/?)(?=(?:link|meta|base|object|embed|iframe|frame|frameset|form)\b)", re.IGNORECASE)
+_EXTERNAL_TAGS = re.compile(r"<(/?)(?=(?:link|meta|base|object|embed|iframe|frame|frameset|form)\b)", re.IGNORECASE)
 _SCRIPT = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|\Z)", re.IGNORECASE | re.DOTALL)
 
 
@@ -140,7 +140,7 @@ def markdown(text: str) -> Markup:
 
 def frame(html: str, name: str) -> Markup:
     """Return a frame in which ``html`` shows and can do nothing else. Its height is a guess: no script measures it."""
-    inert = _EXTERNAL_URL.sub(r"<\1x-", html)
+    inert = _EXTERNAL_TAGS.sub(r"<\1x-", html)
     page = (
         f'<!doctype html><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_FRAME_POLICY}">'
         f"<style>{_FRAME_STYLE}</style><body>{inert}"

@@ -132,19 +132,19 @@ def _pairs(first: Transcript, second: Transcript) -> Iterator[tuple[Entry | None
         None, [entry.code for entry in first.entries], [entry.code for entry in second.entries], autojunk=False
     )
     for tag, a, a_end, b, b_end in matcher.get_opcodes():
-        ours, theirs = list(first.entries[a:a_end]), list(second.entries[b:b_end])
+        left, right = list(first.entries[a:a_end]), list(second.entries[b:b_end])
         if tag == "equal":
-            yield from zip(ours, theirs, strict=True)
+            yield from zip(left, right, strict=True)
             continue
-        while ours and theirs:  # rewritten: paired in order, as far as they are alike
-            if _similar(ours[0], theirs[0]) or len(ours) == len(theirs):
-                yield ours.pop(0), theirs.pop(0)
-            elif len(ours) > len(theirs):
-                yield ours.pop(0), None
+        while left and right:  # rewritten: paired in order, as far as they are alike
+            if _similar(left[0], right[0]) or len(left) == len(right):
+                yield left.pop(0), right.pop(0)
+            elif len(left) > len(right):
+                yield left.pop(0), None
             else:
-                yield None, theirs.pop(0)
-        yield from ((one, None) for one in ours)
-        yield from ((None, one) for one in theirs)
+                yield None, right.pop(0)
+        yield from ((one, None) for one in left)
+        yield from ((None, one) for one in right)
 
 
 def _similar(one: Entry, other: Entry) -> bool:

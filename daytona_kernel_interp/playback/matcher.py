@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..wire.comm import ToolSpec
 
 TOKEN = "__dspy_host_token"  # a secret of DSPy's process, bound by its own first step
-_DSPY_CODE = ("llm_query", "llm_query_batched")  # their parameters are DSPy's affair
+_DSPY_TOOLS = ("llm_query", "llm_query_batched")  # their parameters are DSPy's affair
 _MAX_NEAR = 500
 
 
@@ -37,7 +37,7 @@ class RecordingMatcher:
     def __init__(self, transcript: Transcript, name: str) -> None:
         self._entries, self._store, self._name = list(transcript.entries), transcript.store, name
         self.inputs = SentInputs()  # what encodes a program's variables: a large one that did not change only once
-        self._matched: set[str] = (
+        self._seen_keys: set[str] = (
             set()
         )  # hashes of large values, which need not be encoded again while they are the same
         self._next = 0
@@ -96,9 +96,9 @@ class RecordingMatcher:
                 )
 
     def _is_recorded(self, encoded: EncodedInput, value: Any, ref: ValueRef) -> bool:
-        if encoded.key and encoded.key not in self._matched:
-            self._matched.add(encoded.key)
-            self.inputs.set_cached_keys(list(self._matched))
+        if encoded.key and encoded.key not in self._seen_keys:
+            self._seen_keys.add(encoded.key)
+            self.inputs.set_cached_keys(list(self._seen_keys))
         if (encoded.key or hash_of(encoded.buffers)) == ref.hash:
             return True
         buffers = encoded.buffers or values.dumps(value, max_bytes=None)
@@ -161,7 +161,7 @@ def _is_dspy_setup(variables: Mapping[str, Any]) -> bool:
 
 def _shape(spec: ToolSpec) -> tuple[str, str]:
     """Return a tool's name, and how it is called."""
-    if spec.name in _DSPY_CODE or spec.parameters is None:
+    if spec.name in _DSPY_TOOLS or spec.parameters is None:
         return spec.name, f"{spec.name}(...)"
     kinds = {2: "*", 4: "**"}
     return spec.name, f"{spec.name}({', '.join(kinds.get(p.kind, '') + p.name for p in spec.parameters)})"

@@ -72,12 +72,12 @@ class NondeterminismTracker:
         self._bound: set[str] = set()  # every name that a cell has given a meaning of its own
         self._differing: dict[str, int] = {}  # names that a step bound which differed: that step
         self._last: set[str] = set()  # what the last cell bound
-        self.call_names: list[int] = []  # the steps that differed, of whose names the last cell reads some
+        self.differing_steps: list[int] = []  # the steps that differed, of whose names the last cell reads some
 
     def analyze(self, step: int, code: str) -> str:
         """Take in a cell and return why it may differ, ``""`` if nothing in it says so."""
         tree, reasons = _parse(code)
-        self._last, self.call_names = set(), []
+        self._last, self.differing_steps = set(), []
         if tree is None:
             return ", ".join(reasons)
         visitor = _Visitor(self._modules, self._bound)
@@ -86,10 +86,10 @@ class NondeterminismTracker:
         inherited = [self._names[name] for name in sorted(visitor.read) if name in self._names]
         self._bound |= visitor.bound
         self._last = visitor.bound
-        self.call_names = sorted({self._differing[name] for name in visitor.read if name in self._differing})
+        self.differing_steps = sorted({self._differing[name] for name in visitor.read if name in self._differing})
         for name in visitor.bound:
-            if self.call_names:
-                self._differing.setdefault(name, self.call_names[0])
+            if self.differing_steps:
+                self._differing.setdefault(name, self.differing_steps[0])
             else:
                 self._differing.pop(name, None)
         for name in visitor.bound:

@@ -42,7 +42,7 @@ _NOT_RUN = {
     "unknown": "nobody knows whether it ran then",
 }
 # What explains a difference by itself: it is gone as soon as this alone is tolerated.
-_OBJECT_REPR = {
+_KNOWN_CAUSES = {
     "memory address": replace(EXACT, addresses=True),
     "time": replace(EXACT, times=True),
     "temporary files": replace(EXACT, paths=True),
@@ -237,8 +237,8 @@ class _Replay:
         recorded = _recorded_tools(transcript)
         self._new_tools = {name: tool for name, tool in live_tools.items() if name not in recorded}
         self._comparison = Comparison(transcript.store, self._value_store, tolerance)
-        self._object_reprs = {
-            why: Comparison(transcript.store, self._value_store, one) for why, one in _OBJECT_REPR.items()
+        self._cause_comparisons = {
+            why: Comparison(transcript.store, self._value_store, one) for why, one in _KNOWN_CAUSES.items()
         }
         self._nondeterminism = NondeterminismTracker()
         self._skip_reasons: dict[int, str] = {}  # what in a step's source may make it differ
@@ -332,7 +332,7 @@ class _Replay:
         self._divergences.append(Divergence(entry.index, difference.what, difference.expected, difference.came, cause))
 
     def _cause(self, entry: Entry, came: Entry) -> str:
-        edited, followed = self._edited(entry.index), self._nondeterminism.call_names
+        edited, followed = self._edited(entry.index), self._nondeterminism.differing_steps
         missed = any(step == entry.index for step, _, _ in self._tape_server.unanswered)
         if edited and (entry.index in self._edits or followed or missed):
             return edited
@@ -342,7 +342,7 @@ class _Replay:
             return "live tool"
         if followed:
             return f"follows from step {', '.join(map(str, followed))}"
-        telltale = next((why for why, one in self._object_reprs.items() if not list(one.results(entry, came))), "")
+        telltale = next((why for why, one in self._cause_comparisons.items() if not list(one.results(entry, came))), "")
         return _random_reason(self._skip_reasons[entry.index] or telltale) or edited
 
     def _edited(self, step: int) -> str:

@@ -55,7 +55,7 @@ class TapeServer:
 
     def __init__(self, tape: Tape, recorded: ValueLoader, store: MemoryStore, live_tools: Mapping[str, Tool]) -> None:
         self.tape, self.live = tape, dict(live_tools)
-        self._store, self._kept = recorded, store
+        self._store, self._given_values = recorded, store
         self.step = 0
         self.calls: list[RecordedCall] = []  # of the running step
         self.unanswered: list[tuple[int, str, str]] = []  # step, name and text of what was not on the tape
@@ -89,12 +89,12 @@ class TapeServer:
         """Note a call and its answer; of a live one also whether the tape has another answer."""
         result, error = None, None
         if reply is not None and reply.op == "result":
-            result = self._kept.keep(reply.buffers)
+            result = self._given_values.keep(reply.buffers)
         elif reply is not None:
             failure = ToolFailure.from_value(values.loads(reply.buffers))
             error = (failure.type, tuple(failure.bases), failure.message)
         kind = recorded.kind if recorded is not None else "llm" if name.startswith("llm_query") else "tool"
-        call = RecordedCall(len(self.calls), name, kind, 0.0, 0.0, self._kept.keep(buffers), result, error)
+        call = RecordedCall(len(self.calls), name, kind, 0.0, 0.0, self._given_values.keep(buffers), result, error)
         self.calls.append(call)
         if name in self.live and recorded is not None:
             self.answered_otherwise.append((self.step, recorded, call))
@@ -121,17 +121,17 @@ class _TapeRunner(ToolRunner):
         self._over.set()
 
     async def run(self, name: str, buffers: Sequence[Buffer], call_id: int = 0, *, arrow: bool = False) -> ToolReply:
-        desk = self.server
-        if desk is None:  # handed over
+        server = self.server
+        if server is None:  # handed over
             return await super().run(name, buffers, call_id, arrow=arrow)
         try:
-            recorded = desk.find_call(name, buffers)
-            reply = None if name in desk.live else desk.reply_to(recorded)
+            recorded = server.find_call(name, buffers)
+            reply = None if name in server.live else server.reply_to(recorded)
         except Exception as error:  # a value of the recording is missing: nobody else would tell, and the cell waits
             raise ToolAborted(error) from error
-        if name in desk.live:
+        if name in server.live:
             reply = await super().run(name, buffers, call_id, arrow=arrow)
-        desk.note(name, buffers, reply, recorded)
+        server.note(name, buffers, reply, recorded)
         if reply is None:  # nobody answered it then, and it waited until its cell was ended
             await self._over.wait()
             raise asyncio.CancelledError

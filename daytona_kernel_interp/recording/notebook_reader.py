@@ -159,15 +159,15 @@ def _cells_before_cut(text: str) -> list[CellJson]:
 
 def _own_metadata(holder: Any) -> dict[str, Any]:
     metadata = holder.get("metadata") if isinstance(holder, dict) else None
-    ours = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
-    return ours if isinstance(ours, dict) else {}
+    own_metadata = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
+    return own_metadata if isinstance(own_metadata, dict) else {}
 
 
 def _check_version(path: Path, document: dict[str, Any]) -> None:
-    ours = _own_metadata(document)
-    if not ours and not any(_own_metadata(cell) for cell in document["cells"]):
+    own_metadata = _own_metadata(document)
+    if not own_metadata and not any(_own_metadata(cell) for cell in document["cells"]):
         raise RecordingError(_FOREIGN.format(path=path))
-    version = ours.get("schema", SCHEMA_VERSION)
+    version = own_metadata.get("schema", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         raise RecordingError(
             f"{path} is a recording of schema version {version!r}; this version of daytona-kernel-interp reads "
@@ -214,8 +214,8 @@ class _NotebookReader:
         return SessionFacts(session_id="", began=datetime.fromtimestamp(0, timezone.utc), sandbox="")
 
     def _take(self, cell: Any) -> None:
-        ours = _own_metadata(cell)
-        for data in ours.get("lm_calls") or ():
+        own_metadata = _own_metadata(cell)
+        for data in own_metadata.get("lm_calls") or ():
             try:
                 self._lm_calls.append(fields.lm_call_from_json(data))
             except (TypeError, ValueError, LookupError, AttributeError) as error:
@@ -223,14 +223,14 @@ class _NotebookReader:
         if not isinstance(cell, dict) or cell.get("cell_type") != "code":
             return
         number = len(self._entries)
-        if not ours:
+        if not own_metadata:
             self._problems.append(
                 f"A code cell before step {number} was added since the recording was made; it is left out."
             )
             return
-        self._entries.append(self._entry(cell, ours, number))
+        self._entries.append(self._entry(cell, own_metadata, number))
 
-    def _entry(self, cell: CellJson, ours: dict[str, Any], number: int) -> Entry:
+    def _entry(self, cell: CellJson, own_metadata: dict[str, Any], number: int) -> Entry:
         code = joined(cell.get("source", ""))
         outputs: list[Output] = []
         for data in cell.get("outputs", ()):
@@ -239,8 +239,10 @@ class _NotebookReader:
             except (TypeError, ValueError, LookupError, AttributeError) as error:
                 self._problems.append(f"An output of step {number} cannot be read: {_reason_of(error)}.")
         try:
-            entry = fields.entry_from_json(ours["entry"], code, outputs, self._tools_of(ours["entry"], number))
-            if cell_hash(cell) != ours.get("sha256"):
+            entry = fields.entry_from_json(
+                own_metadata["entry"], code, outputs, self._tools_of(own_metadata["entry"], number)
+            )
+            if cell_hash(cell) != own_metadata.get("sha256"):
                 self._problems.append(f"Step {number} was edited since it was recorded.")
         except (TypeError, ValueError, LookupError, AttributeError) as error:
             self._problems.append(

@@ -94,8 +94,8 @@ def _joined_mimes(data: Mapping[str, Any]) -> dict[str, Any]:
 # --- cells -----------------------------------------------------------------------------------------------
 
 
-def _markdown(cell_id: str, text: str, **ours: Any) -> CellJson:
-    return {"cell_type": "markdown", "id": cell_id, "metadata": {METADATA_KEY: ours}, "source": lines_of(text)}
+def _markdown(cell_id: str, text: str, **own_metadata: Any) -> CellJson:
+    return {"cell_type": "markdown", "id": cell_id, "metadata": {METADATA_KEY: own_metadata}, "source": lines_of(text)}
 
 
 def head_cell(facts: SessionFacts) -> CellJson:
@@ -156,8 +156,8 @@ def entry_texts(
     below = prose.cell_summary(entry, submitted, is_dspys_own=is_dspys_own)
     if not below:
         return [text]
-    ours = f'{{"{METADATA_KEY}":{{"part":"below"}}}}'
-    head = f'"cell_type":"markdown","id":"below-{entry.index}","metadata":{ours}'
+    own_metadata = f'{{"{METADATA_KEY}":{{"part":"below"}}}}'
+    head = f'"cell_type":"markdown","id":"below-{entry.index}","metadata":{own_metadata}'
     return [text, f'{{{head},"source":{lines_text(below)}}}']
 
 
@@ -194,9 +194,9 @@ def _output_texts(output: Output, count: int) -> tuple[str, str]:
 
 def cell_hash(cell: CellJson) -> str:
     """Return the hash by which a cell that was edited by hand is known."""
-    ours, code = cell["metadata"][METADATA_KEY], sorted_json(joined(cell["source"]))
+    own_metadata, code = cell["metadata"][METADATA_KEY], sorted_json(joined(cell["source"]))
     outputs = [sorted_json(_hashed_output(output)) for output in cell["outputs"]]
-    return _hash_of_parts(code, outputs, sorted_json(ours["entry"]), sorted_json(ours["lm_calls"]))
+    return _hash_of_parts(code, outputs, sorted_json(own_metadata["entry"]), sorted_json(own_metadata["lm_calls"]))
 
 
 def _hash_of_parts(code: str, outputs: Sequence[str], metadata: str, lm_calls: str) -> str:
@@ -229,14 +229,14 @@ def answer_of(entry: Entry, store: Any) -> dict[str, str] | None:
 
 def notebook_metadata(facts: SessionFacts, *, complete: bool, callback: bool) -> str:
     """Return the notebook's metadata as JSON."""
-    ours = {
+    own_metadata = {
         "schema": SCHEMA_VERSION,
         "facts": fields.facts_to_json(facts),
         "complete": complete,
         "callback": callback,
     }
     metadata = {
-        METADATA_KEY: ours,
+        METADATA_KEY: own_metadata,
         "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }

@@ -21,6 +21,7 @@ from ..errors import SandboxFailed
 from ..transport.process_identity import process_alive, process_start_mark
 from ..wire.keepalive import RESUME_LIFETIME_S
 from .base import RelayAddress
+from .option_checks import check_seconds, check_text, check_texts, refuse_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +38,7 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _STOP_S = 5.0
 
 
+@refuse_options({"env_vars": "pass env=", "folder": "pass cwd="})
 @dataclass(frozen=True)
 class LocalSandbox:
     """Run the kernel in a child process on this machine, without any isolation.
@@ -56,6 +58,14 @@ class LocalSandbox:
     cwd: str | os.PathLike[str] | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     resume_lifetime: float = RESUME_LIFETIME_S
+
+    def __post_init__(self) -> None:
+        if self.python is not None:
+            check_text("python", self.python)
+        if self.cwd is not None and not isinstance(self.cwd, (str, os.PathLike)):
+            raise TypeError(f"cwd must be a path, not {self.cwd!r}")
+        check_texts("env", self.env)
+        check_seconds("resume_lifetime", self.resume_lifetime)
 
     async def start(self) -> RunningLocalSandbox:
         """Start the relay.

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from ..wire.keepalive import RESUME_LIFETIME_S
 from .base import RelayAddress
+from .option_checks import check_seconds, check_text, check_texts, refuse_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 _SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 
 
+@refuse_options({"secret": "pass token="})
 @dataclass(frozen=True)
 class RelaySandbox:
     """Run the kernel where a relay runs that somebody else started.
@@ -36,11 +38,16 @@ class RelaySandbox:
     resume_lifetime: float = RESUME_LIFETIME_S
 
     def __post_init__(self) -> None:
+        check_text("url", self.url)
         parts = urlsplit(self.url)
         if parts.scheme not in _SCHEMES or not parts.hostname or parts.path.strip("/") or parts.query:
-            raise ValueError(f"url is like wss://host or ws://host:port, without a path, not {self.url!r}")
+            raise ValueError(f"url must be like wss://host or ws://host:port, without a path, not {self.url!r}")
+        if not isinstance(self.token, str):
+            raise TypeError(f"token must be a text, not {type(self.token).__name__}")
         if not self.token:
-            raise ValueError("token is the secret that the relay was started with; it is empty")
+            raise ValueError("token must be the secret that the relay was started with; it is empty")
+        check_texts("headers", self.headers)
+        check_seconds("resume_lifetime", self.resume_lifetime)
 
     async def start(self) -> RunningRelaySandbox:
         """Return it; whether it answers is seen when it is dialled."""

@@ -122,9 +122,9 @@ class _DirectConnection:
         super().connection_lost(exc)  # type: ignore[misc]
         sink, self.sink = self.sink, None
         if sink is not None:
-            close, ours = self.protocol.close_rcvd, self.protocol.close_sent
-            if close is None and ours is not None and ours.code in PEER_AT_FAULT:
-                close = ours
+            close, close_sent = self.protocol.close_rcvd, self.protocol.close_sent
+            if close is None and close_sent is not None and close_sent.code in PEER_AT_FAULT:
+                close = close_sent
             sink.lost(self, LOST if close is None else int(close.code), "" if close is None else close.reason)
 
     # --- websockets' Connection --------------------------------------------------------------------

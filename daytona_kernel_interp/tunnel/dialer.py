@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from typing import TYPE_CHECKING
 
 from websockets.exceptions import InvalidHandshake
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from ..sandboxes.base import RelayAddress
     from ..transport.local_socket import LocalEnd
     from ..transport.websocket import SocketSink
+    from .entropy import Entropy
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +44,14 @@ class Dialer:
     """Knows where one relay is, also after it was restarted."""
 
     def __init__(
-        self, address: RelayAddress, restart_relay: Callable[[], Awaitable[RelayAddress | None]], times: LinkTimings
+        self,
+        address: RelayAddress,
+        restart_relay: Callable[[], Awaitable[RelayAddress | None]],
+        times: LinkTimings,
+        entropy: Entropy,
     ) -> None:
-        self.address, self.times = address, times
-        self._revive = restart_relay
+        self.address, self.times, self.entropy = address, times, entropy
+        self._restart_relay = restart_relay
         self._restarting: asyncio.Task[None] | None = None
 
     async def dial(self, channel: str, hello: HostHello, sink: SocketSink) -> Socket:
@@ -77,7 +81,7 @@ class Dialer:
 
     async def _restart_once(self) -> None:
         try:
-            address = await self._revive()
+            address = await self._restart_relay()
         except SandboxGone:
             raise
         except KernelError as error:
@@ -111,21 +115,32 @@ class DialedStream:
     """One stream from the host: dialled at once, and again whenever its socket is lost."""
 
     def __init__(
-        self, dialer: Dialer, channel: str, kernel: str, on_gone: Callable[[DialedStream, KernelError], None]
+        self,
+        dialer: Dialer,
+        channel: str,
+        kernel: str,
+        on_gone: Callable[[DialedStream, KernelError], None],
+        *,
+        open_within_s: float | None = None,
     ) -> None:
-        """Make a stream; ``on_gone`` is called once if it ends for another reason than its two local ends."""
+        """Make a stream; ``on_gone`` is called once if it ends for another reason than its two local ends.
+
+        ``open_within_s`` is how long the first dial is repeated (default: ``DIAL_S``, or as long as the address allows
+        for refusals); afterwards a lost stream is dialled for ``resume_lifetime_s``.
+        """
         self.channel = channel
         self.host_stream = False  # whether this process's own client is behind it
         self._dialer, self._on_gone = dialer, on_gone
+        self._open_within_s = open_within_s
         self._loop = asyncio.get_running_loop()
-        self._host = HostStream(kernel)
+        self._host = HostStream(kernel, token_hex=dialer.entropy.token_hex)
         self.carrier = Carrier(self._host.stream, self._ended)
         self._watchdog = Watchdog(dialer.times, self._loop.time())
         self._socket: Socket | None = None
         self._attempt: _Attempt | None = None  # whose socket it is that counts
         self._lost = asyncio.Event()
         self._answered = asyncio.Event()  # the hello came, or the socket was lost before it
-        self._end_reported: StreamGone | None = None
+        self._end_error: StreamGone | None = None
         self.opened: asyncio.Future[None] = self._loop.create_future()
         self._task = asyncio.create_task(self._keep_connected())
 
@@ -148,7 +163,7 @@ class DialedStream:
         """Give it its local end."""
         self.carrier.connect(local)
 
-    def send_keepalive(self, now: float, *, in_flight: bool, keep_warm: bool = False) -> bool:
+    def check_connection(self, now: float, *, in_flight: bool, keep_warm: bool = False) -> bool:
         """Ask for, or judge, the life of its socket; return whether it was found dead."""
         socket = self.carrier.socket
         if socket is None:
@@ -196,7 +211,7 @@ class DialedStream:
         try:
             self._host.take_hello(data if data is not None else b"")
         except RemoteProtocolError as error:
-            self._end_reported = StreamGone(CloseCode.BAD_HELLO, str(error))
+            self._end_error = StreamGone(CloseCode.BAD_HELLO, str(error))
             socket.begin_close(CloseCode.BAD_HELLO, close_reason(error))
             return
         self._watchdog = Watchdog(self._dialer.times, self._loop.time())
@@ -214,8 +229,8 @@ class DialedStream:
         """Dial again, unless the relay said that there is no point."""
         if self.carrier.socket is socket:
             self.carrier.detach()
-        if (code in FINAL_CLOSES or code in PEER_AT_FAULT or code == FINISHED) and self._end_reported is None:
-            self._end_reported = StreamGone(code, reason)
+        if (code in FINAL_CLOSES or code in PEER_AT_FAULT or code == FINISHED) and self._end_error is None:
+            self._end_error = StreamGone(code, reason)
         self._lost.set()
         self._answered.set()
 
@@ -227,8 +242,8 @@ class DialedStream:
             while True:
                 await self._dial_until_attached()
                 await self._lost.wait()
-                if self._end_reported is not None:
-                    raise self._end_reported
+                if self._end_error is not None:
+                    raise self._end_error
         except StreamGone as gone:
             if self._host.stream.both_finished and gone.code in (FINISHED, CloseCode.UNKNOWN_STREAM):
                 self.carrier.end()  # the relay had the last ack, and its close was lost
@@ -249,7 +264,7 @@ class DialedStream:
             SandboxFailed, TunnelLost: If it cannot be reached for as long as streams live; the first time, at once.
         """
         started = self._loop.time()
-        for delay_s in delays(random.random):
+        for delay_s in delays(self._dialer.entropy.jitter):
             self._lost.clear()
             self._answered.clear()
             try:
@@ -260,8 +275,8 @@ class DialedStream:
                 self._attempt = None  # a socket that is late says nothing any more
                 await self._handle_dial_error(error, self._loop.time() - started)
             else:
-                if self._end_reported is not None:
-                    raise self._end_reported
+                if self._end_error is not None:
+                    raise self._end_error
                 return
             await asyncio.sleep(delay_s)
 
@@ -279,7 +294,7 @@ class DialedStream:
         if not self._answered.is_set():
             socket.abort()
             raise asyncio.TimeoutError("it accepted and then said nothing")
-        if not self.attached and self._end_reported is None:
+        if not self.attached and self._end_error is None:
             raise ConnectionError("it closed the connection before its hello")
 
     async def _handle_dial_error(self, error: Exception, elapsed_s: float) -> None:
@@ -291,7 +306,8 @@ class DialedStream:
         if refused and elapsed_s >= (patience_s if first else _REFUSED_TIMEOUT_S):
             failed = SandboxFailed if first else TunnelLost
             raise failed(what) from error
-        if first and elapsed_s > max(DIAL_S, patience_s):
+        open_within_s = DIAL_S if self._open_within_s is None else self._open_within_s
+        if first and elapsed_s > max(open_within_s, patience_s):
             raise SandboxFailed(what) from error
         if elapsed_s > self._dialer.times.resume_lifetime_s:
             raise TunnelLost(f"{what}, for {elapsed_s:.0f} s") from error

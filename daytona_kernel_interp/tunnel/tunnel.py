@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
-import secrets
 import shutil
-import socket
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import MAX_RECOVERIES
 from ..errors import KernelError, SandboxFailed, TunnelLost
+from ..transport.local_listener import LocalListener
 from ..transport.local_socket import FunctionEnd, SocketEnd
 from ..wire.comm import LineReader, to_line
 from ..wire.hello import JOURNAL_CHANNEL, KERNEL_CHANNELS, RELAY_CHANNEL, CloseCode
@@ -28,14 +27,18 @@ from ..wire.keepalive import LinkTimings
 from ..wire.protocol_errors import RemoteProtocolError
 from ..wire.zmtp import AcceptingEnd
 from .dialer import DialedStream, Dialer
+from .entropy import Entropy
 from .local_endpoints import make_endpoints_folder, write_connection_file
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    import socket
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
+    from pathlib import Path
 
     from ..sandboxes.base import RelayAddress
+    from ..transport.local_socket import LocalEnd
 
-    Revive = Callable[[], Awaitable[RelayAddress | None]]
+    RestartRelay = Callable[[], Awaitable[RelayAddress | None]]
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +56,9 @@ class _KernelEndpoints:
         self.kernel_id, self.key = kernel_id, key
         self.name, self.personal = name, personal
         self.limit_bytes: int | None = None  # of a message to a client
-        self.listening: list[socket.socket] = []
+        self.listeners: list[LocalListener] = []
         self.ready: dict[str, DialedStream] = {}  # dialled before a client came
-        self.streams: set[DialedStream] = set()
+        self.streams: dict[DialedStream, None] = {}  # in the order of their connections
 
 
 class KernelObserver:
@@ -75,10 +78,16 @@ class Tunnel:
     """One relay, seen from the host. Lives on the I/O loop."""
 
     def __init__(
-        self, address: RelayAddress, restart_relay: Revive, times: LinkTimings, folder: Path | None = None
+        self,
+        address: RelayAddress,
+        restart_relay: RestartRelay,
+        times: LinkTimings,
+        folder: Path | None = None,
+        entropy: Entropy | None = None,
     ) -> None:
-        self._dialer = Dialer(address, restart_relay, times)
-        self._folder, self._folder_is_ours = folder or make_endpoints_folder(), folder is None
+        self._entropy = entropy or Entropy()
+        self._dialer = Dialer(address, restart_relay, times, self._entropy)
+        self._folder, self._owns_folder = folder or make_endpoints_folder(), folder is None
         self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._ids = itertools.count(1)
         self._kernel_ids = itertools.count(1)
@@ -86,10 +95,10 @@ class Tunnel:
         self._observers: dict[str, KernelObserver] = {}
         self._relay: DialedStream | None = None
         self._relay_end = FunctionEnd(lambda data: None)
-        self._streams: set[DialedStream] = set()
-        self._accepting: set[asyncio.Task[Any]] = set()
+        self._streams: dict[DialedStream, None] = {}
+        self._tasks: dict[asyncio.Task[None], None] = {}
         self._in_flight = 0
-        self._ticker = asyncio.create_task(self._tick())
+        self._spawn(self._tick())
         self._loss: KernelError | None = None
 
     @classmethod
@@ -97,9 +106,10 @@ class Tunnel:
         cls,
         address: RelayAddress,
         *,
-        restart_relay: Revive | None = None,
+        restart_relay: RestartRelay | None = None,
         times: LinkTimings | None = None,
         folder: Path | None = None,
+        entropy: Entropy | None = None,
     ) -> Tunnel:
         """Connect to the relay at ``address`` and become its host; streams of another host end.
 
@@ -112,7 +122,7 @@ class Tunnel:
             WireMismatch: If it runs another version of the wire.
             TunnelLost: If it closed the stream.
         """
-        tunnel = cls.begin(address, restart_relay, times, folder)
+        tunnel = cls.begin(address, restart_relay, times, folder, entropy)
         try:
             await tunnel.wait_open()
         except BaseException:
@@ -122,10 +132,15 @@ class Tunnel:
 
     @classmethod
     def begin(
-        cls, address: RelayAddress, restart_relay: Revive | None, times: LinkTimings | None, folder: Path | None = None
+        cls,
+        address: RelayAddress,
+        restart_relay: RestartRelay | None,
+        times: LinkTimings | None,
+        folder: Path | None = None,
+        entropy: Entropy | None = None,
     ) -> Tunnel:
         """Begin to connect to a relay that has had no other host, so that a kernel's streams are dialled meanwhile."""
-        tunnel = cls(address, restart_relay or _never_restart, times or LinkTimings(), folder)
+        tunnel = cls(address, restart_relay or _never_restart, times or LinkTimings(), folder, entropy)
         tunnel._open_relay()
         return tunnel
 
@@ -171,8 +186,8 @@ class Tunnel:
         Clients may connect at once: what they send waits in the sandbox until the kernel serves. Whether it started is
         told by :meth:`kernel_started`.
         """
-        kernel_id = f"{next(self._kernel_ids)}-{secrets.token_hex(4)}"
-        key = key or secrets.token_hex(32)
+        kernel_id = f"{next(self._kernel_ids)}-{self._entropy.token_hex(4)}"
+        key = key or self._entropy.token_hex(32)
         return kernel_id, self.open_kernel(kernel_id, key, watcher, personal=personal, name=name)
 
     async def kernel_started(self, kernel_id: str) -> None:
@@ -206,7 +221,9 @@ class Tunnel:
         """Listen for clients and dial the first client's streams; after :meth:`suspend_kernel`, afresh."""
         endpoints = self._kernels[kernel_id]
         for port, channel in enumerate(KERNEL_CHANNELS, start=1):
-            endpoints.listening.append(self._listen(self._folder / f"{endpoints.name}-{port}", channel, endpoints))
+            path = self._folder / f"{endpoints.name}-{port}"
+            accept = functools.partial(self._accept, channel, endpoints)
+            endpoints.listeners.append(LocalListener(path, accept))
         for channel in _PREOPENED_CHANNELS:
             stream = endpoints.ready[channel] = self._dial(channel, endpoints)
             stream.host_stream = True
@@ -216,12 +233,10 @@ class Tunnel:
         endpoints = self._kernels.get(kernel_id)
         if endpoints is None:
             return
-        for listener in endpoints.listening:
-            asyncio.get_running_loop().remove_reader(listener)
-            Path(listener.getsockname()).unlink(missing_ok=True)
+        for listener in endpoints.listeners:
             listener.close()
         streams = [stream for stream in endpoints.streams if not stream.carrier.ended]
-        endpoints.listening, endpoints.ready = [], {}
+        endpoints.listeners, endpoints.ready = [], {}
         endpoints.streams.clear()
         for stream in streams:
             stream.close()
@@ -278,10 +293,13 @@ class Tunnel:
         """
         await self._request("end")
 
-    async def read_journal(self, kernel_id: str, after: str | None, cell: str | None) -> list[JournalRecord]:
+    async def read_journal(
+        self, kernel_id: str, after: str | None, cell: str | None, *, open_within_s: float | None = None
+    ) -> list[JournalRecord]:
         """Return the kernel's journal from behind the message ``after``, or else from the start of ``cell``.
 
-        A record GAP comes first where that is not in the journal any more.
+        A record GAP comes first where that is not in the journal any more. ``open_within_s`` is how long the relay is
+        dialled for it; see :class:`.dialer.DialedStream`.
 
         Raises:
             TunnelLost: If the relay is gone, or what it sends is no journal.
@@ -305,7 +323,9 @@ class Tunnel:
 
         end = FunctionEnd(take, lambda: fail(TunnelLost("the journal ended early")))
         stream = self._track_stream(
-            DialedStream(self._dialer, JOURNAL_CHANNEL, kernel_id, lambda _, error: fail(error))
+            DialedStream(
+                self._dialer, JOURNAL_CHANNEL, kernel_id, lambda _, error: fail(error), open_within_s=open_within_s
+            )
         )
         stream.connect(end)
         end.send(to_line({"after": after, "cell": cell}))
@@ -318,18 +338,18 @@ class Tunnel:
     async def aclose(self) -> None:
         """Close every stream and endpoint; nothing that they still hold is sent. Calling it again does nothing."""
         self._fail(TunnelLost("the interpreter was shut down"))
-        self._ticker.cancel()
         for kernel_id in list(self._kernels):
             self.close_kernel(kernel_id)
         streams = list(self._streams)
         for stream in streams:
             stream.close()
-        for task in self._accepting:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(self._ticker, *self._accepting, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for stream in streams:
             await stream.wait_closed()
-        if self._folder_is_ours:
+        if self._owns_folder:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _open_relay(self) -> None:
@@ -406,35 +426,29 @@ class Tunnel:
 
     # --- kernel channels --------------------------------------------------------------------------
 
-    def _listen(self, path: Path, channel: str, endpoints: _KernelEndpoints) -> socket.socket:
-        # Not asyncio's own server, and no awaited accept: both can lose a connection that comes while they are closed.
-        listener = socket.socket(socket.AF_UNIX)
-        listener.setblocking(False)
-        listener.bind(str(path))
-        listener.listen(16)
-        asyncio.get_running_loop().add_reader(listener, self._accept, listener, channel, endpoints)
-        return listener
+    def connect(self, kernel_id: str, channel: str, end: LocalEnd) -> DialedStream:
+        """Carry ``end``, a client's connection to a channel of the kernel, over a stream of its own.
 
-    def _accept(self, listener: socket.socket, channel: str, endpoints: _KernelEndpoints) -> None:
-        try:
-            connection, _ = listener.accept()
-        except OSError:
-            return  # gone again
-        connection.setblocking(False)
+        The first connection to a preopened channel gets the stream that is dialled already. ``kernel_id`` must be open.
+        """
+        endpoints = self._kernels[kernel_id]
         stream = endpoints.ready.pop(channel, None) or self._dial(channel, endpoints)
-        end = SocketEnd(AcceptingEnd(channel, endpoints.limit_bytes))
         stream.connect(end)
-        task = asyncio.create_task(self._attach_connection(connection, end))
-        self._accepting.add(task)
-        task.add_done_callback(self._accepting.discard)
-        task.add_done_callback(lambda task: connection.close() if task.cancelled() else None)  # maybe before it ran
+        return stream
+
+    def _accept(self, channel: str, endpoints: _KernelEndpoints, connection: socket.socket) -> None:
+        end = SocketEnd(AcceptingEnd(channel, endpoints.limit_bytes))
+        self.connect(endpoints.kernel_id, channel, end)
+        task = self._spawn(self._attach_connection(connection, end))
+        # A task that is cancelled before its first step never sees the connection.
+        task.add_done_callback(lambda task: connection.close() if task.cancelled() else None)
 
     async def _attach_connection(self, connection: socket.socket, end: SocketEnd) -> None:
         await asyncio.get_running_loop().connect_accepted_socket(lambda: end, connection)
 
     def _dial(self, channel: str, endpoints: _KernelEndpoints) -> DialedStream:
         stream = DialedStream(self._dialer, channel, endpoints.kernel_id, self._kernel_stream_gone)
-        endpoints.streams.add(stream)
+        endpoints.streams[stream] = None
         return self._track_stream(stream)
 
     def _kernel_stream_gone(self, stream: DialedStream, error: KernelError) -> None:
@@ -442,15 +456,22 @@ class Tunnel:
         log.debug("stream %s ended: %s", stream.channel, error)
         for kernel_id, endpoints in self._kernels.items():
             if stream in endpoints.streams:
-                endpoints.streams.discard(stream)
+                del endpoints.streams[stream]
                 if stream.host_stream and kernel_id in self._observers:
                     self._observers[kernel_id].streams_broken()
                 return
 
     def _track_stream(self, stream: DialedStream) -> DialedStream:
-        self._streams = {other for other in self._streams if not other.carrier.ended}
-        self._streams.add(stream)
+        self._streams = {other: None for other in self._streams if not other.carrier.ended}
+        self._streams[stream] = None
         return stream
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        """Run ``work`` as a task that :meth:`aclose` cancels and waits for."""
+        task = asyncio.create_task(work)
+        self._tasks[task] = None
+        task.add_done_callback(lambda task: self._tasks.pop(task, None))
+        return task
 
     # --- keepalive -----------------------------------------------------------------------------------------
 
@@ -467,7 +488,7 @@ class Tunnel:
             dead = [
                 s
                 for s in list(self._streams)
-                if s.send_keepalive(now, in_flight=in_flight, keep_warm=warm or s is self._relay)
+                if s.check_connection(now, in_flight=in_flight, keep_warm=warm or s is self._relay)
             ]
             if dead:  # the others, of another client perhaps, may owe nothing and be dead all the same
                 doubtful_until = now + 2 * times.dead_after_s

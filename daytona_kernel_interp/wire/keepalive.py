@@ -14,7 +14,6 @@ on a slow link is no silence. So a reader that does not read, which only stops t
 from __future__ import annotations
 
 import hmac
-import secrets
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -114,9 +113,9 @@ class Watchdog:
 class HostStream:
     """The host's end of one stream, over all its attachments."""
 
-    def __init__(self, kernel: str, *, window_bytes: int = WINDOW_BYTES) -> None:
+    def __init__(self, kernel: str, *, token_hex: Callable[[int], str], window_bytes: int = WINDOW_BYTES) -> None:
         self.stream = Stream(window_bytes=window_bytes)
-        self.id, self._secret = secrets.token_hex(16), secrets.token_hex(32)
+        self.id, self._secret = token_hex(16), token_hex(32)
         self._kernel, self._window_bytes = kernel, window_bytes
         self._generation = 0
         self._known = False
@@ -188,10 +187,10 @@ class RelayStreams:
         window_bytes: int = WINDOW_BYTES,
         max_streams: int = MAX_STREAMS,
         lifetime_s: float = RESUME_LIFETIME_S,
-        boot: Callable[[], str] = lambda: secrets.token_hex(8),
+        boot: str,
     ) -> None:
         self._window_bytes, self._max_streams, self._lifetime_s = window_bytes, max_streams, lifetime_s
-        self.boot = boot()
+        self.boot = boot  # names this run of the relay
         self._streams: dict[str, RelayStream] = {}
 
     def __iter__(self) -> Iterator[RelayStream]:

@@ -44,10 +44,8 @@ def measure(plan: Plan) -> Iterator[Line]:
     """Measure everything, in the order of the table."""
     with _service() as service:
         from daytona_kernel_interp.runtime.event_loop import io_loop
-        from daytona_kernel_interp.sandboxes.daytona.snapshot_image import (  # the SDK, in the end
-            KernelImage,
-            build_snapshot,
-        )
+        from daytona_kernel_interp.sandboxes.daytona.snapshot_build import build_snapshot
+        from daytona_kernel_interp.sandboxes.daytona.snapshot_image import KernelImage
 
         name = KernelImage().name()
         io_loop().run(build_snapshot(KernelImage(), name, lambda line: None))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from .conftest import Local
 
-SHORT_S = 0.2
+SHORT_S = 0.5
 
 
 def dial(service: Service) -> ClientConnection:

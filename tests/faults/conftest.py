@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 # A dead link is noticed as by default, only sooner.
 TIMES = LinkTimings(keepalive_s=0.25, dead_after_s=1.0, idle_keepalive_s=2.0, resume_lifetime_s=3.0)
 
+# For links that are to live beside much work, where a machine with other work may be late by a second.
+PATIENT = LinkTimings(keepalive_s=0.75, dead_after_s=3.0, idle_keepalive_s=2.0, resume_lifetime_s=60.0)
+
 
 @pytest.fixture(autouse=True)
 def _no_complaints(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
@@ -39,5 +42,13 @@ def proxy() -> Iterator[Proxy]:
 def driver(proxy: Proxy) -> Iterator[Driver]:
     """Its host gives up after 3 s without a link, its relay does not."""
     driver = Driver(ThroughProxy(proxy, LocalSandbox(resume_lifetime=60)), TIMES)
+    yield driver
+    driver.close()
+
+
+@pytest.fixture
+def patient_driver(proxy: Proxy) -> Iterator[Driver]:
+    """The same, but its link counts as dead later, and its host does not give up soon."""
+    driver = Driver(ThroughProxy(proxy, LocalSandbox(resume_lifetime=60)), PATIENT)
     yield driver
     driver.close()

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 SESSIONS = 200
 _LANES = 6
 _ENDED = (State.DESTROYING, State.DESTROYED)
-_NO_HOST_S = DaytonaSandbox().auto_stop_minutes * 60 + 20  # the service looks every 10 s
-_LIFE_S = DaytonaSandbox().ttl_minutes * 60
+_NO_HOST_S = DaytonaSandbox().effective_auto_stop_interval * 60 + 20  # the service looks every 10 s
+_LIFE_S = DaytonaSandbox().effective_ttl_minutes * 60
 
 STUCK = "it does not start in time"
 
@@ -131,7 +131,7 @@ def ways(folder: Path) -> list[Way]:
         _fails(
             "the installation fails",
             "it has neither pip nor uv",
-            options=f"python={str(folder / 'bare/bin/python')!r}, env={{'PATH': '/usr/bin:/bin'}}",
+            options=f"python={str(folder / 'bare/bin/python')!r}, env_vars={{'PATH': '/usr/bin:/bin'}}",
         ),
         _fails("the relay is not started", "no relay can be started", _toolbox("sessionExecuteCommand", status=500)),
         _fails("an answer is lost", "no relay can be started", _toolbox("createSession", refuse=True, after=True)),
@@ -140,12 +140,12 @@ def ways(folder: Path) -> list[Way]:
         _fails(
             "the relay ends at once",
             "ended with exit code 3",
-            options=f"env={{'PYTHONPATH': {str(folder / 'no-relay')!r}}}",
+            options=f"env_vars={{'PYTHONPATH': {str(folder / 'no-relay')!r}}}",
         ),
         _fails(
             "the kernel ends at once",
             "ended with exit code 3",
-            options=f"env={{'PYTHONPATH': {str(folder / 'no-kernel')!r}}}",
+            options=f"env_vars={{'PYTHONPATH': {str(folder / 'no-kernel')!r}}}",
         ),
     ]
 

@@ -61,7 +61,9 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
         self._listener: socket.socket | None = None
-        self.port = 0
+        # Bound for as long as the proxy lives, so that nobody else gets the port while the proxy refuses.
+        self._reserved = self._bound(0)
+        self.port = int(self._reserved.getsockname()[1])
         self.accept()
 
     def __enter__(self) -> Self:
@@ -130,6 +132,7 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(30)
         self._loop.close()
+        self._reserved.close()
 
     # --- on the proxy's loop ---------------------------------------------------------------------------
 
@@ -142,13 +145,17 @@ class Proxy:
     def _listen(self) -> None:
         if self._listener is not None:
             return
-        self._listener = socket.socket()
-        self._listener.setblocking(False)
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._listener.bind(("127.0.0.1", self.port))
+        self._listener = self._bound(self.port)
         self._listener.listen(64)
-        self.port = self._listener.getsockname()[1]
         self._loop.add_reader(self._listener, self._take, self._listener)
+
+    @staticmethod
+    def _bound(port: int) -> socket.socket:
+        made = socket.socket()
+        made.setblocking(False)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(("127.0.0.1", port))
+        return made
 
     def _stop_listening(self) -> None:
         if self._listener is not None:

@@ -21,7 +21,7 @@ from daytona_kernel_interp.wire.hello import KERNEL_CHANNELS, MAX_STREAMS
 from tests.integration.driver import Driver
 from tests.integration.test_backpressure import wait_until
 
-from .conftest import TIMES
+from .conftest import PATIENT, TIMES
 from .proxy import DOWN, UP, Faults, Proxy
 from .sandbox import ThroughProxy
 from .soak import CUTS, raw_client
@@ -141,8 +141,9 @@ def test_a_kernel_that_does_not_read_is_no_dead_link(driver: Driver, proxy: Prox
     assert proxy.dials == dials
 
 
-def test_a_host_that_does_not_read_is_no_dead_link(driver: Driver, proxy: Proxy) -> None:
+def test_a_host_that_does_not_read_is_no_dead_link(patient_driver: Driver, proxy: Proxy) -> None:
     """Another client reads nothing and so has its window full of iopub; its stream and ours live on."""
+    driver, rest_s = patient_driver, 1.5 * PATIENT.dead_after_s
 
     def flood(count: int) -> int:
         begin = proxy.passed[DOWN]
@@ -151,10 +152,11 @@ def test_a_host_that_does_not_read_is_no_dead_link(driver: Driver, proxy: Proxy)
         return proxy.passed[DOWN] - begin
 
     for_one = 20 * flood(1000)
+    dials = proxy.dials + 3  # the other client's: shell, iopub and control
     with raw_client(driver.session.kernel.connection_file):
-        dials = proxy.dials
+        proxy.until_dialled(dials)
         assert flood(20_000) < 1.8 * for_one  # the other's is still in the sandbox
-        driver.run("end = time.monotonic() + 3\nwhile time.monotonic() < end: time.sleep(0.01)")
+        driver.run(f"end = time.monotonic() + {rest_s}\nwhile time.monotonic() < end: time.sleep(0.01)")
         assert proxy.dials == dials
 
 
@@ -250,7 +252,7 @@ def test_interrupts_through_a_link_that_is_cut(driver: Driver, proxy: Proxy, thr
 
 
 def test_what_is_printed_while_nobody_listens_is_not_lost(
-    driver: Driver, proxy: Proxy, thread: ThreadPoolExecutor, tmp_path: Path
+    patient_driver: Driver, proxy: Proxy, thread: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
     """The relay cannot be reached while a cell prints 4,000 lines; all of them come, in order."""
     done = tmp_path / "done"
@@ -264,7 +266,7 @@ def test_what_is_printed_while_nobody_listens_is_not_lost(
 
     code = "import time\nfor i in range(4000): print(i, flush=True)\nopen(done, 'w').close()"
     variables = {"done": str(done)}
-    cell = thread.submit(driver.run, code, variables=variables, on_output=cut_off, max_output_chars=None)
+    cell = thread.submit(patient_driver.run, code, variables=variables, on_output=cut_off, max_output_chars=None)
     assert cut.wait(30)
     assert wait_until(done.exists, 30)
     proxy.accept()

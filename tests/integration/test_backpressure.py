@@ -28,7 +28,7 @@ def test_a_slow_host_loses_nothing(driver: Driver, tmp_path: Path) -> None:
 
     def on_output(output: Output) -> None:
         if not held:  # once: hold the loop that reads every channel until the cell has printed all
-            held.append(wait_until(done.exists, 25))
+            held.append(wait_until(done.exists, 60))
 
     line = "x" * 1000
     result = driver.run(
@@ -36,6 +36,7 @@ def test_a_slow_host_loses_nothing(driver: Driver, tmp_path: Path) -> None:
         variables={"line": line, "done": str(done)},
         max_output_chars=None,
         on_output=on_output,
+        timeout_s=90,
     )
     assert held == [True]
     assert result.cell.text() == f"{line}\n" * 25_000

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tests.integration.driver import Driver
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.kernel
 
 FIELDS = (OutputField("answer", "str"), OutputField("score", "int"))
 

@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 
     from tests.integration.daytona_service import Service as Emulated
 
-HOUR_S = 3600.0
+MINUTE_S = 60.0
+HOUR_S = 60 * MINUTE_S
 ALIVE = {"daytona-kernel": "1", **owner.owner()}
-LATER = {**ALIVE, owner.PROCESS: f"{os.getpid()}-{int(process_start_mark(os.getpid())) - 1}"}
-GONE = {**ALIVE, owner.PROCESS: "4194305-1"}  # no process has an id that large
-ELSEWHERE = {**GONE, owner.MACHINE: "0" * 16}
-WITHOUT = {name: value for name, value in GONE.items() if name != owner.OURS}
+LATER = {**ALIVE, owner.PROCESS_LABEL: f"{os.getpid()}-{int(process_start_mark(os.getpid())) - 1}"}
+GONE = {**ALIVE, owner.PROCESS_LABEL: "4194305-1"}  # no process has an id that large
+ELSEWHERE = {**GONE, owner.MACHINE_LABEL: "0" * 16}
+WITHOUT = {name: value for name, value in GONE.items() if name != owner.PACKAGE_LABEL}
 
 
 @pytest.fixture
@@ -72,9 +73,9 @@ def test_which_sandboxes_are_lost(
 ) -> None:
     """Of this machine: a process that is gone, also where its id is another's now, or an hour idle; no other."""
     gone, later, idle = make(GONE), make(LATER), make(ALIVE, idle_s=1.1 * HOUR_S)
-    alive, elsewhere = make(ALIVE, idle_s=0.9 * HOUR_S), make(ELSEWHERE)
+    alive, elsewhere = make(ALIVE, idle_s=0.9 * HOUR_S), make(ELSEWHERE, idle_s=MINUTE_S)
     idle_elsewhere, foreign = make(ELSEWHERE, idle_s=2 * HOUR_S), make({"team": "a"}, idle_s=9 * HOUR_S)
-    alike, kept = make(WITHOUT, idle_s=9 * HOUR_S), make({**GONE, owner.KEPT: "1"}, idle_s=9 * HOUR_S)
+    alike, kept = make(WITHOUT, idle_s=9 * HOUR_S), make({**GONE, owner.KEEP_LABEL: "1"}, idle_s=9 * HOUR_S)
     everything = {gone, later, idle, alive, elsewhere, idle_elsewhere, foreign, alike, kept}
 
     def collects(*options: str) -> set[str]:
@@ -99,7 +100,7 @@ def test_which_sandboxes_are_lost(
     assert collects("--older-than", "0.5") == {alive}
     assert collects("--all-owners") == {idle_elsewhere}
     assert collects("--kept") == {kept}
-    assert collects("--all-owners", "--kept", "--older-than", "0.0000001") == {elsewhere}
+    assert collects("--all-owners", "--kept", "--older-than", "0.01") == {elsewhere}
     assert left(daytona) == {foreign, alike}
 
 

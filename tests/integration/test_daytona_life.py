@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.hosts import Hosts
 
 MINUTE_S = 60.0
-AUTO_STOP_S = DaytonaSandbox().auto_stop_minutes * MINUTE_S
+AUTO_STOP_S = DaytonaSandbox().effective_auto_stop_interval * MINUTE_S
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def test_each_secret_goes_where_it_belongs_and_nowhere_else(
     emulator = daytona.emulator
     secrets: dict[str, set[str]] = {"key": {emulator.api_key}, "token": set(), "relay": set()}
     shown: list[str] = []
-    interpreter = KernelInterpreter(sandbox=DaytonaSandbox(upload=upload, env={"COLOUR": "red"}))
+    interpreter = KernelInterpreter(sandbox=DaytonaSandbox(upload=upload, env_vars={"COLOUR": "red"}))
 
     def look() -> None:
         """Take note of the secrets that are used now, and of what may show them."""

@@ -55,7 +55,7 @@ def test_a_service_without_limits_to_whole_lives_will_do(daytona: Service) -> No
         assert daytona.only["autoDestroyAt"] is None
     daytona.emulator.fail(NO_LIMITS)
     with pytest.raises(CodeInterpreterError, match="ttlMinutes should not exist"):
-        answer(DaytonaSandbox(ttl=60))
+        answer(DaytonaSandbox(ttl_minutes=60))
 
 
 def test_a_toolbox_session_that_is_there_already_is_ours(daytona: Service) -> None:
@@ -100,7 +100,7 @@ def test_a_home_that_shells_trip_over_will_do(daytona: Service, monkeypatch: pyt
 
 def test_a_home_that_cannot_be_used_is_not_needed(daytona: Service) -> None:
     """What is brought goes to the folder of temporary files then."""
-    with KernelInterpreter(sandbox=DaytonaSandbox(upload=True, env={"HOME": "/proc/no/such/home"})) as interpreter:
+    with KernelInterpreter(sandbox=DaytonaSandbox(upload=True, env_vars={"HOME": "/proc/no/such/home"})) as interpreter:
         ours = interpreter.execute("import daytona_kernel_interp; daytona_kernel_interp.__file__")
         assert ours.startswith(interpreter.execute("import os; os.environ['TMPDIR']"))
 
@@ -128,8 +128,8 @@ def test_what_an_older_sdk_would_drop_is_told(daytona: Service, monkeypatch: pyt
     from daytona import CreateSandboxFromSnapshotParams
 
     monkeypatch.delitem(CreateSandboxFromSnapshotParams.model_fields, "target")
-    with pytest.raises(CodeInterpreterError, match="cannot tell the service about region: install a newer one"):
-        answer(DaytonaSandbox(region="eu"))
+    with pytest.raises(CodeInterpreterError, match="cannot tell the service about target: install a newer one"):
+        answer(DaytonaSandbox(target="eu"))
 
 
 def cut(interpreter: KernelInterpreter) -> None:

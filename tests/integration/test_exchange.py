@@ -367,7 +367,7 @@ def test_frames_travel_as_arrow_once_each_side_knows_of_the_other(
     decoded: list[bytes] = []
     monkeypatch.setattr("daytona_kernel_interp.codec.values.decode", _spy(decoded))
     code = """
-from daytona_kernel_interp.wire import values
+from daytona_kernel_interp.codec import values
 heads, decode = [], values.decode
 values.decode = lambda buffers: heads.append(bytes(buffers[0])) or decode(buffers)
 try:

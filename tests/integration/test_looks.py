@@ -13,7 +13,7 @@ from daytona_kernel_interp.runtime.event_loop import io_loop
 if TYPE_CHECKING:
     from tests.integration.driver import Driver
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.kernel
 
 
 def look(driver: Driver, name: str | None = None) -> dict[str, Any]:

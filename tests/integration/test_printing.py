@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.client.outputs import StreamText
+from tests import examples
 
 if TYPE_CHECKING:
     from tests.integration.driver import Driver
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.kernel
 
 LIMIT = 20_000
 WAYS = {
@@ -95,7 +96,7 @@ def test_a_long_line_is_cut_and_its_neighbours_are_not(driver: Driver) -> None:
         assert file.read() == f"a\n{'x' * 1_000_000}\nb\n"
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(examples.at_most(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     text=st.text(st.sampled_from("aé€\U0001f600"), min_size=1, max_size=2000),
     cuts=st.lists(st.integers(1, 1100), min_size=1, max_size=6),

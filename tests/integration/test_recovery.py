@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from daytona_kernel_interp.client.outputs import Output
     from tests.integration.driver import Driver
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.kernel
 
 
 def local(driver: Driver) -> RunningLocalSandbox:

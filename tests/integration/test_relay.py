@@ -27,7 +27,7 @@ from daytona_kernel_interp.tunnel.tunnel import Tunnel
 from daytona_kernel_interp.wire.hello import HELLO_HEADER, SECRET_HEADER, CloseCode, HostHello
 from tests.integration.driver import Driver
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.kernel
 
 HELLO = HostHello(stream="0" * 32, resume="0" * 64, kernel="", window=1).to_header()
 

@@ -29,7 +29,7 @@ def wire_bytes(folder: Path) -> str:
 
 def _exchange() -> list[str]:
     """Attach, write both ways, lose the link, attach again and finish both ways."""
-    relay = RelayStreams(window_bytes=1000, boot=lambda: "00ff")
+    relay = RelayStreams(window_bytes=1000, boot="00ff")
     host = Stream(window_bytes=1000)
     lines = ["# An exchange", "header   " + HostHello(**HELLO).to_header()]
     admitted = relay.admit("shell", HostHello(**HELLO))
@@ -75,7 +75,7 @@ def _frame(name: str, data: bytes) -> str:
 
 
 def _refusals() -> list[str]:
-    relay = RelayStreams(window_bytes=1000, max_streams=1, boot=lambda: "00ff")
+    relay = RelayStreams(window_bytes=1000, max_streams=1, boot="00ff")
     other = {**HELLO, "stream": "0" * 31 + "2"}
     hellos = [
         ("shell", HostHello(**HELLO)),

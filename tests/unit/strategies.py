@@ -8,10 +8,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from hypothesis import settings
 from hypothesis import strategies as st
 
-FEW = settings(max_examples=40)  # for tests whose examples are large: the whole folder takes seconds
+from tests import examples
+
+FEW = examples.at_most(40)  # for tests whose examples are large: the whole folder takes seconds
 
 # "$" marks the codec's tags; the surrogates are what os.fsdecode makes of bytes that are no UTF-8.
 _AWKWARD = st.text(st.sampled_from('$v\0\n"\\é\u2028\U0001f600\udc80\udcff'), max_size=6)

@@ -182,7 +182,7 @@ class Bridge:
         """Return the tools that code waits for, and when it called each (``time.monotonic``). Any thread may."""
         return list(dict.copy(self._pending_calls).values())
 
-    def tools(self) -> dict[str, object]:
+    def bound_callables(self) -> dict[str, object]:
         """Return what was bound into the namespace, by name, but for variables. Any thread may."""
         found = {name: stub for name, (_, stub) in dict.copy(self._specs).items()}
         submit = {} if self._submit is None else {_SUBMIT: self._submit[1]}

@@ -59,7 +59,7 @@ class InspectHandler:
 
     def summary(self) -> dict[str, object]:
         """Return the variables and the running cell."""
-        offered = self._bridge.tools()
+        offered = self._bridge.bound_callables()
         hidden = {**copy_namespace(self._shell.user_ns_hidden), **offered}
         rows, left_out = summarize(self._shell.user_ns, hidden)
         return {

@@ -36,7 +36,7 @@ _MAX_BITS = 256
 _SMALL = 1 << 63
 _MAX_ITEMS = 10  # in a row of a table; of one variable as many as its text has room for
 _ITEM_CHARS = 20
-_MAX_REPR_SOURCE_CHARS = 100_000  # characters and items
+_MAX_REPR_SIZE = 100_000  # characters and items
 _MAX_DEPTH = 3
 _ATTEMPTS = 20
 _TASK: Any = asyncio.Task  # code in cells can replace asyncio's
@@ -102,7 +102,7 @@ def is_large(value: object) -> bool:
     That can be told of Python's texts and containers. Subclasses count as what they are in C.
     """
     waiting: list[Any] = [value]
-    room, seen = _MAX_REPR_SOURCE_CHARS, set()
+    room, seen = _MAX_REPR_SIZE, set()
     while waiting and room > 0:
         item = waiting.pop()
         base: Any = next((base for base in _MEASURED if issubclass(type(item), base)), None)

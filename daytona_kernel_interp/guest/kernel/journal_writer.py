@@ -161,7 +161,7 @@ class PendingText:
         self._publishing: PendingPublish | None = None
 
     def add(self, name: str, cell: str, text: str) -> None:
-        """Add text. What finds no room is not covered, nor is what follows until :meth:`length`."""
+        """Add text. What finds no room is not covered, nor is what follows until :meth:`end_offset`."""
         data = text.encode("utf-8", "replace")
         start, end = self._starts[name], self._ends[name]
         if name in self._overflowed or end - start + len(data) > PENDING_BYTES:
@@ -183,7 +183,7 @@ class PendingText:
         """Return from where on a stream's text is not published."""
         return self._starts[name]
 
-    def length(self, name: str) -> int:
+    def end_offset(self, name: str) -> int:
         """Return up to where a stream's text stands here, as all there is of it is taken to be published."""
         self._overflowed.discard(name)
         return self._ends[name]

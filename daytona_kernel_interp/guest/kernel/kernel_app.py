@@ -106,12 +106,12 @@ def configuration(key: str, *, personal: bool = False) -> Config:
 
 def main() -> None:
     """Run one kernel for the relay that started this process."""
-    order_fd, ready_fd = int(sys.argv[1]), int(sys.argv[2])
-    for fd in (order_fd, ready_fd):
+    request_fd, ready_fd = int(sys.argv[1]), int(sys.argv[2])
+    for fd in (request_fd, ready_fd):
         os.set_inheritable(fd, False)
     _remove_from_pythonpath()
     _change_directory(sys.argv[3])
-    request = _read_start_request(order_fd)
+    request = _read_start_request(request_fd)
     for name, value in request["environment"].items():
         os.environ.setdefault(name, value)
     personal = bool(request.get("personal"))
@@ -127,7 +127,7 @@ def main() -> None:
     os.mkfifo(request["lifeline"], 0o600)
     watch = threading.Thread(
         target=_end_without_relay,
-        args=(order_fd, request["lifeline"], request["lifetime_s"]),
+        args=(request_fd, request["lifeline"], request["lifetime_s"]),
         name="lifeline",
         daemon=True,
     )
@@ -178,8 +178,8 @@ def _read_start_request(fd: int) -> dict[str, Any]:
         if not piece:
             sys.exit(0)  # never needed
         line += piece
-    order: dict[str, Any] = json.loads(line)
-    return order
+    request: dict[str, Any] = json.loads(line)
+    return request
 
 
 def _end_without_relay(request_fd: int, lifeline: str, lifetime_s: float) -> None:

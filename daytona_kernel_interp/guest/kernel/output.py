@@ -287,7 +287,7 @@ class CellStream(HookedOutStream):
         if self.pending is None or os.getpid() != self._pid:
             return super().swap_buffers()
         with self._pending_lock:
-            self._pending_text_end = self.pending.length(self.name)
+            self._pending_text_end = self.pending.end_offset(self.name)
             return super().swap_buffers()
 
     def publish_buffered(self) -> None:

@@ -59,7 +59,7 @@ class KernelProcess:
     @classmethod
     async def spawn(cls, folder: Path, cwd: Path, number: int) -> KernelProcess:
         """Start a kernel process; it imports and then waits for :meth:`serve`."""
-        order_read, order_write = os.pipe()
+        request_read, request_write = os.pipe()
         ready_read, ready_write = os.pipe()
         stderr = folder / f"stderr-{os.getpid()}-{number}"
         try:
@@ -67,8 +67,8 @@ class KernelProcess:
                 # A group of its own: it outlives the relay.
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, *_USER_SITE, "-m", KERNEL_MODULE),
-                    *(str(order_read), str(ready_write), os.path.abspath(cwd)),  # noqa: ASYNC240 - no file is touched
-                    pass_fds=(order_read, ready_write),
+                    *(str(request_read), str(ready_write), os.path.abspath(cwd)),  # noqa: ASYNC240 - no file is touched
+                    pass_fds=(request_read, ready_write),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
                     stderr=stderr_file,
@@ -77,10 +77,10 @@ class KernelProcess:
                     env=kernel_environment(folder),
                 )
         finally:
-            os.close(order_read)
+            os.close(request_read)
             os.close(ready_write)
         self = cls(process.pid, asyncio.ensure_future(process.wait()), stderr)
-        self._request_fd, self._ready = order_write, await _open_reader(ready_read)
+        self._request_fd, self._ready = request_write, await _open_reader(ready_read)
         return self
 
     @classmethod

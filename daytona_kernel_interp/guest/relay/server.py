@@ -14,6 +14,7 @@ import hmac
 import http
 import logging
 import re
+import secrets
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -61,11 +62,11 @@ class Relay:
     def __init__(self, secret: str, kernels: KernelControl, lifetime_s: float = RESUME_LIFETIME_S) -> None:
         self._secret = secret
         self._kernels, self._lifetime_s = kernels, lifetime_s
-        self._streams = RelayStreams(lifetime_s=lifetime_s)
+        self._streams = RelayStreams(boot=secrets.token_hex(8), lifetime_s=lifetime_s)
         self._attachments: dict[str, Attachment] = {}
         self._control_streams: dict[str, RelayService] = {}  # by the stream's id
         self._loop = asyncio.get_running_loop()
-        self._last_heard_at = self._loop.time()
+        self._host_seen_at = self._loop.time()
         self._host_seen = False
         self.end = asyncio.Event()  # the host wants it, or is gone for too long
         kernels.on_exit = self._send_event
@@ -76,29 +77,29 @@ class Relay:
 
     async def wait_end(self) -> None:
         """Return when the host ended the relay, or was not heard of for the lifetime."""
-        look_s, looked_at = self._lifetime_s / _CHECKS_PER_LIFETIME, self._loop.time()
+        interval_s, checked_at = self._lifetime_s / _CHECKS_PER_LIFETIME, self._loop.time()
         while not self.end.is_set():
-            late_s, looked_at = self._loop.time() - looked_at - look_s, self._loop.time()
-            if late_s > look_s:
+            late_s, checked_at = self._loop.time() - checked_at - interval_s, self._loop.time()
+            if late_s > interval_s:
                 self._skip_pause(late_s)
-            if self._loop.time() - self._last_heard_at > self._lifetime_s:
+            if self._loop.time() - self._host_seen_at > self._lifetime_s:
                 log.warning("no host for %g s", self._lifetime_s)
                 return
             for stream in self._streams.expired(self._loop.time()):
                 self._attachments[stream.id].carrier.end(CloseCode.UNKNOWN_STREAM)
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self.end.wait(), look_s)
+                await asyncio.wait_for(self.end.wait(), interval_s)
 
     def _skip_pause(self, seconds: float) -> None:
         """Do not count time in which the sandbox was paused: nobody could be heard then."""
-        self._last_heard_at += seconds
+        self._host_seen_at += seconds
         for stream in self._streams:
             if stream.detached_at is not None:
                 stream.detached_at += seconds
 
-    def heard(self) -> None:
+    def host_seen(self) -> None:
         """The host lives."""
-        self._last_heard_at = self._loop.time()
+        self._host_seen_at = self._loop.time()
 
     def _send_event(self, event: dict[str, object]) -> None:
         for service in self._control_streams.values():
@@ -123,7 +124,7 @@ class Relay:
         if isinstance(admitted, Refused):
             await connection.close(admitted.code, close_reason(admitted.reason))
             return
-        self.heard()
+        self.host_seen()
         if admitted.new:
             self._begin(admitted.stream)
         attachment = self._attachments[admitted.stream.id]
@@ -189,7 +190,7 @@ class Attachment:
     def message(self, socket: Socket, data: bytes | None) -> None:
         """Take a message of the socket; one that was replaced says nothing any more."""
         if self.carrier.socket is socket:
-            self._relay.heard()
+            self._relay.host_seen()
             self.carrier.message(data)
 
     def writable(self, socket: Socket) -> None:

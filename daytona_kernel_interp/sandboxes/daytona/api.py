@@ -30,6 +30,7 @@ from . import labels as owner
 from . import probe_script as prepare
 from .build_log import BuildLog
 from .error_text import advice, api_url, error_sentence, url_error
+from .sdk_params import create_params
 from .snapshot_image import KernelImage
 
 if TYPE_CHECKING:
@@ -120,25 +121,25 @@ class DaytonaAPI:
         """
         from daytona import DaytonaError
 
-        build = BuildLog()
-        follow = {} if description.image is None else {"on_snapshot_create_logs": build}
+        image, build = description.source_image, BuildLog()
+        follow = {} if image is None else {"on_snapshot_create_logs": build}
         try:
-            ours = isinstance(description.image, KernelImage)
-            with description.image.for_sdk() if ours else contextlib.nullcontext(description.image) as image:
-                return await self._create(_parameters(description, labels, image), description.ttl is None, follow)
+            with image.for_sdk() if isinstance(image, KernelImage) else contextlib.nullcontext(image) as sdk_image:
+                ttl_is_default = description.sdk_option("ttl_minutes") is None
+                return await self._create(create_params(description, labels, sdk_image), ttl_is_default, follow)
         except (DaytonaError, ValueError) as error:  # of which the second is what its models say of a wrong answer
             raise SandboxFailed(
                 f"Daytona did not make a sandbox: {error_sentence(error)}{advice(description, error)}{build.end()}"
             ) from error
 
-    async def _create(self, parameters: Any, ttl_is_ours: bool, follow: dict[str, Any]) -> AsyncSandbox:
+    async def _create(self, parameters: Any, ttl_is_default: bool, follow: dict[str, Any]) -> AsyncSandbox:
         from daytona import DaytonaError
 
         try:
             return await self._client.create(parameters, timeout=0, **follow)
         except DaytonaError as error:
             # Not every server, or organisation, may know limits to the whole life of a sandbox.
-            if not ttl_is_ours or error.status_code not in (400, 403, 422) or "ttl" not in str(error).lower():
+            if not ttl_is_default or error.status_code not in (400, 403, 422) or "ttl" not in str(error).lower():
                 raise
             parameters.ttl_minutes = None
             return await self._client.create(parameters, timeout=0, **follow)
@@ -204,7 +205,7 @@ class DaytonaAPI:
         for delay_s in _STATE_POLL_S[:1] if sure else _STATE_POLL_S:
             await asyncio.sleep(delay_s)
             try:
-                found = [made async for made in self.list({owner.START: start})]
+                found = [made async for made in self.list({owner.START_LABEL: start})]
             except DaytonaError as error:
                 if error.status_code in (401, 403):
                     return  # nor was the create allowed
@@ -329,32 +330,3 @@ def state_of(sandbox: AsyncSandbox) -> str:
 def _busy(error: Exception) -> bool:
     # As users saw it: 409, or 400 with the same words.
     return "state change in progress" in str(error).lower()
-
-
-def _parameters(description: DaytonaSandbox, labels: dict[str, str], image: Any) -> Any:
-    from daytona import CreateSandboxFromImageParams, CreateSandboxFromSnapshotParams, Resources, VolumeMount
-
-    given: dict[str, Any] = {
-        "env_vars": dict(description.env) or None,
-        "labels": {**description.labels, **labels},
-        "public": False,
-        "auto_stop_interval": description.auto_stop_minutes,
-        "auto_delete_interval": None if description.keep else 0,
-        "ttl_minutes": description.ttl_minutes or None,
-        "target": description.region,
-        "volumes": [VolumeMount(volume_id=name, mount_path=path) for name, path in description.volumes.items()] or None,
-        "network_block_all": description.network_block_all or None,
-        "network_allow_list": description.network_allow_list,
-        "domain_allow_list": description.domain_allow_list,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    if unknown := given.keys() - CreateSandboxFromSnapshotParams.model_fields.keys():  # which it drops in silence
-        names = sorted({"target": "region"}.get(name, name) for name in unknown)
-        raise SandboxFailed(
-            f"this version of Daytona's SDK cannot tell the service about {', '.join(names)}: "
-            "install a newer one with pip install --upgrade daytona"
-        )
-    if description.image is None:
-        return CreateSandboxFromSnapshotParams(snapshot=description.snapshot_name, **given)
-    resources = Resources(cpu=description.cpu, memory=description.memory, disk=description.disk)
-    return CreateSandboxFromImageParams(image=image, resources=resources, **given)

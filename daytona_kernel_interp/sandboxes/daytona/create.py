@@ -42,10 +42,10 @@ async def start(description: DaytonaSandbox) -> RunningDaytonaSandbox:
     made: list[str] = []
     starting = asyncio.ensure_future(_start(service, description, mark, made))
     try:
-        done, _ = await asyncio.wait({starting}, timeout=description.start_timeout_s)
+        done, _ = await asyncio.wait({starting}, timeout=description.effective_start_timeout)
         if not done:
             raise SandboxFailed(
-                f"Daytona had not started a sandbox after {description.start_timeout_s:g} s: "
+                f"Daytona had not started a sandbox after {description.effective_start_timeout:g} s: "
                 "try again, or give it longer with start_timeout"
             )
         return starting.result()
@@ -57,7 +57,9 @@ async def start(description: DaytonaSandbox) -> RunningDaytonaSandbox:
 
 
 async def _start(service: DaytonaAPI, description: DaytonaSandbox, mark: str, made: list[str]) -> RunningDaytonaSandbox:
-    log.info("creating a Daytona sandbox%s", "" if description.image is None else "; a first build takes minutes")
+    log.info(
+        "creating a Daytona sandbox%s", "" if description.source_image is None else "; a first build takes minutes"
+    )
     reading = asyncio.ensure_future(asyncio.to_thread(guest_archive))  # while the service works
     sandbox = await service.create(description, owner.labels(mark, kept=description.keep))
     made.append(sandbox.id)
@@ -87,11 +89,11 @@ async def _start(service: DaytonaAPI, description: DaytonaSandbox, mark: str, ma
 
 def _probe_request(description: DaytonaSandbox, sandbox: AsyncSandbox) -> dict[str, Any]:
     """Return what ``prepare.py`` is told."""
-    ours = guest_archive()
+    archive = guest_archive()
     return {
-        "runtime": ours.digest,
-        "runtime_file": ours.file,
-        "runtime_sha256": ours.sha256,
+        "runtime": archive.digest,
+        "runtime_file": archive.file,
+        "runtime_sha256": archive.sha256,
         "wanted": REQUIREMENTS,
         "port": description.port,
         "upload": bool(description.upload),
@@ -114,15 +116,15 @@ async def _install_guest(
     request: dict[str, Any],
 ) -> SandboxPaths:
     """Bring what the sandbox has not, and return where things are."""
-    ours = guest_archive()
+    archive = guest_archive()
     port = _check_python(probed, description)
     python, path = probed.python, ""
     async with contextlib.AsyncExitStack() as stack:
         if description.upload or (description.upload is None and not probed.installed):
-            path = f"{probed.folder}/{ours.file}"
+            path = f"{probed.folder}/{archive.file}"
             if not probed.uploaded:
-                log.info("uploading the relay (%d KiB)", len(ours.data) >> 10)
-                uploaded = await stack.enter_async_context(_run_alongside(_upload(sandbox, ours.data, path)))
+                log.info("uploading the relay (%d KiB)", len(archive.data) >> 10)
+                uploaded = await stack.enter_async_context(_run_alongside(_upload(sandbox, archive.data, path)))
                 stack.push_async_callback(asyncio.wait_for, uploaded, None)
         if probed.missing:
             log.info("installing %s in the sandbox", " and ".join(probed.missing))

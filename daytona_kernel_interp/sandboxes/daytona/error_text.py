@@ -62,6 +62,6 @@ def advice(description: DaytonaSandbox, error: Exception) -> str:
     """Return what else to do about it; the service's own words know of its dashboard only."""
     if _over_quota(error):
         return "; `daytona-kernel gc` deletes sandboxes that were left behind"
-    if description.image is None and "snapshot" in str(error).lower() and "not found" in str(error):
+    if description.source_image is None and "snapshot" in str(error).lower() and "not found" in str(error):
         return " Name another one, or make ours with `daytona-kernel image build`"
     return ""

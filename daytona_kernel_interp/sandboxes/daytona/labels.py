@@ -15,11 +15,11 @@ from ...transport.process_identity import process_alive, process_start_mark
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-OURS = "daytona-kernel"
-MACHINE = "daytona-kernel-machine"
-PROCESS = "daytona-kernel-process"
-KEPT = "daytona-kernel-kept"
-START = "daytona-kernel-start"  # unique, so that what a create without an answer made can be found
+PACKAGE_LABEL = "daytona-kernel"
+MACHINE_LABEL = "daytona-kernel-machine"
+PROCESS_LABEL = "daytona-kernel-process"
+KEEP_LABEL = "daytona-kernel-kept"
+START_LABEL = "daytona-kernel-start"  # unique, so that what a create without an answer made can be found
 
 
 @functools.cache
@@ -35,23 +35,23 @@ def machine() -> str:
 
 def labels(start: str, *, kept: bool) -> dict[str, str]:
     """Return the labels of a sandbox that this process makes, and whether it shall be kept."""
-    return {OURS: "1", START: start, **owner(), **({KEPT: "1"} if kept else {})}
+    return {PACKAGE_LABEL: "1", START_LABEL: start, **owner(), **({KEEP_LABEL: "1"} if kept else {})}
 
 
 def owner() -> dict[str, str]:
     """Return the labels that name this process."""
     pid = os.getpid()
-    return {MACHINE: machine(), PROCESS: f"{pid}-{process_start_mark(pid)}"}
+    return {MACHINE_LABEL: machine(), PROCESS_LABEL: f"{pid}-{process_start_mark(pid)}"}
 
 
 def created_on_this_machine(labels: Mapping[str, str]) -> bool:
     """Whether labels name this machine and user."""
-    return labels.get(MACHINE) == machine()
+    return labels.get(MACHINE_LABEL) == machine()
 
 
 def host_lives(labels: Mapping[str, str]) -> bool:
     """Whether the process that labels name lives; of other machines nothing is known, so they count as living."""
     if not created_on_this_machine(labels):
         return True
-    pid, _, mark = labels.get(PROCESS, "").partition("-")
+    pid, _, mark = labels.get(PROCESS_LABEL, "").partition("-")
     return pid.isdigit() and process_alive(int(pid), mark)

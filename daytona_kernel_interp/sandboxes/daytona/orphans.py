@@ -58,19 +58,19 @@ async def find_sandboxes(in_use: Collection[str] = ()) -> list[ManagedSandbox]:
     service = await DaytonaAPI.connect()
     try:
         found, now = [], await asyncio.to_thread(_now)
-        async for sandbox in service.list({owner.OURS: "1"}):
-            labels, ours = sandbox.labels or {}, owner.created_on_this_machine(sandbox.labels or {})
-            if labels.get(owner.OURS) != "1":  # should the service not have looked
+        async for sandbox in service.list({owner.PACKAGE_LABEL: "1"}):
+            labels, created_here = sandbox.labels or {}, owner.created_on_this_machine(sandbox.labels or {})
+            if labels.get(owner.PACKAGE_LABEL) != "1":  # should the service not have looked
                 continue
-            process = labels.get(owner.PROCESS, "?").partition("-")[0]
+            process = labels.get(owner.PROCESS_LABEL, "?").partition("-")[0]
             found.append(
                 ManagedSandbox(
                     id=sandbox.id,
                     state=state_of(sandbox),
-                    owner=f"process {process}" if ours else "another machine",
+                    owner=f"process {process}" if created_here else "another machine",
                     host_lives=sandbox.id in in_use or owner.host_lives(labels),
-                    created_here=ours,
-                    kept=owner.KEPT in labels,
+                    created_here=created_here,
+                    kept=owner.KEEP_LABEL in labels,
                     idle_s=None
                     if sandbox.id in in_use
                     else _age_s(sandbox.last_activity_at or sandbox.created_at, now),
@@ -103,13 +103,13 @@ def _now() -> float:
     """Return the time by the service's clock, to which its stamps belong; this machine's may be wrong."""
     try:
         with urllib.request.urlopen(urllib.request.Request(api_url(), method="HEAD"), timeout=_REQUEST_S) as answer:
-            there = answer.headers.get("Date")
+            server_date = answer.headers.get("Date")
     except urllib.error.HTTPError as error:
         with error:
-            there = error.headers.get("Date")
+            server_date = error.headers.get("Date")
     except OSError:
-        there = None
-    return time.time() if there is None else email.utils.parsedate_to_datetime(there).timestamp()
+        server_date = None
+    return time.time() if server_date is None else email.utils.parsedate_to_datetime(server_date).timestamp()
 
 
 def _age_s(stamp: str | None, now: float) -> float | None:

@@ -22,7 +22,7 @@ ENTRYPOINT = "daytona_kernel_interp.guest.relay.entrypoint"
 ENTRYPOINTS = (ENTRYPOINT, "daytona_kernel_interp.guest.entrypoint")  # the second is in images of earlier versions
 FIRST_PORT = 4290  # the relay's, if it is free
 _INSTALL_S = 280  # HTTP connections were seen to be cut after 300 s
-_ANSWERS = 1500
+_MAX_OUTPUT_CHARS = 1500
 _RELAY_S = 20.0  # what the image's relay may take to come up
 _APPEARS_S = 0.5  # after the sandbox has started, to be seen among its processes at all
 
@@ -236,7 +236,7 @@ def _run(command):
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     text = done.stdout.decode("utf-8", "replace").strip()
-    return None if done.returncode == 0 else text[-_ANSWERS:] or f"exit code {done.returncode}"
+    return None if done.returncode == 0 else text[-_MAX_OUTPUT_CHARS:] or f"exit code {done.returncode}"
 
 
 def _folder():

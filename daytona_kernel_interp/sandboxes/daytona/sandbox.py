@@ -349,7 +349,7 @@ class RunningDaytonaSandbox:
             service = self._api = self._api or await DaytonaAPI.connect()
             await (service.stop if self._description.keep else service.delete)(self.id)
         except SandboxFailed as error:
-            minutes = self._description.auto_stop_minutes
+            minutes = self._description.effective_auto_stop_interval
             log.warning("%s; without a host it stops by itself after %d minutes", error, minutes)
         finally:
             await self._close()

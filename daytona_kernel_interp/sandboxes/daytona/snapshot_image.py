@@ -7,18 +7,15 @@ is written into the Dockerfile: a wheel of the part of this package that runs in
 from __future__ import annotations
 
 import ast
-import asyncio
 import base64
 import bz2
 import contextlib
 import functools
 import hashlib
 import io
-import logging
 import re
 import shlex
 import tempfile
-import time
 import tokenize
 import zipfile
 from dataclasses import dataclass
@@ -27,16 +24,17 @@ from typing import TYPE_CHECKING, Any
 
 from ... import __version__
 from ...errors import SandboxFailed
+from ..option_checks import check_flag
 from . import probe_script as prepare
-from .build_log import BuildLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from .api import DaytonaAPI
 
-log = logging.getLogger(__name__)
-
+# A name, extras, and a version, URL or marker after it, or a URL; no option and no second requirement.
+_REQUIREMENT = re.compile(
+    r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?[ ]*(?:\[[^\]\n]*\])?[ ]*(?:[=<>!~;@(][^\n]*)?|[a-z][a-z+]*://\S+"
+)
 _PACKAGE = Path(__file__).resolve().parent.parent.parent
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 # A body of 100 kB is all that Daytona's API takes (NestJS's own limit, which apps/api/src/main.ts leaves as it is).
@@ -50,8 +48,6 @@ _UNPACK = (
     'text="".join(sys.argv[2].split()).translate(str.maketrans(",.:/","<$`#"));'
     'open(sys.argv[1],"wb").write(bz2.decompress(base64.b85decode(text)))'
 )
-_REQUEST_S = 15.0
-_ABSENT, _UNKNOWN = "absent", "unknown"
 
 
 def recipe_folder() -> Path:
@@ -79,10 +75,13 @@ class KernelImage:
 
     def __post_init__(self) -> None:
         if isinstance(self.packages, str):
-            raise ValueError(f"packages is a tuple of requirements, not the text {self.packages!r}")
-        for name in self.packages:
-            if not re.match(r"[A-Za-z0-9]", name) or "\n" in name:
-                raise ValueError(f"packages are requirements such as 'torch>=2', not {name!r}")
+            raise TypeError(f"packages must be a tuple of requirements, not the text {self.packages!r}")
+        for requirement in self.packages:
+            if not isinstance(requirement, str):
+                raise TypeError(f"packages must be texts such as 'torch>=2', not {requirement!r}")
+            if _REQUIREMENT.fullmatch(requirement) is None:
+                raise ValueError(f"packages must be requirements such as 'torch>=2', not {requirement!r}")
+        check_flag("data", self.data)
 
     def dockerfile(self) -> str:
         """Return the Dockerfile, which needs no other file."""
@@ -213,80 +212,3 @@ def _write_file_step(path: str, data: bytes) -> str:
 
 def _urlsafe(data: bytes) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
-
-
-# --- a snapshot ---------------------------------------------------------------------------------------------
-
-
-async def build_snapshot(
-    image: KernelImage,
-    name: str,
-    on_line: Callable[[str], None],
-    *,
-    cpu: int | None = None,
-    memory: int | None = None,
-    disk: int | None = None,
-    region: str | None = None,
-) -> bool:
-    """Make a snapshot of the image; ``on_line`` gets the lines of the build log. False: it was there already.
-
-    Raises:
-        SandboxFailed: If that did not work; the error has the end of the log, and no snapshot is left.
-    """
-    from .api import DaytonaAPI
-    from .error_text import error_sentence
-
-    service = await DaytonaAPI.connect()
-    build, absent = BuildLog(on_line), False
-    try:
-        if (state := await _state_of(service, name)) not in (_ABSENT, _UNKNOWN):
-            return _already_exists(name, state)
-        absent = state == _ABSENT
-        started_at = time.monotonic()
-        with image.for_sdk() as made:
-            await service.make_snapshot(name, made, build, (cpu, memory, disk), region)
-        log.info("snapshot %s was built in %.0f s", name, time.monotonic() - started_at)
-        return True
-    except asyncio.CancelledError:
-        if absent:  # one that was there before is not ours to delete
-            await asyncio.shield(_delete_snapshot(service, name))
-        raise
-    except SandboxFailed:
-        raise
-    except Exception as error:
-        status = getattr(error, "status_code", None)
-        if status == 409:
-            return _already_exists(name, await _state_of(service, name))
-        if status == 403:
-            raise SandboxFailed(
-                f"Daytona did not make the snapshot {name}: {error_sentence(error)}; a key without the right to make "
-                "snapshots can still use DaytonaSandbox(image=KernelImage())"
-            ) from error
-        if absent and (status is None or status >= 500):
-            await _delete_snapshot(service, name)
-        raise SandboxFailed(
-            f"Daytona did not make the snapshot {name}: {error_sentence(error)}{build.end()}"
-        ) from error
-    finally:
-        await service.aclose()
-
-
-async def _state_of(service: DaytonaAPI, name: str) -> str:
-    """Return a snapshot's state, ``_ABSENT``, or ``_UNKNOWN`` where Daytona does not say."""
-    try:
-        return await service.snapshot_state(name)
-    except Exception as error:
-        return _ABSENT if getattr(error, "status_code", None) == 404 else _UNKNOWN
-
-
-def _already_exists(name: str, state: str) -> bool:
-    if state == "active":
-        return False
-    raise SandboxFailed(
-        f"there is a snapshot {name} already, and it is {state}: wait for it, delete it, or give another name"
-    )
-
-
-async def _delete_snapshot(service: DaytonaAPI, name: str) -> None:
-    with contextlib.suppress(Exception):
-        await asyncio.wait_for(service.delete_snapshot(name), _REQUEST_S)

@@ -22,7 +22,7 @@ from daytona_kernel_interp.client.outputs import CellError, DisplayData, Execute
 from daytona_kernel_interp.wire.comm import PREAMBLE_KEY
 from tests.unit import strategies
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.python
 
 Message = dict[str, Any]
 

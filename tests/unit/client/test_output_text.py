@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from daytona_kernel_interp.client.output_text import display_text, join_streams, plain_text
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.python
 
 _IMAGE = "<PIL.Image.Image image mode=L size=640x480 at 0x7F00>"
 _FIGURE = "<Figure size 640x480 with 1 Axes>"

@@ -36,7 +36,7 @@ from daytona_kernel_interp.codec.values import (
 from daytona_kernel_interp.wire.protocol_errors import RemoteProtocolError
 from tests.unit import strategies
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.python
 
 _HOUR = datetime.timezone(datetime.timedelta(hours=1))
 

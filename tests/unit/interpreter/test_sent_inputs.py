@@ -41,8 +41,8 @@ class Pair:
         try:
             return self.take(request)
         except ValueForgotten:
-            assert request.encoded_whole is not None
-            return self.take(request.encoded_whole())
+            assert request.complete_request is not None
+            return self.take(request.complete_request())
 
     def take(self, request: CellRequest) -> dict[str, Any]:
         self.sent = sum(map(len, request.buffers))

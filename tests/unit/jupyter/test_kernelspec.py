@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def test_options_are_the_sandboxes_own(tmp_path: Path) -> None:
     """Every option that JSON can say is the description's; the kernelspec's ``env`` goes over the option's."""
     found = describe({"sandbox": "daytona", "snapshot": "s", "keep": True, "resume_lifetime": 60}, env={"A": "1"})
-    assert found == DaytonaSandbox(snapshot="s", keep=True, resume_lifetime=60, env={"A": "1"})
+    assert found == DaytonaSandbox(snapshot="s", keep=True, resume_lifetime=60, env_vars={"A": "1"})
     assert describe({"sandbox": "local"}, cwd=str(tmp_path)) == LocalSandbox(cwd=str(tmp_path))
     assert describe({"sandbox": "local", "cwd": "/x"}, cwd=str(tmp_path)) == LocalSandbox(cwd="/x")
 
@@ -28,15 +28,20 @@ def test_options_are_the_sandboxes_own(tmp_path: Path) -> None:
     [
         ({}, 'a kernel\'s option "sandbox" is "daytona" or "local", not null'),
         ({"sandbox": ["daytona"]}, 'not \\["daytona"\\]'),
-        ({"sandbox": "local", "snapshot": "s"}, "a kernel in the local sandbox has no option 'snapshot'; it has cwd, "),
+        ({"sandbox": "local", "snapshot": "s"}, "has no option 'snapshot'; it has cwd, "),
         ({"sandbox": "daytona", "resolve": 1}, "has no option 'resolve'"),
         ({"sandbox": "daytona", "keep": 1}, "a kernel's option 'keep' is true or false, not 1"),
-        ({"sandbox": "daytona", "auto_stop": True}, "'auto_stop' is a whole number, not true"),
-        ({"sandbox": "daytona", "env": {"A": 1}}, "'env' is names with a text each"),
+        ({"sandbox": "daytona", "auto_stop_interval": True}, "'auto_stop_interval' is a whole number, not true"),
+        ({"sandbox": "daytona", "env_vars": {"A": 1}}, "'env_vars' is names with a text each"),
         (
-            {"sandbox": "daytona", "cpu": 2},
-            "a kernel's options do not fit: cpu, memory and disk come with the snapshot",
+            {"sandbox": "daytona", "resources": {"cpu": 2}},
+            "a kernel's options do not fit: resources come with the snapshot",
         ),
+        ({"sandbox": "daytona", "resources": {"cpu": "2"}}, "'resources' is names with a whole number each"),
+        # names that kernelspecs of version 0.1 may have
+        ({"sandbox": "daytona", "cpu": 2}, "has no option 'cpu': pass resources="),
+        ({"sandbox": "daytona", "auto_stop": 20}, "has no option 'auto_stop': pass auto_stop_interval=, in minutes"),
+        ({"sandbox": "daytona", "env": {"A": "1"}}, "has no option 'env': pass env_vars="),
     ],
 )
 def test_what_no_kernel_has_is_one_sentence(options: dict[str, Any], says: str) -> None:
@@ -74,7 +79,10 @@ def test_install_and_uninstall(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--name", "x"], "names and options are for one kernel: say which with --sandbox daytona or local.\n"),
         (["--sandbox", "local", "-o", "keep"], "'keep' is no option: give NAME=VALUE, such as keep=true.\n"),
         (["--sandbox", "local", "--name", "a b"], "'a b' is no name of a kernel: "),
-        (["--sandbox", "local", "-o", "keep=true"], "a kernel in the local sandbox has no option 'keep'; it has "),
+        (
+            ["--sandbox", "local", "-o", "keep=true"],
+            "a kernel in the local sandbox has no option 'keep'; it ",
+        ),
         (["--prefix", "/dev/null"], "cannot be written: Not a directory; try --user or --prefix.\n"),
     ],
 )

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.monitor.inspection import (
@@ -19,6 +19,7 @@ from daytona_kernel_interp.monitor.inspection import (
     parse_inspection,
     parse_row,
 )
+from tests import examples
 
 EVIL = "<script>alert(1)</script>\" onclick='x' \x1b]0;t\x07 \u202e \ud800"
 LOOK: dict[str, Any] = {
@@ -51,7 +52,7 @@ def test_a_look_becomes_an_inspection() -> None:
 
 def test_as_text() -> None:
     """A terminal gets aligned columns, what runs, and what was left out."""
-    assert str(parse_inspection(LOOK, "").with_note("Session 1.")).splitlines() == [
+    assert str(parse_inspection(LOOK, "").noted("Session 1.")).splitlines() == [
         "Session 1.",
         "Cell 4 runs for 1 min 40 s, at line 2: wait()",
         "It waits for llm_query (2.5 s)",
@@ -108,7 +109,7 @@ def test_what_the_relay_says() -> None:
     assert "has not inspected it before" in str(parse_inspection({"by": "relay", "summary": None}, ""))
 
 
-@settings(max_examples=40)
+@examples.at_most(40)
 @given(look=JSON | st.dictionaries(st.sampled_from([*LOOK, "summary", "age_s", "memory_bytes"]), JSON))
 def test_whatever_a_sandbox_says_can_be_shown(look: Any) -> None:
     """Nothing that is valid JSON raises; what is wrong in it is left out."""
@@ -117,7 +118,7 @@ def test_whatever_a_sandbox_says_can_be_shown(look: Any) -> None:
     assert isinstance(found._repr_html_(), str)
 
 
-@settings(max_examples=40)
+@examples.at_most(40)
 @given(row=st.lists(JSON, max_size=8))
 def test_rows_that_are_none(row: list[Any]) -> None:
     """A row is a variable of the right types, or nothing."""
@@ -140,12 +141,12 @@ def test_nothing_of_a_sandbox_is_markup() -> None:
     """Tags, attributes, escape sequences and writing direction in any field stay text."""
     row = [EVIL, EVIL, 1, [2], EVIL, EVIL]
     running = {"code": EVIL, "number": 1, "elapsed_s": 1, "calls": [[EVIL, 1]], "tasks": [EVIL]}
-    found = parse_inspection({"variables": [row], "running": running, "tools": [EVIL]}, EVIL).with_note(EVIL)
+    found = parse_inspection({"variables": [row], "running": running, "tools": [EVIL]}, EVIL).noted(EVIL)
     page = _Page()
     page.feed(found._repr_html_())
     assert page.tags == {"div", "table", "thead", "tbody", "tr", "th", "td", "b", "code"}
     assert page.handlers == ["onclick"]  # ours
-    assert not any(c in str(found.with_note("")) for c in "\x1b\x07\u202e\ud800")
+    assert not any(c in str(found.noted("")) for c in "\x1b\x07\u202e\ud800")
 
 
 def test_the_table_is_bounded() -> None:

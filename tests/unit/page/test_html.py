@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.cli import command_line as cli
@@ -22,6 +22,7 @@ from daytona_kernel_interp.page.notebook_view import to_card
 from daytona_kernel_interp.page.shown_values import as_text, heading, text_of
 from daytona_kernel_interp.recording import notebook_reader as notebook
 from daytona_kernel_interp.recording.recording import Recording
+from tests import examples
 from tests.sessions import MemoryStore, long, small
 from tests.unit.transcripts import transcripts
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from daytona_kernel_interp.recording.model import Transcript
 
 
-@settings(max_examples=25)
+@examples.at_most(25)
 @given(transcripts())
 def test_every_session_can_be_shown(session: Transcript) -> None:
     """Whatever was recorded, there is a page with every step, a line for each, and a card."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import jsonschema
 import nbformat
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from daytona_kernel_interp import Recording
 from daytona_kernel_interp.client.outputs import StreamText
@@ -34,6 +34,7 @@ from daytona_kernel_interp.recording.model import (
 from daytona_kernel_interp.recording.notebook_writer import refs_in, refs_of
 from daytona_kernel_interp.recording.value_store import folder_of, value_of
 from daytona_kernel_interp.wire.comm import Parameter, ToolSpec
+from tests import examples
 from tests.unit.transcripts import BEGAN, Memory, transcripts
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def everything(transcript: Transcript) -> dict[str, Any]:
 
 
 @given(transcript=transcripts())
-@settings(max_examples=25)
+@examples.at_most(25)
 def test_what_is_written_is_read_back(transcript: Transcript) -> None:
     """Any session comes back whole, its notebook is nbformat's and its metadata is as the schema says."""
     folder = Path(tempfile.mkdtemp())

@@ -16,6 +16,7 @@ from daytona_kernel_interp.errors import SessionNotFound
 from daytona_kernel_interp.session import session_file as records
 from daytona_kernel_interp.session.session_file import SessionRecord, find_session, list_records
 from daytona_kernel_interp.transport.process_identity import process_start_mark
+from tests import examples
 from tests.unit import strategies
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def test_a_session_whose_host_ended_has_no_living_owner() -> None:
     assert (find_session(ID).pid, find_session(ID).mark, find_session(ID).host_lives) == (0, "", False)
 
 
-@pytest.mark.parametrize("pid", [0, -1, -os.getpid(), 2**22 + 1, 2**80])
+@pytest.mark.parametrize("pid", [0, -1, -os.getpid(), 2**22 + 1, 2**80], ids=["0", "-1", "-own", "2^22+1", "2^80"])
 def test_an_impossible_owner_does_not_live(pid: int) -> None:
     """Whatever number stands there."""
     assert not record(pid=pid).host_lives
@@ -227,7 +228,7 @@ def test_a_file_that_is_no_record_is_passed_over(folder: Path, text: str) -> Non
     assert [found.id for found in list_records()] == [OTHER]
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(examples.at_most(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(fields=strategies.JSON_OBJECTS)
 def test_any_fields_are_a_record_or_passed_over(folder: Path, fields: dict[str, Any]) -> None:
     """And a record that is taken can be used: sorted, asked for its host, told by its id."""

@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.codec import values
@@ -24,11 +24,12 @@ from daytona_kernel_interp.tools.binding import (
     failure,
 )
 from daytona_kernel_interp.wire.comm import Parameter, ToolFailure, ToolSpec
+from tests import examples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.python
 
 ANSWER: contextvars.ContextVar[int] = contextvars.ContextVar("ANSWER", default=0)
 
@@ -131,7 +132,7 @@ _NAMELESS = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL
 
 
 @pytest.mark.parametrize("tool", _shapes(), ids=lambda tool: getattr(tool, "__name__", "object"))
-@settings(max_examples=50)
+@examples.at_most(50)
 @given(args=_ARGUMENTS, kwargs=_KEYWORDS)
 def test_a_bound_call_is_the_direct_call(tool: Tool, args: list[int], kwargs: dict[str, int]) -> None:
     """By way of a dict of named arguments, a tool gets what a direct call gives it, or fails as that does."""

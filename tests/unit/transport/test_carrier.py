@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from websockets.asyncio.client import ClientConnection
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.python
 
 MB = 1 << 20
 WINDOW = 2 * MB

@@ -15,7 +15,7 @@ from daytona_kernel_interp.wire.zmtp import AcceptingEnd, ConnectingEnd, ready
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.python
 
 GREETING = ConnectingEnd.opening
 READY = ready(b"ROUTER")

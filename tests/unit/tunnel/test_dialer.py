@@ -13,6 +13,7 @@ from daytona_kernel_interp.sandboxes.base import RelayAddress
 from daytona_kernel_interp.transport.local_socket import FunctionEnd
 from daytona_kernel_interp.transport.websocket import serve_sockets
 from daytona_kernel_interp.tunnel.dialer import DialedStream, Dialer
+from daytona_kernel_interp.tunnel.entropy import Entropy
 from daytona_kernel_interp.wire.frames import MAX_FRAME_BYTES, Frame, FrameType, decode, encode
 from daytona_kernel_interp.wire.hello import HELLO_HEADER, RELAY_CHANNEL, CloseCode, parse_host_hello
 from daytona_kernel_interp.wire.keepalive import Admitted, LinkTimings, RelayStreams
@@ -28,7 +29,7 @@ class FakeRelay:
     """Says hello as a relay does, and then what a test wants."""
 
     def __init__(self, after_hello: Callable[[Any], Awaitable[None]]) -> None:
-        self.streams = RelayStreams()
+        self.streams = RelayStreams(boot="b00t")
         self.dials = 0
         self._after_hello = after_hello
 
@@ -54,7 +55,7 @@ async def dialled(relay: FakeRelay) -> AsyncIterator[tuple[DialedStream, asyncio
 
     server = await serve_sockets(0, relay.serve, lambda connection, request: None)
     port = server.sockets[0].getsockname()[1]
-    dialler = Dialer(RelayAddress(f"ws://127.0.0.1:{port}", "secret"), never, TIMES)
+    dialler = Dialer(RelayAddress(f"ws://127.0.0.1:{port}", "secret"), never, TIMES, Entropy())
     stream = DialedStream(dialler, RELAY_CHANNEL, "", lambda _, error: gone.set_result(error))
     stream.connect(FunctionEnd(lambda data: None))
     try:

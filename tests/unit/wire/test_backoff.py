@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from daytona_kernel_interp.wire.backoff import FIRST_S, LAST_S, delays
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.python
 
 
 def test_delays_double_up_to_the_last() -> None:

@@ -24,7 +24,7 @@ from daytona_kernel_interp.wire.journal import (
 from daytona_kernel_interp.wire.protocol_errors import RemoteProtocolError
 from tests.unit import strategies
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.python
 
 RECORDS = st.builds(JournalRecord, st.sampled_from(RecordKind), st.binary(max_size=40))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from secrets import token_hex
 
 import pytest
 from hypothesis import given
@@ -23,7 +24,7 @@ from daytona_kernel_interp.wire.keepalive import (
 )
 from daytona_kernel_interp.wire.protocol_errors import RemoteProtocolError
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.python
 
 TIMES = LinkTimings()
 TICK_S = 0.5
@@ -159,7 +160,7 @@ def hello_frame(received: int = 0, payload: bytes | None = None) -> bytes:
 
 def test_each_dial_is_a_generation() -> None:
     """No hello is used twice; who dials, and with which secret, stays; the relay's answer makes the stream known."""
-    host = HostStream("1-ab", window_bytes=77)
+    host = HostStream("1-ab", token_hex=token_hex, window_bytes=77)
     first, second = host.next_hello(), host.next_hello()
     assert (first.generation, second.generation, first.known) == (1, 2, False)
     assert replace(second, generation=1) == first
@@ -171,7 +172,7 @@ def test_each_dial_is_a_generation() -> None:
 
 def test_two_streams_share_nothing() -> None:
     """Ids and secrets are random, of the length that the hello asks for."""
-    said = [HostStream("k").next_hello() for _ in range(3)]
+    said = [HostStream("k", token_hex=token_hex).next_hello() for _ in range(3)]
     assert len({hello.stream for hello in said}) == len({hello.resume for hello in said}) == 3
 
 
@@ -190,7 +191,7 @@ def test_two_streams_share_nothing() -> None:
 )
 def test_a_relay_that_says_no_hello_is_refused(message: bytes, why: str) -> None:
     """Garbage, another version and an offset from the future: the stream is as it was, and not known."""
-    host = HostStream("k")
+    host = HostStream("k", token_hex=token_hex)
     with pytest.raises(RemoteProtocolError, match=why):
         host.take_hello(message)
     assert not host.next_hello().known
@@ -217,7 +218,7 @@ def refused(streams: RelayStreams, hello: HostHello, channel: str = "shell") -> 
 
 def test_a_stream_is_admitted_and_resumed() -> None:
     """The first attachment makes the stream, the next goes on with it."""
-    streams, host = RelayStreams(boot=lambda: "b00t"), HostStream("1-ab")
+    streams, host = RelayStreams(boot="b00t"), HostStream("1-ab", token_hex=token_hex)
     answer = streams.admit("shell", host.next_hello())
     assert isinstance(answer, Admitted)
     assert answer.new
@@ -236,9 +237,9 @@ def test_a_stream_is_admitted_and_resumed() -> None:
 
 def test_a_relay_stream_keeps_its_secret_to_itself() -> None:
     """No repr shows it."""
-    host = HostStream("k")
+    host = HostStream("k", token_hex=token_hex)
     hello = host.next_hello()
-    assert hello.resume not in repr(admitted(RelayStreams(), hello))
+    assert hello.resume not in repr(admitted(RelayStreams(boot="b00t"), hello))
 
 
 @pytest.mark.parametrize(
@@ -256,7 +257,11 @@ def test_a_relay_stream_keeps_its_secret_to_itself() -> None:
 )
 def test_what_does_not_fit_is_refused_by_name(changes: dict[str, object], channel: str, code: CloseCode) -> None:
     """Each refusal has its code, makes no stream, and leaves the others and its own as they were."""
-    streams, host, other = RelayStreams(), HostStream("1-ab"), HostStream("1-ab")
+    streams, host, other = (
+        RelayStreams(boot="b00t"),
+        HostStream("1-ab", token_hex=token_hex),
+        HostStream("1-ab", token_hex=token_hex),
+    )
     stream, neighbour = admitted(streams, host.next_hello()), admitted(streams, other.next_hello(), "iopub")
     for end in (stream, neighbour):
         end.stream.write(b"abc")
@@ -271,7 +276,7 @@ def test_what_does_not_fit_is_refused_by_name(changes: dict[str, object], channe
 
 def test_a_wrong_secret_does_not_use_a_generation_up() -> None:
     """Who does not know the secret cannot lock the host out with a high generation."""
-    streams, host = RelayStreams(), HostStream("k")
+    streams, host = RelayStreams(boot="b00t"), HostStream("k", token_hex=token_hex)
     stream = admitted(streams, host.next_hello())
     refused(streams, replace(host.next_hello(), resume="0" * 64, generation=2**62))
     assert admitted(streams, host.next_hello()) is stream
@@ -279,22 +284,22 @@ def test_a_wrong_secret_does_not_use_a_generation_up() -> None:
 
 def test_a_flood_of_streams_is_refused_at_the_limit() -> None:
     """The 65th stream and all after it are refused; the others go on, and an end makes room for one."""
-    streams = RelayStreams()
-    hosts = [HostStream("k") for _ in range(MAX_STREAMS)]
+    streams = RelayStreams(boot="b00t")
+    hosts = [HostStream("k", token_hex=token_hex) for _ in range(MAX_STREAMS)]
     found = [admitted(streams, host.next_hello()) for host in hosts]
     for _ in range(1000):
-        assert refused(streams, HostStream("k").next_hello()) is CloseCode.TOO_MANY_STREAMS
+        assert refused(streams, HostStream("k", token_hex=token_hex).next_hello()) is CloseCode.TOO_MANY_STREAMS
     assert list(streams) == found
     assert admitted(streams, hosts[0].next_hello()) is found[0]  # a known one is no new one
     streams.remove(found[1])
     streams.remove(found[1])
-    admitted(streams, HostStream("k").next_hello())
-    assert refused(streams, HostStream("k").next_hello()) is CloseCode.TOO_MANY_STREAMS
+    admitted(streams, HostStream("k", token_hex=token_hex).next_hello())
+    assert refused(streams, HostStream("k", token_hex=token_hex).next_hello()) is CloseCode.TOO_MANY_STREAMS
 
 
 def test_a_detached_stream_waits_for_its_lifetime() -> None:
     """The lifetime runs from the loss of the socket, ends with the next one, and starts anew with the next loss."""
-    streams, host = RelayStreams(lifetime_s=10), HostStream("k")
+    streams, host = RelayStreams(boot="b00t", lifetime_s=10), HostStream("k", token_hex=token_hex)
     stream = admitted(streams, host.next_hello())
     host.take_hello(encode(streams.hello_frame(stream)))
     assert streams.expired(1e9) == []

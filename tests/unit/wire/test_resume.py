@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from secrets import token_hex
 
 import pytest
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.wire.frames import HEADER_BYTES, Frame, FrameType, decode, encode
 from daytona_kernel_interp.wire.hello import CloseCode, HostHello, parse_host_hello
 from daytona_kernel_interp.wire.keepalive import HostStream, Refused, RelayStream, RelayStreams
 from daytona_kernel_interp.wire.stream import Received, Stream
+from tests import examples
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.python
 
 HOST, RELAY = 0, 1
 LARGEST_WRITE = 60
@@ -48,8 +50,8 @@ class Network:
 
     def __init__(self, window_bytes: int) -> None:
         self.window_bytes = window_bytes
-        self.host = HostStream("1-ab", window_bytes=window_bytes)
-        self.relays = RelayStreams(window_bytes=window_bytes)
+        self.host = HostStream("1-ab", token_hex=token_hex, window_bytes=window_bytes)
+        self.relays = RelayStreams(boot="b00t", window_bytes=window_bytes)
         self.relay: RelayStream | None = None
         self.ends = (End(), End())
         self.dials: list[tuple[HostHello, Socket]] = []
@@ -282,7 +284,7 @@ def do(net: Network, op: str, side: int, number: int) -> None:
             raise AssertionError(op)
 
 
-@settings(max_examples=300)
+@examples.at_most(300)
 @given(window_bytes=st.integers(1, 300), steps=_STEPS)
 def test_every_byte_arrives_once_and_in_order(window_bytes: int, steps: list[tuple[str, int, int]]) -> None:
     """Whatever the network cuts, delays, repeats and reorders, each end gets what the other wrote, then its end."""

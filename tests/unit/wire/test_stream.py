@@ -12,7 +12,7 @@ from daytona_kernel_interp.wire.frames import MAX_PAYLOAD_BYTES, Frame, FrameTyp
 from daytona_kernel_interp.wire.protocol_errors import LocalProtocolError, RemoteProtocolError, WindowOverrun
 from daytona_kernel_interp.wire.stream import Received, Stream
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.python
 
 
 @dataclass

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.kernel
 
 # ZMTP 3.0 and 3.1 (RFC 23 and 37 of zeromq): signature, version, mechanism, as-server, filler.
 GREETING = bytes.fromhex("ff00000000000000007f") + b"\x03\x00" + b"NULL" + bytes(16) + b"\0" + bytes(31)

@@ -15,14 +15,15 @@ import types
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.guest.kernel import inspector as inspecting
 from daytona_kernel_interp.guest.kernel.inspector import describe, summarize
 from daytona_kernel_interp.wire.inspect_messages import MAX_INSPECT_BYTES, MAX_VARIABLES, PREVIEW_CHARS
+from tests import examples
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.python
 
 
 class Touched(BaseException):
@@ -144,7 +145,7 @@ def test_known_types(value: Any, cls: str, shape: list[int] | None, preview: str
     assert (row[1], row[3], row[4]) == (cls, shape, preview)
 
 
-@settings(max_examples=40)
+@examples.at_most(40)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.decimals() | st.dates(),

@@ -15,7 +15,7 @@ from ipykernel.iostream import OutStream
 from daytona_kernel_interp.guest.kernel import interactive_kernel, ipykernel_compat, kernel, kernel_app, output
 from daytona_kernel_interp.guest.kernel.ipykernel_compat import PRIVATE_NAMES, PrivateName
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.kernel
 
 FOLDER = Path(ipykernel_compat.__file__).parent
 DEPENDENCIES = ("ipykernel", "IPython", "traitlets", "jupyter_client", "comm")

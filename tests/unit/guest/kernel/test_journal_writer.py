@@ -29,7 +29,7 @@ from daytona_kernel_interp.wire.journal import (
 )
 from tests.unit.guest.journals import ROOM, SMALL_SEGMENT, message, parse, pending, told, two_cells
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.python
 
 
 # --- what is read -------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def test_pending_text_is_what_was_not_published(tmp_path: Path) -> None:
     assert pending(tmp_path / "j") == [("stdout", "a", "one two\u00fc"), ("stderr", "a", "oh")]
     text.published("stdout", 4)
     assert pending(tmp_path / "j") == [("stdout", "a", "two\u00fc"), ("stderr", "a", "oh")]
-    text.published("stdout", text.length("stdout"))
+    text.published("stdout", text.end_offset("stdout"))
     text.published("stderr", 2)
     assert pending(tmp_path / "j") == []
     text.add("stderr", "b", "next")
@@ -227,7 +227,7 @@ def test_pending_text_is_a_queue(
         published = min(published, len(held[name]))
         text.published(name, text.start(name) + published)
         held[name] = held[name][published:]
-        assert text.length(name) - text.start(name) == len(held[name])
+        assert text.end_offset(name) - text.start(name) == len(held[name])
     expected = [(name, "c", data.decode("utf-8", "replace")) for name, data in held.items() if data]
     assert pending(folder) == expected
 
@@ -239,9 +239,9 @@ def test_pending_text_is_bounded(tmp_path: Path) -> None:
     text.add("stdout", "a", "x" * (ROOM - 1))
     text.add("stdout", "a", "yy")
     text.add("stdout", "a", "z")  # behind a hole
-    assert text.length("stdout") == ROOM - 1
+    assert text.end_offset("stdout") == ROOM - 1
     text.add("stdout", "a", "z")
-    assert text.length("stdout") == ROOM
+    assert text.end_offset("stdout") == ROOM
     assert pending(tmp_path / "j")[1] == ("stderr", "a", "safe")
     text.published("stdout", ROOM - 1)
     text.add("stdout", "a", "y")
@@ -255,7 +255,7 @@ def test_text_is_pending_until_its_message_is_in_the_journal(tmp_path: Path) -> 
     writer = JournalWriter(folder, text)
     writer.cell_started("a")
     text.add("stdout", "a", "printed")
-    end = text.length("stdout")
+    end = text.end_offset("stdout")
     text.add("stdout", "a", "\n")
     text.begin_publish("stdout", end)
     assert pending(folder) == [("stdout", "a", "printed\n")]
@@ -272,7 +272,7 @@ def test_only_the_thread_that_announced_a_text_publishes_it(tmp_path: Path) -> N
     text = PendingText(folder)
     writer = JournalWriter(folder, text)
     text.add("stdout", "a", "one")
-    text.begin_publish("stdout", text.length("stdout"))
+    text.begin_publish("stdout", text.end_offset("stdout"))
     other = threading.Thread(target=writer.message_published, args=(message("display"),))
     other.start()
     other.join()

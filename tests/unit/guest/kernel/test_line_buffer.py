@@ -10,7 +10,7 @@ from daytona_kernel_interp.client.output_text import plain_text
 from daytona_kernel_interp.guest.kernel import line_buffer as lines
 from daytona_kernel_interp.guest.kernel.line_buffer import LongLineLimiter, RedrawBuffer
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.python
 
 _TEXTS = st.lists(st.text(st.sampled_from("ab\n\ré"), max_size=12), max_size=12)
 

@@ -20,7 +20,7 @@ from daytona_kernel_interp.guest.kernel import output
 from daytona_kernel_interp.guest.kernel.output import CellStream, OutputBudget, _printable, end_cell
 from tests.unit import strategies
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.kernel
 
 _NOTE = re.compile(r"\n\[\.\.\. ([\d,]+) characters left out; ([^\n]*) \.\.\.\]\n")
 _TEXTS = st.lists(st.text(st.sampled_from("ab\né\U0001f600"), max_size=30), max_size=12)

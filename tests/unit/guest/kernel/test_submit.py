@@ -15,7 +15,7 @@ from daytona_kernel_interp.wire.comm import OutputField
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.python
 
 FIELDS = (OutputField("answer", "str"), OutputField("score", "int"))
 

@@ -12,7 +12,7 @@ from daytona_kernel_interp.guest.kernel.tool_errors import ToolError, to_excepti
 from daytona_kernel_interp.tools.binding import failure
 from daytona_kernel_interp.wire.comm import ToolFailure
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.python
 
 BUILTINS = [
     cls

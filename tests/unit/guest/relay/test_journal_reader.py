@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.guest.kernel import journal_writer as journal
 from daytona_kernel_interp.guest.kernel.journal_writer import JournalWriter, PendingText
 from daytona_kernel_interp.guest.relay.journal_reader import Journal
 from daytona_kernel_interp.wire.journal import JournalRecord, RecordKind, encode_record
+from tests import examples
 from tests.unit.guest.journals import ALL, ROOM, SMALL_SEGMENT, message, parse, pending, told, two_cells
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.python
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_a_kernel_killed_in_mid_write_leaves_a_whole_beginning(
     assert words == ALL[: len(words)]
 
 
-@settings(max_examples=60)
+@examples.at_most(60)
 @given(place=st.integers(0, 10_000), garbage=st.binary(min_size=1, max_size=30))
 def test_a_spoiled_journal_never_stops_the_relay(
     tmp_path_factory: pytest.TempPathFactory, place: int, garbage: bytes

@@ -12,7 +12,7 @@ import pytest
 from daytona_kernel_interp.transport import process_identity as processes
 from daytona_kernel_interp.transport.process_identity import process_alive, process_start_mark
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.python
 
 NO_PID = 2**22 + 1  # above what Linux gives (proc(5), pid_max)
 WAITING = [sys.executable, "-c", "input()"]

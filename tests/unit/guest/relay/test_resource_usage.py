@@ -12,7 +12,7 @@ from daytona_kernel_interp.guest.relay.resource_usage import oom_kills, resource
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.python
 
 EVENTS_V2 = "low 0\nhigh 2\nmax 9\noom 4\noom_kill {}\noom_group_kill 0\n"
 CONTROL_V1 = "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n"

@@ -32,7 +32,7 @@ async def test_time_in_which_it_stood_still_does_not_count(paused_s: float) -> N
     relay = Relay("secret", kernels, LIFETIME_S)
     clock: Any = Clock()
     relay._loop = clock
-    relay.heard()
+    relay.host_seen()
     waiting = asyncio.ensure_future(relay.wait_end())
 
     async def look() -> bool:

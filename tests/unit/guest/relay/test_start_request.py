@@ -12,7 +12,7 @@ import pytest
 from daytona_kernel_interp.guest.relay import start_request
 from daytona_kernel_interp.guest.relay.start_request import StartRequest, parse_start_request, read_start_file
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.python
 
 FIELDS: dict[str, Any] = {"secret": "s" * 20, "port": 0, "folder": "/f", "cwd": "/c", "lifetime_s": 60}
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from daytona_kernel_interp.errors import SandboxFailed
 from daytona_kernel_interp.sandboxes.daytona.probe import ProbeResult, ServingRelay, parse_install, parse_probe
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.python
 
 FOUND: dict[str, Any] = {
     "relay": None,

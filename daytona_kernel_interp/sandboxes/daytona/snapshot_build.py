@@ -1,0 +1,95 @@
+"""Build a snapshot of the kernel image at Daytona."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from ...errors import SandboxFailed
+from .api import DaytonaAPI
+from .build_log import BuildLog
+from .error_text import error_sentence
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .snapshot_image import KernelImage
+
+log = logging.getLogger(__name__)
+
+_REQUEST_S = 15.0
+_ABSENT, _UNKNOWN = "absent", "unknown"
+
+
+async def build_snapshot(
+    image: KernelImage,
+    name: str,
+    on_line: Callable[[str], None],
+    *,
+    cpu: int | None = None,
+    memory: int | None = None,
+    disk: int | None = None,
+    region: str | None = None,
+) -> bool:
+    """Make a snapshot of the image; ``on_line`` gets the lines of the build log. False: it was there already.
+
+    Raises:
+        SandboxFailed: If that did not work; the error has the end of the log, and no snapshot is left.
+    """
+    service = await DaytonaAPI.connect()
+    build, absent = BuildLog(on_line), False
+    try:
+        if (state := await _state_of(service, name)) not in (_ABSENT, _UNKNOWN):
+            return _already_exists(name, state)
+        absent = state == _ABSENT
+        started_at = time.monotonic()
+        with image.for_sdk() as made:
+            await service.make_snapshot(name, made, build, (cpu, memory, disk), region)
+        log.info("snapshot %s was built in %.0f s", name, time.monotonic() - started_at)
+        return True
+    except asyncio.CancelledError:
+        if absent:  # one that was there before is not ours to delete
+            await asyncio.shield(_delete_snapshot(service, name))
+        raise
+    except SandboxFailed:
+        raise
+    except Exception as error:  # the SDK passes on errors of its HTTP client and of its models, too
+        status = getattr(error, "status_code", None)
+        if status == 409:
+            return _already_exists(name, await _state_of(service, name))
+        if status == 403:
+            raise SandboxFailed(
+                f"Daytona did not make the snapshot {name}: {error_sentence(error)}; a key without the right to make "
+                "snapshots can still use DaytonaSandbox(image=KernelImage())"
+            ) from error
+        if absent and (status is None or status >= 500):
+            await _delete_snapshot(service, name)
+        raise SandboxFailed(
+            f"Daytona did not make the snapshot {name}: {error_sentence(error)}{build.end()}"
+        ) from error
+    finally:
+        await service.aclose()
+
+
+async def _state_of(service: DaytonaAPI, name: str) -> str:
+    """Return a snapshot's state, ``_ABSENT``, or ``_UNKNOWN`` where Daytona does not say."""
+    try:
+        return await service.snapshot_state(name)
+    except Exception as error:
+        return _ABSENT if getattr(error, "status_code", None) == 404 else _UNKNOWN
+
+
+def _already_exists(name: str, state: str) -> bool:
+    if state == "active":
+        return False
+    raise SandboxFailed(
+        f"there is a snapshot {name} already, and it is {state}: wait for it, delete it, or give another name"
+    )
+
+
+async def _delete_snapshot(service: DaytonaAPI, name: str) -> None:
+    with contextlib.suppress(Exception):
+        await asyncio.wait_for(service.delete_snapshot(name), _REQUEST_S)
