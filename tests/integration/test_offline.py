@@ -292,7 +292,7 @@ def test_a_wrong_call_moves_nothing() -> None:
     with pytest.raises(CodeInterpreterError, match="Invalid variable name: 'a b'"):
         interpreter.execute("1", {"a b": 1})
     with pytest.raises(CodeInterpreterError, match="code must be a str"):
-        interpreter.execute(5)
+        interpreter.execute(5)  # type: ignore[arg-type]
     assert interpreter.execute("1") == "a"
 
 
