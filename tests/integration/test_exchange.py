@@ -148,7 +148,7 @@ def test_a_kernel_that_lost_its_values_gets_them_again(
 ) -> None:
     """The cell runs once, with its variables."""
     interp.execute("n = 0", {"v": LARGE})
-    interp.execute("import gc\nfor o in gc.get_objects():\n    if type(o).__name__ == 'Keeping': o._drop(o.keys[-1])")
+    interp.execute("import gc\nfor o in gc.get_objects():\n    if type(o).__name__ == 'InputCache': o._evict(o.keys[-1])")
     inputs = access_of(interp).sent_inputs
     inputs.set_cached_keys([inputs._sent["v"].key])
     sizes = sent(interp, monkeypatch)
@@ -256,13 +256,13 @@ def hostile(interp: KernelInterpreter) -> Iterator[Callable[..., None]]:
 
     def install(*entries: Any, piece: bytes = b"x") -> None:
         interp.execute(
-            "import daytona_kernel_interp.guest.kernel.bridge as bridge\nkept = bridge.serve\n"
-            "bridge.serve = lambda request: entries if request['do'] == 'list' else piece",
+            "import daytona_kernel_interp.guest.kernel.bridge as bridge\nkept = bridge.handle_request\n"
+            "bridge.handle_request = lambda request: entries if request['do'] == 'list' else piece",
             {"entries": list(entries), "piece": piece},
         )
 
     yield install
-    interp.execute("bridge.serve = kept")
+    interp.execute("bridge.handle_request = kept")
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_frames_travel_as_arrow_once_each_side_knows_of_the_other(
     decoded: list[bytes] = []
     monkeypatch.setattr("daytona_kernel_interp.codec.values.decode", _spy(decoded))
     code = """
-from daytona_kernel_interp.wire import values
+from daytona_kernel_interp.codec import values
 heads, decode = [], values.decode
 values.decode = lambda buffers: heads.append(bytes(buffers[0])) or decode(buffers)
 try:
