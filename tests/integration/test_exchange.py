@@ -148,7 +148,9 @@ def test_a_kernel_that_lost_its_values_gets_them_again(
 ) -> None:
     """The cell runs once, with its variables."""
     interp.execute("n = 0", {"v": LARGE})
-    interp.execute("import gc\nfor o in gc.get_objects():\n    if type(o).__name__ == 'InputCache': o._evict(o.keys[-1])")
+    interp.execute(
+        "import gc\nfor o in gc.get_objects():\n    if type(o).__name__ == 'InputCache': o._evict(o.keys[-1])"
+    )
     inputs = access_of(interp).sent_inputs
     inputs.set_cached_keys([inputs._sent["v"].key])
     sizes = sent(interp, monkeypatch)
