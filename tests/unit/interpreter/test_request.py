@@ -21,7 +21,7 @@ LARGE = "x" * (1 << 20)
 
 
 def settings(**changed: Any) -> CallSettings:
-    plain = {
+    plain: dict[str, Any] = {
         "tools": {},
         "output_fields": None,
         "execution_timeout": None,
