@@ -58,7 +58,7 @@ def outcome_of(
 ) -> Outcome:
     """Return how the call ended for its caller; ``keep`` takes the encoding of the value that it got, if it got one."""
     if error is not None:
-        return Outcome("raised", ending, error=type(error).__name__, text=str(error))
+        return Outcome("raised", ending, error=error_name(error), text=str(error))
     if cell is not None and cell.submission is not None:
         return Outcome("submitted", ending, keep(cell.submission))
     try:
@@ -66,3 +66,9 @@ def outcome_of(
     except values.UnsupportedValue:
         buffers = values.dumps(str(given), max_bytes=None)
     return Outcome("returned", ending, keep(buffers))
+
+
+def error_name(error: BaseException) -> str:
+    """Return the class of an error as recordings name it: DSPy's own class where the error derives from one."""
+    classes = type(error).__mro__
+    return next((cls.__name__ for cls in classes if cls.__module__.startswith("dspy.")), classes[0].__name__)
