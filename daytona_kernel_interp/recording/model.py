@@ -9,12 +9,13 @@ All times are UTC; durations are seconds.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence  # noqa: TC003 - pydantic evaluates the annotations, see schema.py
 from dataclasses import dataclass, field
+from datetime import datetime  # noqa: TC003 - as above
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import Iterable
 
     from ..client.outputs import Output
     from ..codec.values import Buffer
@@ -160,7 +161,7 @@ class LMCall:
     began: datetime
     elapsed_s: float | None
     request: ValueRef
-    outputs: ValueRef | None
+    outputs: ValueRef | None = None
     usage: Usage | None = None
     error: str = ""
 
@@ -202,3 +203,16 @@ class Transcript:
     complete: bool = True
     callback: bool = False
     problems: Sequence[str] = ()
+
+
+def refs_of(calls: Iterable[LMCall]) -> list[ValueRef]:
+    """Return the references to values in calls of language models."""
+    return [ref for call in calls for ref in (call.request, call.outputs) if ref is not None]
+
+
+def refs_in(entry: Entry) -> list[ValueRef]:
+    """Return the references to values in an entry."""
+    refs = [*entry.variables.values(), entry.outcome.value]
+    for call in entry.calls:
+        refs += [call.arguments, call.result]
+    return [ref for ref in refs if ref is not None]

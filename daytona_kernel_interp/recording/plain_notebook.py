@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..client.outputs import CellError
 from ..errors import RecordingError
-from ..playback.rerun import MemoryStore
 from .model import Entry, Outcome, SessionFacts, Transcript
-from .notebook_writer import joined, output_from_json
+from .notebook_json import joined, output_from_json
+from .value_store import MemoryStore
 
 if TYPE_CHECKING:
     import os

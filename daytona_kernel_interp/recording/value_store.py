@@ -8,7 +8,6 @@ only then decoded; nothing in it is ever run.
 from __future__ import annotations
 
 import errno
-import json
 import re
 import secrets
 from typing import TYPE_CHECKING, Any
@@ -17,78 +16,21 @@ from ..codec import values
 from ..codec.value_hash import hash_of
 from ..errors import RecordingError
 from .model import ValueRef
+from .value_text import summary_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 INLINE_BYTES = 4096  # of one buffer; the first is always ASCII
-_DECODED_BYTES = 160  # an encoding so small is decoded for its summary
-_SUMMARY_CHARS = 120
-_DECODER = json.JSONDecoder()
 HASH = re.compile(r"[0-9a-f]{64}")
-_KINDS = {"str_at": "str", "bytes_at": "bytes", "text": "str", "int": "int", "float": "float"}
-
-
-def size_of(buffers: Sequence[values.Buffer]) -> int:
-    """Return the bytes of a value's encoding."""
-    return sum(map(len, buffers))
-
-
-def summary_of(buffers: Sequence[values.Buffer]) -> str:
-    """Return a value's type and size, or the short value itself; a large one is not decoded for it."""
-    if len(buffers) == 1 and len(buffers[0]) <= _DECODED_BYTES:
-        try:
-            return _short(_shown(bytes(buffers[0])))
-        except Exception:  # a value of a library that is missing here
-            pass
-    head, size = bytes(buffers[0][: _DECODED_BYTES + 1]), size_of(buffers)
-    if head.startswith(b'"'):
-        return _short(f"str, {size:,} bytes: {head[1:81].decode('ascii', 'replace')}…")
-    tag = re.match(rb'\{"\$":"([a-z_.]+)"', head)
-    if tag is None:
-        kind = {b"[": "list", b"{": "dict"}.get(head[:1], "value")
-    else:
-        kind = _KINDS.get(tag[1].decode("ascii"), tag[1].decode("ascii"))
-    return f"{kind}, {size:,} bytes"
-
-
-def summary_of_call(buffers: Sequence[values.Buffer]) -> str:
-    """Return a call's arguments, ``(args, kwargs)`` in the encoding, as they would stand between its brackets."""
-    if len(buffers) == 1 and len(buffers[0]) <= INLINE_BYTES:
-        try:
-            args, kwargs = _small(bytes(buffers[0]))
-            return _short(", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())]))
-        except Exception:  # a sandbox sends what it likes
-            pass
-    return summary_of(buffers)
-
-
-def _shown(head: bytes) -> str:
-    """Return a value as repr() has it: of whole numbers and plain texts, which most are, without decoding them."""
-    if head.isdigit():
-        return head.decode("ascii")
-    if len(head) > 1 and head[:1] == head[-1:] == b'"':
-        text = head[1:-1].decode("ascii")
-        if text.isprintable() and not ("\\" in text or "'" in text or '"' in text):
-            return f"'{text}'"
-    return repr(_small(head))
-
-
-def _small(head: bytes) -> Any:
-    """Return a value of one buffer; what has no tag is plain JSON."""
-    return values.loads([head]) if b'"$"' in head else _DECODER.raw_decode(head.decode("ascii"))[0]
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _SUMMARY_CHARS else f"{text[: _SUMMARY_CHARS - 1]}…"
 
 
 def ref_to(
     buffers: Sequence[values.Buffer], key: str = "", summarize: Callable[[Sequence[values.Buffer]], str] = summary_of
 ) -> ValueRef:
     """Return what names a value; ``key`` is its hash, if that is known."""
-    return ValueRef(key or hash_of(buffers), size_of(buffers), summarize(buffers))
+    return ValueRef(key or hash_of(buffers), sum(map(len, buffers)), summarize(buffers))
 
 
 def folder_of(notebook: Path) -> Path:
@@ -196,3 +138,27 @@ def value_of(store: Any, ref: ValueRef) -> Any:
         return values.loads(buffers)
     except Exception as error:
         raise RecordingError(f"The value {ref.hash[:12]} ({ref.summary}) cannot be decoded: {error}.") from error
+
+
+class MemoryStore:
+    """The values of a session that is not written to disk."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[values.Buffer]] = {}
+
+    def keep(self, buffers: Sequence[values.Buffer]) -> ValueRef:
+        """Keep an encoded value and return the reference to it."""
+        ref = ref_to(buffers)
+        self._values[ref.hash] = list(map(bytes, buffers))
+        return ref
+
+    def load(self, ref: ValueRef) -> Sequence[values.Buffer]:
+        """Return a value's encoding.
+
+        Raises:
+            RecordingError: If it is missing.
+        """
+        try:
+            return self._values[ref.hash]
+        except KeyError:
+            raise RecordingError(f"The value {ref.hash[:12]} ({ref.summary}) is missing.") from None
