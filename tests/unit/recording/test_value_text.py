@@ -22,8 +22,8 @@ def test_a_short_text_is_told_as_python_shows_it(text: str) -> None:
         (7, "7"),
         ([1, "a"], "[1, 'a']"),
         ("x" * 5000, f"str, 5,002 bytes: {'x' * 80}…"),
-        (list(range(1000)), "list, 3,890 bytes"),
-        ({str(key): key for key in range(100)}, "dict, 980 bytes"),
+        (list(range(1000)), "list, 3,891 bytes"),
+        ({str(key): key for key in range(100)}, "dict, 781 bytes"),
         (b"x" * 5000, "bytes, "),
     ],
 )
