@@ -97,7 +97,7 @@ def _messages(request: LMCall, store: ValueLoader) -> list[dict[str, str]]:
             return [{"role": "user", "content": request.request.summary}]
 
 
-def _message(message: Any) -> dict[str, str]:
+def _message(message: object) -> dict[str, str]:
     match message:
         case {"role": role, "content": content}:
             return {"role": str(role), "content": as_text(content)}
@@ -166,7 +166,7 @@ def _final_answer(entry: Entry, store: ValueLoader) -> str | None:
     return as_text(value, laid_out=False) if decoded else entry.outcome.value.summary
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

@@ -48,7 +48,7 @@ def as_text(value: object, *, laid_out: bool = True) -> str:
     return repr_of(value, functools.partial(pprint.pformat, width=100, sort_dicts=False) if laid_out else repr)
 
 
-    from ..recording.model import Entry, RecordedCall, ValueLoader, ValueRef
+def _are_prose(items: list[object]) -> bool:
     """Whether they are texts to be read, such as prompts and their answers, rather than words."""
     texts = [one for one in items if isinstance(one, str)]
     return len(texts) == len(items) and any("\n" in text or len(text) > _SHORT_CHARS for text in texts)

@@ -13,7 +13,7 @@ import threading
 import uuid
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +23,25 @@ if TYPE_CHECKING:
     from .model import Usage
 
 _MAX_UNCLAIMED = 10_000  # calls of models that no session has asked for yet
+
+
+class ReasoningOwner(Protocol):
+    """The recorder of a session."""
+
+    def add_reasoning(self, reasoning: Reasoning) -> None:
+        """Write reasoning and calls of a model that no cell follows."""
+
+
+class EnclosingCall(Protocol):
+    """A tool call of a recorded cell, during which other calls are made."""
+
+    @property
+    def owner(self) -> object:
+        """The recorder of the cell's session."""
+
+    @property
+    def lm_calls(self) -> list[CompletedLMCall]:
+        """The calls of language models that the tool made; the callback appends to it."""
 
 
 @dataclass
@@ -37,7 +56,7 @@ class CompletedLMCall:
     usage: Usage | None
     error: str
     chain: tuple[str, ...] = ()
-    enclosing_calls: tuple[Any, ...] = ()  # the calls of cells that it was made in, outermost first
+    enclosing_calls: tuple[EnclosingCall, ...] = ()  # the calls of cells that it was made in, outermost first
 
 
 @dataclass
@@ -58,11 +77,13 @@ class _OpenCall:
     is_cell: bool = False
     reported: bool = True  # by the callback, which will tell of its end too
     reasoning: str | None = None
-    owners: list[Any] = field(default_factory=list)
+    owners: list[ReasoningOwner] = field(default_factory=list)
 
 
 # The calls of cells in whose tools this code runs, outermost first; see recorder.py.
-enclosing_calls: contextvars.ContextVar[tuple[Any, ...]] = contextvars.ContextVar("daytona_kernel_calls", default=())
+enclosing_calls: contextvars.ContextVar[tuple[EnclosingCall, ...]] = contextvars.ContextVar(
+    "daytona_kernel_calls", default=()
+)
 # Stands for the module of whose start the callback was not told, because it came with the interpreter.
 _scope: contextvars.ContextVar[str | None] = contextvars.ContextVar("daytona_kernel_scope", default=None)
 
@@ -121,7 +142,7 @@ class CallTree:
 
     # --- asked by recorders ------------------------------------------------------------------------------
 
-    def begin_cell(self, owner: Any) -> Reasoning:
+    def begin_cell(self, owner: ReasoningOwner) -> Reasoning:
         """Return what led to the cell that begins here, in a session that ``owner`` records."""
         here = self.current_id()
         if here is None:
@@ -136,7 +157,7 @@ class CallTree:
             reasoning, call.reasoning = call.reasoning, None
             return Reasoning(self._take_lm_calls(module, owner), reasoning)
 
-    def end_session(self, owner: Any) -> list[CompletedLMCall]:
+    def end_session(self, owner: ReasoningOwner) -> list[CompletedLMCall]:
         """Return what waits for a session that ends, and forget it."""
         with self._lock:
             lm_calls: list[CompletedLMCall] = []
@@ -179,7 +200,7 @@ class CallTree:
         call = self._calls.get(call_id)
         return call is not None and call.is_cell
 
-    def _take_lm_calls(self, call_id: str, owner: Any) -> list[CompletedLMCall]:
+    def _take_lm_calls(self, call_id: str, owner: ReasoningOwner) -> list[CompletedLMCall]:
         """Return what was said under a call, but in no cell of the owner's; it waits for nobody else of its kind."""
         taken = [
             call

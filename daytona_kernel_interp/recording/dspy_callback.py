@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from .model import Usage
 from .redaction import known_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
 # What of a request's settings is recorded: no key, no header, no address is among them.
 _SETTINGS = (
@@ -52,19 +53,19 @@ class SessionCallback(BaseCallback):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._requests: dict[str, tuple[Any, Mapping[str, Any], datetime, float]] = {}
+        self._requests: dict[str, tuple[object, Mapping[str, Any], datetime, float]] = {}
         tree.current = ACTIVE_CALL_ID.get
 
     # --- modules -----------------------------------------------------------------------------------------
 
-    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+    def on_module_start(self, call_id: str, instance: object, inputs: dict[str, object]) -> None:
         """A module is called; to DSPy 3.1.3 a model that is no ``dspy.LM`` is one too."""
         if isinstance(instance, dspy.BaseLM):
             self.on_lm_start(call_id, instance, inputs)
         else:
             tree.call_started(call_id)
 
-    def on_module_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
+    def on_module_end(self, call_id: str, outputs: object, exception: BaseException | None = None) -> None:
         """It has ended; if it thought aloud, what its caller does next comes of that."""
         if call_id in self._requests:
             self.on_lm_end(call_id, outputs, exception)
@@ -76,22 +77,20 @@ class SessionCallback(BaseCallback):
 
     # --- what cells do -------------------------------------------------------------------------------------
 
-    def on_interpreter_execute_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+    def on_interpreter_execute_start(self, call_id: str, instance: object, inputs: dict[str, object]) -> None:
         """A cell begins."""
         tree.call_started(call_id, is_cell=True)
 
-    def on_interpreter_execute_end(
-        self, call_id: str, outputs: Any | None, exception: BaseException | None = None
-    ) -> None:
+    def on_interpreter_execute_end(self, call_id: str, outputs: object, exception: BaseException | None = None) -> None:
         """It has ended."""
         tree.call_ended(call_id)
 
-    def on_interpreter_tool_call_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+    def on_interpreter_tool_call_start(self, call_id: str, instance: object, inputs: dict[str, object]) -> None:
         """A cell calls a tool."""
         tree.call_started(call_id)
 
     def on_interpreter_tool_call_end(
-        self, call_id: str, outputs: Any | None, exception: BaseException | None = None
+        self, call_id: str, outputs: object, exception: BaseException | None = None
     ) -> None:
         """It has ended."""
         tree.call_ended(call_id)
@@ -101,15 +100,16 @@ class SessionCallback(BaseCallback):
 
     # --- models --------------------------------------------------------------------------------------------
 
-    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+    def on_lm_start(self, call_id: str, instance: object, inputs: dict[str, object]) -> None:
         """A language model is asked."""
         tree.call_started(call_id)
         for given in (getattr(instance, "kwargs", None), inputs.get("kwargs")):
-            known_secrets.add_named(given or {})
+            if isinstance(given, Mapping):
+                known_secrets.add_named(given)
         with self._lock:
             self._requests[call_id] = (instance, dict(inputs), datetime.now(timezone.utc), time.perf_counter())
 
-    def on_lm_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
+    def on_lm_end(self, call_id: str, outputs: object, exception: BaseException | None = None) -> None:
         """It has answered."""
         with self._lock:
             request = self._requests.pop(call_id, None)
@@ -132,7 +132,7 @@ class SessionCallback(BaseCallback):
         tree.call_ended(call_id)
 
 
-def request_of(instance: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def request_of(instance: object, inputs: Mapping[str, Any]) -> dict[str, object]:
     """Return what a model was asked: its name, the prompt or messages, and the settings without keys."""
     given = {**(getattr(instance, "kwargs", None) or {}), **(inputs.get("kwargs") or {})}
     return {
@@ -143,14 +143,14 @@ def request_of(instance: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _encoded(value: Any) -> Sequence[values.Buffer]:
+def _encoded(value: object) -> Sequence[values.Buffer]:
     try:
         return values.dumps(value, max_bytes=None, snapshot=True)
     except values.UnsupportedValue:
         return values.dumps(values.json_form(value), max_bytes=None, snapshot=True)
 
 
-def _usage(instance: Any, outputs: Any) -> Usage:
+def _usage(instance: object, outputs: object) -> Usage:
     """Return what an answer took, from the model's history, where the answer lies as the very object it is."""
     model = str(getattr(instance, "model", "")) or None
     history = getattr(instance, "history", None) or ()
@@ -168,8 +168,8 @@ def _usage(instance: Any, outputs: Any) -> Usage:
     return Usage(model)
 
 
-def _count(usage: Mapping[str, Any], *names: str) -> int | None:
-    return next((usage[name] for name in names if isinstance(usage.get(name), int)), None)
+def _count(usage: Mapping[str, object], *names: str) -> int | None:
+    return next((count for name in names if isinstance(count := usage.get(name), int)), None)
 
 
 _the_callback: SessionCallback | None = None

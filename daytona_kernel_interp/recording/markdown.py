@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from ..formatting import cut_middle, duration
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 _SHOWN_CALLS = 200  # of one cell; the metadata has all
 _SHOWN_CHARS = 4000
+_UNANSWERED = "not answered"
 _SIGNS = {"llm": "*Model call*", "tool": "*Tool call*"}
 _RUN_OF_TICKS = re.compile("`+")
 _ENDINGS = {
@@ -28,9 +31,7 @@ _ENDINGS = {
 
 def block(text: str, language: str = "text") -> str:
     """Return ``text`` as a code block, cut in the middle if it is long."""
-    if len(text) > _SHOWN_CHARS:
-        half = _SHOWN_CHARS // 2
-        text = f"{text[:half]}\n[… {len(text) - 2 * half:,} characters more …]\n{text[-half:]}"
+    text = cut_middle(text, _SHOWN_CHARS)
     longest = max(map(len, _RUN_OF_TICKS.findall(text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"
@@ -45,15 +46,6 @@ def inline(text: str) -> str:
     fence = "`" * (longest + 1)
     pad = " " if text.startswith("`") or text.endswith("`") or not text else ""
     return f"{fence}{pad}{text}{pad}{fence}"
-
-
-def duration(elapsed_s: float | None) -> str:
-    """Return a time for a reader."""
-    if elapsed_s is None:
-        return "not answered"
-    if elapsed_s < 1:
-        return f"{elapsed_s * 1000:.3g} ms"
-    return f"{elapsed_s:.3g} s" if elapsed_s < 120 else f"{elapsed_s / 60:.3g} min"
 
 
 def usage_of(usage: Usage | None) -> str:
@@ -101,7 +93,7 @@ def lm_summary(calls: Sequence[LMCall], reasoning: str | None) -> str:
     if reasoning:
         parts.append("\n".join(f"> {line}".rstrip() for line in reasoning.splitlines()))
     for call in calls:
-        facts = [text for text in (usage_of(call.usage), duration(call.elapsed_s)) if text]
+        facts = [text for text in (usage_of(call.usage), duration(call.elapsed_s, missing=_UNANSWERED)) if text]
         parts.append(f"*Model:* {', '.join(facts)}" + (f" — raised {inline(call.error)}" if call.error else ""))
     return "\n\n".join(parts)
 
@@ -135,7 +127,7 @@ def is_dspys_own(entry: Entry) -> bool:
 
 
 def _call(call: RecordedCall) -> str:
-    took = duration(call.elapsed_s)
+    took = duration(call.elapsed_s, missing=_UNANSWERED)
     facts = took if call.usage is None else ", ".join(filter(None, (usage_of(call.usage), took)))
     text = f"{_SIGNS[call.kind]} {inline(call.name)}: {facts}\n- arguments: {inline(call.arguments.summary)}"
     if call.error is not None:

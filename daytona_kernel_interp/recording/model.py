@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ..codec.values import Buffer
     from ..wire.comm import ToolSpec
 
+Ending = Literal["ok", "error", "interrupted", "timeout", "died", "not_run", "unknown"]
+
 METADATA_KEY = "daytona_kernel_interp"
 SCHEMA_VERSION = 1  # of notebook and cell metadata; a recording of another version is refused by name
 
@@ -102,7 +104,7 @@ class Outcome:
     """
 
     kind: Literal["submitted", "returned", "raised", "unfinished"]
-    ending: Literal["ok", "error", "interrupted", "timeout", "died", "not_run", "unknown"] = "ok"
+    ending: Ending = "ok"
     value: ValueRef | None = None
     error: str = ""
     text: str = ""

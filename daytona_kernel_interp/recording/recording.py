@@ -179,7 +179,7 @@ _COLUMNS = (
 )
 
 
-def _row(step: Entry) -> tuple[Any, ...]:
+def _row(step: Entry) -> tuple[object, ...]:
     usage = step.usage
     tokens = (
         (None,) * 4 if usage is None else (usage.model, usage.prompt_tokens, usage.completion_tokens, usage.cost_usd)

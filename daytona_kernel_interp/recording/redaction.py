@@ -14,7 +14,10 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..codec.values import Buffer
 
 REPLACEMENT = "[secret]"
 _NAMES = re.compile(r"(?i)(key|token|secret|password|passwd|credentials?|authorization|headers?)$")
@@ -57,7 +60,7 @@ class Secrets:
             )
             self._shortest = min((len(form) for form, _ in self._encoded), default=_MIN_CHARS)
 
-    def add_named(self, settings: Mapping[str, Any]) -> None:
+    def add_named(self, settings: Mapping[str, object]) -> None:
         """Add the texts of settings whose names say that they are secret."""
         self.add(*(text for name, value in settings.items() if _NAMES.search(str(name)) for text in _texts(value)))
 
@@ -78,7 +81,7 @@ class Secrets:
             text = text.replace(form, REPLACEMENT)
         return text
 
-    def scrub_bytes(self, data: Any) -> Any:
+    def scrub_bytes(self, data: Buffer) -> Buffer:
         """Return a buffer of a value without them, in base64 neither: itself, if there is none in it."""
         whole = data if isinstance(data, (bytes, bytearray)) else bytes(data)
         if len(whole) < self._shortest:
@@ -89,7 +92,7 @@ class Secrets:
                 whole, found = whole.replace(form, replacement), True
         return whole if found else data
 
-    def scrub_tree(self, tree: Any) -> Any:
+    def scrub_tree(self, tree: object) -> Any:
         """Return JSON without them."""
         if isinstance(tree, str):
             return self.scrub(tree)
@@ -98,7 +101,7 @@ class Secrets:
         return [self.scrub_tree(item) for item in tree] if isinstance(tree, list) else tree
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _texts(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
         yield from value.split()[1:]  # "Bearer ..."

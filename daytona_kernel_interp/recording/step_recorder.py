@@ -11,7 +11,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ..codec import values
 from ..errors import CellNotRun, KernelDied
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     from ..client.outputs import CellError, Output
     from ..wire.comm import OutputField, ToolSpec
+    from .model import Ending
 
 T = TypeVar("T")
-Ending = Literal["ok", "error", "interrupted", "timeout", "died", "not_run", "unknown"]
 
 _LLM_TOOLS = ("llm_query", "llm_query_batched")
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from .model import ValueLoader
+
 INLINE_BYTES = 4096  # of one buffer; the first is always ASCII
 HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -101,7 +103,7 @@ class ValueStore:
                     file.write(len(buffer).to_bytes(8, "big"))
                     file.write(buffer)
             unfinished.replace(self._path(key))
-        except BaseException:
+        except BaseException:  # also if the thread is interrupted: no file may stay half written
             unfinished.unlink(missing_ok=True)
             raise
 
@@ -127,7 +129,7 @@ class ValueStore:
         return buffers
 
 
-def value_of(store: Any, ref: ValueRef) -> Any:
+def value_of(store: ValueLoader, ref: ValueRef) -> Any:
     """Return the value that ``ref`` names.
 
     Raises:
@@ -136,7 +138,7 @@ def value_of(store: Any, ref: ValueRef) -> Any:
     buffers = store.load(ref)
     try:
         return values.loads(buffers)
-    except Exception as error:
+    except Exception as error:  # decoding runs code of libraries, which may be of another version
         raise RecordingError(f"The value {ref.hash[:12]} ({ref.summary}) cannot be decoded: {error}.") from error
 
 
