@@ -34,18 +34,18 @@ _UNREADABLE = (TypeError, ValueError, LookupError, AttributeError)
 _EPOCH = datetime.fromtimestamp(0, timezone.utc)
 
 _FOREIGN = (
-    "{path} is a notebook, but no recording: nothing in it was recorded by KernelInterpreter(record=...). "
+    "{path} is a notebook, but no recording: KernelInterpreter(record=...) did not write it. "
     "Its code cells can be run as plain cells: replay(path, plain=True), or daytona-kernel replay --plain."
 )
 
 
 def read(path: str | os.PathLike[str]) -> Transcript:
-    """Return the transcript in a notebook. Nothing of it is run, and no value of it is loaded.
+    """Return the transcript in a notebook, without running its code or loading its values.
 
-    What cannot be read is named in :attr:`Transcript.problems`; the rest is there.
+    :attr:`Transcript.problems` names the parts that cannot be read.
 
     Raises:
-        RecordingError: If the file cannot be read, is no notebook, or none that was recorded, or of another version.
+        RecordingError: If the file cannot be read, is no recorded notebook, or has another schema version.
     """
     notebook = Path(path)
     document, problems = _document(notebook)
@@ -59,32 +59,32 @@ def _document(path: Path) -> tuple[Document, list[str]]:
     except OSError as error:
         raise RecordingError(f"{path} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
-        raise RecordingError(f"{path} is no notebook: it is not text in UTF-8.") from error
+        raise RecordingError(f"{path} is no notebook: it is not UTF-8 text.") from error
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
         cells = _cells_before_cut(text)
         if not cells:
             if text.lstrip().startswith(OPENING.rstrip()):
-                raise RecordingError(f"{path} is cut off in its first cell: nothing of it can be read.") from None
+                raise RecordingError(f"{path} is cut off in its first cell; no part of it can be read.") from None
             raise RecordingError(f"{path} is no notebook: it is not JSON. A recording ends in .ipynb.") from None
         metadata = _own_metadata(cells[0])
         document = {"cells": cells, "nbformat": 4, "metadata": {METADATA_KEY: {**metadata, "complete": False}}}
         whole = "its first cell" if len(cells) == 1 else f"{len(cells)} cells"
-        return document, [f"The file is cut off after {whole}; what comes before is here."]
+        return document, [f"The file is cut off after {whole}; only these were read."]
     if not isinstance(document, dict) or not isinstance(document.get("cells"), list):
         raise RecordingError(f"{path} is no notebook: its JSON has no list of cells.")
     return document, []
 
 
 def _cells_before_cut(text: str) -> list[CellJson]:
-    """Return the whole cells at the beginning of a document that is cut off or spoilt further on."""
+    """Return the complete cells at the beginning of a document that is cut off or damaged."""
     found = re.match(r'\s*\{\s*"cells"\s*:\s*\[', text)
     cells: list[CellJson] = []
     decoder, at = json.JSONDecoder(), found.end() if found else len(text)
     gap = re.compile(r"[\s,]*")
     while at < len(text):
-        at = gap.match(text, at).end()  # type: ignore[union-attr]  # it matches nothing, too
+        at = gap.match(text, at).end()  # type: ignore[union-attr]  # it also matches the empty string
         try:
             cell, at = decoder.raw_decode(text, at)
         except (ValueError, RecursionError):
@@ -114,14 +114,14 @@ def _check_version(path: Path, document: Document) -> None:
 
 
 class _NotebookReader:
-    """Puts a document's cells together, and notes what of them cannot be read."""
+    """The reader of one document: it collects entries, model calls and problems cell by cell."""
 
     def __init__(self, path: Path, document: Document, problems: list[str]) -> None:
         self._document, self._ours, self._problems = document, _own_metadata(document), problems
         self._store = ValueStore(folder_of(path))
         self._tools: dict[str, tuple[ToolSpec, ...]] = {}
         self._entries: list[Entry] = []
-        self._shift = 0  # from the number that a step has to the one that it was recorded under
+        self._shift = 0  # the recorded index of a step minus its number in the file
         self._lm_calls: list[LMCall] = []
 
     def transcript(self) -> Transcript:
@@ -163,9 +163,7 @@ class _NotebookReader:
             return
         number = len(self._entries)
         if not ours:
-            self._problems.append(
-                f"A code cell before step {number} was added since the recording was made; it is left out."
-            )
+            self._problems.append(f"A code cell before step {number} was added after the recording; it is left out.")
             return
         self._entries.append(self._entry(cell, ours, number))
 
@@ -180,10 +178,10 @@ class _NotebookReader:
         try:
             entry = schema.entry_from_json(ours["entry"], code, outputs, lambda ref: self._tools_of(ref, number))
             if cell_hash(cell) != ours.get("sha256"):
-                self._problems.append(f"Step {number} was edited since it was recorded.")
+                self._problems.append(f"Step {number} was edited after it was recorded.")
         except _UNREADABLE as error:
             self._problems.append(
-                f"The record of step {number} cannot be read ({schema.reason_of(error)}); its code and outputs are."
+                f"The record of step {number} cannot be read ({schema.reason_of(error)}); its code and outputs can."
             )
             entry = Entry(
                 number + self._shift,
@@ -213,10 +211,6 @@ class _NotebookReader:
         missing = {key: ref for key, ref in named.items() if not self._store.has(ref)}
         if missing:
             some = "; ".join(f"{ref.hash[:12]} ({ref.summary[:60]})" for ref in list(missing.values())[:3])
-            many = (
-                f"{len(missing):,} values are missing: they lie" if len(missing) > 1 else "A value is missing: it lies"
-            )
-            self._problems.append(
-                f"{many} in {self._store.folder.name}/ beside the notebook, or {'were' if len(missing) > 1 else 'was'} "
-                f"cut out of it: {some}."
-            )
+            what = f"{len(missing):,} values are" if len(missing) > 1 else "A value is"
+            folder = self._store.folder.name
+            self._problems.append(f"{what} missing in {folder}/ beside the notebook and in its cells: {some}.")

@@ -1,8 +1,8 @@
-"""Where a recording's values lie: small ones in the notebook, the others beside it, each once, by hash.
+"""Store a recording's values by hash: small ones in the notebook, large ones in files beside it.
 
-A value's hash is that of its buffers (``wire/values.py``), each behind its length in eight bytes, big-endian. A file
-beside the notebook holds just that, so ``sha256sum`` gives its name. What comes out is checked against its hash, and
-only then decoded; nothing in it is ever run.
+A value's hash is the SHA-256 of its buffers (``codec/values.py``), each preceded by its length in eight bytes,
+big-endian. A file beside the notebook contains exactly these bytes, so ``sha256sum`` prints its name. A value is
+decoded only after its hash was checked; nothing in it is ever run.
 """
 
 from __future__ import annotations
@@ -24,42 +24,42 @@ if TYPE_CHECKING:
 
     from .model import ValueLoader
 
-INLINE_BYTES = 4096  # of one buffer; the first is always ASCII
+INLINE_BYTES = 4096  # a value of one buffer, which is ASCII, up to this size stands in the notebook
 HASH = re.compile(r"[0-9a-f]{64}")
 
 
 def ref_to(
     buffers: Sequence[values.Buffer], key: str = "", summarize: Callable[[Sequence[values.Buffer]], str] = summary_of
 ) -> ValueRef:
-    """Return what names a value; ``key`` is its hash, if that is known."""
+    """Return the reference to a value; ``key`` is its hash, if that is known."""
     return ValueRef(key or hash_of(buffers), sum(map(len, buffers)), summarize(buffers))
 
 
 def folder_of(notebook: Path) -> Path:
-    """Return the folder beside a notebook in which its large values lie."""
+    """Return the folder beside a notebook with its large values."""
     return notebook.with_name(f"{notebook.stem}.values")
 
 
 class ValueStore:
-    """The values of one recording. Writing is for one process at a time; what is there already is not written again."""
+    """The values of one recording. One process at a time may write; a value that exists is not written again."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._inline: dict[str, str] = {}
-        self._beside: set[str] = set()  # hashes of the files that this object wrote
+        self._beside: set[str] = set()  # hashes of the files that this store wrote
 
     def __contains__(self, key: str) -> bool:
         return key in self._inline or key in self._beside
 
     def add_inline(self, values_by_hash: Mapping[str, str]) -> None:
-        """Take in small values as they stand in a notebook."""
+        """Add small values from a notebook, by hash."""
         self._inline.update(values_by_hash)
 
     def keep(self, ref: ValueRef, buffers: Sequence[values.Buffer]) -> str | None:
-        """Keep a value; return its text if it belongs into the notebook, None if it lies beside it or is there already.
+        """Store a value; return its text if it is new and belongs into the notebook, else None.
 
         Raises:
-            OSError: If it cannot be written.
+            OSError: If its file cannot be written.
         """
         if ref.hash in self:
             return None
@@ -71,10 +71,10 @@ class ValueStore:
         return None
 
     def load(self, ref: ValueRef) -> Sequence[values.Buffer]:
-        """Return a value's encoding; see :class:`~.lm_summary.ValueLoader`.
+        """Return a value's encoding; see :class:`~.model.ValueLoader`.
 
         Raises:
-            RecordingError: If it is missing, or is not what its hash says.
+            RecordingError: If it is missing, or does not have the hash of the reference.
         """
         text = self._inline.get(ref.hash)
         buffers = [text.encode("utf-8", "surrogatepass")] if text is not None else self._read(ref)
@@ -86,7 +86,7 @@ class ValueStore:
         return buffers
 
     def has(self, ref: ValueRef) -> bool:
-        """Return whether the value is there, unchecked."""
+        """Return whether the value exists, without checking its hash."""
         return ref.hash in self._inline or (HASH.fullmatch(ref.hash) is not None and self._path(ref.hash).is_file())
 
     def _path(self, key: str) -> Path:
@@ -108,11 +108,11 @@ class ValueStore:
             raise
 
     def _read(self, ref: ValueRef) -> list[values.Buffer]:
-        if not HASH.fullmatch(ref.hash):  # a path of somebody else's, perhaps
-            raise RecordingError(f"The recording names a value by {ref.hash[:80]!r}, which is no SHA-256.")
+        if not HASH.fullmatch(ref.hash):  # it could be a path, in a recording from a stranger
+            raise RecordingError(f"The recording refers to a value by {ref.hash[:80]!r}, which is no SHA-256.")
         path = self._path(ref.hash)
         try:
-            if path.exists() and not path.is_file():  # a pipe, perhaps
+            if path.exists() and not path.is_file():  # reading a pipe would block
                 raise OSError(errno.EINVAL, "it is no file")
             data = memoryview(path.read_bytes())
         except OSError as error:
@@ -130,10 +130,10 @@ class ValueStore:
 
 
 def value_of(store: ValueLoader, ref: ValueRef) -> Any:
-    """Return the value that ``ref`` names.
+    """Return the value that ``ref`` refers to.
 
     Raises:
-        RecordingError: If it is missing, not what its hash says, or of a library that is missing here.
+        RecordingError: If it is missing, was changed, or needs a library that is not installed.
     """
     buffers = store.load(ref)
     try:

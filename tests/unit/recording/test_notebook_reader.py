@@ -250,7 +250,7 @@ def test_a_missing_side_file_is_named(written: Path) -> None:
     """The steps are there; the value says which file is missing."""
     shutil.rmtree(folder_of(written))
     recording = Recording.load(written)
-    assert "A value is missing: it lies in run.values/" in recording.problems[0]
+    assert "A value is missing in run.values/ beside the notebook" in recording.problems[0]
     assert recording[0].code == "print(1)"
     with pytest.raises(RecordingError, match=r"is missing: .*Keep run.values/ beside the notebook"):
         recording.value(recording[0].variables["text"])
