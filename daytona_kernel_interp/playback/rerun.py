@@ -12,9 +12,8 @@ from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
 from ..codec import values
 from ..errors import KernelDied, ReplayMismatch, SandboxGone, TunnelLost
 from ..interpreter.interpreter import KernelInterpreter
-from ..recording.model import Entry, Outcome, RecordedCall, ValueRef
-from ..recording.step_ending import error_name
-from ..recording.value_store import ref_to
+from ..recording.model import Entry, Outcome, RecordedCall
+from ..recording.step_recorder import error_name
 from ..tools.binding import ToolAborted, ToolReply, ToolRunner, weak_method
 from ..wire.comm import ToolFailure
 from .tape import Tape, signature_of
@@ -24,28 +23,12 @@ if TYPE_CHECKING:
 
     from ..codec.values import Buffer
     from ..recording.model import ValueLoader
+    from ..recording.value_store import MemoryStore
     from ..tools.binding import Invoke, Tool
     from ..wire.comm import ToolSpec
 
 _MIN_LIMIT_S = 0.1  # time limit of a step that was stopped
 _LOST = (KernelDied, SandboxGone, TunnelLost)
-
-
-class MemoryStore:
-    """The values that a replay gave."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, list[Buffer]] = {}
-
-    def keep(self, buffers: Sequence[Buffer]) -> ValueRef:
-        """Keep an encoded value and return its name."""
-        ref = ref_to(buffers)
-        self._values[ref.hash] = list(map(bytes, buffers))
-        return ref
-
-    def load(self, ref: ValueRef) -> Sequence[Buffer]:
-        """Return a value's encoding."""
-        return self._values[ref.hash]
 
 
 class TapeServer:

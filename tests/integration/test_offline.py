@@ -223,7 +223,7 @@ def test_the_contract() -> None:
     assert ReplayInterpreter.execution_instructions == KernelInterpreter.execution_instructions
     parameters = inspect.signature(ReplayInterpreter.execute).parameters
     assert list(parameters) == ["self", "code", "variables"]
-    with pytest.raises(TypeError, match="a recording is named by its path, or is a Recording; int is neither"):
+    with pytest.raises(TypeError, match="a recording is a path or a Recording, not int"):
         ReplayInterpreter(5)  # type: ignore[arg-type]
 
 

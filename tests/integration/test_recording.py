@@ -157,7 +157,7 @@ def test_a_value_of_a_step_waits_for_no_other_writing(recorded: Recorded) -> Non
     """Whoever writes a step down has the recorder's lock, and waits for its values: nothing may wait for both."""
     recorder, release = access_of(recorded.interpreter).recorder, threading.Event()
     assert recorder is not None
-    waiting = recorder._threads.submit(release.wait)
+    waiting = recorder._slow_steps_thread.submit(release.wait)
     try:
         assert recorded.step("len(text)", {"text": "a large text" * 1000}).outcome.ending == "ok"
     finally:
@@ -177,7 +177,7 @@ def test_what_a_tool_changes_is_recorded_as_it_was_sent(
     assert recorder is not None
 
     def spoil() -> None:
-        recorder._values_threads.submit(int).result(10)  # what was begun before this is done
+        recorder._values_thread.submit(int).result(10)  # what was begun before this is done
         array[:] = 1
 
     recorded.interpreter.tools["spoil"] = spoil
