@@ -79,7 +79,7 @@ WRONG: list[tuple[str, Any, dict[str, Any], type[Exception]]] = [
 ]
 
 
-@pytest.mark.parametrize(("what", "value", "changed", "error"), WRONG, ids=[f"{w[0]}={w[1]!r} {w[2]}" for w in WRONG])
+@pytest.mark.parametrize(("what", "value", "changed", "error"), WRONG, ids=[f"{i}-{w[0]}" for i, w in enumerate(WRONG)])
 def test_a_wrong_call_is_refused(what: str, value: Any, changed: dict[str, Any], error: type[Exception]) -> None:
     """An unsendable value is a TypeError, everything else a ValueError; both end a run of DSPy."""
     code, variables = (value, None) if what == "code" else ("1", value if what == "variables" else None)
