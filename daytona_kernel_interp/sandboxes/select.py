@@ -16,7 +16,6 @@ from .remote_relay import RunningRelaySandbox
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
     from .base import RunningSandbox
 
@@ -26,7 +25,7 @@ _LOCAL = (
 )
 
 
-def select_sandbox(sandbox: Any) -> Sandbox:
+def select_sandbox(sandbox: object) -> Sandbox:
     """Return the sandbox that ``sandbox`` means: a description, a name, or None for what the environment says.
 
     Raises:
@@ -52,7 +51,7 @@ def select_sandbox(sandbox: Any) -> Sandbox:
     return choice
 
 
-def preload_sdk(sandbox: Any) -> None:
+def preload_sdk(sandbox: object) -> None:
     """Begin to import Daytona's SDK if a start of ``sandbox`` will need it: that takes seconds, in which more goes on.
 
     A start that comes earlier waits for the rest of it. What cannot be chosen is left to :func:`select_sandbox` to
@@ -63,7 +62,7 @@ def preload_sdk(sandbox: Any) -> None:
             begin_import()
 
 
-def adopt(record: Mapping[str, Any]) -> RunningSandbox:
+def adopt(record: Mapping[str, object]) -> RunningSandbox:
     """Return the running sandbox that a session's record tells of.
 
     Raises:

@@ -37,9 +37,10 @@ from .snapshot_image import KernelImage
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from daytona import AsyncDaytona, AsyncSandbox
+    from daytona import AsyncDaytona, AsyncSandbox, Image
 
     from . import DaytonaSandbox
+    from .sdk_params import CreateParams
 
 log = logging.getLogger(__name__)
 
@@ -133,17 +134,17 @@ class DaytonaAPI:
                 f"Daytona did not make a sandbox: {error_sentence(error)}{advice(description, error)}{build.end()}"
             ) from error
 
-    async def _create(self, parameters: Any, ttl_is_default: bool, follow: dict[str, Any]) -> AsyncSandbox:
+    async def _create(self, params: CreateParams, ttl_is_default: bool, follow: dict[str, BuildLog]) -> AsyncSandbox:
         from daytona import DaytonaError
 
         try:
-            return await self._client.create(parameters, timeout=0, **follow)
+            return await self._client.create(params, timeout=0, **follow)
         except DaytonaError as error:
             # Not every server, or organisation, may know limits to the whole life of a sandbox.
             if not ttl_is_default or error.status_code not in (400, 403, 422) or "ttl" not in str(error).lower():
                 raise
-            parameters.ttl_minutes = None
-            return await self._client.create(parameters, timeout=0, **follow)
+            params.ttl_minutes = None
+            return await self._client.create(params, timeout=0, **follow)
 
     async def get(self, sandbox_id: str) -> AsyncSandbox:
         """Return a sandbox.
@@ -164,7 +165,7 @@ class DaytonaAPI:
     async def make_snapshot(
         self,
         name: str,
-        image: Any,
+        image: Image | str,
         on_log: Callable[[str], None],
         resources: tuple[int | None, int | None, int | None],
         region: str | None,
@@ -280,7 +281,7 @@ class DaytonaAPI:
         known = daytona_credential()
         return {**({} if known is None else known[1]), **default_headers(self._client)}
 
-    async def prepare(self, sandbox: AsyncSandbox, do: str, python: str | None, **facts: Any) -> dict[str, Any]:
+    async def prepare(self, sandbox: AsyncSandbox, do: str, python: str | None, **facts: object) -> dict[str, Any]:
         """Run ``prepare.py`` in the sandbox and return its answer.
 
         Raises:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from ...errors import SandboxFailed
 from . import labels as owner
@@ -17,11 +17,14 @@ from .probe_script import FIRST_PORT
 from .sandbox import RunningDaytonaSandbox, SandboxPaths, thread_variables
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import AsyncIterator, Awaitable, Coroutine
 
     from daytona import AsyncSandbox
 
     from . import DaytonaSandbox
+    from .sandbox import Preview
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +81,7 @@ async def _start(service: DaytonaAPI, description: DaytonaSandbox, mark: str, ma
             async with _run_alongside(running.open_session(session)) as opened:
                 place = await _install_guest(service, sandbox, description, probed, request)
                 await opened
-        preview = await (link if place.port == port else _replacement_hint(link, running.preview(place.port)))
+        preview = await (link if place.port == port else _instead_of(link, running.preview(place.port)))
     if isinstance(probed, ServingRelay):
         log.info("the relay in Daytona sandbox %s serves", sandbox.id)
         running.use_relay(place, probed.secret, probed.process, preview)
@@ -87,7 +90,7 @@ async def _start(service: DaytonaAPI, description: DaytonaSandbox, mark: str, ma
     return running
 
 
-def _probe_request(description: DaytonaSandbox, sandbox: AsyncSandbox) -> dict[str, Any]:
+def _probe_request(description: DaytonaSandbox, sandbox: AsyncSandbox) -> dict[str, object]:
     """Return what ``prepare.py`` is told."""
     archive = guest_archive()
     return {
@@ -103,7 +106,7 @@ def _probe_request(description: DaytonaSandbox, sandbox: AsyncSandbox) -> dict[s
     }
 
 
-async def _replacement_hint(unneeded: asyncio.Future[Any], needed: Awaitable[Any]) -> Any:
+async def _instead_of(unneeded: asyncio.Future[Preview], needed: Awaitable[Preview]) -> Preview:
     unneeded.cancel()
     return await needed
 
@@ -113,7 +116,7 @@ async def _install_guest(
     sandbox: AsyncSandbox,
     description: DaytonaSandbox,
     probed: ProbeResult,
-    request: dict[str, Any],
+    request: dict[str, object],
 ) -> SandboxPaths:
     """Bring what the sandbox has not, and return where things are."""
     archive = guest_archive()
@@ -169,7 +172,7 @@ async def _upload(sandbox: AsyncSandbox, data: bytes, path: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _run_alongside(work: Any) -> Any:
+async def _run_alongside(work: Coroutine[object, object, T]) -> AsyncIterator[asyncio.Future[T]]:
     """Let ``work`` go on meanwhile; it is cancelled when the block fails."""
     task = asyncio.ensure_future(work)
     try:

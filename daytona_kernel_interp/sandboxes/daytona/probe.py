@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import SandboxFailed
 from .sandbox import SandboxPaths
@@ -41,7 +41,7 @@ class ServingRelay:
     process: str  # pid and start time
 
 
-def parse_probe(answer: Mapping[str, Any]) -> ProbeResult | ServingRelay:
+def parse_probe(answer: Mapping[str, object]) -> ProbeResult | ServingRelay:
     """Return what a look found.
 
     Raises:
@@ -54,7 +54,7 @@ def parse_probe(answer: Mapping[str, Any]) -> ProbeResult | ServingRelay:
         raise SandboxFailed(_INVALID_ANSWER) from None
 
 
-def parse_install(answer: Mapping[str, Any]) -> str:
+def parse_install(answer: Mapping[str, object]) -> str:
     """Return the Python that has everything now.
 
     Raises:
@@ -75,11 +75,11 @@ _INVALID_ANSWER = (
 )
 
 
-def _parse_result(answer: Mapping[str, Any]) -> ProbeResult:
+def _parse_result(answer: Mapping[str, object]) -> ProbeResult:
     return ProbeResult(
         python=_text(answer["python"]),
-        version=tuple(map(_number, answer["version"])),
-        missing=tuple(_matching(_PACKAGE, name) for name in answer["missing"]),
+        version=tuple(map(_number, _list(answer["version"]))),
+        missing=tuple(_matching(_PACKAGE, name) for name in _list(answer["missing"])),
         installed=answer["installed"] is True,
         uploaded=answer["uploaded"] is True,
         folder=_text(answer["folder"]),
@@ -88,7 +88,9 @@ def _parse_result(answer: Mapping[str, Any]) -> ProbeResult:
     )
 
 
-def _parse_relay(answer: Mapping[str, Any]) -> ServingRelay:
+def _parse_relay(answer: object) -> ServingRelay:
+    if not isinstance(answer, dict):
+        raise ValueError("not an object")
     place = SandboxPaths(
         python=_text(answer["python"]),
         path="",
@@ -98,6 +100,12 @@ def _parse_relay(answer: Mapping[str, Any]) -> ServingRelay:
     )
     process = f"{_number(answer['pid'])} {_matching(_STARTED, answer['started'])}".rstrip()
     return ServingRelay(place, _matching(_SECRET, answer["secret"]), process)
+
+
+def _list(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise ValueError("not a list")
+    return value
 
 
 def _text(value: object) -> str:

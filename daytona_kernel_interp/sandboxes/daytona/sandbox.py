@@ -8,7 +8,7 @@ import json
 import logging
 import secrets
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -51,6 +51,14 @@ class SandboxPaths:
     folder: str  # of this session: journal, keys, kernels
     cwd: str
     port: int
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The public address of one port."""
+
+    url: str
+    token: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -147,7 +155,7 @@ class RunningDaytonaSandbox:
                     f"no relay can be started in the Daytona sandbox: {error_sentence(error)}"
                 ) from error
 
-    async def preview(self, port: int) -> Any:
+    async def preview(self, port: int) -> Preview:
         """Return the address and the token of a port's preview.
 
         Raises:
@@ -155,16 +163,17 @@ class RunningDaytonaSandbox:
         """
         sandbox = await self._sdk_sandbox()
         try:
-            return await sandbox.get_preview_link(port, request_timeout=_REQUEST_S)
+            link = await sandbox.get_preview_link(port, request_timeout=_REQUEST_S)
+            return Preview(str(link.url), str(link.token))
         except Exception as error:  # the SDK passes on errors of its HTTP client
             raise SandboxFailed(f"Daytona gives no preview of the sandbox: {error_sentence(error)}") from error
 
-    def use_relay(self, place: SandboxPaths, secret: str, process: str, link: Any) -> None:
+    def use_relay(self, place: SandboxPaths, secret: str, process: str, link: Preview) -> None:
         """Take a relay that was told to serve us, and is no command of a session but a ``process``."""
         self._paths, self._relay_command = place, RelayCommand("", process)
         self._address = self._address_of(link, secret)
 
-    async def launch(self, place: SandboxPaths, session: str, link: Any) -> None:
+    async def launch(self, place: SandboxPaths, session: str, link: Preview) -> None:
         """Start a relay in a session that was opened; it is about to listen when this returns.
 
         Its order goes as a file in our folder there, mode 0700, which it reads and deletes: what stands in arguments or
@@ -204,11 +213,11 @@ class RunningDaytonaSandbox:
         lines.append(f"exec {shlex.quote(place.python)} -m daytona_kernel_interp.guest.relay {shlex.quote(start_file)}")
         return f"sh -c {shlex.quote('; '.join(lines))} </dev/null"
 
-    def _address_of(self, link: Any, secret: str) -> RelayAddress:
-        url = "ws" + str(link.url).removeprefix("http").rstrip("/")
+    def _address_of(self, link: Preview, secret: str) -> RelayAddress:
+        url = "ws" + link.url.removeprefix("http").rstrip("/")
         name = urlsplit(url).hostname or ""
         host = self._description.resolve(name) if self._description.resolve is not None else preview_address(name)
-        return RelayAddress(url, secret, {TOKEN_HEADER: str(link.token)}, host, _REFUSED_TIMEOUT_S)
+        return RelayAddress(url, secret, {TOKEN_HEADER: link.token}, host, _REFUSED_TIMEOUT_S)
 
     async def restart_relay(self) -> RelayAddress | None:
         """Find out why the relay cannot be reached, and mend what can be.

@@ -20,7 +20,7 @@ import tokenize
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ... import __version__
 from ...errors import SandboxFailed
@@ -29,6 +29,8 @@ from . import probe_script as prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from daytona import Image
 
 
 # A name, extras, and a version, URL or marker after it, or a URL; no option and no second requirement.
@@ -109,7 +111,7 @@ class KernelImage:
         return f"daytona-kernel-{__version__}-{hashlib.sha256(self.dockerfile().encode()).hexdigest()[:8]}"
 
     @contextlib.contextmanager
-    def for_sdk(self) -> Iterator[Any]:
+    def for_sdk(self) -> Iterator[Image]:
         """Have it as the SDK's ``Image`` for a while."""
         from daytona import Image
 
