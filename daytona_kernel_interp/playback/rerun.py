@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
 
@@ -24,12 +23,13 @@ if TYPE_CHECKING:
 
     from ..client.execution import ExecutionResult
     from ..codec.values import Buffer
+    from ..interpreter.request import CellRequest
     from ..recording.model import ValueLoader
     from ..session.kernel_session import KernelSession
-    from ..tools.binding import Tool
+    from ..tools.binding import Invoke, Tool
     from ..wire.comm import ToolSpec
 
-_LEAST_S = 0.1  # time limit of a cell that was interrupted by hand
+_MIN_LIMIT_S = 0.1  # time limit of a step that was stopped
 _LOST = (KernelDied, SandboxGone, TunnelLost)
 
 
@@ -107,7 +107,7 @@ def _error(name: str, bases: tuple[str, ...], message: str) -> ToolReply:
 class _TapeRunner(ToolRunner):
     """Answers calls at the desk; those of live tools are made."""
 
-    def __init__(self, invoke: Any, max_value_bytes: int | None, server: TapeServer) -> None:
+    def __init__(self, invoke: Invoke, max_value_bytes: int | None, server: TapeServer) -> None:
         super().__init__(invoke, max_value_bytes)
         self.server: TapeServer | None = server
         self._over = asyncio.Event()
@@ -163,7 +163,7 @@ class RerunInterpreter(KernelInterpreter):
     def run_step(
         self,
         entry: Entry,
-        variables: dict[str, Any],
+        variables: dict[str, object],
         store: MemoryStore,
         timeout_s: float | None,
         new_tools: Mapping[str, Tool],
@@ -186,10 +186,10 @@ class RerunInterpreter(KernelInterpreter):
             outputs=self.outputs,
             calls=list(self._tape_server.calls),
             outcome=outcome,
-            late=self._result.late if self._result is not None else "",
+            late=self._result.background_output if self._result is not None else "",
         )
 
-    def _outcome(self, run: Callable[[], Any], store: MemoryStore) -> Outcome:
+    def _outcome(self, run: Callable[[], object], store: MemoryStore) -> Outcome:
         self._outputs = []
         try:
             value = run()
@@ -218,7 +218,7 @@ class RerunInterpreter(KernelInterpreter):
                 weak_method(self.invoke_tool), self.max_value_bytes, self._tape_server
             )
 
-    def _conclude(self, result: ExecutionResult, request: Any) -> Any:
+    def _conclude(self, result: ExecutionResult, request: CellRequest) -> Any:
         self._result = result
         return super()._conclude(result, request)
 
@@ -226,7 +226,7 @@ class RerunInterpreter(KernelInterpreter):
 def stub_tool(spec: ToolSpec) -> Tool:
     """Return what has a recorded tool's name, text and signature, and refuses to be called."""
 
-    def tool(*args: Any, **kwargs: Any) -> Any:
+    def tool(*args: object, **kwargs: object) -> NoReturn:
         raise ReplayMismatch(f"the tool {spec.name!r} was recorded and is not here: pass it in live_tools")
 
     tool.__name__, tool.__doc__ = spec.name, spec.doc
@@ -235,13 +235,21 @@ def stub_tool(spec: ToolSpec) -> Tool:
     return tool
 
 
-def time_limit(entry: Entry, options: Mapping[str, Any]) -> float | None:
-    """Return how long a step may run: as the session said; what was interrupted by hand, as long as it did then."""
+def session_time_limit(options: Mapping[str, object]) -> float | None:
+    """Return the time limit in seconds that a recorded session began with."""
     limit = options.get("execution_timeout")
-    if entry.outcome.ending == "interrupted" and entry.elapsed_s is not None:
-        return max(_LEAST_S, entry.elapsed_s)
-    if entry.outcome.ending == "timeout" and (
-        found := re.search(r"after execution_timeout=([\d.e+-]+) s", entry.outcome.text)
-    ):
-        limit = float(found[1])
     return float(limit) if isinstance(limit, (int, float)) and not isinstance(limit, bool) and limit > 0 else None
+
+
+def time_limit(entry: Entry, options: Mapping[str, object]) -> float | None:
+    """Return the time limit in seconds for running a step again.
+
+    A step that was interrupted is stopped after as long as it ran. So is one that timed out, unless the session's limit
+    explains that: the limit can change between steps, and a recording has only the first.
+    """
+    limit_s, ran_s = session_time_limit(options), entry.elapsed_s
+    if ran_s is None or entry.outcome.ending not in ("interrupted", "timeout"):
+        return limit_s
+    if entry.outcome.ending == "timeout" and limit_s is not None and limit_s <= ran_s:
+        return limit_s
+    return max(_MIN_LIMIT_S, ran_s)

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeAlias
 
 from . import notebook_reader as notebook
 from .model import Transcript
 
 
-def open_run(run: Any) -> tuple[Transcript, str]:
+class HasTranscript(Protocol):
+    """A loaded recording, or the report of a replay."""
+
+    @property
+    def transcript(self) -> Transcript:
+        """The recorded session."""
+
+
+RecordingSource: TypeAlias = "str | os.PathLike[str] | Transcript | HasTranscript"
+
+
+def open_run(run: RecordingSource) -> tuple[Transcript, str]:
     """Return a recording's transcript, and what to call it in texts.
 
     Raises:

@@ -147,7 +147,9 @@ def test_a_kernel_that_lost_its_values_gets_them_again(
 ) -> None:
     """The cell runs once, with its variables."""
     interp.execute("n = 0", {"v": LARGE})
-    interp.execute("import gc\nfor o in gc.get_objects():\n    if type(o).__name__ == 'Keeping': o._drop(o.keys[-1])")
+    interp.execute(
+        "import gc\nfor o in gc.get_objects():\n    if type(o).__name__ == 'InputCache': o._evict(o.keys[-1])"
+    )
     interp._sent_inputs.set_cached_keys([interp._sent_inputs._sent["v"].key])
     sizes = sent(interp, monkeypatch)
     assert interp.execute("n += 1\nprint(n, len(v))", {"v": LARGE}) == f"1 {len(LARGE)}\n"
@@ -254,13 +256,13 @@ def hostile(interp: KernelInterpreter) -> Iterator[Callable[..., None]]:
 
     def install(*entries: Any, piece: bytes = b"x") -> None:
         interp.execute(
-            "import daytona_kernel_interp.guest.kernel.bridge as bridge\nkept = bridge.serve\n"
-            "bridge.serve = lambda request: entries if request['do'] == 'list' else piece",
+            "import daytona_kernel_interp.guest.kernel.bridge as bridge\nkept = bridge.handle_request\n"
+            "bridge.handle_request = lambda request: entries if request['do'] == 'list' else piece",
             {"entries": list(entries), "piece": piece},
         )
 
     yield install
-    interp.execute("bridge.serve = kept")
+    interp.execute("bridge.handle_request = kept")
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,7 @@ def test_the_contract() -> None:
     parameters = inspect.signature(ReplayInterpreter.execute).parameters
     assert list(parameters) == ["self", "code", "variables"]
     with pytest.raises(TypeError, match="a recording is named by its path, or is a Recording; int is neither"):
-        ReplayInterpreter(5)
+        ReplayInterpreter(5)  # type: ignore[arg-type]
 
 
 async def test_every_way_to_call() -> None:
@@ -317,3 +317,15 @@ def test_it_can_be_pickled() -> None:
     assert copied.output_fields == FIELDS
     copied.output_fields = None
     assert copied.execute("1") == datetime.date(2026, 1, 2)
+
+
+def test_the_options_of_kernel_interpreter_are_accepted() -> None:
+    """A program passes both interpreters the same options; an unknown one is refused by its name."""
+    live = inspect.signature(KernelInterpreter).parameters
+    offline = inspect.signature(ReplayInterpreter).parameters
+    assert [name for name in live if name not in offline] == []
+    source = Maker().transcript()
+    ReplayInterpreter(source, sandbox="local", execution_timeout=5, max_output_chars=10, max_value_bytes=9, record="x")
+    options: dict[str, Any] = {"sandbx": "local"}
+    with pytest.raises(TypeError, match="sandbx"):
+        ReplayInterpreter(source, **options)

@@ -14,8 +14,8 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import comm
 
@@ -26,19 +26,39 @@ from .files import handle_request
 from .submit import make_submit
 from .tool_errors import ToolError, to_exception
 
-Reply = tuple[dict[str, Any], Sequence[Any]]
+if TYPE_CHECKING:
+    from jupyter_client.session import Session
+
+Reply = tuple[Mapping[str, object], Sequence[values.Buffer]]
 
 # What bind() put into the namespace and takes away again when the host no longer offers it.
 _SUBMIT, _TOOL_ERROR = "SUBMIT", "ToolError"
 
 
+# In the order of ``ParameterSpec.kind``, which is Python's own (``int(inspect.Parameter.kind)``).
+_PARAMETER_KINDS = (
+    inspect.Parameter.POSITIONAL_ONLY,
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    inspect.Parameter.VAR_POSITIONAL,
+    inspect.Parameter.KEYWORD_ONLY,
+    inspect.Parameter.VAR_KEYWORD,
+)
+
+
+class Flushable(Protocol):
+    """A stream of the kernel's output."""
+
+    def flush(self) -> None:
+        """Send what is buffered."""
+
+
 class Bridge:
     """One per kernel."""
 
-    def __init__(self, session: Any, iopub_socket: Any, streams: Sequence[Any]) -> None:
+    def __init__(self, session: Session, iopub_socket: Any, streams: Sequence[Flushable]) -> None:
         self._session, self._iopub, self._streams = session, iopub_socket, streams
         self._comm_id: str | None = None
-        self._parent: dict[str, Any] = {}
+        self._parent: dict[str, object] = {}
         self._reply_handlers: dict[int, Callable[[Reply], None]] = {}
         self._pending_calls: dict[int, tuple[str, float]] = {}  # of those: the tool's name, and when it was called
         self._ids = itertools.count(1)
@@ -52,7 +72,7 @@ class Bridge:
 
     # --- the cell begins -------------------------------------------------------------------------
 
-    def begin_cell(self, parent: dict[str, Any], preamble: Preamble, namespace: dict[str, Any]) -> None:
+    def begin_cell(self, parent: Mapping[str, object], preamble: Preamble, namespace: dict[str, object]) -> None:
         """Bind what the host offers this cell into ``namespace``.
 
         Tools and SUBMIT that code has overwritten come back, those no longer offered go, and the variables come last:
@@ -62,14 +82,15 @@ class Bridge:
             self._comm_id = comm.create_comm(target_name=COMM_TARGET).comm_id
         self._parent = {"header": parent["header"]}
         self._max_value_bytes, self._host_has_arrow = preamble.max_value_bytes, preamble.arrow
-        self._bind_tools(preamble.tools, namespace)
-        if self._submit is None or self._submit[0] != preamble.fields:
-            sender = self._submit_sender(json_only=preamble.fields is None)
-            self._submit = (preamble.fields, make_submit(preamble.fields, sender))
-        namespace[_SUBMIT] = self._submit[1]
+        if not preamble.shared:
+            self._bind_tools(preamble.tools, namespace)
+            if self._submit is None or self._submit[0] != preamble.fields:
+                sender = self._submit_sender(json_only=preamble.fields is None)
+                self._submit = (preamble.fields, make_submit(preamble.fields, sender))
+            namespace[_SUBMIT] = self._submit[1]
         namespace.update(preamble.variables)
 
-    def _bind_tools(self, specs: Sequence[ToolSpec], namespace: dict[str, Any]) -> None:
+    def _bind_tools(self, specs: Sequence[ToolSpec], namespace: dict[str, object]) -> None:
         for name, (_, stub) in list(self._specs.items()):
             if name not in {spec.name for spec in specs}:
                 del self._specs[name]
@@ -87,10 +108,10 @@ class Bridge:
     def _make_stub(self, spec: ToolSpec) -> Callable[..., Any]:
         name = spec.name
 
-        def tool(*args: Any, **kwargs: Any) -> Any:
+        def tool(*args: object, **kwargs: object) -> object:
             return self.call(name, args, kwargs)
 
-        async def aio(*args: Any, **kwargs: Any) -> Any:
+        async def aio(*args: object, **kwargs: object) -> object:
             return await self.acall(name, args, kwargs)
 
         signature = _signature(spec)
@@ -105,7 +126,7 @@ class Bridge:
 
     # --- calls to the host -----------------------------------------------------------------------
 
-    def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def call(self, name: str, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """Call the host's tool ``name`` and wait for its result. Any thread may.
 
         Raises:
@@ -120,7 +141,7 @@ class Bridge:
             self._discard_call(call_id)
         return _result_or_error(reply)
 
-    async def acall(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    async def acall(self, name: str, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """Call the host's tool ``name`` without blocking the cell's event loop."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Reply] = loop.create_future()
@@ -140,7 +161,7 @@ class Bridge:
         return _result_or_error(reply)
 
     def _send_call(
-        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], complete: Callable[[Reply], None]
+        self, name: str, args: tuple[object, ...], kwargs: dict[str, object], complete: Callable[[Reply], None]
     ) -> int:
         if os.getpid() != self._pid:
             raise RuntimeError(f"{name}() can be called from the cell and its threads, not from a child process")
@@ -162,14 +183,14 @@ class Bridge:
         """Return the tools that code waits for, and when it called each (``time.monotonic``). Any thread may."""
         return list(dict.copy(self._pending_calls).values())
 
-    def bound_callables(self) -> dict[str, Any]:
+    def bound_callables(self) -> dict[str, object]:
         """Return what was bound into the namespace, by name, but for variables. Any thread may."""
         found = {name: stub for name, (_, stub) in dict.copy(self._specs).items()}
         submit = {} if self._submit is None else {_SUBMIT: self._submit[1]}
         return {**found, **submit, **({_TOOL_ERROR: ToolError} if found else {})}
 
-    def _submit_sender(self, *, json_only: bool) -> Callable[[dict[str, Any]], None]:
-        def send(fields: dict[str, Any]) -> None:
+    def _submit_sender(self, *, json_only: bool) -> Callable[[dict[str, object]], None]:
+        def send(fields: dict[str, object]) -> None:
             answer = values.json_form(fields) if json_only else fields
             try:
                 buffers = self._dumps(answer)
@@ -181,7 +202,7 @@ class Bridge:
 
         return send
 
-    def send_value(self, value: Any) -> str | None:
+    def send_value(self, value: object) -> str | None:
         """Send the cell's last expression, where the codec carries it; else its repr has to do.
 
         A small one is returned instead, for the cell's reply: a message of its own costs a tenth of a cell.
@@ -195,7 +216,7 @@ class Bridge:
         self._send({"op": "value"}, buffers)
         return None
 
-    def send_requested(self, requested: str | dict[str, Any], namespace: dict[str, Any]) -> None:
+    def send_requested(self, requested: str | dict[str, object], namespace: Mapping[str, object]) -> None:
         """Send the variable of that name, or the answer to a request for a file.
 
         Raises:
@@ -212,19 +233,20 @@ class Bridge:
             raise TypeError(f"variable {requested!r} cannot be sent to the host: {error}") from None
         self._send({"op": "wanted"}, buffers)
 
-    def _dumps(self, value: Any, *, snapshot: bool = False) -> list[values.Buffer]:
+    def _dumps(self, value: object, *, snapshot: bool = False) -> list[values.Buffer]:
         return values.dumps(value, max_bytes=self._max_value_bytes, snapshot=snapshot, arrow=self._host_has_arrow)
 
-    def _send(self, data: dict[str, Any], buffers: Sequence[Any]) -> None:
+    def _send(self, data: Mapping[str, object], buffers: Sequence[values.Buffer]) -> None:
         for stream in self._streams:  # first: prints must not be overtaken by the message that follows them
             stream.flush()
         content = {"comm_id": self._comm_id, "data": data}
+        frames: list[Any] = [*buffers]
         topic = f"comm-{self._comm_id}".encode()
-        self._session.send(self._iopub, "comm_msg", content, parent=self._parent, ident=topic, buffers=list(buffers))
+        self._session.send(self._iopub, "comm_msg", content, parent=self._parent, ident=topic, buffers=frames)
 
     # --- replies, on the control thread -----------------------------------------------------------
 
-    def on_control(self, data: dict[str, Any], buffers: Sequence[Any], *, async_cell: bool) -> None:
+    def on_control(self, data: Mapping[str, object], buffers: Sequence[values.Buffer], *, async_cell: bool) -> None:
         """Take a request or reply of the control channel. Late and unknown replies are dropped."""
         op = data.get("op")
         if op == "raise":
@@ -240,12 +262,12 @@ class Bridge:
         else:
             self._complete(data.get("id"), data, buffers)
 
-    def _complete(self, call_id: Any, data: dict[str, Any], buffers: Sequence[Any]) -> None:
-        complete = self._reply_handlers.pop(call_id, None)
+    def _complete(self, call_id: object, data: Mapping[str, object], buffers: Sequence[values.Buffer]) -> None:
+        complete = self._reply_handlers.pop(call_id, None) if type(call_id) is int else None
         if complete is not None:
             complete((data, buffers))
 
-    def _raise_in_cell(self, msg_id: Any, async_cell: bool) -> None:
+    def _raise_in_cell(self, msg_id: object, async_cell: bool) -> None:
         # Only into the cell that was meant: after its end the exception would hit kernel code. In an async cell a
         # KeyboardInterrupt inside a task would escape the event loop and end the kernel; a cancellation does not.
         if self.running is None or msg_id != self.running or self._main_thread is None:
@@ -254,7 +276,7 @@ class Bridge:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._main_thread), ctypes.py_object(error))
 
 
-def _result_or_error(reply: Reply) -> Any:
+def _result_or_error(reply: Reply) -> object:
     data, buffers = reply
     value = values.loads(buffers)
     if data.get("op") == "error":
@@ -275,7 +297,7 @@ class _DefaultRepr:
 def _signature(spec: ToolSpec) -> inspect.Signature | None:
     if spec.parameters is None:
         return None
-    kinds = list(inspect._ParameterKind)
+    kinds = _PARAMETER_KINDS
     try:
         return inspect.Signature(
             [

@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MAX_FILES = 100_000
 
 
-def handle_request(request: dict[str, Any]) -> Any:
-    """Do one step of an upload or download and return what the host wants to know.
+def handle_request(request: Mapping[str, object]) -> object:
+    """Do one step of an upload or download and return its result for the host.
 
     Raises:
-        OSError: If it cannot be done.
+        OSError: If the file cannot be read or written.
+        ValueError: If the request is not one.
     """
-    path = Path(request["path"]).expanduser()
-    match request["do"]:
-        case "write":
-            return _write(path, request["at"], request["data"])
-        case "folder":
-            return path.mkdir(parents=True, exist_ok=True)
-        case "list":
+    path = Path(str(request.get("path"))).expanduser()
+    match request:
+        case {"do": "write", "at": int(at), "data": bytes(data)}:
+            _write(path, at, data)
+            return None
+        case {"do": "folder"}:
+            path.mkdir(parents=True, exist_ok=True)
+            return None
+        case {"do": "list"}:
             return _list(path)
-        case "read":
+        case {"do": "read", "at": int(at), "size": int(size)}:
             with path.open("rb") as file:
-                file.seek(request["at"])
-                return file.read(request["size"])
+                file.seek(at)
+                return file.read(size)
     raise ValueError("no such request")
 
 

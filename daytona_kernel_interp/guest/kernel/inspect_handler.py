@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 from tempfile import gettempdir
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ipykernel
 import IPython
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from .bridge import Bridge
 
+T = TypeVar("T")
+
 _MAX_STUCK_THREADS = 4  # threads that a repr did not return to; then types have to do
 _NO_TASKS_OF = (
     str(Path(__file__).parent),
@@ -37,13 +39,14 @@ class InspectHandler:
         self._bridge, self._shell = bridge, shell
         self._main_thread = threading.main_thread().ident
         self._cell_files = str(Path(gettempdir()) / "ipykernel_")
-        self._running: dict[str, Any] | None = None
+        self._running: dict[str, object] | None = None
+        self._loop: asyncio.AbstractEventLoop  # of the running cell
         self._cell_started_at = 0.0
         self._count = self._stuck_threads = 0
 
-    def cell_started(self, cell: str, code: Any, number: int) -> None:
+    def cell_started(self, cell: str, code: object, number: int) -> None:
         """Note the cell that the main thread starts."""
-        self._cell_started_at = time.monotonic()
+        self._cell_started_at, self._loop = time.monotonic(), asyncio.get_running_loop()
         self._count += 1
         text = code[:CODE_CHARS] if type(code) is str else ""
         self._running = {"cell": cell, "code": text, "number": number}
@@ -54,7 +57,7 @@ class InspectHandler:
 
     # --- answers, on the control thread ---------------------------------------------------------------------
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """Return the variables and the running cell."""
         offered = self._bridge.bound_callables()
         hidden = {**copy_namespace(self._shell.user_ns_hidden), **offered}
@@ -64,11 +67,13 @@ class InspectHandler:
             "tools": shown_tools(offered)[:MAX_CALLS],
         }
 
-    async def variable(self, name: Any, *, with_value: bool, max_bytes: Any) -> tuple[dict[str, Any], list[Any]]:
+    async def variable(
+        self, name: object, *, with_value: bool, max_bytes: object
+    ) -> tuple[dict[str, object], list[values.Buffer]]:
         """Return what there is of one variable: with its own text, or its value, if no cell runs."""
         # A name of the code's own class would be asked whether it is the same.
         namespace = {key: value for key, value in copy_namespace(self._shell.user_ns).items() if type(key) is str}
-        answer: dict[str, Any] = {"running": self._running_cell(), "count": self._count}
+        answer: dict[str, object] = {"running": self._running_cell(), "count": self._count}
         if type(name) is not str or name not in namespace:
             return {**answer, "missing": True}, []
         value = namespace[name]
@@ -77,16 +82,16 @@ class InspectHandler:
         if with_value:
             try:
                 return answer, await self._run_in_thread(lambda: self._encoded(name, value, max_bytes), None)
-            except Exception as error:
+            except RuntimeError as error:
                 return {**answer, "refused": str(error)}, []
         if self._running is None and self._stuck_threads < _MAX_STUCK_THREADS and not is_large(value):
             try:
                 row[4] = await self._run_in_thread(lambda: _repr_of(value), REPR_S)
-            except Exception:  # it raised, or took too long: what was found without it stays
+            except (RuntimeError, asyncio.TimeoutError):  # it raised, or took too long: the row stays as it is
                 answer["own_repr"] = False
         return answer, []
 
-    def _encoded(self, name: str, value: Any, max_bytes: Any) -> list[Any]:
+    def _encoded(self, name: str, value: object, max_bytes: object) -> list[values.Buffer]:
         if self._running is not None:
             raise RuntimeError("a cell is running; its variables can be had when it is over")
         try:
@@ -94,21 +99,26 @@ class InspectHandler:
         except (values.UnsupportedValue, values.ValueTooLarge) as error:
             raise TypeError(f"variable {name!r} cannot be sent to the host: {error}") from None
 
-    async def _run_in_thread(self, work: Callable[[], Any], limit_s: float | None) -> Any:
+    async def _run_in_thread(self, work: Callable[[], T], limit_s: float | None) -> T:
         """Do what runs code of the value in a thread of its own, which may never return."""
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[Any] = loop.create_future()
+        done: asyncio.Future[T] = loop.create_future()
 
-        def settle(result: Any, error: str | None) -> None:
+        def settle(result: T) -> None:
             if not done.done():
-                done.set_exception(RuntimeError(error)) if error is not None else done.set_result(result)
+                done.set_result(result)
+
+        def fail(message: str) -> None:
+            if not done.done():
+                done.set_exception(RuntimeError(message))
 
         def serve() -> None:
             try:
-                result, error = work(), None
-            except BaseException as raised:
-                result, error = None, _message_of(raised)
-            loop.call_soon_threadsafe(settle, result, error)
+                result = work()
+            except BaseException as error:  # code of the value may raise anything, and its exit is not the kernel's
+                loop.call_soon_threadsafe(fail, _message_of(error))
+            else:
+                loop.call_soon_threadsafe(settle, result)
 
         threading.Thread(target=serve, name="look", daemon=True).start()
         self._stuck_threads += 1
@@ -120,12 +130,12 @@ class InspectHandler:
             else:
                 done.add_done_callback(self._thread_returned)
 
-    def _thread_returned(self, done: asyncio.Future[Any]) -> None:
+    def _thread_returned(self, done: asyncio.Future[T]) -> None:
         self._stuck_threads -= 1
         if not done.cancelled():
             done.exception()
 
-    def _running_cell(self) -> dict[str, Any] | None:
+    def _running_cell(self) -> dict[str, object] | None:
         running, now = self._running, time.monotonic()
         if running is None:
             return None
@@ -134,11 +144,11 @@ class InspectHandler:
             "elapsed_s": now - self._cell_started_at,
             "line": line_of_thread(self._main_thread, self._cell_files),
             "calls": [[name, now - since] for name, since in self._bridge.pending_calls()][:MAX_CALLS],
-            "tasks": task_names(_all_tasks(), _NO_TASKS_OF)[:MAX_CALLS],
+            "tasks": task_names(_tasks_of(self._loop), _NO_TASKS_OF)[:MAX_CALLS],
         }
 
 
-def _repr_of(value: Any) -> str:
+def _repr_of(value: object) -> str:
     return str.__getitem__(repr(value), slice(0, NAMED_CHARS))
 
 
@@ -149,14 +159,9 @@ def _message_of(error: BaseException) -> str:
         return type(error).__name__
 
 
-def _all_tasks() -> list[Any]:
-    """Return the process's asyncio tasks, as asyncio's own list has them (until Python 3.13).
-
-    ``asyncio.all_tasks`` would ask each whether it is done, and a class of the code's would answer itself.
-    """
-    known = getattr(asyncio.tasks, "_scheduled_tasks", None) or getattr(asyncio.tasks, "_all_tasks", None)
-    data = getattr(known, "data", None)
+def _tasks_of(loop: asyncio.AbstractEventLoop) -> set[Any]:
+    """Return the tasks of a loop, or none where one of them cannot be asked."""
     try:
-        return [task for task in (reference() for reference in list(data or ())) if task is not None]
-    except RuntimeError:  # one was made meanwhile
-        return []
+        return asyncio.all_tasks(loop)
+    except BaseException:  # asyncio calls done() of every task: of a foreign class, it may raise anything
+        return set()

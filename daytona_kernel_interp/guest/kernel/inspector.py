@@ -8,6 +8,7 @@ each step takes a piece in one go, and what fails all the same is shown by its t
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import datetime
 import decimal
@@ -19,15 +20,14 @@ from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, Any
 
 from ...wire.inspect_messages import KINDS, MAX_INSPECT_BYTES, MAX_VARIABLES, PREVIEW_CHARS
-from .inspector_libraries import summary_of
-from .object_layout import MODULE_DICT, type_name
+from .inspector_libraries import summary_of, type_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sized
 
     from .inspector_libraries import ValueSummary
 
-Row = list[Any]  # as of wire.looks.ROW
+Row = list[Any]  # as of wire.inspect_messages.ROW
 
 # What IPython, DSPy and Python's import system put into a namespace under names that are nobody's variables.
 _HIDDEN_NAMES = re.compile(r"_{1,3}|_i{1,3}|_i?\d+|_(oh|dh|ih|exit_code)|__\w+__|__?[Dd]spy\w*")
@@ -39,10 +39,11 @@ _ITEM_CHARS = 20
 _MAX_REPR_SIZE = 100_000  # characters and items
 _MAX_DEPTH = 3
 _ATTEMPTS = 20
+_TASK: Any = asyncio.Task  # code in cells can replace asyncio's
 _VARIABLE, _FUNCTION, _CLASS, _MODULE_KIND = KINDS
 
 
-def summarize(namespace: dict[str, Any], hidden: Mapping[str, Any]) -> tuple[list[Row], int]:
+def summarize(namespace: dict[str, object], hidden: Mapping[str, object]) -> tuple[list[Row], int]:
     """Return a row for each variable, in the order they were made, and how many were left out for want of room.
 
     The newest stay. A name of ``hidden`` is passed over while it has the object that it has there.
@@ -61,12 +62,12 @@ def summarize(namespace: dict[str, Any], hidden: Mapping[str, Any]) -> tuple[lis
     return rows[::-1], left_out
 
 
-def shown_tools(offered: Mapping[str, Any]) -> list[str]:
+def shown_tools(offered: Mapping[str, object]) -> list[str]:
     """Return the tools that are the host's own, not those by which DSPy does its work, nor their errors' class."""
     return [name for name, tool in offered.items() if type(tool) is not type and not _HIDDEN_NAMES.fullmatch(name)]
 
 
-def describe_safely(name: str, value: Any, chars: int = PREVIEW_CHARS) -> Row:
+def describe_safely(name: str, value: object, chars: int = PREVIEW_CHARS) -> Row:
     """Return the row of one variable, come what may: should code of it run all the same, its exit is not the look's."""
     try:
         return describe(name, value, chars)
@@ -95,12 +96,13 @@ def describe(name: str, value: Any, chars: int = PREVIEW_CHARS) -> Row:
     return [name[:200], type_name(cls), size, shape, preview, kind]
 
 
-def is_large(value: Any) -> bool:
+def is_large(value: object) -> bool:
     """Whether a value's own ``repr`` would keep the kernel busy: C code makes it, which nothing else interrupts.
 
     That can be told of Python's texts and containers. Subclasses count as what they are in C.
     """
-    room, waiting, seen = _MAX_REPR_SIZE, [value], set()
+    waiting: list[Any] = [value]
+    room, seen = _MAX_REPR_SIZE, set()
     while waiting and room > 0:
         item = waiting.pop()
         base: Any = next((base for base in _MEASURED if issubclass(type(item), base)), None)
@@ -119,7 +121,7 @@ def is_large(value: Any) -> bool:
     return room <= 0
 
 
-def copy_namespace(namespace: dict[Any, Any]) -> dict[Any, Any]:
+def copy_namespace(namespace: dict[str, object]) -> dict[str, object]:
     """Return a copy of a dict that other threads change; an empty one if it is none."""
     for _ in range(_ATTEMPTS if type(namespace) is dict else 0):
         try:
@@ -146,7 +148,7 @@ def _short_text(value: Any, chars: int, depth: int) -> str:
     return text
 
 
-def _plain_text(value: Any, chars: int, depth: int) -> str:
+def _plain_text(value: object, chars: int, depth: int) -> str:
     return _cut(repr(value), chars)
 
 
@@ -154,11 +156,11 @@ def _integer(value: int, chars: int, depth: int) -> str:
     return repr(value) if value.bit_length() <= _MAX_BITS else f"<int of {value.bit_length():,} bits>"
 
 
-def _text(value: Any, chars: int, depth: int) -> str:
+def _text(value: str | bytes | bytearray, chars: int, depth: int) -> str:
     return _cut(repr(value) if len(value) <= chars else f"{value[: max(0, chars - 3)]!r}…", chars)
 
 
-def _sequence(value: Any, chars: int, depth: int) -> str:
+def _sequence(value: Collection[object], chars: int, depth: int) -> str:
     opening, closing, empty = _BRACKETS[id(type(value))]
     if not len(value):
         return empty
@@ -166,14 +168,14 @@ def _sequence(value: Any, chars: int, depth: int) -> str:
     return opening + _items(value, chars, depth, lambda item, left: _short_text(item, left, depth + 1)) + closing
 
 
-def _mapping(value: Any, chars: int, depth: int) -> str:
-    def pair(item: Any, left: int) -> str:
+def _mapping(value: dict[object, object], chars: int, depth: int) -> str:
+    def pair(item: tuple[object, object], left: int) -> str:
         return f"{_short_text(item[0], left, depth + 1)}: {_short_text(item[1], left, depth + 1)}"
 
     return "{" + _items(dict.items(value), chars, depth, pair) + "}"
 
 
-def _items(items: Any, chars: int, depth: int, sketch: Callable[[Any, int], str]) -> str:
+def _items(items: Collection[Any], chars: int, depth: int, sketch: Callable[[Any, int], str]) -> str:
     if depth >= _MAX_DEPTH:
         return "…" if len(items) else ""
     try:
@@ -195,15 +197,15 @@ def _range(value: range, chars: int, depth: int) -> str:
     return f"range({', '.join(parts)})"
 
 
-def _datetime(value: Any, chars: int, depth: int) -> str:
-    if type(value) is datetime.date:
+def _datetime(value: datetime.date | datetime.time, chars: int, depth: int) -> str:
+    if not isinstance(value, (datetime.datetime, datetime.time)):
         return value.isoformat()
     zone = "" if value.tzinfo is None else f" {type_name(type(value.tzinfo))}"  # a time zone is somebody's object
     return f"{value.replace(tzinfo=None).isoformat()}{zone}"
 
 
 def _module(value: types.ModuleType, chars: int, depth: int) -> str:
-    name = MODULE_DICT.__get__(value).get("__name__")
+    name = vars(value).get("__name__")  # unlike value.__name__ never a module's own __getattr__
     return f"module {name[:80]}" if type(name) is str else "module"
 
 
@@ -218,15 +220,15 @@ def _builtin(value: types.BuiltinFunctionType, chars: int, depth: int) -> str:
     return f"{value.__name__}()"
 
 
-def _length(value: Any) -> list[int]:
+def _length(value: Sized) -> list[int]:
     return [len(value)]
 
 
-def _pairs(value: Any) -> list[int]:
+def _pairs(value: dict[object, object]) -> list[int]:
     return [dict.__len__(value)]  # Counter is a class of Python's own, whose methods code can replace
 
 
-def _exact(text: Any) -> str:
+def _exact(text: object) -> str:
     """Return a name that may be of a subclass of str, if it is not."""
     return text if type(text) is str else "?"
 
@@ -307,12 +309,3 @@ def task_names(tasks: Iterable[Any], not_of: tuple[str, ...]) -> list[str]:
         if not _exact(code.co_filename).startswith(not_of):
             found.append(_exact(code.co_name)[:80])
     return found
-
-
-def _task_type() -> Any:
-    import asyncio
-
-    return asyncio.Task
-
-
-_TASK = _task_type()

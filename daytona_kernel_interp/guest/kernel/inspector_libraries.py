@@ -1,225 +1,183 @@
-"""Arrays, tables and tensors as :mod:`.inspecting` tells them: by what C code keeps of them. Sans-I/O.
+"""Summaries of arrays, tables and tensors for :mod:`.inspector`. Sans-I/O.
 
-pandas and polars are Python over C: their own properties would ask whatever lies in their objects, an extension array
-of the cells' for its length, say. So what C code made is found in them and measured, and nothing else is.
+A value is read only if its class is exactly the library's own, and then only by public attributes such as ``shape``.
+pandas forwards most of these to the arrays it holds, which may be of a foreign class: an extension array of the
+session's code, for example. So the dtype of each index and column is checked first. ``dtype`` is the only attribute
+that pandas reads of a foreign array here.
 """
 
 from __future__ import annotations
 
 import sys
 import types
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .object_layout import MODULE, MODULE_DICT, NAME, attribute_of, call_method, is_c_type, is_python_class, type_name
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _MODULES = sys.modules
-_FIRST = 11  # items at the most: one more than is shown
-_MAX_ITEM_BYTES = 64 * 1024  # larger ones are not made into texts of Python's
-_LIBRARIES = {
-    "pandas": ("DataFrame", "Series"),
-    "polars": ("DataFrame", "Series"),
-    "pyarrow": ("Table", "RecordBatch"),
-    "torch": ("Tensor",),
-}
+_FIRST = 11  # items at most: one more than is shown
+_MAX_ITEM_BYTES = 64 * 1024  # larger items are not converted to Python objects
+_MAX_EXTENSION_COLUMNS = 100  # of a frame, whose arrays are measured one by one
 _TYPE_TEXTS = {"b": "bool", "S": "bytes", "U": "str", "O": "object", "M": "datetime64", "m": "timedelta64"}
 _NUMBERS = {"i": "int", "u": "uint", "f": "float", "c": "complex"}
-_PLAIN = "biufcSUO"  # kinds of dtypes whose items are Python's own, or objects that were put in
-_PARTS = ("_ndarray", "_data", "_mask", "_pa_array", "_left", "_right", "_sparse_values")  # of pandas' arrays
+_PLAIN = "biufcSUO"  # kinds of dtypes whose items are Python's own, or objects that code put in
+
+# The getters of ``type`` itself: a metaclass with its own ``__getattribute__`` or properties cannot replace them.
+_CLASS_NAME: Any = type.__dict__["__name__"]
+_CLASS_MODULE: Any = type.__dict__["__module__"]
 
 
 class ValueSummary(NamedTuple):
-    """What is told of one value: ``items`` are its first ones, of ``total``; ``type_text`` stands before them."""
+    """Size, shape and first items of one value; ``type_text`` stands before the items."""
 
     size: int | None = None
     shape: list[int] | None = None
     type_text: str = ""
-    items: list[Any] | None = None
-    total: int = 0
-    bare: bool = False  # no brackets around them
+    items: list[object] | None = None
+    total: int = 0  # of which ``items`` are the first
+    bare: bool = False  # no brackets around the items
 
 
 NO_SUMMARY = ValueSummary()
 
 
-def summary_of(value: Any, cls: type) -> ValueSummary:
-    """Return what can be told of a value of a library's own type; nothing of any other."""
-    name, module = NAME.__get__(cls), MODULE.__get__(cls)
-    if type(name) is not str or type(module) is not str:
-        return NO_SUMMARY
+def type_name(cls: type) -> str:
+    """Return a class's name, with its package in front unless that is Python's own or the session's code."""
+    name, module = _name_and_module(cls)
+    if not name:
+        return "?"
     package = module.partition(".")[0]
-    if package == "numpy":
-        return _of_numpy(value, cls, name)
-    if name not in _LIBRARIES.get(package, ()):
-        return NO_SUMMARY
+    return name[:80] if package in ("builtins", "__main__", "") else f"{package[:40]}.{name[:80]}"
+
+
+def _name_and_module(cls: type) -> tuple[str, str]:
+    """Return a class's name and module, without code of a metaclass; empty where they are not plain texts."""
+    try:
+        name, module = _CLASS_NAME.__get__(cls), _CLASS_MODULE.__get__(cls)
+    except (AttributeError, TypeError):  # a class whose __module__ was deleted
+        return "", ""
+    return name if type(name) is str else "", module if type(module) is str else ""
+
+
+def summary_of(value: object, cls: type) -> ValueSummary:
+    """Return the summary of a value of a library's own class, and :data:`NO_SUMMARY` for any other."""
+    name, module = _name_and_module(cls)
+    package = module.partition(".")[0]
     library = _MODULES.get(package)
-    if type(library) is not types.ModuleType or MODULE_DICT.__get__(library).get(name) is not cls:
-        return NO_SUMMARY  # only called so
-    return {"pandas": _of_pandas, "polars": _of_polars, "pyarrow": _of_arrow, "torch": _of_torch}[package](value)
+    if type(library) is not types.ModuleType or vars(library).get(name) is not cls:
+        return NO_SUMMARY  # a class that only carries the name
+    summarize = _READERS.get(f"{package}.{name}")
+    if summarize is None and package == "numpy":
+        summarize = _of_numpy_scalar
+    return NO_SUMMARY if summarize is None else summarize(value)
 
 
-def _of_numpy(value: Any, cls: type, name: str) -> ValueSummary:
-    if is_python_class(cls):  # a subclass, or one only called so; numpy's own are made in C, and nobody can change them
-        return NO_SUMMARY
-    if name == "ndarray":
-        return _of_array(value)
-    if not hasattr(cls, "itemsize") or value.dtype.kind not in _PLAIN:
+def _of_numpy_scalar(value: Any) -> ValueSummary:
+    if not hasattr(type(value), "itemsize") or value.dtype.kind not in _PLAIN:
         return NO_SUMMARY
     return ValueSummary(size=value.nbytes, items=[value.item()], total=1, bare=True)
 
 
-def _of_array(value: Any) -> ValueSummary:
+def _of_numpy_array(value: Any) -> ValueSummary:
     kind = value.dtype.kind
-    word = f"{_NUMBERS[kind]}{8 * value.dtype.itemsize}" if kind in _NUMBERS else _TYPE_TEXTS.get(kind, "structured")
-    facts = ValueSummary(size=value.nbytes, shape=list(value.shape), type_text=word)
+    if kind in _NUMBERS:
+        type_text = f"{_NUMBERS[kind]}{8 * value.dtype.itemsize}"
+    else:
+        type_text = _TYPE_TEXTS.get(kind, "structured")
+    summary = ValueSummary(size=value.nbytes, shape=list(value.shape), type_text=type_text)
     if kind not in _PLAIN or value.dtype.itemsize > _MAX_ITEM_BYTES:
-        return facts
+        return summary
+    # The first row, then its first items: reshaping a large array could copy it.
     first = value[(0,) * (value.ndim - 1)][:_FIRST] if value.ndim and value.size else value.reshape(-1)[:_FIRST]
-    return facts._replace(items=first.tolist(), total=value.size)
+    return summary._replace(items=first.tolist(), total=value.size)
 
 
-def _of_arrow(value: Any) -> ValueSummary:
-    columns = attribute_of(value, "column_names")
-    shown = columns[:_FIRST] if type(columns) is list else None
-    facts = ValueSummary(size=_count(attribute_of(value, "nbytes")), shape=_shape(attribute_of(value, "shape")))
-    return _with_columns(facts, shown, len(columns)) if shown else facts
+def _of_arrow(table: Any) -> ValueSummary:
+    return _with_columns(table.nbytes, list(table.shape), list(table.schema.names[:_FIRST]))
 
 
-def _of_torch(value: Any) -> ValueSummary:
-    kind = attribute_of(value, "dtype")
-    word = "" if kind is None or is_python_class(type(kind)) else repr(kind)
-    return ValueSummary(
-        size=_count(attribute_of(value, "nbytes")), shape=_shape(attribute_of(value, "shape")), type_text=word
-    )
+def _of_torch_tensor(tensor: Any) -> ValueSummary:
+    return ValueSummary(size=tensor.nbytes, shape=list(tensor.shape), type_text=str(tensor.dtype))
 
 
-def _shape(found: Any) -> list[int] | None:
-    if not issubclass(type(found), tuple):
-        return None
-    numbers = list(tuple.__iter__(found))
-    return numbers if all(type(number) is int for number in numbers) and len(numbers) <= 32 else None
+def _of_polars_frame(frame: Any) -> ValueSummary:
+    return _with_columns(frame.estimated_size(), list(frame.shape), list(frame.columns[:_FIRST]))
 
 
-def _count(found: Any) -> int | None:
-    return found if type(found) is int else None
+def _of_polars_series(series: Any) -> ValueSummary:
+    return ValueSummary(size=series.estimated_size(), shape=list(series.shape), type_text=str(series.dtype.base_type()))
 
 
-# --- polars -----------------------------------------------------------------------------------------------------------
-
-
-def _of_polars(value: Any) -> ValueSummary:
-    if (frame := attribute_of(value, "_df")) is not None:
-        size, shape = call_method(frame, "PyDataFrame", "estimated_size"), call_method(frame, "PyDataFrame", "shape")
-        facts = ValueSummary(size=_count(size), shape=_shape(shape))
-        columns = call_method(frame, "PyDataFrame", "columns")
-        return facts if not columns else _with_columns(facts, columns[:_FIRST], len(columns))
-    series = attribute_of(value, "_s")
-    length = call_method(series, "PySeries", "len")
-    if type(length) is not int:
-        return NO_SUMMARY
-    return ValueSummary(
-        size=_count(call_method(series, "PySeries", "estimated_size")),
-        shape=[length],
-        type_text=_polars_dtype(call_method(series, "PySeries", "dtype")),
-    )
-
-
-def _polars_dtype(dtype: Any) -> str:
-    cls = dtype if issubclass(type(dtype), type) else type(dtype)
-    return type_name(cls).rpartition(".")[2]
-
-
-def _with_columns(summary: ValueSummary, names: list[Any], count: int) -> ValueSummary:
-    return summary._replace(type_text="columns", items=names, total=count, bare=True)
+def _with_columns(size: int | None, shape: list[int], names: list[object]) -> ValueSummary:
+    summary = ValueSummary(size=size, shape=shape)
+    return summary._replace(type_text="columns", items=names, total=shape[1], bare=True) if names else summary
 
 
 # --- pandas -----------------------------------------------------------------------------------------------------------
 
 
-def _of_pandas(value: Any) -> ValueSummary:
-    manager = attribute_of(value, "_mgr")
-    blocks, axes = attribute_of(manager, "blocks"), attribute_of(manager, "axes")
-    if type(blocks) is not tuple or type(axes) is not list:
+def _of_pandas_series(series: Any) -> ValueSummary:
+    dtype, rows = series.dtype, _index_length(series.index)
+    shape = None if rows is None else [rows]
+    if not _is_known_dtype(dtype):
+        return ValueSummary(shape=shape, type_text=type_name(type(dtype)))
+    array = series.array
+    summary = ValueSummary(size=array.nbytes, shape=shape, type_text=str(dtype))
+    first = array[:_FIRST]
+    if dtype.kind not in _PLAIN or first.nbytes > _FIRST * _MAX_ITEM_BYTES:
+        return summary
+    missing = _MODULES["pandas"].NA
+    items = [None if item is missing else item for item in first.to_numpy(dtype=object).tolist()]
+    return summary._replace(items=items, total=len(array))
+
+
+def _of_pandas_frame(frame: Any) -> ValueSummary:
+    rows, columns = _index_length(frame.index), _index_length(frame.columns)
+    if rows is None or columns is None:
         return NO_SUMMARY
-    contents = [attribute_of(block, "values") for block in blocks]
-    parts = [_parts(values) for values in contents]
-    lengths = [_index_length(axis) for axis in reversed(axes)]  # of a frame, columns come first
-    shape = None if None in lengths else [length for length in lengths if length is not None]
-    size = sum(part.nbytes for found in parts for part in found) if all(parts) else None
-    facts = ValueSummary(size=size, shape=shape)
-    if len(axes) == 1:
-        first = _first_of(contents[0]) if contents else NO_SUMMARY
-        return first._replace(size=facts.size, shape=shape, total=0 if shape is None else shape[0])
-    names = _names(axes[0]) if shape is not None else None
-    return _with_columns(facts, names, shape[1]) if names and shape is not None else facts
+    return _with_columns(_frame_size(frame, rows), [rows, columns], frame.columns[:_FIRST].tolist())
 
 
-def _parts(values: Any, depth: int = 2) -> list[Any]:
-    """Return the arrays that C code made, of which an array of pandas' consists."""
-    if _is_array(values) or _is_arrow(values):
-        return [values]
-    if values is None or depth == 0:
-        return []
-    return [part for name in _PARTS for part in _parts(attribute_of(values, name), depth - 1)]
-
-
-def _is_array(value: Any) -> bool:
-    return is_c_type(value, "numpy.ndarray")
-
-
-def _is_arrow(value: Any) -> bool:
-    return is_c_type(value, "pyarrow.ChunkedArray")
+def _frame_size(frame: Any, rows: int) -> int | None:
+    """Return the bytes of a frame's data, or None if a column's array is foreign."""
+    size = extension_columns = 0
+    for number, dtype in enumerate(frame.dtypes.tolist()):
+        if _is_numpy_dtype(dtype):
+            size += rows * dtype.itemsize
+            continue
+        extension_columns += 1
+        if extension_columns > _MAX_EXTENSION_COLUMNS or not _is_known_dtype(dtype):
+            return None
+        size += frame.iloc[:, number].array.nbytes
+    return size
 
 
 def _index_length(index: Any) -> int | None:
-    rows = attribute_of(index, "_range")
-    if type(rows) is range:
-        return len(rows)
-    codes = attribute_of(index, "_codes")  # of a MultiIndex: an array for each level
-    if issubclass(type(codes), list) and list.__len__(codes):
-        return _length(list.__getitem__(codes, 0))
-    return _length(attribute_of(index, "_data"))
+    """Return an index's length, or None if its class or its array is foreign."""
+    return len(index) if _is_pandas_class(type(index)) and _is_known_dtype(index.dtype) else None
 
 
-def _length(values: Any) -> int | None:
-    if attribute_of(values, "_sparse_values") is not None:  # fewer than there are
-        return None
-    parts = _parts(values)
-    return len(parts[0]) if parts and (_is_arrow(parts[0]) or parts[0].ndim == 1) else None
+def _is_known_dtype(dtype: object) -> bool:
+    """Whether an array of this dtype is numpy's or pandas' own."""
+    return _is_numpy_dtype(dtype) or _is_pandas_class(type(dtype))
 
 
-def _first_of(values: Any) -> ValueSummary:
-    """Return word and first items of a Series' array."""
-    parts = _parts(values)
-    if len(parts) == 1 and _is_arrow(parts[0]):
-        return ValueSummary(
-            type_text="" if is_python_class(type(parts[0].type)) else str(parts[0].type), items=_items(parts[0])
-        )
-    if parts and parts[0] is values:
-        return _of_array(values)
-    word, mask = type_name(type(values)).rpartition(".")[2], attribute_of(values, "_mask")
-    if len(parts) == 2 and parts[1] is mask and _is_array(mask):
-        items = zip(_of_array(parts[0]).items or [], mask[:_FIRST].tolist(), strict=True)
-        return ValueSummary(type_text=word, items=[None if missing else item for item, missing in items])
-    return ValueSummary(type_text=word, items=_items(parts[0]) if len(parts) == 1 else None)
+def _is_numpy_dtype(dtype: object) -> bool:
+    return issubclass(type(dtype), _MODULES["numpy"].dtype)
 
 
-def _names(index: Any) -> list[Any] | None:
-    """Return the first values of an Index, if they can be had without running its code."""
-    rows = attribute_of(index, "_range")
-    if type(rows) is range:
-        return list(rows[:_FIRST])
-    data = attribute_of(index, "_data")
-    if _is_array(data):
-        return _of_array(data).items if data.ndim == 1 else None
-    parts = _parts(data)
-    return _items(parts[0]) if len(parts) == 1 else None
+def _is_pandas_class(cls: type) -> bool:
+    return vars(_MODULES["pandas"]).get(_name_and_module(cls)[0]) is cls
 
 
-def _items(array: Any) -> list[Any] | None:
-    """Return the first items of what an array consists of, where they are its own: not codes of categories, say."""
-    if _is_array(array):
-        return _of_array(array).items if array.dtype.kind == "O" else None
-    if is_python_class(type(array.type)):  # somebody's extension type, which makes Python objects of its own
-        return None
-    first = array.slice(0, _FIRST)
-    return list(first.to_pylist()) if first.nbytes <= _FIRST * _MAX_ITEM_BYTES else None
+_READERS: dict[str, Callable[[Any], ValueSummary]] = {
+    "numpy.ndarray": _of_numpy_array,
+    "pandas.DataFrame": _of_pandas_frame,
+    "pandas.Series": _of_pandas_series,
+    "polars.DataFrame": _of_polars_frame,
+    "polars.Series": _of_polars_series,
+    "pyarrow.RecordBatch": _of_arrow,
+    "pyarrow.Table": _of_arrow,
+    "torch.Tensor": _of_torch_tensor,
+}

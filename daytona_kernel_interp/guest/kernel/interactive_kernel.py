@@ -7,29 +7,15 @@ notebook is expected to have all of it), and what code changes in its own proces
 
 from __future__ import annotations
 
-import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ipykernel.ipkernel import IPythonKernel
-
-from .interrupts import cancelled_by_sigint
+from .ipykernel_compat import HookedKernel
 from .output import pack
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
-
-class InteractiveKernel(IPythonKernel):
+class InteractiveKernel(HookedKernel):
     """ipykernel's kernel; an interrupt reaches every ``await``, and any text can be shown."""
-
-    session: Any
-    _execute_sleep = 0  # half a millisecond a cell, a mitigation that a flush before the reply makes needless
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.session.pack = pack
-
-    @contextlib.contextmanager
-    def _cancel_on_sigint(self, future: Any) -> Iterator[None]:
-        with cancelled_by_sigint(future):
-            yield

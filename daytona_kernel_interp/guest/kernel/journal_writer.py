@@ -42,7 +42,7 @@ from ..journal_files import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 _REPLY_FACTS = ("status", "execution_count", "ename")
@@ -68,7 +68,7 @@ class JournalWriter:
         self._running = cell.encode("utf-8", "replace")
         self._write(JournalRecord(RecordKind.STARTED, self._running))
 
-    def cell_ended(self, cell: str, content: dict[str, Any], metadata: dict[str, Any]) -> None:
+    def cell_ended(self, cell: str, content: Mapping[str, object], metadata: Mapping[str, object]) -> None:
         """Record a cell's execute_reply."""
         payload = _encode_reply(cell, content, metadata)
         if len(payload) > MAX_RECORD_BYTES:  # an error's text has no bound
@@ -124,7 +124,7 @@ class JournalWriter:
             os.unlink(segment_path(self._folder, self._number - MAX_SEGMENTS - 1))
 
 
-def _encode_reply(cell: str, content: dict[str, Any], metadata: dict[str, Any]) -> bytes:
+def _encode_reply(cell: str, content: Mapping[str, object], metadata: Mapping[str, object]) -> bytes:
     facts = {"cell": cell, "content": content, "metadata": metadata}
     return json.dumps(facts, default=str).encode("utf-8", "backslashreplace")
 

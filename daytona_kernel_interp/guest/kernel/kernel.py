@@ -17,10 +17,8 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipykernel import ipkernel
 from ipykernel.displayhook import ZMQShellDisplayHook
-from ipykernel.ipkernel import IPythonKernel
-from ipykernel.zmqshell import ZMQDisplayPublisher, ZMQInteractiveShell
+from ipykernel.zmqshell import ZMQDisplayPublisher
 from IPython.core import interactiveshell
 from IPython.core.autocall import ZMQExitAutocall
 from IPython.core.error import StdinNotImplementedError
@@ -33,7 +31,7 @@ from ..journal_files import MESSAGE_DELIMITER
 from .bridge import Bridge
 from .input_cache import InputCache, ValueForgotten, resolve
 from .inspect_handler import InspectHandler
-from .interrupts import cancelled_by_sigint
+from .ipykernel_compat import HookedKernel, HookedShell
 from .namespace_restore import NamespaceRestorer
 from .output import CellStream, OutputBudget, end_cell, pack
 from .random_seed import seed_all
@@ -41,8 +39,11 @@ from .submit import SubmitSignal
 from .tool_errors import ToolError
 
 if TYPE_CHECKING:
+    import asyncio
     import types
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import zmq
 
     from .journal_writer import JournalWriter
 
@@ -55,29 +56,12 @@ _NOT_STARTED = ("KeyboardInterrupt", "interrupted before it began")
 _NO_STDIN = "cannot ask anybody: nobody sits at this kernel. Use a variable or a tool instead"
 
 
-def _cache_accepted_args(accepts: Any) -> Any:
-    """Make ipykernel look once at what a method accepts, and not at every cell."""
-    known: dict[Any, dict[str, bool]] = {}
-
-    def remembered(method: Any, names: list[str]) -> dict[str, bool]:
-        key = (getattr(method, "__func__", method), *names)
-        if key not in known:
-            known[key] = accepts(method, names)
-        return known[key]
-
-    return remembered
-
-
-if hasattr(ipkernel, "_accepts_parameters"):
-    ipkernel._accepts_parameters = _cache_accepted_args(ipkernel._accepts_parameters)
-
-
 class DisplayHook(ZMQShellDisplayHook):
     """Shows the last expression; a text beyond the cell's limit is cut like printed output."""
 
     budget: OutputBudget | None = None
 
-    def write_format_data(self, format_dict: dict[str, Any], md_dict: Any = None) -> None:
+    def write_format_data(self, format_dict: Mapping[str, object], md_dict: object = None) -> None:
         """Put the representations into the execute_result message."""
         if self.budget is not None:
             format_dict = self.budget.fit(format_dict)
@@ -95,7 +79,7 @@ class DisplayPublisher(ZMQDisplayPublisher):
 
     budget: OutputBudget | None = None
 
-    def publish(self, data: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+    def publish(self, data: Mapping[str, object], *args: Any, **kwargs: Any) -> None:
         """Send a display."""
         super().publish(data if self.budget is None else self.budget.fit(data), *args, **kwargs)
 
@@ -108,7 +92,7 @@ class ExitCell(ZMQExitAutocall):
         raise SystemExit(*code)
 
 
-class Shell(ZMQInteractiveShell):
+class Shell(HookedShell):
     """IPython's shell, with tracebacks of the model's own lines."""
 
     displayhook_class = Type(DisplayHook)
@@ -141,29 +125,27 @@ class Shell(ZMQInteractiveShell):
         if not isinstance(error, _GROUP) and message_of(error) is not _NO_TEXT:
             super().showtraceback(exc_tuple, *args, **kwargs)
             return
-        etype, value, tb = self._get_exc_info(exc_tuple)
+        etype, value, tb = self.exception_info(exc_tuple)
         while tb is not None and tb.tb_frame.f_code.co_filename.startswith(_IPYTHON):
             tb = tb.tb_next
-        self._showtraceback(etype, value, ["".join(traceback.format_exception(etype, value, tb))])
+        self.publish_traceback(etype, value, ["".join(traceback.format_exception(etype, value, tb))])
 
-    def _format_exception_for_storage(self, exception: BaseException, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        # For IPython's history of errors, which nobody reads here: no second traceback, no str() that may raise.
-        return {"ename": type(exception).__name__, "evalue": "", "traceback": []}
-
-    def _get_exc_info(self, exc_tuple: Any = None) -> Any:
-        etype, value, tb = super()._get_exc_info(exc_tuple)
+    def exception_info(self, exc_tuple: Any = None) -> Any:
+        """Return type, value and traceback of an exception, without this package's frames."""
+        etype, value, tb = super().exception_info(exc_tuple)
         return etype, value, _without_our_frames(tb)
 
-    def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
+    def publish_traceback(self, etype: type[BaseException], evalue: object, lines: list[str]) -> None:
+        """Publish an error, its text and its traceback cut to the cell's limit."""
         if isinstance(evalue, ToolError):
             # str(evalue) begins with its type, and so does a traceback's last line: once is enough.
-            stb = [*stb[:-1], str(stb[-1]).replace(f"{evalue.type}: {evalue}", str(evalue), 1)]
+            lines = [*lines[:-1], str(lines[-1]).replace(f"{evalue.type}: {evalue}", str(evalue), 1)]
             evalue = evalue.message
         budget: OutputBudget | None = getattr(self.displayhook, "budget", None)
         if budget is not None:
-            stb = [budget.clip("\n".join(map(str, stb)))]
+            lines = [budget.clip("\n".join(map(str, lines)))]
         text = message_of(evalue)
-        super()._showtraceback(etype, text if budget is None else budget.clip(text), stb)
+        super().publish_traceback(etype, text if budget is None else budget.clip(text), lines)
 
 
 def message_of(error: object) -> str:
@@ -185,13 +167,11 @@ def _without_our_frames(tb: types.TracebackType | None) -> types.TracebackType |
     return kept[0] if kept else None
 
 
-class Kernel(IPythonKernel):
+class Kernel(HookedKernel):
     """One session's kernel."""
 
     shell_class = Type(Shell)
     shell: Any  # ipykernel: None or an InteractiveShellABC, which declares nothing of what it has
-    session: Any
-    _execute_sleep = 0  # half a millisecond a cell, a mitigation that a flush before the reply makes needless
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -218,9 +198,6 @@ class Kernel(IPythonKernel):
         # IPython says so at each SystemExit, of its terminal.
         warnings.filterwarnings("ignore", message="To exit: use 'exit', 'quit', or Ctrl-D.")
         self.shell.set_custom_exc((SubmitSignal,), lambda *_, **__: [])
-        # IPython keeps every printed string of the session for its history of outputs; a cap on output needs that off.
-        if hasattr(self.shell, "_tee"):
-            self.shell._tee = lambda channel: contextlib.nullcontext()
         self.shell.enable_tip = (
             False  # drawn from Python's random generator at every kernel_info, in the middle of cells
         )
@@ -228,14 +205,15 @@ class Kernel(IPythonKernel):
 
     # --- a cell ------------------------------------------------------------------------------------
 
-    async def execute_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
+    async def execute_request(self, stream: object, ident: object, parent: dict[str, Any]) -> None:
         """Apply the preamble in the request's buffers, then run the cell as ipykernel does."""
         self._preamble, self._cell_refused, self._failed_to_compile = None, None, False
         self._error = self._value = None
         self._input_evicted = False
         self._restorer.restore()
         self._restorer.restore_descriptors()
-        self.shell._last_traceback = self.shell.transformed = None
+        self.shell.forget_traceback()
+        self.shell.transformed = None
         after = self.shell.events.callbacks["post_run_cell"]
         if self._after_cell not in after:
             after.append(self._after_cell)
@@ -285,7 +263,9 @@ class Kernel(IPythonKernel):
         self.shell.displayhook.budget = self.shell.display_pub.budget = self._budget
         self._preamble = preamble
 
-    async def do_execute(self, code: str, *args: Any, cell_meta: Any = None, cell_id: Any = None, **kwargs: Any) -> Any:
+    async def do_execute(
+        self, code: str, *args: Any, cell_meta: object = None, cell_id: object = None, **kwargs: Any
+    ) -> Any:
         """Run the cell, or refuse it if its preamble could not be applied."""
         name, text = self._cell_refused or ("", "")
         if self._cell_refused is None:
@@ -304,19 +284,19 @@ class Kernel(IPythonKernel):
                 name, text = type(self._error or error).__name__, message_of(self._error or error)
             finally:
                 self._restorer.restore()
-        failure = {"ename": name, "evalue": text, "traceback": self.shell._last_traceback or []}
+        failure = {"ename": name, "evalue": text, "traceback": self.shell.last_traceback}
         self.send_response(self.iopub_socket, "error", failure)
         return {"status": "error", "execution_count": self.execution_count, "payload": [], **failure}
 
     def raw_input(self, prompt: str = "") -> Any:
         """Answer ``input()``: by asking a client that can, else by an error at once."""
-        if not self._allow_stdin:
+        if not self.stdin_allowed:
             raise StdinNotImplementedError(f"input() {_NO_STDIN}")
         return super().raw_input(prompt)
 
     def getpass(self, prompt: str = "", *args: Any, **kwargs: Any) -> Any:
         """Answer ``getpass()`` in the same way."""
-        if not self._allow_stdin:
+        if not self.stdin_allowed:
             raise StdinNotImplementedError(f"getpass() {_NO_STDIN}")
         return super().getpass(prompt, *args, **kwargs)
 
@@ -331,23 +311,24 @@ class Kernel(IPythonKernel):
         if shown and (wants_raw or not self._budget.clipped) and _is_json(result.result):
             self._value = self._bridge.send_value(result.result)
 
-    def finish_metadata(self, parent: Any, metadata: dict[str, Any], reply_content: dict[str, Any]) -> dict[str, Any]:
+    def finish_metadata(
+        self, parent: Mapping[str, Mapping[str, str]], metadata: dict[str, object], reply_content: dict[str, object]
+    ) -> dict[str, object]:
         """Tell the host whether the code failed before any of it ran, and a small value."""
-        metadata = super().finish_metadata(parent, metadata, reply_content)
-        metadata[PREAMBLE_KEY] = {"compiled": not self._failed_to_compile, "kept": self._cached_keys()}
+        facts: dict[str, object] = {"compiled": not self._failed_to_compile, "kept": self._cached_keys()}
         if self._input_evicted:
-            metadata[PREAMBLE_KEY]["forgotten"] = True
+            facts["forgotten"] = True
         if self._value is not None:
-            metadata[PREAMBLE_KEY]["value"] = self._value
-        self._journal.cell_ended(parent["header"]["msg_id"], reply_content, {PREAMBLE_KEY: metadata[PREAMBLE_KEY]})
-        return metadata
+            facts["value"] = self._value
+        self._journal.cell_ended(parent["header"]["msg_id"], reply_content, {PREAMBLE_KEY: facts})
+        return {**super().finish_metadata(parent, metadata, reply_content), PREAMBLE_KEY: facts}
 
     def _cached_keys(self) -> list[str]:
         return [*self._input_cache.keys, *([HAS_ARROW] if has_arrow() else [])]
 
     # --- control: replies and interrupts -------------------------------------------------------------
 
-    async def dispatch_control(self, msg: Any) -> None:
+    async def dispatch_control(self, msg: list[zmq.Frame]) -> None:
         """Handle the bridge's replies here, other control messages as ipykernel does.
 
         ipykernel would publish busy and idle and flush twice for each; comm_manager would fire IPython's
@@ -377,7 +358,9 @@ class Kernel(IPythonKernel):
             return
         self._bridge.on_control(data, message["buffers"], async_cell=self._async_cell)
 
-    async def _answer_inspect(self, ident: Any, message: dict[str, Any], request: dict[str, Any]) -> None:
+    async def _answer_inspect(
+        self, ident: object, message: Mapping[str, object], request: Mapping[str, object]
+    ) -> None:
         """Say what is there and what runs, to whom asked and nobody else; see ``wire.looks``."""
         buffers: list[Any] = []
         if "name" in request:
@@ -392,17 +375,17 @@ class Kernel(IPythonKernel):
         )
 
     @contextlib.contextmanager
-    def _cancel_on_sigint(self, future: Any) -> Iterator[None]:
-        """Let SIGINT cancel an async cell, also one that only waits."""
+    def awaiting(self, future: asyncio.Future[object]) -> Iterator[None]:
+        """Let SIGINT cancel an async cell, and note that one runs."""
         self._async_cell = True
         try:
-            with cancelled_by_sigint(future):
+            with super().awaiting(future):
                 yield
         finally:
             self._async_cell = False
 
 
-def _is_json(value: Any) -> bool:
+def _is_json(value: object) -> bool:
     """Whether the value itself, and not only its repr, is of use to the caller."""
     try:
         json.dumps(value)
@@ -411,7 +394,7 @@ def _is_json(value: Any) -> bool:
     return True
 
 
-def _message_type(frames: Any) -> str | None:
+def _message_type(frames: Sequence[zmq.Frame]) -> str | None:
     """Return the ``msg_type`` of a raw message, without checking its signature (whoever handles it does)."""
     raw = [bytes(frame.buffer) if len(frame.buffer) < 4096 else b"" for frame in frames[:8]]
     try:
@@ -424,7 +407,7 @@ def _message_type(frames: Any) -> str | None:
 def _silence_submit_in_threads() -> None:
     previous = threading.excepthook
 
-    def hook(args: Any) -> None:
+    def hook(args: threading.ExceptHookArgs) -> None:
         if args.exc_type is not SubmitSignal:
             previous(args)
 

@@ -39,10 +39,10 @@ LIFELINE_GRACE_S = 1.0  # for atexit hooks, between SIGTERM and SIGKILL
 class KernelApp(ipykernel.kernelapp.IPKernelApp):
     """IPKernelApp without the configuration files of whoever owns the machine."""
 
-    def parse_command_line(self, argv: Any = None) -> None:
+    def parse_command_line(self, argv: object = None) -> None:
         """Take no options: the relay's order says it all."""
 
-    def load_config_file(self, *args: Any, **kwargs: Any) -> None:
+    def load_config_file(self, *args: object, **kwargs: object) -> None:
         """Load nothing: the kernel is the same wherever it runs."""
 
     journal: JournalWriter | None = None

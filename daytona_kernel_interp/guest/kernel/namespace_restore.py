@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import MutableMapping, Sequence
 
+    from .output import CellStream
+
 
 class NamespaceRestorer:
     """Made before the first cell; :meth:`restore` restores what was there then.
@@ -18,7 +20,7 @@ class NamespaceRestorer:
     code may well use for itself, such as ``In`` or ``_``, comes back only if it is gone.
     """
 
-    def __init__(self, shell: Any, streams: Sequence[Any]) -> None:
+    def __init__(self, shell: Any, streams: Sequence[CellStream]) -> None:
         self._shell, self._streams, self._module = shell, streams, shell.user_module
         self._sys, self._os = sys, os  # the modules: code can take them out of sys.modules, or out of ours
         self._builtins, self._saved_builtins = vars(builtins), dict(vars(builtins))
@@ -48,7 +50,7 @@ class NamespaceRestorer:
             return None
         return found.st_dev, found.st_ino
 
-    def _restore_names(self, namespace: MutableMapping[str, Any]) -> None:
+    def _restore_names(self, namespace: MutableMapping[str, object]) -> None:
         history = self._shell.history_manager
         # IPython's own, which it reads in every cell.
         namespace.update(_ih=history.input_hist_parsed, _oh=history.output_hist, _dh=history.dir_hist)

@@ -16,15 +16,15 @@ import termios
 import threading
 from typing import TYPE_CHECKING, Any
 
-from ipykernel.iostream import OutStream
 from jupyter_client.jsonutil import json_default
 from jupyter_client.session import json_packer
 
 from ..journal_files import STDERR_BYTES
+from .ipykernel_compat import HookedOutStream
 from .line_buffer import LongLineLimiter, RedrawBuffer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from .journal_writer import PendingText
@@ -142,9 +142,10 @@ class OutputBudget:
         head, tail = text[: most // 2], text[len(text) - most // 2 :]
         return f"{head}\n[... {len(text) - len(head) - len(tail):,} characters left out ...]\n{tail}"
 
-    def fit(self, data: dict[str, Any]) -> dict[str, Any]:
+    def fit(self, data: Mapping[str, object]) -> dict[str, object]:
         """Return what is sent of a display, by MIME type: a text that is cut, and words for what is too large."""
-        kept, texts = {}, [str(data["text/plain"])] if "text/plain" in data else []
+        kept: dict[str, object] = {}
+        texts = [str(data["text/plain"])] if "text/plain" in data else []
         for mime, content in data.items():
             size = _size(content)
             if mime == "text/plain":
@@ -158,8 +159,9 @@ class OutputBudget:
             kept[mime] = content
         if texts:
             left = None if self._limit is None or self._shown_left is None else max(_SHOWN_CHARS, self._shown_left)
-            kept["text/plain"] = self.clip("\n".join(texts), None if left is None else min(left, self._limit or 0))
-            self._shown_left = None if left is None else left - len(kept["text/plain"])
+            text = self.clip("\n".join(texts), None if left is None else min(left, self._limit or 0))
+            kept["text/plain"] = text
+            self._shown_left = None if left is None else left - len(text)
         return kept
 
     def _note_on_a_line(self, left_out: int) -> str:
@@ -218,7 +220,7 @@ class OutputBudget:
         return f"the whole is in {self._path}"
 
 
-class CellStream(OutStream):
+class CellStream(HookedOutStream):
     """``OutStream`` with a budget per cell, and without three of its defects.
 
     Lone surrogates are escaped (ipykernel's JSON packer raises on them and the output is lost); what child processes
@@ -256,7 +258,7 @@ class CellStream(OutStream):
 
     def flush(self) -> None:
         """Send what is buffered. What was handed to the iopub thread already stays in order without a wait."""
-        if self._buffers or self._flush_pending:
+        if self.has_unpublished:
             super().flush()
 
     def write_unlimited(self, text: str) -> None:
@@ -268,11 +270,11 @@ class CellStream(OutStream):
         elif text:
             super().write(text)
 
-    def _flush_buffers(self) -> Any:
+    def buffered_messages(self) -> Iterator[tuple[dict[str, Any], str]]:
         """Clear the buffer, and yield what was in it as messages that are not too large."""
         pending = self.pending if os.getpid() == self._pid else None
         end = 0 if pending is None else pending.start(self.name)
-        for parent, data in super()._flush_buffers():
+        for parent, data in super().buffered_messages():
             for start in range(0, len(data), _MESSAGE_CHARS):
                 piece = data[start : start + _MESSAGE_CHARS]
                 if pending is not None:
@@ -280,53 +282,45 @@ class CellStream(OutStream):
                     pending.begin_publish(self.name, min(end, self._pending_text_end))
                 yield parent, piece
 
-    def _rotate_buffers(self) -> Any:
+    def swap_buffers(self) -> Any:
+        """Return the buffers, and note how far their text reaches."""
         if self.pending is None or os.getpid() != self._pid:
-            return super()._rotate_buffers()
+            return super().swap_buffers()
         with self._pending_lock:
             self._pending_text_end = self.pending.end_offset(self.name)
-            return super()._rotate_buffers()
+            return super().swap_buffers()
 
-    def _flush(self) -> None:
+    def publish_buffered(self) -> None:
         """Publish what is buffered; it is then in the journal."""
-        super()._flush()
+        super().publish_buffered()
         if self.pending is not None and os.getpid() == self._pid:
             with self._pending_lock:
                 self.pending.published(self.name, self._pending_text_end)
 
     def drain(self) -> None:
         """Take in what child processes have written to the file descriptor; not what a flood adds meanwhile."""
-        if not self._should_watch:
+        if not self.watches_pipe:
             return
         with self._pipe_lock:
-            left = _readable_bytes(self._pipe_fd())
+            left = _readable_bytes(self.pipe_fd)
             while left > 0 and (taken := self._read_pipe(left)):
                 left -= taken
 
-    def _pipe_fd(self) -> int:
-        fd: int | None = self._fid  # ipykernel's name for the read end of the pipe behind fd 1 or 2
-        assert fd is not None
-        return fd
-
-    def _watch_pipe_fd(self) -> None:
+    def read_pipe_until_closed(self) -> None:
+        """Write what child processes write to the file descriptor, until the stream closes."""
         poll = select.poll()
-        poll.register(self._pipe_fd(), select.POLLIN)
-        try:
-            while self._should_watch:
-                poll.poll()
-                with self._pipe_lock:
-                    if not poll.poll(0):
-                        continue  # the cell's end has taken it
-                    if not self._should_watch or not self._read_pipe(_READ_BYTES):
-                        return
-        except Exception:
-            import sys
-
-            self._exc = sys.exc_info()
+        poll.register(self.pipe_fd, select.POLLIN)
+        while self.watches_pipe:
+            poll.poll()
+            with self._pipe_lock:
+                if not poll.poll(0):
+                    continue  # the cell's end has taken it
+                if not self.watches_pipe or not self._read_pipe(_READ_BYTES):
+                    return
 
     def _read_pipe(self, most: int) -> int:
         """Write what is in the pipe, which is not empty; return how many bytes that were. Call it under its lock."""
-        data = os.read(self._pipe_fd(), min(most, _READ_BYTES))
+        data = os.read(self.pipe_fd, min(most, _READ_BYTES))
         if self.name == "stderr":  # for the relay, which keeps the tail in case the kernel dies
             self._save_pending_text(data)
         if text := self._decoder.decode(data):
@@ -334,7 +328,7 @@ class CellStream(OutStream):
         return len(data)
 
     def _save_pending_text(self, data: bytes) -> None:
-        fd = self._original_stdstream_copy
+        fd = self.original_fd
         try:
             if os.fstat(fd).st_size > STDERR_BYTES:
                 os.ftruncate(fd, 0)  # opened for appending: the next write begins the file anew
@@ -357,7 +351,7 @@ def end_cell(streams: Sequence[CellStream], budget: OutputBudget) -> None:
         streams[0].write_unlimited(rest)
 
 
-def pack(message: Any) -> bytes:
+def pack(message: object) -> bytes:
     """Return a message as JSON; what UTF-8 cannot carry is escaped as in prints, not refused."""
     try:
         return json.dumps(message, default=json_default, ensure_ascii=False, allow_nan=False).encode("utf-8")
@@ -376,7 +370,7 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("daytona_kernel_escape", _escape)
 
 
-def _size(content: Any) -> int:
+def _size(content: object) -> int:
     """Return how many characters a representation takes in a message, about."""
     if isinstance(content, str):
         return len(content)

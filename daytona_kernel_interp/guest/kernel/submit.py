@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import keyword
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...wire.comm import OutputField
 
@@ -21,11 +21,11 @@ class SubmitSignal(BaseException):
     """
 
 
-def make_submit(fields: Sequence[OutputField] | None, send: Callable[[dict[str, Any]], None]) -> Callable[..., None]:
+def make_submit(fields: Sequence[OutputField] | None, send: Callable[[dict[str, object]], None]) -> Callable[..., None]:
     """Return the SUBMIT function for ``fields`` (None: one value, called ``output``)."""
     declared = [OutputField("output")] if fields is None else list(fields)
 
-    def SUBMIT(*args: Any, **kwargs: Any) -> None:
+    def SUBMIT(*args: object, **kwargs: object) -> None:
         send(_bind(declared, args, kwargs))
         raise SubmitSignal
 
@@ -42,7 +42,7 @@ def submit_signature(fields: Sequence[OutputField]) -> str:
     return f"SUBMIT({', '.join(f'{f.name}: {f.type}' if f.type else f.name for f in fields)})"
 
 
-def _bind(fields: Sequence[OutputField], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def _bind(fields: Sequence[OutputField], args: tuple[object, ...], kwargs: dict[str, object]) -> dict[str, object]:
     names = [field.name for field in fields]
     problems = []
     if len(args) > len(names):

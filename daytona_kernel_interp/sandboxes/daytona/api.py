@@ -96,7 +96,7 @@ class DaytonaAPI:
         """
         importing = begin_import()
         if not importing.done():
-            log.info("importing Daytona's SDK")
+            log.info("importing Daytona's SDK", extra={"progress": True})
         await asyncio.wrap_future(importing)
         from daytona import AsyncDaytona, DaytonaError
 

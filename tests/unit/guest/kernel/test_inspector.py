@@ -82,15 +82,6 @@ def test_a_class_that_lies_is_not_believed() -> None:
         assert describe("x", cls())[1:] == [f"{module}.{name}", *_NOTHING]
 
 
-def test_a_module_in_numpys_place_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A namesake in ``sys.modules`` lends its classes no trust that C code must earn."""
-    fake = types.ModuleType("numpy")
-    array = type("ndarray", (), {"__module__": "numpy", "shape": property(_touch), "nbytes": property(_touch)})
-    fake.ndarray = array  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "numpy", fake)
-    assert describe("x", array())[1:] == ["numpy.ndarray", *_NOTHING]
-
-
 def test_code_that_runs_all_the_same_does_not_end_the_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """A finalizer of C code, say, that nobody thought of: its exit costs that one row and no other."""
     monkeypatch.setitem(inspecting._HANDLERS, id(complex), ("variable", None, _touch))
