@@ -1,4 +1,4 @@
-"""What ``prepare.py`` and a relay said of a sandbox: made ours here, for it may come from whatever runs in there."""
+"""Parse the answers of ``probe_script.py`` and of a relay. Any code in the sandbox may have written them."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from .sandbox import SandboxPaths
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_SECRET = re.compile(r"[A-Za-z0-9_-]{20,100}")  # it becomes a header
-_STARTED = re.compile(r"[0-9]{0,20}")  # it becomes part of a shell's command, as the texts do, which are quoted there
+_SECRET = re.compile(r"[A-Za-z0-9_-]{20,100}")  # becomes a header
+_STARTED = re.compile(r"[0-9]{0,20}")  # becomes part of a shell command, as the texts do, which are quoted
 _PACKAGE = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _MAX_CHARS = 4096
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What a look at a sandbox found where no relay serves us."""
+    """What a sandbox has, if none of its relays is serving this host."""
 
     python: str
     version: tuple[int, ...]
-    missing: tuple[str, ...]  # of what the relay needs
-    installed: bool  # the package, as the host has it
-    uploaded: bool  # or its part for sandboxes
-    folder: str  # ours
+    missing: tuple[str, ...]  # requirements of the relay
+    installed: bool  # the host's version of the package
+    uploaded: bool  # or the guest archive
+    folder: str  # for this package's files
     cwd: str
-    port: int | None  # None: it is taken
+    port: int | None  # None: taken
 
 
 @dataclass(frozen=True)
 class ServingRelay:
-    """A relay that serves us."""
+    """A relay that is serving this host."""
 
     paths: SandboxPaths
     secret: str
@@ -42,10 +42,10 @@ class ServingRelay:
 
 
 def parse_probe(answer: Mapping[str, object]) -> ProbeResult | ServingRelay:
-    """Return what a look found.
+    """Return the result of a probe.
 
     Raises:
-        SandboxFailed: If the answer makes no sense.
+        SandboxFailed: If the answer is invalid.
     """
     relay = answer.get("relay")
     try:
@@ -55,11 +55,11 @@ def parse_probe(answer: Mapping[str, object]) -> ProbeResult | ServingRelay:
 
 
 def parse_install(answer: Mapping[str, object]) -> str:
-    """Return the Python that has everything now.
+    """Return the Python that has all requirements now.
 
     Raises:
-        SandboxFailed: If the answer makes no sense.
-        LookupError: With what was said instead, if nothing could be installed.
+        SandboxFailed: If the answer is invalid.
+        LookupError: If the installation failed; the message is its output.
     """
     if "error" in answer:
         raise LookupError(str(answer["error"]))
@@ -70,8 +70,8 @@ def parse_install(answer: Mapping[str, object]) -> str:
 
 
 _INVALID_ANSWER = (
-    "the Daytona sandbox gave an answer that makes no sense: something in its image or snapshot stands in the way of "
-    "its Python; choose another, or name its python"
+    "the Daytona sandbox sent an invalid answer: something in its image or snapshot interferes with its Python; "
+    "choose another one, or pass python="
 )
 
 
