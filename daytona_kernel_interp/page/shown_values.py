@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 from ..codec import values
 from ..errors import KernelError
 from ..formatting import one_line
+from ..recording.value_text import repr_of
 from ..wire.protocol_errors import ProtocolError
 from .timeline import is_setup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ..recording.model import Entry, RecordedCall, ValueLoader, ValueRef
 
 MAX_DECODED_BYTES = 1 << 20  # of larger ones the summary is shown
@@ -47,14 +46,6 @@ def as_text(value: object, *, laid_out: bool = True) -> str:
     if isinstance(value, list) and len(value) > 1 and _are_prose(value):
         return "\n\n".join(f"[{number}] {one}" for number, one in enumerate(value))
     return repr_of(value, functools.partial(pprint.pformat, width=100, sort_dicts=False) if laid_out else repr)
-
-
-def repr_of(value: object, show: Callable[[object], str] = repr) -> str:
-    """Return a value's repr, or what it is where there is none, as of a number of more digits than Python writes."""
-    try:
-        return show(value)
-    except Exception as error:  # a library's repr of what a stranger put together
-        return f"<{type(value).__name__}: its repr raised {type(error).__name__}>"
 
 
 def _are_prose(items: list[object]) -> bool:

@@ -18,7 +18,7 @@ from ..client.outputs import CellError, DisplayData, ExecuteResult, StreamText
 from ..codec import values
 from ..errors import RecordingError
 from ..formatting import shorten
-from ..page.shown_values import repr_of
+from ..recording.value_text import repr_of
 from ..wire.protocol_errors import RemoteProtocolError
 from .canonical import same_value
 from .compare_figures import same_pixels, size_of

@@ -13,7 +13,7 @@ from ..codec import values
 from ..codec.value_hash import hash_of
 from ..errors import ReplayMismatch
 from ..formatting import most_similar
-from ..interpreter.request import fields_of
+from ..interpreter.options import check_output_fields
 from ..interpreter.sent_inputs import EncodedInput, SentInputs
 from ..wire.protocol_errors import RemoteProtocolError
 from .canonical import same_value
@@ -119,7 +119,7 @@ class RecordingMatcher:
                 continue
             shown = [offered.get(name, f"no tool {name!r}") for offered in (recorded, requested)]
             raise ReplayMismatch(f"{self._where(entry)} is offered other tools: recorded is {shown[0]}, now {shown[1]}")
-        fields = [fields_of(given) for given in (entry.output_fields, output_fields)]
+        fields = [check_output_fields(given) for given in (entry.output_fields, output_fields)]
         if fields[0] != fields[1]:
             shown = [", ".join(field.name for field in given or ()) or "one value" for given in fields]
             raise ReplayMismatch(

@@ -12,8 +12,9 @@ from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
 from ..codec import values
 from ..errors import RecordingError, ReplayMismatch
 from ..interpreter.dspy_compat import REOPENS, CodeExecutionError, with_callbacks
-from ..interpreter.interpreter import KernelInterpreter
-from ..interpreter.request import InvalidRequest, build_request, tools_of
+from ..interpreter.instructions import ExecutionInstructions
+from ..interpreter.options import check_tools
+from ..interpreter.request import InvalidRequest, build_request
 from ..recording.load import open_run
 from .matcher import RecordingMatcher
 
@@ -63,7 +64,7 @@ class ReplayInterpreter:
         RecordingError: If it cannot be read.
     """
 
-    execution_instructions = KernelInterpreter.execution_instructions  # part of the recorded prompts
+    execution_instructions = ExecutionInstructions()  # part of the recorded prompts
 
     def __init__(
         self,
@@ -79,7 +80,7 @@ class ReplayInterpreter:
         on_output: Callable[[Output], None] | None = None,
         callbacks: Sequence[object] | None = None,
     ) -> None:
-        self.tools: dict[str, Tool] = tools_of(tools)
+        self.tools: dict[str, Tool] = check_tools(tools)
         self.output_fields = output_fields
         self.on_output = on_output
         self.callbacks = list(callbacks or [])

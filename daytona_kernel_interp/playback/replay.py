@@ -25,11 +25,12 @@ from ..errors import RecordingError
 from ..recording.load import open_run
 from ..recording.model import Entry, Transcript
 from ..recording.plain_notebook import read_plain_notebook, without_traceback
+from ..recording.value_store import MemoryStore
 from ..sandboxes.select import select_sandbox
 from ..wire.protocol_errors import RemoteProtocolError
 from .compare import EXACT, Comparison, Difference, Tolerance
 from .nondeterminism import NondeterminismTracker
-from .rerun import MemoryStore, RerunInterpreter, TapeServer, session_time_limit, time_limit
+from .rerun import RerunInterpreter, TapeServer, session_time_limit, time_limit
 from .tape import Tape, call_text, diff_text
 
 if TYPE_CHECKING:

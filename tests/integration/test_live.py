@@ -31,6 +31,7 @@ from daytona_kernel_interp.monitor.shared_client import SharedClient
 from daytona_kernel_interp.monitor.widget import SessionView
 from daytona_kernel_interp.session import kernel_session as session
 from daytona_kernel_interp.session import session_file as records
+from tests.access import session_of
 from tests.integration.test_attach import end_sandbox, until
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def test_a_failure_from_outside_stops_nothing(shared: KernelInterpreter, tmp_pat
         stock.execute(f"import os\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n1 / 0")
         until(lambda: shared.inspect().running is not None)
         cell = InThread(lambda: shared.execute("x"))
-        until(lambda: shared._session.kernel._execution is not None)  # type: ignore[union-attr]
+        until(lambda: session_of(shared).kernel._execution is not None)
         gate.touch()
         assert cell.join() == 41
     finally:

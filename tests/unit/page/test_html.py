@@ -20,7 +20,7 @@ from daytona_kernel_interp.export.rlm import to_jsonl
 from daytona_kernel_interp.page import html as report
 from daytona_kernel_interp.page.notebook_view import to_card
 from daytona_kernel_interp.page.shown_values import as_text, heading, text_of
-from daytona_kernel_interp.recording import notebook_reader as notebook
+from daytona_kernel_interp.recording.notebook_writer import write
 from daytona_kernel_interp.recording.recording import Recording
 from tests import examples
 from tests.sessions import MemoryStore, long, small
@@ -158,7 +158,7 @@ def test_a_long_session_is_a_small_page() -> None:
 def recorded(tmp_path: Path) -> Path:
     """A recording in a file."""
     path = tmp_path / "run.ipynb"
-    notebook.write(small(), path)
+    write(small(), path)
     return path
 
 
