@@ -114,7 +114,7 @@ def test_a_step_of_one_file_writes_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("packages", ["torch", ("a\nRUN evil",), ("-r other.txt",)])
 def test_packages_that_are_none_are_refused(packages: tuple[str, ...]) -> None:
     """One sentence says how they look."""
-    with pytest.raises(ValueError, match="requirements"):
+    with pytest.raises((TypeError, ValueError), match="requirements"):
         KernelImage(packages=packages)
 
 
