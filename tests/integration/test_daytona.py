@@ -307,7 +307,7 @@ def test_a_sandbox_without_a_python_is_told(daytona: Service, tmp_path: Path) ->
     for name in ("sh", "cat"):
         (tmp_path / name).symlink_to(shutil.which(name) or "")
     said = failure(DaytonaSandbox(env_vars={"PATH": str(tmp_path)}))
-    assert "there is no Python in the Daytona sandbox: choose an image or snapshot that has one" in said
+    assert "the Daytona sandbox has no Python: choose an image or snapshot that has one" in said
 
 
 def test_a_failed_build_shows_the_end_of_its_log(daytona: Service) -> None:
