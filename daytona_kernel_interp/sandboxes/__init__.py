@@ -1,6 +1,7 @@
-"""Where kernels run.
+"""Sandboxes: the machines and processes in which kernels run.
 
-Frozen, picklable descriptions of sandboxes and the running sandboxes they start: a child process, a relay started by
-hand, or a sandbox at Daytona (``sandboxes.daytona``, the only package that imports Daytona's SDK). A sandbox ends at
-the address of its relay; what is said to the relay is ``tunnel``.
+A description (``LocalSandbox``, ``RelaySandbox``, ``DaytonaSandbox``) is frozen, can be pickled, and starts nothing by
+itself. Its ``start`` returns a running sandbox: a child process, a relay that was started elsewhere, or a sandbox at
+Daytona (``sandboxes.daytona``, the only package that imports Daytona's SDK). A running sandbox has the address of its
+relay; talking to the relay belongs to ``tunnel``.
 """

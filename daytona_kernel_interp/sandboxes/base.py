@@ -1,4 +1,4 @@
-"""What every kind of sandbox offers."""
+"""Protocols of every kind of sandbox, and the address of a relay."""
 
 from __future__ import annotations
 
@@ -11,57 +11,57 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RelayAddress:
-    """How to reach a relay. ``headers`` go with every upgrade; nothing secret shows in ``repr``."""
+    """The address of a relay. ``headers`` are sent with every upgrade; secrets are not in ``repr``."""
 
-    url: str  # ws://… or wss://…, without a path
+    url: str  # ws://... or wss://..., without a path
     secret: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    host: str | None = None  # where to connect to, if not to the host that the url names
-    refused_timeout_s: float = 0.0  # how long refusals may last at the start, without being final
+    host: str | None = None  # the address to connect to, if not that of the URL's host name
+    refused_timeout_s: float = 0.0  # seconds in which a refusal of the first dials is retried
 
 
 class RunningSandbox(Protocol):
-    """A started sandbox. Whoever started it stops it."""
+    """A started sandbox. Its session stops or releases it."""
 
     @property
     def address(self) -> RelayAddress:
-        """Where its relay listens."""
+        """The address of its relay."""
 
     @property
     def resume_lifetime_s(self) -> float:
-        """How long the relay waits for a host, and a host for the relay, in seconds."""
+        """Seconds for which the relay waits for a host, and a host for the relay."""
 
     def record(self) -> dict[str, Any] | None:
-        """Return what another process needs to take the sandbox up (JSON), or None where none can.
+        """Return what another process needs to adopt the sandbox (JSON), or None if that is impossible.
 
-        It holds the relay's secret, so it goes into files of this user only.
+        It has the relay's secret, so it belongs only into files that other users cannot read.
         """
 
     async def restart_relay(self) -> RelayAddress | None:
-        """Start the relay again if it has ended, and return its address; None if it lives, or cannot be started.
+        """Start the relay again if it has ended, and return its address; None if nothing has changed.
 
         Raises:
-            SandboxFailed: If it did not start.
-            SandboxGone: If it never will.
+            SandboxFailed: If it did not start; a later attempt may succeed.
+            SandboxGone: If it can never start again.
         """
 
     def may_be_alive(self) -> bool:
-        """Whether relay or kernel may still run, as far as can be told without asking them."""
+        """Return whether relay or kernels may be running, as far as is known without a request to them."""
 
     def release(self) -> None:
-        """Leave relay and kernels running, for whoever takes them up within the lifetime."""
+        """Leave relay and kernels running, for a process that adopts them within the resume lifetime."""
 
     async def stop(self) -> None:
-        """End the relay, its kernels and the sandbox. Calling it again does nothing."""
+        """End the relay, its kernels and the sandbox. Further calls do nothing."""
 
 
 @runtime_checkable
 class Sandbox(Protocol):
-    """A description of where kernels run. Holds no connection and may be copied and pickled."""
+    """A description of a sandbox. It has no connection, and can be copied and pickled."""
 
     async def start(self) -> RunningSandbox:
-        """Start one.
+        """Start the sandbox.
 
         Raises:
-            SandboxFailed: If it could not be started; nothing of it is left.
+            SandboxFailed: If it could not be started; nothing is left running.
         """

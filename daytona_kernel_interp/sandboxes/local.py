@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# What a Python process needs to run as the same user on the same machine: no key, token, proxy or index address.
+# What a Python process needs to run as the same user on the same machine: no key, token, proxy or index URL.
 ALLOWED_VARIABLES = (
     *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TMPDIR", "TZ"),
     *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"),
@@ -43,14 +43,14 @@ _STOP_S = 5.0
 class LocalSandbox:
     """Run the kernel in a child process on this machine, without any isolation.
 
-    The code of the model runs as you: it can read and change whatever you can. It is meant for development, tests and
-    replay, and is never chosen silently. What it does keep away is the host's environment: the kernel sees an
-    allow-list of variables, an empty IPython folder, no startup files and no user site-packages.
+    The code of the model runs as your user: it can read and change whatever you can. It is meant for development, tests
+    and replay, and is never the default. Only the host's environment is kept from it: the kernel gets an allow-list of
+    variables, an empty IPython folder, no startup files and no user site-packages.
 
     Attributes:
-        python: The interpreter that runs relay and kernel; it needs ipykernel and websockets. None: this one.
-        cwd: The kernel's working folder. None: an empty one, deleted in the end.
-        env: Variables to set for the kernel, besides the allow-list. They do not show in ``repr``.
+        python: The interpreter that runs relay and kernel; it needs ipykernel and websockets. None: the current one.
+        cwd: The kernel's working folder. None: an empty one that is deleted with the sandbox.
+        env: Variables of the kernel in addition to the allow-list. They are not in ``repr``.
         resume_lifetime: Seconds that relay and kernels live on without a host, for :meth:`KernelInterpreter.attach`.
     """
 
@@ -71,7 +71,7 @@ class LocalSandbox:
         """Start the relay.
 
         Raises:
-            SandboxFailed: If the relay does not listen in time; its last words are in the message.
+            SandboxFailed: If the relay does not listen in time; the message has the end of its log.
         """
         folder = Path(tempfile.mkdtemp(prefix="daytona-kernel-"))  # mode 0700
         sandbox = RunningLocalSandbox(self, folder)
@@ -93,21 +93,21 @@ class LocalSandbox:
 
 
 class RunningLocalSandbox:
-    """The relay's process and its folder."""
+    """The relay process and its folder."""
 
     def __init__(self, description: LocalSandbox, folder: Path) -> None:
         self._description, self._folder = description, folder
         self._process: asyncio.subprocess.Process | None = None
-        self._pid, self._started = 0, ""  # of a relay that another process started
+        self._pid, self._started = 0, ""  # of an adopted relay, which another process started
         self._address: RelayAddress | None = None
         self._stopped = False
 
     @classmethod
     def adopt(cls, record: Mapping[str, Any]) -> RunningLocalSandbox:
-        """Return the sandbox of a host that is gone, from its :meth:`record`.
+        """Adopt the sandbox of a host that has ended, from its :meth:`record`.
 
         Raises:
-            KeyError, TypeError, ValueError: If it is no such record.
+            KeyError, TypeError, ValueError: If the record is invalid.
         """
         description = LocalSandbox(record["python"], record["cwd"], record["env"], float(record["resume_lifetime"]))
         sandbox = cls(description, Path(record["folder"]))
@@ -117,18 +117,18 @@ class RunningLocalSandbox:
 
     @property
     def address(self) -> RelayAddress:
-        """Where its relay listens."""
+        """The address of its relay."""
         assert self._address is not None
         return self._address
 
     @property
     def pid(self) -> int:
-        """The relay's process id."""
+        """The process id of the relay."""
         return self._process.pid if self._process is not None else self._pid
 
     @property
     def resume_lifetime_s(self) -> float:
-        """How long the relay waits for a host, in seconds."""
+        """Seconds for which the relay waits for a host."""
         return self._description.resume_lifetime
 
     def record(self) -> dict[str, Any] | None:
@@ -148,7 +148,7 @@ class RunningLocalSandbox:
         }
 
     def prepare(self) -> None:
-        """Fill the folder.
+        """Create the working folder, and the folder from which the child imports this package.
 
         Raises:
             ValueError: If the description's working folder does not exist.
@@ -164,16 +164,16 @@ class RunningLocalSandbox:
         return self._folder / "work" if self._description.cwd is None else Path(self._description.cwd).absolute()
 
     async def launch(self) -> None:
-        """Start the relay and wait until it listens."""
+        """Start the relay, and wait until it listens."""
         with (self._folder / "relay.log").open("ab") as log_file:
             self._process = await asyncio.create_subprocess_exec(
                 *(self._description.python or sys.executable, "-s", "-m", "daytona_kernel_interp.guest.relay"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log_file,
-                cwd=self._folder,  # Python looks for modules where it is started
+                cwd=self._folder,  # Python looks for modules here, so it must not be the cells' folder
                 env=_environment(self._description.env, self._folder / "runtime"),
-                start_new_session=True,  # Ctrl-C in a terminal is for the host, which then interrupts the cell
+                start_new_session=True,  # Ctrl-C in a terminal must reach the host only, which then interrupts the cell
             )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -189,7 +189,7 @@ class RunningLocalSandbox:
         self._address = RelayAddress(f"ws://127.0.0.1:{json.loads(line)['port']}", secret)
 
     async def restart_relay(self) -> RelayAddress | None:
-        """Start the relay again if it has ended; its kernels live, and the new one takes them over.
+        """Start the relay again if it has ended; the new relay adopts the kernels.
 
         Raises:
             SandboxFailed: If it did not start.
@@ -204,7 +204,7 @@ class RunningLocalSandbox:
         return self.address
 
     def may_be_alive(self) -> bool:
-        """Whether relay or kernel run."""
+        """Return whether relay or kernels are running."""
         if self._process is not None:
             return self._process.returncode is None
         return self._adopted_relay_alive() or any(map(_process_alive, self._folder.glob("kernel-*.state")))
@@ -213,13 +213,13 @@ class RunningLocalSandbox:
         return process_alive(self._pid, self._started)
 
     def _lend_package(self) -> None:
-        """Make a folder in which the child finds this very package, installed for its Python or not."""
+        """Create a folder from which the child imports this package, whether or not its Python has it."""
         runtime = self._folder / "runtime"
         runtime.mkdir()
         (runtime / _PACKAGE.name).symlink_to(_PACKAGE, target_is_directory=True)
 
     def log_tail(self) -> str:
-        """Return the end of the relay's log, to append to an error."""
+        """Return the end of the relay's log, for an error message."""
         with contextlib.suppress(OSError):
             text = (self._folder / "relay.log").read_text(errors="replace").strip()
             return f"\n{text[-1000:]}" if text else ""
@@ -241,18 +241,18 @@ class RunningLocalSandbox:
                 await process.wait()
         elif self._pid and self._adopted_relay_alive():
             await _end_process(self._pid, self._started)
-        # Not in an executor: when the process is ending there is none any more.
+        # Not in an executor: a process that is ending has none.
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def release(self) -> None:
-        """Leave the sandbox to whoever takes it up; it is not stopped."""
+        """Leave the sandbox running for a process that adopts it."""
         self._stopped = True
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
 
 
 def _process_alive(state: Path) -> bool:
-    """Whether the kernel lives whose process a relay noted in this file."""
+    """Return whether the kernel process of a state file is alive."""
     try:
         process = json.loads(state.read_text())
         return process_alive(int(process["pid"]), str(process["started"]))
@@ -261,7 +261,7 @@ def _process_alive(state: Path) -> bool:
 
 
 async def _end_process(pid: int, mark: str) -> None:
-    """End a relay that is not our child: SIGTERM, and it ends its kernels."""
+    """End a relay that is not a child process, with SIGTERM; it then ends its kernels."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
         for _ in range(int(_STOP_S / 0.02)):

@@ -1,4 +1,4 @@
-"""``RelaySandbox``: a relay that somebody else started, in a container or on another machine."""
+"""``RelaySandbox``: a relay that was started elsewhere, in a container or on another machine."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 @refuse_options({"secret": "pass token="})
 @dataclass(frozen=True)
 class RelaySandbox:
-    """Run the kernel where a relay runs that somebody else started.
+    """Run the kernel with a relay that was started elsewhere.
 
-    That is our image under Docker, or ``python -m daytona_kernel_interp.guest.relay.entrypoint`` with a token in its
-    environment. Nothing is made and nothing is deleted. At shutdown its kernel ends, and the relay stays for the next
-    host, one at a time.
+    That is the image under Docker, or ``python -m daytona_kernel_interp.guest.relay.entrypoint`` with a token in its
+    environment. Nothing is created and nothing is deleted. At shutdown the kernel ends, and the relay remains for the
+    next host; it has one host at a time.
 
     Attributes:
-        url: Where it listens: ``wss://host``, ``ws://host:port``, or the same with http. Over a network use wss.
-        token: The secret that it was started with. It does not show in ``repr``.
-        headers: What a proxy in front of it wants. They do not show in ``repr``.
-        resume_lifetime: Seconds that a lost link is dialled; at most the relay's own ``lifetime_s``.
+        url: The relay's URL: ``wss://host``, ``ws://host:port``, or the same with http. Use wss over a network.
+        token: The secret that the relay was started with. It is not in ``repr``.
+        headers: Headers for a proxy in front of the relay. They are not in ``repr``.
+        resume_lifetime: Seconds for which a lost link is dialed; at most the relay's own ``lifetime_s``.
     """
 
     url: str
@@ -50,22 +50,22 @@ class RelaySandbox:
         check_seconds("resume_lifetime", self.resume_lifetime)
 
     async def start(self) -> RunningRelaySandbox:
-        """Return it; whether it answers is seen when it is dialled."""
+        """Return the sandbox. The first dial shows whether its relay answers."""
         return RunningRelaySandbox(self)
 
 
 class RunningRelaySandbox:
-    """A relay of somebody else's. It outlives its hosts, so a session ends its kernel itself."""
+    """A relay that was started elsewhere. It outlives its hosts, so a session ends its kernel itself."""
 
     def __init__(self, description: RelaySandbox) -> None:
         self._description = description
 
     @classmethod
     def adopt(cls, record: Mapping[str, Any]) -> RunningRelaySandbox:
-        """Return the sandbox of a host that is gone, from its :meth:`record`.
+        """Adopt the sandbox of a host that has ended, from its :meth:`record`.
 
         Raises:
-            KeyError, TypeError, ValueError: If it is no such record.
+            KeyError, TypeError, ValueError: If the record is invalid.
         """
         return cls(
             RelaySandbox(record["url"], record["token"], dict(record["headers"]), float(record["resume_lifetime"]))
@@ -73,14 +73,14 @@ class RunningRelaySandbox:
 
     @property
     def address(self) -> RelayAddress:
-        """Where it listens."""
+        """The address of the relay."""
         parts = urlsplit(self._description.url)
         url = f"{_SCHEMES[parts.scheme]}://{parts.netloc}"
         return RelayAddress(url, self._description.token, self._description.headers)
 
     @property
     def resume_lifetime_s(self) -> float:
-        """How long a lost link is dialled."""
+        """Seconds for which a lost link is dialed."""
         return self._description.resume_lifetime
 
     def record(self) -> dict[str, Any] | None:
@@ -95,15 +95,15 @@ class RunningRelaySandbox:
         }
 
     async def restart_relay(self) -> RelayAddress | None:
-        """Nothing can be done for it from here."""
+        """Return None: this process cannot start the relay."""
         return None
 
     def may_be_alive(self) -> bool:
-        """Nothing is known of it from here."""
+        """Return True: only a dial shows whether the relay is running."""
         return True
 
     def release(self) -> None:
-        """Leave it."""
+        """Leave the relay running; this is all that release means here."""
 
     async def stop(self) -> None:
-        """Leave it: whoever started it ends it."""
+        """Leave the relay running: it ends where it was started."""

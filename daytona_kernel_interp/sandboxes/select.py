@@ -1,4 +1,4 @@
-"""Which sandbox is meant: an argument, the environment, or a clear refusal."""
+"""Select a sandbox by argument or environment, and adopt one by its record."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from .remote_relay import RunningRelaySandbox
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
     from .base import RunningSandbox
 
@@ -26,11 +25,11 @@ _LOCAL = (
 )
 
 
-def select_sandbox(sandbox: Any) -> Sandbox:
-    """Return the sandbox that ``sandbox`` means: a description, a name, or None for what the environment says.
+def select_sandbox(sandbox: object) -> Sandbox:
+    """Return the sandbox for a description, a name, or None, which means the choice of the environment.
 
     Raises:
-        SandboxFailed: If there is no such sandbox, or nothing was chosen; the text says what to pass.
+        SandboxFailed: If there is no such sandbox, or no choice; the text says what to pass.
     """
     choice = sandbox if sandbox is not None else sandbox_choice()
     if choice is None and daytona_credential() is not None:
@@ -52,22 +51,21 @@ def select_sandbox(sandbox: Any) -> Sandbox:
     return choice
 
 
-def preload_sdk(sandbox: Any) -> None:
-    """Begin to import Daytona's SDK if a start of ``sandbox`` will need it: that takes seconds, in which more goes on.
+def preload_sdk(sandbox: object) -> None:
+    """Begin to import Daytona's SDK in a thread if a start of ``sandbox`` will need it; the import takes seconds.
 
-    A start that comes earlier waits for the rest of it. What cannot be chosen is left to :func:`select_sandbox` to
-    refuse.
+    A start in the meantime waits for the rest of the import. :func:`select_sandbox` refuses an invalid ``sandbox``.
     """
     with contextlib.suppress(SandboxFailed):
         if isinstance(select_sandbox(sandbox), DaytonaSandbox):
             begin_import()
 
 
-def adopt(record: Mapping[str, Any]) -> RunningSandbox:
-    """Return the running sandbox that a session's record tells of.
+def adopt(record: Mapping[str, object]) -> RunningSandbox:
+    """Adopt the running sandbox of a session's record.
 
     Raises:
-        SessionNotFound: If it is of a kind that this version does not know, or nothing is left of it.
+        SessionNotFound: If this version does not know its kind, or if the record is invalid.
     """
     try:
         match record.get("kind"):
@@ -79,7 +77,7 @@ def adopt(record: Mapping[str, Any]) -> RunningSandbox:
                 return RunningRelaySandbox.adopt(record)
             case kind:
                 raise SessionNotFound(
-                    f"the session runs in a sandbox of kind {kind!r}, which this version cannot take up"
+                    f"the session runs in a sandbox of kind {kind!r}, which this version cannot attach to"
                 )
     except (KeyError, TypeError, ValueError, SandboxFailed) as error:
-        raise SessionNotFound(f"nothing is left of the session's sandbox: {error}") from error
+        raise SessionNotFound(f"the session's sandbox cannot be adopted: {error}") from error

@@ -112,7 +112,7 @@ def ways(folder: Path) -> list[Way]:
         Way("SIGKILL", _RUNS + _IDLE, signal=signal.SIGKILL),
         Way("SIGKILL in a cell", _RUNS + _IN_CELL, signal=signal.SIGKILL),
         Way("SIGKILL during the start", _STARTS, (Fault("start", delay_s=0.5),), signal=signal.SIGKILL, once="made"),
-        _fails("create is refused", "may not do this", _api("createSandbox", status=403)),
+        _fails("create is refused", "has no permission for this", _api("createSandbox", status=403)),
         _fails("create fails", "a planned fault", _api("createSandbox", status=500)),
         _fails("create fails, and made one", "DaytonaBadGatewayError", _api("createSandbox", status=502, after=True)),
         _fails(

@@ -221,24 +221,24 @@ def test_what_the_user_has_to_mend_is_told_in_a_sentence(daytona: Service, monke
     """No key, a wrong key, an unknown snapshot, no quota, no Python, no API, no Daytona there, no address."""
     said = failure(DaytonaSandbox(snapshot="nowhere"))
     assert "Snapshot nowhere not found" in said
-    assert "make ours with `daytona-kernel image build`" in said
-    assert "there is no 'python9' in the Daytona sandbox" in failure(DaytonaSandbox(python="python9"))
+    assert "build one with `daytona-kernel image build`" in said
+    assert "the Daytona sandbox has no 'python9'" in failure(DaytonaSandbox(python="python9"))
     quota = '{"message": "Total memory limit exceeded. Maximum allowed: 10GiB."}'
     daytona.emulator.fail(Fault("api", "createSandbox", status=403, body=quota))
     said = failure()
     assert "a limit of the organisation is reached" in said
     assert "Total memory limit exceeded" in said
     daytona.emulator.fail(Fault("api", "createSandbox", status=200, body="<html>a login page</html>"))
-    assert "gave an answer that is not the API's: check DAYTONA_API_URL" in failure()
+    assert "sent an answer that is not the API's: check DAYTONA_API_URL" in failure()
     monkeypatch.setenv("DAYTONA_API_URL", "app.daytona.io")
-    assert "DAYTONA_API_URL is no address of an API" in failure()
+    assert "DAYTONA_API_URL must be a URL such as" in failure()
     monkeypatch.setenv("DAYTONA_API_URL", daytona.emulator.api_url)
     monkeypatch.setenv("DAYTONA_API_KEY", "dtn_wrong")
     assert "does not accept the key in DAYTONA_API_KEY" in failure()
     monkeypatch.setenv("DAYTONA_API_URL", "http://127.0.0.1:9/api")
-    assert "its API at http://127.0.0.1:9/api cannot be reached" in failure()
+    assert "its API at http://127.0.0.1:9/api is unreachable" in failure()
     monkeypatch.delenv("DAYTONA_API_KEY")
-    assert "There is no key for Daytona: set DAYTONA_API_KEY" in failure()
+    assert "No key for Daytona: set DAYTONA_API_KEY" in failure()
 
 
 @pytest.fixture(scope="module")
@@ -258,11 +258,11 @@ def test_a_python_without_packages_and_pip_is_told(daytona: Service, bare_python
 
 @pytest.mark.skipif(shutil.which("uv", path=str(Path(sys.executable).parent)) is None, reason="uv is not beside Python")
 def test_packages_that_cannot_be_fetched_are_told(daytona: Service, bare_python: str) -> None:
-    """The sandbox has no way out: the installer's own words are in the error."""
+    """The sandbox's network is blocked: the error has the installer's output."""
     nowhere = "http://127.0.0.1:9"
     env = {"UV_INDEX_URL": nowhere, "UV_DEFAULT_INDEX": nowhere, "UV_HTTP_TIMEOUT": "1", "UV_NO_CACHE": "1"}
     said = failure(DaytonaSandbox(python=bare_python, env_vars={**env, "UV_HTTP_RETRIES": "0"}, network_block_all=True))
-    assert "the sandbox has no way out (network_block_all)" in said
+    assert "the sandbox's network is blocked (network_block_all)" in said
     assert "127.0.0.1:9" in said
 
 
@@ -307,7 +307,7 @@ def test_a_sandbox_without_a_python_is_told(daytona: Service, tmp_path: Path) ->
     for name in ("sh", "cat"):
         (tmp_path / name).symlink_to(shutil.which(name) or "")
     said = failure(DaytonaSandbox(env_vars={"PATH": str(tmp_path)}))
-    assert "there is no Python in the Daytona sandbox: choose an image or snapshot that has one" in said
+    assert "the Daytona sandbox has no Python: choose an image or snapshot that has one" in said
 
 
 def test_a_failed_build_shows_the_end_of_its_log(daytona: Service) -> None:

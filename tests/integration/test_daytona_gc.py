@@ -164,6 +164,6 @@ def test_a_service_that_cannot_be_asked_is_named(
     """With where it was looked for; nothing is deleted."""
     monkeypatch.setenv("DAYTONA_API_URL", "http://127.0.0.1:9/api")
     assert cli.main(["gc", "--yes"]) == 2
-    assert "its API at http://127.0.0.1:9/api cannot be reached" in capfd.readouterr().err
-    with pytest.raises(SandboxFailed, match="cannot be asked"):
+    assert "its API at http://127.0.0.1:9/api is unreachable" in capfd.readouterr().err
+    with pytest.raises(SandboxFailed, match="cannot be read"):
         io_loop().run(lost.find_sandboxes())

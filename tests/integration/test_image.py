@@ -166,7 +166,7 @@ def test_a_failed_build_shows_its_end_and_leaves_nothing(
     daytona.emulator.fail_builds_with("no-such-package")
     assert cli.main(["image", "build", "--package", "no-such-package", "--name", "bad"]) == 1
     error = capfd.readouterr().err.partition("daytona-kernel: ")[2]
-    assert "did not make the snapshot bad" in error
+    assert "did not build the snapshot bad" in error
     assert "no-such-package' returned a non-zero code" in error.partition("The last lines of its build:")[2]
     assert max(map(len, error.splitlines())) < 500  # though the Dockerfile has whole files in it
     assert names() == before
@@ -182,7 +182,7 @@ def test_a_snapshot_that_was_there_before_is_not_deleted(
     assert cli.main(["image", "build", "--name", "precious"]) == 0
     daytona.emulator.fail(Fault("api", "getSnapshot", status=403, times=1))
     assert cli.main(["image", "build", "--name", "precious"]) == 1
-    assert "did not make the snapshot precious" in capfd.readouterr().err
+    assert "did not build the snapshot precious" in capfd.readouterr().err
     assert names() == before
 
 
@@ -191,7 +191,7 @@ def test_a_snapshot_that_was_there_before_is_not_deleted(
     [
         (Fault("api", "createSnapshot", status=403), "can still use DaytonaSandbox(image=KernelImage())"),
         (Fault("api", "createSnapshot", status=401), "does not accept the key in DAYTONA_API_KEY"),
-        (Fault("api", "createSnapshot", status=502, after=True), "did not make the snapshot other"),
+        (Fault("api", "createSnapshot", status=502, after=True), "did not build the snapshot other"),
     ],
     ids=["no right", "no key", "an answer that was lost"],
 )
@@ -216,6 +216,6 @@ def test_a_build_without_a_key_is_told(
     """Before anything is done; and packages that are none, before anything is asked."""
     monkeypatch.delenv("DAYTONA_API_KEY")
     assert cli.main(["image", "build"]) == 1
-    assert "There is no key for Daytona: set DAYTONA_API_KEY" in capfd.readouterr().err
+    assert "No key for Daytona: set DAYTONA_API_KEY" in capfd.readouterr().err
     assert cli.main(["image", "build", "--package", "-r evil.txt"]) == 2
     assert "packages are requirements" in capfd.readouterr().err

@@ -1,6 +1,6 @@
-"""The relay's process in the sandbox.
+"""The relay: the process in the sandbox that owns the WebSocket port and the kernel processes.
 
-One WebSocket port in front of the sandbox's kernels: it starts, watches, signals and adopts kernel processes, and
-carries their channels as streams. It never reads what the channels carry. What happens inside a kernel process
-belongs to ``guest.kernel``; the protocol of the link belongs to ``wire``.
+It starts, watches, signals and adopts kernels, carries their channels as streams, and reads their journals for hosts
+whose link could not resume. It never reads what channels carry. What happens inside a kernel process belongs to
+``guest.kernel``; the protocol of the link belongs to ``wire``; the host's side is ``tunnel``.
 """

@@ -1,20 +1,20 @@
-"""``python -m daytona_kernel_interp.guest.relay.entrypoint``: what our image starts.
+"""``python -m daytona_kernel_interp.guest.relay.entrypoint``: the entrypoint of the image.
 
 With a token it serves at once, for ``docker run``, Kubernetes and the like::
 
-    DAYTONA_KERNEL_TOKEN        the relay's secret; it is taken out of this process's environment
-    DAYTONA_KERNEL_TOKEN_FILE   ... or a file that has it (/dev/stdin, a mounted secret); deleted if that is possible
-    DAYTONA_KERNEL_HOST         the address to listen on, else 127.0.0.1
-    DAYTONA_KERNEL_RELAY_PORT   the port, else 4290
-    DAYTONA_KERNEL_LIFETIME     seconds without a host after which it ends, else a day
+    DAYTONA_KERNEL_TOKEN        the relay's secret; removed from the environment of this process
+    DAYTONA_KERNEL_TOKEN_FILE   or a file that has it (/dev/stdin, a mounted secret); deleted if that is possible
+    DAYTONA_KERNEL_HOST         the address to listen on; default 127.0.0.1
+    DAYTONA_KERNEL_RELAY_PORT   the port; default 4290
+    DAYTONA_KERNEL_LIFETIME     seconds without a host after which it ends; default one day
 
-Without one it is in a sandbox, and waits for its host at the Unix socket that DAYTONA_KERNEL_WAITING names. A snapshot
-starts it long before anybody knows what secret it needs, and whatever the host could leave there, in the environment or
-in a file, is to be seen by the code that runs in the sandbox later. So it imports everything, starts a kernel process
-ahead, and listens in a folder of mode 0700. The first to come (`prepare.py`, which the host sends through the toolbox)
-is told where this package lies, so that it can compare it with the host's, and says how long to wait for hosts and
-which port to take. The relay makes its secret itself and tells it in the answer, which goes back to the host through
-the toolbox and is written down nowhere; the socket is gone before any cell runs.
+Without a token it waits for its host at the Unix socket that DAYTONA_KERNEL_WAITING names: it runs in a Daytona
+sandbox. A snapshot starts it before its secret is known, and anything that a host left in the environment or in a file
+could be read by cells later. So the relay imports everything, starts a spare kernel process, and listens in a folder of
+mode 0700. It greets each connection with the path of this package, which the host's probe (``probe_script.py``, run
+through the toolbox) compares with its own modules. The first start request is served: it has the lifetime, the port and
+the kernels' variables. The relay generates the secret and returns it in the answer, which goes to the host through the
+toolbox and is stored nowhere. The socket is deleted before any cell runs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .start_request import LOOPBACK, StartRequest, parse_start_request
 
 TOKEN, TOKEN_FILE = "DAYTONA_KERNEL_TOKEN", "DAYTONA_KERNEL_TOKEN_FILE"
 HOST, PORT, LIFETIME = "DAYTONA_KERNEL_HOST", "DAYTONA_KERNEL_RELAY_PORT", "DAYTONA_KERNEL_LIFETIME"
-WAITING_SOCKET = "DAYTONA_KERNEL_WAITING"  # where the socket is; the image says so, and the host looks there
+WAITING_SOCKET = "DAYTONA_KERNEL_WAITING"  # the path of the socket, set by the image and used by the probe
 _PACKAGE = Path(__file__).resolve().parents[2]  # the host compares its modules with those of its own
 _FOLDER = "~/.daytona-kernel"
 _PORT = 4290
@@ -43,11 +43,11 @@ _LINE_BYTES = 64 * 1024
 
 
 class _StartRefused(Exception):
-    """What was asked for cannot be done; the message is one sentence."""
+    """The relay cannot start as requested; the message is one sentence."""
 
 
 def main() -> int:
-    """Serve with the token that the environment names, or wait for a host."""
+    """Serve with the token from the environment, or wait for a host."""
     if TOKEN in os.environ:
         _restart_without_token()
     try:
@@ -57,9 +57,9 @@ def main() -> int:
         else:
             path = Path(os.environ.get(WAITING_SOCKET) or f"{_FOLDER}/waiting").expanduser()
             folder = _make_private_folder(path.parent)
-            path.unlink(missing_ok=True)  # of a run before the sandbox was stopped
+            path.unlink(missing_ok=True)  # left by a run before the sandbox was stopped
             asyncio.run(_serve_first_request(folder, path))
-    except (_StartRefused, ValueError, OSError, RuntimeError) as error:  # RuntimeError: there is no home at all
+    except (_StartRefused, ValueError, OSError, RuntimeError) as error:  # RuntimeError: no home folder
         print(f"daytona-kernel relay: {error}", file=sys.stderr)
         return 1
     return 0
@@ -69,7 +69,7 @@ def main() -> int:
 
 
 def _restart_without_token() -> None:
-    """Become this program anew, the token in a pipe: what a process was started with stands in /proc for ever."""
+    """Execute this program again, with the token in a pipe: /proc shows the environment that a process started with."""
     token = os.environ.pop(TOKEN).encode()
     read, write = os.pipe()
     os.write(write, token)
@@ -91,7 +91,7 @@ def _read_token() -> str | None:
         elif stat.S_ISREG(path.lstat().st_mode):
             _delete(path)
     except (OSError, ValueError) as error:
-        raise _StartRefused(f"the token's file {name} cannot be read: {error}") from error
+        raise _StartRefused(f"the token file {name} cannot be read: {error}") from error
     if not token:
         raise _StartRefused(f"the token is empty: put a secret of 16 characters or more into {TOKEN}")
     return token
@@ -102,7 +102,7 @@ def _delete(path: Path) -> None:
         path.unlink()
     except OSError as error:
         print(
-            f"daytona-kernel relay: {path} cannot be deleted ({error.strerror}), so code in cells can read the token",
+            f"daytona-kernel relay: {path} cannot be deleted ({error.strerror}): code in cells can read the token",
             file=sys.stderr,
         )
 
@@ -133,11 +133,11 @@ def _number(name: str, default: float) -> float:
     except ValueError:
         number = -1.0
     if not 0 <= number < float("inf"):
-        raise _StartRefused(f"{name} is a number, not {text!r}")
+        raise _StartRefused(f"{name} must be a number, not {text!r}")
     return number
 
 
-# --- without --------------------------------------------------------------------------------------------------
+# --- without a token --------------------------------------------------------------------------------------------------
 
 
 async def _serve_first_request(folder: Path, path: Path) -> None:
@@ -203,20 +203,20 @@ def _send_answer(writer: asyncio.StreamWriter, answer: dict[str, object]) -> Non
 
 
 def _make_private_folder(above: Path) -> Path:
-    """Return a new folder, of mode 0700, in one that is ours alone.
+    """Return a new folder of mode 0700, in a folder that only this user can read.
 
     Raises:
-        _Refused: If it cannot be made.
+        _StartRefused: If it cannot be created.
     """
     try:
         above.mkdir(mode=0o700, parents=True, exist_ok=True)
         if above.is_symlink() or above.stat().st_uid != os.getuid():
-            raise _StartRefused(f"{above} is not this user's own folder")
+            raise _StartRefused(f"{above} does not belong to this user")
         above.chmod(0o700)
         folder = above / f"session-{secrets.token_hex(4)}"
         folder.mkdir(mode=0o700)
     except OSError as error:
-        raise _StartRefused(f"there is no home to keep a session in: {error}") from error
+        raise _StartRefused(f"no folder for the session: {error}") from error
     return folder
 
 

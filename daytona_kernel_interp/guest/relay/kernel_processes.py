@@ -1,4 +1,34 @@
-"""Kernel processes: start, watch, interrupt, kill; and take over those of a relay that is gone."""
+"""Kernel processes: start, watch, signal and end them, and adopt those of an earlier relay.
+
+A kernel must outlive its relay: if the relay dies, the host starts another one in the same folder, and variables must
+still be there. A kernel must also end when its relay ends deliberately, and after a time limit when no relay returns.
+And a kernel must be ready quickly, although ipykernel's imports take most of a second.
+
+*Spare process.* A kernel process is started before anyone requests a kernel. It imports, and then waits for one line on
+a pipe: connection file, session key, journal. It binds its ports, writes them to a second pipe, and serves. So
+:meth:`KernelProcesses.start` waits for the binding only, and each kernel process serves at most one kernel.
+
+*Lifeline.* The first pipe stays open: its end of file tells the kernel that its relay has died. The kernel then waits
+for the next relay at a FIFO for ``lifetime_s``, and ends if none opens it. An adopting relay opens the FIFO and keeps
+it open, so its own death is noticed in the same way.
+
+*State file.* ``kernel-ID.state`` has process id and start mark. The start mark protects against a reused process id.
+:meth:`KernelProcesses.adopt` reads these files and the connection files; a process that has ended becomes an exit event
+without an exit code, which only a parent can collect.
+
+*Process group.* Each kernel leads a session and group of its own. Signals go to the group, so an interrupt also reaches
+the child processes of a cell. When the kernel ends, the group is killed: no child process outlives its kernel.
+
+*Exit.* A watcher task for each kernel waits for the process (a pidfd where the kernel is adopted), and then reports one
+event with exit code, signal, the end of its standard error, and whether the kernel of the operating system killed a
+process of the control group for lack of memory since the last exit. What can go wrong there:
+
+- SIGTERM to all processes of a sandbox may reach a kernel before its relay. The event says whether the relay ends as
+  well (``relay_ends``), so the watcher waits a moment for the relay's own signal.
+- A kernel may end before it serves. Then :class:`KernelStartFailed` has the end of its standard error.
+- A host may connect to a channel before it has requested the kernel, because streams are opened in parallel.
+  :meth:`KernelProcesses.port` therefore waits for a kernel that is unknown.
+"""
 
 from __future__ import annotations
 
@@ -26,30 +56,32 @@ if TYPE_CHECKING:
 KERNEL_MODULE = "daytona_kernel_interp.guest.kernel.kernel_app"
 _STDERR_TAIL_BYTES = 8 * 1024
 _END_S = 1.0  # from SIGTERM to SIGKILL
-_SIGNAL_S = 0.1  # from a kernel's SIGTERM to the relay's, where both get one
+_SIGNAL_S = 0.1  # between a kernel's SIGTERM and the relay's, if both receive one
 _START_S = 60.0
 _KERNEL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-# The user's site-packages are the kernel's if they are ours: on somebody's machine they are not, in a sandbox they are.
+# The kernel uses the user's site-packages if the relay does: in a sandbox, but not on a user's own machine.
 _USER_SITE = ("-s",) if sys.flags.no_user_site else ()
-_POLL_S = 0.2  # where there are no pidfds (Linux 5.3, Python 3.9)
+_POLL_S = 0.2  # where there are no pidfds (before Linux 5.3, or on macOS)
 
 
 class KernelFiles:
-    """Where the files of one kernel are, in the sandbox's folder; mode 0600 or, for folders, 0700."""
+    """Paths of one kernel's files in the session's folder; files have mode 0600, folders 0700."""
 
     def __init__(self, folder: Path, kernel_id: str) -> None:
         self.connection = folder / f"kernel-{kernel_id}.json"
-        self.state = folder / f"kernel-{kernel_id}.state"  # JSON: pid, started (see `link.processes`)
-        self.lifeline = folder / f"kernel-{kernel_id}.life"  # FIFO: while a relay has it open for writing, there is one
+        self.state = (
+            folder / f"kernel-{kernel_id}.state"
+        )  # JSON: pid, started (see `transport.process_identity`), stderr
+        self.lifeline = folder / f"kernel-{kernel_id}.life"  # a FIFO that the adopting relay keeps open for writing
         self.journal = folder / f"journal-{kernel_id}"
 
 
 class KernelProcess:
-    """One kernel process, from its imports to its exit code."""
+    """One kernel process, from its imports to its exit."""
 
     def __init__(self, pid: int, exited: asyncio.Future[int | None], stderr: Path) -> None:
         self.pid = pid  # also the id of its process group
-        self.exited = exited  # exit code, negative: the signal; None: it was not our child
+        self.exited = exited  # exit code, or the negative signal; None: not a child of this process
         self.ports: dict[str, int] = {}
         self._stderr = stderr
         self._request_fd = -1
@@ -58,13 +90,13 @@ class KernelProcess:
 
     @classmethod
     async def spawn(cls, folder: Path, cwd: Path, number: int) -> KernelProcess:
-        """Start a kernel process; it imports and then waits for :meth:`serve`."""
+        """Start a kernel process, which imports and then waits for :meth:`serve`."""
         request_read, request_write = os.pipe()
         ready_read, ready_write = os.pipe()
         stderr = folder / f"stderr-{os.getpid()}-{number}"
         try:
             with stderr.open("ab") as stderr_file:
-                # A group of its own: it outlives the relay.
+                # A session of its own: it must outlive the relay.
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, *_USER_SITE, "-m", KERNEL_MODULE),
                     *(str(request_read), str(ready_write), os.path.abspath(cwd)),  # noqa: ASYNC240 - no file is touched
@@ -73,7 +105,7 @@ class KernelProcess:
                     stdout=asyncio.subprocess.DEVNULL,
                     stderr=stderr_file,
                     start_new_session=True,
-                    cwd=folder,  # of ours: Python looks for modules where it is started
+                    cwd=folder,  # Python looks for modules here, so it must not be the cells' folder
                     env=kernel_environment(folder),
                 )
         finally:
@@ -85,10 +117,10 @@ class KernelProcess:
 
     @classmethod
     def adopt(cls, files: KernelFiles) -> KernelProcess:
-        """Take over a kernel of a relay that is gone.
+        """Adopt a kernel whose relay has ended.
 
         Raises:
-            NoSuchKernel: If it is gone as well.
+            NoSuchKernel: If the kernel has ended as well.
         """
         try:
             state, connection = json.loads(files.state.read_text()), json.loads(files.connection.read_text())
@@ -101,7 +133,7 @@ class KernelProcess:
             self._life_fd = os.open(files.lifeline, os.O_WRONLY | os.O_NONBLOCK)
             os.write(self._life_fd, b"1")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise NoSuchKernel(f"the kernel is gone: {error}") from error
+            raise NoSuchKernel(f"the kernel has ended: {error}") from error
         return self
 
     async def serve(
@@ -113,10 +145,12 @@ class KernelProcess:
         *,
         personal: bool = False,
     ) -> None:
-        """Have the kernel bind its ports and serve with ``key`` as session key, a program or a person.
+        """Let the kernel bind its ports and serve with ``key`` as its session key.
+
+        ``personal`` is for a user at a notebook or console: input and prompts as in any Jupyter kernel.
 
         Raises:
-            KernelStartFailed: If it ends instead; the message has the end of its stderr.
+            KernelStartFailed: If the process ends instead; the message has the end of its standard error.
         """
         assert self._ready is not None
         request = {
@@ -128,7 +162,7 @@ class KernelProcess:
             "environment": dict(environment or {}),
             "personal": personal,
         }
-        with contextlib.suppress(BrokenPipeError):  # it ended while it imported
+        with contextlib.suppress(BrokenPipeError):  # the process ended during its imports
             os.write(self._request_fd, json.dumps(request).encode("ascii") + b"\n")
         line = await self._ready.readline()
         if not line:
@@ -142,20 +176,20 @@ class KernelProcess:
         files.state.write_text(json.dumps(state))
 
     def stderr_tail(self) -> str:
-        """Return the end of what the process wrote to its standard error."""
+        """Return the last bytes that the process wrote to its standard error."""
         with contextlib.suppress(OSError), self._stderr.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _STDERR_TAIL_BYTES))
             return file.read().decode("utf-8", "replace")
         return ""
 
     def signal(self, number: int) -> None:
-        """Send a signal to the kernel's process group, if it lives."""
+        """Send a signal to the process group if the kernel is alive."""
         if not self.exited.done():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, number)
 
     async def end(self) -> None:
-        """End the process and everything in its group; returns when the process is gone."""
+        """End the process and its group; return when the process has ended."""
         self.signal(signal.SIGTERM)
         await asyncio.wait({self.exited}, timeout=_END_S)
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -164,7 +198,7 @@ class KernelProcess:
         self.close()
 
     def close(self) -> None:
-        """Let go of the lifeline; a kernel that still lives waits for the next relay."""
+        """Close the lifeline. A kernel that is alive then waits for the next relay."""
         for fd in (self._request_fd, self._life_fd):
             if fd >= 0:
                 os.close(fd)
@@ -172,7 +206,7 @@ class KernelProcess:
 
 
 class KernelProcesses:
-    """The relay's kernels. One process is kept importing ahead of the first order."""
+    """The kernel processes of one relay."""
 
     def __init__(
         self, folder: Path, cwd: Path, lifetime_s: float, environment: Mapping[str, str] | None = None
@@ -183,10 +217,10 @@ class KernelProcesses:
         self._spawned = 0
         self._running: dict[str, KernelProcess] = {}
         self._starting: dict[str, asyncio.Future[None]] = {}
-        self._exit_events: dict[str, dict[str, object]] = {}  # how those that ended did
+        self._exit_events: dict[str, dict[str, object]] = {}  # of kernels that have ended
         self._watchers: set[asyncio.Task[None]] = set()
         self._oom_kills = oom_kills()
-        self.ending = asyncio.Event()  # the relay was told to end, and its kernels with it
+        self.ending = asyncio.Event()  # set when the relay ends, and its kernels with it
         self.on_exit: Callable[[dict[str, object]], None] = lambda event: None
 
     async def warm_up(self) -> None:
@@ -194,7 +228,7 @@ class KernelProcesses:
         self._spare_process = await self._spawn()
 
     def adopt(self) -> int:
-        """Take over the kernels that an earlier relay left in the folder, and return how many live."""
+        """Adopt the kernels that an earlier relay left in the folder, and return how many are alive."""
         for state in self._folder.glob("kernel-*.state"):
             kernel_id = state.stem.removeprefix("kernel-")
             try:
@@ -204,13 +238,13 @@ class KernelProcesses:
         return len(self._running)
 
     def files(self, kernel_id: str) -> KernelFiles:
-        """Return where the files of a kernel are.
+        """Return the paths of a kernel's files.
 
         Raises:
-            ValueError: If the id, which a host made up, might lead to any other folder.
+            ValueError: If the id is invalid. Hosts choose the ids, and an id must not name another folder.
         """
         if _KERNEL_ID.fullmatch(kernel_id) is None:
-            raise ValueError(f"{kernel_id[:40]!r} is no kernel's id")
+            raise ValueError(f"{kernel_id[:40]!r} is not a kernel id")
         return KernelFiles(self._folder, kernel_id)
 
     def journal(self, kernel_id: str) -> Journal:
@@ -222,10 +256,10 @@ class KernelProcesses:
         return Journal(self.files(kernel_id).journal)
 
     async def start(self, kernel_id: str, key: str, *, personal: bool = False) -> int:
-        """Start a kernel, a ``personal`` one for somebody who sits at it, and return its pid.
+        """Start a kernel and return its process id; see :meth:`KernelProcess.serve`.
 
         Raises:
-            KernelStartFailed: If it could not serve.
+            KernelStartFailed: If it ended before it served.
         """
         spare, self._spare_process = self._spare_process, None
         process = spare or await self._spawn()
@@ -240,27 +274,27 @@ class KernelProcesses:
         return process.pid
 
     async def port(self, kernel_id: str, channel: str) -> int:
-        """Return the kernel's port for ``channel``; waits for a kernel that is about to start.
+        """Return the kernel's port for ``channel``; wait for a kernel that is about to start.
 
         Raises:
-            NoSuchKernel: If it did not start, or is gone.
+            NoSuchKernel: If it did not start, or has ended.
         """
         if kernel_id not in self._running and kernel_id not in self._exit_events:
             started = self._starting.setdefault(kernel_id, asyncio.get_running_loop().create_future())
             await asyncio.wait({started}, timeout=_START_S)
         process = self._running.get(kernel_id)
         if process is None:
-            raise NoSuchKernel("there is no such kernel")
+            raise NoSuchKernel("no such kernel")
         return process.ports[channel]
 
     def signal(self, kernel_id: str, number: int) -> None:
-        """Send a signal to one kernel's process group; a kernel that is gone is no error."""
+        """Send a signal to a kernel's process group; do nothing if the kernel has ended."""
         process = self._running.get(kernel_id)
         if process is not None:
             process.signal(number)
 
     def list_kernels(self) -> dict[str, dict[str, object]]:
-        """Return what is known of each kernel: ``alive``, and how it ended if it did."""
+        """Return for each kernel whether it is ``alive``, and its exit event if it is not."""
         kernels: dict[str, dict[str, object]] = {
             kernel_id: {**event, "alive": False} for kernel_id, event in self._exit_events.items()
         }
@@ -272,11 +306,11 @@ class KernelProcesses:
         """Return what a kernel's process uses, after a delay; see ``wire.inspect_messages``.
 
         Raises:
-            NoSuchKernel: If it is gone.
+            NoSuchKernel: If it has ended.
         """
         process = self._running.get(kernel_id)
         if process is None:
-            raise NoSuchKernel("there is no such kernel")
+            raise NoSuchKernel("no such kernel")
         began, before = time.monotonic(), resource_usage(process.pid)
         await asyncio.sleep(KERNEL_ANSWER_S)
         now, after = time.monotonic(), resource_usage(process.pid)
@@ -286,7 +320,7 @@ class KernelProcesses:
         }
 
     async def end_all(self) -> None:
-        """End every kernel, and the spare process, because the relay ends."""
+        """End every kernel and the spare process: the relay ends."""
         self.ending.set()
         processes = list(self._running.values())
         if self._spare_process is not None:
@@ -315,13 +349,13 @@ class KernelProcesses:
         code = await process.exited
         del self._running[kernel_id]
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)  # its children end with it
+            os.killpg(process.pid, signal.SIGKILL)  # no child process outlives its kernel
         process.close()
         kills, before = oom_kills(), self._oom_kills
         self._oom_kills = kills
         oom = kills is not None and before is not None and kills > before and code in (-signal.SIGKILL, None)
         event = self._exit_events[kernel_id] = _exit_event(kernel_id, code, process.stderr_tail(), oom=oom)
-        if code == -signal.SIGTERM:  # whoever stops a sandbox may signal all in it, and we are not first to hear of it
+        if code == -signal.SIGTERM:  # the whole sandbox may be stopping, and the relay's own signal still to come
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.ending.wait(), _SIGNAL_S)
         event["relay_ends"] = self.ending.is_set()
@@ -337,14 +371,16 @@ def _exit_event(kernel_id: str, code: int | None, stderr: str, *, oom: bool) -> 
 
 
 def kernel_environment(folder: Path) -> dict[str, str]:
-    """Return the kernel's environment: the sandbox's own, and folders that are the kernel's alone."""
+    """Return the kernel's environment: that of the relay, with folders of its own."""
     own = {"DAYTONA_KERNEL_FOLDER": str(folder), "IPYTHONDIR": str(folder / "ipython")}
-    inherited = {name: value for name, value in os.environ.items() if name != "JPY_PARENT_PID"}  # it ends with us
+    inherited = {
+        name: value for name, value in os.environ.items() if name != "JPY_PARENT_PID"
+    }  # ipykernel would end with that process
     return {**inherited, **own}
 
 
 async def _wait_process_exit(pid: int) -> int | None:
-    """Return when a process that is no child of ours is gone."""
+    """Return when a process that is not a child of this one has ended."""
     loop = asyncio.get_running_loop()
     gone: asyncio.Future[None] = loop.create_future()
     try:

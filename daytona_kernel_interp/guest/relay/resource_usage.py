@@ -1,4 +1,4 @@
-"""What the operating system counts: processes of ours killed for want of memory, and what one uses."""
+"""Resource counters of the operating system: out-of-memory kills, and the usage of one process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _ROOT = Path("/sys/fs/cgroup")
 
 
 def oom_kills(root: Path = _ROOT, membership: Path = Path("/proc/self/cgroup")) -> int | None:
-    """Return how many processes of our control group were killed for want of memory, or None if nobody counts.
+    """Return how many processes of this control group were killed for lack of memory, or None if that is not counted.
 
     Version 2 counts in ``memory.events`` and version 1 in ``memory.oom_control``, both as ``oom_kill N`` (kernel
     documentation, "Control Group v2", "Memory Interface Files"). In a container the group's own files stand at the
@@ -28,9 +28,10 @@ def oom_kills(root: Path = _ROOT, membership: Path = Path("/proc/self/cgroup")) 
 
 
 def resource_usage(pid: int) -> tuple[float, int] | None:
-    """Return a process's seconds of processor time so far and its bytes of memory; None where /proc does not say."""
+    """Return a process's processor time in seconds and its memory in bytes, or None where /proc does not have them."""
     try:
-        # proc(5): fields 14 and 15 of stat are ticks in user and system mode, field 3 comes first here; statm has pages
+        # proc(5): fields 14 and 15 of stat are ticks in user and system mode (the list starts at field 3); statm has
+        # pages
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         pages = Path(f"/proc/{pid}/statm").read_text().split()
         ticks = int(fields[11]) + int(fields[12])

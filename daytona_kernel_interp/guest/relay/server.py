@@ -1,8 +1,43 @@
-"""The relay: one WebSocket port in front of the sandbox's kernels.
+"""The relay server: one WebSocket port in front of the sandbox's kernels.
 
-Every attachment is checked for the relay's secret before anything else is looked at. Each carries one stream: to a
-kernel's port, from a kernel's journal, or to the relay's own service. Streams outlive their WebSockets, and the relay
-its host, for ``lifetime_s``; then the kernels and the relay end.
+A kernel has five local ports that speak ZMTP. Its host is outside the sandbox and reaches one port only, through an
+HTTP proxy that may cut or delay connections at any time. The relay makes the kernel's channels reachable
+through that port, so that neither the kernel nor jupyter_client notices a cut.
+
+Each WebSocket carries one *stream* of the link: the bytes of one connection to one channel of one kernel, a kernel's
+journal, or the relay's own service. The path of the upgrade names the channel; its hello header names kernel and
+stream, and for a stream that continues, the offset up to which the host has received it. ``wire`` defines both.
+
+States of a stream, by its events:
+
+========== ======================== ==========================================================
+state      event                    effect
+========== ======================== ==========================================================
+(none)     hello of a new stream    make an :class:`Attachment` and the local end: *attached*
+attached   its WebSocket is lost    keep unacknowledged bytes and the local end: *detached*
+attached   hello of the same stream replace the WebSocket and close the former one: *attached*
+detached   hello of the same stream send again from the host's offset: *attached*
+attached   the host closes it       end the local end: *ended*
+detached   ``lifetime_s`` passes    end the local end: *ended*
+========== ======================== ==========================================================
+
+Local ends are a socket to a kernel's port (:class:`KernelEnd`), a reader of the journal (:class:`JournalEnd`), and
+:class:`RelayService`, which performs the host's requests (start a kernel, signal it, list kernels) and reports exits.
+
+Rules that hold for every order of events:
+
+- The secret is compared before anything else in a request is read, in constant time. A request without it learns
+  nothing about kernels or paths.
+- One host at a time: a new stream to the relay's service makes its opener the host. Streams of the former host end with
+  ``SUPERSEDED``, which tells it that it was replaced and not cut off.
+- A kernel is connected to only when the client has sent its first bytes. A kernel closes a connection whose handshake
+  takes longer than 30 s, and a stream may wait longer for its client.
+- The relay never reads what channels carry, and forwards no more than the peer's window, so a slow host cannot fill the
+  sandbox's memory. The journal is read piece by piece as the window opens.
+- Without any message of a host for ``lifetime_s`` the relay ends, and its kernels with it. A sandbox may be paused:
+  time in which the event loop did not run is not counted.
+
+The server depends on :mod:`.kernel_interface` only, so it runs with simulated kernels as well.
 """
 
 from __future__ import annotations
@@ -51,14 +86,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SIGNALS = {"interrupt": signal.SIGINT, "terminate": signal.SIGTERM, "kill": signal.SIGKILL}
-_PATH = re.compile(rf"/v\d+/({'|'.join(CHANNELS)})")  # of any version: the hello says what is wrong with another
+_PATH = re.compile(rf"/v\d+/({'|'.join(CHANNELS)})")  # any version: the answer to the hello says which versions fit
 _CHECKS_PER_LIFETIME = 20
 _END_S = 0.05  # after the reply to `end`, which leaves first
 _REFUSALS = (KernelStartFailed, NoSuchKernel, RemoteProtocolError, OSError, KeyError, TypeError, ValueError)
 
 
 class Relay:
-    """One per sandbox."""
+    """The server of one sandbox: admits WebSockets and keeps the streams that they carry."""
 
     def __init__(self, secret: str, kernels: KernelControl, lifetime_s: float = RESUME_LIFETIME_S) -> None:
         self._secret = secret
@@ -69,15 +104,15 @@ class Relay:
         self._loop = asyncio.get_running_loop()
         self._host_seen_at = self._loop.time()
         self._host_seen = False
-        self.end = asyncio.Event()  # the host wants it, or is gone for too long
+        self.end = asyncio.Event()  # set by a host's request
         kernels.on_exit = self._send_event
 
     async def listen(self, port: int, host: str = "127.0.0.1") -> Server:
-        """Serve on ``host``; the returned server knows the port that was bound."""
+        """Listen on ``host``; the returned server has the port that was bound."""
         return await serve_sockets(port, self._serve, self._check, host)
 
     async def wait_end(self) -> None:
-        """Return when the host ended the relay, or was not heard of for the lifetime."""
+        """Return when a host ends the relay, or when no host has sent anything for the lifetime."""
         interval_s, checked_at = self._lifetime_s / _CHECKS_PER_LIFETIME, self._loop.time()
         while not self.end.is_set():
             late_s, checked_at = self._loop.time() - checked_at - interval_s, self._loop.time()
@@ -92,14 +127,14 @@ class Relay:
                 await asyncio.wait_for(self.end.wait(), interval_s)
 
     def _skip_pause(self, seconds: float) -> None:
-        """Do not count time in which the sandbox was paused: nobody could be heard then."""
+        """Exclude time in which the sandbox was paused: no message could arrive."""
         self._host_seen_at += seconds
         for stream in self._streams:
             if stream.detached_at is not None:
                 stream.detached_at += seconds
 
     def host_seen(self) -> None:
-        """The host lives."""
+        """Record that the host has sent something."""
         self._host_seen_at = self._loop.time()
 
     def _send_event(self, event: dict[str, object]) -> None:
@@ -133,10 +168,10 @@ class Relay:
         await connection.wait_closed()
 
     def _begin(self, stream: RelayStream) -> None:
-        """Make the local end of a new stream."""
+        """Create the local end of a new stream."""
         if stream.channel == RELAY_CHANNEL:
-            # Whoever opens this stream anew is the host from now on; one relay has one. The first one's other streams
-            # may have come before this one.
+            # The opener of a new service stream is the host from now on. The first host's other streams may have been
+            # opened before its service stream, so the first one ends nothing.
             others = [a for a in self._attachments.values() if a.stream is not stream]
             for other in others if self._host_seen else ():
                 other.carrier.end(CloseCode.SUPERSEDED, "another host took over")
@@ -155,23 +190,23 @@ class Relay:
         return KernelEnd(self._kernels, stream.kernel, stream.channel)
 
     def forget(self, ids: set[str]) -> None:
-        """The host does not come back for these streams; what they hold is dropped."""
+        """End streams to which the host will not return, and drop their unacknowledged bytes."""
         for attachment in list(self._attachments.values()):
             if attachment.stream.id in ids:
                 attachment.carrier.end(CloseCode.SUPERSEDED)
 
     def lost(self, stream: RelayStream) -> None:
-        """A stream has no socket now."""
+        """Mark a stream as detached: its WebSocket is lost."""
         self._streams.detached(stream, self._loop.time())
 
     def ended(self, stream: RelayStream) -> None:
-        """A stream is over."""
+        """Remove a stream that has ended."""
         self._streams.remove(stream)
         self._attachments.pop(stream.id, None)
 
 
 class Attachment:
-    """A stream and the socket that carries it now."""
+    """A stream and the WebSocket that carries it at present, if any."""
 
     def __init__(self, relay: Relay, stream: RelayStream) -> None:
         self._relay, self.stream = relay, stream
@@ -179,7 +214,7 @@ class Attachment:
         self.on_end: Callable[[], object] = lambda: None
 
     def take_over(self, socket: Any, hello: bytes) -> None:
-        """Carry the stream on ``socket``, which was admitted, and on no other."""
+        """Carry the stream on ``socket``, which was admitted, and close the former one."""
         old = self.carrier.socket
         self.carrier.detach()
         if old is not None:
@@ -189,18 +224,18 @@ class Attachment:
         self.carrier.attach(socket)
 
     def message(self, socket: Socket, data: bytes | None) -> None:
-        """Take a message of the socket; one that was replaced says nothing any more."""
+        """Receive a message; ignore one from a WebSocket that was replaced."""
         if self.carrier.socket is socket:
             self._relay.host_seen()
             self.carrier.message(data)
 
     def writable(self, socket: Socket) -> None:
-        """Send on."""
+        """Continue to send."""
         if self.carrier.socket is socket:
             self.carrier.flush()
 
     def lost(self, socket: Socket, code: int, reason: str) -> None:
-        """Wait for the next socket; a host that closed the stream for good does not come again."""
+        """Wait for the next WebSocket, unless the host closed the stream for good."""
         if self.carrier.socket is not socket:
             return
         self.carrier.detach()
@@ -215,9 +250,10 @@ class Attachment:
 
 
 class KernelEnd(SocketEnd):
-    """A connection to one channel of a kernel, made when there is something to say to it.
+    """A connection to one channel of a kernel, opened at the client's first bytes.
 
-    Not before: a kernel gives a client 30 s to finish ZMTP's handshake, and a stream may wait longer for its client.
+    A kernel closes a connection whose ZMTP handshake takes longer than 30 s, and a stream may wait longer for its
+    client.
     """
 
     def __init__(self, kernels: KernelControl, kernel_id: str, channel: str) -> None:
@@ -226,19 +262,19 @@ class KernelEnd(SocketEnd):
         self._connecting: asyncio.Task[None] | None = None
 
     def write(self, data: bytes) -> None:
-        """Write ``data``; the first connects."""
+        """Write ``data``; the first call opens the connection."""
         super().write(data)
         if self._connecting is None:
             self._connecting = asyncio.create_task(self._connect())
 
     def write_eof(self) -> None:
-        """End the connection; one that was not made, because the client said nothing, has ended with that."""
+        """Half-close the connection. If nothing was written, none was opened: report EOF to the peer at once."""
         super().write_eof()
         if self._connecting is None and self._feed is not None:
             asyncio.get_running_loop().call_soon(self._feed.feed_eof)
 
     def abort(self) -> None:
-        """Close the connection, made or not."""
+        """Close the connection, or cancel its opening."""
         super().abort()
         if self._connecting is not None:
             self._connecting.cancel()
@@ -253,7 +289,7 @@ class KernelEnd(SocketEnd):
 
 
 class JournalEnd(FunctionEnd):
-    """Sends a kernel's journal from where the host asks for it."""
+    """The local end of a journal stream: sends a kernel's journal from the position that the host requests."""
 
     def __init__(self, kernels: KernelControl, kernel_id: str, attachment: Attachment) -> None:
         super().__init__(self._take)
@@ -264,15 +300,15 @@ class JournalEnd(FunctionEnd):
         self._sending: asyncio.Task[None] | None = None
 
     def pause(self) -> None:
-        """Send no further for now."""
+        """Stop sending until :meth:`resume`: the peer's window is full."""
         self._open_window.clear()
 
     def resume(self) -> None:
-        """Send on."""
+        """Continue to send."""
         self._open_window.set()
 
     def abort(self) -> None:
-        """Stop."""
+        """Stop reading the journal."""
         super().abort()
         if self._sending is not None:
             self._sending.cancel()
@@ -299,7 +335,7 @@ class JournalEnd(FunctionEnd):
         for piece in journal.read(after, cell):
             await self._open_window.wait()
             self.send(piece)
-            await asyncio.sleep(0)  # other streams have their turn
+            await asyncio.sleep(0)  # let other streams proceed
         if not self._kernels.list_kernels().get(self._kernel_id, {}).get("alive"):
             for record in journal.pending():
                 self.send(encode_record(record))
@@ -307,7 +343,7 @@ class JournalEnd(FunctionEnd):
 
 
 class RelayService:
-    """Answers the host's requests on the relay's own stream, and tells it of exits."""
+    """The local end of the relay's own stream: performs the host's requests and sends exit events."""
 
     def __init__(self, relay: Relay, kernels: KernelControl, attachment: Attachment) -> None:
         self._relay, self._kernels, self._attachment = relay, kernels, attachment
@@ -323,7 +359,7 @@ class RelayService:
     def _take(self, data: bytes) -> None:
         try:
             for request in self._lines.feed(data):
-                # Each on its own: an interrupt does not wait until a kernel has started.
+                # Each in a task: an interrupt must not wait until a kernel has started.
                 task = asyncio.create_task(self._answer(request))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)

@@ -1,6 +1,6 @@
-"""Daytona's service, as far as it is needed here, through its SDK's async client.
+"""The requests to Daytona's service that this package makes, through the async client of its SDK.
 
-The sync one keeps its time limits by SIGALRM, or by exceptions thrown into threads.
+The sync client implements its time limits by SIGALRM, or by exceptions raised in threads.
 """
 
 from __future__ import annotations
@@ -37,26 +37,27 @@ from .snapshot_image import KernelImage
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from daytona import AsyncDaytona, AsyncSandbox
+    from daytona import AsyncDaytona, AsyncSandbox, Image
 
     from . import DaytonaSandbox
+    from .sdk_params import CreateParams
 
 log = logging.getLogger(__name__)
 
 _REQUEST_S = 15.0
-_IMPORT_S = 30.0  # what the SDK's import may hold up a fork
-_STATE_POLL_S = (0.0, 0.3, 1.0, 2.0)  # before each look for what an unanswered create made
-_BUSY_S = 30.0  # what another change of a sandbox's state may take
-_LAST_S = 8.0  # to delete what the service is busy with, when the process ends: less than is waited for that
+_IMPORT_S = 30.0  # limit of the wait for the SDK's import before a fork
+_STATE_POLL_S = (0.0, 0.3, 1.0, 2.0)  # before each search for the sandbox of a create without an answer
+_BUSY_S = 30.0  # limit of another change of a sandbox's state
+_LAST_S = 8.0  # to delete a busy sandbox at the end of the process; less than the process waits
 _LAST_REQUEST_S, _LAST_PAUSE_S = 4.0, 0.5
 _PREPARE = Path(prepare.__file__).read_text(encoding="utf-8")
 
 
 @functools.cache
 def begin_import() -> concurrent.futures.Future[None]:
-    """Import the SDK in a thread, which does not hold up the end of the process. Again does nothing."""
+    """Import the SDK in a daemon thread, once, and return the future of the import."""
     done: concurrent.futures.Future[None] = concurrent.futures.Future()
-    done.set_running_or_notify_cancel()  # whoever waits for it cannot cancel it
+    done.set_running_or_notify_cancel()  # a waiting caller must not cancel the import
 
     def load() -> None:
         try:
@@ -67,7 +68,7 @@ def begin_import() -> concurrent.futures.Future[None]:
             done.set_result(None)
 
     thread = threading.Thread(target=load, name="daytona-sdk", daemon=True)
-    # In a child that is forked meanwhile, the SDK would be half imported for ever.
+    # In a child that is forked during the import, the SDK would stay partly imported.
     os.register_at_fork(before=lambda: thread.join(_IMPORT_S))
     thread.start()
     return done
@@ -81,17 +82,17 @@ def load_sdk() -> Any:
 
 
 class DaytonaAPI:
-    """A client. Use it from one event loop, and close it."""
+    """A client of the service. Use it from one event loop, and close it."""
 
     def __init__(self, client: AsyncDaytona) -> None:
         self._client = client
 
     @classmethod
     async def connect(cls) -> DaytonaAPI:
-        """Make a client.
+        """Return a client.
 
         Raises:
-            SandboxFailed: If there is no key, or the API's address is none.
+            SandboxFailed: If there is no key, or the API's URL is invalid.
         """
         importing = begin_import()
         if not importing.done():
@@ -105,7 +106,7 @@ class DaytonaAPI:
             return cls(AsyncDaytona())
         except DaytonaError as error:
             raise SandboxFailed(
-                "There is no key for Daytona: set DAYTONA_API_KEY in the environment or in .env, "
+                "No key for Daytona: set DAYTONA_API_KEY in the environment or in .env, "
                 'or choose another sandbox, such as sandbox="local".'
             ) from error
 
@@ -115,10 +116,10 @@ class DaytonaAPI:
             await asyncio.wait_for(self._client.close(), _REQUEST_S)  # type: ignore[no-untyped-call]
 
     async def create(self, description: DaytonaSandbox, labels: dict[str, str]) -> AsyncSandbox:
-        """Create a sandbox and wait until it has started.
+        """Create a sandbox, and wait until it has started.
 
         Raises:
-            SandboxFailed: If that did not work. There may be a sandbox all the same: see :meth:`delete_failed_create`.
+            SandboxFailed: If that failed. A sandbox may exist nevertheless: see :meth:`delete_failed_create`.
         """
         from daytona import DaytonaError
 
@@ -128,29 +129,29 @@ class DaytonaAPI:
             with image.for_sdk() if isinstance(image, KernelImage) else contextlib.nullcontext(image) as sdk_image:
                 ttl_is_default = description.sdk_option("ttl_minutes") is None
                 return await self._create(create_params(description, labels, sdk_image), ttl_is_default, follow)
-        except (DaytonaError, ValueError) as error:  # of which the second is what its models say of a wrong answer
+        except (DaytonaError, ValueError) as error:  # ValueError: the SDK's models refuse an answer
             raise SandboxFailed(
-                f"Daytona did not make a sandbox: {error_sentence(error)}{advice(description, error)}{build.end()}"
+                f"Daytona did not create a sandbox: {error_sentence(error)}{advice(description, error)}{build.end()}"
             ) from error
 
-    async def _create(self, parameters: Any, ttl_is_default: bool, follow: dict[str, Any]) -> AsyncSandbox:
+    async def _create(self, params: CreateParams, ttl_is_default: bool, follow: dict[str, BuildLog]) -> AsyncSandbox:
         from daytona import DaytonaError
 
         try:
-            return await self._client.create(parameters, timeout=0, **follow)
+            return await self._client.create(params, timeout=0, **follow)
         except DaytonaError as error:
-            # Not every server, or organisation, may know limits to the whole life of a sandbox.
+            # Some servers or organisations may not support a limit to the whole life of a sandbox.
             if not ttl_is_default or error.status_code not in (400, 403, 422) or "ttl" not in str(error).lower():
                 raise
-            parameters.ttl_minutes = None
-            return await self._client.create(parameters, timeout=0, **follow)
+            params.ttl_minutes = None
+            return await self._client.create(params, timeout=0, **follow)
 
     async def get(self, sandbox_id: str) -> AsyncSandbox:
         """Return a sandbox.
 
         Raises:
-            SandboxGone: If there is none.
-            SandboxFailed: If Daytona cannot be asked.
+            SandboxGone: If it does not exist.
+            SandboxFailed: If the request failed.
         """
         from daytona import DaytonaError
 
@@ -158,18 +159,18 @@ class DaytonaAPI:
             return await self._client.get(sandbox_id)
         except DaytonaError as error:
             if error.status_code == 404:
-                raise SandboxGone("the Daytona sandbox was deleted, and kernel and variables with it") from error
-            raise SandboxFailed(f"Daytona cannot be asked for the sandbox: {error_sentence(error)}") from error
+                raise SandboxGone("the Daytona sandbox was deleted; kernel and variables are lost") from error
+            raise SandboxFailed(f"the request for the Daytona sandbox failed: {error_sentence(error)}") from error
 
     async def make_snapshot(
         self,
         name: str,
-        image: Any,
+        image: Image | str,
         on_log: Callable[[str], None],
         resources: tuple[int | None, int | None, int | None],
         region: str | None,
     ) -> None:
-        """Build a snapshot and wait until it can be used; raises the SDK's own errors."""
+        """Build a snapshot, and wait until it can be used; raise the SDK's own errors."""
         from daytona import CreateSnapshotParams, Resources
 
         cpu, memory, disk = resources
@@ -178,28 +179,28 @@ class DaytonaAPI:
         await self._client.snapshot.create(parameters, on_logs=on_log, timeout=0)
 
     async def snapshot_state(self, name: str) -> str:
-        """Return a snapshot's state; raises the SDK's own errors."""
+        """Return a snapshot's state; raise the SDK's own errors."""
         found = await self._client.snapshot.get(name)
         return str(getattr(found.state, "value", found.state))
 
     async def delete_snapshot(self, name: str) -> None:
-        """Delete a snapshot; raises the SDK's own errors."""
+        """Delete a snapshot; raise the SDK's own errors."""
         await self._client.snapshot.delete(name)
 
     async def list(self, labels: dict[str, str]) -> AsyncIterator[AsyncSandbox]:
-        """Yield the sandboxes that have these labels."""
+        """Yield the sandboxes with these labels."""
         from daytona import ListSandboxesQuery
 
         async for found in self._client.list(ListSandboxesQuery(labels=labels)):
             yield found
 
     async def delete_failed_create(self, start: str, *, sure: bool, busy_s: float) -> None:
-        """Delete what a create made that failed, or was given up before it answered.
+        """Delete the sandbox of a create that failed, or that was cancelled before its answer.
 
-        ``sure`` says that it did answer, so that one look is enough.
+        ``sure``: the create was answered, so one search is enough.
 
         Raises:
-            SandboxFailed: If Daytona does not delete what was found.
+            SandboxFailed: If Daytona does not delete it.
         """
         from daytona import DaytonaError
 
@@ -209,7 +210,7 @@ class DaytonaAPI:
                 found = [made async for made in self.list({owner.START_LABEL: start})]
             except DaytonaError as error:
                 if error.status_code in (401, 403):
-                    return  # nor was the create allowed
+                    return  # then the create was not allowed either
                 continue
             for made in found:
                 await self.delete(made.id, busy_s=busy_s)
@@ -217,18 +218,18 @@ class DaytonaAPI:
                 return
 
     async def delete(self, sandbox_id: str, *, busy_s: float = _BUSY_S) -> None:
-        """Delete a sandbox; one that is gone already is fine.
+        """Delete a sandbox; do nothing if it does not exist.
 
         Raises:
-            SandboxFailed: If Daytona does not do it.
+            SandboxFailed: If Daytona does not do it in time.
         """
         await self._end(sandbox_id, delete=True, busy_s=busy_s)
 
     async def stop(self, sandbox_id: str) -> None:
-        """Stop a sandbox, which keeps its disk.
+        """Stop a sandbox; its disk is kept.
 
         Raises:
-            SandboxFailed: If Daytona does not do it.
+            SandboxFailed: If Daytona does not do it in time.
         """
         await self._end(sandbox_id, delete=False, busy_s=_BUSY_S)
 
@@ -260,15 +261,15 @@ class DaytonaAPI:
             await asyncio.sleep(next(waits))
 
     async def _end_now(self, sandbox_id: str, *, delete: bool) -> None:
-        """Delete or stop a sandbox by plain requests that block, for a process that is about to end.
+        """Delete or stop a sandbox by blocking requests, in a process that is about to end.
 
-        There asyncio has no executor any more, so that nothing of the SDK's can be awaited for sure. Between the tries
-        other sandboxes have their turn.
+        The event loop has no executor then, so the SDK's calls may never finish. The pauses between attempts let the
+        ends of other sandboxes proceed.
         """
         path = f"{api_url()}/sandbox/{urllib.parse.quote(sandbox_id)}"
         request = urllib.request.Request(path if delete else f"{path}/stop", method="DELETE" if delete else "POST")
         for name, value in self._headers().items():
-            request.add_unredirected_header(name, value)  # the key is for this address alone
+            request.add_unredirected_header(name, value)  # a redirect must not get the key
         deadline = time.monotonic() + _LAST_S
         while not _done(request):
             if time.monotonic() > deadline:
@@ -276,15 +277,15 @@ class DaytonaAPI:
             await asyncio.sleep(_LAST_PAUSE_S)
 
     def _headers(self) -> dict[str, str]:
-        """Return what goes with a request of our own: what the client sends, who knows the key from its beginning."""
+        """Return the headers of a blocking request: those of the client, which has had the key since its creation."""
         known = daytona_credential()
         return {**({} if known is None else known[1]), **default_headers(self._client)}
 
-    async def prepare(self, sandbox: AsyncSandbox, do: str, python: str | None, **facts: Any) -> dict[str, Any]:
-        """Run ``prepare.py`` in the sandbox and return its answer.
+    async def prepare(self, sandbox: AsyncSandbox, do: str, python: str | None, **facts: object) -> dict[str, Any]:
+        """Run ``probe_script.py`` in the sandbox, and return its answer.
 
         Raises:
-            SandboxFailed: If there is no Python, or it gave no answer.
+            SandboxFailed: If the sandbox has no Python, or the script printed no answer.
         """
         from daytona import DaytonaError
 
@@ -295,10 +296,10 @@ class DaytonaAPI:
             f'exec "$python" -c {shlex.quote(_PREPARE)} {request}; fi; done; echo no python here; exit 127'
         )
         try:
-            # A shell of our own: an image's may be zsh, where some of this means something else.
+            # Not the image's shell: zsh would read some of this differently.
             done = await sandbox.process.exec(f"sh -c {shlex.quote(script)} </dev/null", timeout=300)
         except DaytonaError as error:
-            raise SandboxFailed(f"the new Daytona sandbox cannot be used: {error_sentence(error)}") from error
+            raise SandboxFailed(f"the new Daytona sandbox is not usable: {error_sentence(error)}") from error
         for line in reversed(done.result.splitlines()):
             if line.startswith(prepare.MARK):
                 with contextlib.suppress(ValueError, RecursionError):
@@ -306,12 +307,12 @@ class DaytonaAPI:
                         return answer
         if done.exit_code == 127:
             named = repr(python) if python else "Python"
-            raise SandboxFailed(f"there is no {named} in the Daytona sandbox: choose an image or snapshot that has one")
+            raise SandboxFailed(f"the Daytona sandbox has no {named}: choose an image or snapshot that has one")
         raise SandboxFailed(f"the Daytona sandbox could not be prepared: {done.result.strip()[-1000:]}")
 
 
 def _done(request: urllib.request.Request) -> bool:
-    """Make a request that blocks; whether there is no reason to make it again."""
+    """Send a blocking request; return whether there is no reason to repeat it."""
     try:
         urllib.request.urlopen(request, timeout=_LAST_REQUEST_S).close()
     except urllib.error.HTTPError as error:
@@ -323,10 +324,10 @@ def _done(request: urllib.request.Request) -> bool:
 
 
 def state_of(sandbox: AsyncSandbox) -> str:
-    """Return a sandbox's state as last heard of it."""
+    """Return a sandbox's last known state."""
     return "unknown" if sandbox.state is None else str(getattr(sandbox.state, "value", sandbox.state))
 
 
 def _busy(error: Exception) -> bool:
-    # As users saw it: 409, or 400 with the same words.
+    # Users have seen 409, and 400 with this text.
     return "state change in progress" in str(error).lower()

@@ -1,4 +1,4 @@
-"""The log of an image's build: told line by line as it comes, and its end in the error if the build fails."""
+"""The log of an image's build: logged line by line, and its end for the error if the build fails."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LINES = 15
-_WIDTH = 240  # our own image's Dockerfile has files in it, as steps of 30,000 characters, which a build log repeats
+_WIDTH = 240  # the kernel image's steps have up to 30,000 characters, and a build log repeats them
 
 
 class BuildLog:
-    """Call it with each piece of the log."""
+    """A callable that receives the pieces of a build log."""
 
     def __init__(self, on_line: Callable[[str], None] = lambda line: None) -> None:
         self._on_line = on_line
         self._last: collections.deque[str] = collections.deque(maxlen=_LINES)
 
     def __call__(self, text: str) -> None:
-        """Tell the lines of a piece."""
+        """Log the lines of a piece."""
         for line in filter(None, map(str.rstrip, text.splitlines())):
             short = line if len(line) <= _WIDTH else f"{line[:_WIDTH]} ... ({len(line)} characters)"
             self._last.append(short)
@@ -31,5 +31,5 @@ class BuildLog:
             self._on_line(short)
 
     def end(self) -> str:
-        """Return the last lines, to stand behind a sentence; nothing where there were none."""
+        """Return the last lines, to be appended to a sentence; an empty text if there are none."""
         return "\nThe last lines of its build:" + "".join(f"\n  {line}" for line in self._last) if self._last else ""

@@ -1,4 +1,4 @@
-"""From a description to a relay that is about to listen; whatever fails on the way leaves no sandbox behind."""
+"""Create a sandbox and start its relay. A failure at any step leaves no sandbox behind."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from ...errors import SandboxFailed
 from . import labels as owner
@@ -17,17 +17,20 @@ from .probe_script import FIRST_PORT
 from .sandbox import RunningDaytonaSandbox, SandboxPaths, thread_variables
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import AsyncIterator, Awaitable, Coroutine
 
     from daytona import AsyncSandbox
 
     from . import DaytonaSandbox
+    from .sandbox import Preview
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 _OLDEST_PYTHON = (3, 10)
-_CLEAN_UP_S = 5.0  # what a failed start waits for its sandbox's end
-_BUSY_S = 600.0  # what is tried, in the background, to delete a sandbox that cannot be deleted yet
+_CLEAN_UP_S = 5.0  # how long a failed start waits for the end of its sandbox
+_BUSY_S = 600.0  # how long the background task retries to delete a busy sandbox
 _cleaning: set[asyncio.Future[None]] = set()
 
 
@@ -35,7 +38,7 @@ async def start(description: DaytonaSandbox) -> RunningDaytonaSandbox:
     """Create the sandbox that is described, and start the relay in it.
 
     Raises:
-        SandboxFailed: If that did not work; the sandbox is deleted.
+        SandboxFailed: If a step failed; the sandbox is deleted.
     """
     service = await DaytonaAPI.connect()
     mark = secrets.token_hex(16)
@@ -62,14 +65,14 @@ async def _start(service: DaytonaAPI, description: DaytonaSandbox, mark: str, ma
         "" if description.source_image is None else "; a first build takes minutes",
         extra={"progress": True},
     )
-    reading = asyncio.ensure_future(asyncio.to_thread(guest_archive))  # while the service works
+    reading = asyncio.ensure_future(asyncio.to_thread(guest_archive))  # while the service creates the sandbox
     sandbox = await service.create(description, owner.labels(mark, kept=description.keep))
     made.append(sandbox.id)
     log.info("Daytona sandbox %s started", sandbox.id, extra={"progress": True})
     await reading
     running = RunningDaytonaSandbox(description, service, sandbox, sandbox.id)
     port = description.port or FIRST_PORT
-    # What the answer to the look will most probably ask for is asked for beside it: each round trip counts.
+    # Each round trip counts: request what the probe will most probably require at the same time as the probe.
     async with _run_alongside(running.preview(port)) as link:
         request = _probe_request(description, sandbox)
         probed = parse_probe(await service.prepare(sandbox, "look", description.python, **request))
@@ -80,17 +83,17 @@ async def _start(service: DaytonaAPI, description: DaytonaSandbox, mark: str, ma
             async with _run_alongside(running.open_session(session)) as opened:
                 place = await _install_guest(service, sandbox, description, probed, request)
                 await opened
-        preview = await (link if place.port == port else _replacement_hint(link, running.preview(place.port)))
+        preview = await (link if place.port == port else _instead_of(link, running.preview(place.port)))
     if isinstance(probed, ServingRelay):
-        log.info("the relay in Daytona sandbox %s serves", sandbox.id)
+        log.info("the relay in Daytona sandbox %s is serving", sandbox.id)
         running.use_relay(place, probed.secret, probed.process, preview)
     else:
         await running.launch(place, session, preview)
     return running
 
 
-def _probe_request(description: DaytonaSandbox, sandbox: AsyncSandbox) -> dict[str, Any]:
-    """Return what ``prepare.py`` is told."""
+def _probe_request(description: DaytonaSandbox, sandbox: AsyncSandbox) -> dict[str, object]:
+    """Return the probe's request."""
     archive = guest_archive()
     return {
         "runtime": archive.digest,
@@ -105,7 +108,7 @@ def _probe_request(description: DaytonaSandbox, sandbox: AsyncSandbox) -> dict[s
     }
 
 
-async def _replacement_hint(unneeded: asyncio.Future[Any], needed: Awaitable[Any]) -> Any:
+async def _instead_of(unneeded: asyncio.Future[Preview], needed: Awaitable[Preview]) -> Preview:
     unneeded.cancel()
     return await needed
 
@@ -115,9 +118,9 @@ async def _install_guest(
     sandbox: AsyncSandbox,
     description: DaytonaSandbox,
     probed: ProbeResult,
-    request: dict[str, Any],
+    request: dict[str, object],
 ) -> SandboxPaths:
-    """Bring what the sandbox has not, and return where things are."""
+    """Upload and install what the sandbox lacks, and return the paths."""
     archive = guest_archive()
     port = _check_python(probed, description)
     python, path = probed.python, ""
@@ -140,12 +143,12 @@ async def _install_guest(
 
 
 def _check_python(probed: ProbeResult, description: DaytonaSandbox) -> int:
-    """Return the relay's port, if its Python will do."""
+    """Return the relay's port, if the sandbox's Python is new enough."""
     if probed.version < _OLDEST_PYTHON:
         version = ".".join(map(str, probed.version))
         raise SandboxFailed(
             f"the Daytona sandbox has Python {version} ({probed.python}), and the kernel needs 3.10 or later: "
-            "choose another image, or name its python"
+            "choose another image, or pass python="
         )
     if probed.port is None:
         taken = f"port {description.port} is" if description.port else "every port for the relay is"
@@ -154,10 +157,10 @@ def _check_python(probed: ProbeResult, description: DaytonaSandbox) -> int:
 
 
 def _install_error(missing: tuple[str, ...], reason: str, description: DaytonaSandbox) -> str:
-    why = " and the sandbox has no way out (network_block_all)" if description.network_block_all else ""
+    why = " and the sandbox's network is blocked (network_block_all)" if description.network_block_all else ""
     return (
         f"{' and '.join(missing)} could not be installed in the Daytona sandbox{why}: "
-        f"choose an image or snapshot that has them. It said: {reason}"
+        f"choose an image or snapshot that has them. Output: {reason}"
     )
 
 
@@ -171,8 +174,8 @@ async def _upload(sandbox: AsyncSandbox, data: bytes, path: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _run_alongside(work: Any) -> Any:
-    """Let ``work`` go on meanwhile; it is cancelled when the block fails."""
+async def _run_alongside(work: Coroutine[object, object, T]) -> AsyncIterator[asyncio.Future[T]]:
+    """Run ``work`` at the same time as the block; cancel it if the block fails."""
     task = asyncio.ensure_future(work)
     try:
         yield task
@@ -183,9 +186,9 @@ async def _run_alongside(work: Any) -> Any:
 
 
 async def _clean_up(service: DaytonaAPI, mark: str, made: list[str], error: BaseException) -> None:
-    """Delete what was made, whether its create answered or not.
+    """Delete the sandbox of a failed start, whether or not its create was answered.
 
-    A sandbox that is just changing cannot be deleted yet: the caller need not wait for that.
+    A sandbox whose state is changing cannot be deleted yet; the caller does not wait for that.
     """
     task = asyncio.ensure_future(_remove(service, mark, made, error))
     _cleaning.add(task)
@@ -199,9 +202,9 @@ async def _remove(service: DaytonaAPI, mark: str, made: list[str], error: BaseEx
             await service.delete(made[0], busy_s=_BUSY_S)
         else:
             status = getattr(error.__cause__, "status_code", None)
-            answered = status is not None and 400 <= status < 500  # so what it made, if anything, is there by now
+            answered = status is not None and 400 <= status < 500  # then its sandbox, if any, exists by now
             await service.delete_failed_create(mark, sure=answered, busy_s=_BUSY_S)
     except SandboxFailed as failed:
-        log.warning("%s; it ends by itself", failed)
+        log.warning("%s; it stops by itself", failed)
     finally:
         await service.aclose()

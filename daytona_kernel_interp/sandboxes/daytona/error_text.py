@@ -1,4 +1,4 @@
-"""What errors of Daytona's SDK mean, in a sentence that says what to do; and the address of the API, that they name."""
+"""Errors of Daytona's SDK as one sentence that says what to do, and the URL of the API."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _URL_VARIABLES = ("DAYTONA_API_URL", "DAYTONA_SERVER_URL")
 _REAL_URL = "https://app.daytona.io/api"
-# What the SDK puts before a reason: what was tried, and the state as its own code spells it.
+# What the SDK puts before the service's reason: the operation, and the state as an enum member.
 _PREFIXES = re.compile(
     r"^(Failed to create (sandbox|snapshot): |Failed to create snapshot \S+, reason: "
     r"|Failure during waiting for sandbox to start: |Sandbox \S+ entered error state: \S+ error reason: )*"
@@ -20,7 +20,7 @@ _QUOTA = re.compile(r"(?i)\b(limit exceeded|quota)\b")
 
 
 def error_sentence(error: Exception) -> str:
-    """Return what an error of the SDK's means, and what to do about it."""
+    """Return the meaning of an SDK error, and what to do about it."""
     status = getattr(error, "status_code", None)
     text = _PREFIXES.sub("", str(error)).strip() or type(error).__name__
     if text == "None":
@@ -28,22 +28,22 @@ def error_sentence(error: Exception) -> str:
     if status == 401:
         return f"it does not accept the key in DAYTONA_API_KEY ({text})"
     if _over_quota(error):
-        return f"a limit of the organisation is reached: delete what is not needed, or ask for less ({text})"
+        return f"a limit of the organisation is reached: delete unneeded sandboxes, or request less ({text})"
     if status == 403:
-        return f"the key, or the organisation, may not do this ({text})"
+        return f"the key or the organisation has no permission for this ({text})"
     if status == 429:
         return f"too many requests, try again later ({text})"
     if status is not None and status >= 500:
-        return f"it has trouble, or something before it: try again later ({text})"
+        return f"the service or a proxy in front of it failed: try again later ({text})"
     if status is None and ("Cannot connect" in text or "Max retries" in text):
-        return f"its API at {api_url()} cannot be reached ({text})"
-    if "validation error" in text:  # the SDK's models did not take what came
-        return f"{api_url()} gave an answer that is not the API's: check DAYTONA_API_URL, which ends in /api"
+        return f"its API at {api_url()} is unreachable ({text})"
+    if "validation error" in text:  # from the SDK's models
+        return f"{api_url()} sent an answer that is not the API's: check DAYTONA_API_URL, which must end in /api"
     return text
 
 
 def api_url() -> str:
-    """Where the SDK finds the API."""
+    """Return the URL at which the SDK finds the API."""
     return next((os.environ[name] for name in _URL_VARIABLES if os.environ.get(name)), _REAL_URL)
 
 
@@ -52,16 +52,16 @@ def _over_quota(error: Exception) -> bool:
 
 
 def url_error() -> str | None:
-    """Say what is wrong with that address, if it is none."""
+    """Return a sentence if the API's URL is invalid, else None."""
     if re.match(r"https?://[^/]", api_url()):
         return None
-    return f"DAYTONA_API_URL is no address of an API: it is like {_REAL_URL}, not {api_url()!r}"
+    return f"DAYTONA_API_URL must be a URL such as {_REAL_URL}, not {api_url()!r}"
 
 
 def advice(description: DaytonaSandbox, error: Exception) -> str:
-    """Return what else to do about it; the service's own words know of its dashboard only."""
+    """Return advice to append to an error; the service's own text mentions only its dashboard."""
     if _over_quota(error):
-        return "; `daytona-kernel gc` deletes sandboxes that were left behind"
+        return "; `daytona-kernel gc` deletes orphaned sandboxes"
     if description.source_image is None and "snapshot" in str(error).lower() and "not found" in str(error):
-        return " Name another one, or make ours with `daytona-kernel image build`"
+        return " Pass another one, or build one with `daytona-kernel image build`"
     return ""

@@ -1,4 +1,4 @@
-"""What runs in a sandbox, as one file to upload: this package's own modules for there, as a zip that Python imports."""
+"""The guest archive: the part of this package that runs in a sandbox, as one zip file that Python can import."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 from . import probe_script as prepare
 
 _PACKAGE = Path(__file__).resolve().parent.parent.parent
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the first that a zip can say; the same files make the same zip
-REQUIREMENTS = {"ipykernel": [6, 31], "websockets": [15]}  # what they need there, as in pyproject.toml
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can have; equal files make equal zips
+REQUIREMENTS = {"ipykernel": [6, 31], "websockets": [15]}  # of the guest; pyproject.toml has the same versions
 
 
 @dataclass(frozen=True)
 class GuestArchive:
-    """The zip, and the hash of the modules in it."""
+    """The zip, and the hash of its modules."""
 
     digest: str
     data: bytes = field(repr=False)
@@ -36,7 +36,7 @@ class GuestArchive:
 
 @functools.cache
 def guest_archive() -> GuestArchive:
-    """Return the runtime, made of the installed files."""
+    """Return the guest archive, made from the installed files."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in prepare.modules(_PACKAGE):

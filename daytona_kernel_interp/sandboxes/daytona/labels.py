@@ -1,4 +1,4 @@
-"""Labels that say whose a sandbox is: which machine made it, and which process."""
+"""Labels of a sandbox: the machine and the process that created it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ PACKAGE_LABEL = "daytona-kernel"
 MACHINE_LABEL = "daytona-kernel-machine"
 PROCESS_LABEL = "daytona-kernel-process"
 KEEP_LABEL = "daytona-kernel-kept"
-START_LABEL = "daytona-kernel-start"  # unique, so that what a create without an answer made can be found
+START_LABEL = "daytona-kernel-start"  # unique, to find the sandbox of a create without an answer
 
 
 @functools.cache
 def machine() -> str:
-    """Return an id of this machine, user and process namespace; process ids mean something only within it."""
+    """Return an id of this machine, user and process namespace: the scope in which process ids are unique."""
     facts = [socket.gethostname(), str(os.getuid())]
     with contextlib.suppress(OSError):
         facts.append(Path("/etc/machine-id").read_text())
@@ -34,23 +34,23 @@ def machine() -> str:
 
 
 def labels(start: str, *, kept: bool) -> dict[str, str]:
-    """Return the labels of a sandbox that this process makes, and whether it shall be kept."""
+    """Return the labels of a sandbox that this process creates; ``kept``: it outlives the process."""
     return {PACKAGE_LABEL: "1", START_LABEL: start, **owner(), **({KEEP_LABEL: "1"} if kept else {})}
 
 
 def owner() -> dict[str, str]:
-    """Return the labels that name this process."""
+    """Return the labels that identify this process."""
     pid = os.getpid()
     return {MACHINE_LABEL: machine(), PROCESS_LABEL: f"{pid}-{process_start_mark(pid)}"}
 
 
 def created_on_this_machine(labels: Mapping[str, str]) -> bool:
-    """Whether labels name this machine and user."""
+    """Return whether labels name this machine and user."""
     return labels.get(MACHINE_LABEL) == machine()
 
 
 def host_lives(labels: Mapping[str, str]) -> bool:
-    """Whether the process that labels name lives; of other machines nothing is known, so they count as living."""
+    """Return whether the process of the labels is alive; processes of other machines count as alive."""
     if not created_on_this_machine(labels):
         return True
     pid, _, mark = labels.get(PROCESS_LABEL, "").partition("-")

@@ -1,4 +1,4 @@
-"""Which of our sandboxes at Daytona nobody will delete, and deleting them."""
+"""Find the sandboxes at Daytona that this package created and whose host is gone, and delete them."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _REQUEST_S = 5.0
 
 @dataclass(frozen=True)
 class ManagedSandbox:
-    """A sandbox that this package made."""
+    """A sandbox at Daytona that this package created."""
 
     id: str
     state: str
     owner: str  # "process 123", or "another machine"
     host_lives: bool  # as far as is known
-    created_here: bool  # made by this user on this machine
-    kept: bool  # shall outlive its process
+    created_here: bool  # by this user on this machine
+    kept: bool  # meant to outlive its process
     idle_s: float | None  # since its last activity
 
     def is_orphaned(self, older_than_s: float, *, all_owners: bool = False, kept: bool = False) -> bool:
-        """Whether its process is gone, or it was idle for longer than that.
+        """Return whether its process has ended, or it has been idle for longer than ``older_than_s``.
 
-        Those of other owners, and those that shall be kept, only where asked.
+        Sandboxes of other owners, and kept ones, count only if requested.
         """
         if (
             self.state in ("destroying", "destroyed")
@@ -50,17 +50,17 @@ class ManagedSandbox:
 
 
 async def find_sandboxes(in_use: Collection[str] = ()) -> list[ManagedSandbox]:
-    """Return the sandboxes at Daytona that this package made, the ids ``in_use`` left out of suspicion.
+    """Return the sandboxes at Daytona that this package created; those with ids ``in_use`` count as in use.
 
     Raises:
-        SandboxFailed: If Daytona cannot be asked.
+        SandboxFailed: If the request failed.
     """
     service = await DaytonaAPI.connect()
     try:
         found, now = [], await asyncio.to_thread(_now)
         async for sandbox in service.list({owner.PACKAGE_LABEL: "1"}):
             labels, created_here = sandbox.labels or {}, owner.created_on_this_machine(sandbox.labels or {})
-            if labels.get(owner.PACKAGE_LABEL) != "1":  # should the service not have looked
+            if labels.get(owner.PACKAGE_LABEL) != "1":  # in case the service ignores the query
                 continue
             process = labels.get(owner.PROCESS_LABEL, "?").partition("-")[0]
             found.append(
@@ -78,16 +78,16 @@ async def find_sandboxes(in_use: Collection[str] = ()) -> list[ManagedSandbox]:
             )
         return found
     except Exception as error:  # the SDK passes on errors of its HTTP client and of its models
-        raise SandboxFailed(f"Daytona cannot be asked for sandboxes: {error_sentence(error)}") from error
+        raise SandboxFailed(f"the list of Daytona sandboxes cannot be read: {error_sentence(error)}") from error
     finally:
         await service.aclose()
 
 
 async def delete_sandboxes(sandbox_ids: Collection[str]) -> None:
-    """Delete sandboxes, side by side.
+    """Delete sandboxes concurrently.
 
     Raises:
-        SandboxFailed: If some were not deleted; the text says which, and the others are.
+        SandboxFailed: If some were not deleted; the text names them. The others are deleted.
     """
     service = await DaytonaAPI.connect()
     try:
@@ -100,7 +100,7 @@ async def delete_sandboxes(sandbox_ids: Collection[str]) -> None:
 
 
 def _now() -> float:
-    """Return the time by the service's clock, to which its stamps belong; this machine's may be wrong."""
+    """Return the time of the service's clock, to which its time stamps belong; this machine's clock may be wrong."""
     try:
         with urllib.request.urlopen(urllib.request.Request(api_url(), method="HEAD"), timeout=_REQUEST_S) as answer:
             server_date = answer.headers.get("Date")

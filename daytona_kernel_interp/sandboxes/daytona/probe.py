@@ -1,10 +1,10 @@
-"""What ``prepare.py`` and a relay said of a sandbox: made ours here, for it may come from whatever runs in there."""
+"""Parse the answers of ``probe_script.py`` and of a relay. Any code in the sandbox may have written them."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import SandboxFailed
 from .sandbox import SandboxPaths
@@ -12,40 +12,40 @@ from .sandbox import SandboxPaths
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_SECRET = re.compile(r"[A-Za-z0-9_-]{20,100}")  # it becomes a header
-_STARTED = re.compile(r"[0-9]{0,20}")  # it becomes part of a shell's command, as the texts do, which are quoted there
+_SECRET = re.compile(r"[A-Za-z0-9_-]{20,100}")  # becomes a header
+_STARTED = re.compile(r"[0-9]{0,20}")  # becomes part of a shell command, as the texts do, which are quoted
 _PACKAGE = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _MAX_CHARS = 4096
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What a look at a sandbox found where no relay serves us."""
+    """What a sandbox has, if none of its relays is serving this host."""
 
     python: str
     version: tuple[int, ...]
-    missing: tuple[str, ...]  # of what the relay needs
-    installed: bool  # the package, as the host has it
-    uploaded: bool  # or its part for sandboxes
-    folder: str  # ours
+    missing: tuple[str, ...]  # requirements of the relay
+    installed: bool  # the host's version of the package
+    uploaded: bool  # or the guest archive
+    folder: str  # for this package's files
     cwd: str
-    port: int | None  # None: it is taken
+    port: int | None  # None: taken
 
 
 @dataclass(frozen=True)
 class ServingRelay:
-    """A relay that serves us."""
+    """A relay that is serving this host."""
 
     paths: SandboxPaths
     secret: str
     process: str  # pid and start time
 
 
-def parse_probe(answer: Mapping[str, Any]) -> ProbeResult | ServingRelay:
-    """Return what a look found.
+def parse_probe(answer: Mapping[str, object]) -> ProbeResult | ServingRelay:
+    """Return the result of a probe.
 
     Raises:
-        SandboxFailed: If the answer makes no sense.
+        SandboxFailed: If the answer is invalid.
     """
     relay = answer.get("relay")
     try:
@@ -54,12 +54,12 @@ def parse_probe(answer: Mapping[str, Any]) -> ProbeResult | ServingRelay:
         raise SandboxFailed(_INVALID_ANSWER) from None
 
 
-def parse_install(answer: Mapping[str, Any]) -> str:
-    """Return the Python that has everything now.
+def parse_install(answer: Mapping[str, object]) -> str:
+    """Return the Python that has all requirements now.
 
     Raises:
-        SandboxFailed: If the answer makes no sense.
-        LookupError: With what was said instead, if nothing could be installed.
+        SandboxFailed: If the answer is invalid.
+        LookupError: If the installation failed; the message is its output.
     """
     if "error" in answer:
         raise LookupError(str(answer["error"]))
@@ -70,16 +70,16 @@ def parse_install(answer: Mapping[str, Any]) -> str:
 
 
 _INVALID_ANSWER = (
-    "the Daytona sandbox gave an answer that makes no sense: something in its image or snapshot stands in the way of "
-    "its Python; choose another, or name its python"
+    "the Daytona sandbox sent an invalid answer: something in its image or snapshot interferes with its Python; "
+    "choose another one, or pass python="
 )
 
 
-def _parse_result(answer: Mapping[str, Any]) -> ProbeResult:
+def _parse_result(answer: Mapping[str, object]) -> ProbeResult:
     return ProbeResult(
         python=_text(answer["python"]),
-        version=tuple(map(_number, answer["version"])),
-        missing=tuple(_matching(_PACKAGE, name) for name in answer["missing"]),
+        version=tuple(map(_number, _list(answer["version"]))),
+        missing=tuple(_matching(_PACKAGE, name) for name in _list(answer["missing"])),
         installed=answer["installed"] is True,
         uploaded=answer["uploaded"] is True,
         folder=_text(answer["folder"]),
@@ -88,7 +88,9 @@ def _parse_result(answer: Mapping[str, Any]) -> ProbeResult:
     )
 
 
-def _parse_relay(answer: Mapping[str, Any]) -> ServingRelay:
+def _parse_relay(answer: object) -> ServingRelay:
+    if not isinstance(answer, dict):
+        raise ValueError("not an object")
     place = SandboxPaths(
         python=_text(answer["python"]),
         path="",
@@ -98,6 +100,12 @@ def _parse_relay(answer: Mapping[str, Any]) -> ServingRelay:
     )
     process = f"{_number(answer['pid'])} {_matching(_STARTED, answer['started'])}".rstrip()
     return ServingRelay(place, _matching(_SECRET, answer["secret"]), process)
+
+
+def _list(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise ValueError("not a list")
+    return value
 
 
 def _text(value: object) -> str:

@@ -1,7 +1,8 @@
-"""Runs inside a new Daytona sandbox, by whatever Python it has: looks at what is there, and installs what is not.
+"""Probe a new Daytona sandbox: report what it has, start the relay if possible, install requirements on request.
 
-The host sends this file's text to ``python -c`` with one argument, a JSON object. It imports nothing of ours, and its
-syntax is old on purpose: a Python that is too old shall say so itself. Its answer is the last line it prints.
+The host sends the text of this file to ``python -c`` with one argument, a JSON object. It imports only the standard
+library, and its syntax is old on purpose, so that a Python that is too old can report its version. The answer is the
+last line that it prints.
 """
 
 import hashlib
@@ -16,20 +17,20 @@ import sys
 import time
 
 MARK = "daytona-kernel-answer:"
-PARTS = ("wire", "codec", "transport", "guest")  # what of the package runs in a sandbox, besides its __init__
-ORIGIN = "origin"  # a file of our image's package, with the hash of what it was made of
+PARTS = ("wire", "codec", "transport", "guest")  # of the package, with its __init__: what runs in a sandbox
+ORIGIN = "origin"  # a file in the image's package, with the hash of the sources
 ENTRYPOINT = "daytona_kernel_interp.guest.relay.entrypoint"
 ENTRYPOINTS = (ENTRYPOINT, "daytona_kernel_interp.guest.entrypoint")  # the second is in images of earlier versions
-FIRST_PORT = 4290  # the relay's, if it is free
-_INSTALL_S = 280  # HTTP connections were seen to be cut after 300 s
+FIRST_PORT = 4290  # the relay's port, if it is free
+_INSTALL_S = 280  # HTTP connections have been cut after 300 s
 _MAX_OUTPUT_CHARS = 1500
-_RELAY_S = 20.0  # what the image's relay may take to come up
-_APPEARS_S = 0.5  # after the sandbox has started, to be seen among its processes at all
+_RELAY_S = 20.0  # limit of the start of the image's relay
+_APPEARS_S = 0.5  # from the sandbox's start until the relay is among its processes
 
 
 def digest(package):
     # type: (pathlib.Path) -> str
-    """Return a hash of the modules that run in a sandbox: equal where host and sandbox have the same ones."""
+    """Return a hash of the guest's modules: equal if host and sandbox have the same ones."""
     origin = package / ORIGIN
     if origin.is_file():
         return origin.read_text()
@@ -41,15 +42,16 @@ def digest(package):
 
 def modules(package):
     # type: (pathlib.Path) -> list[pathlib.Path]
-    """Return the files of those modules, in order."""
+    """Return the files of the guest's modules, in order."""
     return [package / "__init__.py", *sorted(path for part in PARTS for path in (package / part).rglob("*.py"))]
 
 
 def probe(request):
     # type: (dict[str, object]) -> dict[str, object]
-    """Return what the sandbox has, and make our folder in it.
+    """Return what the sandbox has, and create this package's folder in it.
 
-    A relay that waits for its order gets it, and serves when this returns; where nothing is missing one is started.
+    A relay that waits for its start request gets it and is serving when this returns. Without one, a relay is started
+    if nothing is missing.
     """
     port = _free_port(str(request["port"] or os.environ.get("DAYTONA_KERNEL_RELAY_PORT") or ""))
     relay = None if port is None else _waiting_relay(request, port)
@@ -80,7 +82,7 @@ def probe(request):
 
 def _waiting_relay(request, port):
     # type: (dict[str, object], int) -> dict[str, object] | None
-    """Have the relay that our image started serve, and return its answer; one of another version is ended."""
+    """Send the start request to the image's relay and return its answer; end a relay of another version."""
     where = os.environ.get("DAYTONA_KERNEL_WAITING")
     connection = _connection(os.path.expanduser(where), None) if where else None
     return None if connection is None else _send_start_request(connection, request, port, None)
@@ -88,13 +90,13 @@ def _waiting_relay(request, port):
 
 def _new_relay(request, port, folder, path):
     # type: (dict[str, object], int, pathlib.Path, str) -> dict[str, object] | None
-    """Start a relay, as our image does, and have it serve; None if that does not work."""
+    """Start a relay as the image does, and return its answer to the start request; None if that fails."""
     name = f"waiting-{os.urandom(4).hex()}"
     env = dict(os.environ, DAYTONA_KERNEL_WAITING=str(folder / name))
     if path:
         env["PYTHONPATH"] = os.pathsep.join(filter(None, (path, env.get("PYTHONPATH"))))
     with (folder / f"{name}.log").open("wb") as log:
-        # A group of its own, and nothing of the pipes that Daytona reads until everybody has closed them.
+        # In a session of its own, and without the pipes: Daytona reads them until every process has closed them.
         process = subprocess.Popen(
             [sys.executable, "-m", ENTRYPOINT],
             stdin=subprocess.DEVNULL,
@@ -114,7 +116,7 @@ def _new_relay(request, port, folder, path):
 
 def _connection(path, process):
     # type: (str, subprocess.Popen[bytes] | None) -> socket.socket | None
-    """Return a connection to the relay that waits there: our own process, or the image's, which may still come."""
+    """Return a connection to the waiting relay: ``process``, or the image's, which may not have started yet."""
     started_at = time.monotonic()
     while time.monotonic() - started_at < _RELAY_S:
         made = socket.socket(socket.AF_UNIX)
@@ -133,7 +135,7 @@ def _connection(path, process):
 
 def _send_start_request(connection, request, port, process):
     # type: (socket.socket, dict[str, object], int, subprocess.Popen[bytes] | None) -> dict[str, object] | None
-    """Give a relay its order and return its answer; the image's is ended if it does not suit."""
+    """Send a relay its start request and return its answer; end the image's relay if it is not suitable."""
     try:
         with connection, connection.makefile("rwb") as lines:
             package = pathlib.Path(json.loads(lines.readline())["package"])
@@ -149,9 +151,9 @@ def _send_start_request(connection, request, port, process):
 
 def _started(pid):
     # type: (int) -> str
-    """Return when a process was started, as /proc tells it; empty where there is none."""
+    """Return the start time of a process from /proc; an empty text where there is no /proc."""
     try:
-        # proc(5): after the command in parentheses the state, and 19 fields on when it started
+        # proc(5): the state follows the command in parentheses, the start time 19 fields later
         return pathlib.Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return ""
@@ -159,7 +161,7 @@ def _started(pid):
 
 def _relay_runs():
     # type: () -> bool
-    """Whether there is a process that was started to wait for us."""
+    """Return whether a relay that waits for a start request is among the processes."""
     for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")
@@ -172,7 +174,7 @@ def _relay_runs():
 
 def install(request):
     # type: (dict[str, object]) -> dict[str, object]
-    """Install what is missing into an environment of its own, which sees all that the sandbox's Python has."""
+    """Install the requirements into a virtual environment that also has the packages of the sandbox's Python."""
     environment = _folder() / "environment"
     python = environment / "bin" / "python"
     requirements = [f"{name}>={'.'.join(map(str, oldest))}" for name, oldest in _requirements(request)]
@@ -189,16 +191,16 @@ def install(request):
 
 def any_kernel_alive(request):
     # type: (dict[str, object]) -> dict[str, object]
-    """Return whether a kernel of a relay's folder lives; None where none was started.
+    """Return whether a kernel of a relay's folder is alive; None if none was started.
 
-    A relay that is asked to end, as at a stop, deletes its folder; ``was_made`` says that there was one.
+    A relay that ends on request, as at a stop of the sandbox, deletes its folder; ``was_made``: the folder existed.
     """
     found = False if request["was_made"] and not os.path.isdir(str(request["folder"])) else None
     for path in pathlib.Path(str(request["folder"])).glob("kernel-*.state"):
         found = found or False
         try:
             state = json.loads(path.read_text())
-            # proc(5): after the command in parentheses the state, and 19 fields on when it started
+            # proc(5): the state follows the command in parentheses, the start time 19 fields later
             fields = pathlib.Path("/proc", str(int(state["pid"])), "stat").read_text().rpartition(")")[2].split()
             found = found or (fields[0] != "Z" and fields[19] == state["started"])
         except (OSError, ValueError, KeyError, IndexError):
@@ -208,14 +210,14 @@ def any_kernel_alive(request):
 
 def _tools(environment, python):
     # type: (pathlib.Path, pathlib.Path) -> tuple[list[str] | None, list[str]]
-    """Return how to make an environment, and how to install into it; None for the first where nothing can."""
+    """Return the commands that create an environment and install into it; None for the first if no tool exists."""
     uv = shutil.which("uv")
     if uv is not None:
         make = [uv, "venv", "--quiet", "--system-site-packages", "--python", sys.executable, str(environment)]
         return make, [uv, "pip", "install", "--quiet", "--python", str(python)]
     if importlib.util.find_spec("pip") is None:
         return None, []
-    # Without a pip of its own: Debian keeps what would be needed for that in another package.
+    # Without pip: on Debian, ensurepip is in a package of its own.
     make = [sys.executable, "-m", "venv", "--without-pip", "--system-site-packages", str(environment)]
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check"]
     return make, [*pip, "--retries", "1"]
@@ -223,7 +225,7 @@ def _tools(environment, python):
 
 def _run(command):
     # type: (list[str]) -> str | None
-    """Run a command; return what it said if it failed."""
+    """Run a command; return its output if it failed."""
     try:
         done = subprocess.run(
             command,
@@ -241,7 +243,7 @@ def _run(command):
 
 def _folder():
     # type: () -> pathlib.Path
-    """Return a folder that is ours alone; a home may be missing, or not writable."""
+    """Return a folder that only this user can read. The home folder may be missing or read-only."""
     homes = [os.path.expanduser("~"), os.environ.get("TMPDIR", "/tmp"), "/tmp"]
     for home in homes:
         folder = pathlib.Path(home) / f".daytona-kernel-{os.getuid()}"
@@ -252,7 +254,7 @@ def _folder():
                 return folder
         except OSError:
             continue
-    raise SystemExit(f"none of {', '.join(homes)} can be written to")
+    raise SystemExit(f"none of {', '.join(homes)} is writable")
 
 
 def _requirements(request):
@@ -264,7 +266,7 @@ def _requirements(request):
 
 def _is_installed(name, oldest):
     # type: (str, list[int]) -> bool
-    import importlib.metadata  # the slowest of what is needed here, and not needed where a relay waits
+    import importlib.metadata  # slow to import, and not needed if a relay is waiting
 
     try:
         if importlib.util.find_spec(name) is None:
@@ -277,7 +279,7 @@ def _is_installed(name, oldest):
 
 def _package_matches(wanted):
     # type: (str) -> bool
-    """Whether the package is there, the same as the host's."""
+    """Return whether the sandbox has the host's version of the package."""
     try:
         found = importlib.util.find_spec("daytona_kernel_interp")
         return found is not None and found.origin is not None and digest(pathlib.Path(found.origin).parent) == wanted
@@ -287,7 +289,7 @@ def _package_matches(wanted):
 
 def _free_port(wanted):
     # type: (str) -> int | None
-    """Return the port that is wanted, else one that previews reach and nobody uses; None if it is taken."""
+    """Return the requested port, or a free one that previews reach; None if it is taken."""
     for port in [int(wanted)] if wanted else range(FIRST_PORT, FIRST_PORT + 100):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

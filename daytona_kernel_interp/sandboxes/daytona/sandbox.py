@@ -1,4 +1,4 @@
-"""A started sandbox at Daytona: its relay launched, watched and launched again, its end."""
+"""A running sandbox at Daytona: launch its relay, check it, launch it again, and end the sandbox."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import logging
 import secrets
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -30,39 +30,47 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TOKEN_HEADER = "X-Daytona-Preview-Token"
-# The preview proxy remembers for 5 s that a token was bad, and the API for 3 s what it said of one.
+# The preview proxy caches for 5 s that a token is invalid, and the API caches its answer for 3 s.
 _REFUSED_TIMEOUT_S = 12.0
-_CHECK_S = 1.0  # between looks at what became of a relay that does not answer
+_CHECK_S = 1.0  # between checks of a relay that does not answer
 _REQUEST_S = 15.0
 _RESUME_S = 60.0
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _RUNNING = ("started", "starting", "resuming")
 _GONE = ("destroyed", "destroying")
 _ENDED = ("stopped", "stopping", "archived", "archiving", "error", "build_failed")
-_DELETED = "the Daytona sandbox was deleted, and kernel and variables with it"
+_DELETED = "the Daytona sandbox was deleted; kernel and variables are lost"
 
 
 @dataclass(frozen=True)
 class SandboxPaths:
-    """Where things are in a sandbox."""
+    """Paths in a sandbox, and the relay's port."""
 
     python: str
-    path: str  # of the runtime, for PYTHONPATH; empty: Python finds it
-    folder: str  # of this session: journal, keys, kernels
+    path: str  # of the guest archive, for PYTHONPATH; empty: Python has the package
+    folder: str  # of this session: journals, connection files, kernel states
     cwd: str
     port: int
 
 
 @dataclass(frozen=True)
-class RelayCommand:
-    """A relay, as the toolbox knows it."""
+class Preview:
+    """The public address of one port."""
 
-    session: str  # empty: it is a process of its own
-    command: str  # then: process id, and when it started as /proc has it
+    url: str
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class RelayCommand:
+    """A relay's process: a command of a toolbox session, or a process of its own."""
+
+    session: str  # empty: a process of its own
+    command: str  # without a session: process id and start time from /proc
 
 
 class RunningDaytonaSandbox:
-    """A sandbox of this process, or one taken up from a host that is gone. Lives on the I/O loop."""
+    """A sandbox that this process created, or adopted from a host that has ended. Use it on the I/O loop."""
 
     def __init__(
         self, description: DaytonaSandbox, service: DaytonaAPI | None, sandbox: AsyncSandbox | None, sandbox_id: str
@@ -72,18 +80,18 @@ class RunningDaytonaSandbox:
         self._paths: SandboxPaths | None = None
         self._relay_command: RelayCommand | None = None
         self._address: RelayAddress | None = None
-        self._owned = sandbox is not None  # its labels name this process
+        self._owned = sandbox is not None  # whether its labels name this process
         self._last_checked_at = float("-inf")
-        self._preview_silent = False  # started, by its state, and without an answer from anything in it
+        self._preview_silent = False  # its state is started, but nothing in it answers
         self._stopped = False
         self._closing: asyncio.Task[None] | None = None
 
     @classmethod
     def adopt(cls, record: Mapping[str, Any]) -> RunningDaytonaSandbox:
-        """Return the sandbox of a host that is gone, from its :meth:`record`.
+        """Adopt the sandbox of a host that has ended, from its :meth:`record`.
 
         Raises:
-            KeyError, TypeError, ValueError: If it is no such record.
+            KeyError, TypeError, ValueError: If the record is invalid.
         """
         from . import DaytonaSandbox
 
@@ -98,22 +106,22 @@ class RunningDaytonaSandbox:
 
     @property
     def address(self) -> RelayAddress:
-        """Where its relay listens, seen from here."""
+        """The address of its relay, as this process reaches it."""
         assert self._address is not None
         return self._address
 
     @property
     def region(self) -> str:
-        """Where it runs."""
+        """The region in which it runs; an empty text if that is unknown."""
         return "" if self._sandbox is None else str(self._sandbox.target)
 
     @property
     def resume_lifetime_s(self) -> float:
-        """How long the relay waits for a host, in seconds."""
+        """Seconds for which the relay waits for a host."""
         return self._description.resume_lifetime
 
     def record(self) -> dict[str, Any] | None:
-        """Return what :meth:`adopt` needs, besides the key in the environment."""
+        """Return what :meth:`adopt` needs in addition to the key in the environment."""
         assert self._paths is not None
         assert self._relay_command is not None
         return {
@@ -133,42 +141,43 @@ class RunningDaytonaSandbox:
 
     @staticmethod
     def new_session() -> str:
-        """Return the name for a toolbox session."""
+        """Return a name for a new toolbox session."""
         return f"daytona-kernel-{secrets.token_hex(4)}"
 
     async def open_session(self, session: str) -> None:
-        """Make a toolbox session, a shell of its own for one relay."""
+        """Create a toolbox session: a shell for one relay."""
         sandbox = await self._sdk_sandbox()
         try:
             await sandbox.process.create_session(session, request_timeout=_REQUEST_S)
         except Exception as error:  # the SDK passes on errors of its HTTP client
-            if getattr(error, "status_code", None) != 409:  # a request that was repeated on the way
+            if getattr(error, "status_code", None) != 409:  # 409: a proxy has repeated the request
                 raise SandboxFailed(
                     f"no relay can be started in the Daytona sandbox: {error_sentence(error)}"
                 ) from error
 
-    async def preview(self, port: int) -> Any:
-        """Return the address and the token of a port's preview.
+    async def preview(self, port: int) -> Preview:
+        """Return the URL and the token of a port's preview.
 
         Raises:
-            SandboxFailed: If Daytona gives none.
+            SandboxFailed: If the request failed.
         """
         sandbox = await self._sdk_sandbox()
         try:
-            return await sandbox.get_preview_link(port, request_timeout=_REQUEST_S)
+            link = await sandbox.get_preview_link(port, request_timeout=_REQUEST_S)
+            return Preview(str(link.url), str(link.token))
         except Exception as error:  # the SDK passes on errors of its HTTP client
-            raise SandboxFailed(f"Daytona gives no preview of the sandbox: {error_sentence(error)}") from error
+            raise SandboxFailed(f"Daytona returned no preview of the sandbox: {error_sentence(error)}") from error
 
-    def use_relay(self, place: SandboxPaths, secret: str, process: str, link: Any) -> None:
-        """Take a relay that was told to serve us, and is no command of a session but a ``process``."""
+    def use_relay(self, place: SandboxPaths, secret: str, process: str, link: Preview) -> None:
+        """Use a relay that the probe started: a process of its own, not a command of a toolbox session."""
         self._paths, self._relay_command = place, RelayCommand("", process)
         self._address = self._address_of(link, secret)
 
-    async def launch(self, place: SandboxPaths, session: str, link: Any) -> None:
-        """Start a relay in a session that was opened; it is about to listen when this returns.
+    async def launch(self, place: SandboxPaths, session: str, link: Preview) -> None:
+        """Start a relay in an open toolbox session; it is about to listen when this returns.
 
-        Its order goes as a file in our folder there, mode 0700, which it reads and deletes: what stands in arguments or
-        in the environment can be read by whatever runs in the sandbox.
+        Its start request is a file in a folder of mode 0700, which the relay reads and deletes. Any code in the sandbox
+        could read arguments and environment.
 
         Raises:
             SandboxFailed: If it cannot be started.
@@ -185,7 +194,7 @@ class RunningDaytonaSandbox:
         }
         request = SessionExecuteRequest(command=self._command(place, start_file), run_async=True)
         try:
-            # The relay waits for its order, so that nothing here waits for anything else.
+            # The relay waits for its start request, so both requests can be sent at once.
             _, started = await _gather(
                 sandbox.fs.upload_file(json.dumps(start_request).encode("ascii") + b"\n", start_file),
                 sandbox.process.execute_session_command(session, request, timeout=int(_REQUEST_S)),
@@ -200,24 +209,26 @@ class RunningDaytonaSandbox:
         if place.path:
             lines.append(f"export PYTHONPATH={shlex.quote(place.path)}${{PYTHONPATH:+:$PYTHONPATH}}")
         folder = shlex.quote(place.folder)
-        lines.append(f"mkdir -p -m 700 {folder} && cd {folder} || exit")  # not where code may have left a json.py
+        lines.append(
+            f"mkdir -p -m 700 {folder} && cd {folder} || exit"
+        )  # not a folder in which cells may have written a json.py
         lines.append(f"exec {shlex.quote(place.python)} -m daytona_kernel_interp.guest.relay {shlex.quote(start_file)}")
         return f"sh -c {shlex.quote('; '.join(lines))} </dev/null"
 
-    def _address_of(self, link: Any, secret: str) -> RelayAddress:
-        url = "ws" + str(link.url).removeprefix("http").rstrip("/")
+    def _address_of(self, link: Preview, secret: str) -> RelayAddress:
+        url = "ws" + link.url.removeprefix("http").rstrip("/")
         name = urlsplit(url).hostname or ""
         host = self._description.resolve(name) if self._description.resolve is not None else preview_address(name)
-        return RelayAddress(url, secret, {TOKEN_HEADER: str(link.token)}, host, _REFUSED_TIMEOUT_S)
+        return RelayAddress(url, secret, {TOKEN_HEADER: link.token}, host, _REFUSED_TIMEOUT_S)
 
     async def restart_relay(self) -> RelayAddress | None:
-        """Find out why the relay cannot be reached, and mend what can be.
+        """Determine why the relay cannot be reached, and repair it.
 
-        A relay that has ended is started again, a paused sandbox resumed; a token that has changed is taken up.
+        Start a relay that has ended, resume a paused sandbox, and use a token that has changed.
 
         Raises:
             SandboxGone: If the sandbox was stopped, restarted or deleted, or its relay ended before it listened.
-            SandboxFailed: If Daytona cannot be asked, or the relay not be started now.
+            SandboxFailed: If a request failed, or if the relay cannot be started now.
         """
         now = asyncio.get_running_loop().time()
         if self._stopped or now - self._last_checked_at < _CHECK_S:
@@ -228,7 +239,7 @@ class RunningDaytonaSandbox:
         assert self._paths is not None
         link = await self.preview(self._paths.port)
         address = self._address_of(link, self.address.secret)
-        if address.headers != self.address.headers:  # as after every start
+        if address.headers != self.address.headers:  # the token changes at every start of the sandbox
             await self._check_kernels_alive(sandbox, self._paths)
         if await self._relay_ended(sandbox):
             log.info("starting the relay in Daytona sandbox %s again", self.id)
@@ -247,7 +258,7 @@ class RunningDaytonaSandbox:
         except Exception as error:  # the SDK passes on errors of its HTTP client
             if getattr(error, "status_code", None) == 404:
                 raise self._gone_error(_DELETED, sandbox) from error
-            raise SandboxFailed(f"Daytona cannot be asked for the sandbox: {error_sentence(error)}") from error
+            raise SandboxFailed(f"the request for the Daytona sandbox failed: {error_sentence(error)}") from error
         state = state_of(sandbox)
         if state in ("paused", "pausing"):
             log.info("resuming Daytona sandbox %s", self.id)
@@ -261,17 +272,17 @@ class RunningDaytonaSandbox:
             raise self._gone_error(_DELETED, sandbox)
         elif state in _ENDED:
             why = f" ({sandbox.error_reason})" if sandbox.error_reason else ""
-            raise self._gone_error(f"the Daytona sandbox is {state}{why}: kernel and variables are gone", sandbox)
-        elif state not in _RUNNING:  # it is resized or copied, or something else goes on that we do not know
+            raise self._gone_error(f"the Daytona sandbox is {state}{why}: kernel and variables are lost", sandbox)
+        elif state not in _RUNNING:  # such as resizing, or a state that this version does not know
             raise SandboxFailed(f"the Daytona sandbox is {state}, and may come back")
 
     def _gone_error(self, what: str, sandbox: AsyncSandbox) -> SandboxGone:
-        # The service gives no reason. What it has is one limit for all that runs, Daytona's own daemon included.
+        # The service reports no reason. Its memory limit covers all processes, Daytona's daemon included.
         hint = f"; nothing in it had answered before: it may have run out of its {sandbox.memory:g} GiB of memory"
         return SandboxGone(what + (hint if self._preview_silent else ""))
 
     async def _relay_ended(self, sandbox: AsyncSandbox) -> bool:
-        """Whether the relay's command is over.
+        """Return whether the relay's process has ended.
 
         Raises:
             SandboxGone: If it ended before it listened.
@@ -290,10 +301,10 @@ class RunningDaytonaSandbox:
             )
         except Exception as error:  # the SDK passes on errors of its HTTP client
             if getattr(error, "status_code", None) in (404, 410):
-                return True  # sessions end with their sandbox, so it was restarted
+                return True  # a toolbox session ends with its sandbox, so the sandbox was restarted
             self._preview_silent = getattr(error, "status_code", None) == 502
             raise SandboxFailed(
-                f"the Daytona sandbox cannot be asked for its relay: {error_sentence(error)}"
+                f"the Daytona sandbox does not report the state of its relay: {error_sentence(error)}"
             ) from error
         if '"port"' not in (logs.stdout or ""):
             log_text = (logs.stderr or logs.output or "").strip()[-1000:]
@@ -301,7 +312,7 @@ class RunningDaytonaSandbox:
         return True
 
     async def _process_ended(self, sandbox: AsyncSandbox, pid: str, started: str = "") -> bool:
-        # Where there is no /proc, as in an emulator on macOS, what is known is that there is a process.
+        # Without /proc, as in an emulator on macOS, only the existence of the process is known.
         command = (
             f"if [ -e /proc/self/stat ]; then cat /proc/{int(pid)}/stat; else kill -0 {int(pid)} && echo '() S'; fi"
         )
@@ -314,30 +325,30 @@ class RunningDaytonaSandbox:
         was_made = self._relay_command is not None and not self._relay_command.session
         found = await self._api.prepare(sandbox, "lives", place.python, folder=place.folder, was_made=was_made)
         if found.get("lives") is False:
-            raise SandboxGone("the Daytona sandbox was restarted: kernel and variables are gone")
+            raise SandboxGone("the Daytona sandbox was restarted: kernel and variables are lost")
 
     async def _sdk_sandbox(self) -> AsyncSandbox:
-        """Return the SDK's object; of a sandbox that was taken up it is fetched now."""
+        """Return the SDK's object; fetch that of an adopted sandbox at the first call."""
         if self._api is None:
             self._api = await DaytonaAPI.connect()
         if self._sandbox is None:
             self._sandbox = await self._api.get(self.id)
         if not self._owned:
             self._owned = True
-            with contextlib.suppress(Exception):  # they only guide `gc`, which looks at sessions too
+            with contextlib.suppress(Exception):  # the labels only guide `gc`, which checks session files as well
                 await self._sandbox.set_labels({**self._sandbox.labels, **owner.owner()}, request_timeout=_REQUEST_S)
         return self._sandbox
 
     # --- the end --------------------------------------------------------------------------------------
 
     def may_be_alive(self) -> bool:
-        """Whether it may still run: :meth:`restart_relay` asks."""
+        """Return whether it may be running; :meth:`restart_relay` asks the service."""
         return not self._stopped
 
     async def stop(self) -> None:
-        """Delete the sandbox, or stop one that is kept. Calling it again does nothing.
+        """Delete the sandbox, or stop one that is kept. Further calls do nothing.
 
-        A caller that is cancelled, by somebody in a hurry, does not keep it from being done.
+        It is completed even if the caller is cancelled.
         """
         if self._stopped:
             return
@@ -355,7 +366,7 @@ class RunningDaytonaSandbox:
             await self._close()
 
     def release(self) -> None:
-        """Leave the sandbox to whoever takes it up; it is not stopped."""
+        """Leave the sandbox running for a process that adopts it."""
         self._stopped = True
         self._closing = asyncio.get_running_loop().create_task(self._close())
 
@@ -366,12 +377,12 @@ class RunningDaytonaSandbox:
 
 
 def thread_variables(sandbox: AsyncSandbox) -> dict[str, str]:
-    """Return what tells numeric libraries how many threads to start; os.cpu_count() tells of the whole machine."""
+    """Return the variables that limit the threads of numeric libraries; os.cpu_count() is that of the whole machine."""
     return dict.fromkeys(_THREADS, str(max(1, int(sandbox.cpu))))
 
 
 async def _gather(*work: Awaitable[Any]) -> list[Any]:
-    """Do things at once; when one fails the others are cancelled."""
+    """Run awaitables concurrently; if one fails, cancel the others."""
     tasks = [asyncio.ensure_future(each) for each in work]
     try:
         return list(await asyncio.gather(*tasks))

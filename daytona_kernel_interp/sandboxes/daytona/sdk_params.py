@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
     from . import DaytonaSandbox
 
+    CreateParams = CreateSandboxFromSnapshotParams | CreateSandboxFromImageParams
 
-def create_params(
-    description: DaytonaSandbox, labels: Mapping[str, str], image: Image | str | None
-) -> CreateSandboxFromSnapshotParams | CreateSandboxFromImageParams:
+
+def create_params(description: DaytonaSandbox, labels: Mapping[str, str], image: Image | str | None) -> CreateParams:
     """Return the parameters of the create request; ``image`` is the description's as the SDK takes it.
 
     Raises:
@@ -61,9 +61,7 @@ def create_params(
     return CreateSandboxFromImageParams.model_validate({"image": image, "resources": resources, **options})
 
 
-def _completed(
-    description: DaytonaSandbox, labels: Mapping[str, str]
-) -> CreateSandboxFromSnapshotParams | CreateSandboxFromImageParams:
+def _completed(description: DaytonaSandbox, labels: Mapping[str, str]) -> CreateParams:
     """Return a copy of the description's ``params`` with its open options set."""
     assert description.params is not None
     params = description.params.model_copy(deep=True)

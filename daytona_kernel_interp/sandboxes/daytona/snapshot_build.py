@@ -34,10 +34,12 @@ async def build_snapshot(
     disk: int | None = None,
     region: str | None = None,
 ) -> bool:
-    """Make a snapshot of the image; ``on_line`` gets the lines of the build log. False: it was there already.
+    """Build a snapshot of the image, and return True; return False if it exists already.
+
+    ``on_line`` receives the lines of the build log.
 
     Raises:
-        SandboxFailed: If that did not work; the error has the end of the log, and no snapshot is left.
+        SandboxFailed: If the build failed; the error has the end of the log, and no snapshot is left.
     """
     service = await DaytonaAPI.connect()
     build, absent = BuildLog(on_line), False
@@ -51,7 +53,7 @@ async def build_snapshot(
         log.info("snapshot %s was built in %.0f s", name, time.monotonic() - started_at)
         return True
     except asyncio.CancelledError:
-        if absent:  # one that was there before is not ours to delete
+        if absent:  # an earlier snapshot of this name must not be deleted
             await asyncio.shield(_delete_snapshot(service, name))
         raise
     except SandboxFailed:
@@ -62,20 +64,20 @@ async def build_snapshot(
             return _already_exists(name, await _state_of(service, name))
         if status == 403:
             raise SandboxFailed(
-                f"Daytona did not make the snapshot {name}: {error_sentence(error)}; a key without the right to make "
-                "snapshots can still use DaytonaSandbox(image=KernelImage())"
+                f"Daytona did not build the snapshot {name}: {error_sentence(error)}; a key without the permission to "
+                "create snapshots can still use DaytonaSandbox(image=KernelImage())"
             ) from error
         if absent and (status is None or status >= 500):
             await _delete_snapshot(service, name)
         raise SandboxFailed(
-            f"Daytona did not make the snapshot {name}: {error_sentence(error)}{build.end()}"
+            f"Daytona did not build the snapshot {name}: {error_sentence(error)}{build.end()}"
         ) from error
     finally:
         await service.aclose()
 
 
 async def _state_of(service: DaytonaAPI, name: str) -> str:
-    """Return a snapshot's state, ``_ABSENT``, or ``_UNKNOWN`` where Daytona does not say."""
+    """Return a snapshot's state, ``_ABSENT``, or ``_UNKNOWN`` if the request failed."""
     try:
         return await service.snapshot_state(name)
     except Exception as error:  # whatever it is, the build itself then reports it
@@ -85,9 +87,7 @@ async def _state_of(service: DaytonaAPI, name: str) -> str:
 def _already_exists(name: str, state: str) -> bool:
     if state == "active":
         return False
-    raise SandboxFailed(
-        f"there is a snapshot {name} already, and it is {state}: wait for it, delete it, or give another name"
-    )
+    raise SandboxFailed(f"the snapshot {name} exists and is {state}: wait for it, delete it, or choose another name")
 
 
 async def _delete_snapshot(service: DaytonaAPI, name: str) -> None:

@@ -1,7 +1,7 @@
-"""Our image: the recipe in ``sandbox_image/`` as a Dockerfile that needs no other file, and a snapshot made of it.
+"""The kernel image: the recipe in ``sandbox_image/`` as a Dockerfile that needs no other file.
 
-Files that go with a Dockerfile would need Daytona's object storage, and rights of their own. So what the recipe copies
-is written into the Dockerfile: a wheel of the part of this package that runs in a sandbox, and the pins.
+Files next to a Dockerfile would need Daytona's object storage, and permissions of their own. So the files that the
+recipe copies are written into the Dockerfile: a wheel of the part of this package that runs in a sandbox, and the pins.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import tokenize
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ... import __version__
 from ...errors import SandboxFailed
@@ -30,6 +30,8 @@ from . import probe_script as prepare
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from daytona import Image
+
 
 # A name, extras, and a version, URL or marker after it, or a URL; no option and no second requirement.
 _REQUIREMENT = re.compile(
@@ -37,11 +39,11 @@ _REQUIREMENT = re.compile(
 )
 _PACKAGE = Path(__file__).resolve().parent.parent.parent
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-# A body of 100 kB is all that Daytona's API takes (NestJS's own limit, which apps/api/src/main.ts leaves as it is).
+# Daytona's API accepts a body of at most 100 kB (the default of NestJS, unchanged in apps/api/src/main.ts).
 _MAX_DOCKERFILE = 96_000
-_LINE = 16_000  # BuildKit refuses lines of 64 KiB, and the kernel arguments of 128 KiB
+_LINE = 16_000  # BuildKit refuses lines of 64 KiB, and Linux arguments of 128 KiB
 _MAX_ARGUMENT = 120_000
-# Base 85 without what means something in a Dockerfile or to a shell between single quotes.
+# Base 85 without the characters that are special in a Dockerfile or in a shell's single quotes.
 _SAFE = str.maketrans("<$`#", ",.:/")
 _UNPACK = (
     "import base64,bz2,sys;"
@@ -51,23 +53,23 @@ _UNPACK = (
 
 
 def recipe_folder() -> Path:
-    """Return the folder of the recipe: beside the package in the repository, within it where it was installed."""
+    """Return the folder of the recipe: next to the package in a checkout, inside it in an installation."""
     found = [place / "sandbox_image" for place in (_PACKAGE.parent, _PACKAGE) if (place / "sandbox_image").is_dir()]
     if not found:
-        raise SandboxFailed("the image's recipe is not in this installation: install the package's wheel again")
+        raise SandboxFailed("this installation has no recipe of the image: install the package's wheel again")
     return found[0]
 
 
 @dataclass(frozen=True)
 class KernelImage:
-    """The image in which relay and kernel are there and warm: ``DaytonaSandbox(image=KernelImage())``.
+    """The image that has a warm relay and a spare kernel process: ``DaytonaSandbox(image=KernelImage())``.
 
-    Daytona builds it at the first create, which takes minutes and needs no right to make snapshots, and keeps it for
-    about a day. ``daytona-kernel image build`` makes a snapshot of it, which lasts.
+    Daytona builds it at the first create, which takes minutes and needs no permission to create snapshots, and keeps it
+    for about a day. ``daytona-kernel image build`` makes a permanent snapshot of it.
 
     Attributes:
-        packages: What to install besides, as for pip.
-        data: Whether the data-science set is in it (``sandbox_image/requirements-data.txt``).
+        packages: Further packages to install, as pip's requirements.
+        data: Whether to include the data-science set (``sandbox_image/requirements-data.txt``).
     """
 
     packages: tuple[str, ...] = ()
@@ -84,7 +86,7 @@ class KernelImage:
         check_flag("data", self.data)
 
     def dockerfile(self) -> str:
-        """Return the Dockerfile, which needs no other file."""
+        """Return the text of the Dockerfile, which needs no other file."""
         files = {path.name: path.read_bytes() for path in sorted(recipe_folder().glob("requirements*.txt"))}
         if not self.data:
             files["requirements-data.txt"] = b""
@@ -105,17 +107,17 @@ class KernelImage:
         return "\n".join(lines) + "\n"
 
     def name(self) -> str:
-        """Return a name for its snapshot: equal recipes have equal names."""
+        """Return a name for the image's snapshot; equal recipes have equal names."""
         return f"daytona-kernel-{__version__}-{hashlib.sha256(self.dockerfile().encode()).hexdigest()[:8]}"
 
     @contextlib.contextmanager
-    def for_sdk(self) -> Iterator[Any]:
-        """Have it as the SDK's ``Image`` for a while."""
+    def for_sdk(self) -> Iterator[Image]:
+        """Yield the image as the SDK's ``Image``, whose files exist for the time of the block."""
         from daytona import Image
 
         with tempfile.TemporaryDirectory(prefix="daytona-kernel-") as folder:
             text = self.dockerfile()
-            if len(text) > _MAX_DOCKERFILE:  # then by way of the object storage after all
+            if len(text) > _MAX_DOCKERFILE:  # then the files go through the object storage after all
                 text = write_context(Path(folder), self)
             path = Path(folder) / "Dockerfile"
             path.write_text(text, encoding="utf-8")
@@ -123,7 +125,7 @@ class KernelImage:
 
 
 def entrypoint() -> list[str]:
-    """Return the entrypoint that the recipe names."""
+    """Return the entrypoint of the recipe."""
     import json
 
     (line,) = re.findall(
@@ -139,9 +141,9 @@ def wheel_name() -> str:
 
 @functools.cache
 def wheel() -> bytes:
-    """Return a wheel of what runs in a sandbox, made of the installed files; the same files make the same wheel.
+    """Return a wheel of the guest, made from the installed files; equal files make equal wheels.
 
-    What only people read is left out, a third of it, for the Dockerfile's sake.
+    Comments and docstrings, a third of it, are left out because of the Dockerfile's size.
     """
     info = f"daytona_kernel_interp-{__version__}.dist-info"
     files = {f"{_PACKAGE.name}/{path.relative_to(_PACKAGE).as_posix()}": path for path in prepare.modules(_PACKAGE)}
@@ -157,7 +159,9 @@ def wheel() -> bytes:
     record = [f"{name},sha256={_urlsafe(data)},{len(data)}\n" for name, data in contents.items()]
     contents[f"{info}/RECORD"] = "".join([*record, f"{info}/RECORD,,\n"]).encode()
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:  # not compressed: the whole is, better, on its way
+    with zipfile.ZipFile(
+        buffer, "w"
+    ) as archive:  # not compressed: the Dockerfile compresses the whole, which is better
         for name, data in contents.items():
             entry = zipfile.ZipInfo(name, _EPOCH)
             entry.external_attr = 0o644 << 16
@@ -166,7 +170,7 @@ def wheel() -> bytes:
 
 
 def _without_prose(source: str) -> str:
-    """Return a module without comments and docstrings, every line of code where it was."""
+    """Return a module without comments and docstrings; every line of code keeps its number."""
     lines = source.splitlines(keepends=True)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
@@ -183,7 +187,7 @@ def _without_prose(source: str) -> str:
 
 
 def write_context(folder: Path, image: KernelImage | None = None) -> str:
-    """Write into a folder what ``docker build`` needs, and return the Dockerfile's text."""
+    """Write the files that ``docker build`` needs into a folder, and return the Dockerfile's text."""
     folder.mkdir(parents=True, exist_ok=True)
     text = (recipe_folder() / "Dockerfile").read_text(encoding="utf-8").replace("COPY *.whl", f"COPY {wheel_name()}")
     if image is not None and image.packages:
@@ -201,10 +205,10 @@ def _matching_files(name: str, patterns: list[str]) -> bool:
 
 
 def _write_file_step(path: str, data: bytes) -> str:
-    """Return the step that writes a file."""
+    """Return the Dockerfile step that writes a file."""
     text = base64.b85encode(bz2.compress(data)).decode("ascii").translate(_SAFE)
     if len(text) > _MAX_ARGUMENT:
-        raise SandboxFailed(f"{path} is too large to stand in a Dockerfile")
+        raise SandboxFailed(f"{path} is too large for a Dockerfile")
     lines = "\\\n".join(text[at : at + _LINE] for at in range(0, len(text), _LINE))
     folder = path.rpartition("/")[0]
     return f"RUN mkdir -p {folder} && python -c '{_UNPACK}' {path} '{lines}'"

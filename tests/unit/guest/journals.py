@@ -20,19 +20,19 @@ ALL = ["+a", "a1", "a2", "-a", "+b", "b1", "b2", "-b"]  # what `two_cells` write
 
 
 def message(msg_id: str, size: int = 10) -> list[bytes]:
-    """Return the frames of a message of iopub."""
+    """Return the frames of an iopub message."""
     header = json.dumps({"msg_id": msg_id, "msg_type": "stream"}).encode()
     return [b"topic", MESSAGE_DELIMITER, b"signature", header, b"{}", b"{}", b"x" * size, b"buffer"]
 
 
 def parse(pieces: Iterator[bytes]) -> list[JournalRecord]:
-    """Return the records that a host makes of what the relay sends."""
+    """Return the records that a host parses from the relay's bytes."""
     reader = JournalReader()
     return [record for piece in pieces for record in reader.feed(piece)]
 
 
 def told(folder: Path, after: str | None = None, cell: str | None = None) -> list[str]:
-    """Read a journal; each record as one word."""
+    """Read a journal, each record as one word."""
     words = []
     for record in parse(Journal(folder).read(after, cell)):
         match record.kind:
@@ -60,7 +60,7 @@ def two_cells(folder: Path) -> JournalWriter:
 
 
 def pending(folder: Path) -> list[tuple[str, str, str]]:
-    """Return name, cell and text of what is pending."""
+    """Return stream, cell and text of each pending record."""
     records = Journal(folder).pending()
     assert all(record.kind is RecordKind.PENDING for record in records)
     return [(facts["name"], facts["cell"], facts["text"]) for facts in (json.loads(r.payload) for r in records)]

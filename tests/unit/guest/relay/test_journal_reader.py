@@ -37,13 +37,13 @@ pytestmark = pytest.mark.python
 def test_a_journal_is_read_from_where_it_is_asked_for(
     tmp_path: Path, after: str | None, cell: str | None, words: list[str]
 ) -> None:
-    """Behind a message, from a cell, from the last cell; and behind a GAP all there is where that is not there."""
+    """After a message, from a cell, or from the last cell; the whole journal after a GAP if the position is missing."""
     two_cells(tmp_path / "j")
     assert told(tmp_path / "j", after, cell) == words
 
 
 def test_a_cell_that_ran_twice_is_read_from_its_first_start(tmp_path: Path) -> None:
-    """Nothing that was recorded for it is left out."""
+    """Reading includes everything that was recorded for it."""
     writer = JournalWriter(tmp_path / "j")
     for number in (1, 2):
         writer.cell_started("a")
@@ -53,7 +53,7 @@ def test_a_cell_that_ran_twice_is_read_from_its_first_start(tmp_path: Path) -> N
 
 
 def test_a_journal_that_is_not_there_is_empty(tmp_path: Path) -> None:
-    """No folder, no segment: nothing, behind a GAP if something was wanted."""
+    """Without folder or segment it reads as empty, after a GAP if a position was requested."""
     assert told(tmp_path / "none") == []
     assert told(tmp_path / "none", cell="a") == ["GAP"]
     assert Journal(tmp_path / "none").pending() == []
@@ -63,7 +63,7 @@ def test_a_journal_that_is_not_there_is_empty(tmp_path: Path) -> None:
 def test_a_kernel_killed_in_mid_write_leaves_a_whole_beginning(
     tmp_path_factory: pytest.TempPathFactory, cut: int
 ) -> None:
-    """Cut at any byte, the records before it are read and nothing is made up."""
+    """Cut at any byte, the complete records before it are read, and nothing else."""
     folder = tmp_path_factory.mktemp("j")
     two_cells(folder)
     (segment,) = folder.glob("*.seg")
@@ -80,7 +80,7 @@ def test_a_kernel_killed_in_mid_write_leaves_a_whole_beginning(
 def test_a_spoiled_journal_never_stops_the_relay(
     tmp_path_factory: pytest.TempPathFactory, place: int, garbage: bytes
 ) -> None:
-    """Code in the sandbox may write anything there: records are sent all the same, and segments behind go on."""
+    """Code in the sandbox may overwrite a segment: later segments are still read."""
     folder = tmp_path_factory.mktemp("j")
     two_cells(folder)
     (segment,) = folder.glob("*.seg")
@@ -93,7 +93,7 @@ def test_a_spoiled_journal_never_stops_the_relay(
 
 
 def test_spoiled_bytes_are_a_gap(tmp_path: Path) -> None:
-    """Where records cannot be read any more, that is said."""
+    """Bytes that are not a record are reported as a GAP."""
     two_cells(tmp_path / "j")
     (segment,) = (tmp_path / "j").glob("*.seg")
     segment.write_bytes(segment.read_bytes() + b"garbage of twelve bytes and more")
@@ -101,7 +101,7 @@ def test_spoiled_bytes_are_a_gap(tmp_path: Path) -> None:
 
 
 def test_a_segment_deleted_under_the_reader_is_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The writer goes on while the relay reads: what it drops meanwhile is said to be missing."""
+    """The writer may delete the oldest segment during a read: the missing records are reported as a GAP."""
     monkeypatch.setattr(journal, "SEGMENT_BYTES", SMALL_SEGMENT)
     writer = JournalWriter(tmp_path / "j")
     for number in range(60):
@@ -119,7 +119,7 @@ def test_a_segment_deleted_under_the_reader_is_a_gap(tmp_path: Path, monkeypatch
 def test_a_spoiled_pending_file_is_some_text_or_none(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, size: int
 ) -> None:
-    """Code in the sandbox may write anything there, of any length: what is read of it is bounded."""
+    """Code in the sandbox may write a file of any content and length: the text that is read is bounded."""
     folder = tmp_path_factory.mktemp("j")
     PendingText(folder).add("stderr", "a", "true")
     with (folder / "pending").open("r+b") as file:

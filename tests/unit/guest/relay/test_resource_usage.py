@@ -1,4 +1,4 @@
-"""Tests of ``guest.memory``, on made-up trees of control groups."""
+"""Tests of ``guest.relay.resource_usage`` with fake trees of control groups."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def group(root: Path, path: str, text: str) -> None:
 
 
 def count(root: Path, membership: str | None) -> int | None:
-    """Ask for a process with this ``/proc/self/cgroup``."""
+    """Return the count for a process with this ``/proc/self/cgroup``."""
     file = root / "membership"
     if membership is not None:
         file.write_text(membership)
@@ -47,13 +47,13 @@ def count(root: Path, membership: str | None) -> int | None:
     ],
 )
 def test_kills_are_counted_where_the_group_is(tmp_path: Path, path: str, text: str, membership: str | None) -> None:
-    """Version 1, version 2, both at once, and a container, in which the path is the host's."""
+    """Version 1, version 2, both, and a container, where the path is that of the host."""
     group(tmp_path, path, text.format(17))
     assert count(tmp_path, membership) == 17
 
 
 def test_the_group_itself_comes_before_the_root(tmp_path: Path) -> None:
-    """Kills in other groups are not ours."""
+    """Kills in other groups are not counted."""
     group(tmp_path, "memory.events", EVENTS_V2.format(50))
     group(tmp_path, "a/memory.events", EVENTS_V2.format(2))
     assert count(tmp_path, "0::/a\n") == 2
@@ -63,7 +63,7 @@ def test_the_group_itself_comes_before_the_root(tmp_path: Path) -> None:
     "text", ["", "oom 5\n", "oom_kill\n", "oom_kill x\n", "oom_kill -1\n", "oom_kill_disable 1\n", "oom_kills 3\n"]
 )
 def test_a_file_that_does_not_count_is_passed_over(tmp_path: Path, text: str) -> None:
-    """An old kernel has no count: the next file is asked, and without one nobody knows."""
+    """An old kernel has no count: the next file is read, and without one the result is None."""
     group(tmp_path, "a/memory.events", text)
     assert count(tmp_path, "0::/a\n") is None
     group(tmp_path, "memory.events", EVENTS_V2.format(1))
@@ -72,20 +72,20 @@ def test_a_file_that_does_not_count_is_passed_over(tmp_path: Path, text: str) ->
 
 @pytest.mark.parametrize("membership", [None, "", "\n", "nonsense\n", "0::\n", ":::\n"])
 def test_without_files_nobody_knows(tmp_path: Path, membership: str | None) -> None:
-    """No control groups, as on macOS, or a file in no form that we know."""
+    """Without control groups, as on macOS, or with a file of unknown form, the result is None."""
     assert count(tmp_path, membership) is None
     assert oom_kills(tmp_path / "none", tmp_path / "neither") is None
 
 
 def test_the_real_tree_is_read() -> None:
-    """Whatever this machine has, it is a count or none."""
+    """The files of this machine give a count or None."""
     found = oom_kills()
     assert found is None or found >= 0
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="no /proc")
 def test_what_a_process_uses() -> None:
-    """Seconds of processor time and bytes of memory of this very process; nothing of one that is gone."""
+    """Processor time and memory of this process are positive; those of an ended process are None."""
     used = resource_usage(os.getpid())
     assert used is not None
     assert 0 < used[0] < 10_000

@@ -1,4 +1,4 @@
-"""What errors of Daytona's SDK become: a sentence that says what to do."""
+"""Tests of ``error_text``: errors of Daytona's SDK become a sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ENTERED = "Failed to create sandbox: Failure during waiting for sandbox to start
 
 
 class Said(Exception):
-    """As the SDK's: the status is None where nothing answered."""
+    """An error as the SDK raises it; its status is None if there was no response."""
 
     def __init__(self, text: str, status_code: int | None = None) -> None:
         super().__init__(text)
@@ -25,9 +25,12 @@ class Said(Exception):
         (Said("Total CPU limit exceeded. Maximum allowed: 10.", 403), "a limit of the organisation is reached"),
         (Said("Snapshot quota exceeded", 400), "a limit of the organisation is reached"),
         (Said("Rate limit exceeded", 429), "too many requests, try again later"),
-        (Said("no", 403), "may not do this (no)"),
-        (Said("Failed to create sandbox: oops", 500), "it has trouble, or something before it: try again later (oops)"),
-        (Said("Cannot connect to host x"), "cannot be reached"),
+        (Said("no", 403), "has no permission for this (no)"),
+        (
+            Said("Failed to create sandbox: oops", 500),
+            "the service or a proxy in front of it failed: try again later (oops)",
+        ),
+        (Said("Cannot connect to host x"), "is unreachable"),
         (Said("1 validation error for Sandbox"), "check DAYTONA_API_URL"),
         (Said(f"{ENTERED}SandboxState.ERROR, error reason: no room"), "no room"),
         (Said(f"{ENTERED}SandboxState.ERROR, error reason: None"), "it gave no reason"),
@@ -36,7 +39,7 @@ class Said(Exception):
     ],
 )
 def test_each_error_says_what_to_do(error: Said, words: str) -> None:
-    """In the service's words too, without what the SDK puts before them."""
+    """The sentence has the service's reason, without the prefixes of the SDK."""
     said = error_sentence(error)
     assert words in said
     assert "Failed to create" not in said
@@ -44,7 +47,7 @@ def test_each_error_says_what_to_do(error: Said, words: str) -> None:
 
 
 def test_what_else_helps() -> None:
-    """gc where there are too many; our own image where there is no such snapshot; else nothing."""
+    """gc if a limit is reached, the kernel image if the snapshot does not exist, otherwise nothing."""
     assert "daytona-kernel gc" in advice(DaytonaSandbox(), Said("Total CPU limit exceeded", 403))
     missing = Said("Snapshot x not found. Did you add it through the dashboard?", 400)
     assert "daytona-kernel image build" in advice(DaytonaSandbox(snapshot="x"), missing)
@@ -55,7 +58,7 @@ def test_what_else_helps() -> None:
     ("url", "good"), [("https://app.daytona.io/api", True), ("app.daytona.io", False), ("https:///api", False)]
 )
 def test_an_address_that_is_none(url: str, good: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is shown, beside one that is right."""
+    """The sentence has the invalid URL and an example."""
     monkeypatch.setenv("DAYTONA_API_URL", url)
     assert (url_error() is None) is good
     assert good or repr(url) in str(url_error())

@@ -1,4 +1,4 @@
-"""What a sandbox says of itself: taken if it makes sense, refused in one sentence if not."""
+"""Tests of ``probe``: answers of a sandbox are parsed if they are valid, and refused in one sentence if not."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ JSON = st.recursive(
 
 
 def test_what_makes_sense_is_taken() -> None:
-    """A look with and without a relay, a taken port, a system without /proc, and what was installed."""
+    """A probe with and without a relay, a taken port, a system without /proc, and an installation."""
     found = parse_probe(FOUND)
     assert isinstance(found, ProbeResult)
     assert (found.version, found.missing, found.uploaded, found.port) == ((3, 12), ("ipykernel",), True, 4290)
@@ -55,8 +55,8 @@ def test_what_makes_sense_is_taken() -> None:
     assert isinstance(without, ServingRelay)
     assert without.process == "17"
     assert parse_install({"python": "/p"}) == "/p"
-    with pytest.raises(LookupError, match="no way out"):
-        parse_install({"error": "no way out"})
+    with pytest.raises(LookupError, match="no network"):
+        parse_install({"error": "no network"})
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ def test_what_makes_sense_is_taken() -> None:
     ],
 )
 def test_what_would_become_a_header_a_port_or_a_command_is_looked_at(wrong: dict[str, Any]) -> None:
-    """The relay's answer comes from whatever listens there."""
-    with pytest.raises(SandboxFailed, match="an answer that makes no sense"):
+    """Any process of the sandbox may have sent the relay's answer."""
+    with pytest.raises(SandboxFailed, match="sent an invalid answer"):
         parse_probe({"relay": {**RELAY, **wrong}})
 
 
@@ -91,7 +91,7 @@ def test_what_would_become_a_header_a_port_or_a_command_is_looked_at(wrong: dict
     st.booleans(),
 )
 def test_any_answer_is_taken_or_refused(field: str, of_relay: str, value: Any, gone: bool) -> None:
-    """Whatever stands in a field, or if it is not there: nothing but our error."""
+    """Any value of a field, or a missing field, gives a result or ``SandboxFailed``."""
 
     def spoiled(good: dict[str, Any], name: str) -> dict[str, Any]:
         return {key: item for key, item in good.items() if key != name} if gone else {**good, name: value}

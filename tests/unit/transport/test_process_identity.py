@@ -1,4 +1,4 @@
-"""Tests of ``link.processes``."""
+"""Tests of ``transport.process_identity``: a start mark distinguishes processes with one id."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WAITING = [sys.executable, "-c", "input()"]
 
 
 def test_a_process_keeps_its_mark() -> None:
-    """Asked twice, the answer is the same, and it is when the process started."""
+    """The mark of a process stays the same."""
     mark = process_start_mark(os.getpid())
     assert mark
     assert process_start_mark(os.getpid()) == mark
@@ -27,20 +27,20 @@ def test_a_process_keeps_its_mark() -> None:
 
 
 def test_a_later_process_with_the_same_id_is_another() -> None:
-    """The id alone does not make it the one that was marked."""
+    """The id alone does not identify a process."""
     assert not process_alive(os.getpid(), process_start_mark(os.getpid()) + "1")
     assert not process_alive(os.getpid(), "")
 
 
 def test_a_process_that_ended_does_not_live() -> None:
-    """Not even as long as nobody waited for it, nor afterwards."""
+    """Neither before its parent has waited for it nor afterwards."""
     child = subprocess.Popen(WAITING, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         mark = process_start_mark(child.pid)
         assert process_alive(child.pid, mark)
     finally:
         child.kill()
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is not waited for
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and its parent has not waited for it
     assert not process_alive(child.pid, mark)
     child.communicate()
     assert not process_alive(child.pid, mark)
@@ -49,7 +49,7 @@ def test_a_process_that_ended_does_not_live() -> None:
 
 
 def test_a_process_that_never_was_has_no_mark() -> None:
-    """The error names it."""
+    """The error has the process id."""
     with pytest.raises(ProcessLookupError, match=str(NO_PID)):
         process_start_mark(NO_PID)
     assert not process_alive(NO_PID, "1")
@@ -57,7 +57,7 @@ def test_a_process_that_never_was_has_no_mark() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 def test_a_name_with_parentheses_and_spaces_does_not_confuse(tmp_path: Path) -> None:
-    """A process may call itself anything; its start stands behind the last parenthesis."""
+    """A command may contain parentheses; the start time follows the last one."""
     program = tmp_path / "a) Z 1 (b"
     program.symlink_to("/bin/cat")
     child = subprocess.Popen([str(program)], stdin=subprocess.PIPE)
@@ -69,8 +69,8 @@ def test_a_name_with_parentheses_and_spaces_does_not_confuse(tmp_path: Path) -> 
         child.communicate()
 
 
-def test_without_proc_ps_tells(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no /proc, as on macOS, the mark is the start that ps prints."""
+def test_without_proc_the_mark_comes_from_ps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without /proc, as on macOS, the mark is the start time that ps prints."""
     monkeypatch.setattr(processes, "Path", lambda path: Path("/nowhere") / path.lstrip("/"))
     try:
         mark = process_start_mark(os.getpid())
