@@ -245,7 +245,7 @@ class CellStream(HookedOutStream):
         """Write ``string``, as far as the cell's budget reaches; always reports all of it as written."""
         if not isinstance(string, str):
             raise TypeError(f"write() argument must be str, not {type(string).__name__}")
-        text = _printable(string)
+        text = printable(string)
         if self.budget is not None:
             text = self.budget.admit(text, self.name)
         if text:
@@ -388,7 +388,8 @@ def _readable_bytes(fd: int) -> int:
     return count[0]
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Return a text that UTF-8 can encode: lone surrogates are escaped."""
     if text.isascii():
         return text
     try:

@@ -48,7 +48,7 @@ def test_streams_and_builtins_come_back(restorer: tuple[NamespaceRestorer, Any, 
     restore, _, streams = restorer
     original_len, original_open = len, open
     try:
-        sys.stdout, sys.stderr = None, None  # type: ignore[assignment]
+        sys.stdout, sys.stderr = None, None
         streams[0].write = None
         builtins.len = None  # type: ignore[assignment]
         del builtins.open
