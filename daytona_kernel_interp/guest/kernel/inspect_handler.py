@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MAX_STUCK_THREADS = 4  # threads that a repr did not return to; then types have to do
-_NO_TASKS_OF = (
+_LIBRARY_FOLDERS = (
     str(Path(__file__).parent),
     *(str(Path(module.__file__ or "").parent) for module in (IPython, ipykernel, tornado, zmq, asyncio)),
 )
@@ -120,7 +120,7 @@ class InspectHandler:
             else:
                 loop.call_soon_threadsafe(settle, result)
 
-        threading.Thread(target=serve, name="look", daemon=True).start()
+        threading.Thread(target=serve, name="inspect", daemon=True).start()
         self._stuck_threads += 1
         try:
             return await asyncio.wait_for(asyncio.shield(done), limit_s)
@@ -144,7 +144,7 @@ class InspectHandler:
             "elapsed_s": now - self._cell_started_at,
             "line": line_of_thread(self._main_thread, self._cell_files),
             "calls": [[name, now - since] for name, since in self._bridge.pending_calls()][:MAX_CALLS],
-            "tasks": task_names(_tasks_of(self._loop), _NO_TASKS_OF)[:MAX_CALLS],
+            "tasks": task_names(_tasks_of(self._loop), _LIBRARY_FOLDERS)[:MAX_CALLS],
         }
 
 

@@ -322,12 +322,12 @@ class CellStream(HookedOutStream):
         """Write what is in the pipe, which is not empty; return how many bytes that were. Call it under its lock."""
         data = os.read(self.pipe_fd, min(most, _READ_BYTES))
         if self.name == "stderr":  # for the relay, which keeps the tail in case the kernel dies
-            self._save_pending_text(data)
+            self._save_stderr(data)
         if text := self._decoder.decode(data):
             self.write(text)
         return len(data)
 
-    def _save_pending_text(self, data: bytes) -> None:
+    def _save_stderr(self, data: bytes) -> None:
         fd = self.original_fd
         try:
             if os.fstat(fd).st_size > STDERR_BYTES:
