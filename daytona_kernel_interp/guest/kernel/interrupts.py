@@ -1,4 +1,4 @@
-"""SIGINT and cells that wait in a top-level ``await``."""
+"""Interrupts of cells that wait in a top-level ``await``."""
 
 from __future__ import annotations
 

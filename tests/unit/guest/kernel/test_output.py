@@ -284,7 +284,7 @@ def test_what_comes_after_the_end_has_a_limit_of_its_own(tmp_path: Path) -> None
     budget.close()
     late = "".join(budget.admit("y" * 99 + "\n") for _ in range(10_000))
     assert late.startswith(("y" * 99 + "\n") * 100)
-    assert late.endswith("\n[... what else came after the cell had ended is left out ...]\n")
+    assert late.endswith("\n[... further output after the end of the cell is left out ...]\n")
     assert len(late) < 10_100
 
 
