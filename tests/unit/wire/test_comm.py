@@ -58,7 +58,7 @@ def test_golden_preamble() -> None:
 
 
 def test_golden_preamble_of_large_variables() -> None:
-    """What wire version 1 says of variables that are kept, and of one that is wanted."""
+    """Wire version 1 has exactly this preamble for cached variables and for a requested one."""
     preamble = Preamble(kept=(("x", "00ff", 2), ("y", "11ee", 0)), wanted="z")
     value = preamble.to_value()
     assert (value["kept"], value["wanted"]) == ([["x", "00ff", 2], ["y", "11ee", 0]], "z")
@@ -66,7 +66,7 @@ def test_golden_preamble_of_large_variables() -> None:
 
 
 def test_golden_preamble_of_a_host_with_pyarrow() -> None:
-    """It says so, and one without says nothing, as hosts did before."""
+    """A host with pyarrow adds one field; without it the preamble is that of earlier hosts."""
     value = Preamble(arrow=True).to_value()
     assert value["arrow"] is True
     assert Preamble.from_value(value).arrow
@@ -76,7 +76,7 @@ def test_golden_preamble_of_a_host_with_pyarrow() -> None:
 
 
 def test_parameter_kinds_are_those_of_inspect() -> None:
-    """The numbers on the wire are the ones that ``inspect`` gives the kinds."""
+    """The numbers on the wire are those of ``inspect.Parameter``'s kinds."""
     assert [kind.name for kind in sorted(inspect._ParameterKind)] == [
         "POSITIONAL_ONLY",
         "POSITIONAL_OR_KEYWORD",
@@ -89,13 +89,13 @@ def test_parameter_kinds_are_those_of_inspect() -> None:
 @strategies.FEW
 @given(_PREAMBLES)
 def test_a_preamble_survives_the_wire(preamble: Preamble) -> None:
-    """What the host offers is what the kernel sets up."""
+    """A preamble is equal after encoding and decoding."""
     assert Preamble.from_value(values.loads(values.dumps(preamble.to_value()))) == preamble
 
 
 @given(st.builds(ToolFailure, st.text(), st.lists(st.text(), max_size=3).map(tuple), st.text()))
 def test_a_failure_survives_the_wire(failure: ToolFailure) -> None:
-    """The facts of a tool's exception arrive as they left."""
+    """A failure is equal after encoding and decoding."""
     assert ToolFailure.from_value(values.loads(values.dumps(failure.to_value()))) == failure
 
 
@@ -108,7 +108,7 @@ def test_golden_line() -> None:
 @strategies.FEW
 @given(st.lists(strategies.JSON_OBJECTS, max_size=3), st.lists(st.integers(0, 10**6), max_size=10))
 def test_lines_arrive_whole_however_they_are_cut(messages: list[dict[str, Any]], places: list[int]) -> None:
-    """Every cut of the stream gives the same objects in the same order."""
+    """However the stream is cut, the same objects come in the same order."""
     reader = LineReader()
     pieces = strategies.cut(b"".join(map(to_line, messages)), places)
     assert [message for piece in pieces for message in reader.feed(piece)] == messages
@@ -116,7 +116,7 @@ def test_lines_arrive_whole_however_they_are_cut(messages: list[dict[str, Any]],
 
 @given(st.lists(st.binary(max_size=20) | st.sampled_from([b"\n", b"{", b"}", b'"', b"[" * 5000]), max_size=10))
 def test_any_bytes_give_objects_or_are_refused(pieces: list[bytes]) -> None:
-    """Whatever the relay sends, nothing but RemoteProtocolError comes of it."""
+    """Any bytes give objects or a RemoteProtocolError."""
     reader = LineReader()
     try:
         for piece in pieces:
@@ -126,7 +126,7 @@ def test_any_bytes_give_objects_or_are_refused(pieces: list[bytes]) -> None:
 
 
 def test_an_unfinished_line_waits() -> None:
-    """Nothing is made of a line before its end."""
+    """A line gives its object when it is complete."""
     reader = LineReader()
     assert list(reader.feed(b'{"a"')) == []
     assert list(reader.feed(b": 1}")) == []
@@ -142,13 +142,13 @@ def test_the_longest_line_passes() -> None:
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\n{}\n"])
 def test_a_longer_line_is_refused(end: bytes) -> None:
-    """A line beyond the limit is refused, also before its end has come, so it never grows on."""
+    """A line beyond the limit is refused, even before its end."""
     with pytest.raises(RemoteProtocolError, match="at most"):
         list(LineReader().feed(b" " * (MAX_LINE_BYTES + 1) + end))
 
 
 def test_a_line_that_grows_too_long_is_refused() -> None:
-    """The limit holds for a line that comes in pieces."""
+    """The limit applies to a line that arrives in pieces."""
     reader = LineReader()
     assert list(reader.feed(b" " * MAX_LINE_BYTES)) == []
     with pytest.raises(RemoteProtocolError, match="at most"):
@@ -174,7 +174,7 @@ def test_a_line_that_is_no_object_is_refused(line: bytes, why: str) -> None:
 
 
 def test_messages_before_a_bad_line_still_count() -> None:
-    """What came whole before the fault was said, so it is handed out."""
+    """Complete lines before an invalid one give their objects."""
     feed = LineReader().feed(b'{"a": 1}\n[]\n')
     assert next(feed) == {"a": 1}
     with pytest.raises(RemoteProtocolError, match="not a JSON object"):
