@@ -28,6 +28,8 @@ export JUPYTER_CONFIG_DIR := $(CACHE)/jupyter/config
 export NO_PROXY := 127.0.0.1,localhost,::1
 export no_proxy := $(NO_PROXY)
 unexport $(filter DAYTONA_%,$(.VARIABLES))
+# Dozens of processes import the same packages; without bytecode each compiles them anew, for up to ten seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Without a model's key and without .env; the demo is the one that may use them.
 KEYS := $(filter %_API_KEY %_API_TOKEN %_AUTH_TOKEN %_API_BASE %_BASE_URL HF_TOKEN,$(.VARIABLES))

@@ -17,8 +17,26 @@ TYPE_CHECKING = False  # type checkers know the name; importing typing would cos
 if TYPE_CHECKING:
     from typing import Any
 
+    from .client.cell_result import CellResult
+    from .client.outputs import CellError, DisplayData, ExecuteResult, StreamText
+    from .errors import (
+        CellNotRun,
+        HostLost,
+        KernelDied,
+        KernelError,
+        RecordingError,
+        ReplayMismatch,
+        SandboxFailed,
+        SandboxGone,
+        SessionNotFound,
+        TunnelLost,
+        WireMismatch,
+    )
+    from .interpreter.dspy_compat import FinalOutput
     from .interpreter.interpreter import KernelInterpreter
+    from .monitor.inspection import Inspection
     from .monitor.live import live
+    from .playback.compare import Tolerance
     from .playback.diff import diff
     from .playback.offline_interpreter import ReplayInterpreter
     from .playback.replay import replay
@@ -29,13 +47,32 @@ if TYPE_CHECKING:
     from .sandboxes.remote_relay import RelaySandbox
 
 __all__ = [
+    "CellError",
+    "CellNotRun",
+    "CellResult",
     "DaytonaSandbox",
+    "DisplayData",
+    "ExecuteResult",
+    "FinalOutput",
+    "HostLost",
+    "Inspection",
+    "KernelDied",
+    "KernelError",
     "KernelImage",
     "KernelInterpreter",
     "LocalSandbox",
     "Recording",
+    "RecordingError",
     "RelaySandbox",
     "ReplayInterpreter",
+    "ReplayMismatch",
+    "SandboxFailed",
+    "SandboxGone",
+    "SessionNotFound",
+    "StreamText",
+    "Tolerance",
+    "TunnelLost",
+    "WireMismatch",
     "diff",
     "live",
     "replay",
@@ -44,13 +81,32 @@ __version__ = "0.1.0"
 
 
 _HOMES = {
+    "CellError": ".client.outputs",
+    "CellNotRun": ".errors",
+    "CellResult": ".client.cell_result",
     "DaytonaSandbox": ".sandboxes.daytona",
+    "DisplayData": ".client.outputs",
+    "ExecuteResult": ".client.outputs",
+    "FinalOutput": ".interpreter.dspy_compat",
+    "HostLost": ".errors",
+    "Inspection": ".monitor.inspection",
+    "KernelDied": ".errors",
+    "KernelError": ".errors",
     "KernelImage": ".sandboxes.daytona.snapshot_image",
     "KernelInterpreter": ".interpreter.interpreter",
     "LocalSandbox": ".sandboxes.local",
     "Recording": ".recording.recording",
+    "RecordingError": ".errors",
     "RelaySandbox": ".sandboxes.remote_relay",
     "ReplayInterpreter": ".playback.offline_interpreter",
+    "ReplayMismatch": ".errors",
+    "SandboxFailed": ".errors",
+    "SandboxGone": ".errors",
+    "SessionNotFound": ".errors",
+    "StreamText": ".client.outputs",
+    "Tolerance": ".playback.compare",
+    "TunnelLost": ".errors",
+    "WireMismatch": ".errors",
     "diff": ".playback.diff",
     "live": ".monitor.live",
     "replay": ".playback.replay",

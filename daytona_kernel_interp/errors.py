@@ -1,51 +1,57 @@
-"""The package's own errors. None of them knows DSPy; ``interpreter.py`` turns them into DSPy's.
+"""The package's exceptions. None of them knows DSPy.
+
+``interpreter/dspy_errors.py`` derives from each the class that :class:`KernelInterpreter` raises, which is also one of
+DSPy's: ``except KernelDied`` and ``except CodeInterpreterError`` both catch it.
 
 ::
 
     KernelError
-    ├── SandboxFailed     a sandbox could not be started, or its relay could not be reached
-    │   └── SandboxGone   a sandbox was stopped or deleted under us; its kernels and their variables are gone
-    ├── TunnelLost        the link to the relay is gone; what the running cell did is unknown
-    ├── CellNotRun        lost, or interrupted, on the way to the kernel: the cell did not run, its kernel lives
-    ├── WireMismatch      host and sandbox run different versions of this package
+    ├── SandboxFailed     a sandbox did not start, or its relay could not be reached
+    │   └── SandboxGone   a running sandbox was stopped or deleted; its kernels and their variables are gone
+    ├── TunnelLost        the link to the relay is lost; the outcome of the running cell is unknown
+    ├── CellNotRun        the cell was lost or interrupted before it reached the kernel, which is alive
+    ├── WireMismatch      host and sandbox have different versions of this package
     ├── KernelDied        the kernel's process ended; its variables are gone
-    ├── SessionNotFound   there is no session to take up, or its host lives
-    ├── RecordingError    a recording cannot be read, or a value of it is missing
-    └── ReplayMismatch    what a program asks for is not what was recorded
+    ├── SessionNotFound   there is no such session, or another process is its host
+    ├── HostLost          a tool call was not answered, because the session's earlier host ended
+    ├── RecordingError    a recording cannot be read or written, or lacks a value
+    └── ReplayMismatch    a program does not do what was recorded
 """
 
 from __future__ import annotations
 
 
 class KernelError(Exception):
-    """Base class of what can go wrong between host and kernel."""
+    """Base class of the errors between host and kernel."""
 
 
 class SandboxFailed(KernelError):
-    """A sandbox could not be started, or its relay could not be reached."""
+    """A sandbox that did not start, or whose relay could not be reached."""
 
 
 class SandboxGone(SandboxFailed):
-    """A sandbox was stopped or deleted, or its relay cannot run; its kernels and their variables are gone."""
+    """A sandbox that was stopped or deleted, or whose relay cannot run; its kernels and their variables are gone."""
 
 
 class TunnelLost(KernelError):
-    """The link to the relay is gone. A running cell may or may not have ended."""
+    """A lost link to the relay. A running cell may or may not have ended."""
 
 
 class CellNotRun(KernelError):
-    """A cell did not run: it was lost, or interrupted, on its way to the kernel. Variables are as they were."""
+    """A cell that was lost or interrupted before it reached the kernel. It did not run; variables are unchanged."""
 
 
 class WireMismatch(KernelError):
-    """Host and sandbox speak different versions of the wire."""
+    """Different versions of the wire format on host and sandbox."""
 
 
 class KernelDied(KernelError):
-    """The kernel's process ended, and its variables with it.
+    """The end of the kernel's process, and of its variables.
 
-    ``exit_code`` is negative for a signal and None where nobody saw it; ``out_of_memory`` says that the operating
-    system killed it for that; ``stderr`` is the last of what the process wrote there.
+    Attributes:
+        exit_code: The process's exit code, negative for a signal; None if it is not known.
+        out_of_memory: Whether the operating system killed the process because memory ran out.
+        stderr: The end of the process's standard error.
     """
 
     def __init__(
@@ -56,12 +62,20 @@ class KernelDied(KernelError):
 
 
 class SessionNotFound(KernelError):
-    """There is no session of that id to take up, or the process that it belongs to still lives."""
+    """A session that does not exist, or whose host is alive where it has to be gone, or gone where it has to live."""
+
+
+class HostLost(KernelError, ConnectionError):
+    """A tool call that was not answered, because the session's earlier host ended.
+
+    In the cell it is an error of this name that is also a ``ToolError`` and a ``ConnectionError``; recordings have the
+    name.
+    """
 
 
 class RecordingError(KernelError):
-    """A file is no recording, or of another version, or was cut off, or lacks a value."""
+    """A recording that cannot be written, is no recording, has another version, is cut off, or lacks a value."""
 
 
 class ReplayMismatch(KernelError):
-    """A program that runs against a recording asks for something else than was recorded. Nothing was run."""
+    """A request that differs from the recorded one. Nothing was run."""

@@ -6,6 +6,7 @@ The Makefile sets the same for what it starts; this holds when pytest is started
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def isolate(environ: MutableMapping[str, str], folder: Path) -> dict[str, str]:
         environ[name] = str(path)
     environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else litellm fetches its price list at import
     environ["PYTHON_DOTENV_DISABLED"] = "1"
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each process of a test compiles what it imports anew
+    sys.dont_write_bytecode = False
     environ["MPLBACKEND"] = "agg"
     for name in ("NO_PROXY", "no_proxy"):
         environ[name] = _LOOPBACK

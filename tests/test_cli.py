@@ -1,7 +1,8 @@
-"""The command line: what it prints, what it returns, and that nothing outlives it."""
+"""The command line: its output, its exit codes, and that nothing is left running."""
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from daytona_kernel_interp import KernelInterpreter
 from daytona_kernel_interp.cli import command_line as cli
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ LOCAL = ["--sandbox", "local"]
 
 
 def test_help_imports_neither_dspy_nor_a_kernel() -> None:
-    """``--help`` answers at once: nothing slow is imported for it."""
+    """``--help`` imports no slow library."""
     code = (
         "import sys; from daytona_kernel_interp import cli\n"
         "try: cli.main(['--help'])\n"
@@ -32,16 +34,14 @@ def test_help_imports_neither_dspy_nor_a_kernel() -> None:
 
 
 def test_exec_streams_and_shows_the_last_expression(capfd: pytest.CaptureFixture[str]) -> None:
-    """``exec`` writes both streams where they belong, then the repr of the last expression."""
+    """``exec`` writes stdout and stderr to their streams, then the repr of the last expression."""
     code = "import sys; print('out'); print('err', file=sys.stderr); ['x'] * 2"
     assert cli.main(["exec", *LOCAL, code]) == 0
     assert capfd.readouterr() == ("out\n['x', 'x']\n", "err\n")
 
 
 def test_exec_reads_standard_input(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """``exec -`` runs what comes on standard input, in the sandbox that the environment names."""
-    import io
-
+    """``exec -`` runs the code on standard input, in the sandbox that the environment names."""
     monkeypatch.setenv("DAYTONA_KERNEL_SANDBOX", "local")
     monkeypatch.setattr(sys, "stdin", io.StringIO("x = 20\nx + 1\n"))
     assert cli.main(["exec", "-"]) == 0
@@ -49,13 +49,13 @@ def test_exec_reads_standard_input(capfd: pytest.CaptureFixture[str], monkeypatc
 
 
 def test_exec_shows_a_submitted_answer(capfd: pytest.CaptureFixture[str]) -> None:
-    """What SUBMIT was given is shown like a last expression, and nothing else is."""
+    """The argument of SUBMIT is shown like a last expression."""
     assert cli.main(["exec", *LOCAL, "SUBMIT({'a': 1})"]) == 0
     assert capfd.readouterr() == ("{'a': 1}\n", "")
 
 
 def test_exec_fails_with_the_traceback(capfd: pytest.CaptureFixture[str]) -> None:
-    """An exception means exit code 1; what was printed before it comes once, the traceback on stderr."""
+    """An exception means exit code 1; earlier output appears once, the traceback on stderr."""
     assert cli.main(["exec", *LOCAL, "print('before')\n1 / 0"]) == 1
     out, err = capfd.readouterr()
     assert out == "before\n"
@@ -64,7 +64,7 @@ def test_exec_fails_with_the_traceback(capfd: pytest.CaptureFixture[str]) -> Non
 
 
 def test_exec_tells_where_the_syntax_is_wrong(capfd: pytest.CaptureFixture[str]) -> None:
-    """Code that does not compile means exit code 1 and the line at fault."""
+    """Code that does not compile means exit code 1 and the faulty line."""
     assert cli.main(["exec", *LOCAL, "x = = 1"]) == 1
     out, err = capfd.readouterr()
     assert out == ""
@@ -73,28 +73,34 @@ def test_exec_tells_where_the_syntax_is_wrong(capfd: pytest.CaptureFixture[str])
 
 
 def test_a_timeout_interrupts(capfd: pytest.CaptureFixture[str]) -> None:
-    """``--timeout`` ends the code, with exit code 1 and the reason."""
+    """``--timeout`` interrupts the code, with exit code 1 and the reason."""
     assert cli.main(["exec", *LOCAL, "--timeout", "0.2", "while True: pass"]) == 1
     assert capfd.readouterr().err.startswith("TimeoutError: the cell was interrupted after execution_timeout=0.2 s\n")
 
 
 def test_a_kernel_that_dies_is_told(capfd: pytest.CaptureFixture[str]) -> None:
-    """Code that ends its own process means exit code 1 and the process's."""
+    """Code that ends its own process means exit code 1; the message has the exit code of the process."""
     assert cli.main(["exec", *LOCAL, "import os; os._exit(7)"]) == 1
     assert "exit code 7" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(("argument", "code", "stderr"), [("3", 3, ""), ("'too bad'", 1, "too bad\n")])
+@pytest.mark.parametrize(
+    ("argument", "code", "stderr"),
+    [("3", 3, ""), ("'too bad'", 1, "too bad\n"), ("'3'", 1, "3\n"), ("[4]", 1, "[4]\n")],
+)
 def test_sys_exit_gives_the_exit_code(argument: str, code: int, stderr: str, capfd: pytest.CaptureFixture[str]) -> None:
     """``sys.exit`` means to the shell what it means under ``python``."""
     assert cli.main(["exec", *LOCAL, f"import sys; sys.exit({argument})"]) == code
     assert capfd.readouterr() == ("", stderr)
 
 
-@pytest.mark.parametrize(("argument", "code"), [("", 0), ("None", 0), ("0", 0), ("-1", 255)])
-def test_exit_codes_without_a_text(argument: str, code: int) -> None:
-    """No argument, None and 0 are success; a number is cut to the byte that a process may return."""
-    assert cli._exit_code(argument) == code
+def test_exit_codes_without_a_text(capfd: pytest.CaptureFixture[str]) -> None:
+    """No argument, None, 0 and False mean success; a number is cut to the byte that a process may return."""
+    with KernelInterpreter(sandbox="local") as interpreter:
+        interpreter.execute("import sys")
+        for argument, code in (("", 0), ("None", 0), ("0", 0), ("False", 0), ("-1", 255)):
+            assert cli.main(["exec", "--session", interpreter.session_id, f"sys.exit({argument})"]) == code
+    assert capfd.readouterr() == ("", "")
 
 
 def test_run_is_like_python(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -118,18 +124,34 @@ def test_run_fails_with_the_scripts_traceback(tmp_path: Path, capfd: pytest.Capt
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "the following arguments are required: COMMAND"),
-        (["exec"], "the following arguments are required: CODE"),
-        (["exec", "--timeout", "soon", "1"], "'soon' is no number of seconds"),
-        (["exec", "--timeout", "0", "1"], "'0' is no number of seconds"),
+        (["exec"], "no code was given: CODE, or - to read it from standard input."),
+        (["exec", *LOCAL, "-"], "standard input has no code."),
+        (["exec", "--session"], "no code was given"),
+        (["exec", "--session", "0badcafe"], "no code was given"),
+        (["exec", "--timeout", "soon", "1"], "'soon' is not a positive number"),
+        (["exec", "--timeout", "0", "1"], "'0' is not a positive number"),
         (["exec", "--sandbox", "nowhere", "1"], "invalid choice: 'nowhere'"),
-        (["exec", "1"], "No sandbox was chosen"),
+        (["exec", "1"], "No sandbox was chosen: "),
+        (["replay", "{recording}"], "With --sandbox local the code runs on this machine as you, without isolation."),
+        (["doctor"], "No key for Daytona: set DAYTONA_API_KEY, in the environment or in .env."),
+        (["gc"], "No key for Daytona"),
+        (["image", "build"], "No key for Daytona"),
         (["run", "no-such-file.py"], "no-such-file.py cannot be read: No such file or directory"),
         (["run", os.devnull + "/x"], "cannot be read: Not a directory"),
     ],
 )
-def test_bad_input_gets_one_sentence(arguments: list[str], sentence: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """Bad input means exit code 2 and one line that says what is wrong."""
+def test_bad_input_gets_one_sentence(
+    arguments: list[str],
+    sentence: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Bad or missing input means exit code 2 and one line that says what is wrong."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    recording = tmp_path / "run.ipynb"
+    recording.write_text("{}")
+    arguments = [argument.format(recording=recording) for argument in arguments]
     try:
         code: object = cli.main(arguments)
     except SystemExit as end:  # argparse's way
@@ -138,6 +160,18 @@ def test_bad_input_gets_one_sentence(arguments: list[str], sentence: str, capfd:
     assert (code, out) == (2, "")
     assert sentence in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("arguments", "listed"), [([], "exec"), (["image"], "build")])
+def test_without_a_command_usage_and_commands_are_printed(
+    arguments: list[str], listed: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A missing command is missing input: exit code 2, and the help on stderr."""
+    assert cli.main(arguments) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith(f"usage: {' '.join(['daytona-kernel', *arguments])} [-h]")
+    assert f"    {listed}  " in err
 
 
 def test_a_binary_is_no_script(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -158,14 +192,14 @@ def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
         assert process.stdout is not None
         kernel = int(process.stdout.readline())
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=100)
     assert (process.returncode, err) == (130, "")
     with pytest.raises(ProcessLookupError):
         os.kill(kernel, 0)
 
 
 def test_a_reader_that_has_enough_does_no_harm() -> None:
-    """A closed pipe, as behind ``| head -1``, ends in no traceback; the code still runs to its end."""
+    """A closed pipe, as behind ``| head -1``, causes no traceback; the code still runs to its end."""
     with subprocess.Popen(
         [*COMMAND, "exec", *LOCAL, "for i in range(20000): print(i)\nimport sys; sys.exit(5)"],
         stdout=subprocess.PIPE,

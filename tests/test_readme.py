@@ -11,7 +11,7 @@ import dspy
 import pytest
 from dspy.dsp.utils.settings import settings
 
-from daytona_kernel_interp import KernelInterpreter, Recording
+from daytona_kernel_interp import KernelInterpreter, Recording, SessionNotFound
 from daytona_kernel_interp.demo.script import ScriptedStep, scripted_lm
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def test_daytona_example() -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(_blocks("python")[2], "README.md, example 3", "exec"), namespace)
     assert namespace["sandbox"].network_block_all
-    assert namespace["interpreter"]._session is None
+    with pytest.raises(SessionNotFound):
+        _ = namespace["interpreter"].session_id
 
 
 def test_emulator_example(capsys: pytest.CaptureFixture[str]) -> None:

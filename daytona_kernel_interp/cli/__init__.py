@@ -1,8 +1,9 @@
 """The command line ``daytona-kernel``.
 
-One module per group of commands: each adds its parsers and runs its commands. Commands import what they need when
-they run, so that ``--help`` answers at once. What a command does belongs to the package that offers it in Python
-as well; here are options, exit codes and what a terminal shows. Nothing imports this package.
+``command_line`` builds the parser and runs a command; each ``*_commands`` module declares the options of one group of
+commands and carries them out. Commands import what they need when they run, so that ``--help`` answers at once. What a
+command does is also available from Python, in the package that implements it; this package holds options, exit codes
+and terminal output. Nothing imports it.
 """
 
 from .command_line import main

@@ -1,4 +1,4 @@
-"""``daytona-kernel attach``: ``jupyter console`` on a session, or a plain prompt whose cells run in it."""
+"""Prompts in a session: ``jupyter console``, or a plain prompt whose cells run there."""
 
 from __future__ import annotations
 
@@ -10,40 +10,44 @@ import shlex
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import KernelError
+from ..formatting import duration
 from ..monitor.live import live
-from ..monitor.shared_client import CellFailed
-from ..session.session_file import find_session
+from .run_commands import report_error, report_failure
+from .terminal import write_output
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from ..session.session_file import SessionRecord
+    from .session_client import SessionClient
 
 _QUIT_WORDS = frozenset({"exit", "exit()", "quit", "quit()"})
 
 
 class Console(code.InteractiveConsole):
-    """Python's own prompt; what is typed goes to ``run`` as soon as it is whole."""
+    """Python's own prompt; each complete input runs as a cell of ``client``."""
 
-    def __init__(self, run: Callable[[str], Any], report: Callable[[CellFailed], object]) -> None:
+    def __init__(self, client: SessionClient) -> None:
         super().__init__()
-        self._run, self._report = run, report
+        self._client = client
 
     def runsource(self, source: str, filename: str = "<input>", symbol: str = "single") -> bool:
-        """Run a cell, unless more of it is to come; return whether it is."""
+        """Run a cell if ``source`` is complete; return whether more input is needed."""
         if source.strip() in _QUIT_WORDS:
             raise EOFError
         try:
             if codeop.compile_command(source, filename, symbol) is None:
                 return True
         except (SyntaxError, ValueError, OverflowError):
-            pass  # a magic, a top-level await, or a mistake: the kernel knows
+            pass  # a magic, a top-level await, or a mistake: the kernel decides
         if source.strip():
             try:
-                self._run(source)
-            except CellFailed as failed:
-                self._report(failed)
+                result = self._client.run(source, on_output=write_output)
+                if result.error is not None:
+                    report_error(result)
+            except KernelError as error:
+                report_failure(error)
         return False
 
     def interact(self, banner: str | None = None, exitmsg: str | None = None) -> None:
@@ -54,40 +58,41 @@ class Console(code.InteractiveConsole):
             return
 
 
-def open_jupyter_console(session_id: str) -> int | None:
+def run_prompt(client: SessionClient, session_id: str) -> None:
+    """Read cells from standard input and run them until the input ends."""
+    Console(client).interact(_banner(session_id), exitmsg="")
+
+
+def open_jupyter_console(record: SessionRecord) -> int | None:
     """Run ``jupyter console`` on a session whose host lives, and return its exit code.
 
-    None if there is no host, or no such program; its command is told then.
-
-    Raises:
-        SessionNotFound: If there is no such session.
+    Returns None if the program is not installed here; the command that opens it elsewhere is printed then.
     """
-    record = find_session(session_id)
-    if not record.host_lives:
-        return None
     if importlib.util.find_spec("jupyter_console") is None:
         print(
-            "jupyter console is not installed here (extra `jupyter`). Where it is:\n"
+            "jupyter console is not installed here (extra `jupyter`). To use it from another environment:\n"
             f"    jupyter console --existing {shlex.quote(record.connection_file)}",
             file=sys.stderr,
         )
         return None
-    print(
-        f"Session {session_id}. Ctrl-D leaves it as it is.{_running_cell_text(session_id)}", file=sys.stderr, flush=True
-    )
+    print(f"{_banner(record.id)}{_running_cell_text(record.id)}", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "jupyter_console", "--existing", record.connection_file]
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the console's: it interrupts the cell
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the console handles Ctrl-C: it interrupts the cell
     try:
         return subprocess.Popen(command, preexec_fn=_restore_sigint).wait()
     finally:
         signal.signal(signal.SIGINT, before)
 
 
+def _banner(session_id: str) -> str:
+    return f"Session {session_id}. Ctrl-D leaves it running."
+
+
 def _running_cell_text(session_id: str) -> str:
-    """Return what has to end before the console can answer."""
+    """Return a sentence about the cell that must end before the console can answer."""
     with contextlib.suppress(KernelError):
         if (running := live(session_id).inspect().running) is not None:
-            return f" A cell has run for {running.elapsed_s:.0f} s; the console answers when it is over."
+            return f" A cell has run for {duration(running.elapsed_s)}; the console answers when it has ended."
     return ""
 
 

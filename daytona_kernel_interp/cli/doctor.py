@@ -1,4 +1,8 @@
-"""What ``daytona-kernel doctor`` does: goes from the key to a cell in a sandbox, and says where it stops and why."""
+"""The checks of ``daytona-kernel doctor``: each step from the key to a cell in a sandbox at Daytona.
+
+The steps depend on each other, so the first failure usually ends the checks. A failed check has advice: one sentence
+that says what to do. The sandbox that the checks create is deleted at the end.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from .. import __version__
@@ -24,16 +28,16 @@ from ..sandboxes.daytona import DaytonaSandbox
 from ..sandboxes.daytona.api import DaytonaAPI, begin_import
 from ..sandboxes.daytona.error_text import api_url, error_sentence, url_error
 from ..transport.websocket import connect_socket
-from ..wire.hello import PATH_PREFIX, RELAY_CHANNEL, SECRET_HEADER
+from ..wire.hello import NO_SUCH_CHANNEL, PATH_PREFIX, RELAY_CHANNEL, SECRET_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ..sandboxes.base import RelayAddress
     from ..sandboxes.daytona.sandbox import RunningDaytonaSandbox
+    from ..transport.websocket import Socket
 
 _CLOCK_S = 60.0
-_now = time.time
 _TIMES = 5
 _REQUEST_S = 10.0
 _RETRY_S = 0.5
@@ -42,36 +46,44 @@ import platform, ipykernel, websockets
 f"Python {platform.python_version()}, ipykernel {ipykernel.__version__}, websockets {websockets.__version__}"
 """
 _SNAPSHOT_STATES = {
-    "inactive": "it was not used for long: activate it at Daytona, or make one with `daytona-kernel image build`",
+    "inactive": "it has been inactive for long: activate it at Daytona, or make one with `daytona-kernel image build`",
     "build_failed": "delete it, and make one with `daytona-kernel image build`",
     "error": "delete it, and make one with `daytona-kernel image build`",
 }
 _PREVIEW_REFUSALS = {
-    401: "the preview does not accept the sandbox's token: try again, and look whether something on the way drops the "
-    "header X-Daytona-Preview-Token",
-    403: "the preview may not be reached: look at the organisation's policy for previews",
-    400: "the preview does not find the sandbox started: try again",
-    502: "nothing listens in the sandbox: its relay has ended, or its memory is used up",
+    401: "the preview does not accept the sandbox's token: try again, and check whether a proxy drops the header "
+    "X-Daytona-Preview-Token",
+    403: "access to the preview is forbidden: check the organization's policy for previews",
+    400: "the preview does not find a started sandbox: try again",
+    502: "nothing listens in the sandbox: its relay has ended, or it is out of memory",
 }
 _PREVIEW_REFUSALS[307] = _PREVIEW_REFUSALS[401]
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One line of the table."""
+    """The result of one check.
+
+    Attributes:
+        name: Name of the check.
+        result: What was found, as a short text.
+        took_s: Duration; None: the time since the step began; 0: none is shown.
+        advice: What to do about a failure; empty if the check passed.
+        final: Whether a failure makes further checks pointless.
+    """
 
     name: str
     result: str
     took_s: float | None = None
-    advice: str = ""  # empty: all is well
-    final: bool = True  # whether nothing after it can be checked, if it failed
+    advice: str = ""
+    final: bool = True
 
 
 class _Diagnosis:
-    """One examination, and what it made."""
+    """The state of one run: the description to check, and the sandbox and interpreter that were created."""
 
-    def __init__(self, wanted: DaytonaSandbox) -> None:
-        self.description = wanted
+    def __init__(self, description: DaytonaSandbox, now: Callable[[], float]) -> None:
+        self.description, self.now = description, now
         self.running: RunningDaytonaSandbox | None = None
         self.interpreter: KernelInterpreter | None = None
 
@@ -81,23 +93,28 @@ class _Diagnosis:
         return self.running.address
 
     async def start(self) -> RunningDaytonaSandbox:
-        """Be the sandbox of the interpreter: the one that was started before."""
+        """Return the sandbox that an earlier check started, so that the interpreter reuses it."""
         assert self.running is not None
         return self.running
 
     def delete(self) -> None:
-        """Delete what was made."""
+        """Delete the sandbox and close the interpreter."""
         if self.interpreter is not None:
             self.interpreter.shutdown()
         if self.running is not None:
             io_loop().run(self.running.stop())
 
 
-def run_checks(sandbox: DaytonaSandbox | None = None) -> Iterator[CheckResult]:
-    """Yield one check after the other; the first that fails is mostly the last. A sandbox is made, and deleted."""
-    diagnosis = _Diagnosis(sandbox or DaytonaSandbox())
+def run_checks(sandbox: DaytonaSandbox | None = None, *, now: Callable[[], float] = time.time) -> Iterator[CheckResult]:
+    """Run the checks in order and yield their results. A sandbox is created, and deleted at the end.
+
+    Args:
+        sandbox: The sandbox to check; None: the default one.
+        now: The clock that is compared with the service's.
+    """
+    diagnosis = _Diagnosis(sandbox or DaytonaSandbox(), now)
     if daytona_credential() is not None:
-        begin_import()  # meanwhile
+        begin_import()  # runs in the background during the first checks
     steps: list[Callable[[_Diagnosis], Iterator[CheckResult]]] = [
         _key,
         _api,
@@ -114,7 +131,7 @@ def run_checks(sandbox: DaytonaSandbox | None = None) -> Iterator[CheckResult]:
             started_at = time.monotonic()
             try:
                 checks = list(step(diagnosis))
-            except Exception as error:
+            except Exception as error:  # whatever breaks a check is what the user must see, not a traceback
                 checks = [CheckResult(step.__name__.strip("_"), "failed", None, str(error) or type(error).__name__)]
             for check in checks:
                 took_s = time.monotonic() - started_at if check.took_s is None else check.took_s
@@ -133,7 +150,7 @@ def _key(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
 
 
 def _api(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
-    """One request tells whether the key is good, how far it is, and, refused or not, what time it is there."""
+    """Check API, key and clock with one request; its duration, status and Date header are the results."""
     credential = daytona_credential()
     assert credential is not None
     if (wrong := url_error()) is not None:
@@ -141,7 +158,7 @@ def _api(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
         return
     request = urllib.request.Request(f"{api_url()}/sandbox?limit=1")
     for name, value in credential[1].items():
-        request.add_unredirected_header(name, value)  # the key is for this address alone
+        request.add_unredirected_header(name, value)  # not repeated to the target of a redirect
     status, server_date = 200, None
     started_at = time.monotonic()
     try:
@@ -159,25 +176,25 @@ def _api(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
     took_s = time.monotonic() - started_at
     advice = {
         200: "",
-        401: "Daytona does not accept the key: copy it again, or make a new one in Daytona's dashboard",
-        403: "the key may not see sandboxes: give it that right, or make a new one",
-        404: "there is no Daytona at this address: check DAYTONA_API_URL, which ends in /api",
+        401: "Daytona does not accept the key: copy it again, or create a new one in Daytona's dashboard",
+        403: "the key has no permission for sandboxes: give it that permission, or create a new one",
+        404: "no Daytona API at this address: check DAYTONA_API_URL, which ends in /api",
         429: "too many requests: try again later",
-    }.get(status, "Daytona has trouble, or something before it: try again later")
+    }.get(status, "Daytona or a proxy in front of it fails: try again later")
     yield CheckResult("API", api_url() if status == 200 else f"{api_url()} answers {status}", took_s, advice)
-    yield _clock(server_date)
+    yield _clock(server_date, diagnosis.now())
 
 
-def _clock(server_time: str | None) -> CheckResult:
+def _clock(server_time: str | None, now: float) -> CheckResult:
     if server_time is None:
-        return CheckResult("clock", "unknown: the API does not tell the time", 0.0)
-    skew_s = _now() - email.utils.parsedate_to_datetime(server_time).timestamp()
+        return CheckResult("clock", "unknown: the API's answer has no Date header", 0.0)
+    skew_s = now - email.utils.parsedate_to_datetime(server_time).timestamp()
     advice = "" if abs(skew_s) < _CLOCK_S else "set this machine's clock: tokens and certificates depend on it"
     return CheckResult("clock", f"{skew_s:+.0f} s from the API's", 0.0, advice, final=False)
 
 
 def _sdk(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
-    """Wait for the SDK's import, seconds that are no part of what the steps after this one take."""
+    """Wait for the import of the SDK, so that its seconds do not count as a later step's duration."""
     begin_import().result()
     return iter(())
 
@@ -186,19 +203,19 @@ def _snapshot(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
     name = diagnosis.description.snapshot_name
     if name is None or diagnosis.description.source_image is not None:
         yield CheckResult(
-            "snapshot", "Daytona's default; `daytona-kernel image build` makes one that starts sooner", 0.0
+            "snapshot", "Daytona's default; `daytona-kernel image build` makes one that starts faster", 0.0
         )
         return
     state, error = io_loop().run(_state_of_snapshot(name))
     if error is not None and getattr(error, "status_code", None) == 404:
-        advice = "there is none of this name: `daytona-kernel image build` makes one; or unset DAYTONA_KERNEL_SNAPSHOT"
+        advice = "no snapshot has this name: `daytona-kernel image build` makes one; or unset DAYTONA_KERNEL_SNAPSHOT"
         yield CheckResult("snapshot", name, None, advice)
-    elif error is not None:  # a key that may use snapshots may not be allowed to look at them
+    elif error is not None:  # a key may have permission to use snapshots and none to read them
         yield CheckResult("snapshot", f"{name}: unknown ({error_sentence(error)})")
     elif state == "active":
         yield CheckResult("snapshot", f"{name} is active")
     else:
-        advice = _SNAPSHOT_STATES.get(state, "it is being made: try again when it is active")
+        advice = _SNAPSHOT_STATES.get(state, "it is being built: try again when it is active")
         yield CheckResult("snapshot", f"{name} is {state}", None, advice)
 
 
@@ -206,7 +223,7 @@ async def _state_of_snapshot(name: str) -> tuple[str, Exception | None]:
     service = await DaytonaAPI.connect()
     try:
         return await service.snapshot_state(name), None
-    except Exception as error:
+    except Exception as error:  # the SDK's own classes, which only the SDK's module may import
         return "", error
     finally:
         await service.aclose()
@@ -222,14 +239,14 @@ def _sandbox(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
     yield CheckResult("sandbox", f"{diagnosis.running.id} started, with a relay")
     region = diagnosis.running.region
     if target and region and target != region:
-        advice = "check DAYTONA_TARGET: the region that was asked for is not the one that was given"
+        advice = "check DAYTONA_TARGET: the sandbox runs in another region than requested"
         yield CheckResult("region", f"{region}, not {target}", 0.0, advice, final=False)
     else:
         yield CheckResult("region", f"{region or 'unknown'}{'' if target else ' (the default)'}", 0.0)
 
 
 def _preview(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
-    """Plain requests through the preview; the relay answers each with 404, to whoever knows its secret."""
+    """Send plain requests through the preview; the relay answers each with its own 404."""
     address = diagnosis.address
     deadline = time.monotonic() + address.refused_timeout_s
     times: list[float] = []
@@ -241,15 +258,15 @@ def _preview(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
             advice = f"previews cannot be reached from here: check proxy, firewall and name service ({error})"
             yield CheckResult("preview", f"{address.url} does not answer", None, advice)
             return
-        if status == 404 and "no such channel" in text:
+        if (status, text) == (404, NO_SUCH_CHANNEL):
             times.append(time.monotonic() - started_at)
         elif time.monotonic() > deadline or status not in _PREVIEW_REFUSALS:
-            advice = _PREVIEW_REFUSALS.get(status, "something between here and the sandbox answers in its place")
+            advice = _PREVIEW_REFUSALS.get(status, "a proxy between here and the sandbox answers in its place")
             yield CheckResult("preview", f"answers {status}", None, advice)
             return
         else:
             time.sleep(_RETRY_S)
-    yield CheckResult("preview", f"{_TIMES} requests to the relay, the median's time", statistics.median(times))
+    yield CheckResult("preview", f"{_TIMES} requests to the relay; median time", statistics.median(times))
 
 
 def _http_get(address: RelayAddress) -> tuple[int, str]:
@@ -265,20 +282,20 @@ def _http_get(address: RelayAddress) -> tuple[int, str]:
 
 
 class _NullSink:
-    """Takes no messages."""
+    """A sink that ignores everything."""
 
-    def message(self, socket: Any, data: bytes | None) -> None:
+    def message(self, socket: Socket, data: bytes | None) -> None:
         pass
 
-    def writable(self, socket: Any) -> None:
+    def writable(self, socket: Socket) -> None:
         pass
 
-    def lost(self, socket: Any, code: int, reason: str) -> None:
+    def lost(self, socket: Socket, code: int, reason: str) -> None:
         pass
 
 
 def _websocket(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
-    """An upgrade without a hello: the relay takes it, and then closes it."""
+    """Open a WebSocket without sending a hello: the relay accepts it, then closes it."""
     address = diagnosis.address
 
     async def upgrade() -> None:
@@ -289,10 +306,10 @@ def _websocket(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
 
     try:
         io_loop().run(upgrade())
-    except Exception as error:
+    except Exception as error:  # sockets, TLS, HTTP and websockets have no common class below it
         proxies = [name for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY") if os.environ.get(name)]
         through = f" ({', '.join(proxies)} is set)" if proxies else ""
-        advice = f"requests pass and WebSockets do not: let whatever is on the way{through} pass them ({error})"
+        advice = f"plain requests pass and WebSockets do not: allow them in the proxy or firewall{through} ({error})"
         yield CheckResult("WebSocket", "refused", None, advice)
         return
     yield CheckResult("WebSocket", "an upgrade through the preview")
@@ -303,7 +320,7 @@ def _kernel(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
     started_at = time.monotonic()
     try:
         diagnosis.interpreter.start()
-        yield CheckResult("kernel", "started, and answers on every channel", time.monotonic() - started_at)
+        yield CheckResult("kernel", "started; answers on every channel", time.monotonic() - started_at)
         taken = []
         for _ in range(_TIMES):
             started_at = time.monotonic()
@@ -312,12 +329,12 @@ def _kernel(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
     except CodeInterpreterError as error:
         yield CheckResult("kernel", "does not answer", None, str(error))
         return
-    yield CheckResult("cell", f"{_TIMES} empty ones over the WebSocket, the median's time", statistics.median(taken))
+    yield CheckResult("cell", f"{_TIMES} empty cells over the WebSocket; median time", statistics.median(taken))
 
 
 def _versions(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
     assert diagnosis.interpreter is not None
-    server_date = diagnosis.interpreter.execute(_VERSIONS)
+    versions = diagnosis.interpreter.execute(_VERSIONS)
     yield CheckResult(
-        "versions", f"here: {__version__}, SDK {importlib.metadata.version('daytona')}; there: {server_date}", 0.0
+        "versions", f"host: {__version__}, SDK {importlib.metadata.version('daytona')}; sandbox: {versions}", 0.0
     )

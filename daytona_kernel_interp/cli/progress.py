@@ -1,4 +1,4 @@
-"""What the command line shows of work that may take minutes: a line that tells the time, and the log as it comes."""
+"""Progress of work that may take minutes: a status line with the elapsed time, and log lines above it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ if TYPE_CHECKING:
 
 _TICK_S = 1.0
 _CLEAR = "\r\x1b[K"
-_LOGGER = "daytona_kernel_interp.sandboxes.daytona"
 
 
 class Progress:
-    """Writes lines; on a terminal there is one more below them that says what is done, and for how long."""
+    """Writes lines to a file; on a terminal also a status line below them, with task and elapsed time."""
 
     def __init__(self, task: str, file: TextIO) -> None:
         self.task = task
@@ -41,11 +40,11 @@ class Progress:
             self._write(_CLEAR)
 
     def line(self, text: str) -> None:
-        """Show a line of the log."""
+        """Write one line."""
         self._write(f"{_CLEAR}{text}\n{self._status()}" if self.live else f"{text}\n")
 
     def _tick(self) -> None:
-        while not self._over.wait(_TICK_S):  # what is over in a moment shows nothing
+        while not self._over.wait(_TICK_S):  # a task that ends within the first second shows no status line
             self._write(f"{_CLEAR}{self._status()}")
 
     def _status(self) -> str:
@@ -59,24 +58,25 @@ class Progress:
 
 
 class _ProgressHandler(logging.Handler):
-    """Has a progress say what the log said last."""
+    """Shows the newest log record that reports progress: one logged with ``extra={"progress": True}``."""
 
     def __init__(self, progress: Progress) -> None:
         super().__init__(logging.INFO)
         self._progress = progress
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._progress.task = record.getMessage()
+        if getattr(record, "progress", False):
+            self._progress.task = record.getMessage()
 
 
 @contextlib.contextmanager
 def show_start_progress(file: TextIO) -> Iterator[None]:
-    """On a terminal, show what a start at Daytona does, if it takes longer than a moment."""
+    """On a terminal, show the current step of a start at Daytona if it takes longer than a moment."""
     progress = Progress("starting", file)
     if not progress.live:
         yield
         return
-    logger, handler = logging.getLogger(_LOGGER), _ProgressHandler(progress)
+    logger, handler = logging.getLogger("daytona_kernel_interp"), _ProgressHandler(progress)
     level = logger.level
     logger.setLevel(min(level or logging.INFO, logging.INFO))
     logger.addHandler(handler)

@@ -1,4 +1,4 @@
-"""The last cells of a session, for those who watch it: short, bounded, and cheap enough to be kept always. Sans-I/O."""
+"""The last cells of a session in short form, for monitors. Bounded and cheap enough to be always on. Sans-I/O."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TAIL_CHARS = 1000
 
 
 class CellHistory:
-    """One per kernel. Each change has a number, so that who comes again is told what is new."""
+    """The last cells of one kernel. Changes are numbered, so that a client can ask for what is new."""
 
     def __init__(self) -> None:
         self._steps: deque[dict[str, Any]] = deque(maxlen=MAX_STEPS)
@@ -26,7 +26,7 @@ class CellHistory:
         self._changes = 0
 
     def begin(self, cell: OutputCollector, code: str, now: float) -> None:
-        """A cell is sent; one without code, which moves a value or a file, is no step."""
+        """Add a step for a cell that is being sent, unless it has no code and only moves a value or a file."""
         if not code:
             return
         self._count += 1
@@ -34,7 +34,7 @@ class CellHistory:
         self._add({"number": self._count, "code": code[:STEP_CODE_CHARS], "state": "running", "took_s": None})
 
     def end(self, cell: OutputCollector, now: float) -> None:
-        """A cell is over, however it ended."""
+        """Note the end of a cell, however it ended."""
         if cell is not self._cell:
             return
         self._cell = None
@@ -49,7 +49,7 @@ class CellHistory:
         self._add(step)
 
     def changes_since(self, change: int, now: float) -> dict[str, Any]:
-        """Return the steps that changed after ``change``, the running one as it is now, and the last change."""
+        """Return the steps that changed after number ``change``, the running one as it is now, and the last number."""
         steps = [step for step in self._steps if step["change"] > change]
         if self._cell is not None:
             running = {**self._steps[-1], "took_s": now - self._started_at, "tail": self._cell.tail(TAIL_CHARS)}

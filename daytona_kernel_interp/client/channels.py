@@ -1,4 +1,4 @@
-"""One jupyter_client's channels to a kernel. Replaced as a whole when the link cannot resume. Lives on the I/O loop."""
+"""The channels of one client to a kernel, replaced as a whole when the link cannot resume. Lives on the I/O loop."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Message = dict[str, Any]
 
 
 class Channels:
-    """Shell, iopub and control, with a task that reads each."""
+    """Shell, iopub and control of one kernel, with a reader task for each."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Channels:
         on_shell: Callable[[Message], None],
         on_iopub: Callable[[Message], None],
     ) -> None:
-        """Connect; nothing is waited for."""
+        """Connect the sockets; return without waiting for the kernel."""
         context = _zmq_context()
         limit = max_message_bytes(max_value_bytes)
         context.setsockopt(zmq.MAXMSGSIZE, -1 if limit is None else limit)
@@ -48,9 +48,9 @@ class Channels:
         self._on_shell, self._on_iopub = on_shell, on_iopub
         self._barriers: dict[str, asyncio.Future[None]] = {}
         self._shell_replies: dict[str, asyncio.Future[None]] = {}
-        self._control_replies: dict[str, asyncio.Future[Message]] = {}  # awaited on control
+        self._control_replies: dict[str, asyncio.Future[Message]] = {}  # pending requests on control, by msg_id
         self._held_messages: list[Message] | None = None
-        self._known_ids: set[str] = set()  # ids of messages that were taken from the journal, and may come here as well
+        self._known_ids: set[str] = set()  # ids of messages taken from the journal that may arrive here, too
         self._readers = [
             asyncio.create_task(self._read(self._client.shell_channel, self._receive_shell)),
             asyncio.create_task(self._read(self._client.iopub_channel, self._receive_iopub)),
@@ -59,12 +59,12 @@ class Channels:
 
     @property
     def session(self) -> Session:
-        """The Jupyter session: makes and signs messages."""
+        """The Jupyter session, which makes and signs messages."""
         session: Session = self._client.session
         return session
 
     def execute_request(self, code: str) -> Message:
-        """Return the request for a cell whose preamble is in its buffers; see ``wire.calls``."""
+        """Return the execute_request of a cell; its preamble travels in the buffers, see ``wire.comm``."""
         content = {
             **{"code": code, "silent": False, "store_history": True, "user_expressions": {}},
             **{"allow_stdin": False, "stop_on_error": False},
@@ -77,12 +77,12 @@ class Channels:
         self.session.send(self._client.shell_channel.socket, message, buffers=list(buffers))
 
     def send_control(self, data: dict[str, Any], buffers: Sequence[Any] = ()) -> None:
-        """Send a ``comm_msg`` on control; see ``wire.calls``."""
+        """Send a ``comm_msg`` on control; see ``wire.comm``."""
         message = self.session.msg("comm_msg", {"comm_id": "", "data": data})
         self.session.send(self._client.control_channel.socket, message, buffers=list(buffers))
 
     async def request_control(self, data: dict[str, Any]) -> Message:
-        """Send a ``comm_msg`` on control and return the kernel's answer to it, however long that takes."""
+        """Send a ``comm_msg`` on control and return the kernel's reply. There is no time limit; cancel it instead."""
         message = self.session.msg("comm_msg", {"comm_id": "", "data": data})
         answer = self._control_replies[message["header"]["msg_id"]] = asyncio.get_running_loop().create_future()
         try:
@@ -93,24 +93,26 @@ class Channels:
             self._control_replies.pop(message["header"]["msg_id"], None)
 
     async def wait_subscribed(self) -> None:
-        """Return when what the kernel publishes arrives.
+        """Wait until the iopub subscription is in effect.
 
-        PUB sends nothing to a subscription that has not come; the first idle that does come proves that it has.
+        A PUB socket drops messages for subscriptions it has not received yet. The first status message that arrives
+        proves that the subscription was received.
         """
         probes: set[asyncio.Future[None]] = set()
         while not any(probe.done() for probe in probes):
             probes.add(self._probe())
-            wait_s = _PROBE_S if len(probes) < _QUICK_PROBES else _SLOW_PROBE_S  # C code may hold the kernel for hours
+            wait_s = _PROBE_S if len(probes) < _QUICK_PROBES else _SLOW_PROBE_S  # native code may block the kernel
             await asyncio.wait(probes, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
 
     async def barrier(self) -> None:
-        """Return when everything that the kernel published before now has arrived: iopub is in order."""
+        """Wait until all that the kernel published before this call has arrived; iopub is ordered."""
         await self._probe()
 
     async def shell_barrier(self) -> None:
-        """Return when the kernel has taken up everything that reached it on shell before now.
+        """Wait until the kernel has processed everything that reached its shell channel before this call.
 
-        Twice, because a ROUTER takes messages from its peers in turns, and earlier ones came over another connection.
+        Two requests are sent: a ROUTER socket takes messages from its peers in turns, and earlier messages came over
+        another connection.
         """
         for _ in range(2):
             message = self.session.msg("kernel_info_request", {})
@@ -119,18 +121,18 @@ class Channels:
             await replied
 
     def hold_iopub(self) -> None:
-        """Keep iopub's messages back until :meth:`release_iopub`."""
+        """Buffer iopub messages until :meth:`release_iopub`."""
         self._held_messages = []
 
     def release_iopub(self, known: set[str]) -> None:
-        """Hand over what was held back, without the messages of ``known`` ids, and hold no more."""
-        self._known_ids |= known  # what was published just before the journal was read is still on its way
+        """Deliver the buffered iopub messages, except those whose id is in ``known``, and stop buffering."""
+        self._known_ids |= known  # messages published just before the journal was read are still in transit
         held, self._held_messages = self._held_messages or [], None
         for message in held:
             self._guard(self._receive_iopub, message)
 
     async def aclose(self) -> None:
-        """Close the channels; nothing that is still queued is sent. Calling it again does nothing."""
+        """Close the channels and drop what is queued. A second call does nothing."""
         tasks, self._readers = self._readers, []
         for task in tasks:
             task.cancel()
@@ -152,8 +154,8 @@ class Channels:
             try:
                 _, parts = session.feed_identities(frames)
                 message = parse(session, parts)
-            except Exception as error:  # a bad signature, or whatever a hostile kernel makes json.loads raise
-                log.warning("dropped a message that is no Jupyter message: %s", error)
+            except Exception as error:  # a bad signature, or anything a hostile kernel makes json.loads raise
+                log.warning("dropped an invalid Jupyter message: %s", error)
                 continue
             self._guard(receive, message)
 
@@ -171,7 +173,7 @@ class Channels:
             waiting.set_result(None)
 
     def _receive_control(self, message: Message) -> None:
-        """Take an answer; what other replies carry is not waited for."""
+        """Resolve the pending request that a comm_msg answers; other replies on control are ignored."""
         answer = self._control_replies.get(parent_id(message))
         if answer is not None and not answer.done() and message["msg_type"] == "comm_msg":
             answer.set_result(message)
@@ -198,7 +200,7 @@ class Channels:
 
 
 def parent_id(message: Message) -> Any:
-    """Return the msg_id of a message's parent."""
+    """Return the msg_id of a message's parent, or None."""
     return message["parent_header"].get("msg_id")
 
 
@@ -214,11 +216,11 @@ os.register_at_fork(after_in_child=_forget_after_fork)
 
 
 def _zmq_context() -> zmq.asyncio.Context:
-    """Return the process's ZMQ context; each further one would cost an I/O thread.
+    """Return the process's ZMQ context; every further context would cost an I/O thread.
 
     Receiving keeps libzmq's high-water mark of 1000 messages. At the mark libzmq stops reading, the tunnel's window
-    closes and the kernel has to wait: nothing is lost (the kernel's iopub has no mark, see ``guest/kernel_app.py``),
-    and a sandbox that floods us fills its own memory and not ours.
+    closes and the kernel has to wait: nothing is lost (the kernel's iopub has no mark, see ``kernel_app``),
+    and a sandbox that floods its host fills its own memory, not the host's.
     """
     global _context
     if _context is None or _context.closed:

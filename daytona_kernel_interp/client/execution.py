@@ -1,4 +1,4 @@
-"""A cell under way, and how it or its kernel ended."""
+"""The state of a running cell, and how a cell or its kernel ended."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ _MAX_LATE_CHARS = 200_000
 
 @dataclass(frozen=True)
 class ExecutionResult:
-    """A cell that ended with its kernel alive."""
+    """The result of a cell whose kernel is alive."""
 
     cell: OutputCollector
-    background_output: str  # what earlier cells' threads printed since they ended
-    interrupted: str | None = None  # which rung of the ladder ended it: "interrupt" or "exception"
+    background_output: str  # printed by threads of earlier cells
+    interrupted: str | None = None  # the rung of the interrupt ladder that ended it: "interrupt" or "exception"
     timed_out: bool = False
 
 
 class BackgroundOutput:
-    """What threads of earlier cells printed since they ended."""
+    """Text printed by threads of cells that have ended."""
 
     def __init__(self) -> None:
         self._parts: list[str] = []
         self._chars = 0
 
     def add(self, text: str) -> None:
-        """Add text, if there is room."""
+        """Append text up to the limit; drop the rest."""
         if self._chars < _MAX_LATE_CHARS:
             self._parts.append(text[:_MAX_LATE_CHARS])
             self._chars += len(self._parts[-1])
 
     def take(self) -> str:
-        """Return all of it, and forget it."""
+        """Return the text and clear the buffer."""
         text, self._parts, self._chars = "".join(self._parts), [], 0
         return text
 
 
 class ExecutionAborted(Exception):
-    """A cell whose kernel died or whose link was lost: the error, and what the cell had shown."""
+    """The kernel died or the link was lost during a cell; carries the error and the cell's outputs so far."""
 
     def __init__(self, error: KernelError, cell: OutputCollector) -> None:
         super().__init__(str(error))
@@ -59,35 +59,35 @@ class ExecutionAborted(Exception):
 
 
 class Execution:
-    """A cell under way, and who waits for what of it."""
+    """A running cell: what is known of it, and the events that its waiters wait for."""
 
     def __init__(self, cell: OutputCollector, tools: ToolRunner, on_output: Callable[[Output], None] | None) -> None:
         self.cell, self.tools, self.on_output = cell, tools, on_output
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.interrupt_requested = asyncio.Event()
-        self.sent_here = True  # this process sent it
-        self.started = False  # the kernel is known to have taken it up
-        self.not_run = False  # and known not to have
+        self.sent_here = True  # this process sent the request
+        self.started = False  # the kernel is known to have started it
+        self.not_run = False  # the kernel is known not to have started it
         self.interrupted = False
-        self.reply_lost = False  # the connection that its reply goes to is gone; the journal has it
+        self.reply_lost = False  # the reply's connection is gone; the journal has the reply
         self.must_end = False
-        self.kill_reason = ""  # why, if it was
+        self.kill_reason = ""  # why this host killed the kernel, if it did
         self.tool_abort: ToolAborted | None = None
         self.resolving: asyncio.Task[None] | None = None
         self.submit_timer: asyncio.TimerHandle | None = None
 
     def require_end(self) -> None:
-        """The cell has to end, even if its kernel has to die for it."""
+        """Require the cell to end, if necessary by killing the kernel."""
         self.must_end = True
         self.interrupt_requested.set()
 
     def abort(self, error: ToolAborted) -> None:
-        """A host tool ends the call."""
+        """End the call because a host tool raised ``error``."""
         self.tool_abort = error
         self.require_end()
 
     def end(self) -> None:
-        """The cell is over."""
+        """Mark the cell as finished."""
         if self.submit_timer is not None:
             self.submit_timer.cancel()
         if not self.done.done():
@@ -97,7 +97,7 @@ class Execution:
 def kernel_died(event: Mapping[str, Any], kill_reason: str) -> KernelDied:
     """Return the error that tells how a kernel ended.
 
-    ``event`` is the relay's; ``kill_reason`` is why this host killed the kernel, if it did.
+    ``event`` is the relay's exit event; ``kill_reason`` says why this host killed the kernel, if it did.
     """
     code, signal_name, oom = event.get("code"), event.get("signal"), event.get("oom") is True
     how = f"signal {signal_name or -code}" if isinstance(code, int) and code < 0 else f"exit code {code}"
@@ -117,16 +117,16 @@ def kernel_died(event: Mapping[str, Any], kill_reason: str) -> KernelDied:
 
 
 async def wait_first(*futures: asyncio.Future[Any], timeout_s: float | None) -> None:
-    """Return when one of them is done, or the time is up; nothing is raised."""
+    """Wait until one future is done or the time is up; raise nothing."""
     await asyncio.wait(futures, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
 
 
 async def wait_all(steps: list[asyncio.Future[Any]], dead: asyncio.Future[KernelError], timeout_s: float) -> None:
-    """Wait for every step, unless the kernel is ``dead`` before.
+    """Wait for all ``steps``, unless ``dead`` resolves first.
 
     Raises:
         SandboxFailed: If the time was up.
-        KernelError: What the kernel died of, or what a step raised.
+        KernelError: Why the kernel died, or what a step raised.
     """
     end = asyncio.get_running_loop().time() + timeout_s
     try:
@@ -147,7 +147,7 @@ async def wait_all(steps: list[asyncio.Future[Any]], dead: asyncio.Future[Kernel
 
 
 async def run_unless(step: Coroutine[Any, Any, None], end: asyncio.Future[Any]) -> None:
-    """Do ``step``, unless ``end`` is done before; raises what ``step`` does."""
+    """Await ``step`` until ``end`` is done; raise what ``step`` raises."""
     task = asyncio.ensure_future(step)
     try:
         await wait_first(task, end, timeout_s=None)

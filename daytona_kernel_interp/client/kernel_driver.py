@@ -1,4 +1,4 @@
-"""``KernelDriver``: one live kernel, driven through jupyter_client. Lives on the I/O loop."""
+"""Drive one live kernel through jupyter_client. Lives on the I/O loop."""
 
 from __future__ import annotations
 
@@ -50,20 +50,20 @@ log = logging.getLogger(__name__)
 
 
 class KernelDriver(KernelObserver):
-    """One kernel of a sandbox."""
+    """The driver of one kernel: cells, interrupts, tool calls and recovery."""
 
     def __init__(self, tunnel: Tunnel, max_value_bytes: int | None) -> None:
         self._tunnel, self.max_value_bytes = tunnel, max_value_bytes
         self._channels: Channels | None = None
         self._calls, self._background_output = ToolCalls(self._send_control), BackgroundOutput()
         self._execution: Execution | None = None
-        self._own_session_ids: set[str] = set()  # Jupyter sessions whose cells are ours
-        self._last_iopub_id: str | None = None  # msg_id of the last message that came from the kernel
+        self._own_session_ids: set[str] = set()  # Jupyter sessions whose cells this host or its predecessor sent
+        self._last_iopub_id: str | None = None  # msg_id of the last iopub message received
         self._dead: asyncio.Future[KernelError] = asyncio.get_running_loop().create_future()
         self._recovering: asyncio.Task[None] | None = None
         self._streams_broken: asyncio.Future[None] = (
             self._dead.get_loop().create_future()
-        )  # since the last recovery began
+        )  # resolved when streams break after the last recovery began
         self._started, self.cell_history = False, CellHistory()
         self._inspect_client = InspectClient()
         self.id, self.key, self.connection_file = "", "", Path()
@@ -84,10 +84,10 @@ class KernelDriver(KernelObserver):
 
     @classmethod
     async def attach(cls, tunnel: Tunnel, kernel_id: str, key: str, *, max_value_bytes: int | None) -> KernelDriver:
-        """Take up a kernel that another host started.
+        """Attach to a kernel that another host started.
 
         Raises:
-            KernelDied: If it is gone.
+            KernelDied: If the kernel is gone.
             SandboxFailed, TunnelLost: As for :meth:`start`.
         """
         kernel = cls(tunnel, max_value_bytes)
@@ -132,17 +132,17 @@ class KernelDriver(KernelObserver):
         on_output: Callable[[Output], None] | None = None,
         on_sent: Callable[[OutputCollector], None] | None = None,
     ) -> ExecutionResult:
-        """Run one cell to its end and return what it did.
+        """Run one cell to its end and return its result.
 
-        Sent once; whatever happens to the link, it is never sent again. ``preamble`` is an encoded
-        :class:`~.wire.calls.Preamble`; ``on_sent`` is given the cell, to look at while it runs.
+        The request is sent once and never again, also after a link failure. ``preamble`` is an encoded
+        :class:`~.wire.comm.Preamble`; ``on_sent`` receives the collector of the cell's outputs before it runs.
 
         Raises:
-            KernelDied, TunnelLost: If kernel or link were gone before.
+            KernelDied, TunnelLost: If the kernel or the link was gone before.
             CellNotRun: If the link was lost before the cell reached the kernel, which lives.
-            ExecutionAborted: If the kernel ended, by itself or because nothing else stopped the cell, or the link
-                was lost.
-            ToolAborted: If a host tool raised what is no Exception. The cell was interrupted.
+            ExecutionAborted: If the kernel died, was killed because no interrupt stopped the cell, or the link was
+                lost.
+            ToolAborted: If a host tool raised a BaseException that is no Exception. The cell was interrupted.
         """
         if self._recovering is not None:
             await asyncio.shield(self._recovering)
@@ -159,9 +159,9 @@ class KernelDriver(KernelObserver):
     async def find_last_cell(
         self, tools: ToolRunner, *, max_output_chars: int | None, on_output: Callable[[Output], None] | None = None
     ) -> Execution | None:
-        """Return the last cell that the kernel took up for an earlier host, or None; to :meth:`resume`, or interrupt.
+        """Return the last cell that the kernel started for an earlier host, or None. It can be resumed or interrupted.
 
-        Tool calls that it waits for are not made again: they raise ``HostLost`` in the cell.
+        Its pending tool calls are not repeated: they raise ``HostLost`` in the cell.
 
         Raises:
             KernelError: If the journal cannot be read.
@@ -185,19 +185,21 @@ class KernelDriver(KernelObserver):
         return execution
 
     async def resume(self, execution: Execution, timeout_s: float | None) -> ExecutionResult:
-        """Wait for the end of a cell from :meth:`find_last_cell`; raises as :meth:`run` does."""
+        """Wait for the end of a cell from :meth:`find_last_cell`; raise as :meth:`run` does."""
         return await self._execute(execution, timeout_s, None)
 
     async def interrupt(self) -> None:
-        """Interrupt the running cell, if there is one; its variables stay."""
+        """Interrupt the running cell, if any; variables survive."""
         if self._execution is not None:
             self._execution.interrupt_requested.set()
 
     async def inspect(self, name: str | None = None) -> dict[str, Any]:
-        """Return what is in the kernel and what it runs, or one variable; also while a cell runs. See ``wire.looks``.
+        """Return the kernel's variables and its running cell, or one variable; see ``wire.inspect_messages``.
+
+        Works while a cell runs.
 
         Raises:
-            KernelError: If it is dead, or neither kernel nor relay answers.
+            KernelError: If the kernel is dead, or neither kernel nor relay answers.
         """
         if self._dead.done():
             raise self._dead.result()
@@ -226,14 +228,14 @@ class KernelDriver(KernelObserver):
             execution.tools.end_cell()
 
     async def _cancel(self, execution: Execution) -> None:
-        """Interrupt a cell whose caller has gone. Where the link does not let us, it must not run later either."""
+        """Interrupt a cell whose caller was cancelled. If the link is down, make sure that it cannot run later."""
         with self._tunnel.in_flight(), contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._escalate_interrupt(execution, may_kill=False), CANCEL_S)
         if not (execution.done.done() or self._tunnel.connected):
             await self._destroy(TunnelLost("the call was cancelled while the link was down; the outcome is unknown"))
 
     async def _wait_finished(self, execution: Execution, timeout_s: float | None) -> ExecutionResult:
-        """Wait for the end of the cell, whatever brings it."""
+        """Wait until the cell has ended, the kernel has died or the time is up, and return the result."""
         loop = asyncio.get_running_loop()
         deadline = None if timeout_s is None else loop.time() + timeout_s
         rung, timed_out = None, False
@@ -247,7 +249,7 @@ class KernelDriver(KernelObserver):
                 timed_out = not (execution.done.done() or self._dead.done() or interrupt.done())
             finally:
                 interrupt.cancel()
-            # An interrupt that did not get through leaves the cell running, and us waiting for it.
+            # If the interrupt did not reach the kernel, the cell goes on and so does this wait.
             rung = (
                 await self._escalate_interrupt(execution, may_kill=timed_out or execution.must_end)
                 if timed_out or interrupt.done()
@@ -257,25 +259,25 @@ class KernelDriver(KernelObserver):
             raise execution.tool_abort
         if execution.not_run:
             reason = "the cell was interrupted" if execution.interrupted else "the link was lost"
-            raise CellNotRun(f"{reason} before it reached the kernel: it did not run; variables kept")
+            raise CellNotRun(f"{reason} before it reached the kernel: it did not run, and variables are kept")
         if not execution.done.done():
             await self._raise_death(execution)
         return ExecutionResult(execution.cell, self._background_output.take(), rung, timed_out)
 
     async def _escalate_interrupt(self, execution: Execution, *, may_kill: bool) -> str | None:
-        """Interrupt the cell, more forcefully each time; return the rung that ended it.
+        """Climb the interrupt ladder; return the rung that ended the cell.
 
-        Patience begins when the relay has done its part, however long the link takes.
+        The wait at each rung begins when the relay has sent the signal, so a slow link does not shorten it.
         """
         for rung, patience_s in INTERRUPT_LADDER:
             if self._dead.done() or execution.done.done():
                 break
             execution.interrupted = True
-            self._check_finished(execution)  # its idle may have come before
+            self._check_finished(execution)  # its idle status may have arrived already
             try:
                 if rung == "interrupt":
                     await run_unless(self._tunnel.signal(self.id, "interrupt"), self._dead)
-                op = "raise" if rung == "exception" or not execution.started else "withhold"  # see guest/kernel.py
+                op = "raise" if rung == "exception" or not execution.started else "withhold"  # see guest.kernel
                 self._send_control({"op": op, "cell": execution.cell.msg_id})
             except KernelError:
                 break
@@ -294,9 +296,10 @@ class KernelDriver(KernelObserver):
         return None
 
     async def _drop_request(self, execution: Execution) -> None:
-        """Drop a request that is still on its way, such as one with large variables on a slow link.
+        """Drop a request that is still in transit, such as one with large variables on a slow link.
 
-        With its connection goes what the kernel has of it; whether that was all is then known.
+        Its connection is closed, which discards an incomplete request in the kernel. The recovery then finds out
+        whether the request was complete.
         """
         if self._recovering is None:
             self.streams_broken()
@@ -304,15 +307,15 @@ class KernelDriver(KernelObserver):
 
     async def _raise_death(self, execution: Execution) -> NoReturn:
         if not self._dead.done():
-            raise TunnelLost("the relay did not tell that the kernel was killed; whether the cell ended is unknown")
+            raise TunnelLost("the relay did not confirm that the kernel was killed; the outcome of the cell is unknown")
         error = self._dead.result()
         if isinstance(error, KernelDied):
             if self._channels is not None:
-                self._channels.hold_iopub()  # for good: what is still on its way is in the journal, too
+                self._channels.hold_iopub()  # not released: messages in transit are in the journal, too
             try:
                 self._apply_recovered(await self._read_journal(self._last_iopub_id, execution.cell.msg_id))
             except KernelError as failed:
-                log.warning("what the kernel said last cannot be read: %s", failed)
+                log.warning("the kernel's last output cannot be read from its journal: %s", failed)
         else:
             await self._close_channels()
         raise ExecutionAborted(error, execution.cell) from error
@@ -329,7 +332,7 @@ class KernelDriver(KernelObserver):
     def _receive_iopub(self, message: Message) -> None:
         parent, execution = parent_id(message), self._execution
         if message["msg_type"] == "iopub_welcome":
-            return  # greets a subscriber; no journal has it
+            return  # sent to a new subscriber; not in the journal
         self._last_iopub_id = message["header"]["msg_id"]
         if execution is None or parent != execution.cell.msg_id:
             self._receive_foreign(message)
@@ -340,7 +343,7 @@ class KernelDriver(KernelObserver):
         self._check_finished(execution)
 
     def _receive_foreign(self, message: Message) -> None:
-        """Take a message of a cell that has ended, or of another client's."""
+        """Handle a message of a cell that has ended, or of another client."""
         data = message["content"].get("data")
         own_cell = message["parent_header"].get("session") in self._own_session_ids
         if message["msg_type"] == "stream" and own_cell:
@@ -349,7 +352,7 @@ class KernelDriver(KernelObserver):
             reason = (
                 "the cell that made this call has ended"
                 if own_cell
-                else "tools are for the cells of the session's host"
+                else "tools can be called from cells of the session's host only"
             )
             self._calls.refuse_call(data.get("id"), reason)
 
@@ -381,12 +384,12 @@ class KernelDriver(KernelObserver):
             execution.resolving = asyncio.create_task(self._resolve_partial_end(execution))
 
     async def _resolve_partial_end(self, execution: Execution) -> None:
-        """Decide about a cell of which only one of reply and idle came.
+        """Resolve a cell of which only the reply or only the idle status arrived.
 
-        Idle without reply: an interrupt can hit between the code's end and the reply; and a kernel replies to the
-        connection that the request came by, which may be gone.
-        Reply without idle: iopub is ordered, so once a later idle came this cell's is not on its way any more.
-        No time alone decides: the kernel's journal says what was sent.
+        Idle without reply: an interrupt can hit between the end of the code and the reply; and a kernel replies on the
+        connection of the request, which may be gone.
+        Reply without idle: iopub is ordered, so after a later idle status this cell's cannot arrive any more.
+        A timeout alone never decides: the kernel's journal says what was sent.
         """
         if not execution.reply_lost:
             await asyncio.wait({execution.done}, timeout=REPLY_GRACE_S)
@@ -398,7 +401,7 @@ class KernelDriver(KernelObserver):
                 await asyncio.wait_for(self._channels.barrier(), REPLY_GRACE_S)
                 await self._recover_messages(execution, self._channels)
             except asyncio.TimeoutError:
-                continue  # the link is slow, or down; it decides nothing
+                continue  # a slow or lost link decides nothing
             except KernelError:
                 return
             if not execution.done.done():
@@ -406,22 +409,22 @@ class KernelDriver(KernelObserver):
                 execution.end()
 
     async def _recover_messages(self, execution: Execution, channels: Channels) -> None:
-        """Take in what the journal has and did not come, while nothing comes."""
+        """Apply the journal's messages that did not arrive, with iopub held meanwhile."""
         channels.hold_iopub()
         recovered, apply_messages = RecoveredJournal(), not execution.cell.idle
         try:
             recovered = await self._read_journal(self._last_iopub_id if apply_messages else None, execution.cell.msg_id)
             self._apply_recovered(recovered, messages=apply_messages)
         finally:
-            if channels is self._channels:  # else a recovery makes up for what was held back
+            if channels is self._channels:  # otherwise a recovery reads the held messages from the journal
                 channels.release_iopub(recovered.ids if apply_messages else set())
 
     # --- recovery --------------------------------------------------------------------------------------------
 
     def streams_broken(self) -> None:
-        """Streams cannot resume: open new ones, and make up from the journal for what they lost."""
+        """Start a recovery: open new streams and read what the old ones lost from the journal."""
         if not self._started:
-            self.relay_lost(SandboxFailed("a channel to the kernel closed before the kernel had answered"))
+            self.relay_lost(SandboxFailed("a channel to the kernel closed before the kernel answered"))
             return
         if not self._streams_broken.done():
             self._streams_broken.set_result(None)
@@ -432,7 +435,7 @@ class KernelDriver(KernelObserver):
         try:
             for _ in range(MAX_RECOVERIES):
                 self._streams_broken = asyncio.get_running_loop().create_future()
-                await self._close_channels()  # before anything is dialled: what they have queued is not for later
+                await self._close_channels()  # before anything is dialled: their queued messages must not be sent later
                 with self._tunnel.in_flight():
                     await run_unless(self._reopen(), self._streams_broken)
                 if not self._streams_broken.done():
@@ -441,7 +444,7 @@ class KernelDriver(KernelObserver):
         except KernelError as error:
             await self._destroy(error)
         except Exception as error:
-            log.exception("recovering the kernel failed")
+            log.exception("recovery of the kernel failed")
             await self._destroy(TunnelLost(f"the link was lost and could not be recovered: {error}"))
         finally:
             self._recovering = None
@@ -456,7 +459,7 @@ class KernelDriver(KernelObserver):
         self._tunnel.reopen_kernel(self.id)
         channels = self._open_channels()
         channels.hold_iopub()
-        # However long: native code may hold the kernel up.
+        # Without a limit: native code may block the kernel.
         await wait_all([asyncio.ensure_future(channels.wait_subscribed())], self._dead, math.inf)
         cell = None if self._execution is None else self._execution.cell.msg_id
         recovered = await self._read_journal(self._last_iopub_id, cell)
@@ -470,14 +473,14 @@ class KernelDriver(KernelObserver):
             await self._check_started(execution, channels, certain=not recovered.gap)
 
     async def _check_started(self, execution: Execution, channels: Channels, *, certain: bool) -> None:
-        """Find out whether a cell of which nothing was heard reached the kernel."""
+        """Find out whether a cell without any message reached the kernel."""
         await wait_all([asyncio.ensure_future(channels.shell_barrier())], self._dead, self._tunnel.lifetime_s)
         recovered = await self._read_journal(None, execution.cell.msg_id)
         if recovered.cell == execution.cell.msg_id or execution.started:
             execution.started = True
             return
         if not certain:
-            raise TunnelLost("the link was lost, and with it what the running cell did: its outcome is unknown")
+            raise TunnelLost("the link was lost together with the running cell's messages: its outcome is unknown")
         execution.not_run = True
         execution.end()
 
@@ -485,17 +488,17 @@ class KernelDriver(KernelObserver):
         return await read_records(self._tunnel, self.id, self.key, after, cell)
 
     def _apply_recovered(self, recovered: RecoveredJournal, *, messages: bool = True) -> None:
-        """Take in what the journal holds of the running cell: its reply and, unless told otherwise, its messages."""
+        """Apply the journal's records of the running cell: its reply and, unless excluded, its iopub messages."""
         execution = self._execution
         if execution is not None and messages and recovered.gap and execution.started:
             execution.cell.add(StreamText("stderr", LOST_OUTPUT))
         for message in recovered.messages if messages else ():
             try:
-                # Behind a gap come messages of cells that ended long ago.
+                # After a gap, messages of cells that ended long ago follow.
                 if not recovered.gap or (execution is not None and parent_id(message) == execution.cell.msg_id):
                     self._receive_iopub(message)
             except Exception:  # the journal is evidence, not proof
-                log.warning("dropped a malformed message of the journal", exc_info=True)
+                log.warning("dropped a malformed journal message", exc_info=True)
         if execution is None:
             return
         for text in recovered.unpublished:
@@ -509,17 +512,17 @@ class KernelDriver(KernelObserver):
     # --- the end ------------------------------------------------------------------------------------------
 
     def kernel_exited(self, event: Mapping[str, Any]) -> None:
-        """The kernel's process ended; its last words are in the journal."""
+        """Handle the exit of the kernel's process; its last output is in the journal."""
         self.relay_lost(kernel_died(event, self._execution.kill_reason if self._execution is not None else ""))
 
     def relay_lost(self, error: KernelError) -> None:
-        """There will be no further cell; nothing that is still queued for the kernel goes out."""
+        """Handle the loss of the relay: no further cell runs, and queued messages are dropped."""
         if not self._dead.done():
             self._dead.set_result(error)
             self._tunnel.suspend_kernel(self.id)
 
     async def _destroy(self, error: KernelError) -> None:
-        """End it all: nothing that is still queued for the kernel goes out."""
+        """Mark the kernel as dead, close the channels and drop queued messages."""
         self.relay_lost(error)
         await self._close_channels()
 
@@ -530,7 +533,7 @@ class KernelDriver(KernelObserver):
             await channels.aclose()
 
     async def aclose(self) -> None:
-        """Close the channels. A running cell ends in an error. Calling it again does nothing."""
+        """Close the channels. A running cell ends in an error. A second call does nothing."""
         self.relay_lost(TunnelLost("the interpreter was shut down"))
         if self._recovering is not None:
             self._recovering.cancel()

@@ -1,8 +1,8 @@
-"""One cell: Jupyter messages in, outputs, requests and one outcome out. Sans-I/O.
+"""Turn the Jupyter messages of one cell into outputs, tool calls and an outcome. Sans-I/O.
 
-A cell is over when its ``execute_reply`` (shell) and its ``idle`` status (iopub) have both come: either may be first,
-and output may trail the reply (Jupyter messaging spec, "Messages on the IOPub (PUB/SUB) channel"; measured: ``idle``
-was first in a third of the runs).
+A cell is finished when its ``execute_reply`` (shell) and its ``idle`` status (iopub) have both arrived. Either may be
+first, and output may follow the reply (Jupyter messaging spec, "Messages on the IOPub (PUB/SUB)
+channel"; measured: ``idle`` was first in a third of the runs).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from .outputs import CellError, DisplayData, ExecuteResult, Output, StreamText, 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-# A sandbox is hostile: it can ignore the cap on output that it was given, and must not fill the host's memory. Texts
-# are held to twice that cap; a figure or a table is no text and may be larger, but not all of them together.
+# A hostile sandbox can ignore the output limit that it was given, and must not fill the host's memory. Text may take
+# twice that limit. Figures and tables may take more, up to a limit for all of them together.
 _SLACK_CHARS = 64 * 1024
 _RICH_PER_TEXT = 160  # 32 MB of figures at the default of 200,000 characters of text
 MAX_OUTPUTS = 10_000
@@ -27,31 +27,31 @@ MAX_OUTPUTS = 10_000
 
 @dataclass(frozen=True)
 class OutputArrived:
-    """The cell showed something."""
+    """An output arrived."""
 
     output: Output
 
 
 @dataclass(frozen=True)
 class ToolCalled:
-    """The cell waits for a host tool."""
+    """The cell called a host tool and waits for the reply."""
 
     call_id: int
     name: str
     buffers: Sequence[Any]
-    arrow: bool = False  # whether frames may come back as Arrow IPC
+    arrow: bool = False  # whether the reply may contain Arrow IPC
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """The cell called SUBMIT; buffers hold the fields. Only the first counts."""
+    """The cell called SUBMIT; ``buffers`` hold the encoded fields. Later calls in the same cell are ignored."""
 
     buffers: Sequence[Any]
 
 
 @dataclass(frozen=True)
 class PendingCalls:
-    """The calls that the cell waits for, as it was asked after a link was lost."""
+    """The ids of the cell's pending calls: the reply to the question asked after a link was lost."""
 
     ids: Sequence[int]
 
@@ -60,14 +60,14 @@ CellEvent = OutputArrived | ToolCalled | Submitted | PendingCalls
 
 
 class OutputCollector:
-    """Collects what belongs to one execute_request."""
+    """The collector of one execute_request: outputs, submission, value and reply."""
 
     def __init__(self, msg_id: str, *, max_output_chars: int | None = None) -> None:
         self.msg_id = msg_id
         self._outputs: list[Output] = []
-        self._open_texts: list[str] = []  # texts of the stream that is being written; joined once
+        self._open_texts: list[str] = []  # texts of the stream that is being written, joined on demand
         self._open_name = ""
-        self._displays: dict[str, int] = {}  # which of the outputs is the display of an id, which can be updated
+        self._displays: dict[str, int] = {}  # index of the output with a display_id, which can be updated
         self.replied = False
         self.idle = False
         self.execution_count: int | None = None  # known once the kernel has started the cell
@@ -75,32 +75,32 @@ class OutputCollector:
         self.submission: Sequence[Any] | None = None
         self.value: Sequence[Any] | None = None
         self.requested: Sequence[Any] | None = None
-        self.cached_keys: list[str] = []  # keys of the large variables that the kernel keeps
-        self.input_evicted = False  # it lacked one, and did not run the cell
+        self.cached_keys: list[str] = []  # keys of the large variables in the kernel's input cache
+        self.input_evicted = False  # a key was missing in the cache, and the cell did not run
         self._published_error: CellError | None = None
         self._reply_error: CellError | None = None
         self._chars_left = None if max_output_chars is None else 2 * max_output_chars + _SLACK_CHARS
         self._rich_left = None if max_output_chars is None else _RICH_PER_TEXT * max_output_chars + _SLACK_CHARS
         self._dropped = 0
-        self.abandoned_calls = 0  # calls that raised HostLost, because an earlier host did not answer them
+        self.abandoned_calls = 0  # calls that raised HostLost because an earlier host had not answered them
 
     @property
     def finished(self) -> bool:
-        """Whether reply and idle have both come."""
+        """Whether the reply and the idle status have both arrived."""
         return self.replied and self.idle
 
     @property
     def error(self) -> CellError | None:
-        """What ended the cell, if an exception did; the one that SUBMIT raises does not count."""
+        """The exception that ended the cell, or None; the exception raised by SUBMIT does not count."""
         return None if self.submission is not None else self._published_error or self._reply_error
 
     @property
     def outputs(self) -> list[Output]:
-        """What the cell showed so far, in order; neighbouring texts of one stream are one output."""
+        """The outputs so far, in order; adjacent texts of one stream are one output."""
         return [*self._outputs, *self._open_stream()]
 
     def receive_reply(self, message: Mapping[str, Any]) -> None:
-        """Take the cell's execute_reply."""
+        """Process the cell's execute_reply."""
         self.replied = True
         content = message["content"]
         own_metadata = message["metadata"].get(PREAMBLE_KEY)
@@ -120,7 +120,7 @@ class OutputCollector:
             self._reply_error = CellError("Aborted", "the kernel did not run the cell", "")
 
     def receive_iopub(self, message: Mapping[str, Any]) -> Iterator[CellEvent]:
-        """Take an iopub message whose parent is this cell, and yield what it means."""
+        """Process an iopub message whose parent is this cell, and yield its events."""
         kind, content = message["header"]["msg_type"], message["content"]
         if kind == "status":
             self.idle = self.idle or content.get("execution_state") == "idle"
@@ -134,7 +134,7 @@ class OutputCollector:
             yield OutputArrived(output)
 
     def text(self) -> str:
-        """Return what the cell printed and displayed, in order, without its last expression and error."""
+        """Return printed and displayed text in order, without the last expression's value and the error."""
         parts = []
         for output in self.outputs:
             if isinstance(output, StreamText):
@@ -142,14 +142,14 @@ class OutputCollector:
             elif isinstance(output, DisplayData):
                 parts.append(("", f"{display_text(output.data)}\n"))
         if self.abandoned_calls:
-            unanswered = f"{self.abandoned_calls} tool calls were not answered: their host died. They raised HostLost."
+            unanswered = f"{self.abandoned_calls} tool calls raised HostLost: their host died before it replied."
             parts.append(("", f"\n[{unanswered}]\n"))
         if self._dropped:
             parts.append(("", f"\n[... {self._dropped} further outputs beyond the limit were left out ...]\n"))
         return plain_text(join_streams(parts))
 
     def tail(self, chars: int) -> str:
-        """Return the last characters of what was printed and displayed, without joining all that came before."""
+        """Return the last characters of the printed and displayed text, without joining all of it."""
         parts: list[str] = []
         for text in itertools.chain(reversed(self._open_texts), map(_display_text, reversed(self._outputs))):
             parts.append(text[-chars:])
@@ -159,7 +159,7 @@ class OutputCollector:
         return plain_text("".join(reversed(parts)))
 
     def value_text(self) -> str | None:
-        """Return the repr of the last expression, or None if the cell showed none."""
+        """Return the repr of the last expression, or None if there was none."""
         for output in reversed(self.outputs):
             if isinstance(output, ExecuteResult):
                 return display_text(output.data)
@@ -182,7 +182,7 @@ class OutputCollector:
                 self.abandoned_calls = len(ids)
 
     def _add_or_update(self, output: Output, kind: str, transient: Any) -> bool:
-        """Add an output, or put it in the place of the display that it updates: only the last state counts."""
+        """Add an output, or replace the display that it updates: only the last state counts against the limits."""
         display_id = transient.get("display_id") if isinstance(transient, dict) else None
         if not (isinstance(output, DisplayData) and isinstance(display_id, str)):
             return self.add(output)
@@ -199,7 +199,7 @@ class OutputCollector:
         return fits
 
     def add(self, output: Output) -> bool:
-        """Add an output, if there is room, and return whether there was."""
+        """Add an output if the limits allow it; return whether they did."""
         if not self._has_room(output):
             return False
         self._add(output)
@@ -251,7 +251,7 @@ def _display_text(output: Output) -> str:
 
 
 def _sizes(output: Output) -> tuple[int, int]:
-    """Return the size in characters of an output's text, and of its other representations."""
+    """Return the number of characters of an output's text and of its other representations."""
     match output:
         case StreamText(text=text):
             return max(1, len(text)), 0

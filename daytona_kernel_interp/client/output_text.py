@@ -1,4 +1,4 @@
-"""What a model reads of a cell's output: text as a terminal would leave it, and names in the place of pictures."""
+"""The text of a cell's output for a model: as a terminal would show it, with a name in place of each picture."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NAMES = {
 
 
 def plain_text(text: str) -> str:
-    """Return ``text`` without colours, each line as its last carriage return left it: a progress bar's last state."""
+    """Return ``text`` without ANSI escapes and with each line in its last state, as redrawn by carriage returns."""
     if "\x1b" in text:
         text = _ESCAPES.sub("", text)
     if "\r" in text:
@@ -40,13 +40,13 @@ def plain_text(text: str) -> str:
 
 
 def join_streams(parts: Iterable[tuple[str, str]]) -> str:
-    """Return texts with the names of their streams as one, in order.
+    """Join ``(stream name, text)`` pairs in order.
 
-    A line that a stream redraws stands where that was last done, as other streams' lines came in between; and it takes
-    nothing of theirs away.
+    A line that a stream redraws appears where it was redrawn last, after lines that other streams wrote in between. It
+    never overwrites another stream's text.
     """
     texts: list[str] = []
-    unfinished: dict[str, int] = {}  # by stream: where its line without an end is
+    unfinished: dict[str, int] = {}  # by stream: the index of its unfinished line
     for name, text in parts:
         first = text.partition("\n")[0]
         place = unfinished.pop(name, None)
@@ -65,9 +65,9 @@ def _last_redraw(line: str) -> str:
 
 
 def display_text(data: Mapping[str, Any]) -> str:
-    """Return the text that stands for displayed data: its own, where that says anything, else what it is.
+    """Return the text for displayed data: its ``text/plain`` if that is informative, else its kind and size.
 
-    A picture is named even if it has a text, since ``<Figure size 640x480 with 1 Axes>`` shows nothing.
+    A picture is always named, because its text, such as ``<Figure size 640x480 with 1 Axes>``, says little.
     """
     text = str(data.get("text/plain", ""))
     if (picture := _picture_text(data)) is not None:

@@ -1,4 +1,4 @@
-"""What a cell showed, as typed outputs. Sans-I/O.
+"""The typed outputs of a cell. Sans-I/O.
 
 The four kinds are those of the Jupyter messaging spec: ``stream``, ``display_data``, ``execute_result`` and ``error``.
 """
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StreamText:
-    """Text written to ``stdout`` or ``stderr``."""
+    """Text written to ``stdout`` or ``stderr``; ``name`` is the stream."""
 
     name: str
     text: str
@@ -22,7 +22,7 @@ class StreamText:
 
 @dataclass(frozen=True)
 class DisplayData:
-    """What ``display`` showed: representations by MIME type, as in the Jupyter message."""
+    """Displayed data: representations by MIME type, as in the Jupyter message."""
 
     data: Mapping[str, Any]
     metadata: Mapping[str, Any]
@@ -30,7 +30,7 @@ class DisplayData:
 
 @dataclass(frozen=True)
 class ExecuteResult:
-    """The cell's last expression: representations by MIME type; ``text/plain`` is its repr."""
+    """The value of the last expression: representations by MIME type; ``text/plain`` is its repr."""
 
     data: Mapping[str, Any]
     metadata: Mapping[str, Any]

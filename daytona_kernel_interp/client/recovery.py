@@ -1,4 +1,4 @@
-"""What a kernel's journal tells of a cell whose link was lost."""
+"""Read from a kernel's journal what a lost link did not deliver."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ log = logging.getLogger(__name__)
 
 Message = dict[str, Any]
 
-LOST_OUTPUT = "\n[... some output was lost with the link: the journal in the sandbox did not hold all of it ...]\n"
+LOST_OUTPUT = "\n[... some output was lost with the link: the journal in the sandbox was incomplete ...]\n"
 
 
 @dataclass(frozen=True)
 class UnpublishedText:
-    """Text that a cell printed and that its kernel, gone now, had not published."""
+    """Text that a cell printed and its kernel had not published when it died."""
 
     name: str
     cell: str
@@ -35,17 +35,17 @@ class UnpublishedText:
 
 @dataclass
 class RecoveredJournal:
-    """What was read. All of it comes from a sandbox and may be false."""
+    """The parsed records of a journal. They come from the sandbox and may be forged."""
 
-    messages: list[Message] = field(default_factory=list)  # of iopub, in order
-    replies: dict[str, Message] = field(default_factory=dict)  # execute_replies by the cell's msg_id
+    messages: list[Message] = field(default_factory=list)  # iopub messages, in order
+    replies: dict[str, Message] = field(default_factory=dict)  # execute_reply messages by the cell's msg_id
     unpublished: list[UnpublishedText] = field(default_factory=list)
-    cell: str | None = None  # the last cell that the kernel took up
+    cell: str | None = None  # msg_id of the last cell that the kernel started
     gap: bool = False  # whether messages are missing
 
     @property
     def ids(self) -> set[str]:
-        """The ids of the messages."""
+        """The msg_ids of the messages."""
         return {message["header"]["msg_id"] for message in self.messages}
 
 
@@ -56,9 +56,9 @@ async def read_records(
     after: str | None = None,
     cell: str | None = None,
 ) -> RecoveredJournal:
-    """Read a kernel's journal from behind the message ``after``, or from where ``cell``, or the last cell, started.
+    """Read a kernel's journal after the message ``after``, or from the start of ``cell`` or of the last cell.
 
-    ``key`` is the kernel's session key; messages that it did not sign are dropped.
+    ``key`` is the kernel's session key; messages with a wrong signature are dropped.
 
     Raises:
         TunnelLost: If the relay is gone, or has no journal.
@@ -69,8 +69,8 @@ async def read_records(
         try:
             _, parts = session.feed_identities(frames)
             message: Message = session.deserialize(parts)
-        except Exception as error:  # whatever a hostile kernel makes json.loads raise
-            log.warning("dropped a record that is no Jupyter message: %s", error)
+        except Exception as error:  # anything a hostile kernel makes json.loads raise
+            log.warning("dropped a journal record that is no Jupyter message: %s", error)
             return None
         return message
 
@@ -78,7 +78,7 @@ async def read_records(
         try:
             _add_record(record, recovered, decode)
         except (RemoteProtocolError, ValueError, KeyError, TypeError, RecursionError) as error:
-            log.warning("dropped a malformed record of the journal: %s", error)
+            log.warning("dropped a malformed journal record: %s", error)
             recovered.gap = True
     return recovered
 

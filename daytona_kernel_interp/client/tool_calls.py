@@ -1,4 +1,4 @@
-"""The tool calls of the running cell: each is made once, and its reply reaches the cell although links break."""
+"""The tool calls of the running cell: each runs once, and its reply survives a lost link."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ log = logging.getLogger(__name__)
 HOST_LOST = ToolFailure(
     "HostLost",
     ("ConnectionError",),
-    "the host that made this call died before it answered; the call is not made again",
+    "the host that ran this call died before it replied; the call is not repeated",
 )
 
 
 class ToolCalls:
-    """Runs calls and keeps their replies until the cell is over, as far as they have room."""
+    """Runs tool calls and stores their replies until the cell ends, within a memory limit."""
 
     def __init__(self, send: Callable[..., None]) -> None:
-        """Make it; ``send(data, buffers)`` sends a message to the cell."""
+        """Create the store; ``send(data, buffers)`` sends a message to the cell."""
         self._send = send
         self._running: dict[int, asyncio.Task[None]] = {}
-        self._started_at: dict[int, tuple[str, float]] = {}  # of those: the tool's name, and when it was called
+        self._started_at: dict[int, tuple[str, float]] = {}  # by call id: the tool's name, and when it was called
         self._arguments_bytes = 0  # of those too
         self._stored_replies: dict[int, ToolReply] = {}  # oldest first
         self._stored_reply_bytes = 0
-        self._has_foreign_calls = False  # calls of this cell may have been taken by a host before us
+        self._has_foreign_calls = False  # an earlier host may have started calls of this cell
         self._last_foreign_id = 0
 
     def start_call(self, call: ToolCalled, tools: ToolRunner, abort: Callable[[ToolAborted], None]) -> None:
-        """Make a call; ``abort`` is told if the tool raised what is no Exception."""
+        """Start a call; ``abort`` is called if the tool raises a BaseException that is no Exception."""
         if self._has_foreign_calls:
             self._last_foreign_id = max(self._last_foreign_id, call.call_id)
-            return  # an earlier host took it, and may have made it
+            return  # an earlier host received this call and may have run it
         if call.call_id in self._running or call.call_id in self._stored_replies:
-            return  # told again; each is made once
+            return  # a repeated message; each call runs once
         if len(self._running) >= MAX_PENDING_CALLS:
             self.refuse_call(call.call_id, f"more than {MAX_PENDING_CALLS} tool calls at once")
             return
         size = _size(call.buffers)
         if self._running and self._arguments_bytes + size > PENDING_CALL_BYTES:
             self.refuse_call(
-                call.call_id, f"the arguments of the tool calls under way exceed {PENDING_CALL_BYTES:,} bytes"
+                call.call_id, f"the arguments of the pending tool calls exceed {PENDING_CALL_BYTES:,} bytes"
             )
             return
         task = asyncio.create_task(self._run_call(call, tools, abort))
@@ -62,42 +62,42 @@ class ToolCalls:
         task.add_done_callback(lambda _: self._discard_call(call.call_id, size))
 
     def refuse_call(self, call_id: Any, reason: str) -> None:
-        """Answer a call with an error."""
+        """Reply to a call with an error."""
         self._reply(call_id, ToolReply("error", values.dumps(failure(RuntimeError(reason)).to_value())))
 
     def resend_replies(self, ids: Iterable[int]) -> None:
-        """Send again what may have been lost with a link, to the calls that still wait."""
+        """Resend the replies that a lost link may have dropped to the calls that are still pending."""
         for call_id in ids:
             if call_id in self._stored_replies:
                 reply = self._stored_replies[call_id]
                 self._send({"op": reply.op, "id": call_id}, reply.buffers)
             elif call_id not in self._running:
-                self.refuse_call(call_id, "the reply to this call was lost with the link; the call is not made again")
+                self.refuse_call(call_id, "the reply to this call was lost with the link; the call is not repeated")
 
     def pending_calls(self) -> list[list[Any]]:
-        """Return the calls that were not answered yet: each tool's name, and seconds since the call."""
+        """Return the pending calls: each tool's name, and the seconds since the call."""
         now = asyncio.get_running_loop().time()
         return [[name, now - began] for name, began in self._started_at.values()]
 
     def begin_foreign_cell(self) -> None:
-        """What is read now are the calls of a cell that another host began."""
+        """Treat the calls read from now on as calls of an earlier host."""
         self._has_foreign_calls = True
 
     def abandon_foreign_calls(self, *, all_read: bool) -> None:
-        """Have the calls that wait for another host raise; later ones are ours.
+        """Make the calls that wait for an earlier host raise; later calls are this host's.
 
-        Those are the calls that were read; if not ``all_read``, every call that waits now.
+        If ``all_read`` is false, the journal was incomplete and every call that is pending now is affected.
         """
         upto = {"upto": self._last_foreign_id} if all_read else {}
         self._send({"op": "abandon", **upto}, values.dumps(HOST_LOST.to_value()))
         self._has_foreign_calls = False
 
     def end_cell(self) -> None:
-        """The cell is over: replies have no taker any more."""
+        """Drop the stored replies; the cell has ended."""
         self._stored_replies, self._stored_reply_bytes = {}, 0
 
     async def aclose(self) -> None:
-        """Drop the calls under way."""
+        """Drop the pending calls."""
         tasks = list(self._running.values())
         for task in tasks:
             task.cancel()
@@ -114,8 +114,8 @@ class ToolCalls:
         except ToolAborted as aborted:
             abort(aborted)
             return
-        except Exception as error:  # none of the tool's: its cell must not wait for ever
-            log.exception("a tool call could not be made")
+        except Exception as error:  # not raised by the tool; without a reply the cell would wait forever
+            log.exception("a tool call could not be started")
             reply = ToolReply("error", values.dumps(failure(error).to_value()))
         self._store_reply(call.call_id, reply)
         self._reply(call.call_id, reply)

@@ -1,6 +1,6 @@
-"""A recorded session in other formats.
+"""Write a recorded session in the formats of other programs.
 
-One module per format. Each takes a recording and writes what the other program reads, by that program's own
-specification. The page of a session is not an export but the package ``page``; reading other formats is not
-done here. An exporter imports the libraries of its format when it runs.
+There is one module for each format. It takes a transcript and writes what the other program reads, by that program's
+own specification, and it imports the libraries of the format only when it runs. The HTML page of a session is the
+package ``page``. Reading other formats does not belong here.
 """

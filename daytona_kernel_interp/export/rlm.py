@@ -1,14 +1,14 @@
-"""A recorded session as the JSON lines that the visualizer of ``rlm`` reads (github.com/alexzhang13/rlm).
+"""Export a recorded session as the JSON lines that the visualizer of ``rlm`` reads (github.com/alexzhang13/rlm).
 
-Read from that repository: ``visualizer/src/lib/types.ts`` and ``parse-logs.ts`` say what the visualizer takes,
-``rlm/logger/rlm_logger.py`` and ``to_dict`` of ``rlm/core/types.py`` what ``rlm`` itself writes: a line of type
-``metadata``, then one of type ``iteration`` for each. A model's call has both forms of its tokens, those that the
-visualizer shows and the ``usage_summary`` that ``rlm`` writes.
+Sources in that repository: ``visualizer/src/lib/types.ts`` and ``parse-logs.ts`` define what the visualizer reads,
+``rlm/logger/rlm_logger.py`` and ``to_dict`` of ``rlm/core/types.py`` what ``rlm`` writes: one line of type
+``metadata``, then one line of type ``iteration`` for each step. A model's call has its tokens in both forms: the fields
+that the visualizer shows and the ``usage_summary`` that ``rlm`` writes.
 
-It takes anything on ``stderr`` for a failure of the step, and shows no other outputs than ``stdout`` and ``stderr``: so
-a step's error goes to the one, its displays by name to the other, and what it warned of among what it printed. The
-prompt of a step is the request of the main model that wrote it, where that is recorded. What DSPy itself runs before
-the first step is no iteration.
+The visualizer treats any text on ``stderr`` as a failure of the step, and shows only ``stdout`` and ``stderr``. So only
+a step's error goes to ``stderr``; displays (by their description) and warnings go to ``stdout``. The prompt of a step
+is the request to the main model that wrote it, if that was recorded. Cells that DSPy runs before the first step are no
+iterations.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..recording.model import Entry, LMCall, RecordedCall, Transcript, Usage, ValueLoader
 
 
-_MAX_VARIABLE = 20_000  # bytes; a variable that stays is told anew with every step
+_MAX_VARIABLE = 20_000  # bytes; variables are repeated in each step, so large ones are not exported
 
 
 def to_jsonl(transcript: Transcript) -> str:
@@ -86,7 +86,7 @@ def _requests(transcript: Transcript) -> dict[int, LMCall]:
 
 
 def _messages(request: LMCall, store: ValueLoader) -> list[dict[str, str]]:
-    """Return what the model was asked as role and content, which is all that the visualizer shows."""
+    """Return the request as messages of role and content, which is all that the visualizer shows."""
     decoded, request_value = load(request.request, store)
     match request_value if decoded else None:
         case {"messages": [*messages]} if messages:
@@ -97,7 +97,7 @@ def _messages(request: LMCall, store: ValueLoader) -> list[dict[str, str]]:
             return [{"role": "user", "content": request.request.summary}]
 
 
-def _message(message: Any) -> dict[str, str]:
+def _message(message: object) -> dict[str, str]:
     match message:
         case {"role": role, "content": content}:
             return {"role": str(role), "content": as_text(content)}
@@ -127,7 +127,7 @@ def _result(entry: Entry, transcript: Transcript) -> dict[str, Any]:
 
 
 def _variable(entry: Entry, name: str, store: ValueLoader) -> Any:
-    """A text, as the visualizer looks for the one called ``context``; of the rest, and the long, what a reader sees."""
+    """Return the summary of a value; a short text itself, as the visualizer looks for the one named ``context``."""
     ref = entry.variables[name]
     decoded, value = load(ref, store) if ref.size <= _MAX_VARIABLE else (False, None)
     return value if decoded and isinstance(value, str) else ref.summary
@@ -157,7 +157,7 @@ def _usage_summary(usage: Usage | None) -> Mapping[str, Any]:
 
 
 def _final_answer(entry: Entry, store: ValueLoader) -> str | None:
-    """A text of one field is the answer itself; several are shown as they were submitted."""
+    """Return the answer as text: the value of a single field, or all fields as they were submitted."""
     if entry.outcome.kind != "submitted" or entry.outcome.value is None:
         return None
     decoded, value = load(entry.outcome.value, store)
@@ -166,12 +166,12 @@ def _final_answer(entry: Entry, store: ValueLoader) -> str | None:
     return as_text(value, laid_out=False) if decoded else entry.outcome.value.summary
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
 
 
 def _timestamp(at: datetime) -> str:
-    """ISO 8601 in UTC: these sort as the times do."""
+    """Return ISO 8601 in UTC, which sorts in the order of time."""
     return timeline.in_utc(at).isoformat(timespec="microseconds")

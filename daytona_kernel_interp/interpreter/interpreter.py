@@ -1,76 +1,69 @@
-"""``KernelInterpreter``: DSPy's CodeInterpreter contract, and nothing else."""
+"""``KernelInterpreter``: the public class, composed of parts.
+
+It keeps the configuration and checks it; everything else is done by its parts. :class:`.session_access.SessionAccess`
+lives as long as the interpreter and has the session. :class:`.transfer.Transfer`, :class:`.reattach.Reattachment` and
+:class:`.introspection.Introspection` are made for one call.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import functools
 import inspect
-import logging
-import os
 import secrets
-import threading
-import weakref
+import time
 from typing import TYPE_CHECKING, Any
 
-from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
-
-from .. import config as settings
-from ..client.execution import ExecutionAborted, ExecutionResult
-from ..errors import CellNotRun, KernelError, RecordingError
-from ..recording.recorder import NullStep, Recorder, begin_recording, begin_step
-from ..runtime import cleanup as registry
-from ..runtime.event_loop import io_loop
-from ..sandboxes.select import preload_sdk, select_sandbox
-from ..session.kernel_session import KernelSession
-from ..tools.binding import Tool, ToolAborted, call, weak_method
-from ..wire.comm import OutputField
-from ..wire.protocol_errors import RemoteProtocolError
-from .dspy_compat import REOPENS, CodeExecutionError, with_callbacks
-from .introspection import InspectMixin
-from .reattach import ReattachMixin
-from .request import CellRequest, InvalidRequest, build_request, check_limits, fields_of, tools_of
-from .result import error_text, execute_result, is_syntax_error, parse_submission, printed_text
-from .sent_inputs import SentInputs
-from .transfer import TransferMixin
+from .. import config
+from ..recording.recorder import Recorder
+from ..tools.binding import call, weak_method
+from . import options
+from .dspy_compat import CodeExecutionError, CodeInterpreterError, FinalOutput, with_callbacks
+from .dspy_errors import SessionNotFound
+from .factory import InterpreterFactory
+from .instructions import ExecutionInstructions
+from .introspection import Introspection
+from .reattach import Reattachment
+from .request import CellRequest, prepare_request
+from .result import cell_result
+from .session_access import SessionAccess
+from .transfer import Transfer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    import os
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from typing_extensions import Never, Self, Unpack
+
+    from ..client.cell_result import CellResult
     from ..client.outputs import Output
-    from ..recording.step_recorder import StepRecorder
+    from ..monitor.inspection import Inspection
+    from ..monitor.widget import SessionView
     from ..sandboxes.base import Sandbox
+    from ..tools.binding import Tool
+    from .options import CallSettings, InterpreterOptions
 
 __all__ = ["CodeExecutionError", "CodeInterpreterError", "FinalOutput", "KernelInterpreter"]
 
-log = logging.getLogger(__name__)
 
-_SHUTDOWN_S = 10.0
-_SHUT_DOWN = "it was shut down"
-
-_executing: contextvars.ContextVar[frozenset[int]] = contextvars.ContextVar(
-    "daytona_kernel_executing", default=frozenset()
-)
-
-
-class KernelInterpreter(TransferMixin, ReattachMixin, InspectMixin):
+class KernelInterpreter:
     """A Python REPL for ``dspy.RLM`` and DSPy's other code-writing modules: a real IPython kernel in a sandbox.
 
     Nothing starts before the first :meth:`start` or :meth:`execute`. One call at a time; state is kept between calls
     until :meth:`shutdown`. Use it as a context manager, or call :meth:`shutdown`, to end the sandbox at a time of your
-    choosing; one that is forgotten ends with its interpreter object, or with this process.
+    choosing; one that is dropped ends with its interpreter object, or with this process.
 
     Args:
         tools: Host functions that code can call by name; ``async def`` ones too. The dict stays
             ``interpreter.tools`` and may be changed between calls.
-        output_fields: What SUBMIT takes: ``{"name": str, "type": str}`` dicts, ``type`` optional. None: one value.
+        output_fields: The fields of SUBMIT: ``{"name": str, "type": str}`` dicts, ``type`` optional. None: one value.
         sandbox: Where the kernel runs: ``"daytona"``, ``"local"``, or a description such as :class:`DaytonaSandbox`.
-            None: what ``DAYTONA_KERNEL_SANDBOX`` says, else Daytona if there is a key for it, else an error.
+            None: the sandbox named by ``DAYTONA_KERNEL_SANDBOX``, else Daytona if there is a key for it, else an error.
         execution_timeout: Seconds for one cell, host tool time included. The cell is interrupted and its variables
             are kept; only code that no interrupt reaches costs the kernel.
-        max_output_chars: Characters of output that one cell may return; the middle of what exceeds it is left out
+        max_output_chars: Characters of output that one cell may return; the middle of longer output is left out
             and the whole kept in a file in the sandbox. None: no limit.
         max_value_bytes: Largest value, either way, in bytes. None: no limit.
         record: Path of a notebook that grows as the session runs, with all that a replay needs (:class:`Recording`).
@@ -78,15 +71,13 @@ class KernelInterpreter(TransferMixin, ReattachMixin, InspectMixin):
             process, such as those of copies, get names of their own: ``run-2.ipynb`` and so on.
         on_output: Called with each output as it arrives, on a background thread; must not block.
         callbacks: DSPy callbacks for this interpreter.
+
+    Raises:
+        TypeError: If an option has the wrong type, or there is no such option.
+        ValueError: If the value of an option cannot be used.
     """
 
-    execution_instructions = (
-        "The REPL is a live IPython kernel: all state (variables, imports, functions) stays between steps; magics, "
-        "`!shell` and top-level `await` work; files stay in the working folder; figures are shown. You see what is "
-        "printed and the value of the last line. Tools are plain functions (`await tool.aio(...)` in async code); "
-        "their errors are exceptions that you can catch by type. Input variables are set anew at every step: keep "
-        "changes under other names. End with SUBMIT(...)."
-    )
+    execution_instructions = ExecutionInstructions()
 
     def __init__(
         self,
@@ -95,30 +86,49 @@ class KernelInterpreter(TransferMixin, ReattachMixin, InspectMixin):
         *,
         sandbox: Sandbox | str | None = None,
         execution_timeout: float | None = None,
-        max_output_chars: int | None = settings.MAX_OUTPUT_CHARS,
-        max_value_bytes: int | None = settings.MAX_VALUE_BYTES,
+        max_output_chars: int | None = config.MAX_OUTPUT_CHARS,
+        max_value_bytes: int | None = config.MAX_VALUE_BYTES,
         record: str | os.PathLike[str] | None = None,
         on_output: Callable[[Output], None] | None = None,
         callbacks: list[Any] | None = None,
+        **unknown: Never,
     ) -> None:
-        self.tools: dict[str, Tool] = tools_of(tools)
+        if unknown:
+            options.refuse_options(type(self).__name__, unknown, OPTION_NAMES)
+        options.check_output_fields(output_fields)
+        options.check_sandbox(sandbox)
+        options.check_record(record)
+        options.check_on_output(on_output)
+        self.tools: dict[str, Tool] = options.check_tools(tools)
         self.output_fields = output_fields
         self.execution_timeout = execution_timeout
         self.max_output_chars, self.max_value_bytes = max_output_chars, max_value_bytes
         self.on_output = on_output
-        self.callbacks = list(callbacks or [])
-        self._sandbox, self._record = sandbox, record
-        self._recorder = None if record is None else Recorder(record)
+        self.callbacks: list[Any] = options.check_callbacks(callbacks)
         self.seed: int | None = None if record is None else secrets.randbelow(1 << 32)  # of the kernel's generators
-        self._outputs: list[Output] = []
-        self._sent_inputs = SentInputs()
-        self._lock = threading.Lock()  # held by the call that runs
-        self._session: KernelSession | None = None
-        self._pid = os.getpid()
-        self._attached = False  # to a session of another host, of whose last cell nothing was told yet
-        self._ended: str | None = None  # why there will be no further cell
-        self._finalizer: weakref.finalize[Any, KernelInterpreter] | None = None
-        preload_sdk(sandbox)
+        self._settings().check()
+        self._sandbox, self._record = sandbox, record
+        recorder = None if record is None else Recorder(record)
+        self._access = SessionAccess(sandbox, weak_method(self.invoke_tool), recorder)
+
+    @classmethod
+    def factory(
+        cls,
+        tools: Mapping[str, Tool] | None = None,
+        output_fields: list[dict[str, Any]] | None = None,
+        **options: Unpack[InterpreterOptions],
+    ) -> InterpreterFactory:
+        """Return a factory for ``dspy.RLM(interpreter_factory=...)`` and ``dspy.configure(interpreter_factory=...)``.
+
+        Unlike a lambda or a ``functools.partial``, it has the ``execution_instructions`` that DSPy reads from a
+        factory; they list ``tools``. Each call returns a new interpreter. The arguments are those of the constructor.
+
+        Raises:
+            TypeError: As for the constructor.
+            ValueError: As for the constructor.
+        """
+        checked = cls(tools, output_fields, **options)
+        return InterpreterFactory(cls, checked.tools, {"output_fields": output_fields, **options})
 
     # --- lifecycle ----------------------------------------------------------------------------------
 
@@ -129,13 +139,11 @@ class KernelInterpreter(TransferMixin, ReattachMixin, InspectMixin):
         Raises:
             CodeInterpreterError: If they cannot be started, or were shut down.
         """
-        with self._sole_call("start"):
-            io_loop().run(self._ensure_session())
+        self._access.start(self._settings())
 
     async def astart(self) -> None:
         """Like :meth:`start`, without blocking the caller's loop."""
-        with self._sole_call("astart"):
-            await io_loop().arun(self._ensure_session())
+        await self._access.astart(self._settings())
 
     @with_callbacks
     def shutdown(self) -> None:
@@ -143,20 +151,13 @@ class KernelInterpreter(TransferMixin, ReattachMixin, InspectMixin):
 
         There is no way back; only on DSPy before 3.3, which needs one, the next call opens a new session.
         """
-        self._ended = _SHUT_DOWN if REOPENS else self._ended or _SHUT_DOWN
-        session, self._session = self._session, None
-        if session is not None and self._pid == os.getpid():
-            if self._recorder is not None:
-                self._recorder.shutting_down()
-            io_loop().run(session.aclose())
-        if self._finalizer is not None:
-            self._finalizer.detach()
+        self._access.shutdown()
 
     async def ashutdown(self) -> None:
         """Like :meth:`shutdown`, without blocking the caller's loop."""
         await asyncio.get_running_loop().run_in_executor(None, contextvars.copy_context().run, self.shutdown)
 
-    def __enter__(self) -> KernelInterpreter:
+    def __enter__(self) -> Self:
         """Return the interpreter; it starts with the first call, as DSPy's own does."""
         return self
 
@@ -164,7 +165,7 @@ class KernelInterpreter(TransferMixin, ReattachMixin, InspectMixin):
         """Shut down."""
         self.shutdown()
 
-    async def __aenter__(self) -> KernelInterpreter:
+    async def __aenter__(self) -> Self:
         """Return the interpreter."""
         return self
 
@@ -174,27 +175,17 @@ class KernelInterpreter(TransferMixin, ReattachMixin, InspectMixin):
 
     def spawn(self) -> KernelInterpreter:
         """Return a fresh, unstarted interpreter of the same configuration."""
-        return KernelInterpreter(
-            dict(self.tools),
-            self.output_fields,
-            sandbox=self._sandbox,
-            execution_timeout=self.execution_timeout,
-            max_output_chars=self.max_output_chars,
-            max_value_bytes=self.max_value_bytes,
-            record=self._record,
-            on_output=self.on_output,
-            callbacks=self.callbacks,
-        )
+        return KernelInterpreter(dict(self.tools), self.output_fields, **self._options())
 
     # --- cells --------------------------------------------------------------------------------------
 
     @with_callbacks
-    def execute(self, code: str, variables: dict[str, Any] | None = None) -> Any:
-        """Run ``code`` as one cell, with ``variables`` bound first, and return what it gave.
+    def execute(self, code: str, variables: Mapping[str, object] | None = None) -> Any:
+        """Run ``code`` as one cell, with ``variables`` bound first, and return its result as DSPy expects it.
 
         Returns:
-            ``FinalOutput`` if it called SUBMIT. Else what it printed; or, if it printed nothing, the value of its
-            last expression (its repr, where RLM would not show the value); or the prints followed by the repr.
+            ``FinalOutput`` if it called SUBMIT. Else the printed text; or, if it printed nothing, the value of its
+            last expression (its repr, where RLM would not show the value); or the printed text followed by the repr.
             ``""`` if there is neither.
 
         Raises:
@@ -202,58 +193,229 @@ class KernelInterpreter(TransferMixin, ReattachMixin, InspectMixin):
             CodeExecutionError: It raised, or was interrupted; variables are kept. Its text ends with what was
                 printed. (``CodeInterpreterError`` on DSPy before 3.3.)
             CodeInterpreterError: The session is over, or the call was wrong: bad names, a value that cannot
-                be sent, a second call at the same time.
+                be sent, a second call at the same time. Errors that end a session are also the package's own:
+                ``except KernelDied``.
         """
-        request = self._prepare(code, variables)  # first: a wrong call starts nothing
-        if self._session is None:
-            self.start()
-        with self._sole_call("execute"), begin_step(self._recorder, request) as step, self._translated():
-            run = self._run_request(request, self._context(), None, step)
-            return step.set_result(self._conclude(io_loop().run(run), request))
+        settings = self._settings()
+        request = self._prepare(code, variables, settings)
+        return self._access.run_cell("execute", request, settings)
 
-    async def aexecute(self, code: str, variables: dict[str, Any] | None = None) -> Any:
+    async def aexecute(self, code: str, variables: Mapping[str, object] | None = None) -> Any:
         """Like :meth:`execute`, without blocking the caller's loop; async tools run on it."""
-        with self._sole_call("aexecute"):
-            request = self._prepare(code, variables)
-            with begin_step(self._recorder, request) as step, self._translated():
-                run = self._run_request(request, self._context(), asyncio.get_running_loop(), step)
-                return step.set_result(self._conclude(await io_loop().arun(run), request))
+        settings = self._settings()
+        request = prepare_request(code, variables, settings, self._access.sent_inputs)
+        if self._access.session is None:
+            await self._access.astart(settings)
+        return await self._access.arun_cell("aexecute", request, settings, asyncio.get_running_loop())
 
-    def __call__(self, code: str, variables: dict[str, Any] | None = None) -> Any:
+    def __call__(self, code: str, variables: Mapping[str, object] | None = None) -> Any:
         """Same as :meth:`execute`."""
         return self.execute(code, variables)
 
+    def run(self, code: str, variables: Mapping[str, object] | None = None) -> CellResult:
+        """Run ``code`` as one cell, with ``variables`` bound first, and return everything that it did.
+
+        An error of the cell is part of the result and is not raised.
+
+        Raises:
+            CodeInterpreterError: As for :meth:`execute`: the session is over, or the call was wrong.
+            CellNotRun: If the cell was lost or interrupted before it reached the kernel.
+        """
+        settings = self._settings()
+        request = self._prepare(code, variables, settings)
+        started = time.monotonic()
+        try:
+            self._access.run_cell("run", request, settings)
+        except (CodeExecutionError, SyntaxError):
+            if self._access.last_result is None:
+                raise
+        result = self._access.last_result
+        assert result is not None
+        return cell_result(result, settings.output_fields, settings.execution_timeout, time.monotonic() - started)
+
     def interrupt(self) -> None:
         """Interrupt the running cell, from another thread. Variables are kept; without a cell nothing happens."""
-        session = self._session
-        if session is not None:
-            io_loop().run(session.kernel.interrupt())
+        self._access.interrupt()
 
     @property
     def outputs(self) -> list[Output]:
         """Typed outputs of the last cell, in order: text, displayed data, the result, the error."""
-        return list(self._outputs)
+        return list(self._access.outputs)
+
+    @with_callbacks
+    def invoke_tool(self, tool_name: str, kwargs: dict[str, Any]) -> Any:
+        """Run one host tool with its arguments by name; DSPy's callbacks see every call through this method."""
+        result = call(self.tools[tool_name], kwargs)
+        if not inspect.isawaitable(result):
+            return result
+        session = self._access.session
+        if session is None:
+            raise RuntimeError("the interpreter was shut down")
+        return session.tools.wait_for(result)
+
+    # --- values and files -----------------------------------------------------------------------------
+
+    def get(self, name: str) -> Any:
+        """Return a copy of a variable of the session.
+
+        Raises:
+            NameError: If there is no variable of that name. Also a CodeExecutionError, like the next.
+            TypeError: If its value cannot leave the sandbox.
+            CodeInterpreterError: As for :meth:`execute`; or if a library that the value needs is missing here.
+        """
+        return self._transfer().get(name)
+
+    def put(self, **variables: Any) -> None:
+        """Bind variables in the session, as :meth:`execute` binds those of a cell.
+
+        Raises:
+            TypeError: If a value cannot be sent. Also a CodeInterpreterError.
+            CodeInterpreterError: As for :meth:`execute`.
+        """
+        self._transfer().put(variables)
+
+    def upload(
+        self, path: str | os.PathLike[str], to: str | None = None, on_progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Copy a file, or a folder with all its content, into the sandbox.
+
+        Links to folders are left out, and so is everything that is neither a file nor a folder.
+
+        Args:
+            path: On this machine.
+            to: The copy's path in the sandbox, relative to the kernel's folder; None: the same name, in that folder.
+                Missing folders are made, and files of that name replaced.
+            on_progress: Called after each 8 MiB with the number of bytes that arrived and the number of all bytes.
+
+        Raises:
+            OSError: If it cannot be read here.
+            CodeExecutionError: If it cannot be written in the sandbox.
+            CodeInterpreterError: As for :meth:`execute`.
+        """
+        self._transfer().upload(path, to, on_progress)
+
+    def download(
+        self, path: str, to: str | os.PathLike[str] | None = None, on_progress: Callable[[int, int], None] | None = None
+    ) -> Path:
+        """Copy a file, or a folder with all its content, out of the sandbox, and return the copy's path.
+
+        A file gets its name when it is complete; an interrupted download leaves no partial file.
+
+        Args:
+            path: In the sandbox, relative to the kernel's folder.
+            to: The copy's path on this machine; None: the same name in the current folder.
+            on_progress: As for :meth:`upload`.
+
+        Raises:
+            OSError: If it cannot be written here.
+            CodeExecutionError: If it cannot be read in the sandbox.
+            CodeInterpreterError: As for :meth:`execute`; or if the sandbox names a file outside of the folder.
+        """
+        return self._transfer().download(path, to, on_progress)
+
+    # --- sessions of other hosts ------------------------------------------------------------------------
+
+    @classmethod
+    def attach(
+        cls,
+        session_id: str,
+        tools: Mapping[str, Tool] | None = None,
+        output_fields: list[dict[str, Any]] | None = None,
+        **options: Unpack[InterpreterOptions],
+    ) -> Self:
+        """Take over a session whose host process ended, with its variables, and return its interpreter.
+
+        The session belongs to this process from then on: :meth:`shutdown` ends it, :meth:`resume` returns the result
+        of the cell that was running. Tool calls that the earlier host did not answer are not made again: they raise
+        ``HostLost`` in the cell. Later calls of that cell go to ``tools``. An :meth:`execute` waits until that cell is
+        over.
+
+        Args:
+            session_id: The earlier host's ``interpreter.session_id``; ``daytona-kernel ls`` lists them.
+            tools: As for the constructor, like everything that follows.
+            output_fields: As for the constructor.
+            options: The constructor's keyword arguments, but ``sandbox``.
+
+        Raises:
+            SessionNotFound: If there is no such session, or its host is alive. Also a CodeInterpreterError.
+            CodeInterpreterError: If its kernel is gone, or its relay cannot be reached.
+        """
+        interpreter = cls(tools, output_fields, **options)
+        interpreter._reattachment().attach(session_id)
+        return interpreter
+
+    def resume(self) -> Any:
+        """Wait for the cell that ran when the earlier host ended; return or raise what its execute would have.
+
+        If the cell has ended meanwhile, its outcome and output are read from the session's journal, also if the
+        earlier host received them. None if the session ran no cell. The interpreter must come from :meth:`attach`, and
+        this must be its first call.
+
+        Raises:
+            CodeExecutionError: As for :meth:`execute`.
+            CodeInterpreterError: As for :meth:`execute`; and if there is no attached session, or a cell was run since.
+        """
+        return self._reattachment().resume()
+
+    def detach(self) -> None:
+        """Leave the session without ending it: it waits for an :meth:`attach`, in any process, and then ends.
+
+        The sandbox's ``resume_lifetime`` says how long it waits. This interpreter is over. Without a session nothing
+        happens.
+        """
+        self._reattachment().detach()
+
+    # --- what the session has and does --------------------------------------------------------------------
+
+    def inspect(self, name: str | None = None, *, private: bool = False) -> Inspection:
+        """Return the session's variables and its running code; allowed in any thread, also while a cell runs.
+
+        The session does not notice: no cell, no count, no output. No code of a value is run for it; only one variable,
+        requested by ``name`` while no cell runs, is shown by its own ``repr``, for a second at most.
+        Variables whose names begin with an underscore are counted, and shown if ``private``.
+
+        Where native code lets nothing else run in the kernel, its relay answers, a quarter of a second later: with
+        the variables as they were last seen, and the use of processor and memory.
+
+        Raises:
+            NameError: If there is no variable ``name``. Also a CodeExecutionError.
+            SessionNotFound: If there is no session. Also a CodeInterpreterError.
+            CodeInterpreterError: If the kernel cannot be reached.
+        """
+        return Introspection(self._access).inspect(name, private=private)
+
+    def view(self) -> SessionView:
+        """Return a widget that follows the session in JupyterLab (extra ``jupyter``), with two requests a second.
+
+        It shows steps as they come, the running code and its line, pending tool calls, the end of the output, and
+        variables. It does not keep the interpreter alive, and ends with the session.
+
+        Raises:
+            SessionNotFound: If there is no session. Also a CodeInterpreterError.
+            ImportError: If anywidget is missing.
+        """
+        return Introspection(self._access).view()
 
     @property
     def recording_wanted(self) -> bool:
-        """Whether sessions are recorded; ``dspy.RLM(interpreter=)`` then brings :meth:`Recording.callback` along."""
-        return self._recorder is not None
+        """Whether sessions are recorded; ``dspy.RLM(interpreter=)`` then adds :meth:`Recording.callback`."""
+        return self._access.recorder is not None
 
     @property
     def recording(self) -> Path | None:
-        """The notebook that the session is recorded in, or was; None before it starts, and without ``record=``."""
-        return None if self._recorder is None else self._recorder.notebook
+        """The notebook that the session is recorded in; None before it starts, and without ``record=``."""
+        return None if self._access.recorder is None else self._access.recorder.notebook
 
     @property
     def session_id(self) -> str:
         """The session's id, for :meth:`attach` and the command line.
 
         Raises:
-            CodeInterpreterError: If nothing runs.
+            SessionNotFound: If there is no session. Also a CodeInterpreterError.
         """
-        if self._session is None:
-            raise CodeInterpreterError("There is no session: call start() first.")
-        return self._session.id
+        if self._access.session is None:
+            raise SessionNotFound("There is no session: call start() first.")
+        return self._access.session.id
 
     @property
     def connection_file(self) -> str:
@@ -262,198 +424,42 @@ class KernelInterpreter(TransferMixin, ReattachMixin, InspectMixin):
         It holds the session key and can be read by this user only.
 
         Raises:
-            CodeInterpreterError: If nothing runs.
+            SessionNotFound: If there is no session. Also a CodeInterpreterError.
         """
-        if self._session is None:
-            raise CodeInterpreterError("There is no kernel to connect to: call start() first.")
-        return str(self._session.kernel.connection_file)
+        if self._access.session is None:
+            raise SessionNotFound("There is no kernel to connect to: call start() first.")
+        return str(self._access.session.kernel.connection_file)
 
-    @with_callbacks
-    def invoke_tool(self, tool_name: str, kwargs: dict[str, Any]) -> Any:
-        """Run one host tool with its arguments by name; DSPy's callbacks see every call through this method."""
-        result = call(self.tools[tool_name], kwargs)
-        if not inspect.isawaitable(result):
-            return result
-        session = self._session
-        if session is None:
-            raise RuntimeError("the interpreter was shut down")
-        return session.tools.wait_for(result)
+    # --- parts for one call -------------------------------------------------------------------------------
 
-    # --- what one call needs ---------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _sole_call(self, what: str) -> Iterator[None]:
-        if id(self) in _executing.get():
-            raise CodeInterpreterError(
-                f"{what}() was called by a tool of the same interpreter, whose cell is still running: "
-                "use another interpreter there."
-            )
-        if self._session is not None and self._pid != os.getpid():
-            raise CodeInterpreterError(
-                f"{what}() was called in a forked process: the sandbox is its parent's. Use spawn() for an own one."
-            )
-        registry.install_sigterm_handler()
-        if not self._lock.acquire(blocking=False):
-            raise CodeInterpreterError(
-                f"{what}() was called while another call runs: one interpreter runs one cell at a time."
-            )
-        try:
-            yield
-        finally:
-            self._lock.release()
-
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        """Raise the package's errors as DSPy's; after any of them the session is over."""
-        try:
-            yield
-        except ToolAborted as aborted:
-            raise aborted.error from None
-        except ExecutionAborted as died:
-            self._outputs = died.cell.outputs
-            self._ended = self._ended or str(died.error)
-            summary = f"{type(died.error).__name__}: {died.error}"
-            stderr = getattr(died.error, "stderr", "").strip()
-            if stderr:
-                summary += f"\nLast words of the kernel:\n{stderr[-2000:]}"
-            raise CodeInterpreterError(error_text(summary, None, died.cell.text())) from died.error
-        except CellNotRun as error:  # the kernel lives, so the model may go on
-            raise CodeExecutionError(f"{type(error).__name__}: {error}") from error
-        except KernelError as error:
-            self._ended = self._ended or str(error)
-            raise CodeInterpreterError(f"{type(error).__name__}: {error}") from error
-
-    def _context(self) -> contextvars.Context:
-        context = contextvars.copy_context()
-        context.run(_executing.set, _executing.get() | {id(self)})
-        return context
-
-    def _prepare(self, code: str, variables: Mapping[str, Any] | None, requested: Any = None) -> CellRequest:
-        try:
-            check_limits(execution_timeout=self.execution_timeout, max_output_chars=self.max_output_chars)
-            return build_request(
-                code,
-                variables,
-                self.tools,
-                self.output_fields,
-                max_output_chars=self.max_output_chars,
-                max_value_bytes=self.max_value_bytes,
-                inputs=self._sent_inputs,
-                requested=requested,
-                seed=self.seed,
-            )
-        except InvalidRequest as error:
-            raise CodeInterpreterError(str(error)) from error.__cause__
-
-    async def _ensure_session(self) -> KernelSession:
-        if REOPENS and self._ended == _SHUT_DOWN:
-            log.info("opening a new session after shutdown(), as DSPy before 3.3 needs; variables are not kept")
-            self._ended = None
-        if self._ended is not None:
-            raise CodeInterpreterError(f"This interpreter cannot run code any more: {self._ended}. Create a new one.")
-        if self._session is not None:
-            return self._session
-        try:
-            session = await KernelSession.start(
-                select_sandbox(self._sandbox), weak_method(self.invoke_tool), self.max_value_bytes
-            )
-        except KernelError as error:  # nothing was started, so a later call may try again
-            raise CodeInterpreterError(str(error)) from error
-        if self._ended is not None:  # shut down from another thread meanwhile
-            await session.aclose()
-            raise CodeInterpreterError(f"This interpreter cannot run code any more: {self._ended}. Create a new one.")
-        try:
-            self._use_session(session)
-        except CodeInterpreterError:
-            await session.aclose()
-            raise
-        return session
-
-    def _use_session(self, session: KernelSession) -> None:
-        if self._recorder is not None:
-            limits = ("execution_timeout", "max_output_chars", "max_value_bytes")
-            try:
-                begin_recording(self._recorder, session, {name: getattr(self, name) for name in limits}, self.seed)
-            except (RecordingError, OSError) as error:
-                raise CodeInterpreterError(f"The session cannot be recorded: {error}") from error
-        self._session, self._pid = session, os.getpid()
-        self._sent_inputs.set_cached_keys(())
-        self._finalizer = weakref.finalize(self, _close_abandoned, session, self._pid)
-        self._finalizer.atexit = False  # the registry closes what is open then
-
-    async def _run_request(
-        self,
-        request: CellRequest,
-        context: contextvars.Context,
-        caller_loop: asyncio.AbstractEventLoop | None,
-        step: StepRecorder | NullStep,
-    ) -> ExecutionResult:
-        session = await self._ensure_session()
-        await session.wait_last_cell()
-        self._attached = False
-        session.tools.begin_cell(self.tools, context, caller_loop, step.observer)
-        result = await session.kernel.run(
-            request.code,
-            request.buffers,
-            session.tools,
-            timeout_s=self.execution_timeout,
-            max_output_chars=self.max_output_chars,
-            on_output=self._report if self.on_output is not None else None,
-            on_sent=step.request_sent,
+    def _settings(self) -> CallSettings:
+        return options.CallSettings(
+            self.tools,
+            self.output_fields,
+            self.execution_timeout,
+            self.max_output_chars,
+            self.max_value_bytes,
+            self.on_output,
+            self.seed,
         )
-        self._sent_inputs.set_cached_keys(result.cell.cached_keys)
-        if result.cell.input_evicted and request.complete_request is not None:  # nothing has run
-            return await self._run_request(request.complete_request(), context, caller_loop, step)
-        step.cell_ended(result)
-        return result
 
-    def _report(self, output: Output) -> None:
-        assert self.on_output is not None
-        try:
-            self.on_output(output)
-        except Exception:
-            log.warning("on_output raised; the cell goes on", exc_info=True)
+    def _prepare(self, code: str, variables: Mapping[str, object] | None, settings: CallSettings) -> CellRequest:
+        """Return the request of a cell, and start the session if there is none; a wrong call starts nothing."""
+        request = prepare_request(code, variables, settings, self._access.sent_inputs)
+        if self._access.session is None:
+            self.start()
+        return request
 
-    # --- what a cell gave ---------------------------------------------------------------------------------
+    def _transfer(self) -> Transfer:
+        return Transfer(self._access, self._settings(), self.start)
 
-    def _conclude(self, result: ExecutionResult, request: CellRequest) -> Any:
-        cell = result.cell
-        self._outputs = cell.outputs
-        if cell.submission is not None:
-            return FinalOutput(self._submitted(cell.submission))
-        text = printed_text(result)
-        if result.timed_out or (result.interrupted and (cell.error is not None or not cell.replied)):
-            summary = "KeyboardInterrupt: the cell was interrupted; variables kept"
-            if result.timed_out:
-                limit = f"execution_timeout={self.execution_timeout:g} s"
-                summary = f"TimeoutError: the cell was interrupted after {limit}; variables kept"
-            raise CodeExecutionError(error_text(summary, cell.error, text))
-        if cell.error is not None:
-            whole = error_text(cell.error.summary, cell.error, text)
-            raise SyntaxError(f"Invalid Python syntax. {whole}") if is_syntax_error(cell) else CodeExecutionError(whole)
-        return execute_result(cell, text, raw_only=request.raw_only)
-
-    def _submitted(self, buffers: Any) -> Any:
-        try:
-            return parse_submission(
-                buffers, [field.name for field in fields_of(self.output_fields) or (OutputField("output"),)]
-            )
-        except RemoteProtocolError as error:
-            raise CodeInterpreterError(f"The sandbox sent a SUBMIT {error}.") from error
+    def _reattachment(self) -> Reattachment:
+        return Reattachment(self._access, self._settings())
 
     # --- copies: a fresh, unstarted interpreter of the same configuration -----------------------------------
 
-    def __copy__(self) -> KernelInterpreter:
-        """Return :meth:`spawn`'s: two objects never share a kernel."""
-        return self.spawn()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> KernelInterpreter:
-        """Return :meth:`spawn`'s: kernels cannot be copied."""
-        return self.spawn()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the configuration; tools must be picklable."""
-        keywords: dict[str, Any] = {
+    def _options(self) -> InterpreterOptions:
+        return {
             "sandbox": self._sandbox,
             "execution_timeout": self.execution_timeout,
             "max_output_chars": self.max_output_chars,
@@ -462,14 +468,20 @@ class KernelInterpreter(TransferMixin, ReattachMixin, InspectMixin):
             "on_output": self.on_output,
             "callbacks": self.callbacks,
         }
-        return functools.partial(KernelInterpreter, **keywords), (dict(self.tools), self.output_fields)
+
+    def __copy__(self) -> KernelInterpreter:
+        """Return a fresh interpreter: two objects never share a kernel."""
+        return self.spawn()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> KernelInterpreter:
+        """Return a fresh interpreter: kernels cannot be copied."""
+        return self.spawn()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the configuration; tools must be picklable."""
+        return functools.partial(KernelInterpreter, **self._options()), (dict(self.tools), self.output_fields)
 
 
-def _close_abandoned(session: KernelSession, pid: int) -> None:
-    """End the sandbox of an interpreter that was dropped, or still ran at the end of the process that started it."""
-    if pid != os.getpid():
-        return
-    with contextlib.suppress(Exception):
-        closing = io_loop().submit(session.aclose())
-        if not io_loop().is_here:  # the collector runs on any thread, and that one has it to do
-            closing.result(_SHUTDOWN_S)
+OPTION_NAMES = tuple(
+    name for name in inspect.signature(KernelInterpreter.__init__).parameters if name not in ("self", "unknown")
+)

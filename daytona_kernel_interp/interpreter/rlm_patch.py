@@ -33,15 +33,20 @@ class LeaseFactory:
         self._interpreter = interpreter
         self._lease_lock = threading.Lock()
         self._own_tools: dict[str, Any] = {}
+        self._own_instructions = ""
 
     @property
     def execution_instructions(self) -> str:
-        """What the interpreter tells the model; RLM reads it from the factory."""
+        """The interpreter's instructions with its own tools; RLM reads them from the factory, also during a run."""
+        if self._lease_lock.locked():  # the interpreter has the tools of the run, which RLM lists itself
+            return self._own_instructions
         return str(getattr(self._interpreter, "execution_instructions", ""))
 
     def __call__(self) -> Any:
         """Return a lease on the interpreter, or a fresh one."""
+        own_instructions = self.execution_instructions
         if self._lease_lock.acquire(blocking=False):
+            self._own_instructions = own_instructions
             self._own_tools = dict(self._interpreter.tools)
             return InterpreterLease(self._interpreter, self._lease_lock)
         spawn = getattr(self._interpreter, "spawn", None)

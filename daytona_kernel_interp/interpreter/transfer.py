@@ -1,84 +1,58 @@
-"""``TransferMixin``: the part of the interpreter that moves values and files without running code."""
+"""Values and files moved between host and sandbox without running code: ``get``, ``put``, ``upload``, ``download``."""
 
 from __future__ import annotations
 
 import os
 import secrets
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
-
-from dspy.primitives.code_interpreter import CodeInterpreterError
+from typing import TYPE_CHECKING
 
 from ..codec import values
-from ..recording.recorder import begin_step
-from ..runtime.event_loop import io_loop
 from ..wire.protocol_errors import RemoteProtocolError
-from .dspy_compat import CodeExecutionError
+from .dspy_compat import CodeExecutionError, CodeInterpreterError
+from .dspy_errors import InvalidCall, UnreadableValue, VariableNotFound
+from .request import prepare_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from ..client.output_collector import OutputCollector
-    from ..recording.recorder import Recorder
+    from .options import CallSettings
+    from .session_access import SessionAccess
 
 _CHUNK_BYTES = 8 << 20
 
 
-class TransferMixin:
-    """Base class of the interpreter, whose private methods it calls."""
+class Transfer:
+    """Moves values and files for one call of an interpreter, through requests that run no code.
 
-    if TYPE_CHECKING:
-        _prepare: Callable[..., Any]
-        _sole_call: Callable[..., Any]
-        _translated: Callable[..., Any]
-        _run_request: Callable[..., Any]
-        _context: Callable[..., Any]
-        start: Callable[..., Any]
-        _session: Any
-        _recorder: Recorder | None
-        max_value_bytes: int | None
+    Args:
+        access: The interpreter's session.
+        settings: The settings of the call.
+        start: Starts the session, if the call is the first one.
+    """
+
+    def __init__(self, access: SessionAccess, settings: CallSettings, start: Callable[[], None]) -> None:
+        self._access, self._settings, self._start = access, settings, start
 
     # --- values ---------------------------------------------------------------------------------------
 
-    def get(self, name: str) -> Any:
-        """Return a copy of a variable of the session.
-
-        Raises:
-            CodeExecutionError: If there is none of that name, or its value cannot leave the sandbox.
-            CodeInterpreterError: As for ``execute``; or if a library that the value needs is missing here.
-        """
+    def get(self, name: str) -> object:
+        """Return a copy of a variable of the session."""
         if not isinstance(name, str) or not name.isidentifier():
-            raise CodeInterpreterError(f"get() takes the name of one variable, not {name!r}.")
-        return self._request_file("get", name)
+            raise InvalidCall(f"get() takes the name of one variable, not {name!r}.")
+        return self._request("get", name)
 
-    def put(self, **variables: Any) -> None:
-        """Bind variables in the session, as ``execute`` binds those of a cell.
-
-        Raises:
-            CodeInterpreterError: As for ``execute``.
-        """
-        self._run_transfer("put", variables, None)
+    def put(self, variables: Mapping[str, object]) -> None:
+        """Bind variables in the session."""
+        self._exchange("put", variables, None)
 
     # --- files ----------------------------------------------------------------------------------------
 
     def upload(
         self, path: str | os.PathLike[str], to: str | None = None, on_progress: Callable[[int, int], None] | None = None
     ) -> None:
-        """Copy a file, or a folder with all that is in it, into the sandbox.
-
-        Links to folders, and what is neither file nor folder, are left out.
-
-        Args:
-            path: On this machine.
-            to: The copy's path in the sandbox, relative to the kernel's folder; None: the same name, in that folder.
-                Folders on the way are made, and files of that name replaced.
-            on_progress: Called with the bytes that have arrived, and those that there are, after each 8 MiB.
-
-        Raises:
-            OSError: If it cannot be read here.
-            CodeExecutionError: If it cannot be written there.
-            CodeInterpreterError: As for ``execute``.
-        """
+        """Copy a file or a folder into the sandbox."""
         source = Path(path)
         target = PurePosixPath(to if to is not None else source.resolve().name)
         entries = list(_local_entries(source))
@@ -86,12 +60,12 @@ class TransferMixin:
         for name, size in entries:
             there = str(target / name)
             if size is None:
-                self._request_file("upload", {"do": "folder", "path": there})
+                self._request("upload", {"do": "folder", "path": there})
                 continue
             with (source / name if name else source).open("rb") as file:
                 at = 0
                 while (data := file.read(self._chunk_bytes())) or not at:
-                    self._request_file("upload", {"do": "write", "path": there, "at": at, "data": data})
+                    self._request("upload", {"do": "write", "path": there, "at": at, "data": data})
                     at, done = at + len(data), done + len(data)
                     if on_progress is not None:
                         on_progress(done, max(done, total))
@@ -101,23 +75,10 @@ class TransferMixin:
     def download(
         self, path: str, to: str | os.PathLike[str] | None = None, on_progress: Callable[[int, int], None] | None = None
     ) -> Path:
-        """Copy a file, or a folder with all that is in it, out of the sandbox, and return the copy's path.
-
-        A file has its name once it is whole: of one that is interrupted nothing is left.
-
-        Args:
-            path: In the sandbox, relative to the kernel's folder.
-            to: The copy's path on this machine; None: the same name in the current folder.
-            on_progress: As for :meth:`upload`.
-
-        Raises:
-            OSError: If it cannot be written here.
-            CodeExecutionError: If it cannot be read there.
-            CodeInterpreterError: As for ``execute``; or if the sandbox names a file outside of the folder.
-        """
+        """Copy a file or a folder out of the sandbox, and return the copy's path."""
         source = PurePosixPath(path)
         target = Path(to if to is not None else source.name)
-        listed = self._request_file("download", {"do": "list", "path": path})
+        listed = self._request("download", {"do": "list", "path": path})
         entries = [_checked(entry) for entry in (listed if isinstance(listed, list) else [listed])]
         done, total = 0, sum(size or 0 for _, size in entries)
         for name, size in entries:
@@ -145,7 +106,7 @@ class TransferMixin:
         at = 0
         while at < size:
             chunk_bytes = min(self._chunk_bytes(), size - at)
-            data = self._request_file("download", {"do": "read", "path": path, "at": at, "size": chunk_bytes})
+            data = self._request("download", {"do": "read", "path": path, "at": at, "size": chunk_bytes})
             if not isinstance(data, bytes) or len(data) > chunk_bytes:
                 raise CodeInterpreterError("The sandbox sent another piece of a file than it was asked for.")
             if not data:
@@ -154,31 +115,32 @@ class TransferMixin:
             yield data
 
     def _chunk_bytes(self) -> int:
-        limit = self.max_value_bytes
+        limit = self._settings.max_value_bytes
         return _CHUNK_BYTES if limit is None else max(1, min(_CHUNK_BYTES, limit // 2))
 
-    # --- both -----------------------------------------------------------------------------------------
+    # --- requests -------------------------------------------------------------------------------------
 
-    def _request_file(self, what: str, requested: str | dict[str, Any]) -> Any:
-        cell = self._run_transfer(what, {}, requested)
+    def _request(self, what: str, requested: str | dict[str, object]) -> object:
+        cell = self._exchange(what, {}, requested)
         if cell.requested is None:
             raise CodeInterpreterError(f"{what}(): the sandbox did not answer.")
         try:
-            return values.loads(cell.requested)
+            answer: object = values.loads(cell.requested)
         except RemoteProtocolError as error:
-            raise CodeInterpreterError(f"{what}(): what the sandbox sent cannot be decoded: {error}.") from error
+            raise CodeInterpreterError(f"{what}(): the sandbox's answer cannot be decoded: {error}.") from error
+        return answer
 
-    def _run_transfer(
-        self, what: str, variables: Mapping[str, Any], requested: str | dict[str, Any] | None
+    def _exchange(
+        self, what: str, variables: Mapping[str, object], requested: str | dict[str, object] | None
     ) -> OutputCollector:
-        request = self._prepare("", variables, requested)
-        if self._session is None:
-            self.start()
-        recorder = self._recorder if variables else None  # what is only read or copied is no step of the session
-        with self._sole_call(what), begin_step(recorder, request) as step, self._translated():
-            cell: OutputCollector = io_loop().run(self._run_request(request, self._context(), None, step)).cell
+        # First: a wrong call starts nothing.
+        request = prepare_request("", variables, self._settings, self._access.sent_inputs, requested)
+        if self._access.session is None:
+            self._start()
+        cell = self._access.exchange(what, request, self._settings)
         if cell.error is not None:
-            raise CodeExecutionError(f"{what}(): {cell.error.summary}")
+            failed = {"NameError": VariableNotFound, "TypeError": UnreadableValue} if what == "get" else {}
+            raise failed.get(cell.error.name, CodeExecutionError)(f"{what}(): {cell.error.summary}")
         return cell
 
 
@@ -199,7 +161,7 @@ def _reraise(error: OSError) -> None:
     raise error
 
 
-def _checked(entry: Any) -> tuple[str, int | None]:
+def _checked(entry: object) -> tuple[str, int | None]:
     """Return a name and a size as the sandbox listed them, if the name stays within the folder."""
     match entry:
         case (str(name), int(size) | (None as size)) if size is None or (type(size) is int and size >= 0):

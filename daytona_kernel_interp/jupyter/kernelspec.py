@@ -1,4 +1,4 @@
-"""Kernelspecs: what Jupyter's programs are told of our kernels, and the options that stand in them."""
+"""Kernelspecs: the files by which Jupyter programs find the package's kernels, and the sandbox options in them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..sandboxes.base import Sandbox
 
-PROVISIONER = "daytona-kernel"  # the name of its entry point
+PROVISIONER = "daytona-kernel"  # name of the provisioner's entry point
 _SANDBOXES: dict[str, type[DaytonaSandbox] | type[LocalSandbox]] = {"daytona": DaytonaSandbox, "local": LocalSandbox}
 _SANDBOX_PHRASES = {"daytona": "a sandbox at Daytona", "local": "the local sandbox"}
 _NOT_IN_FILES = ("resolve", "params")  # JSON cannot express them
@@ -48,17 +48,19 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 class InvalidOption(ValueError):
-    """An option that a kernel does not have, or a value that it cannot have; the message is one sentence."""
+    """An unknown option of a kernel, or an invalid value; the message is one sentence."""
 
 
 def describe(options: Mapping[str, Any], *, env: Mapping[str, str] | None = None, cwd: str | None = None) -> Sandbox:
     """Return the sandbox that a kernelspec's options describe.
 
-    ``env`` is the kernelspec's own, behind the sandbox's. The local sandbox works in ``cwd``, the notebook's folder,
-    unless its options name another.
+    Args:
+        options: The options in the kernelspec; ``sandbox`` names the kind.
+        env: The kernelspec's environment variables. They override those in the options.
+        cwd: The notebook's folder, where a local sandbox works unless its options name another folder.
 
     Raises:
-        InvalidOption: If there is no such option, or a value is not what it takes.
+        InvalidOption: If an option is unknown or a value is invalid.
     """
     given = dict(options)
     where = given.pop("sandbox", None)
@@ -88,22 +90,22 @@ def describe(options: Mapping[str, Any], *, env: Mapping[str, str] | None = None
 
 @dataclass(frozen=True)
 class Kernelspec:
-    """One kernel as users choose it."""
+    """One entry in Jupyter's list of kernels."""
 
     name: str
     display_name: str
     options: Mapping[str, Any] = field(repr=False)
 
     def as_json(self) -> dict[str, Any]:
-        """Return what stands in ``kernel.json``.
+        """Return the contents of ``kernel.json``.
 
-        ``argv`` is for programs that know no provisioners: it says so.
+        Only programs that know no provisioners run ``argv``; it prints a sentence that says so.
         """
         return {
-            "argv": [sys.executable, "-m", "daytona_kernel_interp.jupyter.provisioner", "{connection_file}"],
+            "argv": [sys.executable, "-m", "daytona_kernel_interp.provisioner", "{connection_file}"],
             "display_name": self.display_name,
             "language": "python",
-            "interrupt_mode": "signal",  # by the relay, which reaches a kernel that hears no message
+            "interrupt_mode": "signal",  # sent by the relay: it also reaches a kernel that reads no messages
             "metadata": {
                 "kernel_provisioner": {"provisioner_name": PROVISIONER, "config": dict(self.options)},
             },
@@ -119,7 +121,7 @@ KERNELSPECS = (
 def folder(*, user: bool, prefix: str | None) -> Path:
     """Return the folder of kernelspecs: the user's, one below ``prefix``, or that of this Python's environment.
 
-    The last is where they belong: only programs of an environment that has this package can start its kernels.
+    The last is the best place: only programs of an environment that has this package can start its kernels.
     """
     if user:
         from jupyter_core.paths import jupyter_data_dir
@@ -129,10 +131,10 @@ def folder(*, user: bool, prefix: str | None) -> Path:
 
 
 def install(spec: Kernelspec, into: Path) -> Path:
-    """Write a kernelspec, in place of one of the same name, and return its folder.
+    """Write a kernelspec, replacing one of the same name, and return its folder.
 
     Raises:
-        InvalidOption: If its options are not those of a sandbox.
+        InvalidOption: If its options do not describe a sandbox.
         OSError: If it cannot be written.
     """
     describe(spec.options)
@@ -143,7 +145,7 @@ def install(spec: Kernelspec, into: Path) -> Path:
 
 
 def uninstall(name: str, from_: Path) -> bool:
-    """Delete a kernelspec of ours and return whether there was one."""
+    """Delete a kernelspec that names this package's provisioner, and return whether there was one."""
     target = from_ / name
     try:
         spec = json.loads((target / "kernel.json").read_text(encoding="utf-8"))

@@ -1,15 +1,14 @@
-"""``%load_ext daytona_kernel_interp``: running sessions of this machine, from a notebook or an IPython prompt.
+"""``%load_ext daytona_kernel_interp``: magics for running sessions of this machine.
 
-``%sandbox_sessions`` lists them, ``%sandbox_vars`` shows what is in one, ``%%sandbox`` runs a cell there, and
-``%sandbox_get`` fetches a variable. Where no session is named, the newest is meant. Knows no DSPy.
+``%sandbox_sessions`` lists the sessions, ``%sandbox_vars`` shows the variables of one, ``%%sandbox`` runs a cell in it,
+and ``%sandbox_get`` fetches a variable. Without a session's id, the newest session is used.
 """
 
 from __future__ import annotations
 
-import datetime
 import html
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
@@ -17,47 +16,40 @@ from IPython.display import display, publish_display_data
 
 from ..client.outputs import CellError, DisplayData, ExecuteResult, StreamText
 from ..errors import KernelError
-from ..monitor.live import Live, live
-from ..monitor.shared_client import CellFailed, list_sessions
+from ..formatting import table
+from ..monitor.live import live
+from ..monitor.shared_client import list_sessions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ..client.outputs import Output
     from ..monitor.inspection import Inspection
 
+T = TypeVar("T")
+
 
 class RemoteCellFailed(Exception):
-    """A cell of ``%%sandbox`` did not end well. It shows the traceback that it has over there."""
+    """A cell of ``%%sandbox`` failed. IPython shows the traceback that the session's kernel made."""
 
-    def __init__(self, failed: CellFailed) -> None:
-        super().__init__(str(failed))
-        shown = next((output for output in reversed(failed.outputs) if isinstance(output, CellError)), None)
-        text = shown.traceback if shown is not None and shown.traceback else str(failed)
-        self.lines = text.splitlines()
+    def __init__(self, error: CellError) -> None:
+        super().__init__(error.summary)
+        self.lines = (error.traceback or error.summary).splitlines()
 
-    def _render_traceback_(self) -> list[str]:
+    def _render_traceback_(self) -> list[str]:  # IPython's protocol for exceptions that render themselves
         return self.lines
 
 
 @magics_class
 class SandboxMagics(Magics):
-    """The extension's commands."""
+    """The magics of the extension."""
 
     @line_magic
     def sandbox_sessions(self, line: str) -> None:
         """List the sessions on this machine, the newest first."""
         if line.strip():
-            raise UsageError(f"%sandbox_sessions lists all sessions and takes nothing, not {line.strip()!r}")
-        rows = [
-            (
-                session.id,
-                "gone" if session.host is None else f"process {session.host}",
-                session.sandbox,
-                datetime.datetime.fromtimestamp(session.started).isoformat(" ", "seconds"),
-            )
-            for session in list_sessions()
-        ]
+            raise UsageError(f"%sandbox_sessions lists all sessions and takes no arguments, not {line.strip()!r}")
+        rows = [session.row() for session in list_sessions()]
         if not rows:
             print("No sessions on this machine.")
             return
@@ -65,43 +57,39 @@ class SandboxMagics(Magics):
 
     @line_magic
     def sandbox_vars(self, line: str) -> Inspection:
-        """Show what is in a session and what it runs: ``%sandbox_vars [SESSION] [--private]``."""
+        """Show a session's variables and its running cell: ``%sandbox_vars [SESSION] [--private]``."""
         given = line.split()
         private = "--private" in given
         session = " ".join(word for word in given if word != "--private")
-        found: Inspection = _run_or_fail(lambda: _session_of(session).inspect(private=private))
-        return found
+        return _run_or_fail(lambda: live(session or None).inspect(private=private))
 
     @cell_magic
     def sandbox(self, line: str, cell: str) -> None:
-        """Run a cell in a session: ``%%sandbox [SESSION]``. What it shows is shown here; variables stay there."""
-        session = _session_of(line.strip(), write=True)
-        try:
-            _run_or_fail(lambda: session.run(cell, _show))
-        except CellFailed as failed:
-            raise RemoteCellFailed(failed) from None
+        """Run a cell in a session: ``%%sandbox [SESSION]``. Its outputs are shown here; variables stay there."""
+        session = _run_or_fail(lambda: live(line.strip() or None, write=True, on_output=_show))
+        result = _run_or_fail(lambda: session.run(cell))
+        if result.error is not None:
+            raise RemoteCellFailed(result.error)
 
     @line_magic
     def sandbox_get(self, line: str) -> None:
         """Fetch a variable under the same name: ``%sandbox_get NAME [SESSION]``."""
         name, _, session = line.strip().partition(" ")
         if not name.isidentifier():
-            raise UsageError("%sandbox_get takes the name of a variable, and a session's id if it is not the newest's")
-        value = _run_or_fail(lambda: _session_of(session.strip()).get(name))
+            raise UsageError("%sandbox_get takes the name of a variable, and the id of a session if not the newest")
+        value = _run_or_fail(lambda: live(session.strip() or None).get(name))
         assert self.shell is not None
         self.shell.user_ns[name] = value
 
 
 class _Table:
-    """Rows that show as a table in a notebook and as columns elsewhere."""
+    """Rows that are displayed as a table in a notebook and as columns elsewhere."""
 
     def __init__(self, headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
         self._rows = [headings, *rows]
 
     def __repr__(self) -> str:
-        widths = [max(len(row[i]) for row in self._rows) for i in range(len(self._rows[0]))]
-        lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)) for row in self._rows]
-        return "\n".join(line.rstrip() for line in lines)
+        return "\n".join(table(self._rows))
 
     def _repr_html_(self) -> str:
         tags = ["th", *["td"] * (len(self._rows) - 1)]
@@ -112,13 +100,8 @@ class _Table:
         return f"<table><tr>{'</tr><tr>'.join(lines)}</tr></table>"
 
 
-def _session_of(session: str, *, write: bool = False) -> Live:
-    found: Live = _run_or_fail(lambda: live(session or None, write=write))
-    return found
-
-
-def _run_or_fail(work: Any) -> Any:
-    """Do it; what cannot be done is one line, and no traceback of ours."""
+def _run_or_fail(work: Callable[[], T]) -> T:
+    """Return what ``work`` returns; its error becomes a usage error, which IPython shows as one line."""
     try:
         return work()
     except (KernelError, NameError, TypeError) as error:
@@ -134,5 +117,5 @@ def _show(output: Output) -> None:
 
 
 def load(shell: Any) -> None:
-    """Add the commands to a shell."""
+    """Register the magics with a shell."""
     shell.register_magics(SandboxMagics)

@@ -1,14 +1,14 @@
-"""``SandboxProvisioner``: jupyter_client's way to a kernel in a sandbox, for every Jupyter program.
+"""``SandboxProvisioner``: the kernel provisioner by which jupyter_client starts kernels in sandboxes.
 
-A kernelspec names it (``daytona-kernel install`` writes two), and has the sandbox's options. All that it starts lives
-on the I/O loop's own thread, so that a program without a loop, or with a busy one, does not hold up the tunnel.
+A kernelspec names the provisioner and holds the sandbox's options; ``daytona-kernel install`` writes two. Sandbox and
+tunnel run on the I/O loop's own thread, so that a program without an event loop, or with a busy one, does not delay
+the tunnel.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 from typing import TYPE_CHECKING, Any, cast
 
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
@@ -20,24 +20,28 @@ from .kernelspec import describe
 from .sandbox_kernel import SandboxKernel
 
 if TYPE_CHECKING:
+    import logging
+
     from jupyter_client.connect import KernelConnectionInfo
 
+    from ..sandboxes.base import Sandbox
+
 _SIGNALS = {signal.SIGINT: "interrupt", signal.SIGTERM: "terminate", signal.SIGKILL: "kill"}
-_JUPYTERS = frozenset({"kernel_id", "kernel_spec", "parent", "config", "log"})
+_CONSTRUCTOR_ARGUMENTS = frozenset({"kernel_id", "kernel_spec", "parent", "config", "log"})
 
 
 class SandboxProvisioner(KernelProvisionerBase):
-    """Starts kernels in a sandbox. A restart keeps the sandbox; a shutdown deletes it, unless its options keep it."""
+    """A kernel provisioner for sandboxes. A restart keeps the sandbox; a shutdown deletes it unless ``keep`` is set."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{name: value for name, value in kwargs.items() if name in _JUPYTERS})
-        self._options = {name: value for name, value in kwargs.items() if name not in _JUPYTERS}
+    def __init__(self, **kwargs: Any) -> None:  # jupyter_client passes its own arguments and the kernelspec's config
+        super().__init__(**{name: value for name, value in kwargs.items() if name in _CONSTRUCTOR_ARGUMENTS})
+        self._options = {name: value for name, value in kwargs.items() if name not in _CONSTRUCTOR_ARGUMENTS}
         self._session: SandboxKernel | None = None
-        self._launched = False  # a kernel was launched, and nobody has waited for its end yet
+        self._launched = False  # a kernel was launched, and wait() has not yet returned its exit code
         describe(self._options)
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
-        """Refuse what a kernel in a sandbox cannot be given, and leave the program's environment behind.
+        """Refuse extra arguments, and reduce the environment to the variables that the kernelspec names.
 
         Raises:
             SandboxFailed: If arguments were given for the kernel's command line.
@@ -45,18 +49,18 @@ class SandboxProvisioner(KernelProvisionerBase):
         given = kwargs.pop("extra_arguments", None)
         if given:
             raise SandboxFailed(
-                f"a kernel in a sandbox takes no arguments, and {' '.join(map(str, given))} was given: "
-                "the options of its sandbox stand in its kernelspec"
+                f"a kernel in a sandbox takes no command-line arguments, but got {' '.join(map(str, given))}: "
+                "set the options of its sandbox in the kernelspec"
             )
         kwargs = await super().pre_launch(cmd=self.kernel_spec.argv, **kwargs)
-        wanted = self.kernel_spec.env
-        return {**kwargs, "env": {name: value for name, value in kwargs["env"].items() if name in wanted}}
+        names = self.kernel_spec.env
+        return {**kwargs, "env": {name: value for name, value in kwargs["env"].items() if name in names}}
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
-        """Start the kernel, and before the first one the sandbox.
+        """Start the kernel; the first call starts the sandbox, too.
 
         Raises:
-            SandboxFailed, TunnelLost, WireMismatch: If that did not work; nothing is left of it.
+            SandboxFailed, TunnelLost, WireMismatch: If the start failed; a sandbox that was created is deleted.
         """
         registry.install_sigterm_handler()
         if self._session is None:
@@ -64,7 +68,7 @@ class SandboxProvisioner(KernelProvisionerBase):
             self._session = await io_loop().arun(_make_kernel(description, self.log))
             try:
                 info = await io_loop().arun(self._session.start_kernel())
-            except BaseException:
+            except BaseException:  # a cancelled start must not leave a sandbox behind either
                 await self.cleanup()
                 raise
         else:
@@ -75,24 +79,28 @@ class SandboxProvisioner(KernelProvisionerBase):
 
     @property
     def has_process(self) -> bool:
-        """Whether a kernel was launched whose end nobody has waited for."""
+        """Whether a kernel was launched and :meth:`wait` has not returned since."""
         return self._launched
 
     async def poll(self) -> int | None:
         """Return the kernel's exit code, or None while it runs.
 
-        KernelManager asks every 0.1 s while a kernel ends, so this is what the tunnel last heard.
+        KernelManager polls every 0.1 s while a kernel ends, so the answer is the last state that the tunnel received.
         """
         return 0 if self._session is None else self._session.exit_code
 
     async def wait(self) -> int | None:
-        """Return the kernel's exit code when it has ended."""
+        """Wait for the kernel's end and return its exit code."""
         code = 0 if self._session is None else await io_loop().arun(self._session.wait())
         self._launched = False
         return code
 
     async def send_signal(self, signum: int) -> None:
-        """Have the relay send the kernel's process group a signal: SIGINT, SIGTERM or SIGKILL."""
+        """Let the relay send SIGINT, SIGTERM or SIGKILL to the kernel's process group.
+
+        Raises:
+            SandboxFailed: If it is another signal.
+        """
         name = _SIGNALS.get(signal.Signals(signum))
         if name is None:
             raise SandboxFailed(f"a kernel in a sandbox cannot be sent {signal.Signals(signum).name}")
@@ -100,7 +108,7 @@ class SandboxProvisioner(KernelProvisionerBase):
             await io_loop().arun(self._session.signal(name))
 
     async def kill(self, restart: bool = False) -> None:
-        """End the kernel at once."""
+        """Kill the kernel."""
         await self._end("kill")
 
     async def terminate(self, restart: bool = False) -> None:
@@ -108,12 +116,12 @@ class SandboxProvisioner(KernelProvisionerBase):
         await self._end("terminate")
 
     async def shutdown_requested(self, restart: bool = False) -> None:
-        """The kernel is about to end."""
+        """Expect the kernel's end: it is not reported as a crash."""
         if self._session is not None:
             self._session.expect_end()
 
     async def cleanup(self, restart: bool = False) -> None:
-        """Delete the sandbox, or stop one that is kept; before a restart leave it."""
+        """Delete the sandbox, or stop it if ``keep`` is set; before a restart do nothing."""
         if restart or self._session is None:
             return
         session, self._session, self._launched = self._session, None, False
@@ -125,12 +133,5 @@ class SandboxProvisioner(KernelProvisionerBase):
             await io_loop().arun(self._session.signal(how))
 
 
-async def _make_kernel(description: Any, log: Any) -> SandboxKernel:
-    return SandboxKernel(description, log)  # on the loop that it lives on
-
-
-if __name__ == "__main__":
-    sys.exit(
-        "daytona-kernel: this program starts kernels by a command line, and this one is started by jupyter_client's "
-        "provisioners: use a program that knows them, such as JupyterLab, nbclient or jupyter console."
-    )
+async def _make_kernel(description: Sandbox, log: logging.Logger | logging.LoggerAdapter[Any]) -> SandboxKernel:
+    return SandboxKernel(description, log)  # a coroutine, so that it is constructed on the I/O loop

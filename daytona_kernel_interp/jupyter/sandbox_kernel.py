@@ -1,4 +1,7 @@
-"""A person's session: a sandbox in which one kernel follows the other, for a Jupyter program. Lives on the I/O loop."""
+"""``SandboxKernel``: the sandbox of one Jupyter program's kernel, in which restarts start the next kernel.
+
+All methods run on the I/O loop, except where a docstring says otherwise.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +25,15 @@ if TYPE_CHECKING:
 
     from ..sandboxes.base import RunningSandbox, Sandbox
 
-_UNKNOWN_EXIT = 1  # the exit code of a kernel of which nobody saw how it ended
-_ENDPOINTS = "k"  # the name of the endpoints: a kernel that follows another is found where that one was
+_UNKNOWN_EXIT = 1  # the exit code where the real one is unknown
+_ENDPOINTS = "k"  # the name of the local endpoints, the same for each kernel
 
 
 class SandboxKernel(KernelObserver):
-    """Made for the first kernel; :meth:`aclose` ends everything.
+    """A sandbox and its current kernel; :meth:`aclose` ends both.
 
-    Every kernel has the same endpoints and the same key, whatever became of the one before it or of its sandbox, so
-    that clients need not know of restarts.
+    Every kernel has the same endpoints and the same key, also after a crash or the loss of the sandbox, so that a
+    restart does not concern clients.
     """
 
     def __init__(self, description: Sandbox, log: logging.Logger | logging.LoggerAdapter[Any]) -> None:
@@ -38,21 +41,21 @@ class SandboxKernel(KernelObserver):
         self._folder, self._key = make_endpoints_folder(), secrets.token_hex(32)
         self._sandbox: RunningSandbox | None = None
         self._tunnel: Tunnel | None = None
-        self._lost = False  # the sandbox, or the way to it
+        self._lost = False  # the sandbox, or the link to it
         self._kernel = ""
         self._ended = asyncio.Event()
         self._end_expected = False
         self._status_task: asyncio.Task[None] | None = None
-        self.exit_code: int | None = None  # of the last kernel; None: it runs. Read from other threads as well
+        self.exit_code: int | None = None  # of the last kernel; None while it runs. Other threads read it, too
 
     async def start_kernel(self) -> dict[str, Any]:
-        """Start a kernel in place of the one before, if any, and return its connection info.
+        """Start a kernel in place of the previous one and return its connection info.
 
         Raises:
-            SandboxFailed, TunnelLost, WireMismatch: If it did not start. What was there before is as it was.
+            SandboxFailed, TunnelLost, WireMismatch: If it did not start. The sandbox is unchanged.
         """
         if self._lost:
-            self._log.warning("A new sandbox is started; the files of the one before are gone.")
+            self._log.warning("Starting a new sandbox; the files of the previous one are gone.")
             await self._close_sandbox()
         with registry.cancel_on_exit():
             if self._tunnel is None:
@@ -65,7 +68,7 @@ class SandboxKernel(KernelObserver):
                     self, personal=True, key=self._key, name=_ENDPOINTS
                 )
                 await self._tunnel.kernel_started(self._kernel)
-            except BaseException:
+            except BaseException:  # also if the start is cancelled: wait() must return
                 self._end(_UNKNOWN_EXIT)
                 raise
         info: dict[str, Any] = json.loads(file.read_bytes())
@@ -84,26 +87,26 @@ class SandboxKernel(KernelObserver):
             stack.pop_all()
 
     def expect_end(self) -> None:
-        """The kernel is about to end because somebody wants it to."""
+        """Expect the kernel's end, as after a request to shut down: it is not reported as a crash."""
         self._end_expected = True
 
     async def signal(self, name: str) -> None:
-        """Send ``interrupt``, ``terminate`` or ``kill`` to the kernel; one that has ended is no error."""
+        """Send ``interrupt``, ``terminate`` or ``kill`` to the kernel. A kernel that has ended is not an error."""
         if self._tunnel is None or self._ended.is_set():
             return
         try:
             await asyncio.wait_for(self._tunnel.signal(self._kernel, name), DIAL_S)
         except (KernelError, asyncio.TimeoutError) as error:
-            self._log.warning("The kernel could not be reached to %s it: %s.", name, str(error) or "no answer came")
+            self._log.warning("The kernel could not be reached to %s it: %s.", name, str(error) or "no reply")
 
     async def wait(self) -> int:
-        """Return the kernel's exit code, negative for a signal, when it has ended."""
+        """Wait for the kernel's end and return its exit code, negative for a signal."""
         await self._ended.wait()
         assert self.exit_code is not None
         return self.exit_code
 
     async def aclose(self) -> None:
-        """End kernel and sandbox. Calling it again does nothing."""
+        """End kernel and sandbox. Further calls do nothing."""
         registry.unregister(self)
         self._end_expected = True
         await self._close_sandbox()
@@ -118,10 +121,10 @@ class SandboxKernel(KernelObserver):
             if tunnel is not None:
                 stack.push_async_callback(tunnel.aclose)
 
-    # --- what the tunnel tells --------------------------------------------------------------------------
+    # --- called by the tunnel ---------------------------------------------------------------------------
 
     def kernel_exited(self, event: dict[str, Any]) -> None:
-        """Say how the kernel ended, unless that was wanted."""
+        """Log how the kernel ended, unless its end was expected."""
         code = event.get("code")
         if not self._end_expected:
             error = kernel_died(event, "")
@@ -130,22 +133,22 @@ class SandboxKernel(KernelObserver):
         self._end(code if isinstance(code, int) else _UNKNOWN_EXIT)
 
     def streams_broken(self) -> None:
-        """Say that messages may be missing, if the kernel lives: a client's own requests cannot be repeated for it."""
+        """Log that messages may be missing if the kernel is alive. The requests of its clients cannot be repeated."""
         if self._status_task is None:
             self._status_task = asyncio.create_task(self._report_broken_streams())
             self._status_task.add_done_callback(lambda _: setattr(self, "_status_task", None))
 
     async def _report_broken_streams(self) -> None:
         tunnel = self._tunnel
-        with contextlib.suppress(KernelError):  # then it is lost, which is told
+        with contextlib.suppress(KernelError):  # the relay is lost: relay_lost() reports that
             if tunnel is not None and (await tunnel.kernels()).get(self._kernel, {}).get("alive"):
                 self._log.warning(
-                    "The link to the kernel had to be made anew: what the running cell shows, and its end, may be "
+                    "The link to the kernel was lost and replaced: output of the running cell, and its end, may be "
                     "missing. The kernel has its variables; interrupt it if a cell does not seem to end."
                 )
 
     def relay_lost(self, error: KernelError) -> None:
-        """The sandbox, or the link to it, is gone, and the kernel with it."""
+        """Log that the sandbox or the link is lost, and end the kernel."""
         self._lost = True
         if not self._end_expected:
             self._log.error("The kernel is lost: %s.", str(error).rstrip("."))

@@ -1,6 +1,6 @@
-"""What was found in a session: typed, as plain text, and as a table for a notebook.
+"""The result of an inspection: typed, as plain text, and as an HTML table for a notebook.
 
-All of it comes out of a sandbox, so everything is checked, bounded, stripped of control characters, and escaped.
+All of it comes from a sandbox, so everything is checked, bounded, stripped of control characters, and escaped.
 """
 
 from __future__ import annotations
@@ -8,13 +8,15 @@ from __future__ import annotations
 import dataclasses
 import html
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..formatting import byte_size, duration, table
 from ..wire.inspect_messages import CODE_CHARS, KINDS, MAX_CALLS, MAX_VARIABLES, NAMED_CHARS, ROW
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
 _NAME_CHARS, _TYPE_CHARS, _LINE_CHARS = 200, 140, 120
 _MAX_DIMENSIONS = 32
@@ -22,10 +24,16 @@ _MAX_DIMENSIONS = 32
 
 @dataclass(frozen=True)
 class Variable:
-    """One variable. ``size`` in bytes and ``shape`` are None where nothing can be told without running its code.
+    """One variable.
 
-    ``size`` is that of the object itself, for an array or a table that of its data; ``kind`` is ``variable``,
-    ``function``, ``class`` or ``module``.
+    Attributes:
+        name: Its name.
+        type: Qualified name of its type.
+        size: Bytes of the object itself, or of the data of an array or table. None where only the value's own code
+            could compute it.
+        shape: Its length or dimensions; None as for ``size``.
+        preview: A short text of its value.
+        kind: ``variable``, ``function``, ``class`` or ``module``.
     """
 
     name: str
@@ -38,7 +46,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class PendingCall:
-    """A call of a host tool that code waits for."""
+    """A pending call of a host tool."""
 
     name: str
     elapsed_s: float
@@ -46,7 +54,7 @@ class PendingCall:
 
 @dataclass(frozen=True)
 class RunningCell:
-    """The cell that runs. ``line`` is where in its code it is, where that can be told."""
+    """The running cell. ``line`` is the current line of its code, or None if it is unknown."""
 
     code: str
     number: int
@@ -57,22 +65,26 @@ class RunningCell:
 
 
 @dataclass(frozen=True)
-class Inspection:
-    """A session at one moment. Shows as a table in a notebook, which a click on a heading sorts, and as text elsewhere.
+class Inspection(Mapping[str, Variable]):
+    """A session at one moment: a mapping of variable names to :class:`Variable`.
+
+    A notebook displays it as a table, which a click on a heading sorts; elsewhere it is text.
 
     Attributes:
-        variables: What the code made, in the order it did; modules, functions and classes too, and private ones.
-        running: The cell that runs, or None.
-        left_out: How many further variables there are.
-        tools: Names of the host's tools that code can call.
-        cells: How many cells the kernel took up.
-        answered_by: ``"kernel"``; or ``"relay"``, when native code in the kernel let nobody else run: ``variables`` are
-            those of ``age_s`` seconds ago then.
-        cpu_percent: Of the kernel's process, where the relay answered.
-        memory_bytes: Of the same.
+        variables: The session's variables in the order of their creation, with modules, functions and classes, and
+            with those whose names begin with an underscore.
+        running: The running cell, or None.
+        left_out: The number of further variables.
+        tools: Names of the host's tools.
+        cells: The number of cells that the kernel started.
+        answered_by: ``"kernel"``; or ``"relay"`` if native code in the kernel blocks all its threads. The variables are
+            then those of ``age_s`` seconds ago.
+        age_s: Age of the variables, where the relay answered.
+        cpu_percent: CPU use of the kernel's process, where the relay answered.
+        memory_bytes: Memory of the kernel's process, where the relay answered.
         session: The session's id.
-        note: What else there is to say, such as which of several sessions it is.
-        private: Whether variables whose names begin with an underscore are shown too; else they are counted.
+        note: A further line for the user, such as which of several sessions this is.
+        private: Whether the table shows variables whose names begin with an underscore; else it counts them.
     """
 
     variables: tuple[Variable, ...] = ()
@@ -95,8 +107,16 @@ class Inspection:
                 return variable
         raise KeyError(name)
 
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of all variables."""
+        return (variable.name for variable in self.variables)
+
+    def __len__(self) -> int:
+        """Return the number of variables."""
+        return len(self.variables)
+
     def noted(self, note: str) -> Inspection:
-        """Return the same with a note."""
+        """Return a copy with a note."""
         return dataclasses.replace(self, note=note)
 
     def shown(self) -> Sequence[Variable]:
@@ -119,7 +139,7 @@ class Inspection:
         return f"<div>{head}{_html_table(self.shown())}{foot}</div>"
 
     def headings(self) -> Iterator[str]:
-        """Yield lines that stand above the table: what runs."""
+        """Yield the lines above the table, which describe the running cell."""
         if self.note:
             yield self.note
         running = self.running
@@ -127,29 +147,29 @@ class Inspection:
             why = (
                 ", though this host runs no cell"
                 if running is None
-                else f" for {_seconds(running.elapsed_s)}: native code holds it"
+                else f" for {duration(running.elapsed_s)}: native code blocks it"
             )
-            yield f"The kernel does not speak{why}. {self._process_texts()}"
+            yield f"The kernel does not answer{why}. {self._process_texts()}"
             age = "This host has not inspected it before." if self.age_s is None else ""
-            yield age or f"Its variables as of {_seconds(self.age_s or 0.0)} ago:"
+            yield age or f"Its variables as of {duration(self.age_s or 0.0)} ago:"
         if running is None:
             if self.answered_by == "kernel":
                 yield "No cell runs."
             return
         where = "" if running.line is None else f", at line {running.line}"
-        yield f"Cell {running.number} runs for {_seconds(running.elapsed_s)}{where}: {_line(running)}"
+        yield f"Cell {running.number} runs for {duration(running.elapsed_s)}{where}: {_line(running)}"
         if running.calls:
-            yield "It waits for " + ", ".join(f"{call.name} ({_seconds(call.elapsed_s)})" for call in running.calls)
+            yield "It waits for " + ", ".join(f"{call.name} ({duration(call.elapsed_s)})" for call in running.calls)
         if running.tasks:
             yield f"Tasks: {', '.join(running.tasks)}"
 
     def _process_texts(self) -> str:
         cpu = "" if self.cpu_percent is None else f"{self.cpu_percent:.0f} % CPU"
-        memory = "" if self.memory_bytes is None else f"{_bytes(self.memory_bytes)} of memory"
+        memory = "" if self.memory_bytes is None else f"{byte_size(self.memory_bytes)} of memory"
         return ", ".join(part for part in (cpu, memory) if part)
 
     def footings(self) -> Iterator[str]:
-        """Yield lines that stand below it: what it leaves out."""
+        """Yield the lines below the table, which count what it leaves out."""
         if hidden := len(self.variables) - len(self.shown()):
             yield f"… and {hidden:,} private, of names that begin with an underscore."
         if self.left_out:
@@ -164,7 +184,7 @@ _HEADINGS = ("NAME", "TYPE", "SIZE", "SHAPE", "VALUE")
 
 
 def _cells(variable: Variable) -> tuple[str, str, str, str, str]:
-    size = "" if variable.size is None else _bytes(variable.size)
+    size = "" if variable.size is None else byte_size(variable.size)
     shape = "" if variable.shape is None else " x ".join(f"{n:,}" for n in variable.shape)
     return variable.name, variable.type, size, shape, variable.preview
 
@@ -172,17 +192,11 @@ def _cells(variable: Variable) -> tuple[str, str, str, str, str]:
 def _text_table(variables: Sequence[Variable]) -> list[str]:
     if not variables:
         return []
-    rows = [_HEADINGS, *(_cells(variable) for variable in variables)]
-    if len(variables) == 1 and "\n" in rows[1][4]:  # one by name, with its own text
-        *facts, text = rows[1]
+    rows = [_cells(variable) for variable in variables]
+    if len(rows) == 1 and "\n" in rows[0][4]:  # a single variable with a repr of several lines
+        *facts, text = rows[0]
         return ["  ".join(fact for fact in facts if fact), text]
-    widths = [min(40, max(len(row[i]) for row in rows)) for i in range(4)]
-    lines = []
-    for row in rows:
-        cells = [f"{row[i]:>{widths[i]}}" if i == 2 else f"{row[i]:{widths[i]}}" for i in range(4)]
-        value = row[4] if len(variables) == 1 else row[4].replace("\n", " ")
-        lines.append("  ".join([*cells, value]).rstrip())
-    return lines
+    return table([_HEADINGS, *((*facts, preview.replace("\n", " ")) for *facts, preview in rows)], right=(2,))
 
 
 def _line(running: RunningCell) -> str:
@@ -191,24 +205,10 @@ def _line(running: RunningCell) -> str:
     return lines[at].strip()[:_LINE_CHARS]
 
 
-def _seconds(seconds: float) -> str:
-    if seconds >= 90:
-        return f"{int(seconds) // 60} min {int(seconds) % 60} s"
-    return f"{seconds:.1f} s"
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
 # --- as a table in a notebook --------------------------------------------------------------------------------------
 
-# In the table itself: a script or a function by name would have to be found again by each table of a notebook. Rows are
-# moved, never made, so nothing is ever read as HTML twice.
+# An inline handler, because each table of a notebook would need a script element or a global function to be present.
+# Rows are moved and never created, so no text is parsed as HTML twice.
 _SORT = """
 const head = event.target.closest('th'), table = head.closest('table'), body = table.tBodies[0];
 const at = head.cellIndex, up = head.dataset.up !== '1';
@@ -251,31 +251,33 @@ def _escaped(text: str) -> str:
     return html.escape(text, quote=True)
 
 
-# --- from what the sandbox said -----------------------------------------------------------------------------------
+# --- parsing the sandbox's answer ---------------------------------------------------------------------------------
 
 
 def parse_inspection(
-    answer: Mapping[str, Any], session: str, name: str | None = None, *, private: bool = False
+    answer: Mapping[str, object], session: str, name: str | None = None, *, private: bool = False
 ) -> Inspection:
-    """Return the inspection in what :mod:`.looking` was told, of all or of ``name``; what is wrong is left out."""
+    """Return the inspection in an answer, of all variables or of ``name``; invalid parts are left out."""
     found = _parsed(answer, session)
     if name is None:
         return dataclasses.replace(found, private=private)
-    # The kernel tells of that one alone; its relay has only a summary of all.
+    # The kernel answers for that variable alone; its relay has only a summary of all.
     named = tuple(variable for variable in found.variables if variable.name == clean(name, _NAME_CHARS))
     return dataclasses.replace(found, variables=named, left_out=0, tools=(), private=True)
 
 
-def _parsed(answer: Mapping[str, Any], session: str) -> Inspection:
+def _parsed(answer: Mapping[str, object], session: str) -> Inspection:
     by_relay = answer.get("by") == "relay"
-    found: Any = answer.get("summary") if by_relay else answer
-    found = found if isinstance(found, dict) else {}
+    summary = answer.get("summary") if by_relay else answer
+    found: Mapping[str, object] = summary if isinstance(summary, Mapping) else {}
     variables = [parse_row(row) for row in _list(found.get("variables"))[:MAX_VARIABLES]]
     return Inspection(
         variables=tuple(variable for variable in variables if variable is not None),
         running=parse_running(answer.get("running")),
         left_out=_count(found.get("left_out")) or 0,
-        tools=tuple(clean(name, _NAME_CHARS) for name in _list(found.get("tools"))[:MAX_CALLS] if type(name) is str),
+        tools=tuple(
+            clean(name, _NAME_CHARS) for name in _list(found.get("tools"))[:MAX_CALLS] if isinstance(name, str)
+        ),
         cells=_count(found.get("count")) or 0,
         answered_by="relay" if by_relay else "kernel",
         age_s=_number(answer.get("age_s")),
@@ -285,12 +287,12 @@ def _parsed(answer: Mapping[str, Any], session: str) -> Inspection:
     )
 
 
-def parse_row(row: Any) -> Variable | None:
-    """Return a variable, or None if the row is none."""
-    if type(row) is not list or len(row) != len(ROW):
+def parse_row(row: object) -> Variable | None:
+    """Return the variable in a row, or None if the row is invalid."""
+    if not isinstance(row, list) or len(row) != len(ROW):
         return None
     name, cls, size, shape, preview, kind = row
-    if not (type(name) is type(cls) is type(preview) is str):
+    if not (isinstance(name, str) and isinstance(cls, str) and isinstance(preview, str)):
         return None
     return Variable(
         name=clean(name, _NAME_CHARS),
@@ -302,33 +304,33 @@ def parse_row(row: Any) -> Variable | None:
     )
 
 
-def _parse_shape(shape: Any) -> tuple[int, ...] | None:
-    if type(shape) is not list:
+def _parse_shape(shape: object) -> tuple[int, ...] | None:
+    if not isinstance(shape, list):
         return None
-    numbers = tuple(number for number in shape[:_MAX_DIMENSIONS] if _count(number) is not None)
+    numbers = tuple(number for number in map(_count, shape[:_MAX_DIMENSIONS]) if number is not None)
     return numbers if len(numbers) == min(len(shape), _MAX_DIMENSIONS) else None
 
 
-def parse_running(running: Any) -> RunningCell | None:
-    """Return the running cell, or None if there is none."""
+def parse_running(running: object) -> RunningCell | None:
+    """Return the running cell, or None if no cell runs or the data is invalid."""
     match running:
-        case {"code": str(code), "number": number, "elapsed_s": elapsed}:
-            calls = [parse_call(call) for call in _list(running.get("calls"))[:MAX_CALLS]]
+        case {"code": str(code), "number": number, "elapsed_s": elapsed, **rest}:
+            calls = [parse_call(call) for call in _list(rest.get("calls"))[:MAX_CALLS]]
             return RunningCell(
                 code=clean(code, CODE_CHARS, lines=True),
                 number=_count(number) or 0,
                 elapsed_s=_number(elapsed) or 0.0,
-                line=_count(running.get("line")) or None,
+                line=_count(rest.get("line")) or None,
                 calls=tuple(call for call in calls if call is not None),
                 tasks=tuple(
-                    clean(name, _NAME_CHARS) for name in _list(running.get("tasks"))[:MAX_CALLS] if type(name) is str
+                    clean(name, _NAME_CHARS) for name in _list(rest.get("tasks"))[:MAX_CALLS] if isinstance(name, str)
                 ),
             )
     return None
 
 
-def parse_call(call: Any) -> PendingCall | None:
-    """Return a call under way, or None if it is none."""
+def parse_call(call: object) -> PendingCall | None:
+    """Return a pending call, or None if the data is invalid."""
     match call:
         case [str(name), elapsed]:
             return PendingCall(clean(name, _NAME_CHARS), _number(elapsed) or 0.0)
@@ -336,9 +338,9 @@ def parse_call(call: Any) -> PendingCall | None:
 
 
 def clean(text: str, limit: int, *, lines: bool = False) -> str:
-    """Return a text without what a terminal or a page would act on, no longer than ``limit``.
+    """Return at most ``limit`` characters of a text, without characters that control a terminal or a page.
 
-    Control and format characters (escape sequences, writing from right to left) and lone surrogates are replaced.
+    Control and format characters (escape sequences, right-to-left marks) and lone surrogates are replaced.
     """
     text = text[:limit]
     if text.isprintable():
@@ -347,13 +349,17 @@ def clean(text: str, limit: int, *, lines: bool = False) -> str:
     return "".join(c if c.isprintable() or c in allowed else " " if c in "\n\t" else "\ufffd" for c in text)
 
 
-def _list(value: Any) -> list[Any]:
+def _names(value: object) -> tuple[str, ...]:
+    return tuple(clean(name, _NAME_CHARS) for name in _list(value)[:MAX_CALLS] if isinstance(name, str))
+
+
+def _list(value: object) -> list[object]:
     return value if isinstance(value, list) else []
 
 
-def _count(value: Any) -> int | None:
+def _count(value: object) -> int | None:
     return value if type(value) is int and 0 <= value < 1 << 63 else None
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if type(value) in (int, float) and 0 <= value < 1e12 else None
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and type(value) is not bool and 0 <= value < 1e12 else None

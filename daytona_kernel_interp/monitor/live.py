@@ -1,60 +1,93 @@
-"""``live()``: a running session of this machine, seen from another process or notebook. Knows no DSPy."""
+"""``live()``: a running session of this machine, inspected from another process or notebook.
+
+Inspections go through the Unix socket of the session's host, because only the host can also ask the relay. Values and
+cells go through the kernel's own channels, with :class:`.shared_client.SharedClient`.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import html
 import json
+import keyword
 import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import KernelError, SessionNotFound, TunnelLost
+from ..formatting import duration
 from ..sandboxes.select import adopt
+from ..session.monitor_server import SOCKET_NAME
 from ..session.session_file import SessionRecord, find_session, list_records
 from .inspection import Inspection, clean, parse_inspection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Mapping
 
+    from ..client.cell_result import CellResult
     from ..client.outputs import Output
-    from .shared_client import SharedClient
     from .widget import SessionView
 
-_SOCKET_NAME = "live"  # see monitor_server.py
 _ANSWER_S = 15.0
 _MAX_ANSWER_BYTES = 8 << 20
 
 
-def live(session_id: str | None = None, *, write: bool = False) -> Live:
-    """Return a view of a running session of this user on this machine; of the newest, unless an id is given.
+def live(
+    session_id: str | None = None,
+    *,
+    write: bool = False,
+    execution_timeout: float | None = None,
+    on_output: Callable[[Output], None] | None = None,
+) -> Live:
+    """Return a view of a running session of this user on this machine: of ``session_id``, or of the newest.
 
-    It shows what ``interpreter.inspect()`` shows, whenever it is displayed, and what it can do leaves no trace in the
-    session. With ``write=True`` it can also run cells in it, which see and change the same variables.
+    The view shows what ``interpreter.inspect()`` shows, at the time when it is displayed. Reading changes nothing in
+    the session.
+
+    Args:
+        session_id: The session's id; None: the newest session.
+        write: Whether the view can also run cells, which see and change the session's variables.
+        execution_timeout: Seconds after which a cell of this view is interrupted; None: no limit.
+        on_output: Called with each output of a cell of this view as it arrives.
 
     Raises:
-        SessionNotFound: If there is no such session, or its host is gone; the text says since when, and what is left.
+        SessionNotFound: If there is no such session, or its host is gone; the text says since when and what is left.
     """
+    make = functools.partial(Live, write=write, execution_timeout=execution_timeout, on_output=on_output)
     if session_id is not None:
         record = find_session(session_id)
         if not record.host_lives:
             raise SessionNotFound(_stale(record))
-        return Live(record, write=write)
+        return make(record)
     found = list_records()
     alive = [record for record in found if record.host_lives]
     if not alive:
         last = f" {_stale(found[0])}" if found else ""
         raise SessionNotFound(f"No session is alive on this machine: start a KernelInterpreter first.{last}")
     note = f"Session {alive[0].id}, the newest of {len(alive)}: {', '.join(record.id for record in alive)}."
-    return Live(alive[0], write=write, note=note if len(alive) > 1 else "")
+    return make(alive[0], note=note if len(alive) > 1 else "")
 
 
 class Live:
-    """A running session, seen from outside; :func:`live` makes one."""
+    """A running session of another process; :func:`live` creates one.
 
-    def __init__(self, record: SessionRecord, *, write: bool, note: str = "") -> None:
+    Attributes:
+        execution_timeout: Seconds after which a cell is interrupted; None: no limit.
+        on_output: Called with each output of a cell as it arrives, or None.
+    """
+
+    def __init__(
+        self,
+        record: SessionRecord,
+        *,
+        write: bool,
+        note: str = "",
+        execution_timeout: float | None = None,
+        on_output: Callable[[Output], None] | None = None,
+    ) -> None:
         self._record, self._write, self._note = record, write, note
+        self.execution_timeout, self.on_output = execution_timeout, on_output
 
     @property
     def session_id(self) -> str:
@@ -62,20 +95,25 @@ class Live:
         return self._record.id
 
     def inspect(self, name: str | None = None, *, private: bool = False) -> Inspection:
-        """Return what is in the session and what it runs now, or one variable; as ``KernelInterpreter.inspect``.
+        """Return the session's variables and its running cell, or one variable; as ``KernelInterpreter.inspect``.
 
         Raises:
-            KernelError: If its host or its kernel is gone, or does not answer.
+            ValueError: If ``name`` is not a string.
             NameError: If there is no variable ``name``.
+            KernelError: If the session's host or kernel is gone, or does not answer.
         """
+        if name is not None and not isinstance(name, str):
+            raise ValueError(f"inspect() takes the name of one variable, or nothing; not {name!r}.")
         answer = self._request({"op": "look", "name": name})
         if answer.get("missing") is True:
             raise NameError(f"name {name!r} is not defined in session {self.session_id}")
         found = parse_inspection(answer, self.session_id, name, private=private)
         return found.noted(self._note or f"Session {self.session_id}.")
 
-    def follow(self, since: int = 0) -> dict[str, Any]:
-        """Return what :meth:`inspect` does, unchecked, and the steps that changed after ``since``; for :meth:`view`.
+    def follow(self, since: int = 0) -> dict[str, object]:
+        """Return the host's unchecked answer: an inspection, and the cells that changed after ``since``.
+
+        :meth:`view` uses it.
 
         Raises:
             KernelError: As for :meth:`inspect`.
@@ -83,17 +121,23 @@ class Live:
         return self._request({"op": "follow", "since": since})
 
     def get(self, name: str) -> Any:
-        """Return a copy of a variable, while no cell runs.
+        """Return a copy of a variable; only while no cell runs.
+
+        The errors have the classes of those that ``KernelInterpreter.get`` raises for the same mistake.
 
         Raises:
-            KernelError: If its host or its kernel is gone, or does not answer.
-            NameError: If there is none of that name.
-            TypeError: If it cannot leave the sandbox, or a cell is running.
+            ValueError: If ``name`` is not an identifier.
+            NameError: If the session has no variable of this name.
+            TypeError: If the value cannot leave the sandbox, or a cell is running.
+            KernelError: If the session's host or kernel is gone, or does not answer.
         """
         from ..codec import values
         from ..wire.protocol_errors import RemoteProtocolError
+        from .shared_client import SharedClient
 
-        with self._joined(lambda output: None) as client:
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError(f"get() takes the name of one variable, not {name!r}.")
+        with SharedClient(self._record) as client:
             answer, buffers = client.request_control(
                 {"op": "inspect", "name": name, "value": True, "max_bytes": self._record.max_value_bytes}
             )
@@ -104,22 +148,34 @@ class Live:
         try:
             return values.loads(buffers)
         except RemoteProtocolError as error:
-            raise TypeError(f"what the sandbox sent of {name!r} cannot be decoded: {error}") from error
+            raise TypeError(f"the value that the sandbox sent for {name!r} cannot be decoded: {error}") from error
 
-    def run(self, code: str, on_output: Callable[[Output], None], timeout_s: float | None = None) -> None:
-        """Run a cell in the session, behind the one that runs; ``on_output`` gets what it shows as it comes.
+    def run(self, code: str, variables: Mapping[str, Any] | None = None) -> CellResult:
+        """Run a cell in the session, behind the running one, and return its result; as ``KernelInterpreter.run``.
+
+        The variables of the cell stay in the session. The host's tools cannot be called.
 
         Raises:
             PermissionError: If the view is read-only.
-            visiting.CellFailed: If it raised, was interrupted, or the session is over.
-            KernelError: If its host or its kernel is gone, or does not answer.
+            ValueError: If a variable's name is not an identifier.
+            TypeError: If a variable cannot be sent.
+            KernelError: If the session's host or kernel is gone, or does not answer.
         """
+        from ..codec.values import UnsupportedValue, ValueTooLarge
+        from .shared_client import SharedClient
+
         if not self._write:
             raise PermissionError(
-                f"this view of session {self.session_id} is read-only: live({self.session_id!r}, write=True) is not"
+                f"this view of session {self.session_id} is read-only: use live({self.session_id!r}, write=True)"
             )
-        with self._joined(on_output) as client:
-            client.run(code, timeout_s)
+        for name in variables or {}:
+            if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+                raise ValueError(f"Invalid variable name: {name!r}. It must be a Python identifier.")
+        with SharedClient(self._record) as client:
+            try:
+                return client.run(code, variables, timeout_s=self.execution_timeout, on_output=self.on_output)
+            except (UnsupportedValue, ValueTooLarge) as error:
+                raise TypeError(f"The variables cannot be sent to the kernel: {error}.") from error
 
     def view(self) -> SessionView:
         """Return a widget that follows the session in JupyterLab (extra ``jupyter``)."""
@@ -128,7 +184,7 @@ class Live:
         return make_view(self.follow, self.session_id)
 
     def __repr__(self) -> str:
-        """Return what there is now, as text."""
+        """Return an inspection of this moment as text."""
         return self._formatted(str, str)
 
     def _repr_html_(self) -> str:
@@ -140,18 +196,9 @@ class Live:
         except KernelError as error:
             return otherwise(f"Session {self.session_id}: {error}")
 
-    @contextlib.contextmanager
-    def _joined(self, on_output: Callable[[Output], None]) -> Iterator[SharedClient]:
-        from .shared_client import SharedClient
-
-        client = SharedClient(self._record, on_output)
-        try:
-            yield client
-        finally:
-            client.close()
-
-    def _request(self, request: dict[str, Any]) -> dict[str, Any]:
-        path = Path(self._record.connection_file).parent / _SOCKET_NAME
+    def _request(self, request: dict[str, object]) -> dict[str, object]:
+        """Return the host's answer to one request; see :mod:`..session.monitor_server`."""
+        path = Path(self._record.connection_file).parent / SOCKET_NAME
         try:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(_ANSWER_S)
@@ -161,20 +208,22 @@ class Live:
         except (OSError, ValueError, RecursionError) as error:
             raise self._ended_error(error) from error
         if not isinstance(answer, dict) or "error" in answer:
-            text = answer.get("error") if isinstance(answer, dict) else "its host gave no answer"
+            text = answer.get("error") if isinstance(answer, dict) else "the session's host sent no answer"
             raise KernelError(clean(str(text), 2000))
         return answer
 
     def _ended_error(self, error: Exception) -> KernelError:
-        """Return the error that says why the session cannot be reached any more."""
+        """Return an error that says why the session cannot be reached."""
         try:
             record = find_session(self.session_id)
         except SessionNotFound:
-            return SessionNotFound("the session is over: its host ended it")
+            return SessionNotFound("the session is over: its host closed it")
         if not record.host_lives:
             return SessionNotFound(_stale(record))
-        why = f"does not answer within {_ANSWER_S:g} s" if isinstance(error, TimeoutError) else f"breaks off: {error}"
-        return TunnelLost(f"process {record.pid}, the session's host, {why}")
+        reason = f"closed the connection: {error}"
+        if isinstance(error, TimeoutError):
+            reason = f"did not answer within {_ANSWER_S:g} s"
+        return TunnelLost(f"process {record.pid}, the session's host, {reason}")
 
 
 def _read_line(connection: socket.socket) -> bytes:
@@ -187,17 +236,17 @@ def _read_line(connection: socket.socket) -> bytes:
             return b"".join(pieces)
         if size > _MAX_ANSWER_BYTES:
             break
-    raise ValueError("its host broke the answer off")
+    raise ValueError("its host sent an incomplete answer")
 
 
 def _stale(record: SessionRecord) -> str:
-    """Return what there is to say of a session without a host."""
+    """Return the sentences that describe a session without a host."""
     seen = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.last_seen))
-    ago = _ago(max(0.0, time.time() - record.last_seen))
+    ago = duration(max(0.0, time.time() - record.last_seen))
     if record.pid > 0:
-        fate = f"its host, process {record.pid}, is gone; its last sign of life was at {seen}, {ago} ago"
+        fate = f"its host, process {record.pid}, is gone; its last heartbeat was at {seen}, {ago} ago"
     else:
-        fate = f"its host let go of it at {seen}, {ago} ago"
+        fate = f"its host detached from it at {seen}, {ago} ago"
     return f"Session {record.id} has no host: {fate}. {_remaining_text(record)}"
 
 
@@ -209,13 +258,6 @@ def _remaining_text(record: SessionRecord) -> str:
         return "Nothing is left of its sandbox."
     if not lives:
         return "Its sandbox is gone too."
-    # Of a local one the processes were looked at; others would have to be asked, which may wake them.
+    # The processes of a local sandbox were checked. A request to another kind could wake it, so none was made.
     may = "still lives" if kind == "local" else "may still live"
-    return f"Its sandbox ({kind}) {may}: KernelInterpreter.attach({record.id!r}) takes it up."
-
-
-def _ago(seconds: float) -> str:
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return f"Its sandbox ({kind}) {may}: KernelInterpreter.attach({record.id!r}) takes it over."

@@ -1,77 +1,72 @@
-"""Sessions that another process started, for the command line: listed, joined or taken up.
+"""The sessions on this machine, and a client that joins one of another process.
 
-A session whose host lives is joined as one more Jupyter client; its host notices nothing. One whose host is gone is
-taken up, and left to live on afterwards.
+The client is one more Jupyter client of the session's kernel: its cells share the variables, and the session's host
+keeps the session.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import queue
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import zmq
 from jupyter_client.blocking.client import BlockingKernelClient
 
+from ..client.cell_result import CellResult
 from ..client.messages import max_message_bytes
 from ..client.output_collector import OutputArrived, OutputCollector
-from ..errors import KernelError, SessionNotFound
+from ..client.outputs import CellError
+from ..codec import values
+from ..codec.libraries import has_arrow
+from ..errors import KernelError, SessionNotFound, TunnelLost
 from ..sandboxes.select import adopt
-from ..session.session_file import SessionRecord, find_session, list_records
+from ..session.session_file import SessionRecord, list_records
+from ..wire.comm import PREAMBLE_KEY, Preamble
+from ..wire.protocol_errors import RemoteProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Mapping, Sequence
+
+    from typing_extensions import Self
 
     from ..client.outputs import Output
 
 _READY_S = 10.0
 _INTERRUPT_S = 10.0
-_PROBE_S = 0.1  # between questions until the first is heard of
+_PROBE_S = 0.1  # between probes until the first answer arrives
 _ANSWER_S = 120.0  # for a large value
-_POLL_S = 0.2  # between looks whether the time is over, while nothing comes
+_POLL_S = 0.2  # between checks of deadline and heartbeat while no message arrives
 
 
 @dataclass(frozen=True)
 class SessionSummary:
-    """A line of the list of sessions."""
+    """One session of the list.
+
+    Attributes:
+        id: The session's id.
+        host: Process id of its host; None if that is gone.
+        sandbox: Kind of its sandbox.
+        started: Start time, in seconds since the epoch.
+    """
 
     id: str
-    host: int | None  # its process; None: gone
-    sandbox: str  # kind of sandbox
-    started: float  # seconds since the epoch
+    host: int | None
+    sandbox: str
+    started: float
 
-
-class CellFailed(Exception):
-    """A cell did not end well; ``outputs`` are what it showed, the message says how it ended."""
-
-    def __init__(self, message: str, outputs: list[Output]) -> None:
-        super().__init__(message)
-        self.outputs = outputs
-
-
-class SessionClient(Protocol):
-    """A session that may be given cells."""
-
-    def run(self, code: str, timeout_s: float | None = None) -> Any:
-        """Run one cell and return what it submitted, if it did; what it shows is reported as it comes.
-
-        Raises:
-            CellFailed: If it raised, was interrupted, or the session is over.
-            KeyboardInterrupt: At Ctrl-C, when the cell was interrupted.
-        """
-
-    def last_cell(self) -> None:
-        """Wait for the cell that ran when the session was taken up, and report what it shows.
-
-        Raises:
-            CellFailed, KeyboardInterrupt: As for :meth:`run`.
-        """
+    def row(self) -> tuple[str, str, str, str]:
+        """Return the texts of a table's row: id, host, sandbox and start time."""
+        host = "gone" if self.host is None else f"process {self.host}"
+        started = datetime.datetime.fromtimestamp(self.started).isoformat(" ", "seconds")
+        return self.id, host, self.sandbox, started
 
 
 def list_sessions() -> list[SessionSummary]:
-    """Return this user's sessions on this machine, the newest first; records of what is gone are deleted."""
+    """Return this user's sessions on this machine, the newest first, and delete the records of ended ones."""
     listed = []
     for record in list_records():
         if record.host_lives or _sandbox_lives(record):
@@ -83,91 +78,23 @@ def list_sessions() -> list[SessionSummary]:
     return listed
 
 
-@contextlib.contextmanager
-def open_session(session_id: str, on_output: Callable[[Output], None]) -> Iterator[SessionClient]:
-    """Join the session, or take it up if its host is gone.
-
-    Raises:
-        SessionNotFound: If there is no such session, or nothing of it is left.
-    """
-    record = find_session(session_id)
-    if record.host_lives:
-        client = SharedClient(record, on_output)
-        try:
-            yield client
-        finally:
-            client.close()
-        return
-    host = _AttachedClient(session_id, on_output)
-    try:
-        yield host
-    finally:
-        host.close()
-
-
 def _sandbox_lives(record: SessionRecord) -> bool:
     try:
         return adopt(record.sandbox).may_be_alive()
     except KernelError:
-        return True  # of a kind that this version does not know: not ours to judge
-
-
-class _AttachedClient:
-    """A session taken up."""
-
-    def __init__(self, session_id: str, on_output: Callable[[Output], None]) -> None:
-        from .. import KernelInterpreter
-        from ..interpreter.interpreter import CodeInterpreterError, FinalOutput
-
-        self._errors, self._submission = (CodeInterpreterError, SyntaxError), FinalOutput
-        self._early_outputs: list[Output] | None = []  # of the last cell, which nobody may want to see
-        self._on_output = on_output
-        try:
-            self._interpreter = KernelInterpreter.attach(session_id, max_output_chars=None, on_output=self._take)
-        except CodeInterpreterError as error:
-            raise SessionNotFound(str(error.__cause__ or error)) from error
-
-    def run(self, code: str, timeout_s: float | None = None) -> Any:
-        if self._early_outputs is not None:
-            with contextlib.suppress(*self._errors):
-                self._interpreter.resume()
-            self._early_outputs = None
-        self._interpreter.execution_timeout = timeout_s
-        result = self._run_on_loop(lambda: self._interpreter.execute(code))
-        return result.output["output"] if isinstance(result, self._submission) else None
-
-    def last_cell(self) -> None:
-        early, self._early_outputs = self._early_outputs or [], None
-        for output in early:
-            self._on_output(output)
-        self._run_on_loop(self._interpreter.resume)
-
-    def close(self) -> None:
-        self._interpreter.detach()
-
-    def _take(self, output: Output) -> None:
-        if self._early_outputs is None:
-            self._on_output(output)
-        else:
-            self._early_outputs.append(output)
-
-    def _run_on_loop(self, work: Callable[[], Any]) -> Any:
-        try:
-            return work()
-        except self._errors as error:
-            raise CellFailed(str(error), self._interpreter.outputs) from error
+        return True  # a kind of sandbox that this version does not know: its record must not be deleted
 
 
 class SharedClient:
-    """A session joined.
+    """One more Jupyter client of a session whose host lives.
 
     Raises:
-        SessionNotFound: If its kernel does not answer.
+        SessionNotFound: If the session's kernel does not answer.
     """
 
-    def __init__(self, record: SessionRecord, on_output: Callable[[Output], None]) -> None:
-        self._on_output = on_output
-        self._started_cells = False
+    def __init__(self, record: SessionRecord) -> None:
+        self._max_value_bytes = record.max_value_bytes
+        self._cell_started = False
         self._client = BlockingKernelClient()
         if (limit := max_message_bytes(record.max_value_bytes)) is not None:
             self._client.context.setsockopt(zmq.MAXMSGSIZE, limit)
@@ -179,8 +106,18 @@ class SharedClient:
             self._client.stop_channels()
             raise SessionNotFound(f"the kernel of session {record.id} does not answer: {error}") from error
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def _subscribe(self) -> None:
-        """Return when what the kernel publishes arrives. Asked on control: a cell that runs keeps shell waiting."""
+        """Wait until published messages arrive. Probes go on control, because a running cell blocks shell.
+
+        Raises:
+            RuntimeError: If none arrives in time.
+        """
         request_ids = set()
         for _ in range(int(_READY_S / _PROBE_S)):
             message = self._client.session.msg("kernel_info_request", {})
@@ -190,13 +127,13 @@ class SharedClient:
                 while True:
                     if self._client.get_iopub_msg(timeout=_PROBE_S)["parent_header"].get("msg_id") in request_ids:
                         return
-        raise RuntimeError(f"nothing came within {_READY_S:g} s; native code may hold it")
+        raise RuntimeError(f"no message arrived within {_READY_S:g} s; native code may block it")
 
-    def request_control(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
-        """Ask the kernel on control, see ``wire.looks``; return its answer and the buffers of that.
+    def request_control(self, request: dict[str, object]) -> tuple[dict[str, object], list[values.Buffer]]:
+        """Send an inspect request on control (see :mod:`..wire.inspect_messages`); return the answer and its buffers.
 
         Raises:
-            SessionNotFound: If it does not answer.
+            SessionNotFound: If the kernel does not answer.
         """
         message = self._client.session.msg("comm_msg", {"comm_id": "", "data": request})
         self._client.control_channel.send(message)
@@ -209,72 +146,113 @@ class SharedClient:
                     return data, answer["buffers"]
             if not self._client.is_alive():
                 break
-        raise SessionNotFound("the session's kernel does not answer: its host is gone, or native code holds the kernel")
+        raise SessionNotFound("the session's kernel does not answer: its host is gone, or native code blocks it")
 
-    def run(self, code: str, timeout_s: float | None = None) -> Any:
-        """Run one cell; see :meth:`SessionClient.run`."""
-        # Not to stop on an error: the kernel would drop the cells that wait behind it, the host's own too.
-        cell = OutputCollector(
-            self._client.execute(code, allow_stdin=False, stop_on_error=False), max_output_chars=None
-        )
-        self._started_cells = False
+    def run(
+        self,
+        code: str,
+        variables: Mapping[str, object] | None = None,
+        *,
+        timeout_s: float | None = None,
+        on_output: Callable[[Output], None] | None = None,
+    ) -> CellResult:
+        """Run one cell behind the running one, and return its result; ``on_output`` gets each output as it arrives.
+
+        Ctrl-C and a timeout interrupt the cell, or withdraw it if it still waits; what it shows until its end is
+        collected either way.
+
+        Raises:
+            UnsupportedValue, ValueTooLarge: If a variable cannot be sent.
+            TunnelLost: If the kernel or its host is gone; whether the cell ran is unknown.
+            KeyboardInterrupt: At Ctrl-C, after the cell was interrupted.
+        """
+        started = time.monotonic()
+        cell = OutputCollector(self._send(code, variables or {}), max_output_chars=None)
+        self._cell_started = False
         try:
-            in_time = self._follow_cell(cell, timeout_s)
+            in_time = self._follow_cell(cell, timeout_s, on_output)
             if not in_time:
-                self._interrupt(cell)
+                self._interrupt(cell, on_output)
         except KeyboardInterrupt:
-            self._interrupt(cell)
+            self._interrupt(cell, on_output)
             raise
+        error = cell.error
         if not in_time:
-            raise CellFailed(f"the cell was interrupted after {timeout_s:g} s", cell.outputs)
-        if cell.error is not None:
-            raise CellFailed(cell.error.summary, cell.outputs)
-
-    def last_cell(self) -> None:
-        """Nothing: its host hears of it."""
+            traceback = "" if error is None else error.traceback
+            limit = f"execution_timeout={timeout_s:g} s"
+            error = CellError("TimeoutError", f"the cell was interrupted after {limit}", traceback)
+        submission = _decode(cell.submission)
+        return CellResult(
+            outputs=tuple(cell.outputs),
+            value=_decode(cell.value),
+            error=error,
+            submission=submission if isinstance(submission, dict) else None,
+            duration_s=time.monotonic() - started,
+        )
 
     def close(self) -> None:
-        """Leave; the session notices nothing."""
+        """Leave the session, which goes on."""
         self._client.stop_channels()
 
-    def _follow_cell(self, cell: OutputCollector, timeout_s: float | None) -> bool:
-        """Take messages until the cell is over, or return False after ``timeout_s``."""
+    def _send(self, code: str, variables: Mapping[str, object]) -> str:
+        """Send an execute_request with a preamble and return its message id."""
+        preamble = Preamble(
+            variables=dict(variables), max_value_bytes=self._max_value_bytes, arrow=has_arrow(), shared=True
+        )
+        buffers = values.dumps(preamble.to_value(), max_bytes=self._max_value_bytes)
+        # After an error the kernel would drop the cells that wait behind this one, the host's own included.
+        content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False, "stop_on_error": False}
+        message = self._client.session.msg("execute_request", content, metadata={PREAMBLE_KEY: True})
+        self._client.shell_channel.send({**message, "buffers": buffers})
+        return str(message["header"]["msg_id"])
+
+    # BlockingKernelClient.execute_interactive() cannot take the place of this loop: it sends no buffers, it waits for
+    # ever where the host is gone, and Ctrl-C or its timeout end it before the outputs that follow the interrupt.
+    def _follow_cell(
+        self, cell: OutputCollector, timeout_s: float | None, on_output: Callable[[Output], None] | None
+    ) -> bool:
+        """Receive messages until the cell has finished, or return False after ``timeout_s``."""
         end = None if timeout_s is None else time.monotonic() + timeout_s
         while not cell.finished:
             wait_s = _POLL_S if end is None else min(_POLL_S, end - time.monotonic())
             if wait_s <= 0:
                 return False
             try:
-                self._take(cell, wait_s)
+                if cell.idle:
+                    message = self._client.get_shell_msg(timeout=wait_s)
+                    if _belongs_to(cell, message) and message["msg_type"] == "execute_reply":
+                        cell.receive_reply(message)
+                    continue
+                message = self._client.get_iopub_msg(timeout=wait_s)
             except queue.Empty:
                 if not self._client.is_alive():
-                    raise CellFailed("the session's kernel or its host is gone", cell.outputs) from None
+                    raise TunnelLost(
+                        "the session's kernel or its host is gone; whether the cell ran is unknown"
+                    ) from None
+                continue
+            if not _belongs_to(cell, message):
+                continue
+            self._cell_started = True
+            for event in cell.receive_iopub(message):
+                if isinstance(event, OutputArrived) and on_output is not None:
+                    on_output(event.output)
         return True
 
-    def _take(self, cell: OutputCollector, wait_s: float) -> None:
-        """Take one message.
-
-        Raises:
-            queue.Empty: If none came.
-        """
-        if cell.idle:
-            message = self._client.get_shell_msg(timeout=wait_s)
-            if _belongs_to(cell, message) and message["msg_type"] == "execute_reply":
-                cell.receive_reply(message)
-            return
-        message = self._client.get_iopub_msg(timeout=wait_s)
-        self._started_cells = self._started_cells or _belongs_to(cell, message)
-        for event in cell.receive_iopub(message) if _belongs_to(cell, message) else ():
-            if isinstance(event, OutputArrived):
-                self._on_output(event.output)
-
-    def _interrupt(self, cell: OutputCollector) -> None:
-        content = {"comm_id": "", "data": {"op": "withhold" if self._started_cells else "raise", "cell": cell.msg_id}}
+    def _interrupt(self, cell: OutputCollector, on_output: Callable[[Output], None] | None) -> None:
+        content = {"comm_id": "", "data": {"op": "withhold" if self._cell_started else "raise", "cell": cell.msg_id}}
         self._client.control_channel.send(self._client.session.msg("comm_msg", content))
-        if self._started_cells:  # else it waits behind another's cell, which is not ours to interrupt
+        if self._cell_started:  # else it waits behind another client's cell, which must not be interrupted
             self._client.control_channel.send(self._client.session.msg("interrupt_request", {}))
-            self._follow_cell(cell, _INTERRUPT_S)
+            self._follow_cell(cell, _INTERRUPT_S, on_output)
 
 
-def _belongs_to(cell: OutputCollector, message: dict[str, Any]) -> bool:
+def _decode(buffers: Sequence[values.Buffer] | None) -> object:
+    """Return the value in ``buffers``, or None if there is none that can be decoded here."""
+    if buffers is not None:
+        with contextlib.suppress(RemoteProtocolError):
+            return values.loads(buffers)
+    return None
+
+
+def _belongs_to(cell: OutputCollector, message: Mapping[str, Any]) -> bool:
     return bool(message["parent_header"].get("msg_id") == cell.msg_id)

@@ -1,14 +1,14 @@
-"""A widget that follows a session in JupyterLab: steps as they come, what runs, calls under way, variables.
+"""A JupyterLab widget that follows a session: its cells, the running line, pending tool calls, variables.
 
-A thread asks twice a second, or less often where looks take long, and sets the widget's state where it changed;
-``widget.js`` draws it, as text alone.
+A thread inspects the session twice a second, or less often where inspections are slow, and updates the widget's state;
+``widget.js`` draws it as plain text.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +21,25 @@ try:
 except ImportError as missing:
     raise ImportError("the live view needs anywidget: pip install 'daytona-kernel-interp[jupyter]'") from missing
 
-Follow = Callable[[int], dict[str, Any]]  # see MonitorServer.follow
+Follow = Callable[[int], Mapping[str, object]]  # see MonitorServer.follow
 
 POLL_S, _MAX_POLL_S = 0.5, 5.0
-_REST_FACTOR = 25  # times as long as a look took, so that a large namespace costs the run no more than a small one
-_MAX_FAILURES = 20  # in a row; a link may be down for a while
+_REST_FACTOR = 25  # pause per inspection time: a large namespace costs the run no more than a small one
+_MAX_FAILURES = 20  # in a row; a link may be down for some seconds
 _MAX_STEPS = 200
 _CODE_CHARS, _TAIL_CHARS = 2000, 1000
 _STATES = ("running", "done", "failed", "submitted", "ended")
 
 
 class SessionView(anywidget.AnyWidget):
-    """Follows one session until that ends, or :meth:`close` is called."""
+    """A view of one session, updated until the session ends or :meth:`close` is called."""
 
     _esm = Path(__file__).with_name("widget.js")
     session = traitlets.Unicode().tag(sync=True)
     steps: Any = traitlets.List().tag(sync=True)  # number, code, state, took_s, tail, error
     now = traitlets.Dict().tag(sync=True)  # headings, running, calls, tasks
     variables: Any = traitlets.List().tag(sync=True)  # name, type, size, shape, value
-    over = traitlets.Unicode().tag(sync=True)  # why nothing more will come
+    over = traitlets.Unicode().tag(sync=True)  # why updates have ended
 
     def __init__(self, follow: Follow, session: str) -> None:
         super().__init__(session=session)
@@ -50,18 +50,19 @@ class SessionView(anywidget.AnyWidget):
         self._thread.start()
 
     def close(self) -> None:
-        """Follow no more, and take the widget away."""
+        """Stop the updates and remove the widget."""
         self._stop.set()
         super().close()
 
     def refresh(self) -> None:
-        """Ask once, now.
+        """Update the state once, now.
 
         Raises:
             KernelError: If the session does not answer.
         """
         answer = self._follow(self._change)
-        found = parse_inspection(answer.get("look") or {}, self.session)
+        look = answer.get("look")
+        found = parse_inspection(look if isinstance(look, Mapping) else {}, self.session)
         for step in map(_step, _list(answer.get("steps"))):
             if step is not None:
                 self._last_change[step["number"]] = step
@@ -88,7 +89,7 @@ class SessionView(anywidget.AnyWidget):
 
 
 def make_view(follow: Follow, session: str) -> SessionView:
-    """Return a view of the session that ``follow`` tells of."""
+    """Return a view of the session that ``follow`` inspects."""
     return SessionView(follow, session)
 
 
@@ -103,20 +104,20 @@ def _now(inspection: Inspection) -> dict[str, Any]:
     }
 
 
-def _step(step: Any) -> dict[str, Any] | None:
+def _step(step: object) -> dict[str, Any] | None:
     match step:
-        case {"number": int(number), "code": str(code), "state": str(state)}:
-            took, tail, error = step.get("took_s"), step.get("tail"), step.get("error")
+        case {"number": int(number), "code": str(code), "state": str(state), **rest}:
+            took, tail, error = rest.get("took_s"), rest.get("tail"), rest.get("error")
             return {
                 "number": number,
                 "code": clean(code, _CODE_CHARS, lines=True),
                 "state": state if state in _STATES else "ended",
-                "took_s": round(took, 1) if type(took) is float and 0 <= took < 1e9 else None,
+                "took_s": round(took, 1) if isinstance(took, float) and 0 <= took < 1e9 else None,
                 "tail": clean(tail, _TAIL_CHARS, lines=True) if isinstance(tail, str) else "",
                 "error": clean(error, _TAIL_CHARS, lines=True) if isinstance(error, str) else "",
             }
     return None
 
 
-def _list(value: Any) -> list[Any]:
+def _list(value: object) -> list[object]:
     return value if isinstance(value, list) else []

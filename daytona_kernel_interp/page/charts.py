@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..formatting import duration
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -23,7 +25,6 @@ _LABELS: dict[Kind, str] = {
 _MAX_LANES = 40  # of a kind; what overlaps beyond lies on the last
 _GROUP_PX, _GAP_PX, _TOP_PX = 110, 10, 20
 _MAX_TICKS = 8
-_SENSIBLE_S = 1e9  # a file can say anything
 
 
 @dataclass(frozen=True)
@@ -70,20 +71,6 @@ def chart(spans: Sequence[Span], length_s: float, *, bar_px: int = 14) -> Chart:
         bars += [_bar(span, length_s, y, pitch) for span in spans if span.kind == kind]
         y += pitch * lanes[kind] + _GAP_PX
     return Chart(bars, groups, list(_ticks(length_s)), y)
-
-
-def duration(seconds: float | None) -> str:
-    """Return a duration for a reader."""
-    if seconds is None:
-        return "no end"
-    if not math.isfinite(seconds) or seconds < 0 or seconds > _SENSIBLE_S:
-        return "?"
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.0f} ms" if seconds >= 0.01 or not seconds else f"{seconds * 1000:.1f} ms"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def _bar(span: Span, length_s: float, y: int, pitch: int) -> Bar:

@@ -8,28 +8,31 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
 
 from ..client.output_text import plain_text
+from ..formatting import duration, one_line
 from . import charts, timeline
-from .charts import duration
-from .shown_values import LAID_OUT_BYTES, arguments, as_text, gist, heading, load, text_of
+from .shown_values import LAID_OUT_BYTES, arguments, as_text, dollars, load, step_title, text_of
+
+try:
+    import jinja2
+    from markupsafe import Markup
+
+    from . import html_parts as parts
+except ImportError as error:
+    raise ImportError("The page needs the extra `report`: pip install 'daytona-kernel-interp[report]'.") from error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from markupsafe import Markup
-
     from ..recording.model import Entry, RecordedCall, Transcript, Usage
 
-MISSING_EXTRA = "The page needs the extra `report`: pip install 'daytona-kernel-interp[report]'."
-
-_BUDGET_CHARS = 1_200_000  # of printed texts and values in the whole page: what is longest is cut until it fits
-_MIN_CUT, _MAX_CUT = 400, 20_000
-_COLOURED_CHARS = 400_000  # of code; each word with a colour is an element, and a browser has to bear them all
+BUDGET_CHARS = 1_200_000  # of printed texts and values in the whole page: what is longest is cut until it fits
+MIN_CUT_CHARS, MAX_CUT_CHARS = 400, 20_000
+COLOURED_CHARS = 400_000  # of code; each word with a colour is an element, and a browser has to bear them all
 _OPEN_STEPS = 12  # a session of up to so many steps shows them opened
 
 _ENDINGS = {
@@ -72,7 +75,6 @@ class StepView:
     usage: str
     reasoning: Markup | None
     code: Markup
-    source_lines: int
     calls: list[CallView]
     chart: charts.Chart | None
     outputs: list[Markup]
@@ -87,23 +89,12 @@ class StepView:
 
 
 def to_html(transcript: Transcript, title: str) -> str:
-    """Return the page.
-
-    Raises:
-        ImportError: If the ``report`` extra is not installed; the text says how to.
-    """
-    try:
-        import jinja2
-        from markupsafe import Markup
-
-        from . import html_parts as parts
-    except ImportError as error:
-        raise ImportError(MISSING_EXTRA) from error
+    """Return the page."""
     script, style = _asset("page.js"), _asset("page.css")
     template = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string(_asset("page.html.j2"))
-    limit = _fair_cut(_lengths(transcript))
+    limit = fair_cut(_lengths(transcript))
     longest_s = max((timeline.cell_length_s(entry) for entry in transcript.entries), default=0.0)
     spans = timeline.cell_spans(transcript)
     steps = [
@@ -152,22 +143,20 @@ def _lengths(transcript: Transcript) -> Iterable[int]:
             yield 2 * entry.outcome.value.size
 
 
-def _fair_cut(lengths: Iterable[int], budget: int = _BUDGET_CHARS) -> int:
+def fair_cut(lengths: Iterable[int], budget: int = BUDGET_CHARS) -> int:
     """Return the length at which to cut texts so that all fit into ``budget``: short ones whole, long ones alike."""
     waiting = sorted(lengths)
     for number, length in enumerate(waiting):
         share = budget // (len(waiting) - number)
         if length > share:
-            return max(_MIN_CUT, min(share, _MAX_CUT))
+            return max(MIN_CUT_CHARS, min(share, MAX_CUT_CHARS))
         budget -= length
-    return _MAX_CUT
+    return MAX_CUT_CHARS
 
 
 def _codes(transcript: Transcript) -> Iterator[Markup]:
     """Yield each step's code, with its colours as long as there are not too many."""
-    from . import html_parts as parts
-
-    left = _COLOURED_CHARS
+    left = COLOURED_CHARS
     for entry in transcript.entries:
         left -= len(entry.code)
         yield parts.code(entry.code) if left >= 0 else parts.plain(entry.code)
@@ -179,8 +168,6 @@ def _codes(transcript: Transcript) -> Iterator[Markup]:
 def _step(
     transcript: Transcript, entry: Entry, spans: Sequence[timeline.Span], limit: int, longest_s: float, code: Markup
 ) -> StepView:
-    from . import html_parts as parts
-
     state, label = _state(entry)
     length_s = timeline.cell_length_s(entry)
     return StepView(
@@ -188,14 +175,13 @@ def _step(
         number=entry.index,
         state=state,
         label=label,
-        gist=_gist(entry),
+        gist=step_title(entry),
         took=duration(entry.elapsed_s),
         began=duration(timeline.seconds_between(transcript.facts.began, entry.began)),
         share=f"{length_s / longest_s:.1%}" if longest_s else "0%",
         usage=_usage(entry.usage),
         reasoning=parts.markdown(entry.reasoning) if entry.reasoning else None,
         code=code,
-        source_lines=entry.code.count("\n") + 1,
         calls=[_call(call, entry, transcript, limit) for call in entry.calls],
         chart=charts.chart(spans, length_s, bar_px=18) if len(spans) > 1 else None,
         outputs=[parts.output_html(one, limit) for one in entry.outputs],
@@ -218,39 +204,24 @@ def _state(entry: Entry) -> tuple[str, str]:
         return "ok", "ok"
     if outcome.kind == "unfinished":
         return "failed", "unfinished"
-    named = _ENDINGS.get(outcome.ending) or gist(outcome.text.partition(":")[0], 40)
+    named = _ENDINGS.get(outcome.ending) or one_line(outcome.text.partition(":")[0], 40)
     return "failed", named or outcome.error
 
 
-def _gist(entry: Entry) -> str:
-    if entry.reasoning:
-        return heading(entry.reasoning)
-    return "DSPy's own preparations" if timeline.is_setup(entry) else gist(_first_line(entry.code), 160)
-
-
-def _first_line(code: str) -> str:
-    lines = [line.strip() for line in code.splitlines()]
-    return next((line for line in lines if line and not line.startswith(("#", "import ", "from "))), "") or code
-
-
 def _submitted(entry: Entry, transcript: Transcript, limit: int) -> list[tuple[str, str]]:
-    from .html_parts import cut
-
     if entry.outcome.value is None:
         return []
     decoded, value = load(entry.outcome.value, transcript.store)
     if not decoded or not isinstance(value, dict):
         return [("", entry.outcome.value.summary)]
     laid_out = entry.outcome.value.size <= LAID_OUT_BYTES
-    return [(str(name), cut(as_text(one, laid_out=laid_out), limit)) for name, one in value.items()]
+    return [(str(name), parts.cut(as_text(one, laid_out=laid_out), limit)) for name, one in value.items()]
 
 
 def _returned(entry: Entry, transcript: Transcript, limit: int) -> str:
-    from .html_parts import cut
-
     if entry.outcome.kind != "returned" or entry.outcome.value is None:
         return ""
-    return cut(text_of(entry.outcome.value, transcript.store), limit)
+    return parts.cut(text_of(entry.outcome.value, transcript.store), limit)
 
 
 def _field(field: object) -> str:
@@ -264,21 +235,19 @@ def _field(field: object) -> str:
 
 
 def _call(call: RecordedCall, entry: Entry, transcript: Transcript, limit: int) -> CallView:
-    from .html_parts import cut
-
     given = arguments(call, transcript.store)
-    result = None if call.result is None else cut(text_of(call.result, transcript.store), limit)
+    result = None if call.result is None else parts.cut(text_of(call.result, transcript.store), limit)
     error = "" if call.error is None else f"{call.error[0]}: {call.error[2]}"
     return CallView(
         anchor=f"s{entry.index}-{call.id}",
         kind=call.kind,
         name=call.name,
-        gist=gist(", ".join(f"{name}={text}" if name else text for name, text in given), 100),
+        gist=one_line(", ".join(f"{name}={text}" if name else text for name, text in given), 100),
         took=duration(call.elapsed_s) if call.elapsed_s is not None else "no answer",
         began=duration(call.began_s),
-        arguments=[(name, cut(text, limit)) for name, text in given],
+        arguments=[(name, parts.cut(text, limit)) for name, text in given],
         result=result,
-        error=cut(error, limit),
+        error=parts.cut(error, limit),
         usage=_usage(call.usage),
     )
 
@@ -293,14 +262,8 @@ def _usage(usage: Usage | None) -> str:
     tokens = [
         f"{count:,} {way}" for count, way in ((usage.prompt_tokens, "in"), (usage.completion_tokens, "out")) if count
     ]
-    parts = [usage.model or "", " / ".join(tokens), "" if usage.cost_usd is None else _money(usage.cost_usd)]
+    parts = [usage.model or "", " / ".join(tokens), "" if usage.cost_usd is None else dollars(usage.cost_usd)]
     return " · ".join(filter(None, parts))
-
-
-def _money(dollars: float) -> str:
-    if not math.isfinite(dollars):
-        return "?"
-    return f"${dollars:.2f}" if dollars >= 1 or not dollars else f"${dollars:.4f}"
 
 
 def _tiles(sums: timeline.Totals) -> list[tuple[str, str, str]]:
@@ -315,7 +278,7 @@ def _tiles(sums: timeline.Totals) -> list[tuple[str, str, str]]:
     if into or out:
         tiles.append(("tokens", f"{into + out:,}", f"{into:,} in, {out:,} out"))
     if sums.cost_usd is not None:
-        tiles.append(("cost", _money(sums.cost_usd), "where DSPy knows it"))
+        tiles.append(("cost", dollars(sums.cost_usd), "where DSPy knows it"))
     return tiles
 
 

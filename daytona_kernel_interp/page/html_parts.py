@@ -22,6 +22,8 @@ from pygments.token import Token
 
 from ..client.output_text import display_text, plain_text
 from ..client.outputs import CellError, DisplayData, ExecuteResult, StreamText
+from ..codec import png
+from ..formatting import cut_middle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,7 +36,7 @@ _MAX_PICTURE = 20 << 20
 _MAX_FRAME = 2 << 20
 
 _PICTURES = {
-    "image/png": b"\x89PNG\r\n\x1a\n",
+    "image/png": png.SIGNATURE,
     "image/jpeg": b"\xff\xd8\xff",
     "image/gif": b"GIF8",
     "image/webp": b"RIFF",
@@ -70,11 +72,7 @@ _SCRIPT = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|\Z)", re.IGNORECASE | re.
 
 def cut(text: str, limit: int) -> str:
     """Return ``text``, or its beginning and end with a count of what was left out between."""
-    if len(text) <= limit:
-        return text
-    head, tail = limit * 3 // 4, limit // 4
-    left_out = len(text) - head - tail
-    return f"{text[:head]}\n[… {left_out:,} characters are in the recording …]\n{text[len(text) - tail :]}"
+    return cut_middle(text, limit, "{:,} characters are in the recording")
 
 
 def plain(text: str) -> Markup:
@@ -117,7 +115,7 @@ class _Renderer(mistune.HTMLRenderer):
     def image(self, text: str, url: str, title: str | None = None) -> str:
         return str(Markup("[picture: {}]").format(Markup(text) or url))
 
-    def heading(self, text: str, level: int, **attrs: Any) -> str:
+    def heading(self, text: str, level: int, **attrs: object) -> str:
         return f"<h4>{text}</h4>\n"
 
     def block_code(self, code_text: str, info: str | None = None) -> str:
@@ -189,7 +187,7 @@ def text_block(text: str, kind: str = "value") -> Markup:
     return _block(kind, text)
 
 
-def _rich(data: Mapping[str, Any], kind: str, limit: int) -> Markup:
+def _rich(data: Mapping[str, object], kind: str, limit: int) -> Markup:
     """Return the richest representation that can be shown safely; the others stay in the recording."""
     for mime in (*_PICTURES, "image/svg+xml"):
         content = data.get(mime)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from ..client.output_text import display_text, plain_text
 from ..client.outputs import CellError, StreamText
+from ..formatting import cut_middle, duration, one_line
 from . import timeline
-from .charts import duration
-from .shown_values import as_text, gist, heading, load
+from .shown_values import as_text, dollars, load, step_title
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +39,7 @@ def to_card(transcript: Transcript, title: str) -> str:
     if tokens := (sums.prompt_tokens or 0) + (sums.completion_tokens or 0):
         parts.append(f"{tokens:,} tokens")
     if sums.cost_usd is not None:
-        parts.append(f"${sums.cost_usd:.4f}")
+        parts.append(dollars(sums.cost_usd))
     return "".join(
         [
             '<div style="max-width:860px;line-height:1.5">',
@@ -67,15 +67,13 @@ def _steps(transcript: Transcript) -> Iterator[str]:
 
 
 def _step(entry: Entry, transcript: Transcript) -> str:
-    about = "DSPy's own preparations" if timeline.is_setup(entry) else gist(entry.code)
-    about = heading(entry.reasoning) if entry.reasoning else about
     colour = _COLOURS.get(entry.outcome.kind, "inherit")
     calls = f" · {_count(len(entry.calls), 'call')}" if entry.calls else ""
     return (
-        f"<details><summary><b style='color:{colour}'>{entry.index}</b> {escape(gist(about, 100))} "
+        f"<details><summary><b style='color:{colour}'>{entry.index}</b> {escape(one_line(step_title(entry), 100))} "
         f"<span style='opacity:.6'>{duration(entry.elapsed_s)}{calls}</span></summary>"
-        f"<pre style='{_PRE}'>{escape(_cut(entry.code))}</pre>"
-        f"<pre style='{_PRE}'>{escape(_cut(_shown(entry, transcript)))}</pre></details>"
+        f"<pre style='{_PRE}'>{escape(cut_middle(entry.code, _MAX_CHARS))}</pre>"
+        f"<pre style='{_PRE}'>{escape(cut_middle(_shown(entry, transcript), _MAX_CHARS))}</pre></details>"
     )
 
 
@@ -95,7 +93,3 @@ def _shown(entry: Entry, transcript: Transcript) -> str:
     elif timeline.failed(entry) and not any(isinstance(output, CellError) for output in entry.outputs):
         parts.append(plain_text(entry.outcome.text) or entry.outcome.ending)
     return "\n".join(parts)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _MAX_CHARS else f"{text[:_MAX_CHARS]}\n[… {len(text) - _MAX_CHARS:,} more characters …]"

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import functools
+import math
 import pprint
 import re
 from typing import TYPE_CHECKING, Any
 
 from ..codec import values
 from ..errors import KernelError
+from ..formatting import one_line
+from ..recording.value_text import repr_of
 from ..wire.protocol_errors import ProtocolError
+from .timeline import is_setup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ..recording.model import RecordedCall, ValueLoader, ValueRef
+    from ..recording.model import Entry, RecordedCall, ValueLoader, ValueRef
 
 MAX_DECODED_BYTES = 1 << 20  # of larger ones the summary is shown
 LAID_OUT_BYTES = 16 << 10  # larger ones are not laid out over lines, which takes long
@@ -37,7 +39,7 @@ def load(ref: ValueRef, store: ValueLoader) -> tuple[bool, Any]:
         return False, None
 
 
-def as_text(value: Any, *, laid_out: bool = True) -> str:
+def as_text(value: object, *, laid_out: bool = True) -> str:
     """Return text for a person: a str as it is, several by number, the rest as its repr over the lines it needs."""
     if isinstance(value, str):
         return value
@@ -46,17 +48,10 @@ def as_text(value: Any, *, laid_out: bool = True) -> str:
     return repr_of(value, functools.partial(pprint.pformat, width=100, sort_dicts=False) if laid_out else repr)
 
 
-def repr_of(value: Any, show: Callable[[Any], str] = repr) -> str:
-    """Return a value's repr, or what it is where there is none, as of a number of more digits than Python writes."""
-    try:
-        return show(value)
-    except Exception as error:  # a library's repr of what a stranger put together
-        return f"<{type(value).__name__}: its repr raised {type(error).__name__}>"
-
-
-def _are_prose(items: list[Any]) -> bool:
+def _are_prose(items: list[object]) -> bool:
     """Whether they are texts to be read, such as prompts and their answers, rather than words."""
-    return all(isinstance(one, str) for one in items) and any("\n" in one or len(one) > _SHORT_CHARS for one in items)
+    texts = [one for one in items if isinstance(one, str)]
+    return len(texts) == len(items) and any("\n" in text or len(text) > _SHORT_CHARS for text in texts)
 
 
 def arguments(call: RecordedCall, store: ValueLoader) -> list[tuple[str, str]]:
@@ -76,10 +71,22 @@ def heading(markdown: str) -> str:
     text = markdown.strip().partition("\n\n")[0][:2000]
     text = re.sub(r"\[([^\[\]]{1,200})\]\([^()\s]{1,500}\)", r"\1", text)
     text = re.sub(r"(?<![\w*])([*_])(?=\S)([^*_\n]{1,200})(?<=\S)\1(?![\w*])", r"\2", text)
-    return gist(re.sub(r"(?m)^\s*(?:#{1,6}|[-*+>]|\d+\.)\s+|\*\*|__|`+", "", text), 160)
+    return one_line(re.sub(r"(?m)^\s*(?:#{1,6}|[-*+>]|\d+\.)\s+|\*\*|__|`+", "", text), 160)
 
 
-def gist(text: str, limit: int = 90) -> str:
-    """Return the beginning of a text on one line."""
-    line = " ".join(text[: 4 * limit].split())
-    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+def step_title(entry: Entry) -> str:
+    """Return the beginning of a step's reasoning, or else the first line of its code that is no import."""
+    if entry.reasoning:
+        return heading(entry.reasoning)
+    if is_setup(entry):
+        return "DSPy's own preparations"
+    lines = [line.strip() for line in entry.code.splitlines()]
+    code = (line for line in lines if line and not line.startswith(("#", "import ", "from ")))
+    return one_line(next(code, entry.code), 160)
+
+
+def dollars(amount: float) -> str:
+    """Return an amount of money; ``"?"`` if a file has something else for it."""
+    if not math.isfinite(amount):
+        return "?"
+    return f"${amount:.2f}" if amount >= 1 or not amount else f"${amount:.4f}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..wire.protocol_errors import RemoteProtocolError
 
@@ -46,7 +46,7 @@ def canonical(buffers: Sequence[Buffer]) -> str:
         raise RemoteProtocolError(f"not an encoded value: {type(error).__name__}") from error
 
 
-def _normal(tree: Any, buffers: Sequence[Buffer]) -> Any:
+def _normal(tree: object, buffers: Sequence[Buffer]) -> object:
     if isinstance(tree, list):
         return [_normal(item, buffers) for item in tree]
     if not isinstance(tree, dict):
@@ -58,13 +58,15 @@ def _normal(tree: Any, buffers: Sequence[Buffer]) -> Any:
         return {_TAG: tag, "v": _digest(buffers[value])}
     if tag in _OWN_TAGS:
         normal = _normal(value, buffers)
-        return {_TAG: tag, "v": sorted(normal, key=_key) if tag in _UNORDERED else normal}
+        if tag in _UNORDERED and isinstance(normal, list):
+            normal.sort(key=_key)
+        return {_TAG: tag, "v": normal}
     inner, pieces = value  # what a library has
     named = [_digest(buffers[piece]) if isinstance(piece, int) else piece for piece in pieces]
     return {_TAG: tag, "v": [_normal(inner, buffers), named]}
 
 
-def _key(item: Any) -> str:
+def _key(item: object) -> str:
     return json.dumps(item, sort_keys=True)
 
 

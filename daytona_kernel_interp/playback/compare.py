@@ -12,12 +12,13 @@ import json
 import math
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 from ..client.outputs import CellError, DisplayData, ExecuteResult, StreamText
 from ..codec import values
 from ..errors import RecordingError
-from ..page.shown_values import repr_of
+from ..formatting import shorten
+from ..recording.value_text import repr_of
 from ..wire.protocol_errors import RemoteProtocolError
 from .canonical import same_value
 from .compare_figures import same_pixels, size_of
@@ -205,12 +206,12 @@ class Comparison:
             return type(one) is type(other) and self._same_data(one.data, other.data)
         return False
 
-    def _same_data(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    def _same_data(self, one: Mapping[str, object], other: Mapping[str, object]) -> bool:
         if one.keys() != other.keys():
             return False
         return all(self._same_mime(mime, content, other[mime]) for mime, content in one.items())
 
-    def _same_mime(self, mime: str, one: Any, other: Any) -> bool:
+    def _same_mime(self, mime: str, one: object, other: object) -> bool:
         if one == other:
             return True
         how = self._tolerance.figures
@@ -221,19 +222,19 @@ class Comparison:
             return how == "size" and size is not None and size == size_of(mime, other)
         return self.same_value(one, other)
 
-    def same_value(self, one: Any, other: Any) -> bool:
+    def same_value(self, one: object, other: object) -> bool:
         """Whether two decoded values are equal, but for what is tolerated."""
         if isinstance(one, str) and isinstance(other, str):
             return self.same_text(one, other)
-        if type(one) is not type(other) and not (_is_number(one) and _is_number(other)):
-            return False
-        if isinstance(one, dict):
-            return one.keys() == other.keys() and all(self.same_value(one[key], other[key]) for key in one)
-        if isinstance(one, (list, tuple)):
-            return len(one) == len(other) and all(map(self.same_value, one, other))
-        if _is_number(one):
+        if _is_number(one) and _is_number(other):
             rel = self._tolerance.floats
-            return bool(one == other) or (rel is not None and _close(one, other, rel))
+            return one == other or (rel is not None and _close(one, other, rel))
+        if type(one) is not type(other):
+            return False
+        if isinstance(one, dict) and isinstance(other, dict):
+            return one.keys() == other.keys() and all(self.same_value(one[key], other[key]) for key in one)
+        if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+            return len(one) == len(other) and all(map(self.same_value, one, other))
         return self._same_array(one, other)
 
     def _same_array(self, one: Any, other: Any) -> bool:
@@ -315,18 +316,22 @@ def value_text(store: ValueLoader, ref: ValueRef | None) -> str:
         value = values.loads(store.load(ref))
     except (RecordingError, RemoteProtocolError):
         return ref.summary
-    text = value if isinstance(value, str) else repr_of(value)
-    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"
+    return shorten(shown_text(value), _MAX_TEXT)
 
 
-def _mime_text(mime: str, content: Any) -> str:
+def shown_text(value: object) -> str:
+    """Return a text as it is, and the repr of any other value."""
+    return value if isinstance(value, str) else repr_of(value)
+
+
+def _mime_text(mime: str, content: object) -> str:
     if mime.startswith("image/") and isinstance(content, str):
         size = size_of(mime, content)
         return f"[{mime}{' ' + 'x'.join(size) if size else ''}, {len(content):,} characters]"
     if mime == "text/plain":
         return str(content)
     text = content if isinstance(content, str) else json.dumps(content, default=str)
-    return f"[{mime}] {text[:_MAX_TEXT]}"
+    return f"[{mime}] {shorten(text, _MAX_TEXT)}"
 
 
 def _repeats_outputs(expected: Entry, came: Entry) -> bool:
@@ -352,7 +357,7 @@ def _named(name: str, ref: ValueRef | None) -> str:
     return f"{name} = {ref.summary}" if ref is not None else f"{name} (not bound)"
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

@@ -7,7 +7,8 @@ import io
 import re
 from typing import Any
 
-_PNG = b"\x89PNG\r\n\x1a\n"
+from ..codec import png
+
 _MAX_PIXELS = 50_000_000
 _SHADES = 2  # of 255: what another build of the same font or compressor may change
 _SVG_SIZE = re.compile(
@@ -23,9 +24,8 @@ def size_of(mime: str, content: str) -> tuple[str, ...] | None:
             head = base64.b64decode(content[:48])
         except ValueError:
             return None
-        if not head.startswith(_PNG) or len(head) < 24:
-            return None
-        return str(int.from_bytes(head[16:20], "big")), str(int.from_bytes(head[20:24], "big"))
+        size = png.size_of(head)
+        return size and (str(size[0]), str(size[1]))
     if mime == "image/svg+xml" and (found := _SVG_SIZE.search(content[:10_000])):
         return tuple(number for _, number in sorted([(found[1], found[2]), (found[3], found[4])]))
     return None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from ..formatting import shorten, table
 from ..recording.load import open_run
 from .compare import EXACT, Comparison, Difference, Tolerance
 from .tape import diff_text
@@ -13,6 +14,7 @@ from .tape import diff_text
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ..recording.load import RecordingSource
     from ..recording.model import Entry, Transcript
 
 _SIMILARITY = 0.5  # from this ratio on, code is thought to be another version of the same step
@@ -69,8 +71,7 @@ class RunDiff:
     def table(self) -> str:
         """Return a table of all steps: numbers, what is different, and the code's first line."""
         rows = [("A", "B", "", "CODE"), *(_row(step) for step in self.steps)]
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        return "\n".join("  ".join([*map(str.ljust, row[:3], widths), row[3]]).rstrip() for row in rows)
+        return "\n".join(table(rows))
 
     def __repr__(self) -> str:
         return str(self)
@@ -94,7 +95,7 @@ class RunDiff:
         return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def diff(run_a: Any, run_b: Any, *, tolerance: Tolerance | bool | None = None) -> RunDiff:
+def diff(run_a: RecordingSource, run_b: RecordingSource, *, tolerance: Tolerance | bool | None = None) -> RunDiff:
     """Compare two recorded runs step by step: code, variables, calls, outputs and how each step ended.
 
     Steps are paired by their code, so that one which only one run has does not shift all that follow.
@@ -156,7 +157,7 @@ def _row(step: StepDiff) -> tuple[str, str, str, str]:
     marks = {"same": "", "differs": what, "only a": "only A", "only b": "only B"}
     line = next((line for line in step.code.splitlines() if line.strip()), "")
     numbers = ["" if number is None else str(number) for number in (step.a, step.b)]
-    return numbers[0], numbers[1], marks[step.kind], line if len(line) <= 80 else f"{line[:79]}…"
+    return numbers[0], numbers[1], marks[step.kind], shorten(line, 80)
 
 
 def _details(step: StepDiff) -> Iterator[str]:

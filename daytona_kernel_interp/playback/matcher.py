@@ -7,17 +7,17 @@ differs between DSPy's versions: it is passed over where only one side has it.
 
 from __future__ import annotations
 
-import difflib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..codec import values
 from ..codec.value_hash import hash_of
-from ..errors import RecordingError, ReplayMismatch
-from ..interpreter.request import fields_of
+from ..errors import ReplayMismatch
+from ..formatting import most_similar
+from ..interpreter.options import check_output_fields
 from ..interpreter.sent_inputs import EncodedInput, SentInputs
 from ..wire.protocol_errors import RemoteProtocolError
 from .canonical import same_value
-from .compare import value_text
+from .compare import shown_text, value_text
 from .tape import diff_text
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 TOKEN = "__dspy_host_token"  # a secret of DSPy's process, bound by its own first step
 _DSPY_TOOLS = ("llm_query", "llm_query_batched")  # their parameters are DSPy's affair
-_MAX_NEAR = 500
+_MAX_COMPARED = 500  # entries that are compared to find the most similar one
 
 
 class RecordingMatcher:
@@ -50,9 +50,9 @@ class RecordingMatcher:
     def step(
         self,
         code: str,
-        variables: Mapping[str, Any],
+        variables: Mapping[str, object],
         tools: Iterable[ToolSpec],
-        output_fields: Sequence[Mapping[str, Any]] | None,
+        output_fields: Sequence[Mapping[str, object]] | None,
         encoded: Mapping[str, EncodedInput] | None = None,
     ) -> Entry | None:
         """Return the recorded step that this is; None for DSPy's own where the recording has none.
@@ -79,7 +79,9 @@ class RecordingMatcher:
         self._next += 1
         return entry
 
-    def _check_variables(self, entry: Entry, variables: Mapping[str, Any], encoded: Mapping[str, EncodedInput]) -> None:
+    def _check_variables(
+        self, entry: Entry, variables: Mapping[str, object], encoded: Mapping[str, EncodedInput]
+    ) -> None:
         if entry.variables.keys() != variables.keys():
             recorded, requested = (", ".join(sorted(names)) or "none" for names in (entry.variables, variables))
             raise ReplayMismatch(
@@ -92,10 +94,10 @@ class RecordingMatcher:
             if not self._is_recorded(one, variables[name], ref):
                 raise ReplayMismatch(
                     f"{self._where(entry)} has another value of the variable {name!r}:\n"
-                    + diff_text(value_text(self._store, ref), _text(variables[name]), f"step {entry.index}", "now")
+                    + diff_text(value_text(self._store, ref), shown_text(variables[name]), f"step {entry.index}", "now")
                 )
 
-    def _is_recorded(self, encoded: EncodedInput, value: Any, ref: ValueRef) -> bool:
+    def _is_recorded(self, encoded: EncodedInput, value: object, ref: ValueRef) -> bool:
         if encoded.key and encoded.key not in self._seen_keys:
             self._seen_keys.add(encoded.key)
             self.inputs.set_cached_keys(list(self._seen_keys))
@@ -109,7 +111,7 @@ class RecordingMatcher:
             return False
 
     def _check_offer(
-        self, entry: Entry, tools: Sequence[ToolSpec], output_fields: Sequence[Mapping[str, Any]] | None
+        self, entry: Entry, tools: Sequence[ToolSpec], output_fields: Sequence[Mapping[str, object]] | None
     ) -> None:
         recorded, requested = (dict(map(_shape, offered)) for offered in (entry.tools, tools))
         for name in sorted(recorded.keys() | requested.keys()):
@@ -117,7 +119,7 @@ class RecordingMatcher:
                 continue
             shown = [offered.get(name, f"no tool {name!r}") for offered in (recorded, requested)]
             raise ReplayMismatch(f"{self._where(entry)} is offered other tools: recorded is {shown[0]}, now {shown[1]}")
-        fields = [fields_of(given) for given in (entry.output_fields, output_fields)]
+        fields = [check_output_fields(given) for given in (entry.output_fields, output_fields)]
         if fields[0] != fields[1]:
             shown = [", ".join(field.name for field in given or ()) or "one value" for given in fields]
             raise ReplayMismatch(
@@ -125,7 +127,8 @@ class RecordingMatcher:
             )
 
     def _other_code(self, code: str, expected: Entry | None) -> str:
-        near = self._nearest(code, expected)
+        around = sorted(self._entries, key=lambda entry: abs(entry.index - self._next))[:_MAX_COMPARED]
+        near = most_similar(code, ((entry, entry.code) for entry in around))
         if expected is None:
             text = f"The recording {self._name} ends after {len(self._entries)} steps, and a further one was asked for"
         else:
@@ -138,24 +141,11 @@ class RecordingMatcher:
             return f"{text}, which has this very code:\n{code}"
         return f"{text}:\n{diff_text(near.code, code, f'step {near.index}', 'now')}"
 
-    def _nearest(self, code: str, expected: Entry | None) -> Entry | None:
-        matcher = difflib.SequenceMatcher(autojunk=False)
-        matcher.set_seq2(code[:2000])
-        best, best_ratio = expected, 0.0
-        around = sorted(self._entries, key=lambda entry: abs(entry.index - self._next))[:_MAX_NEAR]
-        for entry in around:
-            matcher.set_seq1(entry.code[:2000])
-            if matcher.real_quick_ratio() > best_ratio and matcher.quick_ratio() > best_ratio:
-                ratio = matcher.ratio()
-                if ratio > best_ratio:
-                    best, best_ratio = entry, ratio
-        return best
-
     def _where(self, entry: Entry) -> str:
         return f"Step {entry.index} of {self._name}"
 
 
-def _is_dspy_setup(variables: Mapping[str, Any]) -> bool:
+def _is_dspy_setup(variables: Mapping[str, object]) -> bool:
     return TOKEN in variables
 
 
@@ -165,12 +155,3 @@ def _shape(spec: ToolSpec) -> tuple[str, str]:
         return spec.name, f"{spec.name}(...)"
     kinds = {2: "*", 4: "**"}
     return spec.name, f"{spec.name}({', '.join(kinds.get(p.kind, '') + p.name for p in spec.parameters)})"
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    try:
-        return repr(value)
-    except Exception as error:
-        raise RecordingError(f"a variable cannot be shown: its repr raised {type(error).__name__}") from error

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
 
 from ..codec import values
 from ..errors import RecordingError, ReplayMismatch
 from ..interpreter.dspy_compat import REOPENS, CodeExecutionError, with_callbacks
-from ..interpreter.interpreter import KernelInterpreter
-from ..interpreter.request import InvalidRequest, build_request, tools_of
+from ..interpreter.instructions import ExecutionInstructions
+from ..interpreter.options import check_tools
+from ..interpreter.request import InvalidRequest, build_request
 from ..recording.load import open_run
 from .matcher import RecordingMatcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    import os
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ..client.outputs import Output
+    from ..recording.load import RecordingSource
     from ..recording.model import Entry, Outcome, ValueRef
+    from ..sandboxes.base import Sandbox
     from ..tools.binding import Tool
 
 _SHUT_DOWN = "it was shut down"
@@ -46,6 +51,12 @@ class ReplayInterpreter:
         recording: The notebook's path, or a :class:`Recording`.
         tools: As for :class:`KernelInterpreter`; they are not called.
         output_fields: As for :class:`KernelInterpreter`.
+        sandbox: Ignored, like the next four: they make no difference without a kernel. They are accepted so that a
+            program can pass both interpreters the same options.
+        execution_timeout: Ignored.
+        max_output_chars: Ignored; outputs are as they were recorded.
+        max_value_bytes: Ignored.
+        record: Ignored; nothing is written.
         on_output: Called with each recorded output.
         callbacks: DSPy callbacks for this interpreter.
 
@@ -53,18 +64,23 @@ class ReplayInterpreter:
         RecordingError: If it cannot be read.
     """
 
-    execution_instructions = KernelInterpreter.execution_instructions  # part of the recorded prompts
+    execution_instructions = ExecutionInstructions()  # part of the recorded prompts
 
     def __init__(
         self,
-        recording: Any,
+        recording: RecordingSource,
         tools: Mapping[str, Tool] | None = None,
-        output_fields: list[dict[str, Any]] | None = None,
+        output_fields: Sequence[Mapping[str, object]] | None = None,
         *,
+        sandbox: Sandbox | str | None = None,
+        execution_timeout: float | None = None,
+        max_output_chars: int | None = None,
+        max_value_bytes: int | None = None,
+        record: str | os.PathLike[str] | None = None,
         on_output: Callable[[Output], None] | None = None,
-        callbacks: list[Any] | None = None,
+        callbacks: Sequence[object] | None = None,
     ) -> None:
-        self.tools: dict[str, Tool] = tools_of(tools)
+        self.tools: dict[str, Tool] = check_tools(tools)
         self.output_fields = output_fields
         self.on_output = on_output
         self.callbacks = list(callbacks or [])
@@ -125,7 +141,7 @@ class ReplayInterpreter:
     # --- cells --------------------------------------------------------------------------------------
 
     @with_callbacks
-    def execute(self, code: str, variables: dict[str, Any] | None = None) -> Any:
+    def execute(self, code: str, variables: Mapping[str, object] | None = None) -> Any:
         """Return or raise what the recorded step did. Nothing is run.
 
         Raises:
@@ -144,19 +160,19 @@ class ReplayInterpreter:
                     self.on_output(output)
             return self._conclude(entry.outcome)
 
-    async def aexecute(self, code: str, variables: dict[str, Any] | None = None) -> Any:
+    async def aexecute(self, code: str, variables: Mapping[str, object] | None = None) -> Any:
         """Same as :meth:`execute`, which never waits."""
         return self.execute(code, variables)
 
-    def __call__(self, code: str, variables: dict[str, Any] | None = None) -> Any:
+    def __call__(self, code: str, variables: Mapping[str, object] | None = None) -> Any:
         """Same as :meth:`execute`."""
         return self.execute(code, variables)
 
-    def put(self, **variables: Any) -> None:
+    def put(self, **variables: object) -> None:
         """Check that the same was put into the session when it was recorded."""
         self.execute("", variables)
 
-    def get(self, name: str) -> Any:
+    def get(self, name: str) -> NoReturn:
         """Refuse: what was only read is not in a recording.
 
         Raises:
@@ -198,7 +214,7 @@ class ReplayInterpreter:
         if self._ended is not None:
             raise CodeInterpreterError(f"This interpreter cannot run code any more: {self._ended}. Create a new one.")
 
-    def _find(self, code: str, variables: Mapping[str, Any] | None) -> Entry | None:
+    def _find(self, code: str, variables: Mapping[str, object] | None) -> Entry | None:
         try:
             request = build_request(
                 code,
@@ -250,15 +266,11 @@ class ReplayInterpreter:
         """Return :meth:`spawn`'s: two objects never share their place in a recording."""
         return self.spawn()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> ReplayInterpreter:
+    def __deepcopy__(self, memo: dict[int, object]) -> ReplayInterpreter:
         """Return :meth:`spawn`'s."""
         return self.spawn()
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         """Pickle the configuration; tools must be picklable."""
-        keywords = {"on_output": self.on_output, "callbacks": self.callbacks}
-        return _remade, (self._recording, dict(self.tools), self.output_fields, keywords)
-
-
-def _remade(recording: Any, tools: Any, output_fields: Any, keywords: dict[str, Any]) -> ReplayInterpreter:
-    return ReplayInterpreter(recording, tools, output_fields, **keywords)
+        create = functools.partial(ReplayInterpreter, on_output=self.on_output, callbacks=self.callbacks)
+        return create, (self._recording, dict(self.tools), self.output_fields)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import datetime
-import difflib
 import importlib.metadata
 import threading
 import uuid
@@ -16,20 +15,22 @@ from dspy.utils import callback
 
 from ..codec import values
 from ..errors import RecordingError, ReplayMismatch
+from ..formatting import most_similar
 from ..recording.load import open_run
 from .canonical import canonical
 from .tape import diff_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
+    from ..recording.load import RecordingSource
     from ..recording.model import LMCall, Transcript
 
 Match = Literal["request", "order"]
 _UNNAMED_MODEL = "recorded"
 _with_callbacks: Any = callback.with_callbacks  # it has no types
-_MAX_TAIL = 4000  # characters of a conversation's end in which the nearest is looked for
-_MAX_NEAR = 300
+_COMPARED_CHARS = 2000  # of a conversation's end, to find the most similar one
+_MAX_COMPARED = 300
 _SHOWN_TAIL = 300
 
 
@@ -46,7 +47,7 @@ class RecordedLM(dspy.BaseLM):
             asked; for programs whose prompts changed, or another version of DSPy, which words them otherwise.
     """
 
-    def __init__(self, recording: Any, match: Match = "request") -> None:
+    def __init__(self, recording: RecordingSource, match: Match = "request") -> None:
         if match not in ("request", "order"):
             raise ValueError(f'match must be "request" or "order", not {match!r}')
         transcript, name = open_run(recording)
@@ -66,7 +67,7 @@ class RecordedLM(dspy.BaseLM):
         return self._answers.left
 
     @_with_callbacks  # type: ignore[untyped-decorator]
-    def __call__(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+    def __call__(self, prompt: object = None, messages: Iterable[object] | None = None, **kwargs: object) -> object:
         """Return the recorded outputs.
 
         Raises:
@@ -75,13 +76,13 @@ class RecordedLM(dspy.BaseLM):
         return self._answer(prompt, messages, kwargs)
 
     @_with_callbacks  # type: ignore[untyped-decorator]
-    async def acall(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+    async def acall(self, prompt: object = None, messages: Iterable[object] | None = None, **kwargs: object) -> object:
         """Same as a call, which never waits."""
         return self._answer(prompt, messages, kwargs)
 
-    def _answer(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
+    def _answer(self, prompt: object, messages: Iterable[object] | None, kwargs: dict[str, object]) -> object:
         outputs = self._answers.take(prompt, messages)
-        entry: dict[str, Any] = {
+        entry: dict[str, object] = {
             "prompt": prompt,
             "messages": messages,
             "kwargs": {key: value for key, value in kwargs.items() if not key.startswith("api_")},
@@ -98,7 +99,7 @@ class RecordedLM(dspy.BaseLM):
         self.update_history(entry)  # type: ignore[no-untyped-call]
         return outputs
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> RecordedLM:
+    def __deepcopy__(self, memo: dict[int, object]) -> RecordedLM:
         """Return a copy that goes on in the same recording: it is one run's, however its program is copied."""
         return copy.copy(self)
 
@@ -119,7 +120,7 @@ class _Answers:
     def left(self) -> int:
         return sum(call.entry is None and call.call_id not in self._taken for call in self._calls)
 
-    def take(self, prompt: Any, messages: Any) -> Any:
+    def take(self, prompt: object, messages: Iterable[object] | None) -> object:
         with self._lock:
             if self._mismatch is not None:
                 raise self._mismatch
@@ -137,7 +138,7 @@ class _Answers:
     def _in_order(self) -> LMCall | None:
         return next((call for call in self._calls if call.entry is None and call.call_id not in self._taken), None)
 
-    def _by_request(self, prompt: Any, messages: Any) -> LMCall | None:
+    def _by_request(self, prompt: object, messages: Iterable[object] | None) -> LMCall | None:
         if self._index is None:
             self._index = defaultdict(deque)
             for call in self._calls:
@@ -145,7 +146,7 @@ class _Answers:
         calls = self._index.get(_key(conversation_of(prompt, messages)))
         return calls.popleft() if calls else None
 
-    def _describe_miss(self, prompt: Any, messages: Any) -> str:
+    def _describe_miss(self, prompt: object, messages: Iterable[object] | None) -> str:
         if self._match == "order":
             return f"{self._name} has no further answer of the main language model: it gave {len(self._taken)}"
         request_text = _shown(conversation_of(prompt, messages))
@@ -159,7 +160,10 @@ class _Answers:
                 f" (it was recorded with DSPy {self._version}, and this is {running}, which may word prompts "
                 'otherwise: match="order" does not compare them)'
             )
-        near = self._nearest_request(request_text)
+        # Prompts of one program begin alike and differ in their ends, so the ends are compared.
+        left = [call for call in self._calls if call.call_id not in self._taken][:_MAX_COMPARED]
+        recorded = [_shown(_recorded(self._store.load(call.request))) for call in left]
+        near = most_similar(request_text[-_COMPARED_CHARS:], ((one, one[-_COMPARED_CHARS:]) for one in recorded))
         if near is None:
             return f"{text}; all recorded ones are answered"
         end = request_text if len(request_text) <= _SHOWN_TAIL else f"…{request_text[-_SHOWN_TAIL:]}"
@@ -168,56 +172,39 @@ class _Answers:
             f"What was asked for ends in:\n{end}"
         )
 
-    def _nearest_request(self, request_text: str) -> str | None:
-        matcher = difflib.SequenceMatcher(autojunk=False)
-        matcher.set_seq2(request_text[-_MAX_TAIL:])
-        best: str | None = None
-        best_ratio = -1.0
-        for call in [call for call in self._calls if call.call_id not in self._taken][:_MAX_NEAR]:
-            text = _shown(_recorded(self._store.load(call.request)))
-            matcher.set_seq1(text[-_MAX_TAIL:])
-            ratio = matcher.quick_ratio()
-            if ratio > best_ratio:
-                best, best_ratio = text, ratio
-        return best
 
-
-def conversation_of(prompt: Any, messages: Any) -> list[tuple[str, Any]]:
-    """Return what a model was told: roles and contents."""
+def conversation_of(prompt: object, messages: Iterable[object] | None) -> list[tuple[str, object]]:
+    """Return the messages of a request as pairs of role and content."""
     if messages is None:
         return [("user", prompt)]
     return [(str(_part(message, "role")), _part(message, "content")) for message in messages]
 
 
-def _recorded(buffers: Sequence[values.Buffer]) -> list[tuple[str, Any]]:
+def _recorded(buffers: Sequence[values.Buffer]) -> list[tuple[str, object]]:
     request = values.loads(buffers)
     if isinstance(request, dict):
         return conversation_of(request.get("prompt"), request.get("messages"))
     return [("user", request)]
 
 
-def _part(message: Any, name: str) -> Any:
+def _part(message: object, name: str) -> object:
     return message.get(name) if isinstance(message, dict) else getattr(message, name, None)
 
 
-def _key(messages: Sequence[tuple[str, Any]]) -> str:
+def _key(messages: Sequence[tuple[str, object]]) -> str:
     try:
-        return canonical(values.dumps([[role, content] for role, content in messages], max_bytes=None))
+        return canonical(values.dumps([list(message) for message in messages], max_bytes=None))
     except values.UnsupportedValue:
         return repr(messages)
 
 
-def _shown(messages: Sequence[tuple[str, Any]]) -> str:
-    return "\n".join(
-        f"[{role}]\n{content if isinstance(content, str) else _plain(content)}" for role, content in messages
-    )
-
-
-def _plain(content: Any) -> str:
-    if isinstance(content, list):
-        return "\n".join(str(_text_of(part)) for part in content)
-    return repr(content)
-
-
-def _text_of(part: Mapping[str, Any] | Any) -> Any:
-    return part["text"] if isinstance(part, dict) and "text" in part else part
+def _shown(messages: Sequence[tuple[str, object]]) -> str:
+    """Return messages as text; of a content in parts, the texts and the other parts' repr."""
+    lines = []
+    for role, content in messages:
+        lines.append(f"[{role}]")
+        if isinstance(content, list):
+            lines += [str(part["text"] if isinstance(part, dict) and "text" in part else part) for part in content]
+        else:
+            lines.append(content if isinstance(content, str) else repr(content))
+    return "\n".join(lines)

@@ -14,26 +14,30 @@ from. Sets of texts may come in another order, and that is told as such.
 
 from __future__ import annotations
 
+import os
+import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..codec import values
 from ..errors import RecordingError
 from ..recording.load import open_run
 from ..recording.model import Entry, Transcript
 from ..recording.plain_notebook import read_plain_notebook, without_traceback
+from ..recording.value_store import MemoryStore
 from ..sandboxes.select import select_sandbox
 from ..wire.protocol_errors import RemoteProtocolError
 from .compare import EXACT, Comparison, Difference, Tolerance
 from .nondeterminism import NondeterminismTracker
-from .rerun import MemoryStore, RerunInterpreter, TapeServer, time_limit
+from .rerun import RerunInterpreter, TapeServer, session_time_limit, time_limit
 from .tape import Tape, call_text, diff_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from ..interpreter.interpreter import KernelInterpreter
+    from ..recording.load import RecordingSource
     from ..sandboxes.base import Sandbox
     from ..tools.binding import Tool
 
@@ -74,7 +78,7 @@ class Divergence:
         cause = f" ({self.cause})" if self.cause else ""
         if "\n" in self.expected.rstrip("\n") or "\n" in self.came.rstrip("\n"):
             differs = diff_text(self.expected, self.came, "expected", "came").replace("recorded (expected)", "expected")
-            return f"step {self.step}, {self.what}{cause}:\n{_indented(differs)}"
+            return f"step {self.step}, {self.what}{cause}:\n{textwrap.indent(differs, '    ')}"
         texts = [text.rstrip("\n") or "(nothing)" for text in (self.expected, self.came)]
         return f"step {self.step}, {self.what}{cause}:\n    expected: {texts[0]}\n    came:     {texts[1]}"
 
@@ -128,7 +132,7 @@ class ReplayReport:
 
     def __str__(self) -> str:
         count = len(self.divergences)
-        head = f"{self.name}: {self.steps} steps replayed, {_counted(count, 'divergence')}"
+        head = f"{self.name}: {self.steps} steps replayed, {count or 'no'} divergence{'s' * (count != 1)}"
         lines = [f"{head}{f', {len(self.skipped)} steps not run' if self.skipped else ''}"]
         lines += [f"note: {problem}" for problem in self.problems]
         lines += [f"step {skipped.step} was not run: {skipped.why}" for skipped in self.skipped]
@@ -137,7 +141,7 @@ class ReplayReport:
 
 
 def replay(
-    recording: Any,
+    recording: RecordingSource,
     *,
     sandbox: Sandbox | str | None = None,
     until: int | None = None,
@@ -172,15 +176,18 @@ def replay(
         ValueError: If ``until`` or ``edits`` names a step that there is not, or ``live_tools`` a tool that nothing can
             call.
     """
-    transcript, name = (read_plain_notebook(recording), Path(recording).name) if plain else open_run(recording)
+    if not plain:
+        transcript, name = open_run(recording)
+    elif isinstance(recording, (str, os.PathLike)):
+        transcript, name = read_plain_notebook(recording), Path(recording).name
+    else:
+        raise TypeError(f"plain=True takes the path of a notebook, not {type(recording).__name__}")
     changed = _checked(transcript, name, until, edits)
     if not changed and not keep and until is None:
         _check_live(transcript, name, live_tools or {})
     if tolerance is None or isinstance(tolerance, bool):
         tolerance = Tolerance() if tolerance else EXACT
-    chosen = select_sandbox(sandbox)
-    run = _Replay(transcript, name, lambda: _interpreter(chosen, transcript), changed, live_tools or {}, tolerance)
-    run.plain = plain
+    run = _Replay(transcript, name, select_sandbox(sandbox), changed, live_tools or {}, tolerance, plain=plain)
     return run.through(until, run_died=run_died, keep=keep or until is not None)
 
 
@@ -208,29 +215,22 @@ def _recorded_tools(transcript: Transcript) -> set[str]:
     return {spec.name for entry in transcript.entries for spec in entry.tools}
 
 
-def _interpreter(sandbox: Sandbox, transcript: Transcript) -> RerunInterpreter:
-    options = transcript.facts.options
-    limits = {name: options[name] for name in ("max_output_chars", "max_value_bytes") if name in options}
-    interpreter = RerunInterpreter(sandbox=sandbox, **limits)
-    interpreter.seed = transcript.facts.seeds.get("random")  # numpy's is the same
-    return interpreter
-
-
 class _Replay:
     """One replay under way."""
-
-    plain = False  # steps of a notebook that was not recorded: only their outputs are known
 
     def __init__(
         self,
         transcript: Transcript,
         name: str,
-        make: Callable[[], RerunInterpreter],
+        sandbox: Sandbox,
         edits: dict[int, str],
         live_tools: Mapping[str, Tool],
         tolerance: Tolerance,
+        *,
+        plain: bool,
     ) -> None:
-        self._transcript, self._name, self._make, self._edits = transcript, name, make, edits
+        self._transcript, self._name, self._sandbox, self._edits = transcript, name, sandbox, edits
+        self._plain = plain  # a notebook that is no recording: only the outputs of its steps are known
         self._value_store = MemoryStore()
         self._tape = Tape(transcript.entries, transcript.store)
         self._tape_server = TapeServer(self._tape, transcript.store, self._value_store, live_tools)
@@ -241,11 +241,11 @@ class _Replay:
             why: Comparison(transcript.store, self._value_store, one) for why, one in _KNOWN_CAUSES.items()
         }
         self._nondeterminism = NondeterminismTracker()
-        self._skip_reasons: dict[int, str] = {}  # what in a step's source may make it differ
+        self._nondeterministic: dict[int, str] = {}  # what in a step's source may make it differ
         self._divergences: list[Divergence] = []
         self._skipped: list[SkippedStep] = []
         self._actual_entries: list[Entry] = []
-        self._values: dict[str, tuple[str, Any]] = {}  # of variables: the last hash and what it was decoded to
+        self._values: dict[str, tuple[str, object]] = {}  # of variables: the last hash and what it was decoded to
         self._kernel_lost: str | None = None  # why the replay itself has no kernel any more
 
     def through(self, until: int | None, *, run_died: bool, keep: bool) -> ReplayReport:
@@ -259,30 +259,45 @@ class _Replay:
                         interpreter.shutdown()
                         interpreter = None
                     continue
-                interpreter = interpreter or self._make().use_tape(self._tape_server)
+                interpreter = interpreter or self._create_interpreter().use_tape(self._tape_server)
                 if self._step(interpreter, entry):
                     interpreter.shutdown()
                     interpreter = None
             if keep and interpreter is None and self._kernel_lost is None:
-                interpreter = self._make()
+                interpreter = self._create_interpreter()
                 interpreter.start()
-        except BaseException:
+        except BaseException:  # also Ctrl-C: the sandbox would outlive the replay
             if interpreter is not None:
                 interpreter.shutdown()
             raise
         self._add_call_divergences(entries[-1].index if entries else -1)
         if interpreter is not None and keep and self._kernel_lost is None:
             interpreter.use_live_tools()
-            interpreter.execution_timeout = _limit(self._transcript)
+            interpreter.execution_timeout = session_time_limit(self._transcript.facts.options)
         elif interpreter is not None:
             interpreter.shutdown()
             interpreter = None
-        return self._report(interpreter)
+        return ReplayReport(
+            self._name,
+            len(self._actual_entries),
+            self._divergences,
+            self._skipped,
+            list(self._transcript.problems),
+            Transcript(self._transcript.facts, self._actual_entries, self._value_store),
+            interpreter,
+        )
+
+    def _create_interpreter(self) -> RerunInterpreter:
+        options = self._transcript.facts.options
+        limits = {name: options[name] for name in ("max_output_chars", "max_value_bytes") if name in options}
+        interpreter = RerunInterpreter(sandbox=self._sandbox, **limits)
+        interpreter.seed = self._transcript.facts.seeds.get("random")  # numpy's is the same
+        return interpreter
 
     def _skip_reason(self, entry: Entry, run_died: bool) -> str:
         if self._kernel_lost is not None:
             return self._kernel_lost
-        if self.plain:
+        if self._plain:
             return ""
         if entry.outcome.ending == "died" and not run_died:
             return "it cost its kernel then; run_died=True runs it"
@@ -298,15 +313,15 @@ class _Replay:
         new = self._new_tools if self._edited(entry.index) else {}
         came = interpreter.run_step(again, self._variables(entry), self._value_store, limit, new)
         self._actual_entries.append(came)
-        self._skip_reasons[entry.index] = self._nondeterminism.analyze(entry.index, code)
-        if self.plain:
+        self._nondeterministic[entry.index] = self._nondeterminism.analyze(entry.index, code)
+        if self._plain:
             came = replace(came, outputs=[without_traceback(output) for output in came.outputs])
             found = list(self._comparison.outputs(entry.outputs, came.outputs))
         else:
             found = list(self._comparison.results(entry, came))
-        for difference in found:
-            self._add_divergence(entry, came, difference)
         if found:
+            cause = self._cause(entry, came)
+            self._divergences += [Divergence(entry.index, one.what, one.expected, one.came, cause) for one in found]
             self._nondeterminism.mark_differing(entry.index)
         if came.outcome.ending in ("died", "unknown"):
             if entry.outcome.ending == "died":
@@ -314,7 +329,7 @@ class _Replay:
             self._kernel_lost = f"the replay's kernel was lost in step {entry.index}"
         return False
 
-    def _variables(self, entry: Entry) -> dict[str, Any]:
+    def _variables(self, entry: Entry) -> dict[str, object]:
         given = {}
         for name, ref in entry.variables.items():
             if self._values.get(name, ("",))[0] != ref.hash:
@@ -327,10 +342,6 @@ class _Replay:
             given[name] = self._values[name][1]
         return given
 
-    def _add_divergence(self, entry: Entry, came: Entry, difference: Difference) -> None:
-        cause = self._cause(entry, came)
-        self._divergences.append(Divergence(entry.index, difference.what, difference.expected, difference.came, cause))
-
     def _cause(self, entry: Entry, came: Entry) -> str:
         edited, followed = self._edited(entry.index), self._nondeterminism.differing_steps
         missed = any(step == entry.index for step, _, _ in self._tape_server.unanswered)
@@ -342,8 +353,8 @@ class _Replay:
             return "live tool"
         if followed:
             return f"follows from step {', '.join(map(str, followed))}"
-        telltale = next((why for why, one in self._cause_comparisons.items() if not list(one.results(entry, came))), "")
-        return _random_reason(self._skip_reasons[entry.index] or telltale) or edited
+        known = next((why for why, one in self._cause_comparisons.items() if not list(one.results(entry, came))), "")
+        return _nondeterministic_cause(self._nondeterministic[entry.index] or known) or edited
 
     def _edited(self, step: int) -> str:
         before = [edited for edited in sorted(self._edits) if edited <= step]
@@ -353,7 +364,7 @@ class _Replay:
         """Tell of the calls: not on the tape, never made, or answered otherwise by a live tool."""
         store = self._transcript.store
         for step, _, text in self._tape_server.unanswered:
-            cause = self._edited(step) or _random_reason(self._skip_reasons.get(step, ""))
+            cause = self._edited(step) or _nondeterministic_cause(self._nondeterministic.get(step, ""))
             self._divergences.append(Divergence(step, "calls", "(not called)", text, cause))
         ran = {entry.index for entry in self._actual_entries}
         for step in range(last + 1):
@@ -369,30 +380,6 @@ class _Replay:
             for difference in self._comparison.answers(recorded, live):
                 yield step, difference
 
-    def _report(self, interpreter: KernelInterpreter | None) -> ReplayReport:
-        return ReplayReport(
-            self._name,
-            len(self._actual_entries),
-            self._divergences,
-            self._skipped,
-            list(self._transcript.problems),
-            Transcript(self._transcript.facts, self._actual_entries, self._value_store),
-            interpreter,
-        )
 
-
-def _random_reason(source: str) -> str:
+def _nondeterministic_cause(source: str) -> str:
     return f"nondeterministic: {source}" if source else ""
-
-
-def _limit(transcript: Transcript) -> float | None:
-    limit = transcript.facts.options.get("execution_timeout")
-    return limit if isinstance(limit, (int, float)) else None
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"    {line}" for line in text.splitlines())
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count or 'no'} {what}{'s' * (count != 1)}"

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
 
 from ..codec import values
 from ..errors import KernelDied, ReplayMismatch, SandboxGone, TunnelLost
 from ..interpreter.interpreter import KernelInterpreter
-from ..recording.model import Entry, Outcome, RecordedCall, ValueRef
-from ..recording.value_store import ref_to
+from ..recording.model import Entry, Outcome, RecordedCall
+from ..recording.step_recorder import error_name
 from ..tools.binding import ToolAborted, ToolReply, ToolRunner, weak_method
 from ..wire.comm import ToolFailure
 from .tape import Tape, signature_of
@@ -22,32 +21,14 @@ from .tape import Tape, signature_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from ..client.execution import ExecutionResult
     from ..codec.values import Buffer
     from ..recording.model import ValueLoader
-    from ..session.kernel_session import KernelSession
-    from ..tools.binding import Tool
+    from ..recording.value_store import MemoryStore
+    from ..tools.binding import Invoke, Tool
     from ..wire.comm import ToolSpec
 
-_LEAST_S = 0.1  # time limit of a cell that was interrupted by hand
+_MIN_LIMIT_S = 0.1  # time limit of a step that was stopped
 _LOST = (KernelDied, SandboxGone, TunnelLost)
-
-
-class MemoryStore:
-    """The values that a replay gave."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, list[Buffer]] = {}
-
-    def keep(self, buffers: Sequence[Buffer]) -> ValueRef:
-        """Keep an encoded value and return its name."""
-        ref = ref_to(buffers)
-        self._values[ref.hash] = list(map(bytes, buffers))
-        return ref
-
-    def load(self, ref: ValueRef) -> Sequence[Buffer]:
-        """Return a value's encoding."""
-        return self._values[ref.hash]
 
 
 class TapeServer:
@@ -107,7 +88,7 @@ def _error(name: str, bases: tuple[str, ...], message: str) -> ToolReply:
 class _TapeRunner(ToolRunner):
     """Answers calls at the desk; those of live tools are made."""
 
-    def __init__(self, invoke: Any, max_value_bytes: int | None, server: TapeServer) -> None:
+    def __init__(self, invoke: Invoke, max_value_bytes: int | None, server: TapeServer) -> None:
         super().__init__(invoke, max_value_bytes)
         self.server: TapeServer | None = server
         self._over = asyncio.Event()
@@ -143,7 +124,6 @@ class RerunInterpreter(KernelInterpreter):
 
     _tape_server: TapeServer | None = None
     _runner: _TapeRunner | None = None
-    _result: ExecutionResult | None = None
 
     def use_tape(self, server: TapeServer) -> RerunInterpreter:
         """Have calls answered at ``server``, from the start on."""
@@ -163,7 +143,7 @@ class RerunInterpreter(KernelInterpreter):
     def run_step(
         self,
         entry: Entry,
-        variables: dict[str, Any],
+        variables: dict[str, object],
         store: MemoryStore,
         timeout_s: float | None,
         new_tools: Mapping[str, Tool],
@@ -176,9 +156,10 @@ class RerunInterpreter(KernelInterpreter):
         self.tools.update(new_tools)
         self.output_fields = None if entry.output_fields is None else [dict(field) for field in entry.output_fields]
         self.execution_timeout = timeout_s
-        self._result = None
+        self._access.last_result, self._access.outputs = None, []
         began = datetime.now(timezone.utc)
         outcome = self._outcome(lambda: self.execute(entry.code, variables), store)
+        result = self._access.last_result
         return replace(
             entry,
             began=began,
@@ -186,47 +167,45 @@ class RerunInterpreter(KernelInterpreter):
             outputs=self.outputs,
             calls=list(self._tape_server.calls),
             outcome=outcome,
-            late=self._result.late if self._result is not None else "",
+            late=result.background_output if result is not None else "",
         )
 
     def _outcome(self, run: Callable[[], Any], store: MemoryStore) -> Outcome:
-        self._outputs = []
         try:
             value = run()
         except SyntaxError as error:
             return Outcome("raised", "error", error="SyntaxError", text=str(error))
         except CodeInterpreterError as error:
             ending: Any = "error"
+            result = self._access.last_result
             if isinstance(error.__cause__, _LOST):
                 ending = "died" if isinstance(error.__cause__, KernelDied) else "unknown"
-            elif self._result is None:
+            elif result is None:
                 ending = "not_run"
-            elif self._result.timed_out:
+            elif result.timed_out:
                 ending = "timeout"
-            elif self._result.interrupted:
+            elif result.interrupted:
                 ending = "interrupted"
-            return Outcome("raised", ending, error=type(error).__name__, text=str(error))
+            return Outcome("raised", ending, error=error_name(error), text=str(error))
         if isinstance(value, FinalOutput):
             return Outcome("submitted", value=store.keep(values.dumps(value.output, max_bytes=None)))
         return Outcome("returned", value=store.keep(values.dumps(value, max_bytes=None)))
 
-    def _use_session(self, session: KernelSession) -> None:
-        super()._use_session(session)
-        if self._tape_server is not None:
+    def start(self) -> None:
+        """Start as any interpreter does, and have the tape answer the calls."""
+        super().start()
+        session = self._access.session
+        if session is not None and self._tape_server is not None and self._runner is None:
             session.tools.close()
             session.tools = self._runner = _TapeRunner(
                 weak_method(self.invoke_tool), self.max_value_bytes, self._tape_server
             )
 
-    def _conclude(self, result: ExecutionResult, request: Any) -> Any:
-        self._result = result
-        return super()._conclude(result, request)
-
 
 def stub_tool(spec: ToolSpec) -> Tool:
     """Return what has a recorded tool's name, text and signature, and refuses to be called."""
 
-    def tool(*args: Any, **kwargs: Any) -> Any:
+    def tool(*args: object, **kwargs: object) -> NoReturn:
         raise ReplayMismatch(f"the tool {spec.name!r} was recorded and is not here: pass it in live_tools")
 
     tool.__name__, tool.__doc__ = spec.name, spec.doc
@@ -235,13 +214,21 @@ def stub_tool(spec: ToolSpec) -> Tool:
     return tool
 
 
-def time_limit(entry: Entry, options: Mapping[str, Any]) -> float | None:
-    """Return how long a step may run: as the session said; what was interrupted by hand, as long as it did then."""
+def session_time_limit(options: Mapping[str, object]) -> float | None:
+    """Return the time limit in seconds that a recorded session began with."""
     limit = options.get("execution_timeout")
-    if entry.outcome.ending == "interrupted" and entry.elapsed_s is not None:
-        return max(_LEAST_S, entry.elapsed_s)
-    if entry.outcome.ending == "timeout" and (
-        found := re.search(r"after execution_timeout=([\d.e+-]+) s", entry.outcome.text)
-    ):
-        limit = float(found[1])
     return float(limit) if isinstance(limit, (int, float)) and not isinstance(limit, bool) and limit > 0 else None
+
+
+def time_limit(entry: Entry, options: Mapping[str, object]) -> float | None:
+    """Return the time limit in seconds for running a step again.
+
+    A step that was interrupted is stopped after as long as it ran. So is one that timed out, unless the session's limit
+    explains that: the limit can change between steps, and a recording has only the first.
+    """
+    limit_s, ran_s = session_time_limit(options), entry.elapsed_s
+    if ran_s is None or entry.outcome.ending not in ("interrupted", "timeout"):
+        return limit_s
+    if entry.outcome.ending == "timeout" and limit_s is not None and limit_s <= ran_s:
+        return limit_s
+    return max(_MIN_LIMIT_S, ran_s)

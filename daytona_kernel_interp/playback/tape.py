@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..codec import values
 from ..errors import ReplayMismatch
+from ..formatting import most_similar, shorten
 from ..wire.protocol_errors import RemoteProtocolError
 from .canonical import canonical
 
@@ -27,9 +28,14 @@ if TYPE_CHECKING:
     from ..wire.comm import ToolSpec
 
 _MAX_TEXT = 20_000  # characters of a call that a diff looks at
-_MAX_NEAR = 500  # recorded calls among which the nearest is looked for
+_MAX_COMPARED = 500  # recorded calls that are compared to find the most similar one
 _MAX_LINES = 60
 _LINE_CHARS = 200  # a longer line is compared piece by piece
+
+_P = inspect.Parameter
+_PARAMETER_KINDS = dict(
+    enumerate((_P.POSITIONAL_ONLY, _P.POSITIONAL_OR_KEYWORD, _P.VAR_POSITIONAL, _P.KEYWORD_ONLY, _P.VAR_KEYWORD))
+)  # by their numbers in a recording
 
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = _MAX_TEXT
@@ -104,7 +110,7 @@ class Tape:
     def _describe_miss(self, cell: int, name: str, arguments: Sequence[Buffer]) -> str:
         requested_call = call_text(name, arguments)
         near = self._nearest(cell, name, requested_call)
-        head = f"step {cell} calls {_first_line(requested_call)}, which is not on the tape"
+        head = f"step {cell} calls {shorten(requested_call, 120)}, which is not on the tape"
         if near is None:
             recorded = sorted({call.name for entry in self._entries for call in entry.calls})
             return f"{head}; recorded are calls of {', '.join(recorded)}" if recorded else f"{head}: it has no calls"
@@ -114,26 +120,20 @@ class Tape:
             return f"{head} once more: the recorded ones, the last in step {number}, are answered already"
         return f"{head}. The nearest recorded call{again}:\n{diff_text(text, requested_call, f'step {number}', 'now')}"
 
-    def _nearest(self, cell: int, name: str, requested_call: str) -> tuple[int, RecordedCall, str] | None:
-        best: tuple[tuple[bool, float], tuple[int, RecordedCall, str]] | None = None
-        matcher = difflib.SequenceMatcher(autojunk=False)
-        matcher.set_seq2(requested_call[:2000])
-        candidates = [
+    def _nearest(self, cell: int, name: str, requested: str) -> tuple[int, RecordedCall, str] | None:
+        """Return the most similar recorded call of the tool, its cell and its text; one not answered yet if any is."""
+        calls = [
             (number, call)
             for number in self._search_order(cell)
             for call in self._entries[number].calls
             if call.name == name
         ]
-        for number, call in candidates[:_MAX_NEAR]:
-            text = call_text(call.name, self._store.load(call.arguments))
-            matcher.set_seq1(text[:2000])
-            left = (number, call.id) not in self._taken
-            if best is not None and (left, matcher.quick_ratio()) <= best[0]:
-                continue
-            rank = (left, matcher.ratio())
-            if best is None or rank > best[0]:
-                best = rank, (number, call, text)
-        return best[1] if best is not None else None
+        unanswered = [(number, call) for number, call in calls if (number, call.id) not in self._taken]
+        found = [
+            (number, call, call_text(call.name, self._store.load(call.arguments)))
+            for number, call in (unanswered or calls)[:_MAX_COMPARED]
+        ]
+        return most_similar(requested, ((candidate, candidate[2]) for candidate in found))
 
 
 def spec_of(entry: Entry, name: str) -> ToolSpec | None:
@@ -150,13 +150,13 @@ def signature_of(spec: ToolSpec | None) -> inspect.Signature | None:
             [
                 inspect.Parameter(
                     parameter.name,
-                    inspect._ParameterKind(parameter.kind),
+                    _PARAMETER_KINDS[parameter.kind],
                     default=inspect.Parameter.empty if parameter.default is None else DefaultRepr(parameter.default),
                 )
                 for parameter in spec.parameters
             ]
         )
-    except ValueError:  # no signature that Python could have
+    except (ValueError, KeyError):  # no signature that Python could have
         return None
 
 
@@ -192,10 +192,6 @@ def diff_text(recorded: str, came: str, recorded_name: str, came_name: str) -> s
 def _lines(text: str) -> list[str]:
     lines = text[:_MAX_TEXT].replace("\\n", "\n").splitlines()
     return [line[at : at + _LINE_CHARS] for line in lines for at in range(0, max(1, len(line)), _LINE_CHARS)]
-
-
-def _first_line(text: str) -> str:
-    return text if len(text) <= 120 else f"{text[:120]}…"
 
 
 def _key(name: str, arguments: Sequence[Buffer], spec: ToolSpec | None) -> str:

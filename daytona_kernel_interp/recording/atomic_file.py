@@ -1,13 +1,13 @@
-"""A notebook that grows: whole and valid at every instant, however its writer ends, at a cost that does not grow.
+"""Append to a file that is complete and valid at every instant, at a cost that does not grow with the file.
 
-A notebook is one JSON document, so a cell cannot simply be appended: its end has to be written anew behind it, and a
-SIGKILL in the middle of that write would leave a file that nothing opens. Hence two copies take turns. The one that
-nobody sees gets what it lacks and the end of the document; then they exchange their names, which is atomic. Each cell
-is written twice, whatever the length of the session.
+A notebook is one JSON document, so a cell cannot simply be appended: the end of the document must be written again
+behind it, and a SIGKILL in the middle of that write would leave a file that no program opens. Hence there are two
+copies. The spare copy receives the bytes that it lacks and the end of the document; then the copies exchange their
+names, which is atomic. Each cell is written twice, independent of the length of the session.
 
-Linux and macOS can exchange names (``renameat2``, ``renameatx_np``). Elsewhere, or on a file system that cannot, the
-seen copy gets a second name and the unseen one is renamed over it: five times slower on ext4, which then writes to disk
-at once. Where there are no hard links either, the whole is copied. The unseen copy is ``.NAME.0`` or ``.NAME.1``.
+Linux and macOS can exchange names (``renameat2``, ``renameatx_np``). On a system or file system that cannot, the
+visible copy gets a second name and the spare copy is renamed over it. That is five times slower on ext4, which then
+writes to disk at once. Without hard links, the whole file is copied. The spare copy is ``.NAME.0`` or ``.NAME.1``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _RENAME_EXCHANGE = 2  # Linux, fs.h; RENAME_SWAP of macOS's stdio.h is the same
 
 
 class _FileCopy:
-    """One of the two files: how far it has what is settled, and what of that it lacks."""
+    """One of the two copies: its committed length, and the committed bytes that it has yet to write."""
 
     def __init__(self, folder: int, name: bytes) -> None:
         self._folder, self.name = folder, name
@@ -40,7 +40,7 @@ class _FileCopy:
         self._inode, self._size = os.fstat(self.descriptor).st_ino, 0
 
     def write(self, tail: bytes) -> None:
-        """Write what it lacks, and ``tail`` behind it."""
+        """Write the pending bytes, and ``tail`` behind them."""
         data = b"".join([*self.pending, tail])
         _write_at(self.descriptor, data, self.committed_bytes)
         size = self.committed_bytes + len(data)
@@ -51,10 +51,10 @@ class _FileCopy:
         self._size = size
 
     def is_unchanged(self) -> bool:
-        """Whether its name is still its own, and nobody else has written to it.
+        """Return whether no other program has replaced or changed the file.
 
-        Programs that save the notebook put another file in its place, or write all of it anew into this one, as
-        JupyterLab does. A text that somebody put in the place of one of the same length may stay.
+        A program that saves the notebook puts another file in its place or, as JupyterLab does, writes all of it again
+        into this one. Only inode and size are compared, so a change that keeps the length is not detected.
         """
         try:
             found = os.stat(self.name, dir_fd=self._folder)
@@ -69,14 +69,14 @@ class _FileCopy:
 
 
 class AtomicFile:
-    """A file to which text is appended, with an end that is always there. Not for two threads at once."""
+    """A file with appended text and a tail that always follows it. Not thread-safe."""
 
     def __init__(self, path: Path) -> None:
-        """Begin it; what was there is replaced by the first :meth:`put`."""
+        """Open the spare copy; the first :meth:`put` replaces an existing file."""
         self._name = os.fsencode(path.name)
         self._spares = tuple(os.fsencode(f".{path.name}.{turn}") for turn in (0, 1))
         self._turn = 0
-        # Open, so that its path, which may be long, is looked up once; O_PATH, as one may write where one may not list.
+        # Kept open, so that a long path is resolved once. O_PATH needs no permission to list the folder.
         self._folder = os.open(path.parent, getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC)
         try:
             self._spare = _FileCopy(self._folder, self._spares[0])
@@ -86,10 +86,10 @@ class AtomicFile:
         self._visible: _FileCopy | None = None
 
     def put(self, committed: str, tail: str) -> None:
-        """Append ``committed`` for good, and end the file with ``tail`` until the next time.
+        """Append ``committed``, and write ``tail`` behind it, which the next call replaces.
 
         Raises:
-            OSError: If that cannot be written. What was there stays.
+            OSError: If the file cannot be written. The visible file is not changed.
         """
         piece, hidden, seen = committed.encode("utf-8"), self._spare, self._visible
         hidden.pending.append(piece)
@@ -106,7 +106,7 @@ class AtomicFile:
         self._spare = seen if seen is not None and seen.is_unchanged() else self._copied(hidden, seen)
 
     def close(self) -> None:
-        """Leave the file as it is, and remove the copy that nobody sees. Calling it again does nothing."""
+        """Close the file and remove the spare copy. Repeated calls do nothing."""
         if self._folder < 0:
             return
         for copy in (self._spare, self._visible):
@@ -118,7 +118,7 @@ class AtomicFile:
         self._folder = -1
 
     def _second_name(self, seen: _FileCopy | None) -> _FileCopy | None:
-        """Give the file that is about to lose its name another; None if there are no hard links here."""
+        """Give the visible copy a second name before it loses its own, and return it, if there is one."""
         self._turn = 1 - self._turn
         if seen is not None:
             seen.name = self._spares[self._turn]
@@ -128,17 +128,17 @@ class AtomicFile:
         return seen
 
     def _copied(self, copy: _FileCopy, gone: _FileCopy | None) -> _FileCopy:
-        """Return a second file with what is settled in ``copy``, in the place of one that is not ours any more."""
+        """Return a new spare copy with the committed bytes of ``copy``; another program has ``gone``, the old one."""
         if gone is not None:
             gone.close()
         name = self._spares[self._turn]
-        self._unlink(name)  # what somebody saved in its place is in ``copy``'s no longer, and not to be overwritten
+        self._unlink(name)  # another program may have saved a file under it, which must not be written to
         other = _FileCopy(self._folder, name)
         at = 0
         while at < copy.committed_bytes:
             data = os.pread(copy.descriptor, min(1 << 20, copy.committed_bytes - at), at)
             if not data:
-                raise OSError(errno.EIO, "another program cut it off")
+                raise OSError(errno.EIO, "another program truncated it")
             _write_at(other.descriptor, data, at)
             at += len(data)
         other.committed_bytes = other._size = copy.committed_bytes
@@ -150,13 +150,13 @@ class AtomicFile:
 
 
 def read_file(path: Path) -> bytes:
-    """Return what is in a file, which may be growing: as it was at one instant.
+    """Return the content of a file that may be growing, as it was at one instant.
 
-    What has the name is not written to. But a slow reader can still be at it when it has lost the name, and is given
-    what it lacks.
+    The visible copy is never written to. But it may become the spare copy, and be written to, while a slow reader still
+    reads it; then the file is read again.
 
     Raises:
-        OSError: If it cannot be read.
+        OSError: If the file cannot be read.
     """
     data = b""
     for _ in range(_MAX_READS):
@@ -180,7 +180,7 @@ def _write_at(descriptor: int, data: bytes, at: int) -> None:
 
 
 def _exchange(folder: int, one: bytes, other: bytes) -> bool:
-    """Exchange the names of two files in a folder, and return whether that can be done here."""
+    """Exchange the names of two files in a folder; return whether that succeeded."""
     exchange = _exchanger()
     return exchange is not None and exchange(folder, one, folder, other, _RENAME_EXCHANGE) == 0
 
@@ -189,7 +189,7 @@ def _exchange(folder: int, one: bytes, other: bytes) -> bool:
 def _exchanger() -> Callable[[int, bytes, int, bytes, int], int] | None:
     try:
         library = ctypes.CDLL(None)
-        # Numbers and bytes need no argtypes, which would take a third of the call's time.
+        # Without argtypes: int and bytes need none, and converting them takes a third of the call's time.
         return library.renameatx_np if sys.platform == "darwin" else library.renameat2  # glibc 2.28
     except (OSError, AttributeError):
         return None

@@ -1,8 +1,8 @@
-"""Which calls of DSPy are under way, and what their models said that waits for the cell it leads to.
+"""Track the calls of DSPy that are running, and assign the calls of language models to the cells that they lead to.
 
-DSPy's callbacks tell of every call by an id, and of the call that it was made from. A model's answer belongs to the
-session whose ``execute`` comes next under the same module: a chain of ids is the same in whatever thread or task, so
-sessions that run at the same time do not mix. Knows no DSPy; ``callback.py`` fills it.
+DSPy's callbacks report each call by an id, together with the id of the call that made it. The calls of a model belong
+to the session whose ``execute`` comes next under the same module. The chain of ids does not depend on threads or tasks,
+so sessions that run at the same time do not mix. This module knows no DSPy; ``dspy_callback.py`` reports to it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 import uuid
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,7 +22,26 @@ if TYPE_CHECKING:
     from ..codec import values
     from .model import Usage
 
-_MAX_UNCLAIMED = 10_000  # calls of models that no session has asked for yet
+_MAX_UNCLAIMED = 10_000  # calls of models that no cell has claimed yet
+
+
+class ReasoningOwner(Protocol):
+    """The recorder of a session."""
+
+    def add_reasoning(self, reasoning: Reasoning) -> None:
+        """Write reasoning and calls of a model that no cell follows."""
+
+
+class EnclosingCall(Protocol):
+    """A tool call of a recorded cell, during which other calls are made."""
+
+    @property
+    def owner(self) -> object:
+        """The recorder of the cell's session."""
+
+    @property
+    def lm_calls(self) -> list[CompletedLMCall]:
+        """The calls of language models that the tool made; the callback appends to it."""
 
 
 @dataclass
@@ -37,18 +56,18 @@ class CompletedLMCall:
     usage: Usage | None
     error: str
     chain: tuple[str, ...] = ()
-    enclosing_calls: tuple[Any, ...] = ()  # the calls of cells that it was made in, outermost first
+    enclosing_calls: tuple[EnclosingCall, ...] = ()  # outermost first
 
 
 @dataclass
 class Reasoning:
-    """What led to a cell."""
+    """The model's reasoning and calls that led to a cell."""
 
     lm_calls: Sequence[CompletedLMCall] = ()
     reasoning: str | None = None
 
     def __bool__(self) -> bool:
-        """Whether anything did."""
+        """Whether there is any."""
         return bool(self.lm_calls or self.reasoning)
 
 
@@ -56,57 +75,59 @@ class Reasoning:
 class _OpenCall:
     parent: str | None
     is_cell: bool = False
-    reported: bool = True  # by the callback, which will tell of its end too
+    reported: bool = True  # by the callback, which will report its end as well
     reasoning: str | None = None
-    owners: list[Any] = field(default_factory=list)
+    owners: list[ReasoningOwner] = field(default_factory=list)
 
 
-# The calls of cells in whose tools this code runs, outermost first; see recorder.py.
-enclosing_calls: contextvars.ContextVar[tuple[Any, ...]] = contextvars.ContextVar("daytona_kernel_calls", default=())
-# Stands for the module of whose start the callback was not told, because it came with the interpreter.
+# The tool calls that this code runs in, outermost first; StepRecorder.call_started sets it.
+enclosing_calls: contextvars.ContextVar[tuple[EnclosingCall, ...]] = contextvars.ContextVar(
+    "daytona_kernel_calls", default=()
+)
+# The id of the innermost scope: it stands for a module that started before the callback was attached.
 _scope: contextvars.ContextVar[str | None] = contextvars.ContextVar("daytona_kernel_scope", default=None)
 
 
 class CallTree:
-    """One a process."""
+    """The running calls of this process, each with the call that made it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._calls: dict[str, _OpenCall] = {}
         self._unclaimed: deque[CompletedLMCall] = deque(maxlen=_MAX_UNCLAIMED)
-        self.current: Callable[[], str | None] | None = None  # DSPy's id of the call that runs here
+        self.current: Callable[[], str | None] | None = None  # returns DSPy's id of the call that runs in this context
 
     @property
     def callback_active(self) -> bool:
-        """Whether DSPy's callback is in use at all."""
+        """Whether DSPy's callback exists in this process."""
         return self.current is not None
 
-    # --- told by the callback --------------------------------------------------------------------------
+    # --- reports of the callback --------------------------------------------------------------------------
 
     def current_id(self) -> str | None:
-        """Return the id of the call that runs here."""
+        """Return the id of the call that runs in this context."""
         return (self.current() if self.current is not None else None) or _scope.get()
 
     def call_started(self, call_id: str, *, is_cell: bool = False) -> None:
-        """A call begins; what runs here is the one that it is made from."""
+        """Add a call that begins; the call that runs in this context makes it."""
         with self._lock:
             self._calls[call_id] = _OpenCall(self.current_id(), is_cell)
 
     def add_reasoning(self, call_id: str, reasoning: str) -> None:
-        """A call ends that gave ``reasoning``, for whatever its caller does next."""
+        """Add the reasoning of a call that ends; it belongs to the next cell of its caller."""
         with self._lock:
             call = self._calls.get(call_id)
             if call is not None and call.parent is not None:
                 self._calls.setdefault(call.parent, _OpenCall(None, reported=False)).reasoning = reasoning
 
     def add_lm_call(self, call: CompletedLMCall) -> None:
-        """A language model has answered; its own call is still under way."""
+        """Add a call of a language model; its own call id has not ended yet."""
         with self._lock:
             call.chain = tuple(self._chain(call.call_id))
             self._unclaimed.append(call)
 
     def call_ended(self, call_id: str) -> None:
-        """A call ends. What its models said since the last cell goes to the sessions whose cells it made."""
+        """Remove a call that ends. Its sessions get the calls of models since their last cell."""
         with self._lock:
             call = self._calls.pop(call_id, None)
             if call is None:
@@ -119,10 +140,10 @@ class CallTree:
         for owner, reasoning in leftover:
             owner.add_reasoning(reasoning)
 
-    # --- asked by recorders ------------------------------------------------------------------------------
+    # --- queries of recorders ------------------------------------------------------------------------------
 
-    def begin_cell(self, owner: Any) -> Reasoning:
-        """Return what led to the cell that begins here, in a session that ``owner`` records."""
+    def begin_cell(self, owner: ReasoningOwner) -> Reasoning:
+        """Return the reasoning and calls that led to the cell which begins in this context, for its recorder."""
         here = self.current_id()
         if here is None:
             return Reasoning()
@@ -136,8 +157,8 @@ class CallTree:
             reasoning, call.reasoning = call.reasoning, None
             return Reasoning(self._take_lm_calls(module, owner), reasoning)
 
-    def end_session(self, owner: Any) -> list[CompletedLMCall]:
-        """Return what waits for a session that ends, and forget it."""
+    def end_session(self, owner: ReasoningOwner) -> list[CompletedLMCall]:
+        """Return the unclaimed calls of a session that ends, and remove its recorder."""
         with self._lock:
             lm_calls: list[CompletedLMCall] = []
             for call_id, call in self._calls.items():
@@ -147,16 +168,16 @@ class CallTree:
             return lm_calls
 
     def enter(self) -> tuple[str, contextvars.Token[str | None]]:
-        """Begin a scope: what is called here from now on has one caller, although DSPy names none."""
+        """Begin a scope: it is the caller of the calls in this context that have no caller in DSPy."""
         name = uuid.uuid4().hex
         with self._lock:
             self._calls[name] = _OpenCall(self.current_id())
         return name, _scope.set(name)
 
     def leave(self, scope: tuple[str, contextvars.Token[str | None]]) -> None:
-        """End a scope, in the context that it began in."""
+        """End a scope."""
         name, token = scope
-        with contextlib.suppress(ValueError):  # another context; that one has ended, or will
+        with contextlib.suppress(ValueError):  # called in another context, whose end resets it
             _scope.reset(token)
         call = self._calls.get(name)
         self.call_ended(name)
@@ -179,8 +200,8 @@ class CallTree:
         call = self._calls.get(call_id)
         return call is not None and call.is_cell
 
-    def _take_lm_calls(self, call_id: str, owner: Any) -> list[CompletedLMCall]:
-        """Return what was said under a call, but in no cell of the owner's; it waits for nobody else of its kind."""
+    def _take_lm_calls(self, call_id: str, owner: ReasoningOwner) -> list[CompletedLMCall]:
+        """Take the calls of models under a call, except those in tools of the owner's own cells."""
         taken = [
             call
             for call in self._unclaimed

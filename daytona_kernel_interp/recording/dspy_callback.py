@@ -1,7 +1,7 @@
-"""The DSPy callback: which calls are under way, and what language models were asked, said and took.
+"""Report DSPy's calls to the call tree, with the requests, outputs, tokens and cost of language models.
 
-One object serves all sessions of the process: :data:`~.calltree.tree` tells whose is whose. It is attached by
-``dspy.context``, in whose context it ends, or by the user; nothing here changes DSPy's settings.
+One callback serves all sessions of the process; :data:`~.call_tree.tree` assigns each call to its session. It is
+attached with ``dspy.context`` for the duration of that context, or by the user. Nothing here changes DSPy's settings.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,9 @@ from .model import Usage
 from .redaction import known_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
-# What of a request's settings is recorded: no key, no header, no address is among them.
+# The settings of a request that are recorded. Keys, headers and addresses are not among them.
 _SETTINGS = (
     "temperature",
     "max_tokens",
@@ -44,28 +45,28 @@ _SETTINGS = (
     "reasoning_effort",
     "rollout_id",
 )
-_HISTORY = 50  # entries of a model's history that are looked through for its answer
+_HISTORY = 50  # the newest entries of a model's history that are searched for its answer
 
 
 class SessionCallback(BaseCallback):
-    """Fills the tree of calls. Its methods must not raise: DSPy logs what they do."""
+    """The callback that fills the call tree. DSPy logs what its methods raise, and goes on."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._requests: dict[str, tuple[Any, Mapping[str, Any], datetime, float]] = {}
+        self._requests: dict[str, tuple[object, Mapping[str, Any], datetime, float]] = {}
         tree.current = ACTIVE_CALL_ID.get
 
     # --- modules -----------------------------------------------------------------------------------------
 
-    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """A module is called; to DSPy 3.1.3 a model that is no ``dspy.LM`` is one too."""
+    def on_module_start(self, call_id: str, instance: object, inputs: dict[str, object]) -> None:
+        """Report the start of a module. DSPy 3.1.3 also reports a model here that is no ``dspy.LM``."""
         if isinstance(instance, dspy.BaseLM):
             self.on_lm_start(call_id, instance, inputs)
         else:
             tree.call_started(call_id)
 
-    def on_module_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
-        """It has ended; if it thought aloud, what its caller does next comes of that."""
+    def on_module_end(self, call_id: str, outputs: object, exception: BaseException | None = None) -> None:
+        """Report the end of a module, and its reasoning, which leads to the next cell of its caller."""
         if call_id in self._requests:
             self.on_lm_end(call_id, outputs, exception)
             return
@@ -74,26 +75,24 @@ class SessionCallback(BaseCallback):
             tree.add_reasoning(call_id, str(reasoning))
         tree.call_ended(call_id)
 
-    # --- what cells do -------------------------------------------------------------------------------------
+    # --- cells and tools -------------------------------------------------------------------------------------
 
-    def on_interpreter_execute_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """A cell begins."""
+    def on_interpreter_execute_start(self, call_id: str, instance: object, inputs: dict[str, object]) -> None:
+        """Report the start of a cell."""
         tree.call_started(call_id, is_cell=True)
 
-    def on_interpreter_execute_end(
-        self, call_id: str, outputs: Any | None, exception: BaseException | None = None
-    ) -> None:
-        """It has ended."""
+    def on_interpreter_execute_end(self, call_id: str, outputs: object, exception: BaseException | None = None) -> None:
+        """Report the end of a cell."""
         tree.call_ended(call_id)
 
-    def on_interpreter_tool_call_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """A cell calls a tool."""
+    def on_interpreter_tool_call_start(self, call_id: str, instance: object, inputs: dict[str, object]) -> None:
+        """Report the start of a tool call."""
         tree.call_started(call_id)
 
     def on_interpreter_tool_call_end(
-        self, call_id: str, outputs: Any | None, exception: BaseException | None = None
+        self, call_id: str, outputs: object, exception: BaseException | None = None
     ) -> None:
-        """It has ended."""
+        """Report the end of a tool call."""
         tree.call_ended(call_id)
 
     on_tool_start = on_evaluate_start = on_compile_start = on_interpreter_tool_call_start
@@ -101,16 +100,17 @@ class SessionCallback(BaseCallback):
 
     # --- models --------------------------------------------------------------------------------------------
 
-    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """A language model is asked."""
+    def on_lm_start(self, call_id: str, instance: object, inputs: dict[str, object]) -> None:
+        """Note the request to a language model."""
         tree.call_started(call_id)
         for given in (getattr(instance, "kwargs", None), inputs.get("kwargs")):
-            known_secrets.add_named(given or {})
+            if isinstance(given, Mapping):
+                known_secrets.add_named(given)
         with self._lock:
             self._requests[call_id] = (instance, dict(inputs), datetime.now(timezone.utc), time.perf_counter())
 
-    def on_lm_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
-        """It has answered."""
+    def on_lm_end(self, call_id: str, outputs: object, exception: BaseException | None = None) -> None:
+        """Report a call of a language model with its outputs."""
         with self._lock:
             request = self._requests.pop(call_id, None)
         if request is not None:
@@ -132,8 +132,8 @@ class SessionCallback(BaseCallback):
         tree.call_ended(call_id)
 
 
-def request_of(instance: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a model was asked: its name, the prompt or messages, and the settings without keys."""
+def request_of(instance: object, inputs: Mapping[str, Any]) -> dict[str, object]:
+    """Return the request to a model: its name, the prompt or messages, and the settings without keys."""
     given = {**(getattr(instance, "kwargs", None) or {}), **(inputs.get("kwargs") or {})}
     return {
         "model": str(getattr(instance, "model", "")),
@@ -143,18 +143,18 @@ def request_of(instance: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _encoded(value: Any) -> Sequence[values.Buffer]:
+def _encoded(value: object) -> Sequence[values.Buffer]:
     try:
         return values.dumps(value, max_bytes=None, snapshot=True)
     except values.UnsupportedValue:
         return values.dumps(values.json_form(value), max_bytes=None, snapshot=True)
 
 
-def _usage(instance: Any, outputs: Any) -> Usage:
-    """Return what an answer took, from the model's history, where the answer lies as the very object it is."""
+def _usage(instance: object, outputs: object) -> Usage:
+    """Return tokens and cost of an answer, from the entry of the model's history that holds the same object."""
     model = str(getattr(instance, "model", "")) or None
     history = getattr(instance, "history", None) or ()
-    with contextlib.suppress(Exception):  # another thread may be changing it
+    with contextlib.suppress(Exception):  # another thread may change the history, and its form is DSPy's
         for entry in list(history[-_HISTORY:])[::-1]:
             if entry.get("outputs") is outputs:
                 usage = entry.get("usage") or {}
@@ -168,8 +168,8 @@ def _usage(instance: Any, outputs: Any) -> Usage:
     return Usage(model)
 
 
-def _count(usage: Mapping[str, Any], *names: str) -> int | None:
-    return next((usage[name] for name in names if isinstance(usage.get(name), int)), None)
+def _count(usage: Mapping[str, object], *names: str) -> int | None:
+    return next((count for name in names if isinstance(count := usage.get(name), int)), None)
 
 
 _the_callback: SessionCallback | None = None
@@ -177,7 +177,7 @@ _lock = threading.Lock()
 
 
 def session_callback() -> SessionCallback:
-    """Return the process's callback; see :meth:`.recording.Recording.callback`."""
+    """Return the callback of this process; see :meth:`.recording.Recording.callback`."""
     global _the_callback
     with _lock:
         if _the_callback is None:
@@ -187,7 +187,7 @@ def session_callback() -> SessionCallback:
 
 @contextlib.contextmanager
 def attached() -> Iterator[None]:
-    """Attach the callback to what runs in this context; afterwards DSPy's settings are as they were."""
+    """Attach the callback for the duration of a ``with`` block; DSPy's settings are the same afterwards."""
     callback = session_callback()
     present = list(settings.get("callbacks") or [])
     context = dspy.context(callbacks=[*present, callback]) if callback not in present else contextlib.nullcontext()

@@ -1,6 +1,7 @@
-"""What a reader of the notebook sees beside code and outputs: Markdown about the session, the model and the calls.
+"""Format the Markdown cells of a recording: about the session, the model, the tool calls and the result.
 
-Whatever came from a sandbox, a model or a tool stands in code blocks, whose fence is longer than any in the text.
+Text from a sandbox or a tool stands in code blocks, with a fence that is longer than any run of backticks in the text,
+so that it cannot format the page.
 """
 
 from __future__ import annotations
@@ -8,37 +9,38 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from ..formatting import cut_middle, duration
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from .model import Entry, LMCall, RecordedCall, SessionFacts, Usage
 
-_SHOWN_CALLS = 200  # of one cell; the metadata has all
+_SHOWN_CALLS = 200  # for one cell; the metadata has all
 _SHOWN_CHARS = 4000
+_UNANSWERED = "not answered"
 _SIGNS = {"llm": "*Model call*", "tool": "*Tool call*"}
 _RUN_OF_TICKS = re.compile("`+")
 _ENDINGS = {
-    "interrupted": "It was interrupted; variables kept.",
-    "timeout": "It was interrupted, because its time was up; variables kept.",
-    "died": "Its kernel died.",
-    "not_run": "It did not run.",
-    "unknown": "What became of it is not known.",
+    "interrupted": "The cell was interrupted; variables kept.",
+    "timeout": "The cell reached its time limit and was interrupted; variables kept.",
+    "died": "The kernel died.",
+    "not_run": "The cell did not run.",
+    "unknown": "It is not known how the cell ended.",
 }
 
 
 def block(text: str, language: str = "text") -> str:
-    """Return ``text`` as a code block, cut in the middle if it is long."""
-    if len(text) > _SHOWN_CHARS:
-        half = _SHOWN_CHARS // 2
-        text = f"{text[:half]}\n[… {len(text) - 2 * half:,} characters more …]\n{text[-half:]}"
+    """Return ``text`` as a code block, with the middle of a long text left out."""
+    text = cut_middle(text, _SHOWN_CHARS)
     longest = max(map(len, _RUN_OF_TICKS.findall(text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"
 
 
 def inline(text: str) -> str:
-    """Return ``text`` as code in a line."""
-    if text and text.isprintable() and "`" not in text:  # most are
+    """Return ``text`` as inline code."""
+    if text and text.isprintable() and "`" not in text:  # the usual case, without a search
         return f"`{text}`"
     text = " ".join(text.split())
     longest = max(map(len, _RUN_OF_TICKS.findall(text)), default=0)
@@ -47,17 +49,8 @@ def inline(text: str) -> str:
     return f"{fence}{pad}{text}{pad}{fence}"
 
 
-def duration(elapsed_s: float | None) -> str:
-    """Return a time for a reader."""
-    if elapsed_s is None:
-        return "not answered"
-    if elapsed_s < 1:
-        return f"{elapsed_s * 1000:.3g} ms"
-    return f"{elapsed_s:.3g} s" if elapsed_s < 120 else f"{elapsed_s / 60:.3g} min"
-
-
 def usage_of(usage: Usage | None) -> str:
-    """Return what a model took for a reader; empty if nothing is known."""
+    """Return model, tokens and cost as text; empty if nothing is known."""
     if usage is None:
         return ""
     parts = [] if usage.model is None else [inline(usage.model)]
@@ -69,59 +62,59 @@ def usage_of(usage: Usage | None) -> str:
 
 
 def session_summary(facts: SessionFacts) -> str:
-    """Return what the notebook begins with."""
+    """Return the text of the first cell."""
     versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
     return (
         f"# Session {inline(facts.session_id)}\n\n"
-        f"Recorded from {facts.began:%Y-%m-%d %H:%M:%S} UTC on; kernel: {facts.sandbox}. {versions}.\n\n"
-        "Each code cell is what the model sent, with what it showed. Below it stand the calls that it made of tools "
-        "and models, and its answer. What only a replay needs is in the cells' metadata."
+        f"Recording started at {facts.began:%Y-%m-%d %H:%M:%S} UTC; sandbox: {facts.sandbox}. {versions}.\n\n"
+        "Each code cell has the code that the model sent, with its outputs. The cell below it lists the calls of tools "
+        "and models, and the answer. The metadata of the cells has what a replay needs."
     )
 
 
 def ending_summary(*, complete: bool, callback: bool, cells: int) -> str:
-    """Return what the notebook ends with."""
+    """Return the text of the last cell."""
     lines = [f"{cells:,} cells. " + ("The session was shut down." if complete else _STILL_OPEN)]
     if not callback:
         lines.append(_NO_CALLBACK)
     return "\n\n".join(["---", *lines])
 
 
-_STILL_OPEN = "The session was not shut down: it still runs, or its host died."
+_STILL_OPEN = "The session was not shut down: it still runs, or its host process died."
 _NO_CALLBACK = (
-    "Recorded without DSPy's callback: the model's reasoning, tokens and cost are not in it. "
-    "`dspy.RLM(..., interpreter=KernelInterpreter(record=...))` brings it along; elsewhere "
-    "`dspy.configure(callbacks=[Recording.callback()])` does."
+    "Recorded without DSPy's callback, so the model's reasoning, tokens and cost are missing. "
+    "`dspy.RLM(..., interpreter=KernelInterpreter(record=...))` attaches it; otherwise use "
+    "`dspy.configure(callbacks=[Recording.callback()])`."
 )
 
 
 def lm_summary(calls: Sequence[LMCall], reasoning: str | None) -> str:
-    """Return what the model thought before a cell, and what it took to write it."""
+    """Return the model's reasoning before a cell, and the duration, tokens and cost of its calls."""
     parts = []
     if reasoning:
         parts.append("\n".join(f"> {line}".rstrip() for line in reasoning.splitlines()))
     for call in calls:
-        facts = [text for text in (usage_of(call.usage), duration(call.elapsed_s)) if text]
+        facts = [text for text in (usage_of(call.usage), duration(call.elapsed_s, missing=_UNANSWERED)) if text]
         parts.append(f"*Model:* {', '.join(facts)}" + (f" — raised {inline(call.error)}" if call.error else ""))
     return "\n\n".join(parts)
 
 
 def cell_summary(entry: Entry, submitted: Mapping[str, str] | None, *, is_dspys_own: bool = False) -> str:
-    """Return what stands under a cell: its calls, its answer and how it ended; empty if there is nothing to say.
+    """Return the text below a cell: its calls, its answer and how it ended; may be empty.
 
-    ``submitted`` has its answer's fields, for a reader.
+    ``submitted`` has the arguments of SUBMIT as text, by field.
     """
-    parts = ["*DSPy's own setup; the model did not write it.*"] if is_dspys_own else []
+    parts = ["*DSPy's own setup; not written by the model.*"] if is_dspys_own else []
     if entry.late:
-        parts.append(f"Printed since by threads of earlier cells:\n\n{block(entry.late)}")
+        parts.append(f"Printed by threads of earlier cells since they ended:\n\n{block(entry.late)}")
     parts += map(_call, entry.calls[:_SHOWN_CALLS])
     if len(entry.calls) > _SHOWN_CALLS:
-        parts.append(f"… and {len(entry.calls) - _SHOWN_CALLS:,} calls more, in the metadata.")
+        parts.append(f"… and {len(entry.calls) - _SHOWN_CALLS:,} more calls, in the metadata.")
     if submitted is not None:
         parts.append("**SUBMIT**")
         parts += [f"{inline(name)}\n\n{block(text)}" for name, text in submitted.items()]
     if entry.outcome.kind == "unfinished":
-        parts.append("**The session's host ended before this cell did.**")
+        parts.append("**The host process ended before this cell did.**")
     elif entry.outcome.ending in _ENDINGS:
         parts.append(f"**{_ENDINGS[entry.outcome.ending]}**")
         if entry.outcome.text:
@@ -130,12 +123,12 @@ def cell_summary(entry: Entry, submitted: Mapping[str, str] | None, *, is_dspys_
 
 
 def is_dspys_own(entry: Entry) -> bool:
-    """Whether a cell is one that DSPy runs for itself, such as the setup of its sub-agents."""
+    """Return whether DSPy runs the cell for its own purposes, such as the setup of its sub-agents."""
     return any(name.startswith("__dspy_") for name in entry.variables)
 
 
 def _call(call: RecordedCall) -> str:
-    took = duration(call.elapsed_s)
+    took = duration(call.elapsed_s, missing=_UNANSWERED)
     facts = took if call.usage is None else ", ".join(filter(None, (usage_of(call.usage), took)))
     text = f"{_SIGNS[call.kind]} {inline(call.name)}: {facts}\n- arguments: {inline(call.arguments.summary)}"
     if call.error is not None:

@@ -1,37 +1,40 @@
-"""What a recorded session is: a transcript of entries, one for each cell. Frozen facts, no I/O.
+"""Define the model of a recorded session: a transcript with one entry for each cell. Frozen dataclasses, no I/O.
 
-A transcript lies in a notebook (``notebook.py``): what a reader wants in its cells, and what only a replay needs in
-their metadata under :data:`METADATA_KEY`, with the JSON Schema of ``schema/``. Values are not in it but named in it,
-by a :class:`ValueRef`; a :class:`ValueLoader` has them.
+A transcript is stored in a notebook (``notebook_writer.py``). The cells have what a person reads; their metadata under
+:data:`METADATA_KEY` has what a replay needs, in the form of ``schemas/v1.json``. A transcript contains references to
+values (:class:`ValueRef`) and not the values, which a :class:`ValueLoader` returns.
 
 All times are UTC; durations are seconds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence  # noqa: TC003 - pydantic evaluates the annotations, see schema.py
 from dataclasses import dataclass, field
+from datetime import datetime  # noqa: TC003 - as above
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import Iterable
 
     from ..client.outputs import Output
     from ..codec.values import Buffer
     from ..wire.comm import ToolSpec
 
+Ending = Literal["ok", "error", "interrupted", "timeout", "died", "not_run", "unknown"]
+
 METADATA_KEY = "daytona_kernel_interp"
-SCHEMA_VERSION = 1  # of notebook and cell metadata; a recording of another version is refused by name
+SCHEMA_VERSION = 1  # of the metadata; the reader refuses a recording of another version
 
 
 @dataclass(frozen=True)
 class ValueRef:
-    """A value by the hash of its encoding (``wire/values.py``).
+    """A reference to a value, by the hash of its encoding (``codec/values.py``).
 
     Attributes:
         hash: SHA-256 of the encoding, in hex.
         size: Bytes of the encoding.
-        summary: What a reader sees in its place: type and size, or the short value itself.
+        summary: Its type and size, or its repr if that is short.
     """
 
     hash: str
@@ -40,19 +43,19 @@ class ValueRef:
 
 
 class ValueLoader(Protocol):
-    """Where values lie, each once."""
+    """A store of encoded values."""
 
     def load(self, ref: ValueRef) -> Sequence[Buffer]:
         """Return a value's encoding.
 
         Raises:
-            RecordingError: If it is missing, or is not what its hash says.
+            RecordingError: If it is missing, or does not have the hash of the reference.
         """
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What calls of a language model took, as far as DSPy knows. ``None``: not told."""
+    """Tokens and cost of calls of a language model; None where DSPy does not know them."""
 
     model: str | None = None
     prompt_tokens: int | None = None
@@ -62,18 +65,18 @@ class Usage:
 
 @dataclass(frozen=True)
 class RecordedCall:
-    """A call of a host tool or of a language model out of a cell.
+    """A call of a host tool from a cell.
 
     Attributes:
-        id: Its number in the kernel's life; calls are told in the order of their ids.
-        name: The tool's.
-        kind: ``"llm"`` for DSPy's ``llm_query`` and its like.
-        began_s: Seconds after its cell began.
-        elapsed_s: Seconds until it was answered; None if it never was.
-        arguments: ``(args, kwargs)`` as the cell gave them.
-        result: What it returned; None if it raised or was not answered.
-        error: What it raised: type, names of builtin base classes, message.
-        usage: What it took of a language model.
+        id: The number of the call since the kernel started; calls are stored in the order of their ids.
+        name: The name of the tool.
+        kind: ``"llm"`` for the tools by which DSPy offers a language model, such as ``llm_query``.
+        began_s: Seconds from the beginning of the cell.
+        elapsed_s: Seconds until the reply; None without one.
+        arguments: ``(args, kwargs)`` as the cell passed them.
+        result: The return value; None if the tool raised or there was no reply.
+        error: The exception: type, names of its builtin base classes, message.
+        usage: Tokens and cost of the language models that the tool called.
     """
 
     id: int
@@ -89,19 +92,19 @@ class RecordedCall:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call of ``execute`` ended for its caller.
+    """The result of a call of ``execute`` for its caller.
 
     Attributes:
-        kind: ``submitted``: SUBMIT was called, ``value`` is the dict of its fields. ``returned``: ``value`` is what
-            execute returned. ``raised``: ``error`` is the class that it raised (``SyntaxError``,
-            ``CodeExecutionError`` or ``CodeInterpreterError``) and ``text`` its text. ``unfinished``: the host ended
-            before the cell did.
-        ending: What became of the cell itself: ``ok``, ``error``, ``interrupted``, ``timeout``, ``died`` (with its
+        kind: ``submitted``: the cell called SUBMIT, ``value`` is the dict of its fields. ``returned``: ``value`` is
+            the return value of ``execute``. ``raised``: ``error`` is the class of the exception (``SyntaxError``,
+            ``CodeExecutionError`` or ``CodeInterpreterError``) and ``text`` its message. ``unfinished``: the host
+            process ended before the cell did.
+        ending: How the cell itself ended: ``ok``, ``error``, ``interrupted``, ``timeout``, ``died`` (with its
             kernel), ``not_run``, ``unknown``.
     """
 
     kind: Literal["submitted", "returned", "raised", "unfinished"]
-    ending: Literal["ok", "error", "interrupted", "timeout", "died", "not_run", "unknown"] = "ok"
+    ending: Ending = "ok"
     value: ValueRef | None = None
     error: str = ""
     text: str = ""
@@ -109,23 +112,23 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell: what went in, what it did, what came out.
+    """One cell: its inputs, its outputs and its tool calls.
 
     Attributes:
         index: From 0, in the order in which the calls of ``execute`` began.
         id: The msg_id of its execute_request; ``""`` if none was sent.
-        code: As sent.
-        variables: What was bound before it, by name.
-        tools: What was offered to it.
-        output_fields: What SUBMIT takes: ``{"name": str, "type": str}`` dicts; None: one value.
-        outputs: As :attr:`KernelInterpreter.outputs` has them.
-        calls: By id.
-        outcome: What its caller got.
-        began: When execute was called.
-        elapsed_s: Seconds it took; None if it did not end.
-        late: What threads of earlier cells had printed since.
-        reasoning: The model's, from DSPy's callback; None without it.
-        usage: What the model took to write it.
+        code: The code as it was sent.
+        variables: The variables that were bound before it, by name.
+        tools: The tools that it could call.
+        output_fields: The parameters of SUBMIT as ``{"name": str, "type": str}`` dicts; None for one value.
+        outputs: The outputs, as in :attr:`KernelInterpreter.outputs`.
+        calls: The tool calls, in the order of their ids.
+        outcome: The result for the caller.
+        began: When ``execute`` was called.
+        elapsed_s: The duration in seconds; None if it did not end.
+        late: What threads of earlier cells printed since those cells ended.
+        reasoning: The model's reasoning, from DSPy's callback; None without the callback.
+        usage: Tokens and cost of the model's calls that wrote the code.
     """
 
     index: int
@@ -146,13 +149,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class LMCall:
-    """A call of a language model, in the order they began: what :meth:`Recording.lm` answers with.
+    """A call of a language model; :meth:`Recording.lm` replays these.
 
     Attributes:
-        call_id: DSPy's.
-        entry: Index of the cell that was running, or None: the main model, between cells.
-        request: The prompt or messages and the settings, as DSPy gave them, without keys.
-        outputs: What it returned, as DSPy has it.
+        call_id: DSPy's id of the call.
+        entry: The index of the cell that was running; None for the main model, which is called between cells.
+        request: The prompt or messages and the settings as DSPy passed them, without keys.
+        outputs: The outputs as DSPy returned them.
     """
 
     call_id: str
@@ -160,21 +163,21 @@ class LMCall:
     began: datetime
     elapsed_s: float | None
     request: ValueRef
-    outputs: ValueRef | None
+    outputs: ValueRef | None = None
     usage: Usage | None = None
     error: str = ""
 
 
 @dataclass(frozen=True)
 class SessionFacts:
-    """What holds for the whole session.
+    """The facts of a session.
 
     Attributes:
-        session_id: As :attr:`KernelInterpreter.session_id`.
-        sandbox: The kind of sandbox and what distinguishes it, for a reader; nothing secret.
-        versions: Of ``python`` and packages on the host; of the sandbox's under ``guest.`` names.
+        session_id: The id, as in :attr:`KernelInterpreter.session_id`.
+        sandbox: The kind of the sandbox, for a reader; nothing secret.
+        versions: The versions of ``python`` and packages on the host.
         options: ``execution_timeout``, ``max_output_chars``, ``max_value_bytes``.
-        seeds: What the random generators of the kernel were set to, by library.
+        seeds: The seeds of the kernel's random generators, by library.
     """
 
     session_id: str
@@ -190,9 +193,9 @@ class Transcript:
     """A whole session.
 
     Attributes:
-        complete: Whether the session was shut down; else its host died, or it still runs.
-        callback: Whether DSPy's callback was there: without it there is no reasoning, no tokens and no cost.
-        problems: What of the recording could not be read, a sentence each.
+        complete: Whether the session was shut down; if not, its host process died or it still runs.
+        callback: Whether DSPy's callback was attached. Without it there is no reasoning, no tokens and no cost.
+        problems: One sentence for each part of the recording that could not be read.
     """
 
     facts: SessionFacts
@@ -202,3 +205,16 @@ class Transcript:
     complete: bool = True
     callback: bool = False
     problems: Sequence[str] = ()
+
+
+def refs_of(calls: Iterable[LMCall]) -> list[ValueRef]:
+    """Return the references to values in calls of language models."""
+    return [ref for call in calls for ref in (call.request, call.outputs) if ref is not None]
+
+
+def refs_in(entry: Entry) -> list[ValueRef]:
+    """Return the references to values in an entry."""
+    refs = [*entry.variables.values(), entry.outcome.value]
+    for call in entry.calls:
+        refs += [call.arguments, call.result]
+    return [ref for ref in refs if ref is not None]

@@ -1,222 +1,140 @@
-"""The cells of a recording's notebook: made from entries, and what of them a reader of the file needs.
+"""Write a session as a notebook: entry by entry while it runs, or a whole transcript at once.
 
-In order: one of Markdown with the session's facts; for each entry what the model thought, the code with its outputs,
-and below it the calls and the answer; one that ends it.
+Theory of operation
+-------------------
+A recording is a notebook of nbformat 4.5, so that every program that opens notebooks shows it. Its cells, in order:
+
+- one Markdown cell with the session's facts (``head_cell``);
+- for each entry: a Markdown cell with the model's reasoning and calls, if any (``model_cell``); the code cell with its
+  outputs; a Markdown cell with tool calls, answer and ending, if any (both ``entry_cells``);
+- one Markdown cell that ends the document (``end_cell``), followed by the notebook's metadata.
+
+A person reads the cells. A program reads the metadata under ``METADATA_KEY``, in the form of ``schemas/v1.json``. The
+code and the outputs stand only in the cell itself; the metadata has the rest of the entry, and a hash over all of it,
+which shows whether a cell was edited. The hash covers only what programs keep when they save a notebook.
+
+The caller of ``execute`` waits while its cell is written, so the cost of an entry must not grow with the session.
+Hence only the new cells are encoded. :class:`~.atomic_file.AtomicFile` appends their text and writes the constant end
+of the document behind it; the file is a complete notebook after each write. An entry whose cell still runs is written
+with that end, as *unfinished*: the next write replaces it. Values are written once each. A small one stands in the
+``values`` of the first cell that refers to it, a large one in a file of the folder ``<notebook>.values``.
+
+Whose file it is: the first session of a process that asks for a name gets it and replaces an earlier recording there.
+Later sessions get ``NAME-2.ipynb`` and so on, as does a session while another process records under the name: that
+process holds a lock on the folder of values. A file that is no recording is never overwritten.
+
+What can go wrong:
+
+- The process is killed: the notebook ends with the last entry written, complete and valid.
+- A cell contains a key: :data:`~.redaction.known_secrets` are replaced in the text of each cell, and the cell's hash
+  is computed again. Values are cleaned before they are hashed and stored.
+- A sandbox sends what JSON or UTF-8 cannot represent: :func:`~.notebook_json.json_text` escapes it.
+- The file cannot be written: the error goes to the recorder, which abandons the writer and logs it once.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import fcntl
+import itertools
 import json
-import re
+import os
+import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..client.outputs import CellError, DisplayData, ExecuteResult, Output, StreamText
 from ..codec import values
 from ..errors import RecordingError
-from ..page.shown_values import repr_of
-from . import markdown as prose
-from . import schema as fields
-from .model import METADATA_KEY, SCHEMA_VERSION, Entry, LMCall, SessionFacts, ValueRef
-from .notebook_json import EntryEncoder, call_text, ending_text, json_text, lines_of, lines_text, quoted, sorted_json
-from .value_store import ValueStore, ref_to, value_of
+from . import markdown
+from .atomic_file import AtomicFile
+from .model import METADATA_KEY, SCHEMA_VERSION, Entry, LMCall, SessionFacts, ValueRef, refs_in, refs_of
+from .notebook_json import OPENING, CellJson, cell_hash, hash_of_parts, json_text, lines_of, output_to_json
+from .redaction import known_secrets
+from .schema import entry_to_json, facts_to_json, lm_call_to_json, tools_to_json
+from .value_store import HASH, ValueStore, folder_of, ref_to, value_of
+from .value_text import repr_of, summary_of, summary_of_call
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from ..wire.comm import ToolSpec
+    from .model import Transcript, ValueLoader
 
-CellJson = dict[str, Any]
-
-SEPARATOR = ",\n"
-OPENING = '{\n "cells": [\n'
+_SEPARATOR = ",\n"
 _ANSWER_CHARS = 20_000
-_PLAIN = {"text/plain"}
-_JSON_MIME = re.compile(r"application/(.*\+)?json")
+# Values up to this size are looked up by their bytes, which is faster than hashing them; at most so many are kept.
+_SMALL_BYTES = 256
+_MAX_SMALL = 4096
 
-
-# --- outputs ---------------------------------------------------------------------------------------------
-
-
-def output_to_json(output: Output, count: int) -> dict[str, Any]:
-    """Return an output in nbformat's form; ``count`` is its cell's number."""
-    match output:
-        case StreamText(name, text):
-            return {"output_type": "stream", "name": name, "text": lines_of(text)}
-        case DisplayData(data, metadata):
-            return {"output_type": "display_data", "data": _mimes(data), "metadata": dict(metadata)}
-        case ExecuteResult(data, metadata):
-            shown = {"data": _mimes(data), "metadata": dict(metadata)}
-            return {"output_type": "execute_result", "execution_count": count, **shown}
-        case CellError(name, message, traceback):
-            lines = traceback.split("\n")
-            return {"output_type": "error", "ename": name, "evalue": message, "traceback": lines}
-
-
-def output_from_json(data: Mapping[str, Any]) -> Output:
-    """Return an output from nbformat's form."""
-    match data["output_type"]:
-        case "stream":
-            return StreamText(str(data["name"]), joined(data["text"]))
-        case "display_data":
-            return DisplayData(_joined_mimes(data["data"]), dict(data["metadata"]))
-        case "execute_result":
-            return ExecuteResult(_joined_mimes(data["data"]), dict(data["metadata"]))
-        case "error":
-            return CellError(str(data["ename"]), str(data["evalue"]), "\n".join(map(str, data["traceback"])))
-        case other:
-            raise ValueError(f"there is no output of type {other!r}")
-
-
-def joined(text: Any) -> str:
-    """Return a text that nbformat has as one, or as its lines."""
-    return text if isinstance(text, str) else "".join(map(str, text))
-
-
-def _mimes(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {mime: _mime(mime, value) for mime, value in data.items()}
-
-
-def _mime(mime: str, value: Any) -> Any:
-    if mime == "text/plain" and isinstance(value, str):
-        return lines_of(value)
-    if _JSON_MIME.fullmatch(mime):
-        return value
-    text = value if isinstance(value, str) else str(value)
-    return lines_of(text) if mime.startswith("text/") or mime == "image/svg+xml" else text
-
-
-def _joined_mimes(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {mime: value if _JSON_MIME.fullmatch(mime) else joined(value) for mime, value in data.items()}
+_lock = threading.Lock()
+_claimed_names: set[Path] = set()  # by sessions of this process
 
 
 # --- cells -----------------------------------------------------------------------------------------------
 
 
-def _markdown(cell_id: str, text: str, **own_metadata: Any) -> CellJson:
-    return {"cell_type": "markdown", "id": cell_id, "metadata": {METADATA_KEY: own_metadata}, "source": lines_of(text)}
+def _markdown_cell(cell_id: str, text: str, **own: object) -> CellJson:
+    return {"cell_type": "markdown", "id": cell_id, "metadata": {METADATA_KEY: own}, "source": lines_of(text)}
 
 
 def head_cell(facts: SessionFacts) -> CellJson:
-    """Return the cell that a recording begins with. It has the facts too, in case the notebook's end is cut off."""
-    metadata = {"part": "head", "schema": SCHEMA_VERSION, "facts": fields.facts_to_json(facts)}
-    return _markdown("head", prose.session_summary(facts), **metadata)
+    """Return the first cell. It repeats the facts of the notebook's metadata, in case the file's end is cut off."""
+    metadata = {"part": "head", "schema": SCHEMA_VERSION, "facts": facts_to_json(facts)}
+    return _markdown_cell("head", markdown.session_summary(facts), **metadata)
 
 
 def end_cell(*, complete: bool, callback: bool, cells: int) -> CellJson:
-    """Return the cell that a recording ends with."""
-    return _markdown("end", prose.ending_summary(complete=complete, callback=callback, cells=cells), part="end")
+    """Return the last cell."""
+    return _markdown_cell("end", markdown.ending_summary(complete=complete, callback=callback, cells=cells), part="end")
 
 
 def model_cell(calls: Sequence[LMCall], reasoning: str | None, number: int, inline: Mapping[str, str]) -> CellJson:
-    """Return the cell that shows what the model thought; ``inline`` are the small values that are new with it."""
-    metadata = {"part": "model", "lm_calls": [fields.lm_call_to_json(call) for call in calls], "values": dict(inline)}
-    return _markdown(f"model-{number}", prose.lm_summary(calls, reasoning), **metadata)
+    """Return the cell with the model's reasoning and calls; ``inline`` are the small values that are new with it."""
+    metadata = {"part": "model", "lm_calls": list(map(lm_call_to_json, calls)), "values": dict(inline)}
+    return _markdown_cell(f"model-{number}", markdown.lm_summary(calls, reasoning), **metadata)
 
 
-def entry_texts(
+def entry_cells(
     entry: Entry,
     tools: ValueRef | None,
     lm_calls: Sequence[LMCall],
     inline: Mapping[str, str],
     submitted: Mapping[str, str] | None,
-    parts: EntryEncoder | None = None,
-) -> list[str]:
-    """Return the cells of one entry as JSON: its code, and what stands below it if anything does.
-
-    The caller of ``execute`` waits for this, so nothing is encoded twice: what the seal covers stands in the cell in
-    the form in which it was hashed.
+) -> list[CellJson]:
+    """Return the cells of one entry: its code cell, and the Markdown cell below it unless that is empty.
 
     Args:
         entry: The entry.
-        tools: What names the list of its tools.
-        lm_calls: Those that its code made.
+        tools: The reference to the list of its tools.
+        lm_calls: The calls of language models that its tools made.
         inline: The small values that are new with it.
-        submitted: Its answer, for a reader.
-        parts: Those of the entries before, to make once what is the same in both.
+        submitted: Its answer as text, by field.
     """
-    parts, count = parts or EntryEncoder(), entry.index + 1
-    shown, hashed = [], []
-    for output in entry.outputs:
-        text, of_text = _output_texts(output, count)
-        shown.append(text)
-        hashed.append(of_text)
-    code, metadata = parts.code(entry.code), _entry_json(entry, tools, parts)
-    lm_calls_json = sorted_json([fields.lm_call_to_json(call) for call in lm_calls]) if lm_calls else "[]"
-    sealed = _hash_of_parts(code.sorted, hashed, metadata, lm_calls_json)
-    is_dspys_own = "__dspy_" in metadata and prose.is_dspys_own(entry)
-    folded = ',"jupyter":{"source_hidden":true}' if is_dspys_own else ""
-    text = (
-        f'{{"cell_type":"code","execution_count":{count},"id":"entry-{entry.index}",'
-        f'"outputs":[{",".join(shown)}],'
-        f'"source":{code.lines},"metadata":{{"{METADATA_KEY}":{{"part":"entry","entry":{metadata},"lm_calls":{lm_calls_json},'
-        f'"values":{_values_text(inline)},"sha256":"{sealed}"}}{folded}}}}}'
-    )
-    below = prose.cell_summary(entry, submitted, is_dspys_own=is_dspys_own)
-    if not below:
-        return [text]
-    own_metadata = f'{{"{METADATA_KEY}":{{"part":"below"}}}}'
-    head = f'"cell_type":"markdown","id":"below-{entry.index}","metadata":{own_metadata}'
-    return [text, f'{{{head},"source":{lines_text(below)}}}']
+    outputs = [output_to_json(output, entry.index + 1) for output in entry.outputs]
+    entry_json, lm_calls_json = entry_to_json(entry, tools), list(map(lm_call_to_json, lm_calls))
+    own = {
+        "part": "entry",
+        "entry": entry_json,
+        "lm_calls": lm_calls_json,
+        "values": dict(inline),
+        "sha256": hash_of_parts(entry.code, outputs, entry_json, lm_calls_json),
+    }
+    is_dspys_own = markdown.is_dspys_own(entry)
+    code_cell: CellJson = {
+        "cell_type": "code",
+        "execution_count": entry.index + 1,
+        "id": f"entry-{entry.index}",
+        "outputs": outputs,
+        "source": lines_of(entry.code),
+        "metadata": {METADATA_KEY: own, **({"jupyter": {"source_hidden": True}} if is_dspys_own else {})},
+    }
+    below = markdown.cell_summary(entry, submitted, is_dspys_own=is_dspys_own)
+    return [code_cell, _markdown_cell(f"below-{entry.index}", below, part="below")] if below else [code_cell]
 
 
-def _entry_json(entry: Entry, tools: ValueRef | None, parts: EntryEncoder) -> str:
-    """Return an entry as sorted JSON, without its code and outputs, which stand in the cell itself.
-
-    ``tools`` names the list of its tools, which seldom changes from cell to cell.
-    """
-    calls = ",".join(map(call_text, entry.calls))
-    offer = parts.offer(entry.output_fields, entry.reasoning, tools, entry.usage)[1:-1]
-    variables = parts.variables(entry.variables)
-    before = f'{{"began":"{entry.began.isoformat()}","calls":[{calls}],{ending_text(entry)},{offer}'
-    return f'{before}{"," if offer else ""}"variables":{variables}}}'
-
-
-def _values_text(inline: Mapping[str, str]) -> str:
-    return f"{{{','.join([f'{quoted(key)}:{quoted(inline[key])}' for key in inline])}}}"
-
-
-def _output_texts(output: Output, count: int) -> tuple[str, str]:
-    """Return an output as JSON in nbformat's form, and what is hashed of it."""
-    if isinstance(output, StreamText):  # most are, so by hand
-        name, lines = quoted(output.name), lines_text(output.text)
-        return f'{{"output_type":"stream","name":{name},"text":{lines}}}', f'["stream",{name},{quoted(output.text)}]'
-    if isinstance(output, ExecuteResult) and not output.metadata and output.data.keys() == _PLAIN:
-        text = output.data["text/plain"]
-        if isinstance(text, str):
-            before = f'{{"output_type":"execute_result","execution_count":{count},"metadata":{{}},"data":'
-            shown = f'{before}{{"text/plain":{lines_text(text)}}}}}'
-            return shown, f'["execute_result",{{"text/plain":{quoted(text)}}}]'
-    cell = output_to_json(output, count)
-    return json_text(cell), sorted_json(_hashed_output(cell))
-
-
-def cell_hash(cell: CellJson) -> str:
-    """Return the hash by which a cell that was edited by hand is known."""
-    own_metadata, code = cell["metadata"][METADATA_KEY], sorted_json(joined(cell["source"]))
-    outputs = [sorted_json(_hashed_output(output)) for output in cell["outputs"]]
-    return _hash_of_parts(code, outputs, sorted_json(own_metadata["entry"]), sorted_json(own_metadata["lm_calls"]))
-
-
-def _hash_of_parts(code: str, outputs: Sequence[str], metadata: str, lm_calls: str) -> str:
-    """Return the hash of one JSON list: the code, what is hashed of each output, and the rest."""
-    return hashlib.sha256(f"[{','.join([code, *outputs, metadata, lm_calls])}]".encode("ascii")).hexdigest()
-
-
-def _hashed_output(output: Mapping[str, Any]) -> Any:
-    """Return of an output what no program that saves notebooks changes: its texts."""
-    kind = output["output_type"]
-    if kind == "stream":
-        return [kind, output["name"], joined(output["text"])]
-    if kind == "error":
-        return [kind, output["ename"], output["evalue"], output["traceback"]]
-    data = output["data"]
-    return [kind, {mime: joined(value) for mime, value in data.items() if not _JSON_MIME.fullmatch(mime)}]
-
-
-def answer_of(entry: Entry, store: Any) -> dict[str, str] | None:
-    """Return what SUBMIT took, for a reader; None if it was not called."""
+def answer_of(entry: Entry, store: ValueLoader) -> dict[str, str] | None:
+    """Return the arguments of SUBMIT as text, by field; None if the cell did not call it."""
     if entry.outcome.kind != "submitted" or entry.outcome.value is None:
         return None
     try:
@@ -227,53 +145,262 @@ def answer_of(entry: Entry, store: Any) -> dict[str, str] | None:
     return {name: text[:_ANSWER_CHARS] for name, text in shown.items()}
 
 
-def notebook_metadata(facts: SessionFacts, *, complete: bool, callback: bool) -> str:
-    """Return the notebook's metadata as JSON."""
-    own_metadata = {
-        "schema": SCHEMA_VERSION,
-        "facts": fields.facts_to_json(facts),
-        "complete": complete,
-        "callback": callback,
-    }
+def document_ending(facts: SessionFacts, *, complete: bool, callback: bool) -> tuple[str, str]:
+    """Return the end of the document as the text before and the text after the number of its cells."""
+    number = 7**20  # replaced by the caller; no text of the cell contains it
+    last = json_text(end_cell(complete=complete, callback=callback, cells=number))
+    before, _, after = last.partition(f"{number:,}")
+    own = {"schema": SCHEMA_VERSION, "facts": facts_to_json(facts), "complete": complete, "callback": callback}
     metadata = {
-        METADATA_KEY: own_metadata,
+        METADATA_KEY: own,
         "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
-    return json.dumps(metadata)
-
-
-def document_ending(facts: SessionFacts, *, complete: bool, callback: bool) -> tuple[str, str]:
-    """Return what closes the document, before and after the number of its cells: the last one, and the metadata."""
-    number = 7**20
-    before, _, after = json_text(end_cell(complete=complete, callback=callback, cells=number)).partition(f"{number:,}")
-    metadata = notebook_metadata(facts, complete=complete, callback=callback)
-    return before, f'{after}\n ],\n "metadata": {metadata},\n "nbformat": 4,\n "nbformat_minor": 5\n}}\n'
+    return before, f'{after}\n ],\n "metadata": {json_text(metadata)},\n "nbformat": 4,\n "nbformat_minor": 5\n}}\n'
 
 
 def store_tools(
     tools: Sequence[ToolSpec], store: ValueStore, clean: Callable[[values.Buffer], values.Buffer] = lambda data: data
 ) -> tuple[ValueRef | None, dict[str, str]]:
-    """Keep the list of a cell's tools, and return what names it and, if it is new and small, its text.
+    """Store the list of a cell's tools; return the reference to it and, if it is new and small, its text by hash.
 
-    ``clean`` takes out what must not be kept: a parameter's default may be a key.
+    ``clean`` removes secrets: a parameter's default may be one.
     """
     if not tools:
         return None, {}
-    buffers = list(map(clean, values.dumps(fields.tools_to_json(tools), max_bytes=None)))
+    buffers = list(map(clean, values.dumps(tools_to_json(tools), max_bytes=None)))
     ref = replace(ref_to(buffers), summary=", ".join(tool.name for tool in tools)[:120])
     text = store.keep(ref, buffers)
     return ref, {} if text is None else {ref.hash: text}
 
 
-def refs_of(calls: Iterable[LMCall]) -> list[ValueRef]:
-    """Return the values that calls of language models name."""
-    return [ref for call in calls for ref in (call.request, call.outputs) if ref is not None]
+# --- a whole transcript ------------------------------------------------------------------------------------
 
 
-def refs_in(entry: Entry) -> list[ValueRef]:
-    """Return the values that an entry names, its tools apart."""
-    named = [*entry.variables.values(), entry.outcome.value]
-    for call in entry.calls:
-        named += [call.arguments, call.result]
-    return [ref for ref in named if ref is not None]
+def write(transcript: Transcript, path: str | os.PathLike[str]) -> None:
+    """Write a transcript as a notebook, and its large values beside it.
+
+    Raises:
+        RecordingError: If a value is missing in the transcript's store.
+        OSError: If the file cannot be written.
+    """
+    notebook = Path(path)
+    store = ValueStore(folder_of(notebook))
+    texts = list(map(json_text, _cells(transcript, store)))
+    before, after = document_ending(transcript.facts, complete=transcript.complete, callback=transcript.callback)
+    tail = f"{before}{len(transcript.entries):,}{after}"
+    unfinished = notebook.with_name(f".{notebook.name}.part")
+    unfinished.write_text(OPENING + _SEPARATOR.join([*texts, tail]), encoding="utf-8")
+    unfinished.replace(notebook)
+
+
+def _cells(transcript: Transcript, store: ValueStore) -> Iterator[CellJson]:
+    yield head_cell(transcript.facts)
+    waiting = [call for call in transcript.lm_calls if call.entry is None]
+    number = 0
+    for entry in transcript.entries:
+        before = [call for call in waiting if call.began <= entry.began]
+        waiting = waiting[len(before) :]
+        if before or entry.reasoning:
+            copied = _copy_values(transcript.store, store, refs_of(before))
+            yield model_cell(before, entry.reasoning, number, copied)
+            number += 1
+        made = [call for call in transcript.lm_calls if call.entry == entry.index]
+        tools, inline = store_tools(entry.tools, store)
+        inline |= _copy_values(transcript.store, store, [*refs_in(entry), *refs_of(made)])
+        yield from entry_cells(entry, tools, made, inline, answer_of(entry, transcript.store))
+    if waiting:
+        yield model_cell(waiting, None, number, _copy_values(transcript.store, store, refs_of(waiting)))
+
+
+def _copy_values(source: ValueLoader, target: ValueStore, refs: Iterable[ValueRef]) -> dict[str, str]:
+    """Copy values between stores; return the texts of those that are small and new."""
+    inline = {}
+    for ref in refs:
+        if ref.hash not in target:
+            text = target.keep(ref, source.load(ref))
+            if text is not None:
+                inline[ref.hash] = text
+    return inline
+
+
+# --- a session that runs -----------------------------------------------------------------------------------
+
+
+class NotebookWriter:
+    """The notebook of one session; see "Theory of operation" for the name that it gets.
+
+    Raises:
+        RecordingError: If a file of that name is no recording.
+        OSError: If the file cannot be written.
+    """
+
+    def __init__(self, path: Path, facts: SessionFacts) -> None:
+        self.path, self._lock_descriptor = _claim_name(path)
+        self.entries = 0
+        self.callback = False
+        self.closed = False
+        self._facts = facts
+        self._store = ValueStore(folder_of(self.path))
+        self._refs: dict[str, ValueRef] = {}
+        self._small: dict[tuple[bytes, bool], ValueRef] = {}
+        self._tools: tuple[Sequence[ToolSpec], ValueRef | None] = ((), None)
+        self._model_cells = 0
+        self._ending: tuple[tuple[bool, bool], tuple[str, str]] | None = None
+        self._file = AtomicFile(self.path)
+        self._first = True
+        self._unfinished = ""
+        self._unwritten: list[str] = []  # cells that are written together with the next
+        self._put([json_text(head_cell(facts))])
+
+    def store_value(
+        self, buffers: Sequence[values.Buffer], key: str, inline: dict[str, str], *, is_call: bool = False
+    ) -> ValueRef:
+        """Store a value and return the reference to it.
+
+        Args:
+            buffers: Its encoding; may be empty for a value whose ``key`` was stored before.
+            key: Its hash; empty if that is not known.
+            inline: Receives the text of a small value that is new, by its hash.
+            is_call: Whether it is the arguments of a call, which have a summary of another form.
+        """
+        if not buffers:
+            return self._refs.get(key) or ValueRef(key, 0, "a value that was not recorded")
+        small = (bytes(buffers[0]), is_call) if len(buffers) == 1 and len(buffers[0]) <= _SMALL_BYTES else None
+        ref = self._refs.get(key) if small is None else self._small.get(small)
+        if ref is not None:
+            return ref
+        summarize = summary_of_call if is_call else summary_of
+        clean: Sequence[values.Buffer]
+        if small is not None:
+            clean = (known_secrets.scrub_bytes(small[0]),)
+            ref = ref_to(clean, "", summarize)
+            if len(self._small) < _MAX_SMALL:
+                self._small[small] = ref
+        else:
+            clean = [known_secrets.scrub_bytes(buffer) for buffer in buffers]
+            changed = any(one is not other for one, other in zip(clean, buffers, strict=True))
+            ref = ref_to(clean, "" if changed else key, summarize)
+            self._refs[key or ref.hash] = ref
+        text = self._store.keep(ref, clean)
+        if text is not None:
+            inline[ref.hash] = text
+        return ref
+
+    def has(self, key: str) -> bool:
+        """Return whether a large value was stored, by its hash."""
+        return key in self._refs
+
+    def add_model(self, calls: Sequence[LMCall], reasoning: str | None, inline: dict[str, str]) -> None:
+        """Add a cell for the model's calls between cells; the next :meth:`put` or :meth:`flush` writes it."""
+        self._unwritten.append(_redacted_text(model_cell(calls, reasoning, self._model_cells, inline)))
+        self._model_cells += 1
+
+    def flush(self) -> None:
+        """Write the cells that were added."""
+        self._put([])
+
+    def put(self, entry: Entry, lm_calls: Sequence[LMCall], inline: dict[str, str], *, over: bool) -> None:
+        """Write an entry; the next write replaces one that is not ``over``."""
+        if entry.tools is not self._tools[0] and entry.tools != self._tools[0]:
+            ref, new = store_tools(entry.tools, self._store, known_secrets.scrub_bytes)
+            self._tools = (entry.tools, ref)
+            inline |= new
+        answer = answer_of(entry, self._store)
+        texts = list(map(_redacted_text, entry_cells(entry, self._tools[1], lm_calls, inline, answer)))
+        if over:
+            self.entries += 1
+            self._put(texts)
+        else:
+            self._put([], "".join([f"{text}{_SEPARATOR}" for text in texts]))
+
+    def close(self, *, complete: bool) -> None:
+        """Write the end of the notebook and release its files; an unfinished entry stays in it."""
+        if not self.closed:
+            self._put([], self._unfinished, complete=complete)
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Release the files; the notebook stays as it is."""
+        if not self.closed:
+            self.closed = True
+            self._file.close()
+            with contextlib.suppress(OSError):
+                self._store.folder.rmdir()  # succeeds only if it is empty
+            os.close(self._lock_descriptor)
+
+    def _put(self, settled: list[str], unfinished: str = "", *, complete: bool = False) -> None:
+        self._unfinished = unfinished
+        text = _SEPARATOR.join([*self._unwritten, *settled, ""])
+        self._unwritten.clear()
+        if self._first:
+            text, self._first = OPENING + text, False
+        if self._ending is None or self._ending[0] != (complete, self.callback):
+            made = document_ending(self._facts, complete=complete, callback=self.callback)
+            self._ending = (complete, self.callback), made
+        before, after = self._ending[1]
+        self._file.put(text, f"{unfinished}{before}{self.entries:,}{after}")
+
+
+def _redacted_text(cell: CellJson) -> str:
+    """Return a cell as JSON, without secrets."""
+    text = json_text(cell)
+    if not known_secrets.found_in(text):
+        return text
+    # Replaced in the parsed JSON and not in the text, where an escape may surround a secret.
+    redacted: CellJson = known_secrets.scrub_tree(json.loads(text))
+    if redacted["cell_type"] == "code":
+        redacted["metadata"][METADATA_KEY]["sha256"] = cell_hash(redacted)
+    return json_text(redacted)
+
+
+def _claim_name(path: Path) -> tuple[Path, int]:
+    """Return the first name that is free, and a lock on it that ends with this process."""
+    if not path.parent.is_dir():
+        raise RecordingError(f"{path} cannot be written: there is no folder {path.parent}.")
+    with _lock:
+        for candidate in _names(path):
+            if candidate in _claimed_names:
+                continue
+            if not _is_free(candidate):
+                if candidate != path:
+                    continue
+                raise RecordingError(
+                    f"{path} is there and is no recording, so it is left as it is: give record= another name."
+                )
+            descriptor = _locked(folder_of(candidate))
+            if descriptor is not None:
+                _claimed_names.add(candidate)
+                return candidate, descriptor
+    raise AssertionError("names do not end")
+
+
+def _names(path: Path) -> Iterator[Path]:
+    yield path
+    for number in itertools.count(2):
+        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def _is_free(path: Path) -> bool:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise RecordingError(f"{path} cannot be written: {error.strerror or error}.") from error
+    return not text.strip() or f'"{METADATA_KEY}"' in text
+
+
+def _locked(folder: Path) -> int | None:
+    """Return the folder of a recording's values, locked and empty; None if another process records there."""
+    folder.mkdir(exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    for file in folder.iterdir():
+        if HASH.fullmatch(file.name):  # of the recording that is replaced
+            file.unlink()
+    return descriptor

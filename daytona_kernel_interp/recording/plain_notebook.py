@@ -1,4 +1,4 @@
-"""A notebook of somebody else's as steps to be run: plain cells with the outputs that are in it."""
+"""Read a notebook that is not a recording as steps to run: its code cells with their saved outputs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..client.outputs import CellError
 from ..errors import RecordingError
-from ..playback.rerun import MemoryStore
 from .model import Entry, Outcome, SessionFacts, Transcript
-from .notebook_writer import joined, output_from_json
+from .notebook_json import joined, output_from_json
+from .value_store import MemoryStore
 
 if TYPE_CHECKING:
     import os
@@ -21,10 +21,10 @@ _START_TIME = datetime.fromtimestamp(0, timezone.utc)
 
 
 def read_plain_notebook(path: str | os.PathLike[str]) -> Transcript:
-    """Return the code cells of any Python notebook as steps. Nothing of it is run.
+    """Return the code cells of any Python notebook as steps, without running them.
 
     Raises:
-        RecordingError: If it cannot be read, or is in another language.
+        RecordingError: If the file cannot be read, or the notebook is in another language.
     """
     import nbformat
 
@@ -32,11 +32,11 @@ def read_plain_notebook(path: str | os.PathLike[str]) -> Transcript:
         document: Any = nbformat.read(Path(path), as_version=4)
     except OSError as error:
         raise RecordingError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except Exception as error:  # whatever a file can be that is none
+    except Exception as error:  # nbformat raises errors of many kinds for a file that is no notebook
         raise RecordingError(f"{path} is no notebook: {type(error).__name__}.") from error
     language = document.metadata.get("kernelspec", {}).get("language", "python")
     if language != "python":
-        raise RecordingError(f"{path} is a notebook in {language}, and only Python can be run.")
+        raise RecordingError(f"{path} is a notebook in {language}; only Python notebooks can be run.")
     entries: list[Entry] = []
     problems: list[str] = []
     for cell in document.cells:
@@ -56,5 +56,5 @@ def read_plain_notebook(path: str | os.PathLike[str]) -> Transcript:
 
 
 def without_traceback(output: Output) -> Output:
-    """Return an error by its name and message only: how its traceback looks is the front end's."""
+    """Return an output; an error without its traceback, which each front end formats in its own way."""
     return CellError(output.name, output.message, "") if isinstance(output, CellError) else output

@@ -1,8 +1,33 @@
-"""The recorder: what an interpreter's calls do, written down while it happens.
+"""Record what an interpreter's calls of ``execute`` do, while they run.
 
-A step is noted when its call begins, and written when it ends. One that takes longer than :data:`SLOW_S` is written
-before, as unfinished, in case this process is gone by then. Recording never breaks what it records: whatever goes
-wrong here is logged once, and ends the recording.
+Theory of operation
+-------------------
+One :class:`Recorder` belongs to one interpreter, for as long as that lives. A session that starts gives it the facts
+and a new notebook (``begin``); each call of ``execute`` is a step (``begin_step``, ``end_step``); the end of the
+session closes the notebook (``session_closed``). At most one step is open, as an interpreter runs one cell at a time.
+
+The step collects: variables, tool calls and replies, the cell's outputs, the return value or the error, and, from the
+DSPy callback by way of :mod:`.call_tree`, the model's reasoning and calls that led to the cell. When the call ends, the
+step becomes an :class:`~.model.Entry` and the :class:`~.notebook_writer.NotebookWriter` writes it, before ``execute``
+returns. So the file has every call that has returned.
+
+Three threads take part:
+
+- the caller's thread begins and ends steps;
+- the I/O loop calls the step's hooks, and starts the timer that finds slow steps;
+- two threads of the recorder's own. One writes a step that runs longer than ``SLOW_S`` as unfinished, so that the
+  notebook shows its code if the process is killed meanwhile. The other hashes and writes large values as soon as they
+  are known, because they may be the caller's memory, which a tool may change, and to save the caller the time.
+
+``_lock`` protects the writer and the open step. The value thread takes no lock: a thread that holds the lock may wait
+for a value (``wait_stored``). Values that come before the session has begun are stored when ``begin`` opens the
+notebook.
+
+Recording must not break what it records. Errors are raised only by ``begin``, before anything runs. Any later error
+ends the recording: it is logged once, the notebook keeps what it has, and the session goes on.
+
+A session may end while a step is open, as the kernel dies or another thread shuts it down. Then the notebook is closed
+after that step was written, and says whether the session was shut down.
 """
 
 from __future__ import annotations
@@ -16,12 +41,12 @@ import platform
 import threading
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from ..runtime.event_loop import DaemonThreads
 from .call_tree import CompletedLMCall, Reasoning, tree
 from .model import LMCall, SessionFacts, ValueRef
-from .recording_file import NotebookWriter
+from .notebook_writer import NotebookWriter
 from .redaction import known_secrets
 from .step_recorder import LMResponse, StepRecorder, StoredValue
 
@@ -29,39 +54,41 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
-    from ..client.execution import ExecutionResult
     from ..codec import values
-    from ..interpreter.request import CellRequest
     from ..session.kernel_session import KernelSession
+    from .step_recorder import RecordableRequest, RecordableResult
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 SLOW_S = 0.1
 
 
 class NullStep:
-    """What stands for a step where nothing is recorded."""
+    """The step of an interpreter that is not recorded: every hook does nothing."""
 
     observer = None
     request_sent = None
 
     def __enter__(self) -> NullStep:
-        """Begin nothing."""
+        """Return the step."""
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """End nothing."""
+        """Do nothing."""
 
-    def cell_ended(self, result: ExecutionResult) -> None:
-        """Take nothing."""
+    def cell_ended(self, result: RecordableResult) -> None:
+        """Do nothing."""
 
-    def set_result(self, value: Any) -> Any:
-        """Return it."""
+    def set_result(self, value: T) -> T:
+        """Return ``value``."""
         return value
 
 
-def begin_recording(recorder: Recorder, session: KernelSession, options: Mapping[str, Any], seed: int | None) -> None:
-    """Begin to record a session.
+def begin_recording(
+    recorder: Recorder, session: KernelSession, options: Mapping[str, object], seed: int | None
+) -> None:
+    """Begin to record a session, and have its end close the notebook.
 
     Raises:
         RecordingError, OSError: As for :meth:`Recorder.begin`.
@@ -79,84 +106,89 @@ def begin_recording(recorder: Recorder, session: KernelSession, options: Mapping
     session.on_closed = recorder.session_closed
 
 
-def begin_step(recorder: Recorder | None, request: CellRequest) -> StepRecorder | NullStep:
-    """Begin to note one call of ``execute``; used as a context, it is told how that ends."""
+def begin_step(recorder: Recorder | None, request: RecordableRequest) -> StepRecorder | NullStep:
+    """Return a context manager that records one call of ``execute``, or does nothing without a recorder."""
     step = None if recorder is None else recorder.begin_step(request)
     return NullStep() if step is None else step
 
 
 class Recorder:
-    """Writes down what one interpreter does. One file a session; see :class:`~.writer.NotebookWriter`."""
+    """The recorder of one interpreter; see "Theory of operation"."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).absolute()
         self._lock = threading.RLock()
-        self._guard = _RecordingGuard(self)
-        self._threads = DaemonThreads(1, "daytona-kernel-record")
-        # Apart, as it takes no lock: who has the lock may wait for a value.
-        self._values_threads = DaemonThreads(1, "daytona-kernel-values")
+        self._slow_steps_thread = DaemonThreads(1, "daytona-kernel-record")
+        self._values_thread = DaemonThreads(1, "daytona-kernel-values")
         self._writer: NotebookWriter | None = None
         self._step: StepRecorder | None = None
         self._slow_timer: asyncio.TimerHandle | None = None
         self._secrets: tuple[str, ...] = ()
         self._shut_down = False
-        self._close_as_complete: bool | None = None  # what is to be said of a session that ended with a step still open
+        # Whether a session that ended with a step still open was shut down; None: no such session.
+        self._close_as_complete: bool | None = None
 
     @property
     def notebook(self) -> Path | None:
-        """The notebook that is being written, or was last; None before the first session."""
+        """The notebook of the session; None before the first session."""
         return None if self._writer is None else self._writer.path
 
     # --- a session ---------------------------------------------------------------------------------------
 
     def begin(self, facts: SessionFacts, secrets: Sequence[str] = ()) -> None:
-        """A session begins; ``secrets`` open what is its own.
+        """Begin the notebook of a session; ``secrets`` are the session's own keys, which it must not contain.
 
         Raises:
-            RecordingError: If a file is there that is no recording; it is left as it is.
-            OSError: If it cannot be written.
+            RecordingError: If the file exists and is no recording; it is not changed.
+            OSError: If the file cannot be written.
         """
         with self._lock:
             self._close_as_complete, self._shut_down = None, False
             self._writer, self._secrets = NotebookWriter(self.path, facts), tuple(secrets)
             known_secrets.add(*secrets)
             known_secrets.add_environment()
-            if self._step is not None:  # a cell that begins with the session
+            if self._step is not None:  # the call of execute that starts the session
                 for stored in self._step.variables.values():
                     if stored.is_large:
                         self._begin_to_store(stored)
 
     def shutting_down(self) -> None:
-        """The session is about to be shut down; a step that runs ends with it."""
+        """Note that the session is about to be shut down, which ends a running step."""
         self._shut_down = True
 
     def session_closed(self, complete: bool) -> None:
-        """The session ends for this host: ``complete`` if it was shut down. Calling it again does nothing."""
+        """Close the notebook, or have the open step close it. Repeated calls do nothing.
+
+        Args:
+            complete: Whether the session was shut down, not detached or lost.
+        """
         with self._lock:
             if self._writer is None or self._writer.closed:
                 return
             if self._step is not None:
                 self._close_as_complete = complete
                 return
-            with self._guard:
+            try:
                 self.add_reasoning(Reasoning(tree.end_session(self)))
                 self._writer.close(complete=complete)
+            except Exception:  # recording must not break what it records
+                self._fail()
             known_secrets.discard(*self._secrets)
 
     # --- a step ------------------------------------------------------------------------------------------
 
-    def begin_step(self, request: CellRequest) -> StepRecorder | None:
-        """A call of ``execute`` begins."""
+    def begin_step(self, request: RecordableRequest) -> StepRecorder | None:
+        """Return the record of a call of ``execute`` that begins; None if the recording failed."""
         with self._lock:
             try:
                 self._step = StepRecorder(self, request, tree.begin_cell(self))
-            except Exception:
+            except Exception:  # recording must not break what it records
                 self._step = None
-                self.failed()
+                self._fail()
             return self._step
 
     def end_step(self, step: StepRecorder, error: BaseException | None) -> None:
-        """It ends."""
+        """Write a step that has ended; ``error`` is what ``execute`` raises."""
         with self._lock:
             self._write(step, error, over=True)
             self._step = None
@@ -164,9 +196,9 @@ class Recorder:
                 self.session_closed(self._close_as_complete)
 
     def check_slow_later(self) -> None:
-        """Have a step that takes its time written before it ends, in case this process ends before. On the I/O loop.
+        """Start the timer that finds a slow step, on the I/O loop.
 
-        One timer serves all steps: most are over when it looks.
+        One timer serves all steps: most have ended when it fires, and a timer for each would cost each of them.
         """
         if self._slow_timer is None:
             self._slow_timer = asyncio.get_running_loop().call_later(SLOW_S, self._check_slow)
@@ -180,7 +212,7 @@ class Recorder:
             self._slow_timer = loop.call_later(left_s, self._check_slow)
         else:
             step.slow = True
-            self._threads.submit(self._write_unfinished, step)
+            self._slow_steps_thread.submit(self._write_unfinished, step)
 
     def _write_unfinished(self, step: StepRecorder) -> None:
         with self._lock:
@@ -197,32 +229,32 @@ class Recorder:
                 step.reasoning_written = True
                 self._write_reasoning(writer, step.lm_responses, step.reasoning.reasoning)
             entry = step.entry(writer.entries, error, over=over, shut_down=self._shut_down)
-            tool_lm_calls = step.lm_calls_in_tools() if entry.calls else ()
-            lm_calls = (
-                self._lm_calls(self.store_lm_calls(tool_lm_calls), entry.index, step.inline_values)
-                if tool_lm_calls
-                else ()
-            )
-            writer.put(entry, lm_calls, step.inline_values, over=over)
-        except Exception:
-            self.failed()
+            responses = self.store_lm_calls(step.lm_calls_in_tools()) if entry.calls else ()
+            writer.put(entry, self._lm_calls(responses, entry.index, step.inline_values), step.inline_values, over=over)
+        except Exception:  # recording must not break what it records
+            self._fail()
+
+    # --- models ------------------------------------------------------------------------------------------
 
     def add_reasoning(self, reasoning: Reasoning) -> None:
-        """A model answered, between cells."""
+        """Write reasoning and calls of a model that no cell follows."""
         if not reasoning:
             return
-        with self._lock, self._guard:
-            if self._writer is not None and not self._writer.closed:
-                self._write_reasoning(self._writer, self.store_lm_calls(reasoning.lm_calls), reasoning.reasoning)
-                self._writer.flush()
+        with self._lock:
+            try:
+                if self._writer is not None and not self._writer.closed:
+                    self._write_reasoning(self._writer, self.store_lm_calls(reasoning.lm_calls), reasoning.reasoning)
+                    self._writer.flush()
+            except Exception:  # recording must not break what it records
+                self._fail()
 
     def store_lm_calls(self, lm_calls: Sequence[CompletedLMCall]) -> list[LMResponse]:
-        """Begin to keep what models were asked, and answered."""
+        """Begin to store requests and outputs of calls of language models."""
         return [
             LMResponse(
-                one, self.store_value(one.request), None if one.outputs is None else self.store_value(one.outputs)
+                call, self.store_value(call.request), None if call.outputs is None else self.store_value(call.outputs)
             )
-            for one in lm_calls
+            for call in lm_calls
         ]
 
     def _write_reasoning(self, writer: NotebookWriter, responses: Sequence[LMResponse], reasoning: str | None) -> None:
@@ -243,7 +275,7 @@ class Recorder:
     # --- values ----------------------------------------------------------------------------------------------
 
     def store_value(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> StoredValue:
-        """Begin to keep a value: one that gets a file of its own is hashed and written on a thread."""
+        """Begin to store a value: the value thread hashes and writes one that gets a file of its own."""
         stored = StoredValue(buffers, key, is_call)
         if stored.is_large:
             self._begin_to_store(stored)
@@ -252,46 +284,28 @@ class Recorder:
     def _begin_to_store(self, stored: StoredValue) -> None:
         writer = self._writer
         if writer is not None and not writer.closed and not writer.has(stored.key):
-            stored.writing = self._values_threads.submit(self._store_now, stored)
+            stored.writing = self._values_thread.submit(self._store, stored)
 
     def wait_stored(self, stored: StoredValue, inline: dict[str, str]) -> ValueRef:
-        """Return what names a value, once it is kept; the text of a small one that is new goes into ``inline``."""
+        """Wait until a value is stored and return the reference to it; ``inline`` gets the text of a new small one."""
         if stored.writing is not None:
             inline |= stored.writing.result()
         elif stored.ref is None:
-            assert self._writer is not None
-            stored.ref = self._writer.store_value(stored.buffers, stored.key, inline, is_call=stored.is_call)
+            inline |= self._store(stored)
         assert stored.ref is not None
         return stored.ref
 
-    def _store_now(self, stored: StoredValue) -> dict[str, str]:
+    def _store(self, stored: StoredValue) -> dict[str, str]:
         assert self._writer is not None
         inline: dict[str, str] = {}
         stored.ref = self._writer.store_value(stored.buffers, stored.key, inline, is_call=stored.is_call)
         return inline
 
-    def failed(self) -> None:
-        """Something went wrong; the session goes on without its recording."""
+    def _fail(self) -> None:
+        """Log the current exception, and end the recording."""
         log.exception("recording to %s failed; the session goes on without it", self.notebook or self.path)
         if self._writer is not None:
             self._writer.abandon()
-
-
-class _RecordingGuard:
-    """Ends a recording, and nothing else, when something goes wrong with it."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-
-    def __enter__(self) -> None:
-        """Begin."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        """Take an error, but not what is to end the thread or the process."""
-        if not isinstance(error, Exception):
-            return False
-        self._recorder.failed()
-        return True
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""``Recording``: a recorded session to be looked at in code."""
+"""Define ``Recording``, the public class for reading a recorded session."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 
 
 class Recording:
-    """A session that ``KernelInterpreter(record=...)`` wrote. Its steps are the calls of ``execute``, in order.
+    """A session that ``KernelInterpreter(record=...)`` recorded: a sequence of steps, the calls of ``execute``.
 
-    Reading one runs nothing of it. Values are loaded when they are asked for (:meth:`value`), and checked against
-    their hashes then.
+    Reading a recording runs nothing of it. :meth:`value` loads a value and checks it against its hash.
 
     ::
 
@@ -34,33 +33,33 @@ class Recording:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Recording:
-        """Return the recording in a notebook; one that still grows, too.
+        """Return the recording in a notebook, which may still be written.
 
-        What of it cannot be read is named in :attr:`problems`.
+        :attr:`problems` names the parts that cannot be read.
 
         Raises:
-            RecordingError: If the file cannot be read, is no recording, or one of another version.
+            RecordingError: If the file cannot be read, is no recording, or has another schema version.
         """
         return cls(notebook.read(path))
 
     @property
     def facts(self) -> SessionFacts:
-        """What holds for the whole session: its id, versions, options, seeds."""
+        """The facts of the session: its id, versions, options and seeds."""
         return self.transcript.facts
 
     @property
     def lm_calls(self) -> Sequence[LMCall]:
-        """The calls of language models, in the order they began; none without DSPy's callback."""
+        """The calls of language models, in the order in which they began; empty without DSPy's callback."""
         return self.transcript.lm_calls
 
     @property
     def problems(self) -> Sequence[str]:
-        """What could not be read, a sentence each."""
+        """One sentence for each part that could not be read."""
         return self.transcript.problems
 
     @property
     def complete(self) -> bool:
-        """Whether the session was shut down; else its host died, or it still runs."""
+        """Whether the session was shut down; if not, its host process died or it still runs."""
         return self.transcript.complete
 
     def __len__(self) -> int:
@@ -81,15 +80,15 @@ class Recording:
         return f"<Recording of session {self.facts.session_id!r}: {len(self)} steps{state}>"
 
     def value(self, ref: ValueRef) -> Any:
-        """Return a fresh copy of a value that a step, a call or an outcome names.
+        """Return a new copy of a value that a step, a call or an outcome refers to.
 
         Raises:
-            RecordingError: If it is missing, was changed, or is of a library that is missing here.
+            RecordingError: If it is missing, was changed, or needs a library that is not installed.
         """
         return value_of(self.transcript.store, ref)
 
     def to_dataframe(self) -> Any:
-        """Return the steps as a pandas DataFrame, one a row.
+        """Return a pandas DataFrame with one row for each step.
 
         Raises:
             RecordingError: If pandas is not installed.
@@ -101,25 +100,26 @@ class Recording:
         return pandas.DataFrame([_row(step) for step in self], columns=list(_COLUMNS)).set_index("step")
 
     def lm(self, match: Literal["request", "order"] = "request") -> Any:
-        """Return the recorded language model, for one run: a ``dspy.BaseLM`` that gives the recorded answers.
+        """Return the recorded language model, for one run: a ``dspy.BaseLM`` that returns the recorded answers.
 
-        With a :class:`ReplayInterpreter` a whole ``dspy.RLM`` call runs again offline, at no cost. What nobody asked
-        when the recording was made raises :class:`~..errors.ReplayMismatch`, with the nearest recorded request.
+        Together with a :class:`ReplayInterpreter` it runs a whole ``dspy.RLM`` call again, offline and at no cost. A
+        request that was not recorded raises :class:`~..errors.ReplayMismatch`, which names the most similar recorded
+        request.
 
         Args:
-            match: ``"request"``: prompts must be the recorded ones. ``"order"``: the main model's answers one after the
-                other, whatever is asked; for prompts that changed, or another version of DSPy, which words them
-                otherwise.
+            match: ``"request"``: prompts must equal the recorded ones. ``"order"``: the main model's answers are
+                returned in their recorded order, for any prompt. Use this for prompts that changed, or for another
+                version of DSPy, which formats prompts differently.
 
         Raises:
-            RecordingError: If no calls of a language model were recorded: that takes :meth:`callback`.
+            RecordingError: If no calls of a language model were recorded, which requires :meth:`callback`.
         """
         from ..playback.recorded_lm import RecordedLM
 
         return RecordedLM(self, match)
 
     def to_html(self, path: str | os.PathLike[str] | None = None, *, title: str | None = None) -> str:
-        """Return the session as a page that needs no server and no network, and write it to ``path`` if one is given.
+        """Return the session as a self-contained HTML page, and write it to ``path`` if one is given.
 
         Raises:
             ImportError: If the ``report`` extra is not installed.
@@ -147,11 +147,11 @@ class Recording:
 
     @staticmethod
     def callback() -> Any:
-        """Return the DSPy callback that gives recordings the model's reasoning, tokens and cost.
+        """Return the DSPy callback that supplies recordings with the model's reasoning, tokens and cost.
 
-        It is one for all sessions of this process, which it tells apart by DSPy's call ids; sessions that are not
-        recorded are none of its business. ``dspy.RLM(..., interpreter=KernelInterpreter(record=...))`` brings it along
-        by itself (DSPy 3.3 and later). With ``interpreter_factory=``, other modules or an older DSPy, add it::
+        One callback serves all sessions of this process, which it distinguishes by DSPy's call ids. On DSPy 3.3 and
+        later, ``dspy.RLM(..., interpreter=KernelInterpreter(record=...))`` attaches it. With ``interpreter_factory=``,
+        with other modules or with an older DSPy, add it::
 
             dspy.configure(callbacks=[Recording.callback()])
         """
@@ -179,7 +179,7 @@ _COLUMNS = (
 )
 
 
-def _row(step: Entry) -> tuple[Any, ...]:
+def _row(step: Entry) -> tuple[object, ...]:
     usage = step.usage
     tokens = (
         (None,) * 4 if usage is None else (usage.model, usage.prompt_tokens, usage.completion_tokens, usage.cost_usd)

@@ -1,40 +1,43 @@
-"""The model as JSON and back: what stands in the metadata of cells and notebook. Its form is ``schemas/v1.json``."""
+"""Convert the model to the JSON in the metadata of cells and notebook, and back; its form is ``schemas/v1.json``.
+
+pydantic reads the JSON into the dataclasses of the model. It ignores keys that it does not know, which the schema
+forbids to write: a reader must be able to read what a later program of the same schema version adds.
+"""
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from ..wire.comm import Parameter, ToolSpec
 from .model import Entry, LMCall, Outcome, RecordedCall, SessionFacts, Usage, ValueRef
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from ..client.outputs import Output
 
+JsonObject = dict[str, object]
 
-def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
+T = TypeVar("T")
 
 
 # --- to JSON ---------------------------------------------------------------------------------------------
 
 
-def ref_to_json(ref: ValueRef) -> dict[str, Any]:
-    """Return a value's name as JSON."""
+def ref_to_json(ref: ValueRef) -> JsonObject:
+    """Return a reference to a value as JSON."""
     return {"hash": ref.hash, "size": ref.size, "summary": ref.summary}
 
 
-def _ref_or_none(ref: ValueRef | None) -> dict[str, Any] | None:
-    return None if ref is None else ref_to_json(ref)
-
-
 def seconds(value: float | None) -> float | None:
-    """Return a time, or an amount of money, as it stands in JSON.
+    """Return a duration, or an amount of money, as it is written: rounded to a millionth, whole numbers as int.
 
-    To a millionth, and whole where it is: JavaScript knows no ``1.0``, so a notebook saved by JupyterLab has none.
+    JavaScript has no ``1.0``: a notebook that JupyterLab saved has ``1``, and the cell's hash must not change by that.
     """
     if value is None:
         return None
@@ -42,23 +45,18 @@ def seconds(value: float | None) -> float | None:
     return millionths / 1e6 if millionths % 1_000_000 else millionths // 1_000_000
 
 
-def usage_to_json(usage: Usage) -> dict[str, Any]:
-    """Return what a model took as JSON."""
-    cost = seconds(usage.cost_usd)
+def usage_to_json(usage: Usage) -> JsonObject:
+    """Return tokens and cost of a model's calls as JSON."""
     tokens = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
-    return _given(model=usage.model, **tokens, cost_usd=cost)
+    return _known(model=usage.model, **tokens, cost_usd=seconds(usage.cost_usd))
 
 
-def _usage_or_none(usage: Usage | None) -> dict[str, Any] | None:
-    return None if usage is None else usage_to_json(usage)
-
-
-def _given(**items: Any) -> dict[str, Any]:
+def _known(**items: object) -> JsonObject:
     return {name: item for name, item in items.items() if item is not None}
 
 
-def facts_to_json(facts: SessionFacts) -> dict[str, Any]:
-    """Return the session's facts as JSON."""
+def facts_to_json(facts: SessionFacts) -> JsonObject:
+    """Return the facts of a session as JSON."""
     return {
         "session_id": facts.session_id,
         "began": facts.began.isoformat(),
@@ -69,8 +67,8 @@ def facts_to_json(facts: SessionFacts) -> dict[str, Any]:
     }
 
 
-def tools_to_json(tools: Sequence[ToolSpec]) -> list[dict[str, Any]]:
-    """Return the tools that a cell was offered as JSON."""
+def tools_to_json(tools: Sequence[ToolSpec]) -> list[JsonObject]:
+    """Return the tools of a cell as JSON."""
     return [
         {
             "name": tool.name,
@@ -81,7 +79,7 @@ def tools_to_json(tools: Sequence[ToolSpec]) -> list[dict[str, Any]]:
     ]
 
 
-def lm_call_to_json(call: LMCall) -> dict[str, Any]:
+def lm_call_to_json(call: LMCall) -> JsonObject:
     """Return a call of a language model as JSON."""
     return {
         "call_id": call.call_id,
@@ -89,164 +87,157 @@ def lm_call_to_json(call: LMCall) -> dict[str, Any]:
         "began": call.began.isoformat(),
         "elapsed_s": seconds(call.elapsed_s),
         "request": ref_to_json(call.request),
-        **_given(
-            outputs=_ref_or_none(call.outputs),
-            usage=_usage_or_none(call.usage),
+        **_known(
+            outputs=call.outputs and ref_to_json(call.outputs),
+            usage=call.usage and usage_to_json(call.usage),
             error=call.error or None,
         ),
     }
 
 
-def offer_to_json(
-    output_fields: Sequence[Mapping[str, Any]] | None,
-    reasoning: str | None,
-    tools: ValueRef | None,
-    usage: Usage | None,
-) -> dict[str, Any]:
-    """Return what led to an entry and what was offered to it, as JSON."""
-    return _given(
-        output_fields=None if output_fields is None else [dict(field) for field in output_fields],
-        reasoning=reasoning,
-        tools=_ref_or_none(tools),
-        usage=_usage_or_none(usage),
-    )
+def call_to_json(call: RecordedCall) -> JsonObject:
+    """Return a tool call as JSON."""
+    error = call.error and [call.error[0], list(call.error[1]), call.error[2]]
+    return {
+        "id": call.id,
+        "name": call.name,
+        "kind": call.kind,
+        "began_s": seconds(call.began_s),
+        "elapsed_s": seconds(call.elapsed_s),
+        "arguments": ref_to_json(call.arguments),
+        **_known(
+            result=call.result and ref_to_json(call.result),
+            error=error,
+            usage=call.usage and usage_to_json(call.usage),
+        ),
+    }
 
 
-# --- from JSON: whatever does not fit raises TypeError, ValueError or LookupError --------------------------
+def entry_to_json(entry: Entry, tools: ValueRef | None) -> JsonObject:
+    """Return an entry as JSON without code and outputs, which stand in the cell; ``tools`` refers to its tools."""
+    outcome = entry.outcome
+    return {
+        "index": entry.index,
+        "id": entry.id,
+        "began": entry.began.isoformat(),
+        "elapsed_s": seconds(entry.elapsed_s),
+        "outcome": {
+            "kind": outcome.kind,
+            "ending": outcome.ending,
+            **_known(
+                value=outcome.value and ref_to_json(outcome.value),
+                error=outcome.error or None,
+                text=outcome.text or None,
+            ),
+        },
+        "variables": {name: ref_to_json(ref) for name, ref in entry.variables.items()},
+        "calls": list(map(call_to_json, entry.calls)),
+        **_known(
+            output_fields=None if entry.output_fields is None else list(map(dict, entry.output_fields)),
+            reasoning=entry.reasoning,
+            tools=tools and ref_to_json(tools),
+            usage=entry.usage and usage_to_json(entry.usage),
+            late=entry.late or None,
+        ),
+    }
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"a text was expected, not {type(value).__name__}")
-    return value
+# --- from JSON: a function raises ValidationError, a ValueError, if the JSON has another form ----------------
 
 
-def _number(value: Any) -> float | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-        raise TypeError(f"a number was expected, not {type(value).__name__}")
-    return value
+def _in_utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
 
 
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"a whole number was expected, not {type(value).__name__}")
-    return value
+@dataclass(frozen=True)
+class _EntryForm:
+    """An entry as it is written: without code and outputs, and with a reference to its tools."""
+
+    index: int
+    id: str
+    began: Annotated[datetime, AfterValidator(_in_utc)]
+    elapsed_s: float | None
+    outcome: Outcome
+    # dict and tuple: pydantic reads these twice as fast as Mapping and Sequence.
+    variables: dict[str, ValueRef]
+    calls: tuple[RecordedCall, ...]
+    output_fields: tuple[dict[str, Any], ...] | None = None
+    tools: ValueRef | None = None
+    late: str = ""
+    reasoning: str | None = None
+    usage: Usage | None = None
 
 
-def ref_from_json(data: Mapping[str, Any]) -> ValueRef:
-    """Return a value's name from JSON."""
-    return ValueRef(_text(data["hash"]), _whole(data["size"]), _text(data["summary"]))
+@dataclass(frozen=True)
+class _ToolForm:
+    name: str
+    doc: str
+    parameters: tuple[tuple[str, int, str | None], ...] | None
 
 
-def _ref_given(data: Mapping[str, Any], name: str) -> ValueRef | None:
-    return None if data.get(name) is None else ref_from_json(data[name])
+@functools.cache
+def _adapter(form: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(form)
 
 
-def _usage_given(data: Mapping[str, Any]) -> Usage | None:
-    usage = data.get("usage")
-    if usage is None:
-        return None
-    model = usage.get("model")
-    prompt, completion = (
-        None if usage.get(name) is None else _whole(usage[name]) for name in ("prompt_tokens", "completion_tokens")
-    )
-    return Usage(None if model is None else _text(model), prompt, completion, _number(usage.get("cost_usd")))
+def _read(form: type[T], data: object) -> T:
+    read: T = _adapter(form).validate_python(data)  # type: ignore[arg-type]  # a class is hashable
+    return read
 
 
-def facts_from_json(data: Mapping[str, Any]) -> SessionFacts:
-    """Return the session's facts from JSON."""
-    return SessionFacts(
-        session_id=_text(data["session_id"]),
-        began=_moment(data["began"]),
-        sandbox=_text(data["sandbox"]),
-        versions={_text(name): _text(version) for name, version in data.get("versions", {}).items()},
-        options=dict(data.get("options", {})),
-        seeds={_text(name): _whole(seed) for name, seed in data.get("seeds", {}).items()},
-    )
+def facts_from_json(data: object) -> SessionFacts:
+    """Return the facts of a session from JSON."""
+    facts = _read(SessionFacts, data)
+    return replace(facts, began=_in_utc(facts.began))
 
 
-def call_from_json(data: Mapping[str, Any]) -> RecordedCall:
-    """Return a call from JSON."""
-    error = data.get("error")
-    if data["kind"] not in ("tool", "llm"):
-        raise ValueError(f"there are no calls of kind {data['kind']!r}")
-    return RecordedCall(
-        id=_whole(data["id"]),
-        name=_text(data["name"]),
-        kind=data["kind"],
-        began_s=_number(data["began_s"]) or 0.0,
-        elapsed_s=_number(data["elapsed_s"]),
-        arguments=ref_from_json(data["arguments"]),
-        result=_ref_given(data, "result"),
-        error=None if error is None else (_text(error[0]), tuple(map(_text, error[1])), _text(error[2])),
-        usage=_usage_given(data),
-    )
+def tools_from_json(data: Sequence[object]) -> tuple[ToolSpec, ...]:
+    """Return the tools of a cell from JSON."""
+    return tuple(_tool_from_json(_read(_ToolForm, tool)) for tool in data)
 
 
-def tools_from_json(data: Sequence[Mapping[str, Any]]) -> tuple[ToolSpec, ...]:
-    """Return the tools that a cell was offered from JSON."""
-    return tuple(map(_tool_from_json, data))
+def _tool_from_json(tool: _ToolForm) -> ToolSpec:
+    parameters = None if tool.parameters is None else tuple(Parameter(*one) for one in tool.parameters)
+    return ToolSpec(tool.name, tool.doc, parameters)
 
 
-def _tool_from_json(data: Mapping[str, Any]) -> ToolSpec:
-    parameters = data["parameters"]
-    if parameters is not None:
-        parameters = tuple(Parameter(_text(name), _whole(kind), default) for name, kind, default in parameters)
-    return ToolSpec(_text(data["name"]), _text(data["doc"]), parameters)
-
-
-def lm_call_from_json(data: Mapping[str, Any]) -> LMCall:
+def lm_call_from_json(data: object) -> LMCall:
     """Return a call of a language model from JSON."""
-    return LMCall(
-        call_id=_text(data["call_id"]),
-        entry=None if data["entry"] is None else _whole(data["entry"]),
-        began=_moment(data["began"]),
-        elapsed_s=_number(data["elapsed_s"]),
-        request=ref_from_json(data["request"]),
-        outputs=_ref_given(data, "outputs"),
-        usage=_usage_given(data),
-        error=_text(data.get("error", "")),
-    )
-
-
-def tools_ref(data: Mapping[str, Any]) -> ValueRef | None:
-    """Return the name of an entry's tools from JSON; None: it had none."""
-    return _ref_given(data, "tools")
+    call = _read(LMCall, data)
+    return replace(call, began=_in_utc(call.began))
 
 
 def entry_from_json(
-    data: Mapping[str, Any], code: str, outputs: Sequence[Output], tools: Sequence[ToolSpec] = ()
+    data: object, code: str, outputs: Sequence[Output], tools_of: Callable[[ValueRef], tuple[ToolSpec, ...]]
 ) -> Entry:
-    """Return an entry from JSON, with the code and outputs of its cell."""
-    outcome, fields, reasoning = data["outcome"], data.get("output_fields"), data.get("reasoning")
+    """Return an entry from JSON, with the code and outputs of its cell; ``tools_of`` loads its tools."""
+    form = _read(_EntryForm, data)
     return Entry(
-        index=_whole(data["index"]),
-        id=_text(data["id"]),
+        index=form.index,
+        id=form.id,
         code=code,
-        began=_moment(data["began"]),
-        outcome=outcome_from_json(outcome),
-        variables={name: ref_from_json(ref) for name, ref in data["variables"].items()},
-        tools=tuple(tools),
-        output_fields=None if fields is None else tuple(dict(field) for field in fields),
+        began=form.began,
+        outcome=form.outcome,
+        variables=form.variables,
+        tools=() if form.tools is None else tools_of(form.tools),
+        output_fields=form.output_fields,
         outputs=tuple(outputs),
-        calls=tuple(map(call_from_json, data["calls"])),
-        elapsed_s=_number(data["elapsed_s"]),
-        late=_text(data.get("late", "")),
-        reasoning=None if reasoning is None else _text(reasoning),
-        usage=_usage_given(data),
+        calls=form.calls,
+        elapsed_s=form.elapsed_s,
+        late=form.late,
+        reasoning=form.reasoning,
+        usage=form.usage,
     )
 
 
-def outcome_from_json(data: Mapping[str, Any]) -> Outcome:
-    """Return an outcome from JSON."""
-    if data["kind"] not in ("submitted", "returned", "raised", "unfinished"):
-        raise ValueError(f"no cell ends as {data['kind']!r}")
-    if data["ending"] not in ("ok", "error", "interrupted", "timeout", "died", "not_run", "unknown"):
-        raise ValueError(f"no cell ends as {data['ending']!r}")
-    return Outcome(
-        kind=data["kind"],
-        ending=data["ending"],
-        value=_ref_given(data, "value"),
-        error=_text(data.get("error", "")),
-        text=_text(data.get("text", "")),
-    )
+def reason_of(error: Exception) -> str:
+    """Return why JSON could not be read, as a clause that names the field."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        if first["type"] == "missing":
+            return f"{field} is missing"
+        return f"it has another form than was recorded: {field + ': ' if field else ''}{first['msg']}"
+    if isinstance(error, AttributeError):  # from a value that should be an object
+        return "it has another form than was recorded"
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)

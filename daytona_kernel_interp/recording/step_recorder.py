@@ -1,4 +1,9 @@
-"""One call of ``execute`` in the making: what becomes an entry of a recording."""
+"""Record one call of ``execute``, from its start to the entry that the notebook gets.
+
+The interpreter calls the hooks of a :class:`StepRecorder`: on the I/O loop while the cell runs, on the caller's thread
+before and after. Protocols declare what the hooks need of the interpreter's objects, so that this package imports
+neither the interpreter nor the client that runs cells.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +11,127 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ..codec import values
+from ..errors import CellNotRun, KernelDied
 from ..wire.comm import ToolFailure
 from .call_tree import CompletedLMCall, Reasoning, enclosing_calls
 from .model import Entry, Outcome, RecordedCall, Usage, ValueRef
-from .step_ending import ending_of, outcome_of
 from .value_store import INLINE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from concurrent.futures import Future
     from contextvars import Context
 
-    from ..client.execution import ExecutionResult
-    from ..client.output_collector import OutputCollector
-    from ..interpreter.request import CellRequest
-    from ..wire.comm import OutputField
-    from .recorder import Recorder
+    from ..client.outputs import CellError, Output
+    from ..wire.comm import OutputField, ToolSpec
+    from .model import Ending
+
+T = TypeVar("T")
 
 _LLM_TOOLS = ("llm_query", "llm_query_batched")
 
 
+# --- what is recorded: the interpreter's request and the client's cell -------------------------------------
+
+
+class RecordableInput(Protocol):
+    """A variable on its way to the kernel."""
+
+    @property
+    def key(self) -> str:
+        """The hash of its encoding; empty for a small value."""
+
+    @property
+    def buffers(self) -> Sequence[values.Buffer]:
+        """Its encoding; empty if the kernel has the value from an earlier cell."""
+
+
+class RecordableRequest(Protocol):
+    """A cell that is about to be sent."""
+
+    @property
+    def code(self) -> str:
+        """Its source."""
+
+    @property
+    def variables(self) -> Mapping[str, RecordableInput]:
+        """The variables that are bound before it."""
+
+    @property
+    def tools(self) -> tuple[ToolSpec, ...]:
+        """The tools that it can call."""
+
+    @property
+    def fields(self) -> tuple[OutputField, ...] | None:
+        """The parameters of SUBMIT; None for one value without a name."""
+
+
+class RecordableCell(Protocol):
+    """A cell that runs, or has run."""
+
+    msg_id: str
+    replied: bool
+    submission: Sequence[values.Buffer] | None
+
+    @property
+    def error(self) -> CellError | None:
+        """The error that ended it."""
+
+    @property
+    def outputs(self) -> list[Output]:
+        """Its outputs, in order."""
+
+
+class RecordableResult(Protocol):
+    """The end of a cell whose kernel is alive."""
+
+    @property
+    def cell(self) -> RecordableCell:
+        """The cell."""
+
+    @property
+    def background_output(self) -> str:
+        """What threads of earlier cells printed since those cells ended."""
+
+    @property
+    def interrupted(self) -> str | None:
+        """How it was interrupted; None if it was not."""
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether it was interrupted because its time limit was reached."""
+
+
+# --- parts of a step -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class StoredValue:
+    """A value that is stored, or is being stored on a thread.
+
+    Storing a large value begins at once: its buffers may be the caller's own memory, which a tool may change.
+    """
+
+    buffers: Sequence[values.Buffer]
+    key: str = ""  # its hash, if that is known
+    is_call: bool = False  # whether it is the arguments of a call
+    ref: ValueRef | None = None
+    writing: Future[dict[str, str]] | None = None  # its result is the value's text by hash, if the value is small
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it gets a file of its own."""
+        return len(self.buffers) > 1 or (len(self.buffers) == 1 and len(self.buffers[0]) > INLINE_BYTES)
+
+
 @dataclass
 class CallRecord:
-    """A tool call under way, or ended."""
+    """A tool call that runs or has ended."""
 
-    owner: Recorder
+    owner: StepOwner
     id: int
     name: str
     began_s: float
@@ -45,47 +143,45 @@ class CallRecord:
 
 
 @dataclass
-class StoredValue:
-    """A value that is kept, or being kept on a thread.
-
-    A large one is begun at once: its buffers may be the caller's own memory, which a tool may change.
-    """
-
-    buffers: Sequence[values.Buffer]
-    key: str = ""  # its hash, if that is known
-    is_call: bool = False  # the arguments of one
-    ref: ValueRef | None = None
-    writing: Future[dict[str, str]] | None = None  # gives its text, if it turned out to be small
-
-    @property
-    def is_large(self) -> bool:
-        """Whether it gets a file of its own."""
-        return len(self.buffers) > 1 or (len(self.buffers) == 1 and len(self.buffers[0]) > INLINE_BYTES)
-
-
-@dataclass
 class LMResponse:
-    """A call of a model that has ended, with what is kept of it."""
+    """A call of a language model that has ended, with its stored values."""
 
     call: CompletedLMCall
     request: StoredValue
     outputs: StoredValue | None
 
 
-class StepRecorder:
-    """One call of ``execute`` in the making."""
+class StepOwner(Protocol):
+    """The recorder of the session that a step belongs to."""
 
-    def __init__(self, owner: Recorder, request: CellRequest, reasoning: Reasoning) -> None:
+    def store_value(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> StoredValue:
+        """Begin to store a value."""
+
+    def wait_stored(self, stored: StoredValue, inline: dict[str, str]) -> ValueRef:
+        """Wait until a value is stored and return the reference to it."""
+
+    def store_lm_calls(self, lm_calls: Sequence[CompletedLMCall]) -> list[LMResponse]:
+        """Begin to store the values of calls of language models."""
+
+    def check_slow_later(self) -> None:
+        """Write the step before it ends if it is slow."""
+
+    def end_step(self, step: StepRecorder, error: BaseException | None) -> None:
+        """Write the step, which has ended."""
+
+
+class StepRecorder:
+    """The record of one call of ``execute`` while it runs; a context manager around the call."""
+
+    def __init__(self, owner: StepOwner, request: RecordableRequest, reasoning: Reasoning) -> None:
         self._owner, self._request = owner, request
-        self.reasoning, self.lm_responses = (
-            reasoning,
-            owner.store_lm_calls(reasoning.lm_calls) if reasoning.lm_calls else [],
-        )
+        self.reasoning = reasoning
+        self.lm_responses = owner.store_lm_calls(reasoning.lm_calls) if reasoning.lm_calls else []
         self.reasoning_written = False
         self.began, self._clock = datetime.now(timezone.utc), time.perf_counter()
-        self.result_value: Any = None
-        self._cell: OutputCollector | None = None
-        self._result: ExecutionResult | None = None
+        self.result_value: object = None
+        self._cell: RecordableCell | None = None
+        self._result: RecordableResult | None = None
         self._calls: list[CallRecord] = []
         self.sent_at: float | None = None  # on the I/O loop's clock
         self.slow = False
@@ -93,29 +189,29 @@ class StepRecorder:
         self.inline_values: dict[str, str] = {}  # the small values that are new with it
 
     def __enter__(self) -> StepRecorder:
-        """The call goes on."""
+        """Return the step."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """It is over."""
+        """Write the step."""
         self._owner.end_step(self, error)
 
     # --- hooks, on the I/O loop ------------------------------------------------------------------------
 
     @property
     def observer(self) -> StepRecorder:
-        """Who is told of the calls of tools."""
+        """The observer of the cell's tool calls."""
         return self
 
-    def request_sent(self, cell: OutputCollector) -> None:
-        """Its request goes out."""
+    def request_sent(self, cell: RecordableCell) -> None:
+        """Note the cell whose request was sent. A repeated request replaces it."""
         self._cell = cell
         if self.sent_at is None:
             self.sent_at = asyncio.get_running_loop().time()
             self._owner.check_slow_later()
 
     def call_started(self, call_id: int, name: str, buffers: Sequence[values.Buffer], context: Context) -> CallRecord:
-        """The cell calls a tool, which will run in ``context``."""
+        """Note a tool call, which will run in ``context``."""
         arguments = self._owner.store_value(buffers, is_call=True)
         call = CallRecord(self._owner, call_id, name, time.perf_counter() - self._clock, arguments)
         self._calls.append(call)
@@ -123,99 +219,134 @@ class StepRecorder:
         return call
 
     def call_ended(self, call: CallRecord, op: str, buffers: Sequence[values.Buffer]) -> None:
-        """The tool has answered."""
+        """Note the reply to a tool call."""
         call.elapsed_s = time.perf_counter() - self._clock - call.began_s
         call.op, call.reply_value = op, self._owner.store_value(buffers)
 
     # --- hooks, in the caller's thread -------------------------------------------------------------------
 
-    def cell_ended(self, result: ExecutionResult) -> None:
-        """The cell is over, and its kernel lives."""
+    def cell_ended(self, result: RecordableResult) -> None:
+        """Note that the cell ended and its kernel is alive."""
         self._result = result
 
-    def set_result(self, value: Any) -> Any:
-        """Take what the caller gets, and return it."""
+    def set_result(self, value: T) -> T:
+        """Note the return value of ``execute``, and return it."""
         self.result_value = value
         return value
 
     # --- as an entry -------------------------------------------------------------------------------------
 
     def entry(self, index: int, error: BaseException | None, *, over: bool, shut_down: bool) -> Entry:
-        """Return it as an entry; the small values that are new with it are in :attr:`inline_values`."""
-        cell, result, request = self._cell, self._result, self._request
-        settle, inline = self._owner.wait_stored, self.inline_values
-        outcome = Outcome("unfinished", "unknown")
-        if over:
-            ending = ending_of(cell, result, error, shut_down=shut_down)
-            outcome = outcome_of(self.result_value, error, cell, ending, self._store_value)
-        calls = sorted(self._calls, key=_id_of) if over else ()
+        """Return the entry; the small values that are new with it are in :attr:`inline_values`.
+
+        Args:
+            index: The number of the entry.
+            error: What ``execute`` raised.
+            over: Whether ``execute`` has ended; else the entry is unfinished.
+            shut_down: Whether the session was shut down while the cell ran.
+        """
+        cell, request = self._cell, self._request
+        calls = sorted(self._calls, key=lambda call: call.id) if over else ()
         return Entry(
             index=index,
             id="" if cell is None else cell.msg_id,
             code=request.code,
             began=self.began,
-            outcome=outcome,
-            variables={name: settle(one, inline) for name, one in self.variables.items()},
+            outcome=self._outcome(error, shut_down=shut_down) if over else Outcome("unfinished", "unknown"),
+            variables={name: self._ref(one) for name, one in self.variables.items()},
             tools=request.tools,
-            output_fields=None if request.fields is None else tuple(map(_field, request.fields)),
-            outputs=() if cell is None or not over else tuple(cell.outputs),
-            calls=tuple(map(self._call, calls)),
+            output_fields=None if request.fields is None else tuple(map(_field_to_json, request.fields)),
+            outputs=tuple(cell.outputs) if cell is not None and over else (),
+            calls=tuple(map(self._recorded_call, calls)),
             elapsed_s=time.perf_counter() - self._clock if over else None,
-            late="" if result is None else result.background_output,
+            late="" if self._result is None else self._result.background_output,
             reasoning=self.reasoning.reasoning,
             usage=_total(self.reasoning.lm_calls) if self.reasoning.lm_calls else None,
         )
 
     def lm_calls_in_tools(self) -> list[CompletedLMCall]:
         """Return the calls of language models that the cell's tools made."""
-        return [call for note in self._calls for call in note.lm_calls]
+        return [lm_call for call in self._calls for lm_call in call.lm_calls]
 
-    def _store_value(self, buffers: Sequence[values.Buffer]) -> ValueRef:
-        return self._owner.wait_stored(StoredValue(buffers), self.inline_values)
+    def _ref(self, stored: StoredValue) -> ValueRef:
+        return self._owner.wait_stored(stored, self.inline_values)
 
-    def _call(self, call: CallRecord) -> RecordedCall:
-        settle, inline = self._owner.wait_stored, self.inline_values
+    def _outcome(self, error: BaseException | None, *, shut_down: bool) -> Outcome:
+        """Return how the call ended for its caller."""
+        ending = self._ending(error, shut_down=shut_down)
+        if error is not None:
+            return Outcome("raised", ending, error=error_name(error), text=str(error))
+        if self._cell is not None and self._cell.submission is not None:
+            return Outcome("submitted", ending, self._ref(StoredValue(self._cell.submission)))
+        try:
+            buffers = values.dumps(self.result_value, max_bytes=None)
+        except values.UnsupportedValue:
+            buffers = values.dumps(str(self.result_value), max_bytes=None)
+        return Outcome("returned", ending, self._ref(StoredValue(buffers)))
+
+    def _ending(self, error: BaseException | None, *, shut_down: bool) -> Ending:
+        """Return how the cell itself ended, which ``error``, what the caller got, does not always say."""
+        result = self._result
+        if result is not None:
+            if result.cell.submission is None and result.timed_out:
+                return "timeout"
+            if result.cell.submission is None and result.interrupted and (result.cell.error or not result.cell.replied):
+                return "interrupted"
+            return "ok" if error is None else "error"
+        cause = None if error is None else error.__cause__
+        if self._cell is None or isinstance(cause, CellNotRun):
+            return "not_run"
+        if isinstance(cause, KernelDied) or shut_down:
+            return "died"
+        return "unknown" if isinstance(error, Exception) else "interrupted"  # a cancelled call's cell is interrupted
+
+    def _recorded_call(self, call: CallRecord) -> RecordedCall:
         error, result = None, None
         if call.op == "error" and call.reply_value is not None:
             failure = ToolFailure.from_value(values.loads(call.reply_value.buffers))
             error = (failure.type, failure.bases, failure.message)
         elif call.reply_value is not None:
-            result = settle(call.reply_value, inline)
+            result = self._ref(call.reply_value)
         return RecordedCall(
             id=call.id,
             name=call.name,
             kind="llm" if call.name in _LLM_TOOLS else "tool",
             began_s=call.began_s,
             elapsed_s=call.elapsed_s,
-            arguments=settle(call.arguments, inline),
+            arguments=self._ref(call.arguments),
             result=result,
             error=error,
             usage=_total(call.lm_calls) if call.lm_calls else None,
         )
 
 
+def _field_to_json(field: OutputField) -> Mapping[str, str]:
+    return {"name": field.name, **({"type": field.type} if field.type else {})}
+
+
 def _total(lm_calls: Sequence[CompletedLMCall]) -> Usage | None:
-    """Return what some calls of models took together."""
+    """Return tokens and cost of several calls of language models together; None if nothing is known."""
     usages = [call.usage for call in lm_calls if call.usage is not None]
     if not usages:
         return None
-
-    def sum_of(numbers: list[Any]) -> Any:
-        known = [number for number in numbers if number is not None]
-        return sum(known) if known else None
-
     models = sorted({usage.model for usage in usages if usage.model is not None})
     return Usage(
         model=", ".join(models) or None,
-        prompt_tokens=sum_of([usage.prompt_tokens for usage in usages]),
-        completion_tokens=sum_of([usage.completion_tokens for usage in usages]),
-        cost_usd=sum_of([usage.cost_usd for usage in usages]),
+        prompt_tokens=_sum_of_known(usage.prompt_tokens for usage in usages),
+        completion_tokens=_sum_of_known(usage.completion_tokens for usage in usages),
+        cost_usd=_sum_of_known(usage.cost_usd for usage in usages),
     )
 
 
-def _id_of(call: CallRecord) -> int:
-    return call.id
+Number = TypeVar("Number", int, float)
 
 
-def _field(field: OutputField) -> Mapping[str, Any]:
-    return {"name": field.name, **({"type": field.type} if field.type else {})}
+def _sum_of_known(numbers: Iterable[Number | None]) -> Number | None:
+    known = [number for number in numbers if number is not None]
+    return sum(known) if known else None
+
+
+def error_name(error: BaseException) -> str:
+    """Return the class name of an error in a recording: DSPy's class where the error derives from one."""
+    classes = type(error).__mro__
+    return next((cls.__name__ for cls in classes if cls.__module__.startswith("dspy.")), classes[0].__name__)

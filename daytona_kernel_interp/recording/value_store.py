@@ -1,14 +1,13 @@
-"""Where a recording's values lie: small ones in the notebook, the others beside it, each once, by hash.
+"""Store a recording's values by hash: small ones in the notebook, large ones in files beside it.
 
-A value's hash is that of its buffers (``wire/values.py``), each behind its length in eight bytes, big-endian. A file
-beside the notebook holds just that, so ``sha256sum`` gives its name. What comes out is checked against its hash, and
-only then decoded; nothing in it is ever run.
+A value's hash is the SHA-256 of its buffers (``codec/values.py``), each preceded by its length in eight bytes,
+big-endian. A file beside the notebook contains exactly these bytes, so ``sha256sum`` prints its name. A value is
+decoded only after its hash was checked; nothing in it is ever run.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import re
 import secrets
 from typing import TYPE_CHECKING, Any
@@ -17,105 +16,50 @@ from ..codec import values
 from ..codec.value_hash import hash_of
 from ..errors import RecordingError
 from .model import ValueRef
+from .value_text import summary_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-INLINE_BYTES = 4096  # of one buffer; the first is always ASCII
-_DECODED_BYTES = 160  # an encoding so small is decoded for its summary
-_SUMMARY_CHARS = 120
-_DECODER = json.JSONDecoder()
+    from .model import ValueLoader
+
+INLINE_BYTES = 4096  # a value of one buffer, which is ASCII, up to this size stands in the notebook
 HASH = re.compile(r"[0-9a-f]{64}")
-_KINDS = {"str_at": "str", "bytes_at": "bytes", "text": "str", "int": "int", "float": "float"}
-
-
-def size_of(buffers: Sequence[values.Buffer]) -> int:
-    """Return the bytes of a value's encoding."""
-    return sum(map(len, buffers))
-
-
-def summary_of(buffers: Sequence[values.Buffer]) -> str:
-    """Return a value's type and size, or the short value itself; a large one is not decoded for it."""
-    if len(buffers) == 1 and len(buffers[0]) <= _DECODED_BYTES:
-        try:
-            return _short(_shown(bytes(buffers[0])))
-        except Exception:  # a value of a library that is missing here
-            pass
-    head, size = bytes(buffers[0][: _DECODED_BYTES + 1]), size_of(buffers)
-    if head.startswith(b'"'):
-        return _short(f"str, {size:,} bytes: {head[1:81].decode('ascii', 'replace')}…")
-    tag = re.match(rb'\{"\$":"([a-z_.]+)"', head)
-    if tag is None:
-        kind = {b"[": "list", b"{": "dict"}.get(head[:1], "value")
-    else:
-        kind = _KINDS.get(tag[1].decode("ascii"), tag[1].decode("ascii"))
-    return f"{kind}, {size:,} bytes"
-
-
-def summary_of_call(buffers: Sequence[values.Buffer]) -> str:
-    """Return a call's arguments, ``(args, kwargs)`` in the encoding, as they would stand between its brackets."""
-    if len(buffers) == 1 and len(buffers[0]) <= INLINE_BYTES:
-        try:
-            args, kwargs = _small(bytes(buffers[0]))
-            return _short(", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())]))
-        except Exception:  # a sandbox sends what it likes
-            pass
-    return summary_of(buffers)
-
-
-def _shown(head: bytes) -> str:
-    """Return a value as repr() has it: of whole numbers and plain texts, which most are, without decoding them."""
-    if head.isdigit():
-        return head.decode("ascii")
-    if len(head) > 1 and head[:1] == head[-1:] == b'"':
-        text = head[1:-1].decode("ascii")
-        if text.isprintable() and not ("\\" in text or "'" in text or '"' in text):
-            return f"'{text}'"
-    return repr(_small(head))
-
-
-def _small(head: bytes) -> Any:
-    """Return a value of one buffer; what has no tag is plain JSON."""
-    return values.loads([head]) if b'"$"' in head else _DECODER.raw_decode(head.decode("ascii"))[0]
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _SUMMARY_CHARS else f"{text[: _SUMMARY_CHARS - 1]}…"
 
 
 def ref_to(
     buffers: Sequence[values.Buffer], key: str = "", summarize: Callable[[Sequence[values.Buffer]], str] = summary_of
 ) -> ValueRef:
-    """Return what names a value; ``key`` is its hash, if that is known."""
-    return ValueRef(key or hash_of(buffers), size_of(buffers), summarize(buffers))
+    """Return the reference to a value; ``key`` is its hash, if that is known."""
+    return ValueRef(key or hash_of(buffers), sum(map(len, buffers)), summarize(buffers))
 
 
 def folder_of(notebook: Path) -> Path:
-    """Return the folder beside a notebook in which its large values lie."""
+    """Return the folder beside a notebook with its large values."""
     return notebook.with_name(f"{notebook.stem}.values")
 
 
 class ValueStore:
-    """The values of one recording. Writing is for one process at a time; what is there already is not written again."""
+    """The values of one recording. One process at a time may write; a value that exists is not written again."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._inline: dict[str, str] = {}
-        self._beside: set[str] = set()  # hashes of the files that this object wrote
+        self._beside: set[str] = set()  # hashes of the files that this store wrote
 
     def __contains__(self, key: str) -> bool:
         return key in self._inline or key in self._beside
 
     def add_inline(self, values_by_hash: Mapping[str, str]) -> None:
-        """Take in small values as they stand in a notebook."""
+        """Add small values from a notebook, by hash."""
         self._inline.update(values_by_hash)
 
     def keep(self, ref: ValueRef, buffers: Sequence[values.Buffer]) -> str | None:
-        """Keep a value; return its text if it belongs into the notebook, None if it lies beside it or is there already.
+        """Store a value; return its text if it is new and belongs into the notebook, else None.
 
         Raises:
-            OSError: If it cannot be written.
+            OSError: If its file cannot be written.
         """
         if ref.hash in self:
             return None
@@ -127,10 +71,10 @@ class ValueStore:
         return None
 
     def load(self, ref: ValueRef) -> Sequence[values.Buffer]:
-        """Return a value's encoding; see :class:`~.lm_summary.ValueLoader`.
+        """Return a value's encoding; see :class:`~.model.ValueLoader`.
 
         Raises:
-            RecordingError: If it is missing, or is not what its hash says.
+            RecordingError: If it is missing, or does not have the hash of the reference.
         """
         text = self._inline.get(ref.hash)
         buffers = [text.encode("utf-8", "surrogatepass")] if text is not None else self._read(ref)
@@ -142,7 +86,7 @@ class ValueStore:
         return buffers
 
     def has(self, ref: ValueRef) -> bool:
-        """Return whether the value is there, unchecked."""
+        """Return whether the value exists, without checking its hash."""
         return ref.hash in self._inline or (HASH.fullmatch(ref.hash) is not None and self._path(ref.hash).is_file())
 
     def _path(self, key: str) -> Path:
@@ -159,16 +103,16 @@ class ValueStore:
                     file.write(len(buffer).to_bytes(8, "big"))
                     file.write(buffer)
             unfinished.replace(self._path(key))
-        except BaseException:
+        except BaseException:  # also if the thread is interrupted: no file may stay half written
             unfinished.unlink(missing_ok=True)
             raise
 
     def _read(self, ref: ValueRef) -> list[values.Buffer]:
-        if not HASH.fullmatch(ref.hash):  # a path of somebody else's, perhaps
-            raise RecordingError(f"The recording names a value by {ref.hash[:80]!r}, which is no SHA-256.")
+        if not HASH.fullmatch(ref.hash):  # it could be a path, in a recording from a stranger
+            raise RecordingError(f"The recording refers to a value by {ref.hash[:80]!r}, which is no SHA-256.")
         path = self._path(ref.hash)
         try:
-            if path.exists() and not path.is_file():  # a pipe, perhaps
+            if path.exists() and not path.is_file():  # reading a pipe would block
                 raise OSError(errno.EINVAL, "it is no file")
             data = memoryview(path.read_bytes())
         except OSError as error:
@@ -185,14 +129,38 @@ class ValueStore:
         return buffers
 
 
-def value_of(store: Any, ref: ValueRef) -> Any:
-    """Return the value that ``ref`` names.
+def value_of(store: ValueLoader, ref: ValueRef) -> Any:
+    """Return the value that ``ref`` refers to.
 
     Raises:
-        RecordingError: If it is missing, not what its hash says, or of a library that is missing here.
+        RecordingError: If it is missing, was changed, or needs a library that is not installed.
     """
     buffers = store.load(ref)
     try:
         return values.loads(buffers)
-    except Exception as error:
+    except Exception as error:  # decoding runs code of libraries, which may be of another version
         raise RecordingError(f"The value {ref.hash[:12]} ({ref.summary}) cannot be decoded: {error}.") from error
+
+
+class MemoryStore:
+    """The values of a session that is not written to disk."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[values.Buffer]] = {}
+
+    def keep(self, buffers: Sequence[values.Buffer]) -> ValueRef:
+        """Keep an encoded value and return the reference to it."""
+        ref = ref_to(buffers)
+        self._values[ref.hash] = list(map(bytes, buffers))
+        return ref
+
+    def load(self, ref: ValueRef) -> Sequence[values.Buffer]:
+        """Return a value's encoding.
+
+        Raises:
+            RecordingError: If it is missing.
+        """
+        try:
+            return self._values[ref.hash]
+        except KeyError:
+            raise RecordingError(f"The value {ref.hash[:12]} ({ref.summary}) is missing.") from None

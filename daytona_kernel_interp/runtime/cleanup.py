@@ -1,7 +1,7 @@
-"""What this process has open: sessions, starts under way, ends under way. All is closed when the process ends.
+"""Registry of the open sessions, pending starts and pending shutdowns of this process, closed at its end.
 
-At exit, and on SIGTERM where nobody else handles it. SIGINT arrives as KeyboardInterrupt and closes what it interrupts;
-one more of them, from somebody in a hurry, does not keep the end of the process from that.
+Closing happens at exit, and on SIGTERM unless the program handles that signal. SIGINT arrives as KeyboardInterrupt and
+closes what it interrupts; a further SIGINT during the clean-up at exit does not stop the clean-up.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_CLOSE_S = 15.0  # for all of them together
+_CLOSE_S = 15.0  # limit for all of them together
 
 
 class Closable(Protocol):
-    """Something open."""
+    """A resource that is closed asynchronously."""
 
     async def aclose(self) -> None:
-        """Close it. Calling it again does nothing."""
+        """Close the resource. A second call does nothing."""
 
 
 _open: dict[Closable, asyncio.AbstractEventLoop] = {}
 _process_ending = threading.Event()
 _starting: dict[asyncio.Task[Any], asyncio.AbstractEventLoop] = {}
 _finishing: dict[asyncio.Task[Any], asyncio.AbstractEventLoop] = {}
-_ends: dict[object, asyncio.Task[Any]] = {}  # under way because of close_all()
+_ends: dict[object, asyncio.Task[Any]] = {}  # the closings that close_all() has begun
 
 
 def register(session: Closable) -> None:
-    """Have it closed when the process ends. Call it on the session's loop."""
+    """Register a resource to be closed when the process ends. Call this on the resource's loop."""
     _at_exit()
     _open[session] = asyncio.get_running_loop()
 
 
 def unregister(session: Closable) -> None:
-    """It is nobody's any more, or another process's."""
+    """Stop tracking a resource that was closed or handed to another process."""
     _open.pop(session, None)
 
 
 @contextlib.contextmanager
 def cancel_on_exit() -> Iterator[None]:
-    """While this is open, the current task is cancelled when the process ends, and given time to clean up."""
+    """Cancel the current task if the process ends inside this context, and give it time to clean up."""
     _at_exit()
     task = asyncio.current_task()
     assert task is not None
@@ -65,9 +65,9 @@ def cancel_on_exit() -> Iterator[None]:
 
 
 async def run_to_completion(work: Coroutine[Any, Any, None]) -> None:
-    """Do what must be done to the end, such as deleting a sandbox: a caller that is cancelled only stops waiting.
+    """Run an operation that must complete, such as deleting a sandbox; cancelling the caller only ends its wait.
 
-    The process waits for it before it ends.
+    The process waits for the operation before it exits.
     """
     _at_exit()
     task = asyncio.ensure_future(work)
@@ -77,29 +77,29 @@ async def run_to_completion(work: Coroutine[Any, Any, None]) -> None:
 
 
 def process_ending() -> bool:
-    """Whether the interpreter is shutting down; its loops still run, but threads and executors are gone."""
+    """Return whether the interpreter is shutting down: loops still run, but no thread can be started."""
     return _process_ending.is_set()
 
 
 def close_all() -> None:
-    """Close everything, side by side; returns after some seconds at the latest. Call it from no event loop.
+    """Close all registered resources concurrently; return after a bounded time. Do not call this on an event loop.
 
-    Of two who press Ctrl-C meanwhile the first is told what goes on, and the second leaves.
+    The first Ctrl-C meanwhile prints what is going on; the second ends the wait.
 
     Raises:
-        KeyboardInterrupt: At the second.
+        KeyboardInterrupt: On the second Ctrl-C.
     """
     deadline, warned = time.monotonic() + _CLOSE_S, False
     while True:
         try:
-            # Begun anew where Ctrl-C came in the middle; what was begun before is waited for, and not done twice.
+            # Repeated if Ctrl-C interrupted it. A closing that was begun before is waited for, not begun twice.
             concurrent.futures.wait(_begin_closing_all(), max(0.0, deadline - time.monotonic()))
             break
         except KeyboardInterrupt:
             if warned:
                 raise
             warned = True
-            log.warning("sandboxes are being deleted; Ctrl-C again leaves them, to end by themselves")
+            log.warning("deleting sandboxes; press Ctrl-C again to leave them to their own time limits")
 
 
 def _begin_closing_all() -> list[concurrent.futures.Future[Any]]:
@@ -118,12 +118,12 @@ def _submit(
 ) -> None:
     try:
         futures.append(asyncio.run_coroutine_threadsafe(work, loop))
-    except RuntimeError:  # the loop is closed
+    except RuntimeError:  # the loop was closed meanwhile
         work.close()
 
 
 def install_sigterm_handler() -> None:
-    """Close everything on SIGTERM as well, if this is the main thread and the signal would just end the process."""
+    """Close all resources on SIGTERM too, if this is the main thread and the signal has its default action."""
     if threading.current_thread() is not threading.main_thread():
         return
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
@@ -131,7 +131,7 @@ def install_sigterm_handler() -> None:
 
 
 def _terminate(number: int, frame: object) -> None:
-    signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+    signal.signal(number, signal.SIG_DFL)  # a second SIGTERM ends the process at once
     close_all()
     os.kill(os.getpid(), number)
 
@@ -170,7 +170,7 @@ def _end() -> None:
 
 
 def _forget_after_fork() -> None:
-    _open.clear()  # they are the parent's
+    _open.clear()  # the resources belong to the parent
     _starting.clear()
     _finishing.clear()
     _ends.clear()

@@ -1,7 +1,7 @@
-"""Background event loops, and the only place where sync and async code cross.
+"""Background event loops: the only crossing between sync and async code.
 
-One loop a process carries all sandboxes, tunnels and kernels (:func:`io_loop`). It runs no code of users: their
-async tools get loops of their own.
+One loop per process carries all sandboxes, tunnels and kernels (:func:`io_loop`). It runs no user code: async tools run
+on loops of their own.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_CANCEL_S = 30.0  # what a cancelled coroutine may take to clean up, e.g. to interrupt its cell
-_STOP_S = 5.0  # what cancelled coroutines may take before a loop is closed over them
+_CANCEL_S = 30.0  # limit for the clean-up of a cancelled coroutine, e.g. interrupting its cell
+_STOP_S = 5.0  # limit for all cancelled coroutines before the loop is closed
 
 
 class DaemonThreads(concurrent.futures.Executor):
-    """A pool of at most ``limit`` threads, started as needed, that do not hold up the end of the process.
+    """A pool of at most ``limit`` daemon threads, started on demand.
 
-    ``ThreadPoolExecutor`` joins its threads at exit, so one host tool that never returns would keep a finished program
-    running for ever.
+    ``ThreadPoolExecutor`` joins its threads at exit: one host tool that never returns would keep a finished program
+    running forever.
     """
 
     def __init__(self, limit: int, name: str) -> None:
@@ -42,7 +42,7 @@ class DaemonThreads(concurrent.futures.Executor):
         self._closed = False
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[T]:
-        """Run ``fn`` in one of the threads.
+        """Run ``fn`` in a thread of the pool.
 
         Raises:
             RuntimeError: After :meth:`shutdown`.
@@ -60,7 +60,7 @@ class DaemonThreads(concurrent.futures.Executor):
         return future
 
     def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:
-        """Take no further work; threads end when they are done. Never waits, whatever ``wait`` says."""
+        """Accept no further work; threads end with their current job. Never waits, even if ``wait`` is true."""
         with self._lock:
             self._closed = True
             while cancel_futures and not self._work.empty():
@@ -78,7 +78,7 @@ class DaemonThreads(concurrent.futures.Executor):
                     future.set_result(work())
                 except BaseException as error:
                     future.set_exception(error)
-            del item, future, work  # or the last call's values live as long as this thread waits
+            del item, future, work  # otherwise the last call's values live while this thread is idle
             with self._lock:
                 self._idle += 1
 
@@ -87,7 +87,7 @@ class LoopThread:
     """An event loop in a daemon thread of its own."""
 
     def __init__(self, name: str) -> None:
-        # A loop keeps the context that it is made in, as submit() would keep its caller's.
+        # A loop keeps the context in which it is created; an empty one keeps no values of the caller alive.
         self.loop = contextvars.Context().run(asyncio.new_event_loop)
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
@@ -106,21 +106,21 @@ class LoopThread:
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Start ``coroutine`` on the loop; callable from any thread.
 
-        Not in the caller's context: what starts here may live as long as a session, and would keep alive whatever the
-        caller's variables hold, such as the program that has the interpreter.
+        It does not run in the caller's context: it may live as long as a session, and would keep the values of the
+        caller's context variables alive, such as the program that holds the interpreter.
         """
         return contextvars.Context().run(asyncio.run_coroutine_threadsafe, coroutine, self.loop)
 
     @property
     def is_here(self) -> bool:
-        """Whether the caller runs on this thread."""
+        """Return whether the caller runs on this thread."""
         return threading.current_thread() is self._thread
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run ``coroutine`` on the loop and wait for its result.
 
-        When the wait is broken (Ctrl-C), the coroutine is cancelled and given time to clean up; a second Ctrl-C
-        leaves at once.
+        When Ctrl-C interrupts the wait, the coroutine is cancelled and given time to clean up; a second Ctrl-C returns
+        at once.
         """
         if self.is_here:
             coroutine.close()
@@ -136,7 +136,7 @@ class LoopThread:
             raise
 
     async def arun(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run ``coroutine`` on the loop while the caller's own loop goes on. Cancelling waits for its clean-up."""
+        """Await ``coroutine``, run on this loop, from another loop. Cancelling waits for its clean-up."""
         ended = threading.Event()
         future = self.submit(_notify_after(coroutine, ended))
         try:
@@ -146,7 +146,7 @@ class LoopThread:
             raise
 
     def stop(self, *, wait: bool = True) -> None:
-        """Stop the loop: what runs on it is cancelled, then its thread closes it and ends."""
+        """Stop the loop: cancel its tasks; its thread then closes it and ends."""
         self.loop.call_soon_threadsafe(self.loop.stop)
         if wait and not self.is_here:
             self._thread.join(2 * _STOP_S)
@@ -160,7 +160,7 @@ async def _notify_after(coroutine: Coroutine[Any, Any, T], ended: threading.Even
 
 
 _io_loop: LoopThread | None = None
-_lock = threading.RLock()  # the collector may run while it is held, and end a forgotten interpreter, which asks too
+_lock = threading.RLock()  # the garbage collector may close an abandoned interpreter here, which calls io_loop()
 
 
 def io_loop() -> LoopThread:
@@ -173,7 +173,7 @@ def io_loop() -> LoopThread:
 
 
 def _forget_after_fork() -> None:
-    # The child has the object but not the thread. Its parent's sandboxes are not its own to use.
+    # A forked child has the object but not the thread, and must not use its parent's sandboxes.
     global _io_loop, _lock
     _io_loop, _lock = None, threading.RLock()
 

@@ -85,7 +85,7 @@ class LocalSandbox:
                 f"the local sandbox did not start with {self.python or sys.executable}: "
                 f"{str(error) or type(error).__name__}{words}"
             ) from error
-        except BaseException:
+        except BaseException:  # also when the caller is cancelled, nothing is left
             await sandbox.stop()
             raise
         log.info("local sandbox started in %s: a child process of this one, without isolation", folder)

@@ -21,11 +21,15 @@ from .monitor_server import MonitorServer
 from .session_file import SessionRecord, find_session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import contextvars
+    from collections.abc import Callable, Mapping
 
     from ..client.execution import ExecutionResult
+    from ..client.output_collector import OutputCollector
     from ..client.outputs import Output
+    from ..codec import values
     from ..sandboxes.base import RelayAddress, RunningSandbox, Sandbox
+    from ..tools.binding import Tool, ToolObserver
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +129,37 @@ class KernelSession:
             registry.register(session)
             stack.pop_all()
         return session
+
+    async def run_cell(
+        self,
+        code: str,
+        preamble: list[values.Buffer],
+        tools: Mapping[str, Tool],
+        *,
+        context: contextvars.Context,
+        caller_loop: asyncio.AbstractEventLoop | None,
+        observer: ToolObserver | None,
+        timeout_s: float | None,
+        max_output_chars: int | None,
+        on_output: Callable[[Output], None] | None = None,
+        on_sent: Callable[[OutputCollector], None] | None = None,
+    ) -> ExecutionResult:
+        """Run one cell, after the one that was adopted with the session, and return what it did.
+
+        Raises:
+            KernelError, ExecutionAborted, ToolAborted: As for :meth:`KernelDriver.run`.
+        """
+        await self.wait_last_cell()
+        self.tools.begin_cell(tools, context, caller_loop, observer)
+        return await self.kernel.run(
+            code,
+            preamble,
+            self.tools,
+            timeout_s=timeout_s,
+            max_output_chars=max_output_chars,
+            on_output=on_output,
+            on_sent=on_sent,
+        )
 
     async def adopt_last_cell(
         self, *, timeout_s: float | None, max_output_chars: int | None, on_output: Callable[[Output], None] | None

@@ -1,9 +1,9 @@
-"""Arguments: what a tool's annotations ask for, made of what came from the cell.
+"""Convert a call's arguments to the types that the tool's annotations ask for.
 
 A cell has no instance of a host's class to pass; it passes a dict, or an object that arrives as a record. A parameter
 annotated with a pydantic model or a dataclass, also within a list or the like, gets a validated instance. Nothing else
-is converted: a tool that is annotated with ``int`` gets what the cell passed. Without pydantic, which comes with DSPy,
-nothing is.
+is converted: a tool that is annotated with ``int`` gets what the cell passed. Without pydantic (DSPy installs it)
+nothing is converted.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _MAX_DEPTH = 8
-# Weak: a tool may hold the interpreter, which must be able to end.
+# Weak: a tool may hold the interpreter, which must remain collectable.
 _validators_by_tool: weakref.WeakKeyDictionary[Any, dict[str, tuple[Any, bool]]] = weakref.WeakKeyDictionary()
 
 
 def validate_arguments(tool: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments, by name, with instances in the place of dicts and records.
+    """Return the arguments by name, with validated instances instead of dicts and records.
 
     Raises:
-        pydantic.ValidationError: If they do not fit; its text names each field that is wrong.
+        pydantic.ValidationError: If they are invalid; the text names each invalid field.
     """
-    if "__signature__" in getattr(tool, "__dict__", {}):  # a wrapper, such as DSPy's, that validates on its own
+    if "__signature__" in getattr(tool, "__dict__", {}):  # a wrapper that validates itself, such as DSPy's
         return dict(arguments)
     return {name: _convert(_validators_of(tool).get(name), value) for name, value in arguments.items()}
 
@@ -43,7 +43,7 @@ def _convert(validator: tuple[Any, bool] | None, value: Any) -> Any:
 
 
 def _validators_of(tool: Callable[..., Any]) -> dict[str, tuple[Any, bool]]:
-    """Return a validator for each parameter that wants one, and whether it takes many."""
+    """Return a validator for each parameter that needs one, and whether the parameter is variadic."""
     try:
         if tool not in _validators_by_tool:
             _validators_by_tool[tool] = _build_validators(tool)
@@ -51,20 +51,20 @@ def _validators_of(tool: Callable[..., Any]) -> dict[str, tuple[Any, bool]]:
     except (
         TypeError,
         KeyError,
-    ):  # one that cannot be hashed or referred to weakly; a method, which is made at each use
+    ):  # not hashable or not weakly referable; or a bound method, which is new at each use
         return _build_validators(tool)
 
 
 def _build_validators(tool: Callable[..., Any]) -> dict[str, tuple[Any, bool]]:
     wanted: dict[str, tuple[Any, bool]] = {}
     try:
-        from pydantic import BaseModel, TypeAdapter  # a kernel can be driven where it is not installed
+        from pydantic import BaseModel, TypeAdapter  # optional: a kernel can be driven without pydantic
     except ImportError:
         return {}
     try:
         signature = inspect.signature(tool)
         hints = typing.get_type_hints(inspect.unwrap(tool), include_extras=True)
-    except Exception:  # builtins; names in annotations that exist for type checkers only
+    except Exception:  # builtins, and annotations with names that exist for type checkers only
         return {}
     for parameter in signature.parameters.values():
         hint: Any = hints.get(parameter.name)

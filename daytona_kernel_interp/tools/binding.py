@@ -1,4 +1,4 @@
-"""The host's end of the bridge: bind a call to its tool, run it, encode what it gave."""
+"""The host's end of the bridge: bind a call to its tool, run it, encode its result."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Invoke = Callable[[str, dict[str, Any]], Any]
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
-# What models write for the parameter of DSPy's own sub-LM tools. A wrong guess would cost an iteration of the run.
+# Keywords that models use for the parameter of DSPy's sub-LM tools; refusing them would cost an iteration.
 KEYWORD_CORRECTIONS: Mapping[str, tuple[str, Sequence[str]]] = {
     "llm_query": ("prompt", ("query", "question", "text", "message", "input", "content", "prompts")),
     "llm_query_batched": (
@@ -42,9 +42,9 @@ class InvalidTool(ValueError):
 
 
 class ToolAborted(Exception):
-    """Carries a tool's KeyboardInterrupt or the like to the caller's thread.
+    """Carries a tool's BaseException, such as KeyboardInterrupt, to the caller's thread.
 
-    It is the host's, not the cell's; raised as such it would end the thread of the event loop on its way.
+    It is meant for the host, not for the cell. Raised directly it would end the event loop's thread.
     """
 
     def __init__(self, error: BaseException) -> None:
@@ -54,29 +54,29 @@ class ToolAborted(Exception):
 
 @dataclass(frozen=True)
 class ToolReply:
-    """What goes back to the cell: ``op`` is ``result`` or ``error``."""
+    """The reply to the cell: ``op`` is ``result`` or ``error``."""
 
     op: str
     buffers: list[values.Buffer]
 
 
 class ToolObserver(Protocol):
-    """Is told of a cell's calls, on the I/O loop."""
+    """An observer of a cell's calls; its methods run on the I/O loop."""
 
     def call_started(
         self, call_id: int, name: str, buffers: Sequence[values.Buffer], context: contextvars.Context
     ) -> Any:
-        """A call begins, and will run in ``context``; what this returns is given back when it is answered."""
+        """Note a call that will run in ``context``; the return value is passed to :meth:`call_ended`."""
 
     def call_ended(self, note: Any, op: str, buffers: Sequence[values.Buffer]) -> None:
-        """It was answered, as :class:`ToolReply` says."""
+        """Note the reply to a call, as in :class:`ToolReply`."""
 
 
 def describe(name: object, tool: Tool) -> ToolSpec:
-    """Return what the cell may know of ``tool``.
+    """Return the description of ``tool`` that is sent to the cell.
 
     Raises:
-        InvalidTool: If the name is no identifier, or the tool not callable.
+        InvalidTool: If the name is not an identifier or the tool is not callable.
     """
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
         raise InvalidTool(
@@ -95,10 +95,10 @@ def describe(name: object, tool: Tool) -> ToolSpec:
 def bind(name: str, tool: Tool, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the call's arguments by name, as the tool's signature binds them.
 
-    Keyword arguments of a ``**kwargs`` stand beside the others; those of an ``*args`` under its name, as a tuple.
+    Arguments of ``**kwargs`` are merged with the others; those of ``*args`` are a tuple under its name.
 
     Raises:
-        TypeError: If they do not fit; the text names a close match for an unknown keyword.
+        TypeError: If they do not match the signature; the text names a close match for an unknown keyword.
     """
     kwargs = _correct_keywords(name, kwargs)
     signature = _signature(tool)
@@ -120,9 +120,9 @@ def bind(name: str, tool: Tool, args: Sequence[Any], kwargs: Mapping[str, Any]) 
 
 
 def call(tool: Tool, arguments: Mapping[str, Any]) -> Any:
-    """Call ``tool`` with arguments as :func:`bind` returns them: by keyword wherever the signature lets us.
+    """Call ``tool`` with arguments from :func:`bind`, by keyword wherever the signature allows it.
 
-    DSPy's own wrappers take keywords only, whatever the signature they show.
+    DSPy's wrappers accept keywords only, although their signatures show positional parameters.
     """
     rest = dict(arguments)
     signature = _signature(tool)
@@ -143,7 +143,7 @@ def call(tool: Tool, arguments: Mapping[str, Any]) -> Any:
 
 
 def failure(error: BaseException) -> ToolFailure:
-    """Return the facts of a tool's exception that the cell may see."""
+    """Return the data of a tool's exception that is sent to the cell."""
     bases = [
         cls.__name__
         for cls in type(error).__mro__
@@ -157,20 +157,20 @@ def failure(error: BaseException) -> ToolFailure:
 
 
 def weak_method(invoke: Invoke) -> Invoke:
-    """Return a method's like that does not keep its object alive: a session must not keep its interpreter so."""
+    """Return a callable like ``method`` that does not keep its object alive."""
     weak = weakref.WeakMethod(invoke)
 
     def call_method(name: str, arguments: dict[str, Any]) -> Any:
         method = weak()
         if method is None:
-            raise RuntimeError("the interpreter is gone")
+            raise RuntimeError("the interpreter does not exist any more")
         return method(name, arguments)
 
     return call_method
 
 
 class ToolRunner:
-    """Runs one interpreter's tool calls: each in a worker thread, in its own copy of the caller's context."""
+    """Runs one interpreter's tool calls, each in a worker thread and in its own copy of the caller's context."""
 
     def __init__(self, invoke: Invoke, max_value_bytes: int | None) -> None:
         self._invoke, self._max_value_bytes = invoke, max_value_bytes
@@ -190,17 +190,18 @@ class ToolRunner:
         caller_loop: asyncio.AbstractEventLoop | None,
         observer: ToolObserver | None = None,
     ) -> None:
-        """Offer ``tools`` until the next cell. Their calls see ``context``, and ``observer`` is told of them.
+        """Offer ``tools`` until the next cell; calls run in ``context`` and are reported to ``observer``.
 
-        Async tools run on ``caller_loop`` if there is one that is free to run them, else on a loop of their own.
+        Async tools run on ``caller_loop`` if that loop is given and free, else on a loop of their own.
         """
         self._tools, self._context, self._caller_loop = dict(tools), context, caller_loop
         self._observer = observer
 
     def end_cell(self) -> None:
-        """Cancel the async calls nobody waits for any more. Threads cannot be stopped; their results are dropped.
+        """Cancel pending async calls. Threads cannot be stopped; their results are dropped.
 
-        The caller's tools and context are let go: they may hold the interpreter, and the session outlives it.
+        References to the caller's tools and context are cleared: they may hold the interpreter, which the session must
+        not keep alive.
         """
         for future in list(self._awaiting):
             future.cancel()
@@ -213,9 +214,9 @@ class ToolRunner:
         """Run one call and return the reply to its cell, with frames as Arrow IPC if the cell has ``arrow``.
 
         Raises:
-            ToolAborted: If the tool raised what is no Exception: KeyboardInterrupt, a cancellation.
+            ToolAborted: If the tool raised a BaseException that is no Exception, such as KeyboardInterrupt.
         """
-        context, observer = self._context.copy(), self._observer  # one Context cannot be entered twice at a time
+        context, observer = self._context.copy(), self._observer  # a Context cannot be entered twice at the same time
         note = None if observer is None else observer.call_started(call_id, name, buffers, context)
         work = functools.partial(context.run, self._work, name, buffers, arrow)
         try:
@@ -229,20 +230,20 @@ class ToolRunner:
         return reply
 
     def close(self) -> None:
-        """Take no further calls; does not wait for those under way."""
+        """Accept no further calls; does not wait for pending ones."""
         self.end_cell()
         self._threads.shutdown(cancel_futures=True)
         if self._async_loop is not None:
-            self._async_loop.stop(wait=False)  # we are on the I/O loop, and the tools are the user's
+            self._async_loop.stop(wait=False)  # user code must not run on the I/O loop
             self._async_loop = None
 
     def wait_for(self, awaitable: Awaitable[Any]) -> Any:
-        """Run what an async tool returned, from its worker thread, and return its result."""
+        """Await the coroutine of an async tool, called from its worker thread, and return the result."""
         loop = self._caller_loop or self._own_loop()
         future: Future[Any] = Future()
 
         async def settle() -> None:
-            # Here and not in the task's own outcome: asyncio lets a KeyboardInterrupt end the whole loop.
+            # Caught here and not left to the task: asyncio lets a KeyboardInterrupt end the whole loop.
             try:
                 result = await awaitable
             except BaseException as error:
@@ -286,7 +287,7 @@ class ToolRunner:
             raise ToolAborted(error) from error
 
     def _encode(self, result: Any, arrow: bool) -> list[values.Buffer]:
-        try:  # a snapshot: the tool may go on with it
+        try:  # encoded now: the tool may change the value later
             return values.dumps(result, max_bytes=self._max_value_bytes, snapshot=True, arrow=arrow)
         except values.UnsupportedValue:
             return values.dumps(str(result), max_bytes=self._max_value_bytes)  # as DSPy's own interpreters do
@@ -296,7 +297,7 @@ def _signature(tool: Tool) -> inspect.Signature | None:
     try:
         return inspect.signature(tool)
     except (TypeError, ValueError):
-        return None  # builtins without one
+        return None  # builtins without a signature
 
 
 def _default_repr(parameter: inspect.Parameter) -> str | None:

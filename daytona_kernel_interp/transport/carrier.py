@@ -1,4 +1,4 @@
-"""The carrier: moves one stream between its local end and whichever WebSocket carries it now."""
+"""Move one stream between its local end and its current WebSocket."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ FINISHED = 1000  # RFC 6455 §7.4.1
 
 
 class Carrier:
-    """The shell of one stream, for as long as the stream lives.
+    """The asyncio shell of one stream, for the stream's whole life.
 
-    Everything happens in callbacks of the local end and of the socket, in the order of their events, so nothing is
-    ever half-written when a socket is replaced: the local end has its bytes or they still count as the peer's.
+    All work is done in callbacks of the local end and of the socket, in the order of their events. When a socket is
+    replaced, each byte is therefore either written to the local end or still unacknowledged at the peer.
     """
 
     def __init__(self, stream: Stream, on_end: Callable[[], None]) -> None:
-        """Make a carrier; ``on_end`` is called once, when the stream is over in whatever way."""
+        """Create the carrier; ``on_end`` is called once when the stream ends, for any reason."""
         self.stream = stream
         self.socket: Socket | None = None
         self._loop = asyncio.get_running_loop()
         self._on_end = on_end
         self._local: LocalEnd | None = None
-        self._early_data = bytearray()  # came before there was a local end
+        self._early_data = bytearray()  # received before the local end was connected
         self._early_eof = False
         self._eof_written = False
         self._paused = False
@@ -43,7 +43,7 @@ class Carrier:
         self.ended = False
 
     def connect(self, local: LocalEnd) -> None:
-        """Give the stream its local end."""
+        """Connect the stream to its local end."""
         self._local = local
         local.open(self)
         early, self._early_data = self._early_data, bytearray()
@@ -54,16 +54,16 @@ class Carrier:
         self._update()
 
     def attach(self, socket: Socket) -> None:
-        """Carry the stream on ``socket`` from now on; the stream itself was attached before."""
+        """Carry the stream on ``socket`` from now on; ``Stream.attach`` was called before."""
         self.socket = socket
         self._update()
 
     def detach(self) -> None:
-        """The socket is gone, or another takes its place."""
+        """Stop using the socket: it is lost or being replaced."""
         self.socket = None
 
     def end(self, code: int = FINISHED, reason: str = "") -> None:
-        """End the stream: the socket is closed with ``code``, the local end closed or, if unfinished, aborted."""
+        """End the stream: close the socket with ``code``; close the local end, or abort it if unfinished."""
         if self.ended:
             return
         self.ended = True
@@ -82,10 +82,10 @@ class Carrier:
     # --- the socket's events ----------------------------------------------------------------------------
 
     def message(self, data: bytes | None) -> None:
-        """Take one message of the socket."""
+        """Process one message of the socket."""
         try:
             if data is None:
-                raise RemoteProtocolError("a text message on a stream")
+                raise RemoteProtocolError("a text message on a stream; only binary messages are allowed")
             for received in self.stream.receive(data):
                 self._deliver(received)
         except RemoteProtocolError as error:
@@ -95,7 +95,7 @@ class Carrier:
         self._update()
 
     def flush(self) -> None:
-        """Send what there is, as far as the socket takes it."""
+        """Send frames while the socket is writable."""
         socket = self.socket
         while socket is not None and socket.writable and (frame := self.stream.next_frame()) is not None:
             socket.post(frame)
@@ -103,7 +103,7 @@ class Carrier:
     # --- the local end's events ----------------------------------------------------------------------------
 
     def feed(self, data: bytes) -> None:
-        """Take bytes that the local end read."""
+        """Queue bytes that the local end has read."""
         if self.ended:
             return
         if len(data) <= MAX_PAYLOAD_BYTES:
@@ -117,18 +117,18 @@ class Carrier:
         self.flush()
 
     def feed_eof(self) -> None:
-        """The local end has nothing more to say."""
+        """Handle the end of the local end's input."""
         if not self.ended:
             self.stream.finish()
             self._update()
 
     def local_drained(self) -> None:
-        """The local end has taken what was written."""
+        """Handle that the local end's write buffer is empty; the bytes can be acknowledged."""
         if not self.ended:
             self._update()
 
     def local_failed(self, error: Exception) -> None:
-        """The local end cannot be used."""
+        """End the stream because the local end has failed."""
         self.end(CloseCode.PORT_REFUSED, close_reason(error))
 
     # --- within -----------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ class Carrier:
             self._local.write(received.payload)
 
     def _update(self) -> None:
-        """Bring everything up to date after an event."""
+        """Update acks, window and end after an event."""
         if self.ended:
             return
         self._ack_delivered()
@@ -162,7 +162,7 @@ class Carrier:
             return
         pending = self._local.pending
         if pending and self._eof_written:
-            pending += 1  # the end is delivered with the last byte before it
+            pending += 1  # the end is delivered together with the last byte
         size = self.stream.undelivered - pending
         if size > 0:
             self.stream.delivered(size)

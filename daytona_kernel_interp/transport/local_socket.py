@@ -1,4 +1,4 @@
-"""Local ends of a stream: a connected socket, or a function within the process."""
+"""The local ends of a stream: a connected socket, or a function in this process."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ if TYPE_CHECKING:
 
 
 class LocalInput(Protocol):
-    """What an end gives its bytes to: a carrier."""
+    """The receiver of a local end's bytes; implemented by the carrier."""
 
     def feed(self, data: bytes) -> None:
-        """Take bytes that the end read."""
+        """Accept bytes that the end has read."""
 
     def feed_eof(self) -> None:
-        """The end has nothing more to say, or is gone."""
+        """Accept the end of input, or the loss of the end."""
 
     def local_drained(self) -> None:
-        """What was written to the end has been taken."""
+        """Note that the end's write buffer is empty."""
 
     def local_failed(self, error: Exception) -> None:
-        """The end cannot be used: the stream is over."""
+        """Note that the end has failed; the stream ends."""
 
 
 class LocalEnd(Protocol):
-    """What a carrier writes to."""
+    """The local end as a carrier uses it."""
 
     def open(self, feed: LocalInput) -> None:
-        """Begin: from now on ``feed`` gets what is read."""
+        """Start reading; ``feed`` receives what is read."""
 
     def write(self, data: bytes) -> None:
-        """Write ``data``, without waiting; what is not taken at once counts as pending."""
+        """Write ``data`` without waiting; what cannot be written at once counts as pending."""
 
     @property
     def pending(self) -> int:
-        """Bytes written and not taken yet by whoever is behind the end."""
+        """Number of bytes that are buffered and not yet accepted by the end's peer."""
 
     def write_eof(self) -> None:
-        """Say that nothing more will be written."""
+        """Signal that nothing more will be written."""
 
     def pause(self) -> None:
         """Read no further for now."""
@@ -51,35 +51,35 @@ class LocalEnd(Protocol):
         """Read on."""
 
     def close(self) -> None:
-        """Close the end once what was written has been taken; for a stream that ended well."""
+        """Close the end after its buffer is written; for a stream that finished normally."""
 
     def abort(self) -> None:
-        """Drop the end at once; whoever is behind it sees it close."""
+        """Close the end at once and drop its buffer."""
 
 
 class Handshake(Protocol):
-    """What is said on a connection before its bytes belong to the stream; see ``wire.zmtp``."""
+    """The handshake on a connection before its bytes belong to the stream; see ``wire.zmtp``."""
 
     @property
     def opening(self) -> bytes:
-        """What is written at once."""
+        """The bytes to write at once."""
 
     def receive(self, data: bytes) -> bytes:
-        """Take what came and return what belongs to the stream."""
+        """Process received bytes; return those that belong to the stream."""
 
     def send(self, data: bytes) -> bytes:
-        """Take what is to be written and return what may be, by now."""
+        """Accept bytes to be written; return those that may be written now."""
 
     def release(self) -> bytes:
-        """Return what was kept back and may be written by now."""
+        """Return the held bytes that may be written now."""
 
     @property
     def held(self) -> int:
-        """How many bytes are kept back."""
+        """The number of held bytes."""
 
 
 class SocketEnd(asyncio.Protocol):
-    """A TCP or unix socket that is connected now or later; bytes written before then wait."""
+    """A TCP or unix socket, connected now or later; bytes written before then are buffered."""
 
     def __init__(self, handshake: Handshake | None = None) -> None:
         self._handshake = handshake
@@ -91,13 +91,13 @@ class SocketEnd(asyncio.Protocol):
     # --- LocalEnd -----------------------------------------------------------------------------------
 
     def open(self, feed: LocalInput) -> None:
-        """Begin: from now on ``feed`` gets what is read."""
+        """Start reading; ``feed`` receives what is read."""
         self._feed = feed
         if self._transport is not None and not self._paused:
             self._transport.resume_reading()
 
     def write(self, data: bytes) -> None:
-        """Write ``data``; bytes for a socket that is gone are dropped, as TCP would."""
+        """Write ``data``; bytes for a closed socket are dropped, as TCP does."""
         if self._transport is None:
             if not self._lost:
                 self._early_data += data
@@ -114,7 +114,7 @@ class SocketEnd(asyncio.Protocol):
 
     @property
     def pending(self) -> int:
-        """Bytes that the operating system has not taken yet."""
+        """Number of bytes that the operating system has not accepted yet."""
         if self._transport is None:
             return len(self._early_data)
         held = 0 if self._handshake is None else self._handshake.held
@@ -143,13 +143,13 @@ class SocketEnd(asyncio.Protocol):
             self._transport.resume_reading()
 
     def close(self) -> None:
-        """Close the socket; what is buffered is still sent."""
+        """Close the socket after its buffer is sent."""
         self._feed = None
         if self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
-        """Close the socket without waiting for anything."""
+        """Close the socket at once and drop its buffer."""
         self._feed, self._lost, self._early_data = None, True, bytearray()
         if self._transport is not None:
             self._transport.abort()
@@ -157,12 +157,12 @@ class SocketEnd(asyncio.Protocol):
     # --- asyncio.Protocol -------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connected transport."""
+        """Store the transport and write the buffered bytes."""
         self._transport = transport = cast("asyncio.Transport", transport)
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        transport.set_write_buffer_limits(high=0)  # resume_writing() then says: all of it was taken
+        transport.set_write_buffer_limits(high=0)  # so that resume_writing() means: the buffer is empty
         if self._lost:
             transport.abort()
             return
@@ -180,13 +180,13 @@ class SocketEnd(asyncio.Protocol):
             self._feed.local_drained()
 
     def _stay_paused(self) -> None:
-        # Python 3.10 begins to read after connection_made(), whatever that asked for.
+        # Python 3.10 starts reading after connection_made() even if that paused it.
         if self._transport is not None and (self._feed is None or self._paused):
             self._transport.resume_reading()
             self._transport.pause_reading()
 
     def data_received(self, data: bytes) -> None:
-        """Pass on what was read."""
+        """Forward what was read."""
         if self._feed is None:
             return
         if self._handshake is not None:
@@ -205,15 +205,15 @@ class SocketEnd(asyncio.Protocol):
             self._feed.feed(data)
 
     def eof_received(self) -> bool:
-        """Pass on the end; the other direction stays open."""
+        """Forward the end of input; the other direction stays open."""
         if self._feed is not None:
             self._feed.feed_eof()
         return True
 
     def resume_writing(self) -> None:
-        """All of what was written has been taken.
+        """Report that the buffer is empty, in a later callback.
 
-        Told later: asyncio's transport closes twice if it is closed from within this (3.11, ``_write_ready``).
+        asyncio's transport closes twice if it is closed from within this method (3.11, ``_write_ready``).
         """
         asyncio.get_running_loop().call_soon(self._report_drained)
 
@@ -222,7 +222,7 @@ class SocketEnd(asyncio.Protocol):
             self._feed.local_drained()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """A reset counts as the end; what was not taken never will be."""
+        """Report the end; a reset counts as one. The buffer is dropped."""
         self._lost = True
         if self._feed is not None:
             self._feed.local_drained()
@@ -230,7 +230,7 @@ class SocketEnd(asyncio.Protocol):
 
 
 class FunctionEnd:
-    """An end inside the process: what comes goes to a function, :meth:`send` says something."""
+    """A local end inside the process: received bytes go to a function, :meth:`send` writes to the peer."""
 
     def __init__(self, on_data: Callable[[bytes], None], on_end: Callable[[], None] = lambda: None) -> None:
         self._on_data, self._on_end = on_data, on_end
@@ -240,34 +240,34 @@ class FunctionEnd:
         self.pending = 0
 
     def open(self, feed: LocalInput) -> None:
-        """Begin; what was sent before goes out."""
+        """Start; forward what was sent before."""
         self._feed = feed
         for data in self._early_data:
             feed.feed(data)
         self._early_data = []
 
     def send(self, data: bytes) -> None:
-        """Send ``data`` to the far side."""
+        """Send ``data`` to the peer."""
         if self._feed is None:
             self._early_data.append(data)
         else:
             self._feed.feed(data)
 
     def send_eof(self) -> None:
-        """Say that nothing more will be sent."""
+        """Signal that nothing more will be sent."""
         if self._feed is not None:
             self._feed.feed_eof()
 
     def write(self, data: bytes) -> None:
-        """Give ``data`` to the function."""
+        """Pass ``data`` to the function."""
         self._on_data(data)
 
     def write_eof(self) -> None:
-        """Tell of the far side's end."""
+        """Report the end of the peer's input."""
         self._on_end()
 
     def pause(self) -> None:
-        """Note that the window is full; whoever sends much looks at :attr:`paused`."""
+        """Note that the window is full; senders of bulk data check :attr:`paused`."""
         self.paused = True
 
     def resume(self) -> None:
@@ -275,11 +275,11 @@ class FunctionEnd:
         self.paused = False
 
     def close(self) -> None:
-        """End it."""
+        """Close the end."""
         self._feed = None
 
     def abort(self) -> None:
-        """End it; the function learns of it."""
+        """Close the end and report it to the owner."""
         if self._feed is not None:
             self._feed = None
             self._on_end()

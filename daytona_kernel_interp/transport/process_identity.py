@@ -1,4 +1,4 @@
-"""Telling a process from a later one that got its id."""
+"""Identify a process so that a later process with the same pid is not mistaken for it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def process_start_mark(pid: int) -> str:
-    """Return a mark of when process ``pid`` started.
+    """Return a mark that identifies process ``pid`` by its start time.
 
     Raises:
-        ProcessLookupError: If there is no such process, or it has ended and was not waited for.
+        ProcessLookupError: If there is no such process, or it is a zombie.
     """
     try:
         # proc(5), /proc/pid/stat: field 22, after the command's name in parentheses; field 3 is the state
@@ -26,7 +26,7 @@ def process_start_mark(pid: int) -> str:
 
 
 def process_alive(pid: int, mark: str) -> bool:
-    """Return whether the process that had this id and mark lives."""
+    """Return whether the process with this pid and start mark is alive."""
     try:
         return process_start_mark(pid) == mark
     except ProcessLookupError:

@@ -1,8 +1,8 @@
-"""The WebSockets that carry streams, on the `websockets` library.
+"""The WebSockets that carry streams, based on the `websockets` library.
 
-`websockets` does the handshake, the framing, TLS and proxies. Its own ``send()`` and ``recv()`` cost a task switch and
-three coroutines a message, so messages go past them: handed over as they are parsed, and written without a wait while
-the transport takes them. Everything of the library's that this touches stands in this module.
+`websockets` does the handshake, the framing, TLS and proxies. Its ``send()`` and ``recv()`` cost a task switch and
+three coroutines per message, so they are bypassed: messages are handed over as they are parsed, and written without
+waiting while the transport is writable. All private names of the library that this needs are used in this module only.
 """
 
 from __future__ import annotations
@@ -27,51 +27,51 @@ if TYPE_CHECKING:
 
 __all__ = ["PEER_AT_FAULT", "InvalidStatus", "Socket", "SocketSink", "connect_socket", "serve_sockets"]
 
-# At level DEBUG websockets logs the headers of an upgrade, and ours hold secrets.
+# At level DEBUG websockets logs the headers of an upgrade, which contain secrets.
 _silent_logger = logging.getLogger(f"{__name__}.websockets")
 _silent_logger.setLevel(logging.INFO)
 
 LOST = 1006  # RFC 6455 §7.4.1: closed without a close frame
-# RFC 6455 §7.4.1, with which websockets closes by itself: no WebSocket, no text, a message beyond MAX_FRAME_BYTES.
+# RFC 6455 §7.4.1: codes with which websockets closes a connection itself: protocol error, invalid text, too large.
 PEER_AT_FAULT = frozenset({1002, 1007, 1009})
-_WRITE_BUFFER_BYTES = 512 * 1024  # two frames: while one is written the next is ready
+_WRITE_BUFFER_BYTES = 512 * 1024  # two frames: the next is ready while one is written
 _CLOSE_S = 1.0
 
 
 class SocketSink(Protocol):
-    """Who gets what a socket brings."""
+    """The receiver of a socket's events."""
 
     def message(self, socket: Socket, data: bytes | None) -> None:
-        """Take one binary message; None stands for a message that was text."""
+        """Process one binary message; None stands for a text message."""
 
     def writable(self, socket: Socket) -> None:
-        """The socket takes messages again."""
+        """Note that the socket is writable again."""
 
     def lost(self, socket: Socket, code: int, reason: str) -> None:
-        """The socket is closed, with the peer's close code, one of :data:`PEER_AT_FAULT`, or :data:`LOST`."""
+        """Note that the socket is closed: the peer's close code, one of :data:`PEER_AT_FAULT`, or :data:`LOST`."""
 
 
 class Socket(Protocol):
-    """One WebSocket: everything that carries streams over it needs."""
+    """One WebSocket, as the carriers of streams use it."""
 
-    heard_at: float  # when the last byte came, on the loop's clock
+    heard_at: float  # loop time of the last received byte
 
     @property
     def writable(self) -> bool:
-        """Whether :meth:`post` may be called: it is open, and the peer keeps up."""
+        """Whether :meth:`post` may be called: the socket is open and its buffer is not full."""
 
     def post(self, message: bytes) -> None:
-        """Send one binary message, without waiting."""
+        """Send one binary message without waiting."""
 
     def begin_close(self, code: int, reason: str = "") -> None:
-        """Begin to close it with a close code."""
+        """Start the closing handshake with a close code."""
 
     def abort(self) -> None:
-        """Drop it at once."""
+        """Drop the connection at once."""
 
 
 class _DirectConnection:
-    """Mixed into websockets' connections."""
+    """The socket interface, mixed into the connections of `websockets`."""
 
     loop: asyncio.AbstractEventLoop
     protocol: Any
@@ -111,7 +111,7 @@ class _DirectConnection:
 
     def resume_writing(self) -> None:
         super().resume_writing()  # type: ignore[misc]
-        # Not from within: asyncio's transport closes twice if a write from here fails (3.11, `_write_ready`).
+        # In a later callback: asyncio's transport closes twice if a write from here fails (3.11, `_write_ready`).
         self.loop.call_soon(self._report_writable)
 
     def _report_writable(self) -> None:
@@ -137,7 +137,7 @@ class _DirectConnection:
             self.sink.message(self, None)
             return
         self._parts.append(bytes(event.data))
-        if event.fin:  # a proxy may cut messages into fragments
+        if event.fin:  # a proxy may split messages into fragments
             data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
             self._parts = []
             self.sink.message(self, data)
@@ -152,7 +152,7 @@ class _Server(_DirectConnection, ServerConnection):
 
 
 class _Connect(connect):
-    """Takes a redirect as the refusal that it is: it leads to a login page, and our headers are for nobody else."""
+    """A connect that treats a redirect as a refusal: it leads to a login page, which must not get the headers."""
 
     def process_redirect(self, exc: Exception) -> Exception | str:
         return exc
@@ -161,10 +161,10 @@ class _Connect(connect):
 async def connect_socket(
     url: str, headers: Mapping[str, str], sink: SocketSink, *, timeout_s: float, host: str | None = None
 ) -> Socket:
-    """Dial ``url``, at ``host`` if given; from the end of the handshake on ``sink`` gets what comes.
+    """Open a WebSocket to ``url``, connecting to ``host`` if given; ``sink`` receives its events.
 
     Raises:
-        OSError, asyncio.TimeoutError: If it cannot be reached.
+        OSError, asyncio.TimeoutError: If the server cannot be reached.
         websockets.exceptions.InvalidHandshake: If the upgrade was refused; ``InvalidStatus`` has the response.
     """
     direct = host is not None or url.startswith(("ws://127.0.0.1:", "ws://[::1]:", "ws://localhost:"))
@@ -174,7 +174,7 @@ async def connect_socket(
         additional_headers=dict(headers),
         compression=None,
         max_size=MAX_FRAME_BYTES,
-        ping_interval=None,  # a ping waits behind a blocked send, so it proves nothing
+        ping_interval=None,  # a ping waits behind a blocked send, so it proves nothing about the peer
         open_timeout=timeout_s,
         close_timeout=_CLOSE_S,
         write_limit=_WRITE_BUFFER_BYTES,
@@ -191,7 +191,7 @@ async def serve_sockets(
     check: Callable[[ServerConnection, Request], Response | None],
     host: str = "127.0.0.1",
 ) -> Server:
-    """Serve on ``host``; ``handler`` gets each socket whose upgrade ``check`` passed, and sets its ``sink``."""
+    """Serve WebSockets on ``host``; ``handler`` gets each socket that ``check`` accepted, and sets its ``sink``."""
     return await serve(
         handler,
         host,

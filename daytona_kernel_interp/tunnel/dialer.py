@@ -1,4 +1,36 @@
-"""Reaching a relay, and keeping streams to it alive over lost sockets. Lives on the I/O loop."""
+"""Dial a relay, and keep streams to it alive over lost WebSockets. Lives on the I/O loop.
+
+Theory of operation
+-------------------
+
+A stream outlives the WebSockets that carry it. This module owns the loop that keeps it on one: dial, exchange hellos,
+attach, wait for the loss, dial again. The offsets, acks and the decision what to resend are in ``wire.stream``; the
+rule which attachment counts is in ``wire.keepalive``; bytes are moved by ``transport.carrier``.
+
+States of a :class:`DialedStream`:
+
+* *dialling*: no socket. Attempts follow each other with exponential backoff and jitter (``wire.backoff``), because an
+  outage hits all streams of a host at once. The host's hello goes in the upgrade's headers and carries a generation,
+  one higher for every attempt; the relay drops an attachment of a lower generation, so a late socket cannot take over.
+* *waiting for the hello*: the socket is open, and the relay's hello has not arrived. A relay that accepts and then says
+  nothing counts as a failed attempt after ``DIAL_S``.
+* *attached*: the carrier moves bytes. The watchdog decides from the time of the last byte whether the socket is dead;
+  it is then aborted, which leads back to *dialling*.
+* *ended*: both local ends have finished, or :meth:`DialedStream.close` was called, or the stream cannot be resumed.
+
+What can go wrong, and what follows:
+
+* The relay closes the stream with a final code (unknown stream, superseded, protocol error): the stream is over.
+  ``on_gone`` is called once; the owner decides whether a recovery from the journal can make up for it.
+* The upgrade is refused (:data:`_REFUSED_STATUSES`). Behind a proxy a refusal can mean a wrong token, a stopped sandbox
+  or a relay that is still starting, so it counts only after some seconds. Before each further attempt the sandbox is
+  asked to restart its relay, which also returns a new address or a new token; concurrent streams share one request.
+* The first dial of a stream fails for longer than ``open_within_s``: :class:`SandboxFailed`.
+* A stream that was open cannot be dialled for ``resume_lifetime_s``: :class:`TunnelLost`.
+
+Every socket belongs to one :class:`_Attempt`. Its callbacks do nothing once a later attempt has replaced it, so events
+of an aborted socket never reach the stream.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +59,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Refusals of the upgrade that do not pass by themselves; previews refuse good tokens for some seconds after a start.
+# Refusals that are final if they persist; a preview refuses valid tokens for some seconds after a start.
 _REFUSED_STATUSES = frozenset({307, 401, 403, 404})
 _REFUSED_TIMEOUT_S = 10.0
 
 
 class StreamGone(Exception):
-    """The relay does not have the stream any more, or does not take it; ``code`` is its close code."""
+    """The relay does not know the stream or refuses it; ``code`` is the WebSocket close code."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason or f"the relay closed the stream with code {code}")
@@ -41,7 +73,7 @@ class StreamGone(Exception):
 
 
 class Dialer:
-    """Knows where one relay is, also after it was restarted."""
+    """The dialer of one relay; it follows the relay's address over restarts."""
 
     def __init__(
         self,
@@ -58,7 +90,7 @@ class Dialer:
         """Open one WebSocket to the relay.
 
         Raises:
-            OSError, asyncio.TimeoutError, InvalidHandshake: If that did not work.
+            OSError, asyncio.TimeoutError, InvalidHandshake: If the connection or the upgrade failed.
         """
         headers = {
             **self.address.headers,
@@ -69,10 +101,10 @@ class Dialer:
         return await connect_socket(url, headers, sink, timeout_s=DIAL_S, host=self.address.host)
 
     async def restart_relay(self) -> None:
-        """Have the sandbox start its relay again if that has ended. Streams that ask at the same time share one try.
+        """Ask the sandbox to restart its relay if the relay has ended. Concurrent callers share one request.
 
         Raises:
-            SandboxGone: If there is nothing left to dial.
+            SandboxGone: If the sandbox does not exist any more or cannot run a relay.
         """
         if self._restarting is None:
             self._restarting = asyncio.create_task(self._restart_once())
@@ -88,12 +120,12 @@ class Dialer:
             log.warning("the relay could not be restarted: %s", error)
             return
         if address is not None:
-            log.warning("the relay is dialled at a new address, or anew")
+            log.warning("the relay was restarted or has a new address; dialling it again")
             self.address = address
 
 
 class _Attempt:
-    """What one dial's socket brings, for as long as no other took its place."""
+    """The callbacks of one attempt's socket; they do nothing once a later attempt has replaced it."""
 
     def __init__(self, stream: DialedStream) -> None:
         self._stream = stream
@@ -112,7 +144,7 @@ class _Attempt:
 
 
 class DialedStream:
-    """One stream from the host: dialled at once, and again whenever its socket is lost."""
+    """The host's end of one stream: dialled at once, and again whenever its socket is lost."""
 
     def __init__(
         self,
@@ -123,13 +155,13 @@ class DialedStream:
         *,
         open_within_s: float | None = None,
     ) -> None:
-        """Make a stream; ``on_gone`` is called once if it ends for another reason than its two local ends.
+        """Create the stream and begin to dial; ``on_gone`` is called once if it ends before its two local ends do.
 
         ``open_within_s`` is how long the first dial is repeated (default: ``DIAL_S``, or as long as the address allows
         for refusals); afterwards a lost stream is dialled for ``resume_lifetime_s``.
         """
         self.channel = channel
-        self.host_stream = False  # whether this process's own client is behind it
+        self.host_stream = False  # whether the local end is this process's own client
         self._dialer, self._on_gone = dialer, on_gone
         self._open_within_s = open_within_s
         self._loop = asyncio.get_running_loop()
@@ -137,34 +169,34 @@ class DialedStream:
         self.carrier = Carrier(self._host.stream, self._ended)
         self._watchdog = Watchdog(dialer.times, self._loop.time())
         self._socket: Socket | None = None
-        self._attempt: _Attempt | None = None  # whose socket it is that counts
+        self._attempt: _Attempt | None = None  # the attempt whose socket counts
         self._lost = asyncio.Event()
-        self._answered = asyncio.Event()  # the hello came, or the socket was lost before it
+        self._answered = asyncio.Event()  # the hello arrived, or the socket was lost before it
         self._end_error: StreamGone | None = None
         self.opened: asyncio.Future[None] = self._loop.create_future()
         self._task = asyncio.create_task(self._keep_connected())
 
     @property
     def id(self) -> str:
-        """The stream's id, by which the relay knows it."""
+        """The stream's id at the relay."""
         return self._host.id
 
     @property
     def unacked(self) -> bool:
-        """Whether the far end owes an ack."""
+        """Whether bytes were sent that the peer has not acknowledged."""
         return self._host.stream.unacked
 
     @property
     def attached(self) -> bool:
-        """Whether a socket carries it now."""
+        """Whether a socket carries the stream now."""
         return self.carrier.socket is not None
 
     def connect(self, local: LocalEnd) -> None:
-        """Give it its local end."""
+        """Connect the stream to its local end."""
         self.carrier.connect(local)
 
     def check_connection(self, now: float, *, in_flight: bool, keep_warm: bool = False) -> bool:
-        """Ask for, or judge, the life of its socket; return whether it was found dead."""
+        """Run the watchdog: send a keepalive or abort a dead socket; return whether it was dead."""
         socket = self.carrier.socket
         if socket is None:
             return False
@@ -175,13 +207,13 @@ class DialedStream:
             self.carrier.flush()
         elif beat is WatchdogAction.DEAD:
             log.info(
-                "stream %s: no sign of life for %g s, dialling again", self.channel, self._dialer.times.dead_after_s
+                "stream %s: nothing received for %g s, dialling again", self.channel, self._dialer.times.dead_after_s
             )
             socket.abort()
         return beat is WatchdogAction.DEAD
 
     def close(self) -> None:
-        """End the stream; nothing that it still holds is sent. Again does nothing."""
+        """End the stream and drop what is queued. A second call does nothing."""
         self._task.cancel()
         if not self.opened.done():
             self.opened.cancel()
@@ -191,18 +223,18 @@ class DialedStream:
             socket.abort()
 
     async def wait_closed(self) -> None:
-        """Return when nothing of it runs any more."""
+        """Wait until the dialling task has ended."""
         await asyncio.gather(self._task, return_exceptions=True)
 
-    # --- what the current attempt's socket brings ---------------------------------------------------
+    # --- events of the current attempt's socket ---------------------------------------------------
 
     @property
     def attempt(self) -> _Attempt | None:
-        """The attempt that counts."""
+        """The current attempt."""
         return self._attempt
 
     def message(self, socket: Socket, data: bytes | None) -> None:
-        """Take a message of the socket; the first is the relay's hello."""
+        """Process a message; the first of a socket is the relay's hello."""
         if self.carrier.socket is socket:
             self.carrier.message(data)
             return
@@ -221,12 +253,12 @@ class DialedStream:
         self._answered.set()
 
     def writable(self, socket: Socket) -> None:
-        """Send on."""
+        """Continue sending."""
         if self.carrier.socket is socket:
             self.carrier.flush()
 
     def lost(self, socket: Socket, code: int, reason: str) -> None:
-        """Dial again, unless the relay said that there is no point."""
+        """Note the loss; the dialling task dials again unless the close code was final."""
         if self.carrier.socket is socket:
             self.carrier.detach()
         if (code in FINAL_CLOSES or code in PEER_AT_FAULT or code == FINISHED) and self._end_error is None:
@@ -246,7 +278,7 @@ class DialedStream:
                     raise self._end_error
         except StreamGone as gone:
             if self._host.stream.both_finished and gone.code in (FINISHED, CloseCode.UNKNOWN_STREAM):
-                self.carrier.end()  # the relay had the last ack, and its close was lost
+                self.carrier.end()  # the relay received the last ack, and its close was lost
             if self.carrier.ended:
                 return
             wire = gone.code == CloseCode.BAD_HELLO and not self.opened.done()
@@ -257,11 +289,12 @@ class DialedStream:
         self._give_up(error)
 
     async def _dial_until_attached(self) -> None:
-        """Dial until the relay said hello.
+        """Dial until the relay's hello has arrived.
 
         Raises:
             StreamGone: If the relay refuses the stream.
-            SandboxFailed, TunnelLost: If it cannot be reached for as long as streams live; the first time, at once.
+            SandboxFailed: If the first dial did not succeed in time.
+            TunnelLost: If an open stream could not be dialled for ``resume_lifetime_s``.
         """
         started = self._loop.time()
         for delay_s in delays(self._dialer.entropy.jitter):
@@ -272,7 +305,7 @@ class DialedStream:
                 self._socket = await self._dialer.dial(self.channel, self._host.next_hello(), self._attempt)
                 await self._wait_hello(self._socket)
             except (OSError, InvalidHandshake, asyncio.TimeoutError) as error:
-                self._attempt = None  # a socket that is late says nothing any more
+                self._attempt = None  # a late socket's events are ignored
                 await self._handle_dial_error(error, self._loop.time() - started)
             else:
                 if self._end_error is not None:
@@ -281,24 +314,24 @@ class DialedStream:
             await asyncio.sleep(delay_s)
 
     async def _wait_hello(self, socket: Socket) -> None:
-        """Wait until the socket carries the stream.
+        """Wait until the hello has arrived and the socket is attached.
 
         Raises:
-            ConnectionError, asyncio.TimeoutError: If it was lost before, or nothing came.
+            ConnectionError, asyncio.TimeoutError: If the socket was lost before, or nothing arrived.
         """
         answered = asyncio.ensure_future(self._answered.wait())
-        try:  # wait_for() would lose a cancellation that comes with the answer (Python < 3.12)
+        try:  # wait_for() can lose a cancellation that arrives together with the result (Python < 3.12)
             await asyncio.wait({answered}, timeout=DIAL_S)
         finally:
             answered.cancel()
         if not self._answered.is_set():
             socket.abort()
-            raise asyncio.TimeoutError("it accepted and then said nothing")
+            raise asyncio.TimeoutError("it accepted the connection and sent no hello")
         if not self.attached and self._end_error is None:
             raise ConnectionError("it closed the connection before its hello")
 
     async def _handle_dial_error(self, error: Exception, elapsed_s: float) -> None:
-        """Decide whether to go on after a failed dial."""
+        """Raise if the dial has failed for too long; otherwise have the relay restarted if needed."""
         what = f"the relay at {self._dialer.address.url} cannot be reached: {error or type(error).__name__}"
         first = not self.opened.done()
         refused = isinstance(error, InvalidStatus) and error.response.status_code in _REFUSED_STATUSES
@@ -311,13 +344,13 @@ class DialedStream:
             raise SandboxFailed(what) from error
         if elapsed_s > self._dialer.times.resume_lifetime_s:
             raise TunnelLost(f"{what}, for {elapsed_s:.0f} s") from error
-        # Whatever it was: behind a proxy, refusals are how a relay that is gone shows.
+        # After any kind of failure: behind a proxy, a relay that is gone shows as a refusal.
         await self._dialer.restart_relay()
 
     def _give_up(self, error: KernelError) -> None:
         if not self.opened.done():
             self.opened.set_exception(error)
-            self.opened.exception()  # nobody may wait for it
+            self.opened.exception()  # marks the exception as retrieved; there may be no waiter
         if not self.carrier.ended:
             self.carrier.end(CloseCode.SUPERSEDED)
             self._on_gone(self, error)

@@ -1,4 +1,4 @@
-"""Where a kernel's local sockets lie, and the connection file that leads Jupyter's clients to them."""
+"""The folder of a kernel's local sockets, and the connection file that names them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MAX_SOCKET_PATH = 100  # sun_path holds 104 bytes on macOS, 108 on Linux
 
 
 def make_endpoints_folder() -> Path:
-    """Make a folder that this user alone can enter, with a path short enough for unix sockets in it."""
+    """Create a folder of mode 0700 whose path is short enough for unix sockets."""
     folder = Path(tempfile.mkdtemp(prefix=ENDPOINTS_PREFIX))
     if len(str(folder / "00-00000000-5")) <= _MAX_SOCKET_PATH:
         return folder
@@ -24,9 +24,9 @@ def make_endpoints_folder() -> Path:
 
 
 def write_connection_file(folder: Path, name: str, key: str) -> Path:
-    """Write the file for sockets ``name-1`` to ``name-5`` in ``folder``, and return its path.
+    """Write the connection file for the sockets ``name-1`` to ``name-5`` in ``folder``; return its path.
 
-    It holds the session key, and this user alone can read it.
+    The file holds the session key and has mode 0600.
     """
     info: dict[str, Any] = {
         "transport": "ipc",

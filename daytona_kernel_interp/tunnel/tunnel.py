@@ -1,9 +1,36 @@
-"""The host's end of the link: local endpoints for jupyter_client, resumable streams to the relay.
+"""The host's end of the link: local sockets for jupyter_client, resumable streams to the relay.
 
-Each kernel channel is a unix socket in a folder only this user can enter (``transport: ipc`` in the connection file);
-every connection to it becomes one stream. The streams of a kernel's first client are dialled before it connects, and
-its ZMTP handshake is answered here, so its first message leaves at once. The relay's own stream starts and signals
-kernels and tells of their exits.
+Theory of operation
+-------------------
+
+jupyter_client speaks ZMTP to five sockets per kernel. The kernel's sockets are on the sandbox's loopback, behind one
+WebSocket port. The tunnel joins the two:
+
+* Each kernel channel is a unix socket in a folder of mode 0700 (``transport: ipc`` in the connection file). Every
+  connection to it becomes one *stream*, which the relay connects to the kernel's own port. Frames of ZMTP are not
+  parsed except for their lengths, so that a message larger than the limit ends the client's connection, not the host.
+* The streams of the first client are dialled before it connects (:data:`_PREOPENED_CHANNELS`), and ZMTP's handshake is
+  answered at each end of the link (``wire.zmtp``). So a client's first message leaves without a round trip.
+* The *control stream* carries JSON lines: requests to start, signal and list kernels, their replies, and the relay's
+  exit events. A *journal stream* is opened for each read of a kernel's journal. Output and uploads are on other
+  streams, so an interrupt never waits behind them.
+* ``Tunnel.connect`` is the same for a socket that was accepted and for an end inside this process.
+
+States: a tunnel is *opening* until the control stream is attached, then *open*, and *lost* from the first error that
+cannot be repaired (:meth:`_fail`); from then on every request raises it. A kernel's endpoints are *open* or
+*suspended*. Suspended means: no listener and no stream. A recovery suspends a kernel first, so that nothing queued for
+the old streams is ever sent, and opens it again afterwards.
+
+What can go wrong:
+
+* A stream of this process's own client cannot resume: ``KernelObserver.streams_broken``. The owner starts a recovery.
+  Streams of other clients are closed; ZMQ reconnects and gets new ones.
+* The relay was restarted and does not know the control stream: pending requests end in :class:`RelayReplaced`, because
+  they may or may not have been carried out, and a new control stream is opened. Idempotent requests are repeated.
+* The relay cannot be reached for ``resume_lifetime_s``, or breaks the protocol: ``KernelObserver.relay_lost``.
+
+The keepalive task checks all streams. Only while a request or a cell is in flight are idle streams probed, so a session
+without work causes one small message every ``idle_keepalive_s``.
 """
 
 from __future__ import annotations
@@ -42,11 +69,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PREOPENED_CHANNELS = ("shell", "iopub", "control")  # the channels that our own client uses
+_PREOPENED_CHANNELS = ("shell", "iopub", "control")  # the channels that the session's own client uses
 
 
 class RelayReplaced(TunnelLost):
-    """The relay that was asked is gone and another has taken its place; it may have done what was asked, or not."""
+    """The relay was replaced during a request; whether the request was carried out is unknown."""
 
 
 class _KernelEndpoints:
@@ -55,27 +82,27 @@ class _KernelEndpoints:
     def __init__(self, kernel_id: str, key: str, name: str, *, personal: bool) -> None:
         self.kernel_id, self.key = kernel_id, key
         self.name, self.personal = name, personal
-        self.limit_bytes: int | None = None  # of a message to a client
+        self.limit_bytes: int | None = None  # largest message to a client
         self.listeners: list[LocalListener] = []
-        self.ready: dict[str, DialedStream] = {}  # dialled before a client came
-        self.streams: dict[DialedStream, None] = {}  # in the order of their connections
+        self.ready: dict[str, DialedStream] = {}  # dialled before the client connects, by channel
+        self.streams: dict[DialedStream, None] = {}  # in the order in which they were opened
 
 
 class KernelObserver:
-    """What a kernel's owner is told; see :meth:`Tunnel.start_kernel`."""
+    """The callbacks to a kernel's owner; see :meth:`Tunnel.start_kernel`."""
 
     def kernel_exited(self, event: dict[str, Any]) -> None:
-        """The kernel's process ended; the relay's event has its ``code``, ``signal``, ``oom`` and ``stderr``."""
+        """Handle the exit of the kernel's process; ``event`` has its ``code``, ``signal``, ``oom`` and ``stderr``."""
 
     def streams_broken(self) -> None:
-        """Streams of the kernel's first client cannot resume; the relay can be reached. Called once until reopened."""
+        """Handle the loss of the first client's streams; the relay can be reached. Called once until reopened."""
 
     def relay_lost(self, error: KernelError) -> None:
-        """The relay cannot be reached any more."""
+        """Handle the final loss of the relay."""
 
 
 class Tunnel:
-    """One relay, seen from the host. Lives on the I/O loop."""
+    """The link to one relay. Lives on the I/O loop."""
 
     def __init__(
         self,
@@ -111,16 +138,19 @@ class Tunnel:
         folder: Path | None = None,
         entropy: Entropy | None = None,
     ) -> Tunnel:
-        """Connect to the relay at ``address`` and become its host; streams of another host end.
+        """Connect to the relay at ``address`` and become its host; streams of an earlier host end.
 
-        ``restart_relay`` starts the relay again if it has ended, and returns its new address or None. The endpoints are
-        made in ``folder``, which stays, or else in one of the tunnel's own; see
-        :func:`.endpoints.make_endpoints_folder`.
+        Args:
+            address: Where the relay listens, and its secret.
+            restart_relay: Restarts the relay if it has ended; returns its new address or None.
+            times: The timings of keepalive and resume.
+            folder: Where the endpoints are created; it is not deleted. Default: a temporary folder of the tunnel's own.
+            entropy: The source of ids, secrets and jitter.
 
         Raises:
-            SandboxFailed: If it cannot be reached, or refuses the secret.
-            WireMismatch: If it runs another version of the wire.
-            TunnelLost: If it closed the stream.
+            SandboxFailed: If the relay cannot be reached or refuses the secret.
+            WireMismatch: If the relay runs another version of the wire.
+            TunnelLost: If the relay closed the stream.
         """
         tunnel = cls.begin(address, restart_relay, times, folder, entropy)
         try:
@@ -139,13 +169,13 @@ class Tunnel:
         folder: Path | None = None,
         entropy: Entropy | None = None,
     ) -> Tunnel:
-        """Begin to connect to a relay that has had no other host, so that a kernel's streams are dialled meanwhile."""
+        """Begin to connect to a relay without an earlier host; a kernel's streams can be dialled meanwhile."""
         tunnel = cls(address, restart_relay or _never_restart, times or LinkTimings(), folder, entropy)
         tunnel._open_relay()
         return tunnel
 
     async def wait_open(self) -> None:
-        """Return when it is connected; raises as :meth:`open` does, and leaves it to be closed."""
+        """Wait until the control stream is attached; raise as :meth:`open` does. The caller closes the tunnel."""
         if self._relay is not None:
             await asyncio.shield(self._relay.opened)
 
@@ -156,45 +186,45 @@ class Tunnel:
 
     @property
     def connected(self) -> bool:
-        """Whether a socket carries the relay's own stream at this moment."""
+        """Whether a socket carries the control stream now."""
         return self._relay is not None and self._relay.attached
 
     @property
     def lifetime_s(self) -> float:
-        """How long a lost link is dialled, in seconds."""
+        """How long a lost link is dialled, in seconds (``resume_lifetime``)."""
         return self._dialer.times.resume_lifetime_s
 
     @contextlib.contextmanager
     def in_flight(self) -> Iterator[None]:
-        """While something is waited for: every stream is kept alive, and dialled again when it is dead."""
+        """Keep every stream alive within this context, and dial again those that are dead."""
         self._in_flight += 1
         try:
             yield
         finally:
             self._in_flight -= 1
 
-    # --- the relay's own stream -----------------------------------------------------------------
+    # --- the control stream -----------------------------------------------------------------
 
     async def start_kernel(
         self, watcher: KernelObserver, *, personal: bool = False, key: str = "", name: str = ""
     ) -> tuple[str, Path]:
-        """Start a kernel and return its id and the path of its Jupyter connection file, which this user alone can read.
+        """Open the endpoints of a new kernel; return its id and the path of its connection file (mode 0600).
 
-        A ``personal`` one is ipykernel's own, for somebody who sits at it. With a ``key`` and a ``name`` for its
-        endpoints it can take the place of a kernel that was closed, and that one's clients find it.
+        A ``personal`` kernel is an interactive one, without bridge and journal. With the ``key`` and the ``name`` of a
+        closed kernel it replaces that kernel for its clients.
 
-        Clients may connect at once: what they send waits in the sandbox until the kernel serves. Whether it started is
-        told by :meth:`kernel_started`.
+        Clients may connect at once: what they send waits in the sandbox until the kernel serves. Await
+        :meth:`kernel_started` next; it starts the process.
         """
         kernel_id = f"{next(self._kernel_ids)}-{self._entropy.token_hex(4)}"
         key = key or self._entropy.token_hex(32)
         return kernel_id, self.open_kernel(kernel_id, key, watcher, personal=personal, name=name)
 
     async def kernel_started(self, kernel_id: str) -> None:
-        """Have the relay start the kernel, and return when it serves.
+        """Have the relay start the kernel's process; return when the kernel serves.
 
         Raises:
-            SandboxFailed: If it did not start.
+            SandboxFailed: If the kernel did not start.
             TunnelLost: If the relay went away meanwhile.
         """
         kernel = self._kernels[kernel_id]
@@ -207,18 +237,18 @@ class Tunnel:
     def open_kernel(
         self, kernel_id: str, key: str, watcher: KernelObserver, *, personal: bool = False, name: str = ""
     ) -> Path:
-        """Make the endpoints of a kernel, dial its streams, and return the path of its connection file."""
+        """Create the endpoints of a kernel, dial its streams, and return the path of its connection file."""
         self._observers[kernel_id] = watcher
         self._kernels[kernel_id] = _KernelEndpoints(kernel_id, key, name or kernel_id, personal=personal)
         self.reopen_kernel(kernel_id)
         return write_connection_file(self._folder, name or kernel_id, key)
 
     def limit_messages(self, kernel_id: str, limit_bytes: int | None) -> None:
-        """End the streams of clients that connect from now on if the kernel sends one a larger message."""
+        """Limit the size of messages to clients that connect from now on; a larger one ends the client's stream."""
         self._kernels[kernel_id].limit_bytes = limit_bytes
 
     def reopen_kernel(self, kernel_id: str) -> None:
-        """Listen for clients and dial the first client's streams; after :meth:`suspend_kernel`, afresh."""
+        """Listen for clients and dial the first client's streams, also after :meth:`suspend_kernel`."""
         endpoints = self._kernels[kernel_id]
         for port, channel in enumerate(KERNEL_CHANNELS, start=1):
             path = self._folder / f"{endpoints.name}-{port}"
@@ -229,7 +259,7 @@ class Tunnel:
             stream.host_stream = True
 
     def suspend_kernel(self, kernel_id: str) -> None:
-        """End the kernel's streams with all they hold, and take no client until :meth:`reopen_kernel`."""
+        """End the kernel's streams, drop what they hold, and stop listening until :meth:`reopen_kernel`."""
         endpoints = self._kernels.get(kernel_id)
         if endpoints is None:
             return
@@ -240,17 +270,17 @@ class Tunnel:
         endpoints.streams.clear()
         for stream in streams:
             stream.close()
-        if streams and self._loss is None:  # or the relay would keep them, and what they hold, for its lifetime
+        if streams and self._loss is None:  # otherwise the relay keeps the streams for its resume lifetime
             self._relay_end.send(to_line({"op": "forget", "args": {"streams": [stream.id for stream in streams]}}))
 
     def close_kernel(self, kernel_id: str) -> None:
-        """Forget a kernel: its endpoints close, so that its clients do not dial on."""
+        """Close the kernel's endpoints and stop tracking it; its clients cannot reconnect."""
         self._observers.pop(kernel_id, None)
         self.suspend_kernel(kernel_id)
         self._kernels.pop(kernel_id, None)
 
     def has_unacked_bytes(self, kernel_id: str, channel: str) -> bool:
-        """Whether bytes of our own client have not all reached the kernel's socket of ``channel``."""
+        """Return whether bytes of this host's client on ``channel`` have not reached the kernel's socket yet."""
         endpoints = self._kernels.get(kernel_id)
         streams = endpoints.streams if endpoints is not None else ()
         return any(stream.host_stream and stream.channel == channel and stream.unacked for stream in streams)
@@ -258,7 +288,7 @@ class Tunnel:
     async def signal(self, kernel_id: str, name: str) -> None:
         """Send ``interrupt`` (SIGINT), ``terminate`` or ``kill`` (SIGKILL) to the kernel's process group.
 
-        Returns when the relay has done it, however long the link takes.
+        Returns when the relay has sent the signal; a slow link has no time limit.
 
         Raises:
             TunnelLost: If the relay is gone.
@@ -266,7 +296,7 @@ class Tunnel:
         await self._request_again("signal", kernel=kernel_id, signal=name)
 
     async def kernels(self) -> dict[str, Any]:
-        """Return the relay's kernels: ids to ``{"alive": bool, "code": int or None, ...}``.
+        """Return the relay's kernels: a dict from ids to ``{"alive": bool, "code": int or None, ...}``.
 
         Raises:
             TunnelLost: If the relay is gone.
@@ -276,10 +306,10 @@ class Tunnel:
         return found if isinstance(found, dict) else {}
 
     async def kernel_status(self, kernel_id: str) -> dict[str, Any]:
-        """Return what the relay can tell of a kernel, a little later; see ``wire.looks``. May be cancelled.
+        """Return the relay's status of a kernel's process; see ``wire.inspect_messages``. Can be cancelled.
 
         Raises:
-            SandboxFailed: If it cannot tell anything.
+            SandboxFailed: If the relay has no status.
             TunnelLost: If the relay is gone.
         """
         answer = (await self._request("look", kernel=kernel_id)).get("ok")
@@ -296,13 +326,13 @@ class Tunnel:
     async def read_journal(
         self, kernel_id: str, after: str | None, cell: str | None, *, open_within_s: float | None = None
     ) -> list[JournalRecord]:
-        """Return the kernel's journal from behind the message ``after``, or else from the start of ``cell``.
+        """Return the records of the kernel's journal after the message ``after``, or else from the start of ``cell``.
 
-        A record GAP comes first where that is not in the journal any more. ``open_within_s`` is how long the relay is
+        A GAP record comes first if the journal does not reach back that far. ``open_within_s`` is how long the relay is
         dialled for it; see :class:`.dialer.DialedStream`.
 
         Raises:
-            TunnelLost: If the relay is gone, or what it sends is no journal.
+            TunnelLost: If the relay is gone, or its reply is no journal.
         """
         done: asyncio.Future[list[JournalRecord]] = asyncio.get_running_loop().create_future()
         records: list[JournalRecord] = []
@@ -336,7 +366,7 @@ class Tunnel:
             stream.close()
 
     async def aclose(self) -> None:
-        """Close every stream and endpoint; nothing that they still hold is sent. Calling it again does nothing."""
+        """Close every stream and endpoint and drop what they hold. A second call does nothing."""
         self._fail(TunnelLost("the interpreter was shut down"))
         for kernel_id in list(self._kernels):
             self.close_kernel(kernel_id)
@@ -367,11 +397,11 @@ class Tunnel:
         self._relay.connect(self._relay_end)
 
     async def _request_again(self, op: str, **args: Any) -> dict[str, Any]:
-        """Ask for what does no harm twice; a relay that is just being replaced may have done it, or not."""
+        """Send an idempotent request, again if the relay was replaced before it replied."""
         for _ in range(MAX_RECOVERIES):
             with contextlib.suppress(RelayReplaced):
                 return await self._request(op, **args)
-        raise TunnelLost(f"the relay was replaced {MAX_RECOVERIES} times while it was asked")
+        raise TunnelLost(f"the relay was replaced {MAX_RECOVERIES} times during one request")
 
     async def _request(self, op: str, **args: Any) -> dict[str, Any]:
         if self._loss is not None:
@@ -404,12 +434,12 @@ class Tunnel:
             reply.set_result(message)
 
     def _relay_gone(self, stream: DialedStream, error: KernelError) -> None:
-        """Open the relay's stream anew where a restarted relay does not know the old one; else all is lost."""
+        """Open a new control stream if a restarted relay does not know the old one; otherwise the link is lost."""
         code = getattr(error.__cause__, "code", None)
         if code != CloseCode.UNKNOWN_STREAM or self._loss is not None or not stream.opened.done():
             self._fail(error)
             return
-        self._fail_requests(RelayReplaced("the relay was replaced while it was asked"))
+        self._fail_requests(RelayReplaced("the relay was replaced during the request"))
         self._open_relay()
 
     def _fail(self, error: KernelError) -> None:
@@ -429,7 +459,8 @@ class Tunnel:
     def connect(self, kernel_id: str, channel: str, end: LocalEnd) -> DialedStream:
         """Carry ``end``, a client's connection to a channel of the kernel, over a stream of its own.
 
-        The first connection to a preopened channel gets the stream that is dialled already. ``kernel_id`` must be open.
+        The first connection to a preopened channel gets the stream that was dialled in advance. The kernel must be
+        open.
         """
         endpoints = self._kernels[kernel_id]
         stream = endpoints.ready.pop(channel, None) or self._dial(channel, endpoints)
@@ -452,7 +483,7 @@ class Tunnel:
         return self._track_stream(stream)
 
     def _kernel_stream_gone(self, stream: DialedStream, error: KernelError) -> None:
-        # Another client sees a closed connection and dials again. Ours must not: what it has queued may be old.
+        # Other clients reconnect after a closed connection. The session's own must not: its queue may be stale.
         log.debug("stream %s ended: %s", stream.channel, error)
         for kernel_id, endpoints in self._kernels.items():
             if stream in endpoints.streams:
@@ -476,21 +507,21 @@ class Tunnel:
     # --- keepalive -----------------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
-        """Look after every stream, four times as often as one that is waited for is asked."""
+        """Check every stream four times per keepalive interval."""
         loop, times = asyncio.get_running_loop(), self._dialer.times
         doubtful_until = 0.0
         while True:
             await asyncio.sleep(times.keepalive_s / 4)
             now = loop.time()
             in_flight = self._in_flight > 0 or now < doubtful_until
-            # What a person's clients wait for is not known here: an idle stream of theirs is asked as the relay's is.
+            # It is unknown here what clients of an interactive kernel wait for, so their idle streams are probed, too.
             warm = any(kernel.personal for kernel in self._kernels.values())
             dead = [
                 s
                 for s in list(self._streams)
                 if s.check_connection(now, in_flight=in_flight, keep_warm=warm or s is self._relay)
             ]
-            if dead:  # the others, of another client perhaps, may owe nothing and be dead all the same
+            if dead:  # other streams may be dead as well although nothing is in flight on them
                 doubtful_until = now + 2 * times.dead_after_s
 
 

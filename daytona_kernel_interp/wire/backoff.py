@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt to reach a relay."""
+"""The waits between attempts to dial a relay."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ LAST_S = 2.0
 def delays(random: Callable[[], float]) -> Iterator[float]:
     """Yield waits in seconds: 20 ms doubling to 2 s, each drawn from its upper half.
 
-    ``random`` returns floats in [0, 1). The jitter keeps the streams of many sessions from dialling in step after an
-    outage that they shared.
+    ``random`` returns floats in [0, 1). The jitter keeps many streams from dialling in step after a common
+    outage.
     """
     wait_s = FIRST_S
     while True:

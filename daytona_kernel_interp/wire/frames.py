@@ -1,4 +1,4 @@
-"""Frames: what one binary WebSocket message carries.
+"""The frames of the link: one per binary WebSocket message.
 
 Every frame is a 17-byte big-endian header and a payload:
 
@@ -20,8 +20,7 @@ type    name    meaning
 3       HELLO   relay to host, first frame; payload is JSON (see :mod:`.hello`)
 ====== ======= ==========================================================
 
-An ACK whose ``ack`` tells the relay nothing new is the host's question whether the link lives: the relay answers it
-with an ACK of its own at once.
+An ACK whose ``ack`` does not advance is a keepalive of the host: the relay replies with an ACK at once.
 
 Versions: 1 had no resume. 2 has generations and resume secrets in the hellos, and ZMTP's handshake is no longer part of
 a kernel channel's bytes (:mod:`.zmtp`).
@@ -37,7 +36,7 @@ from .protocol_errors import LocalProtocolError, RemoteProtocolError
 
 WIRE_VERSION = 2
 
-# Throughput does not grow with larger frames, and an ack or a control message waits behind one frame at most.
+# Larger frames do not increase throughput, and an ack or a control message waits behind at most one frame.
 MAX_PAYLOAD_BYTES = 256 * 1024
 
 _HEADER = struct.Struct("!BQQ")
@@ -47,7 +46,7 @@ _MAX_OFFSET = 2**64 - 1
 
 
 class FrameType(IntEnum):
-    """First byte of a frame. 4 to 255 are reserved; receiving one is a protocol error."""
+    """The first byte of a frame. 4 to 255 are reserved; receiving one is a protocol error."""
 
     DATA = 0
     ACK = 1
@@ -57,7 +56,7 @@ class FrameType(IntEnum):
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame, on its way out or just parsed."""
+    """One frame, to be encoded or just decoded."""
 
     type: FrameType
     offset: int
@@ -77,10 +76,10 @@ def encode(frame: Frame) -> bytes:
 
 
 def decode(data: bytes) -> Frame:
-    """Return the frame in ``data``, one whole WebSocket message.
+    """Return the frame in ``data``, a complete WebSocket message.
 
     Raises:
-        RemoteProtocolError: If it is not a frame of this version.
+        RemoteProtocolError: If ``data`` is not a frame of this version.
     """
     if not HEADER_BYTES <= len(data) <= MAX_FRAME_BYTES:
         raise RemoteProtocolError(f"a frame has {HEADER_BYTES} to {MAX_FRAME_BYTES} bytes, this one {len(data)}")

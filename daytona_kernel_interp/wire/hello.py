@@ -1,4 +1,4 @@
-"""The two hellos that open an attachment of a stream.
+"""The two hello messages that open an attachment of a stream.
 
 The host sends its hello as headers of the WebSocket upgrade (never in the URL, which proxies log):
 
@@ -9,9 +9,9 @@ The channel is the last part of the path: ``/v2/{shell,iopub,stdin,control,hb,jo
 one HELLO frame: its ``ack`` is the offset below which it has received the host's bytes, its payload JSON with the
 fields of :class:`RelayHello`. Either side ends the attachment when the versions differ.
 
-A stream has a generation: 1 with the first dial, one more with each. The relay takes only a higher one than it has
-seen, so of two sockets that reach it out of order the later dialled one carries the stream. The stream's own secret,
-made by the host at random, is asked for again at every further attachment.
+Each dial of a stream has a generation: 1 for the first, one higher for each further dial. The relay accepts only a
+higher generation than it has seen, so of two sockets that arrive out of order the one dialled later carries the
+stream. The stream's own random secret, created by the host, is required for every further attachment.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from .protocol_errors import RemoteProtocolError
 SECRET_HEADER = "X-Kernel-Secret"
 HELLO_HEADER = "X-Kernel-Hello"
 PATH_PREFIX = f"/v{WIRE_VERSION}/"
+NO_SUCH_CHANNEL = "no such channel\n"  # body of the relay's 404: the response is its own, not a proxy's
 
 KERNEL_CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
-JOURNAL_CHANNEL = "journal"  # one kernel's journal, see `journal.py`; host to relay: what is wanted, one JSON line
-RELAY_CHANNEL = "relay"  # the relay's own service, see `calls.py`
+JOURNAL_CHANNEL = "journal"  # one kernel's journal, see `journal.py`; the host sends its request as one JSON line
+RELAY_CHANNEL = "relay"  # the control stream, see `comm.py`
 CHANNELS = (*KERNEL_CHANNELS, JOURNAL_CHANNEL, RELAY_CHANNEL)
 
 MAX_STREAMS = 64  # per relay; a kernel needs five, every further Jupyter client four or five more
@@ -42,15 +43,15 @@ _RESUME_SECRET = re.compile(r"[0-9a-f]{64}")
 
 
 class CloseCode(IntEnum):
-    """WebSocket close codes of ours, in the range RFC 6455 §7.4.2 leaves to applications.
+    """The link's WebSocket close codes, in the range that RFC 6455 §7.4.2 reserves for applications.
 
-    After 1006, 1001, 1011 to 1013 and time-outs the host dials again; of ours, none is worth another try.
+    After 1006, 1001, 1011 to 1013 and timeouts the host dials again; after one of these codes it does not.
     """
 
-    SUPERSEDED = 4001  # a later attachment, or another host, took over
+    SUPERSEDED = 4001  # replaced by a later attachment or by another host
     BAD_HELLO = 4400  # or a bad frame
     BAD_SECRET = 4401
-    UNKNOWN_STREAM = 4404  # the relay was restarted, the stream expired, or there is no such kernel
+    UNKNOWN_STREAM = 4404  # the relay was restarted, the stream expired, or the kernel does not exist
     STALE_GENERATION = 4409
     WINDOW_OVERRUN = 4413
     TOO_MANY_STREAMS = 4429
@@ -59,14 +60,14 @@ class CloseCode(IntEnum):
 
 @dataclass(frozen=True)
 class HostHello:
-    """What the host says of the stream that it attaches."""
+    """The host's hello: the stream to attach and its state at the host."""
 
-    stream: str  # 32 hex digits, chosen at random by the host; no secret
+    stream: str  # 32 random hex digits, chosen by the host; not secret
     resume: str = field(repr=False)  # 64 hex digits, the stream's secret
     kernel: str  # the kernel's id, or empty for the channel ``relay``
-    window: int  # bytes the host may have unacked
+    window: int  # most unacked bytes of the host
     generation: int = 1  # of this attachment
-    received: int = 0  # offset below which the relay's bytes have come
+    received: int = 0  # offset below which the relay's bytes were received
     known: bool = False  # whether the relay is known to have the stream
     version: int = WIRE_VERSION
 
@@ -77,7 +78,7 @@ class HostHello:
 
 @dataclass(frozen=True)
 class RelayHello:
-    """What the relay answers."""
+    """The relay's hello."""
 
     boot: str  # a random id of this relay process
     window: int
@@ -89,7 +90,7 @@ class RelayHello:
 
 
 def close_reason(error: Exception | str) -> str:
-    """Return an error's text as a close reason, of which RFC 6455 §5.5 allows 123 bytes."""
+    """Return an error's text as a close reason, cut to the 123 bytes that RFC 6455 §5.5 allows."""
     return str(error).encode("ascii", "replace")[:123].decode("ascii")
 
 
@@ -97,7 +98,7 @@ def parse_host_hello(header: str | None) -> HostHello:
     """Return the hello in an ``X-Kernel-Hello`` header.
 
     Raises:
-        RemoteProtocolError: If it is missing, malformed or of another version.
+        RemoteProtocolError: If the hello is missing, malformed or of another version.
     """
     fields = _parse(header or "")
     stream, resume, kernel = (fields.get(name) for name in ("stream", "resume", "kernel"))
@@ -109,7 +110,7 @@ def parse_host_hello(header: str | None) -> HostHello:
         raise RemoteProtocolError("hello without a kernel id")
     known = fields.get("known")
     if type(known) is not bool:
-        raise RemoteProtocolError("hello that does not say whether the stream is known")
+        raise RemoteProtocolError("hello without the field that says whether the stream is known")
     return HostHello(
         stream=stream,
         resume=resume,
@@ -125,12 +126,12 @@ def parse_relay_hello(payload: bytes) -> RelayHello:
     """Return the hello in a HELLO frame.
 
     Raises:
-        RemoteProtocolError: If it is malformed or of another version.
+        RemoteProtocolError: If the hello is malformed or of another version.
     """
     fields = _parse(payload.decode("ascii", errors="replace"))
     boot = fields.get("boot")
     if not isinstance(boot, str):
-        raise RemoteProtocolError("the relay's hello names no boot id")
+        raise RemoteProtocolError("the relay's hello has no boot id")
     return RelayHello(boot=boot, window=_count(fields, "window", 1))
 
 

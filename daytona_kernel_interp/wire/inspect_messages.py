@@ -1,8 +1,8 @@
-"""Looks: what a kernel, its relay and its host say of a session while it works. JSON objects, every bound here.
+"""The inspect messages of kernel and relay: JSON objects, with their limits.
 
 The host asks the kernel by a ``comm_msg`` on *control* (``op`` is ``inspect``), which ipykernel reads on a thread of
-its own, also while a cell runs; the kernel answers on control, to whom asked, and publishes nothing. The relay is asked
-at the same time (operation ``look`` of its stream, see :mod:`.calls`) and answers :data:`KERNEL_ANSWER_S` later, unless
+its own, also while a cell runs; the kernel replies on control and publishes nothing. The relay is asked at the same
+time (operation ``look`` of the control stream, see :mod:`.comm`) and answers :data:`KERNEL_ANSWER_S` later, unless
 the host said ``enough`` before: native code can hold the kernel's interpreter lock for hours.
 
 ==========  =================================================================================================

@@ -1,7 +1,7 @@
-"""The journal: what a kernel published and how its cells ended, on disk in the sandbox.
+"""The journal: a file in the sandbox of what a kernel published and how its cells ended.
 
 The kernel writes it in its own iopub path, before a message goes to ZMQ; the relay reads it for a host whose link could
-not resume. It is evidence, not proof: code in the sandbox can change it. Messages in it keep their signatures.
+not resume. Code in the sandbox can change it, so it is not proof; messages in it keep their signatures.
 
 A journal is a folder of segments, ``00000001.seg`` and so on; the oldest go when the whole exceeds its bound. A segment
 is a sequence of records, each a 12-byte big-endian header and its payload:
@@ -21,16 +21,16 @@ kind      name      payload
 ========= ========= =============================================================================
 1         IOPUB     a message's frames as sent, each with its length (u32) before it
 2         OMITTED   the same for a message too large to be kept, without its content and buffers
-3         STARTED   ``msg_id`` of a cell, UTF-8: its request was taken up
+3         STARTED   ``msg_id`` of a cell, UTF-8: the cell was started
 4         ENDED     JSON: ``cell`` (msg_id), ``content`` and ``metadata`` of its execute_reply
 5         PENDING   text that was printed and not yet published when the kernel ended: JSON with
                     ``name`` (stdout, stderr), ``cell`` and ``text``; made by the relay
-6         LAST      empty; made by the relay: the journal is whole up to here
-7         GAP       empty; what came before is not in the journal (any more)
+6         LAST      empty; made by the relay: the journal is complete up to here
+7         GAP       empty; earlier records are missing in the journal
 8         CONTINUED ``msg_id`` of the cell that ran when its segment began
 ========= ========= =============================================================================
 
-A record that a crash cut short ends its segment.
+A record truncated by a crash ends its segment.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ HEADER_BYTES = _HEADER.size
 _SIZE = struct.Struct("!I")
 
 SEGMENT_BYTES = 8 << 20
-MAX_SEGMENTS = 8  # 64 MB in all, and one segment more while it is written
+MAX_SEGMENTS = 8  # 64 MB in total, plus the segment that is being written
 MAX_RECORD_BYTES = 16 << 20
 MAX_FRAMES = 4096
 
 
 class RecordKind(IntEnum):
-    """Kind of a record; see the table above."""
+    """The kind of a record; see the table above."""
 
     IOPUB = 1
     OMITTED = 2
@@ -94,7 +94,7 @@ def split_frames(payload: bytes) -> list[bytes]:
     """Return the frames in an IOPUB record's payload.
 
     Raises:
-        RemoteProtocolError: If the lengths do not fit.
+        RemoteProtocolError: If the lengths do not match the payload.
     """
     frames: list[bytes] = []
     position = 0
@@ -111,7 +111,7 @@ def split_frames(payload: bytes) -> list[bytes]:
 
 
 class JournalReader:
-    """Cuts bytes into records. Sans-I/O."""
+    """Splits bytes into records. Sans-I/O."""
 
     def __init__(self) -> None:
         self._data = bytearray()
@@ -120,7 +120,7 @@ class JournalReader:
         """Yield the records that ``data`` completes.
 
         Raises:
-            RemoteProtocolError: If it is no journal of this version, or a record is too large.
+            RemoteProtocolError: If the data is not a journal of this version, or a record is too large.
         """
         self._data += data
         position = 0

@@ -1,14 +1,14 @@
-"""The link: which attachment carries a stream, when one is taken for dead, and what is refused.
+"""Attachments of streams: which one counts, when one is dead, and which are refused.
 
-Sans-I/O: callers give the time in seconds of a monotonic clock and bring the sockets.
+Sans-I/O: callers pass the time in seconds of a monotonic clock and own the sockets.
 
 * :class:`HostStream`: the host's end of one stream, across its dials.
 * :class:`RelayStreams`: all streams of a relay; admits, resumes, refuses and expires them.
-* :class:`Watchdog`: the rhythm of the host's keepalive, and its judgement that a socket is dead.
+* :class:`Watchdog`: the timing of the host's keepalive, and the decision that a socket is dead.
 
-The rhythm is the host's alone. While something is in flight it asks once a second, with an ACK that says nothing new,
-and the relay answers; a socket on which no byte came for four seconds is dead. Bytes count, not messages: a large frame
-on a slow link is no silence. So a reader that does not read, which only stops the acks, is not a dead link either.
+Only the host sends keepalives. While something is in flight it sends one per second, an ACK that does not advance, and
+the relay replies. A socket on which no byte arrived for four seconds is dead. Bytes count, not messages: a large frame
+on a slow link is not silence. A reader that stops reading stops only the acks, so it does not make the link dead.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 
 KEEPALIVE_S = 1.0
 DEAD_AFTER_S = 4.0
-IDLE_KEEPALIVE_S = 15.0  # of one stream of an idle session: keeps balancers from cutting it, and tells the relay of us
+IDLE_KEEPALIVE_S = 15.0  # for one stream of an idle session, so that load balancers keep it and the relay sees its host
 ACK_DELAY_S = 0.05  # an ack waits this long for a frame that carries it
 RESUME_LIFETIME_S = 600.0  # how long a host dials, a relay keeps a detached stream, and a kernel waits for a relay
 
-# After these the stream is gone for good; anything else is a lost socket.
+# After these codes the stream is over; after any other the socket is merely lost.
 FINAL_CLOSES = frozenset(int(code) for code in CloseCode)
 
 
 @dataclass(frozen=True)
 class LinkTimings:
-    """The rhythm of one link, in seconds. Tests shorten it."""
+    """The timings of one link, in seconds. Tests use shorter ones."""
 
     keepalive_s: float = KEEPALIVE_S
     dead_after_s: float = DEAD_AFTER_S
@@ -47,7 +47,7 @@ class LinkTimings:
 
 
 class WatchdogAction(Enum):
-    """What :meth:`Watchdog.tick` asks for."""
+    """The action that :meth:`Watchdog.tick` asks for."""
 
     NOTHING = 0
     KEEPALIVE = 1  # send an ACK
@@ -55,7 +55,7 @@ class WatchdogAction(Enum):
 
 
 class Watchdog:
-    """Keepalive and watchdog of one attachment."""
+    """The keepalive and watchdog of one attachment."""
 
     def __init__(self, times: LinkTimings, now: float) -> None:
         self._times = times
@@ -63,20 +63,20 @@ class Watchdog:
         self._last_heard_at = now
         self._keepalive_sent_at = now
         self._ticked_at = now
-        self._last_keepalive_at: float | None = None  # when the slow keepalive asked, until an answer comes
+        self._last_keepalive_at: float | None = None  # when the idle keepalive was sent; None once bytes arrived
 
     def received(self, now: float) -> None:
-        """Note that bytes came."""
+        """Note that bytes arrived at ``now``."""
         self._last_heard_at = now
         if self._last_keepalive_at is not None and now > self._last_keepalive_at:
             self._last_keepalive_at = None
 
     def tick(self, now: float, *, in_flight: bool, keep_warm: bool = False) -> WatchdogAction:
-        """Return what is due at ``now``.
+        """Return the action that is due at ``now``.
 
-        ``in_flight`` says whether anything is waited for; silence counts only from when it began. ``keep_warm`` asks
-        for the slow keepalive while nothing is; that nothing answers it counts as well. Whoever ticks too late (a busy
-        loop, a machine that slept) has not listened either: then silence counts from now.
+        Silence counts only while something is ``in_flight``, or after an idle keepalive, which ``keep_warm`` requests
+        while nothing is. A late tick (a busy loop, a suspended machine) means that nothing could be read either, so
+        silence then counts from ``now``.
         """
         late = now - self._ticked_at > self._times.keepalive_s
         self._ticked_at = now
@@ -98,7 +98,7 @@ class Watchdog:
                 return self._ask(now)
             return WatchdogAction.NOTHING
         self._last_keepalive_at = None
-        if self._armed_at is None:  # no question yet: most cells end before one is due
+        if self._armed_at is None:  # no keepalive yet: most cells end before one is due
             self._armed_at = self._keepalive_sent_at = now
             return WatchdogAction.NOTHING
         if now - max(self._armed_at, self._last_heard_at) >= self._times.dead_after_s:
@@ -122,7 +122,7 @@ class HostStream:
         self.boot: str | None = None
 
     def next_hello(self) -> HostHello:
-        """Return the hello of the next dial; each is used once."""
+        """Return the hello for the next dial; each is used once."""
         self._generation += 1
         return HostHello(
             stream=self.id,
@@ -135,10 +135,10 @@ class HostStream:
         )
 
     def take_hello(self, message: bytes) -> RelayHello:
-        """Take the relay's first message; the attachment then begins.
+        """Process the relay's first message; the attachment begins with it.
 
         Raises:
-            RemoteProtocolError: If it is no HELLO of this version, or its offset cannot be resumed from.
+            RemoteProtocolError: If it is not a HELLO of this version, or its offset cannot be resumed from.
         """
         frame = decode(message)
         if frame.type is not FrameType.HELLO:
@@ -164,7 +164,7 @@ class RelayStream:
 
 @dataclass(frozen=True)
 class Admitted:
-    """The attachment may begin, with ``hello`` as the relay's first frame."""
+    """The attachment is accepted; ``hello`` is the relay's first frame."""
 
     stream: RelayStream
     new: bool
@@ -172,14 +172,14 @@ class Admitted:
 
 @dataclass(frozen=True)
 class Refused:
-    """The WebSocket is to be closed."""
+    """The attachment is refused; the WebSocket is to be closed with ``code``."""
 
     code: CloseCode
     reason: str
 
 
 class RelayStreams:
-    """Every stream of one relay."""
+    """All streams of one relay."""
 
     def __init__(
         self,
@@ -190,15 +190,15 @@ class RelayStreams:
         boot: str,
     ) -> None:
         self._window_bytes, self._max_streams, self._lifetime_s = window_bytes, max_streams, lifetime_s
-        self.boot = boot  # names this run of the relay
+        self.boot = boot  # identifies this run of the relay
         self._streams: dict[str, RelayStream] = {}
 
     def __iter__(self) -> Iterator[RelayStream]:
-        """Iterate over the streams that live."""
+        """Iterate over the existing streams."""
         return iter(list(self._streams.values()))
 
     def admit(self, channel: str, hello: HostHello) -> Admitted | Refused:
-        """Decide about an attachment. One that is admitted has the stream from now on, whatever had it before."""
+        """Accept or refuse an attachment. An accepted one replaces the stream's earlier attachment."""
         known = self._streams.get(hello.stream)
         if known is None:
             return self._admit_new(channel, hello)
@@ -227,18 +227,18 @@ class RelayStreams:
             stream.detached_at = now
 
     def remove(self, stream: RelayStream) -> None:
-        """Forget a stream that ended. Again does nothing."""
+        """Remove a stream that has ended. A second call does nothing."""
         self._streams.pop(stream.id, None)
 
     def expired(self, now: float) -> list[RelayStream]:
-        """Return the streams that waited too long; the caller ends and removes them."""
+        """Return the streams that were detached for too long; the caller ends and removes them."""
         return [s for s in self if s.detached_at is not None and now - s.detached_at >= self._lifetime_s]
 
     def _admit_new(self, channel: str, hello: HostHello) -> Admitted | Refused:
         if hello.known:
             return Refused(CloseCode.UNKNOWN_STREAM, "unknown stream: the relay was restarted or the stream expired")
         if hello.received:
-            return Refused(CloseCode.BAD_HELLO, "a new stream of which bytes were received")
+            return Refused(CloseCode.BAD_HELLO, "a new stream cannot have received bytes")
         if len(self._streams) >= self._max_streams:
             return Refused(CloseCode.TOO_MANY_STREAMS, f"this relay carries at most {self._max_streams} streams")
         stream = RelayStream(

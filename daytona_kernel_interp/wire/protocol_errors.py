@@ -1,11 +1,11 @@
-"""Who broke the protocol: us or the peer.
+"""Protocol errors, by the side that broke the protocol.
 
 ::
 
     ProtocolError
-    ├── LocalProtocolError    our caller used a core in a way its docstring forbids: a bug of ours
-    └── RemoteProtocolError   the peer sent what the format does not allow: its session is over
-        └── WindowOverrun     it sent more than it was allowed to have unacked
+    ├── LocalProtocolError    the caller broke the rules of a core: a bug in this package
+    └── RemoteProtocolError   the peer broke the format: its session is over
+        └── WindowOverrun     the peer sent more unacked bytes than the window allows
 
 The shells translate these into the package's public errors.
 """
@@ -14,11 +14,11 @@ from __future__ import annotations
 
 
 class ProtocolError(Exception):
-    """Base class; never raised itself."""
+    """The base class; never raised itself."""
 
 
 class LocalProtocolError(ProtocolError):
-    """A core was driven against its rules."""
+    """A core was used against its rules."""
 
 
 class RemoteProtocolError(ProtocolError):

@@ -1,16 +1,16 @@
-"""A stream: ordered bytes each way between one local socket and its counterpart on the far side.
+"""A stream: ordered bytes in both directions between one local socket and its counterpart at the peer.
 
-Sans-I/O, and the same class at both ends. A stream outlives the WebSockets that carry it, one *attachment* after the
-other. A shell hands what its local socket gave to :meth:`Stream.write`, sends what :meth:`Stream.next_frame` returns as
-long as its WebSocket takes more, gives every received message to :meth:`Stream.receive`, writes the bytes that come
-back to its local socket, and says :meth:`Stream.delivered` when that has taken them.
+Sans-I/O, and the same class at both ends. A stream outlives the WebSockets that carry it; the time on one WebSocket is
+an *attachment*. The shell passes bytes from its local socket to :meth:`Stream.write`, sends the frames of
+:meth:`Stream.next_frame` while its WebSocket is writable, passes every received message to :meth:`Stream.receive`,
+writes the resulting bytes to its local socket, and calls :meth:`Stream.delivered` when that has accepted them.
 
-What was sent is kept until the peer acks it. When a WebSocket is lost, both ends tell each other how far they had
-received (the hellos), and :meth:`Stream.attach` goes on from there: no byte is lost and none comes twice.
+Sent bytes are kept until the peer acknowledges them. After a WebSocket is lost, both ends exchange the offsets they
+have received (the hellos), and :meth:`Stream.attach` continues from there: no byte is lost and none is delivered twice.
 
-Backpressure is end to end. The ack says what reached the far *local socket*, and a sender with ``window_bytes`` unacked
-stops reading its own (:attr:`Stream.window_open`): a slow reader fills no memory on the way, an outage no more than a
-window.
+Backpressure is end to end. An ack covers what reached the peer's *local socket*, and a sender with ``window_bytes``
+unacked bytes stops reading its own (:attr:`Stream.window_open`): neither a slow reader nor an outage can fill more than
+one window of memory.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ _NO_BYTES = b""
 
 @dataclass(frozen=True)
 class Received:
-    """Bytes in order, for the local socket; an empty payload with ``finished`` ends it."""
+    """Bytes for the local socket, in order; an empty payload with ``finished`` is its end."""
 
     payload: bytes = b""
     finished: bool = False
 
 
 class Stream:
-    """Offsets, acks, replay and window of one stream, seen from one end."""
+    """One end of a stream: offsets, acks, resending and window."""
 
     def __init__(self, *, window_bytes: int = WINDOW_BYTES, answers: bool = False) -> None:
-        """Make a stream; ``answers``: an ACK that says nothing new is answered with one (the relay's end)."""
+        """Create a stream; with ``answers`` a keepalive ACK gets an ACK in reply (the relay's end)."""
         self._window_bytes, self._answers = window_bytes, answers
         self._ack_step = max(1, min(window_bytes // 8, 1024 * 1024))
-        self._written = 0  # offset after the last byte that the local socket gave
-        self._acked = 0  # the peer's local socket has everything below
+        self._written = 0  # offset after the last byte from the local socket
+        self._acked = 0  # the peer's local socket has received everything below
         self._received = 0  # expected offset of the peer's next byte
-        self._delivered = 0  # our local socket has everything below
-        self._ack_sent = 0  # last ack that went out in this attachment
+        self._delivered = 0  # this end's local socket has received everything below
+        self._ack_sent = 0  # last ack sent in this attachment
         self._unacked: deque[tuple[int, bytes]] = deque()  # (offset after it, payload) of what is unacked; FIN is empty
         self._next = 0  # index in _kept of what this attachment sends next
         self._ack_wanted = False
@@ -59,54 +59,54 @@ class Stream:
 
     @property
     def received(self) -> int:
-        """The offset below which the peer's bytes are here; what a hello says."""
+        """The offset below which the peer's bytes were received; sent in a hello."""
         return self._received
 
     @property
     def window_open(self) -> bool:
-        """Whether the local socket may be read: fewer than ``window_bytes`` are unacked."""
+        """Whether the local socket may be read: fewer than ``window_bytes`` bytes are unacked."""
         return self._written - self._acked < self._window_bytes
 
     @property
     def unacked(self) -> bool:
-        """Whether the peer still owes an ack."""
+        """Whether sent bytes are not acknowledged yet."""
         return self._acked < self._written
 
     @property
     def ack_owed(self) -> bool:
-        """Whether we owe the peer an ack; a frame within 50 ms carries it, or one of its own."""
+        """Whether an ack to the peer is due; the next frame within 50 ms carries it, else an ACK of its own."""
         return self._delivered > self._ack_sent
 
     @property
     def undelivered(self) -> int:
-        """Bytes received that the local socket has not taken yet."""
+        """Number of received bytes that the local socket has not accepted yet."""
         return self._received - self._delivered
 
     @property
     def both_finished(self) -> bool:
-        """Whether both local sockets gave EOF; acks may still be missing."""
+        """Whether both local sockets have reached EOF; acks may still be missing."""
         return self._finished and self._peer_finished
 
     @property
     def finished(self) -> bool:
-        """Whether both directions have ended and every byte of ours is acked."""
+        """Whether both directions have ended and every sent byte is acknowledged."""
         return self._finished and self._peer_finished and not self.unacked and self._delivered == self._received
 
     def write(self, payload: bytes) -> None:
-        """Keep bytes that the local socket gave; :meth:`next_frame` sends them.
+        """Queue bytes from the local socket; :meth:`next_frame` sends them.
 
         Raises:
             LocalProtocolError: If the stream was finished, or the payload is empty or exceeds one frame.
         """
         if self._finished or not payload:
-            raise LocalProtocolError("write after finish" if self._finished else "write of nothing")
+            raise LocalProtocolError("write after finish" if self._finished else "write of an empty payload")
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise LocalProtocolError(f"a frame carries at most {MAX_PAYLOAD_BYTES} bytes, not {len(payload)}")
         self._written += len(payload)
         self._unacked.append((self._written, payload))
 
     def finish(self) -> None:
-        """End our direction; the local socket gave EOF. Saying it twice changes nothing."""
+        """End this direction after EOF of the local socket. A second call does nothing."""
         if not self._finished:
             self._finished = True
             self._written += 1
@@ -116,7 +116,7 @@ class Stream:
         """Note that ``size`` more received bytes reached the local socket; an ack may become due.
 
         Raises:
-            LocalProtocolError: If more is claimed than was received.
+            LocalProtocolError: If ``size`` exceeds what was received.
         """
         if self._delivered + size > self._received:
             raise LocalProtocolError("delivered more than was received")
@@ -127,7 +127,7 @@ class Stream:
             self._ack_wanted = True
 
     def want_ack(self) -> None:
-        """Have :meth:`next_frame` send an ACK in any case: one is owed, or it asks whether the peer lives."""
+        """Make :meth:`next_frame` send an ACK: one is due, or it serves as a keepalive."""
         self._ack_wanted = True
 
     def next_frame(self) -> bytes | None:
@@ -142,9 +142,9 @@ class Stream:
         return None
 
     def receive(self, message: bytes) -> Iterator[Received]:
-        """Take one WebSocket message and yield what it brings for the local socket.
+        """Process one WebSocket message and yield the bytes for the local socket.
 
-        Bytes that came before are trimmed, so a repeated frame does no harm; a gap cannot be mended.
+        Bytes received before are trimmed, so a repeated frame is harmless; a gap is an error.
 
         Raises:
             RemoteProtocolError: If the frame leaves a gap, acks what was never sent, or follows a FIN.
@@ -164,7 +164,7 @@ class Stream:
     def attach(self, peer_received: int) -> None:
         """Begin an attachment with a peer that has received everything below ``peer_received``.
 
-        What it has not received is sent again, from the start of the frame in which it stopped.
+        The remaining bytes are sent again, from the start of the frame in which the peer stopped.
 
         Raises:
             RemoteProtocolError: If the offset lies beyond what was written, or below what the peer has acked.

@@ -3,10 +3,10 @@
 A ZMQ peer sends a greeting and a READY command and waits for the other's before its first message: two round trips on a
 new connection. The host's end plays the kernel to the connecting client (:class:`AcceptingEnd`), the relay's end plays
 the client to the kernel (:class:`ConnectingEnd`). The client's own READY travels as the stream's first bytes, because
-it names the client's identity; the kernel's greeting and READY end at the relay.
+it contains the client's identity; the kernel's greeting and READY end at the relay.
 
-Both ends say ZMTP 3.0, so both peers speak 3.0 to each other whatever they know beyond it (3.1 sends subscriptions as
-commands, 3.0 as messages). NULL mechanism only: CURVE's keys cannot be played by a third.
+Both ends announce ZMTP 3.0, so both peers use 3.0 even if they support a later version (3.1 sends subscriptions as
+commands, 3.0 as messages). Only the NULL mechanism is possible: CURVE authenticates the real peers.
 
 Greeting (ZMTP 3.1 specification, 64 bytes): ``FF 00*8 7F``, version major and minor, mechanism in 20 bytes padded with
 zeros, as-server, 31 zeros. A command: a flags byte (4, or 6 with a length of eight bytes), its length, then a name with
@@ -25,33 +25,33 @@ _GREETING = b"\xff" + bytes(8) + b"\x7f" + bytes((3, 0)) + b"NULL".ljust(20, b"\
 _MAX_READY_BYTES = 4096
 _COMMAND, _LONG_COMMAND = 4, 6
 _MORE, _LONG = 1, 2
-_FRAME_BYTES = 256  # what a frame costs whoever receives it, beside its bytes
+_FRAME_BYTES = 256  # memory that a frame costs its receiver beside its bytes
 
-# What the kernel's socket on each channel is (Jupyter messaging spec, "Introduction").
+# The kernel's socket type on each channel (Jupyter messaging spec, "Introduction").
 SOCKET_TYPES = {"shell": b"ROUTER", "control": b"ROUTER", "stdin": b"ROUTER", "iopub": b"PUB", "hb": b"ROUTER"}
 
 
 def ready(socket_type: bytes) -> bytes:
-    """Return a READY command that names ``socket_type``."""
+    """Return a READY command with ``socket_type``."""
     body = b"\x05READY\x0bSocket-Type" + struct.pack("!I", len(socket_type)) + socket_type
     return bytes((_COMMAND, len(body))) + body
 
 
 class MessageMeter:
-    """Follows the messages in a stream and refuses one that is too large.
+    """Measures the messages in a stream and refuses one that is too large.
 
-    ``ZMQ_MAXMSGSIZE`` is a limit for each frame of a message, and libzmq hands a message over once it has all of them:
-    of frames within that limit a message can have any number.
+    ``ZMQ_MAXMSGSIZE`` limits each frame only, and libzmq delivers a message once it has all frames, of which a message
+    can have any number.
     """
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
-        self._size = 0  # of the message, as far as it was announced
-        self._skip = 0  # bytes of its frame that have not come
+        self._size = 0  # size of the current message, as far as its frames were announced
+        self._skip = 0  # bytes of the current frame that have not arrived
         self._header = b""
 
     def receive(self, data: bytes) -> None:
-        """Take the next bytes.
+        """Process the next bytes.
 
         Raises:
             RemoteProtocolError: If they announce a message that exceeds the limit.
@@ -82,21 +82,21 @@ class MessageMeter:
 
 
 class AcceptingEnd:
-    """The kernel's part, towards a client that connected to the host's end of ``channel``.
+    """The kernel's part of the handshake, towards a client of ``channel``.
 
     No message to the client may exceed ``limit_bytes``.
     """
 
     def __init__(self, channel: str, limit_bytes: int | None = None) -> None:
         self._meter = None if limit_bytes is None else MessageMeter(limit_bytes)
-        self.opening = _GREETING + ready(SOCKET_TYPES[channel])  # to be written as soon as the client connected
+        self.opening = _GREETING + ready(SOCKET_TYPES[channel])  # to be written as soon as the client has connected
         self._greeting = b""
 
     def receive(self, data: bytes) -> bytes:
-        """Take bytes of the client and return those that belong into the stream: everything after its greeting.
+        """Process bytes of the client; return those that belong to the stream: everything after its greeting.
 
         Raises:
-            RemoteProtocolError: If it does not speak ZMTP 3 with the NULL mechanism.
+            RemoteProtocolError: If the client does not speak ZMTP 3 with the NULL mechanism.
         """
         missing = GREETING_BYTES - len(self._greeting)
         if missing > 0:
@@ -106,7 +106,7 @@ class AcceptingEnd:
         return data[max(0, missing) :]
 
     def send(self, data: bytes) -> bytes:
-        """Take bytes of the stream and return those that may be written: a client has sent READY before they come.
+        """Process bytes of the stream; return those that may be written. The client has sent its READY before.
 
         Raises:
             RemoteProtocolError: If they announce a message that is too large.
@@ -119,31 +119,31 @@ class AcceptingEnd:
         """Return what :meth:`send` kept back and may be written now."""
         return b""
 
-    held = 0  # bytes that `send` keeps back
+    held = 0  # bytes that `send` holds
 
 
 class ConnectingEnd:
-    """The client's part, towards the kernel. The stream's own first bytes are the client's READY.
+    """The client's part of the handshake, towards the kernel. The stream's first bytes are the client's READY.
 
-    What follows it is kept back until the kernel's READY has come: libzmq takes a message before it has sent its own
-    READY for a violation of the handshake, and closes the connection.
+    Later bytes are held until the kernel's READY has arrived: libzmq treats a message that arrives before it has sent
+    its own READY as a violation of the handshake and closes the connection.
     """
 
     opening = _GREETING
 
     def __init__(self) -> None:
         self._seen = b""
-        self._left = -1  # bytes of the kernel's greeting and READY; -1: not known yet; 0: they have come
+        self._left = -1  # bytes of the kernel's greeting and READY still to come; -1: not known yet
         self._held = bytearray()
         self._ready_sent = False
 
     @property
     def held(self) -> int:
-        """How many bytes :meth:`send` keeps back."""
+        """The number of bytes that :meth:`send` holds."""
         return len(self._held)
 
     def send(self, data: bytes) -> bytes:
-        """Take bytes of the stream and return those that may be written now.
+        """Process bytes of the stream; return those that may be written now.
 
         Raises:
             RemoteProtocolError: If they do not begin with a READY.
@@ -157,7 +157,7 @@ class ConnectingEnd:
         if size < 0 or len(self._held) < size:
             return b""
         self._ready_sent = True
-        if self._left == 0:  # the kernel was first, and says nothing more that would release the rest
+        if self._left == 0:  # the kernel was first and sends nothing more that would release the rest
             return self.release()
         first = bytes(self._held[:size])
         del self._held[:size]
@@ -171,10 +171,10 @@ class ConnectingEnd:
         return rest
 
     def receive(self, data: bytes) -> bytes:
-        """Take bytes of the kernel and return those that belong into the stream: everything after its READY.
+        """Process bytes of the kernel; return those that belong to the stream: everything after its READY.
 
         Raises:
-            RemoteProtocolError: If it does not speak ZMTP 3 with the NULL mechanism, or answers with an ERROR.
+            RemoteProtocolError: If the kernel does not speak ZMTP 3 with the NULL mechanism, or answers with an ERROR.
         """
         if self._left == 0:
             return data
@@ -197,13 +197,13 @@ class ConnectingEnd:
 
 
 def _ready_size(data: bytes | bytearray) -> int:
-    """Return how many bytes the READY has that ``data`` begins with, or -1 if too few have come to tell.
+    """Return the size of the READY at the start of ``data``, or -1 if too few bytes have arrived.
 
     Raises:
-        RemoteProtocolError: If it is none.
+        RemoteProtocolError: If ``data`` does not begin with a READY.
     """
     if data and data[0] not in (_COMMAND, _LONG_COMMAND):
-        raise RemoteProtocolError("a ZMTP peer sent something else than its READY")
+        raise RemoteProtocolError("a ZMTP peer sent another command instead of READY")
     if not data or len(data) < (2 if data[0] == _COMMAND else 9):
         return -1
     start = 2 if data[0] == _COMMAND else 9
@@ -226,4 +226,4 @@ def check_greeting(greeting: bytes) -> None:
     if greeting[0] != 0xFF or greeting[9] != 0x7F or greeting[10] < 3:
         raise RemoteProtocolError("the local peer does not speak ZMTP 3")
     if greeting[12:32].rstrip(b"\0") != b"NULL":
-        raise RemoteProtocolError("only ZMTP's NULL mechanism passes the link: leave CURVE off")
+        raise RemoteProtocolError("only ZMTP's NULL mechanism is supported: disable CURVE")

@@ -12,6 +12,8 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tests.access import access_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -81,7 +83,9 @@ def median(rounds: int, work: Callable[[], object]) -> float:
 
 
 def _send_anew(interpreter: KernelInterpreter, frame: Any, arrow: bool) -> None:
-    interpreter._sent_inputs.set_cached_keys(["pyarrow"] if arrow else [])  # as if the kernel had no value yet
+    access_of(interpreter).sent_inputs.set_cached_keys(
+        ["pyarrow"] if arrow else []
+    )  # as if the kernel had no value yet
     interpreter.execute("1;", {"frame": frame})
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daytona_kernel_interp import KernelInterpreter, Recording
+from tests.access import access_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,17 +112,18 @@ def _kernel(path: Path, rounds: int) -> dict[str, tuple[list[float], list[float]
     times: dict[str, tuple[list[float], list[float]]] = {}
     with KernelInterpreter({"look": _look}, sandbox="local", record=path) as interpreter:
         interpreter.start()
-        recorder = interpreter._recorder
+        access = access_of(interpreter)
+        recorder = access.recorder
         for what, work in _WORKS.items():
             times[what] = [], []
             for turn in range(rounds):
                 for which in (0, 1) if turn % 2 else (1, 0):
-                    interpreter._recorder = recorder if which else None
+                    access.recorder = recorder if which else None
                     code, variables = work.code(turn * 2 + which), work.variables(turn)
                     begin = time.perf_counter()
                     interpreter.execute(code, variables)
                     times[what][which].append((time.perf_counter() - begin) * 1000)
-        interpreter._recorder = recorder
+        access.recorder = recorder
     return times
 
 
@@ -176,16 +178,17 @@ def _long(folder: Path, cells: int) -> list[Line]:
     took: dict[str, tuple[list[float], list[float]]] = {"early": ([], []), "late": ([], [])}
     with KernelInterpreter({"look": _look}, sandbox="local", record=path) as interpreter:
         interpreter.start()
-        recorder = interpreter._recorder
+        access = access_of(interpreter)
+        recorder = access.recorder
         for number in range(cells):
             when = "early" if 10 <= number < 10 + window else "late" if number >= cells - window else ""
             for which in (1, 0) if when else (1,):
-                interpreter._recorder = recorder if which else None
+                access.recorder = recorder if which else None
                 begin = time.perf_counter()
                 interpreter.execute(_STEP, {"text": "a text", "number": number})
                 if when:
                     took[when][which].append((time.perf_counter() - begin) * 1000)
-        interpreter._recorder = recorder
+        access.recorder = recorder
     (early_without, early), (late_without, late) = (tuple(map(statistics.median, both)) for both in took.values())
     begin = time.perf_counter()
     recording = Recording.load(path)

@@ -13,7 +13,7 @@ import dspy
 from daytona_kernel_interp import KernelInterpreter, Recording, ReplayInterpreter
 from daytona_kernel_interp.client.outputs import StreamText
 from daytona_kernel_interp.demo.script import ScriptedStep, rule_based_lm, scripted_lm
-from daytona_kernel_interp.recording import notebook_reader as notebook
+from daytona_kernel_interp.recording.notebook_writer import write
 from tests.transcripts import LLM_QUERY, SEARCH, Maker
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _cells(folder: Path, rounds: int) -> list[Line]:
             outputs=[StreamText("stdout", f"answer {number}\n")],
         )
     path = folder / "cells.ipynb"
-    notebook.write(maker.transcript(), path)
+    write(maker.transcript(), path)
 
     def search(query: str, limit: int = 5) -> str:
         raise AssertionError("no tool is called")

@@ -69,7 +69,7 @@ def test_program_on_a_port_that_is_taken(local: Local) -> None:
     """A port that is taken is said in one line."""
     port = str(httpx.URL(local.emulator.api_url).port)
     command = [sys.executable, "-m", "daytona_kernel_interp.testing", "--port", port]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=PROJECT)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, cwd=PROJECT)
     assert ended.returncode == 2
     assert "address already in use" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from daytona_kernel_interp.sandboxes.base import Sandbox
     from daytona_kernel_interp.wire.keepalive import LinkTimings
 
-LIMIT_S = 30.0  # a cell that takes longer than this here hangs
+LIMIT_S = 60.0  # a cell that takes longer than this here hangs
 
 
 class Driver:

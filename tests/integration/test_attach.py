@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import stat
-import subprocess
 import sys
 import threading
 import time
@@ -27,22 +26,24 @@ from daytona_kernel_interp.transport.process_identity import process_alive
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.hosts import Hosts
+
 # What a host does: it starts a session, says its id, and has a cell run in it until it is killed.
 HOST = """
-import sys
+import threading
 from daytona_kernel_interp import KernelInterpreter, LocalSandbox
 
 def ask(question: str) -> str:
     print("asked", flush=True)
-    sys.stdin.read()
+    threading.Event().wait()
 
 interpreter = KernelInterpreter({"ask": ask}, [{"name": "answer"}], sandbox=LocalSandbox(resume_lifetime=LIFETIME))
 interpreter.on_output = lambda output: print("output", flush=True)
 interpreter.execute("import os, time\\nkernel, relay = os.getpid(), os.getppid()")
 print(interpreter.session_id, flush=True)
-interpreter.execute(sys.argv[1])
+interpreter.execute(CODE)
 print("ended", flush=True)
-sys.stdin.read()
+threading.Event().wait()
 """
 # A cell that runs on until the test lets it end.
 UNTIL_GATE = "while not os.path.exists({gate!r}):\n    time.sleep(0.01)\n"
@@ -51,24 +52,18 @@ UNTIL_GATE = "while not os.path.exists({gate!r}):\n    time.sleep(0.01)\n"
 class Host:
     """A process with a session."""
 
-    def __init__(self, code: str, lifetime_s: float = 60.0) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", HOST.replace("LIFETIME", str(lifetime_s)), code],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+    def __init__(self, hosts: Hosts, code: str, lifetime_s: float = 60.0) -> None:
+        self.process = hosts.start(HOST.replace("LIFETIME", str(lifetime_s)).replace("CODE", repr(code)), {})
         self.session = self.line()
 
     def line(self) -> str:
         """Return the next line that the host prints."""
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
+        return self.process.line()
 
     def kill(self) -> None:
         """Kill it and return when it is gone."""
-        self.process.kill()
-        self.process.wait(30)
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
 
     @property
     def record(self) -> records.SessionRecord:
@@ -77,19 +72,16 @@ class Host:
 
 
 @pytest.fixture
-def make_host() -> Iterator[Callable[..., Host]]:
-    hosts: list[Host] = []
+def make_host(hosts: Hosts) -> Iterator[Callable[..., Host]]:
+    made: list[Host] = []
 
     def make(code: str, **options: Any) -> Host:
-        hosts.append(Host(code, **options))
-        return hosts[-1]
+        made.append(Host(hosts, code, **options))
+        return made[-1]
 
     yield make
-    for host in hosts:
-        host.kill()
-        for stream in (host.process.stdin, host.process.stdout):
-            assert stream is not None
-            stream.close()
+    for host in made:
+        host.process.close()
         for record in records.list_records():
             if record.id == host.session:  # nobody took it up
                 end_sandbox(record)
@@ -169,9 +161,9 @@ def test_a_pending_tool_call_is_not_made_again(make_host: Callable[..., Host]) -
     with KernelInterpreter.attach(host.session, {"ask": ask}) as interpreter:
         text = interpreter.resume()
     assert asked == ["second"]
-    assert "the host that made this call died before it answered; the call is not made again" in text
+    assert "the host that ran this call died before it replied; the call is not repeated" in text
     assert "HostLost" in text
-    assert "[1 tool calls were not answered: their host died. They raised HostLost.]" in text
+    assert "[1 tool calls raised HostLost: their host died before it replied.]" in text
     assert "yes\n" in text
 
 
@@ -265,7 +257,7 @@ def test_detach_leaves_a_session_to_the_next(tmp_path: Path) -> None:
 
 
 def test_ls_tells_with_and_without_a_host(make_host: Callable[..., Host], capfd: pytest.CaptureFixture[str]) -> None:
-    """Sessions are listed with the process they belong to, if it lives; without any, that is said."""
+    """``ls`` lists sessions with their host process, or says that there are none."""
     assert cli.main(["ls"]) == 0
     assert capfd.readouterr() == ("", "No sessions on this machine.\n")
     orphan = make_host("print('x', flush=True)\ntime.sleep(60)")
@@ -292,12 +284,12 @@ def test_exec_joins_a_session_whose_host_lives(
     assert cli.main(["exec", "--session", host.session, "1 / 0"]) == 1
     assert capfd.readouterr().err.endswith("ZeroDivisionError: division by zero\n")
     assert cli.main(["exec", "--session", host.session, "--timeout", "0.2", "while True: time.sleep(0.01)"]) == 1
-    assert "interrupted after 0.2 s" in capfd.readouterr().err
+    assert "TimeoutError: the cell was interrupted after execution_timeout=0.2 s\n" in capfd.readouterr().err
     assert host.record.pid == host.process.pid
 
 
 def test_exec_uses_a_session_without_a_host(make_host: Callable[..., Host], capfd: pytest.CaptureFixture[str]) -> None:
-    """``exec --session`` takes an orphan up and leaves it to live on; each finds what the one before left."""
+    """``exec --session`` attaches a session without a host and detaches again; variables are kept."""
     host = make_host("x = 1\nprint('never shown twice', flush=True)")
     assert host.line() == "output"
     assert next(line for line in iter(host.line, "") if line != "output") == "ended"  # a print may come in two pieces
@@ -311,7 +303,7 @@ def test_exec_uses_a_session_without_a_host(make_host: Callable[..., Host], capf
 def test_attach_shows_the_last_cell_and_takes_more(
     make_host: Callable[..., Host], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``attach`` tells what the running cell did and reads cells until the input ends; the session lives on."""
+    """``attach`` shows the running cell's output and reads cells until the input ends; the session lives on."""
     host = make_host("x = 1\nprint('printed', flush=True)\nask('nobody')")
     assert host.line() == "output"
     assert next(line for line in iter(host.line, "") if line != "output") == "asked"
@@ -327,9 +319,34 @@ def test_attach_shows_the_last_cell_and_takes_more(
     assert not host.record.host_lives
 
 
+def test_exec_and_console_find_the_only_session(
+    make_host: Callable[..., Host], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an id the only session is used; with several the ids are listed."""
+    host = make_host("x = 1")
+    assert host.line() == "ended"
+    assert cli.main(["exec", "--session", "x + 1"]) == 0
+    assert cli.main(["exec", "x + 2", "--session"]) == 0
+    assert capfd.readouterr().out == "2\n3\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("x + 3\n"))
+    assert cli.main(["console"]) == 0
+    assert "4\n" in capfd.readouterr().out
+    assert cli.main(["attach", host.session]) == 2
+    assert f"join it with `daytona-kernel console {host.session}`" in capfd.readouterr().err
+    other = make_host("1")
+    assert other.line() == "ended"
+    assert cli.main(["exec", "--session", "1"]) == 2
+    assert re.search(
+        r"2 sessions are alive on this machine: name one of [0-9a-f]{8}, [0-9a-f]{8}\.", capfd.readouterr().err
+    )
+    other.kill()
+    assert cli.main(["console", other.session]) == 2
+    assert f"take it over with `daytona-kernel attach {other.session}`" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("command", [["attach", "0badcafe"], ["exec", "--session", "0badcafe", "1"]])
 def test_no_such_session(command: list[str], capfd: pytest.CaptureFixture[str]) -> None:
-    """An id that is none is answered in one sentence."""
+    """An unknown id is refused with one sentence."""
     assert cli.main(command) == 2
     assert re.fullmatch(r"daytona-kernel: there is no session '0badcafe'; .*none\.\n", capfd.readouterr().err)
 

@@ -23,6 +23,7 @@ from daytona_kernel_interp.sandboxes.daytona import create as starting
 from daytona_kernel_interp.sandboxes.daytona.probe import ProbeResult
 from daytona_kernel_interp.testing import DaytonaEmulator, Fault
 from daytona_kernel_interp.testing.processes import can_isolate
+from tests.access import session_of
 from tests.integration.daytona_service import WAIT_S, Service, until
 
 if TYPE_CHECKING:
@@ -92,8 +93,7 @@ def test_what_a_sandbox_is_asked_for(daytona: Service) -> None:
 def test_no_secret_is_to_be_seen_in_the_sandbox(interpreter: KernelInterpreter, daytona: Service) -> None:
     """Neither key, token nor the relay's secret stands in arguments, environments or files that are left."""
     interpreter.start()
-    assert interpreter._session is not None
-    address = interpreter._session.sandbox.address
+    address = session_of(interpreter).sandbox.address
     code = """
 import os, pathlib
 seen = []
@@ -180,8 +180,7 @@ def test_a_new_token_is_taken_up(interpreter: KernelInterpreter, daytona: Servic
     emulator.rotate_token(daytona.only["id"])
     emulator.forget_tokens()
     emulator.fail(Fault("preview", cut_after_bytes=0, times=4))
-    assert interpreter._session is not None
-    for stream in interpreter._session.tunnel._streams:
+    for stream in session_of(interpreter).tunnel._streams:
         if stream.carrier.socket is not None:
             stream.carrier.socket.abort()
     assert interpreter.execute("x") == 1

@@ -87,7 +87,7 @@ def test_which_sandboxes_are_lost(
 
     typed("", monkeypatch, terminal=False)
     assert cli.main(["gc"]) == 2
-    assert "nobody can be asked here whether to delete them: give --yes." in capfd.readouterr().err
+    assert "standard input is not a terminal that could confirm the deletion: give --yes." in capfd.readouterr().err
     typed("no\n", monkeypatch)
     assert cli.main(["gc"]) == 0
     shown = capfd.readouterr()

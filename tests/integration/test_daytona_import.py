@@ -58,7 +58,7 @@ print("ok")
 def test_a_start_does_not_wait_for_an_import_that_was_begun_earlier(daytona: Service) -> None:
     """The import is done in a thread, once; when it is over, a client is made without another import."""
     command = [sys.executable, "-W", "ignore", "-c", BEGUN_EARLIER]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert (done.stdout, done.returncode) == ("ok\n", 0), done.stderr
 
 
@@ -83,7 +83,7 @@ def test_an_interrupt_does_not_wait_for_the_import(tmp_path: Path) -> None:
         assert host.stdout.readline() == "importing\n"
         host.send_signal(signal.SIGINT)
         try:
-            _, said = host.communicate(timeout=30)
+            _, said = host.communicate(timeout=100)
         finally:
             host.kill()
     assert said.rstrip().endswith("KeyboardInterrupt")

@@ -13,6 +13,7 @@ from daytona_kernel_interp import DaytonaSandbox, KernelInterpreter
 from daytona_kernel_interp.interpreter.interpreter import CodeInterpreterError
 from daytona_kernel_interp.sandboxes.daytona.sandbox import RunningDaytonaSandbox
 from daytona_kernel_interp.testing import Fault
+from tests.access import session_of
 from tests.integration.daytona_service import WAIT_S, Service, until
 
 if TYPE_CHECKING:
@@ -51,8 +52,7 @@ def meanwhile(interpreter: KernelInterpreter, act: Callable[[], object]) -> Iter
 
 
 def running(interpreter: KernelInterpreter) -> RunningDaytonaSandbox:
-    assert interpreter._session is not None
-    sandbox = interpreter._session.sandbox
+    sandbox = session_of(interpreter).sandbox
     assert isinstance(sandbox, RunningDaytonaSandbox)
     return sandbox
 

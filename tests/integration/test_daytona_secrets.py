@@ -15,6 +15,7 @@ from daytona_kernel_interp.interpreter.interpreter import CodeInterpreterError
 from daytona_kernel_interp.sandboxes.daytona.sandbox import TOKEN_HEADER
 from daytona_kernel_interp.testing import DaytonaEmulator
 from daytona_kernel_interp.wire.hello import SECRET_HEADER
+from tests.access import session_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,8 +79,7 @@ def test_each_secret_goes_where_it_belongs_and_nowhere_else(
 
     def look() -> None:
         """Take note of the secrets that are used now, and of what may show them."""
-        assert interpreter._session is not None
-        session = interpreter._session
+        session = session_of(interpreter)
         secrets["token"].add(session.sandbox.address.headers[TOKEN_HEADER])
         secrets["relay"].add(session.sandbox.address.secret)
         shown.extend(map(repr, (interpreter, session, session.sandbox, session.sandbox.address, session.tunnel)))
@@ -98,8 +98,7 @@ def test_each_secret_goes_where_it_belongs_and_nowhere_else(
         look()
         emulator.rotate_token(daytona.only["id"])
         emulator.forget_tokens()
-        assert interpreter._session is not None
-        for stream in interpreter._session.tunnel._streams:
+        for stream in session_of(interpreter).tunnel._streams:
             if stream.carrier.socket is not None:
                 stream.carrier.socket.abort()
         assert interpreter.execute("x") == 1

@@ -17,6 +17,7 @@ from daytona_kernel_interp import DaytonaSandbox, KernelInterpreter
 from daytona_kernel_interp.interpreter.interpreter import CodeInterpreterError
 from daytona_kernel_interp.sandboxes.daytona.sandbox import thread_variables
 from daytona_kernel_interp.testing import DaytonaEmulator, Fault, commands, sessions, world
+from tests.access import session_of
 from tests.integration.daytona_service import Service, until
 
 if TYPE_CHECKING:
@@ -134,8 +135,7 @@ def test_what_an_older_sdk_would_drop_is_told(daytona: Service, monkeypatch: pyt
 
 def cut(interpreter: KernelInterpreter) -> None:
     """Break every socket of its link."""
-    assert interpreter._session is not None
-    for stream in interpreter._session.tunnel._streams:
+    for stream in session_of(interpreter).tunnel._streams:
         if stream.carrier.socket is not None:
             stream.carrier.socket.abort()
 

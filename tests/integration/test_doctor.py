@@ -1,4 +1,4 @@
-"""``daytona-kernel doctor``: each check, and what it says to do when it fails."""
+"""``daytona-kernel doctor``: each check, and its advice when it fails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def test_the_doctor_goes_all_the_way(daytona: Service, capfd: pytest.CaptureFixture[str]) -> None:
-    """Every check is passed, most with a time; then the first that fails says what to do, and is the last."""
+    """All checks pass, most with a duration; with an unknown snapshot the checks end there, with advice."""
     assert cli.main(["doctor", "--snapshot", "daytona-small"]) == 0
     lines = capfd.readouterr().out.splitlines()
     timed = ["API", "snapshot", "sandbox", "preview", "WebSocket", "kernel", "cell"]
@@ -36,12 +36,12 @@ def test_the_doctor_goes_all_the_way(daytona: Service, capfd: pytest.CaptureFixt
 
 
 def failed(**options: Any) -> list[tuple[str, str]]:
-    """Return what the doctor finds wrong: the check, and the advice."""
+    """Return name and advice of each failed check."""
     return [(check.name, check.advice) for check in doctor.run_checks(DaytonaSandbox(**options)) if check.advice]
 
 
 def test_the_doctor_names_what_is_wrong_with_the_key(daytona: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong one, and none; an address where nobody is."""
+    """A wrong key, no key, and an address without a server each have their advice."""
     monkeypatch.setenv("DAYTONA_API_KEY", "dtn_wrong")
     ((what, advice),) = failed()
     assert what == "API"
@@ -62,8 +62,8 @@ QUOTA = '{"message": "Total CPU limit exceeded"}'
 @pytest.mark.parametrize(
     ("fault", "wrong", "words"),
     [
-        (Fault("api", "listSandboxes", status=403), "API", "give it that right"),
-        (Fault("api", "listSandboxes", status=503), "API", "Daytona has trouble"),
+        (Fault("api", "listSandboxes", status=403), "API", "give it that permission"),
+        (Fault("api", "listSandboxes", status=503), "API", "Daytona or a proxy in front of it fails"),
         (Fault("api", "listSandboxes", status=429), "API", "too many requests"),
         (
             Fault("api", "createSandbox", status=403, body=QUOTA),
@@ -82,7 +82,7 @@ QUOTA = '{"message": "Total CPU limit exceeded"}'
 def test_the_doctor_says_what_to_do(
     daytona: Service, monkeypatch: pytest.MonkeyPatch, fault: Fault, wrong: str, words: str
 ) -> None:
-    """Each failure has one line, the last, and one sentence of advice; nothing is left."""
+    """Each failure ends the checks with one sentence of advice; no sandbox is left."""
     monkeypatch.setattr(running, "_REFUSED_TIMEOUT_S", 0.5)
     daytona.emulator.fail(fault)
     ((what, advice),) = failed()
@@ -91,7 +91,7 @@ def test_the_doctor_says_what_to_do(
 
 
 def test_the_doctor_sees_websockets_that_do_not_pass(daytona: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests do, so something on the way is to blame."""
+    """Where plain requests pass and WebSockets do not, the advice names the proxy."""
 
     async def refuse(*_: Any, **__: Any) -> None:
         raise ConnectionError("did not receive a valid HTTP response")
@@ -104,18 +104,17 @@ def test_the_doctor_sees_websockets_that_do_not_pass(daytona: Service, monkeypat
 
 
 def test_the_doctor_goes_on_where_it_can(daytona: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that is wrong and a region that is another are told, and the rest is checked all the same."""
-    monkeypatch.setattr(doctor, "_now", lambda: time.time() + 3600)
+    """A wrong clock and another region are reported, and the checks go on."""
     monkeypatch.setenv("DAYTONA_TARGET", "mars")
     monkeypatch.setattr(running.RunningDaytonaSandbox, "region", "us")
-    checks = list(doctor.run_checks())
+    checks = list(doctor.run_checks(now=lambda: time.time() + 3600))
     assert [check.name for check in checks if check.advice] == ["clock", "region"]
     assert "set this machine's clock" in checks[2].advice
     assert checks[-1].name == "versions"
 
 
 def test_the_doctor_tells_a_snapshot_that_cannot_be_used(daytona: Service) -> None:
-    """One that rests, and one whose build failed, with what to do about each."""
+    """An inactive snapshot and one whose build failed each have their advice."""
 
     async def states() -> dict[str, str]:
         service = await OurService.connect()

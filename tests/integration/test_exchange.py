@@ -11,6 +11,7 @@ from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
 
 from daytona_kernel_interp import KernelInterpreter
 from daytona_kernel_interp.interpreter.dspy_compat import CodeExecutionError
+from tests.access import access_of, session_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -115,7 +116,7 @@ def test_a_display_that_is_updated_counts_once(interp: KernelInterpreter) -> Non
 def sent(interp: KernelInterpreter, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return the list that gets the size of each request's buffers."""
     sizes: list[int] = []
-    kernel = interp._session.kernel  # type: ignore[union-attr]
+    kernel = session_of(interp).kernel
     run = kernel.run
 
     async def watched(code: str, preamble: Any, *args: Any, **kwargs: Any) -> Any:
@@ -147,8 +148,11 @@ def test_a_kernel_that_lost_its_values_gets_them_again(
 ) -> None:
     """The cell runs once, with its variables."""
     interp.execute("n = 0", {"v": LARGE})
-    interp.execute("import gc\nfor o in gc.get_objects():\n    if type(o).__name__ == 'Keeping': o._drop(o.keys[-1])")
-    interp._sent_inputs.set_cached_keys([interp._sent_inputs._sent["v"].key])
+    interp.execute(
+        "import gc\nfor o in gc.get_objects():\n    if type(o).__name__ == 'InputCache': o._evict(o.keys[-1])"
+    )
+    inputs = access_of(interp).sent_inputs
+    inputs.set_cached_keys([inputs._sent["v"].key])
     sizes = sent(interp, monkeypatch)
     assert interp.execute("n += 1\nprint(n, len(v))", {"v": LARGE}) == f"1 {len(LARGE)}\n"
     assert len(sizes) == 2
@@ -254,13 +258,13 @@ def hostile(interp: KernelInterpreter) -> Iterator[Callable[..., None]]:
 
     def install(*entries: Any, piece: bytes = b"x") -> None:
         interp.execute(
-            "import daytona_kernel_interp.guest.kernel.bridge as bridge\nkept = bridge.serve\n"
-            "bridge.serve = lambda request: entries if request['do'] == 'list' else piece",
+            "import daytona_kernel_interp.guest.kernel.bridge as bridge\nkept = bridge.handle_request\n"
+            "bridge.handle_request = lambda request: entries if request['do'] == 'list' else piece",
             {"entries": list(entries), "piece": piece},
         )
 
     yield install
-    interp.execute("bridge.serve = kept")
+    interp.execute("bridge.handle_request = kept")
 
 
 @pytest.mark.parametrize(
@@ -376,7 +380,7 @@ finally:
     values.decode = decode
 assert b'"ipc"' in heads[-1]
 """
-    encoded = interp._sent_inputs.encode("f", frame, None)
+    encoded = access_of(interp).sent_inputs.encode("f", frame, None)
     assert b'"ipc"' in bytes(encoded.buffers[0])
     submitted = interp.execute(f"{code}SUBMIT(back)", {"f": frame})
     pd.testing.assert_frame_equal(submitted.output["answer"], frame)

@@ -207,7 +207,7 @@ def test_a_tool_that_never_returns_does_not_hold_the_program() -> None:
         text=True,
         env=environment,
         check=False,
-        timeout=40,
+        timeout=100,
     )
     assert done.stdout == "TimeoutError\n", done.stderr
 

@@ -1,4 +1,4 @@
-"""Sessions seen from outside: ``live()``, the command line, IPython's magics, and the widget."""
+"""Running sessions from another process: ``live()``, the command line, IPython's magics, and the widget."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ import pytest
 import zmq
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
+from jupyter_client.blocking.client import BlockingKernelClient
 
 from daytona_kernel_interp import KernelInterpreter, live
 from daytona_kernel_interp.cli import command_line as cli
 from daytona_kernel_interp.client.outputs import StreamText
 from daytona_kernel_interp.errors import KernelError, SessionNotFound
 from daytona_kernel_interp.interpreter.interpreter import CodeInterpreterError
-from daytona_kernel_interp.monitor.shared_client import CellFailed, SharedClient
+from daytona_kernel_interp.monitor.shared_client import SharedClient
 from daytona_kernel_interp.monitor.widget import SessionView
 from daytona_kernel_interp.session import kernel_session as session
 from daytona_kernel_interp.session import session_file as records
+from tests.access import session_of
 from tests.integration.test_attach import end_sandbox, until
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ def shared() -> Iterator[KernelInterpreter]:
 
 
 class InThread:
-    """A call in a thread of its own."""
+    """A call in its own thread."""
 
     def __init__(self, work: Callable[[], Any]) -> None:
         self.result: Any = None
@@ -64,7 +66,7 @@ class InThread:
 
 
 def waiting(shared: KernelInterpreter, go_on: threading.Event) -> InThread:
-    """Run a cell that waits for ``go_on`` in a tool, and return when it does."""
+    """Start a cell that waits for ``go_on`` in a tool, and return when it waits."""
     asked = threading.Event()
 
     def llm_query(prompt: str) -> str:
@@ -84,7 +86,7 @@ def waiting(shared: KernelInterpreter, go_on: threading.Event) -> InThread:
 
 
 def test_the_newest_by_default(shared: KernelInterpreter) -> None:
-    """Without an id it is the newest session, with one that one; the view shows what ``inspect`` does."""
+    """An id selects a session, no id the newest one; the view shows the same as ``inspect``."""
     found = live().inspect()
     assert (found.session, found["x"].preview) == (shared.session_id, "41")
     assert live(shared.session_id).inspect("x")["x"].preview == "41"
@@ -95,7 +97,7 @@ def test_the_newest_by_default(shared: KernelInterpreter) -> None:
 
 
 def test_another_process_sees_a_running_cell(shared: KernelInterpreter) -> None:
-    """The command line, which is another process, shows the cell that runs and the call it waits for."""
+    """The command line, in another process, shows the running cell and its pending tool call."""
     go_on = threading.Event()
     cell = waiting(shared, go_on)
     try:
@@ -115,55 +117,81 @@ def test_another_process_sees_a_running_cell(shared: KernelInterpreter) -> None:
 
 
 def test_read_only_unless_asked_otherwise(shared: KernelInterpreter) -> None:
-    """A view runs nothing; one with ``write=True`` runs cells, whose variables are the session's."""
-    with pytest.raises(PermissionError, match=r"read-only: live\('[0-9a-f]{8}', write=True\) is not"):
-        live().run("x = 0", print)
+    """A view is read-only; with ``write=True`` it runs cells, whose variables are the session's."""
+    with pytest.raises(PermissionError, match=r"read-only: use live\('[0-9a-f]{8}', write=True\)"):
+        live().run("x = 0")
     shown: list[Any] = []
-    live(write=True).run("print(x); z = [x]", shown.append)
-    assert shown == [StreamText("stdout", "41\n")]
+    result = live(write=True, on_output=shown.append).run("print(x); z = [x]")
+    assert list(result.outputs) == shown == [StreamText("stdout", "41\n")]
+    assert (result.value, result.error, result.submission) == (None, None, None)
+    assert 0 < result.duration_s < 60
     assert shared.execute("z") == [41]
-    with pytest.raises(CellFailed, match="ZeroDivisionError"):
-        live(write=True).run("1 / 0", shown.append)
+    failed = live(write=True).run("1 / 0").error
+    assert failed is not None
+    assert failed.summary == "ZeroDivisionError: division by zero"
+
+
+def test_run_sends_variables_and_returns_values(shared: KernelInterpreter) -> None:
+    """``run`` has typed values in both directions, also SUBMIT's, and leaves the host's tools where they are."""
+    shared.tools["llm_query"] = lambda prompt: f"<{prompt}>"
+    shared.execute("kept = llm_query('a')")
+    view = live(write=True)
+    assert view.run("sent['a']", {"sent": {"a": 0, "b": (1, 2)}}).value == 0
+    assert shared.execute("sent['b'] == (1, 2) and type(sent['b']) is tuple") is True
+    assert view.run("SUBMIT('done')").submission == {"output": "done"}
+    refused = view.run("llm_query('x')").error
+    assert refused is not None
+    assert "tools are for the cells of the session's host" in refused.message
+    assert shared.execute("llm_query('b')") == "<b>"
+    with pytest.raises(ValueError, match="Invalid variable name: 'not a name'"):
+        view.run("1", {"not a name": 1})
+    with pytest.raises(TypeError, match="cannot be sent to the kernel"):
+        view.run("1", {"sent": object()})
 
 
 def test_a_cell_waits_for_the_one_that_runs(shared: KernelInterpreter) -> None:
-    """A cell from outside joins a busy session at once and runs when the session's own cell is over."""
+    """A second client joins a busy session at once; its cell runs when the session's own cell has ended."""
     go_on = threading.Event()
     shared.execute("answer = None")
     cell = waiting(shared, go_on)
-    shown: list[Any] = []
-    with live(write=True)._joined(shown.append) as guest:
+    with SharedClient(records.find_session(shared.session_id)) as client:
         go_on.set()
-        guest.run("print(answer)")
+        result = client.run("print(answer)")
     assert cell.join() == "begun\nhm\n"
-    assert shown == [StreamText("stdout", "hm\n")]
+    assert list(result.outputs) == [StreamText("stdout", "hm\n")]
 
 
 def test_a_failure_from_outside_stops_nothing(shared: KernelInterpreter, tmp_path: Path) -> None:
-    """A stock client's cell that fails does not take the session's own cell with it, which waits behind it."""
+    """A failing cell of a stock client does not abort the session's own cell, which waits behind it."""
     gate = tmp_path / "gate"
-    with live(write=True)._joined(print) as guest:
-        guest._client.execute(f"import os\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n1 / 0")
+    stock = BlockingKernelClient()
+    stock.load_connection_file(shared.connection_file)
+    stock.start_channels(stdin=False)
+    try:
+        stock.execute(f"import os\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n1 / 0")
         until(lambda: shared.inspect().running is not None)
         cell = InThread(lambda: shared.execute("x"))
-        until(lambda: shared._session.kernel._execution is not None)  # type: ignore[union-attr]
+        until(lambda: session_of(shared).kernel._execution is not None)
         gate.touch()
         assert cell.join() == 41
+    finally:
+        stock.stop_channels()
 
 
 def test_a_cell_that_waits_too_long_is_withdrawn(shared: KernelInterpreter) -> None:
-    """Its time is up before its turn comes: it never runs, and the session's own cell is not interrupted."""
+    """A cell whose timeout ends while it waits never runs, and the session's own cell is not interrupted."""
     go_on = threading.Event()
     cell = waiting(shared, go_on)
-    with pytest.raises(CellFailed, match=r"interrupted after 0\.3 s"):
-        live(write=True).run("x = 'never'", print, timeout_s=0.3)
+    error = live(write=True, execution_timeout=0.3).run("x = 'never'").error
+    assert error is not None
+    assert error.summary == "TimeoutError: the cell was interrupted after execution_timeout=0.3 s"
     go_on.set()
     assert cell.join() == "begun\nhm\n"
     assert shared.execute("x") == 41
 
 
 def test_values(shared: KernelInterpreter) -> None:
-    """``get`` brings a typed copy, leaves no trace, and refuses while a cell runs or where nothing can be brought."""
+    """``get`` returns a typed copy and leaves no trace; it fails while a cell runs and for values it cannot encode."""
     shared.execute("import decimal\nd = {'a': (1, decimal.Decimal('1.5')), 'b': 'é' * 10000}\nf = open('/dev/null')")
     count = shared.execute("get_ipython().execution_count")
     assert live().get("d")["a"][0] == 1
@@ -182,14 +210,14 @@ def test_values(shared: KernelInterpreter) -> None:
 
 
 def test_a_view_takes_no_more_than_its_session_does() -> None:
-    """A larger variable is refused there by name, and no socket of the view takes a larger message."""
+    """The kernel refuses a larger variable, and no socket of the view accepts a larger message."""
     with KernelInterpreter(sandbox="local", max_value_bytes=1 << 20) as own:
         own.execute("large = 'x' * (2 << 20); small = 'x' * 1000")
         view = live(own.session_id)
         assert len(view.get("small")) == 1000
         with pytest.raises(TypeError, match=r"variable 'large' cannot be sent .* more than 1048576 bytes"):
             view.get("large")
-        guest = SharedClient(records.find_session(own.session_id), print)
+        guest = SharedClient(records.find_session(own.session_id))
         try:
             channels = (guest._client.shell_channel, guest._client.iopub_channel, guest._client.control_channel)
             assert {channel.socket.getsockopt(zmq.MAXMSGSIZE) for channel in channels} == {17 << 20}
@@ -198,7 +226,7 @@ def test_a_view_takes_no_more_than_its_session_does() -> None:
 
 
 def test_several_sessions_and_their_end(shared: KernelInterpreter) -> None:
-    """Of several the newest is taken, and that is said; a view of one that ended says so."""
+    """With several sessions the view has the newest and says so; a view of an ended session reports its end."""
     with KernelInterpreter(sandbox="local") as other:
         other.start()
         view = live()
@@ -209,20 +237,20 @@ def test_several_sessions_and_their_end(shared: KernelInterpreter) -> None:
             other.execute("import os; os._exit(1)")
         with pytest.raises(KernelError, match=r"KernelDied: .*exit code 1"):
             view.inspect()
-    with pytest.raises(SessionNotFound, match="the session is over: its host ended it"):
+    with pytest.raises(SessionNotFound, match="the session is over: its host closed it"):
         view.inspect()
-    assert repr(view).endswith("the session is over: its host ended it")
+    assert repr(view).endswith("the session is over: its host closed it")
     assert live().session_id == shared.session_id
 
 
 def test_a_session_without_a_host(capfd: pytest.CaptureFixture[str]) -> None:
-    """A stale record is told with the time of its host's last sign of life, and with what is left of the sandbox."""
+    """The error for a session without a host has the host's last heartbeat and the state of the sandbox."""
     interpreter = KernelInterpreter(sandbox="local")
     interpreter.start()
     stale = interpreter.session_id
     interpreter.detach()
     record = records.find_session(stale)
-    with pytest.raises(SessionNotFound, match="its host let go of it at"):
+    with pytest.raises(SessionNotFound, match="its host detached from it at"):
         live(stale)
     gone = subprocess.Popen(["true"])
     gone.wait()
@@ -232,8 +260,8 @@ def test_a_session_without_a_host(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SessionNotFound) as failure:
         live(stale)
     text = str(failure.value)
-    assert f"its host, process {gone.pid}, is gone; its last sign of life was at {seen}" in text
-    assert f"Its sandbox (local) still lives: KernelInterpreter.attach('{stale}') takes it up." in text
+    assert f"its host, process {gone.pid}, is gone; its last heartbeat was at {seen}" in text
+    assert f"Its sandbox (local) still lives: KernelInterpreter.attach('{stale}') takes it over." in text
     assert cli.main(["inspect", stale]) == 2
     assert "has no host" in capfd.readouterr().err
     end_sandbox(record)
@@ -244,7 +272,7 @@ def test_a_session_without_a_host(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_no_session_alive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Where nothing runs, one sentence says what to do."""
+    """Without any session, one sentence says what to do."""
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
     with pytest.raises(
         SessionNotFound, match=r"No session is alive on this machine: start a KernelInterpreter first\."
@@ -254,12 +282,17 @@ def test_no_session_alive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd
     assert capfd.readouterr().err == (
         "daytona-kernel: No session is alive on this machine: start a KernelInterpreter first.\n"
     )
-    assert cli.main(["attach"]) == 2
+    for command in ("attach", "console"):
+        assert cli.main([command]) == 2
+    assert capfd.readouterr().err == (
+        "daytona-kernel: No session without a host is alive on this machine.\n"
+        "daytona-kernel: No session with a host is alive on this machine.\n"
+    )
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
 def test_a_session_of_another_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A record of somebody else's is not read, and that is said."""
+    """The record of another user is not read, and the error says so."""
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
     path = tmp_path / "daytona-kernel-0badcafe.json"
     path.write_text("{}")
@@ -269,7 +302,7 @@ def test_a_session_of_another_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host touches its record, so that its last sign of life is known."""
+    """A host touches its record regularly."""
     monkeypatch.setattr(session, "HEARTBEAT_S", 0.05)
     with KernelInterpreter(sandbox="local") as interpreter:
         interpreter.start()
@@ -279,7 +312,7 @@ def test_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def say(interpreter: KernelInterpreter, data: bytes) -> bytes:
-    """Say something to the socket that answers other processes, and return all that it answers."""
+    """Send data to the monitor server and return everything that it answers."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(20)
         connection.connect(str(Path(interpreter.connection_file).parent / "live"))
@@ -292,13 +325,13 @@ def say(interpreter: KernelInterpreter, data: bytes) -> bytes:
     "question", [b"{", b"[]", b"5", b'{"op": "run", "code": "x = 0"}', b'{"op": "follow", "since": "x"}', b"\xff"]
 )
 def test_what_is_no_question(shared: KernelInterpreter, question: bytes) -> None:
-    """The socket answers what it knows; the rest is refused, and the session goes on."""
+    """An invalid request is refused, and the session goes on."""
     assert say(shared, question + b"\n") in (b'{"error": "that is no question"}\n', b"")
     assert live().inspect()["x"].preview == "41"
 
 
 def test_a_question_without_end(shared: KernelInterpreter) -> None:
-    """More than a line may have ends the connection; several questions on one are answered in turn."""
+    """A line beyond the limit ends the connection; several requests on one connection are answered in order."""
     with contextlib.suppress(OSError):
         assert say(shared, b"x" * 1_000_000) == b""
     lines = say(shared, b'{"op": "look"}\n{"op": "follow", "since": 0}\n').splitlines()
@@ -306,14 +339,14 @@ def test_a_question_without_end(shared: KernelInterpreter) -> None:
 
 
 def test_the_socket_is_closed_to_other_users(shared: KernelInterpreter) -> None:
-    """It lies in a folder that only this user can enter."""
+    """The socket is in a folder that only this user can enter."""
     folder = Path(shared.connection_file).parent
     assert (folder / "live").is_socket()
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_an_impostor_of_a_host(tmp_path: Path) -> None:
-    """Whatever stands behind the socket, the view ends in one sentence."""
+    """Without a server behind the socket the view raises one error."""
     record = records.SessionRecord.of_this_process(
         "0badcafe", kernel="k", key="s", connection_file=str(tmp_path / "c.json"), sandbox={"kind": "local"}
     )
@@ -336,7 +369,7 @@ def shell() -> Iterator[Any]:
 
 
 def test_magics(shared: KernelInterpreter, shell: Any) -> None:
-    """In a real IPython shell: sessions listed, variables shown, a cell run over there, a value fetched."""
+    """In a real IPython shell the magics list sessions, show variables, run a cell in a session and fetch a value."""
     with capture_output() as shown:
         shell.run_cell("%sandbox_sessions")
     assert shared.session_id in shown.outputs[0].data["text/plain"]
@@ -355,7 +388,7 @@ def test_magics(shared: KernelInterpreter, shell: Any) -> None:
 
 
 def test_magics_show_figures(shared: KernelInterpreter, shell: Any) -> None:
-    """What a cell displays over there is displayed here, as what it is."""
+    """A figure of the session's cell is displayed here with its MIME type."""
     code = "%%sandbox\nfrom IPython.display import display\ndisplay({'image/png': 'iVBORw0KGgo='}, raw=True)"
     with capture_output() as shown:
         assert shell.run_cell(code).success
@@ -363,7 +396,7 @@ def test_magics_show_figures(shared: KernelInterpreter, shell: Any) -> None:
 
 
 def test_magics_in_a_kernel(shared: KernelInterpreter) -> None:
-    """In a notebook's kernel, whose event loop runs, they do the same; two kernels share the session's variables."""
+    """The magics also work in a notebook's kernel, whose event loop runs."""
     runtime = records.find_session(shared.session_id).path.parent
     with KernelInterpreter(sandbox="local") as notebook:
         notebook.execute(
@@ -378,13 +411,13 @@ def test_magics_in_a_kernel(shared: KernelInterpreter) -> None:
 
 
 def test_magics_fail_in_one_line(shell: Any, shared: KernelInterpreter) -> None:
-    """A wrong name is one line; an error over there shows its own traceback, and the cell here has failed."""
+    """A wrong name is one line; an error in the session shows its own traceback and fails the cell here."""
     for code, text in (
         ("%sandbox_get nothing", "name 'nothing' is not defined in session"),
         ("%sandbox_get", "%sandbox_get takes the name of a variable"),
         ("%sandbox_get x y", "there is no session 'y'"),
         ("%sandbox_vars 0badcafe", "there is no session '0badcafe'"),
-        ("%sandbox_sessions all", "takes nothing, not 'all'"),
+        ("%sandbox_sessions all", "takes no arguments, not 'all'"),
         ("%%sandbox 0badcafe\n1", "there is no session '0badcafe'"),
     ):
         with capture_output() as shown:
@@ -401,7 +434,7 @@ def test_magics_fail_in_one_line(shell: Any, shared: KernelInterpreter) -> None:
 
 
 def test_inspect_prints_the_table(shared: KernelInterpreter, capfd: pytest.CaptureFixture[str]) -> None:
-    """``inspect`` prints variables, or one; a name that is none is bad input."""
+    """``inspect`` prints all variables or one; an unknown name is bad input."""
     assert cli.main(["inspect"]) == 0
     assert re.search(r"^x +int +28 B +41$", capfd.readouterr().out, re.MULTILINE)
     assert cli.main(["inspect", shared.session_id, "x"]) == 0
@@ -412,17 +445,19 @@ def test_inspect_prints_the_table(shared: KernelInterpreter, capfd: pytest.Captu
     assert cli.main(["inspect", "--private"]) == 0
     assert re.search(r"^_hidden +int +28 B +5$", capfd.readouterr().out, re.MULTILINE)
     shared.execute("del _hidden")
+    assert cli.main(["inspect", "x"]) == 0  # the only session
+    assert re.search(r"^x +int +28 B +41$", capfd.readouterr().out, re.MULTILINE)
     assert cli.main(["inspect", shared.session_id, "nothing"]) == 2
     assert capfd.readouterr().err.count("\n") == 1
 
 
-def test_attach_opens_jupyter_console(shared: KernelInterpreter) -> None:
-    """At a terminal ``attach`` is ``jupyter console`` on the session; what is typed changes the session's variables."""
+def test_console_opens_jupyter_console(shared: KernelInterpreter) -> None:
+    """At a terminal ``console`` is ``jupyter console`` on the session, whose variables it reads and changes."""
     import pty
 
     ours, its = pty.openpty()
     with subprocess.Popen(
-        [sys.executable, "-m", "daytona_kernel_interp", "attach", shared.session_id],
+        [sys.executable, "-m", "daytona_kernel_interp", "console", shared.session_id],
         stdin=its,
         stdout=its,
         stderr=its,
@@ -438,18 +473,18 @@ def test_attach_opens_jupyter_console(shared: KernelInterpreter) -> None:
         process.terminate()
         process.wait(20)
     os.close(ours)
-    assert f"Session {shared.session_id}. Ctrl-D leaves it as it is.".encode() in seen
+    assert f"Session {shared.session_id}. Ctrl-D leaves it running.".encode() in seen
     assert b"Jupyter console" in seen
 
 
-def test_attach_prints_the_command_without_the_program(
+def test_console_prints_the_command_without_the_program(
     shared: KernelInterpreter, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Where jupyter console is not installed, its command is printed, and a plain prompt takes its place."""
+    """Where jupyter console is not installed, its command is printed, and a plain prompt replaces it."""
     from daytona_kernel_interp.cli import console
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert console.open_jupyter_console(shared.session_id) is None
+    assert console.open_jupyter_console(records.find_session(shared.session_id)) is None
     assert f"jupyter console --existing {shared.connection_file}" in capfd.readouterr().err
 
 
@@ -457,7 +492,7 @@ def test_attach_prints_the_command_without_the_program(
 
 
 def test_the_widget_follows_a_run(shared: KernelInterpreter) -> None:
-    """Its state changes as cells run: the cell under way with its call, its output, its end, the variables."""
+    """The widget's state follows the running cell, its tool call, its output and end, and the variables."""
     changes: list[list[dict[str, Any]]] = []
     go_on = threading.Event()
     view = shared.view()
@@ -489,7 +524,7 @@ def has_row(view: SessionView, name: str) -> bool:
 
 
 def test_the_widget_of_another_process_and_its_end() -> None:
-    """``live().view()`` follows too; when the session ends, it says so and asks no more."""
+    """``live().view()`` follows a session, too; when the session ends, the widget says so and stops."""
     with KernelInterpreter(sandbox="local") as interpreter:
         interpreter.execute("a = 1")
         views = [interpreter.view(), live().view()]
@@ -503,7 +538,7 @@ def test_the_widget_of_another_process_and_its_end() -> None:
 
 
 def test_the_widgets_module_makes_no_html() -> None:
-    """What is drawn comes out of a sandbox: the module never reads text as HTML."""
+    """The widget's data comes from a sandbox: the module never parses text as HTML."""
     source = Path(SessionView._esm._path if hasattr(SessionView._esm, "_path") else SessionView._esm).read_text()
     assert "textContent" in source
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", source)

@@ -56,11 +56,12 @@ BAD_CALLS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_CALLS)
-async def test_a_call_that_is_wrong(interp: KernelInterpreter, name: str) -> None:
+async def test_a_call_that_is_wrong(interp: KernelInterpreter, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The terminal class, not one that a model could mend; the session goes on, and so does a fresh interpreter."""
     arguments, says = BAD_CALLS[name]
     arguments = {"code": "1", **arguments}
-    unstarted = KernelInterpreter(sandbox="nowhere")  # it would complain of that if it started
+    monkeypatch.setenv("DAYTONA_KERNEL_SANDBOX", "nowhere")
+    unstarted = KernelInterpreter()  # starting it would raise another error
     for call in (interp.execute, unstarted.execute):
         with pytest.raises(CodeInterpreterError) as caught:
             call(**arguments)
@@ -95,7 +96,7 @@ BAD_SETTINGS: dict[str, tuple[str, Any, str]] = {
         "5",
         "execution_timeout must be a positive number or None, not '5'.",
     ),
-    "the limit is negative": ("max_output_chars", -1, "max_output_chars must be a positive number or None, not -1."),
+    "the limit is negative": ("max_output_chars", -1, "max_output_chars must be a positive integer or None, not -1."),
 }
 
 
@@ -130,7 +131,7 @@ def test_the_constructor_names_a_wrong_argument() -> None:
     with pytest.raises(TypeError, match="tools must be a dict of names and functions, not list"):
         KernelInterpreter([print])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="timeout"):
-        KernelInterpreter(timeout=5)  # type: ignore[call-arg]
+        KernelInterpreter(timeout=5)  # type: ignore[arg-type]
 
 
 def test_nothing_runs_where_something_must() -> None:

@@ -26,7 +26,7 @@ from daytona_kernel_interp.tools.binding import describe
 from tests.transcripts import BEGAN, Maker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 pytestmark = pytest.mark.dspy
 
@@ -56,7 +56,7 @@ def recorded() -> Maker:
     offered: list[Any] = []
 
     class Probe(ReplayInterpreter):
-        def execute(self, code: str, variables: dict[str, Any] | None = None) -> Any:
+        def execute(self, code: str, variables: Mapping[str, object] | None = None) -> Any:
             offered[:] = [describe(name, tool) for name, tool in self.tools.items()]
             return FinalOutput({"a": "probe"})
 
@@ -223,8 +223,8 @@ def test_the_contract() -> None:
     assert ReplayInterpreter.execution_instructions == KernelInterpreter.execution_instructions
     parameters = inspect.signature(ReplayInterpreter.execute).parameters
     assert list(parameters) == ["self", "code", "variables"]
-    with pytest.raises(TypeError, match="a recording is named by its path, or is a Recording; int is neither"):
-        ReplayInterpreter(5)
+    with pytest.raises(TypeError, match="a recording is a path or a Recording, not int"):
+        ReplayInterpreter(5)  # type: ignore[arg-type]
 
 
 async def test_every_way_to_call() -> None:
@@ -292,7 +292,7 @@ def test_a_wrong_call_moves_nothing() -> None:
     with pytest.raises(CodeInterpreterError, match="Invalid variable name: 'a b'"):
         interpreter.execute("1", {"a b": 1})
     with pytest.raises(CodeInterpreterError, match="code must be a str"):
-        interpreter.execute(5)
+        interpreter.execute(5)  # type: ignore[arg-type]
     assert interpreter.execute("1") == "a"
 
 
@@ -317,3 +317,15 @@ def test_it_can_be_pickled() -> None:
     assert copied.output_fields == FIELDS
     copied.output_fields = None
     assert copied.execute("1") == datetime.date(2026, 1, 2)
+
+
+def test_the_options_of_kernel_interpreter_are_accepted() -> None:
+    """A program passes both interpreters the same options; an unknown one is refused by its name."""
+    live = inspect.signature(KernelInterpreter).parameters
+    offline = inspect.signature(ReplayInterpreter).parameters
+    assert [name for name in live if name not in offline] == []
+    source = Maker().transcript()
+    ReplayInterpreter(source, sandbox="local", execution_timeout=5, max_output_chars=10, max_value_bytes=9, record="x")
+    options: dict[str, Any] = {"sandbx": "local"}
+    with pytest.raises(TypeError, match="sandbx"):
+        ReplayInterpreter(source, **options)

@@ -1,4 +1,4 @@
-"""Programs that hold an interpreter: copied by optimizers, saved, run in threads, streamed, watched by callbacks."""
+"""Programs with an interpreter: copied by optimizers, saved, run in threads, streamed, observed by callbacks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ANSWER = model(code="SUBMIT(q + '!')", a="x!")
 
 
 class Program(dspy.Module):  # type: ignore[misc]
-    """A program as a user writes it, with an interpreter of its own."""
+    """A program with its own interpreter."""
 
     def __init__(self, interpreter: KernelInterpreter) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ def ended(*programs: Any) -> None:
 
 @pytest.mark.parametrize("how", ["deepcopy", "reset_copy"])
 def test_a_copied_program_has_a_kernel_of_its_own(program: Any, how: str) -> None:
-    """Copy and original run side by side, and ending the copy's kernel leaves the original's."""
+    """Copy and original run side by side; ending the copy's kernel does not affect the original."""
     program.interpreter.execute("mark = 'original'")
     other = getattr(program, how)()
     assert other.interpreter is not program.interpreter
@@ -141,7 +141,7 @@ def test_save_and_load_the_state(program: Any, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not TAKES_FACTORY, reason="RLM before DSPy 3.3 does not share an interpreter between threads")
 def test_parallel_and_evaluate_share_a_program(program: Any) -> None:
-    """Whoever finds the interpreter lent gets a fresh one: no thread waits, and no answer goes to another."""
+    """A thread that finds the interpreter leased gets a fresh one: no thread waits, and no answers are mixed up."""
     wanted = [f"{number}!" for number in range(4)]
     with dspy.context(lm=ANSWER):
         pairs = [(program, example) for example in examples(4)]
@@ -183,7 +183,7 @@ async def test_streamify(program: Any) -> None:
 
 @pytest.mark.skipif(not HAS_CALLBACKS, reason="DSPy before 3.3.1 has no callbacks for interpreters")
 def test_callbacks_see_every_call_and_its_end() -> None:
-    """In DSPy's order, with the public parameter names, each idempotent call too, and errors at their ends."""
+    """Callbacks get every call in DSPy's order, with the public parameter names, and errors at the end of a call."""
     seen: list[str] = []
 
     class Watch(dspy.utils.callback.BaseCallback):  # type: ignore[misc]
@@ -246,6 +246,6 @@ def test_configured_callbacks_see_a_run() -> None:
 
 
 def test_an_invalid_interpreter_is_no_code_interpreter_error() -> None:
-    """The classes that we raise are DSPy's own."""
+    """The classes that DSPy checks are the ones that are raised."""
     assert issubclass(CodeExecutionError, CodeInterpreterError)
     assert CodeInterpreterError is dspy.primitives.code_interpreter.CodeInterpreterError

@@ -43,7 +43,7 @@ def _kernelspecs() -> None:
 
 
 def test_nbconvert_and_papermill_execute_a_notebook(tmp_path: Path) -> None:
-    """Both programs, side by side: the notebook's folder, a figure and a value are as with any kernel."""
+    """Folder, figures and values are as with any other kernel."""
     nbformat.write(notebook(LOCAL, *CELLS), tmp_path / "in.ipynb")
     programs = [
         ("nbconvert", "--to", "notebook", "--execute", "in.ipynb", "--output", "nbconvert.ipynb"),
@@ -55,14 +55,14 @@ def test_nbconvert_and_papermill_execute_a_notebook(tmp_path: Path) -> None:
         )
         for name, *arguments in programs
     }
-    said = {name: program.communicate(timeout=50)[1].decode() for name, program in running.items()}
+    said = {name: program.communicate(timeout=100)[1].decode() for name, program in running.items()}
     for name, program in running.items():
         assert program.returncode == 0, said[name]
         assert shown(written(tmp_path / f"{name}.ipynb")) == [f"{tmp_path}\n", "image/png", "42"]
 
 
 def test_nbclient_loads_no_dspy(tmp_path: Path) -> None:
-    """A program that runs a notebook in a sandbox has neither dspy nor a model's library in memory."""
+    """A program that runs a notebook in a sandbox imports neither dspy nor litellm."""
     program = f"""
 import sys, nbclient
 from tests.integration.jupyter_programs import notebook, shown
@@ -70,12 +70,12 @@ made = notebook({LOCAL!r}, "6 * 7")
 nbclient.NotebookClient(made).execute()
 print(shown(made), sorted({{"dspy", "litellm", "daytona", "openai"}} & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=True)
     assert done.stdout == "['42'] []\n"
 
 
 def test_nbclient_at_daytona(daytona: Service) -> None:
-    """A whole notebook in a sandbox at Daytona; an error ends it and deletes the sandbox all the same."""
+    """A notebook runs in a sandbox at Daytona; after an error the sandbox is deleted, too."""
     made = notebook(DAYTONA, *CELLS)
     NotebookClient(made).execute()
     folder, *rest = shown(made)
@@ -86,7 +86,7 @@ def test_nbclient_at_daytona(daytona: Service) -> None:
 
 
 def test_nbclient_says_that_the_kernel_died(caplog: pytest.LogCaptureFixture) -> None:
-    """The program's own error, and in its log how the kernel ended."""
+    """The program raises its own error, and its log says how the kernel ended."""
     code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     with pytest.raises(DeadKernelError):
         NotebookClient(notebook(LOCAL, code)).execute()
@@ -111,7 +111,7 @@ def console(*arguments: str) -> Iterator[Any]:
 
 
 def test_a_console_with_a_kernel_of_its_own() -> None:
-    """``jupyter console --kernel``: values, questions, the debugger, and an end with ``exit``."""
+    """``jupyter console --kernel`` shows values, reads input, debugs, and ends with ``exit``."""
     with console("--kernel", LOCAL) as child:
         for typed, expected in (
             ("6 * 7", r"Out\[1\]: 42"),
@@ -135,7 +135,7 @@ def test_a_console_with_a_kernel_of_its_own() -> None:
 
 
 def test_a_console_joins_a_kernel_that_runs() -> None:
-    """``jupyter console --existing`` shares the variables of the first client, and leaves the kernel when it goes."""
+    """``jupyter console --existing`` shares the variables of the first client and leaves the kernel running."""
     with talk(LOCAL) as first:
         first.run("shared = [1]")
         with console("--existing", first.manager.connection_file) as child:
@@ -157,7 +157,7 @@ def server(daytona: Service, emulator: DaytonaEmulator, tmp_path: Path) -> Itera
 
 
 def test_a_server_has_its_kernels_in_sandboxes(server: Server, daytona: Service) -> None:
-    """What JupyterLab does: two notebooks, one here and one at Daytona; run, interrupt, restart, list, shut down."""
+    """A server runs, interrupts, restarts, lists and shuts down two kernels, one of them at Daytona."""
     specs = server.ask("GET", "kernelspecs")["kernelspecs"]
     assert {LOCAL, DAYTONA} <= set(specs)
     here, there = server.start(LOCAL), server.start(DAYTONA)
@@ -184,7 +184,7 @@ def test_a_server_has_its_kernels_in_sandboxes(server: Server, daytona: Service)
 
 
 def test_a_server_tells_of_a_bad_option_and_of_a_death(server: Server) -> None:
-    """One sentence each in the server's log; a kernel that died is started again, as Jupyter does."""
+    """The server's log has one sentence for each; Jupyter restarts a kernel that died."""
     with pytest.raises(OSError, match="HTTP Error 500"):
         server.start(install("misspelt", sandbox="daytona", snapshott="x"))
     server.wait_for(re.compile(rb"a kernel in a sandbox at Daytona has no option 'snapshott'; did you mean .snapshot."))

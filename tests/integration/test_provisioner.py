@@ -1,4 +1,4 @@
-"""Kernels in sandboxes behind jupyter_client's KernelManager, as a person has them."""
+"""Kernels in sandboxes behind jupyter_client's KernelManager."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _kernelspecs() -> None:
 
 @pytest.fixture(scope="module")
 def person() -> Iterator[Talk]:
-    """A kernel for tests that leave it as it was."""
+    """A kernel that several tests share; they leave no changes."""
     with talk(LOCAL) as talking:
         yield talking
 
@@ -51,7 +51,7 @@ def test_input_asks_whoever_sits_there(person: Talk) -> None:
 
 
 def test_debug_works_after_an_error(person: Talk) -> None:
-    """``%debug`` looks into the frame that raised, and ``breakpoint()`` stops in a cell."""
+    """``%debug`` opens the frame that raised, and ``breakpoint()`` stops in a cell."""
     person.run("def f(n):\n    return 1 / (n - 41)\nf(41)")
     assert person.reply["ename"] == "ZeroDivisionError"
     assert "82" in person.text("%debug", "p n * 2", "q")
@@ -81,7 +81,7 @@ def test_a_widget_hears_the_front_end(person: Talk) -> None:
 
 
 def test_no_output_is_cut(person: Talk) -> None:
-    """A person sees all of it, whatever characters it has, in one notebook cell."""
+    """All output arrives, with any characters, in one notebook cell."""
     assert len(person.text("print('x' * 3_000_000)")) == 3_000_001
     assert person.text(r"print('\udc80')") == "\\udc80\n"
     assert person.text("!printf 'a\\303\\244'") == "aä"
@@ -89,7 +89,7 @@ def test_no_output_is_cut(person: Talk) -> None:
 
 @pytest.mark.parametrize("code", ["while True: pass", "import asyncio; await asyncio.sleep(60)", "input()"])
 def test_an_interrupt_ends_the_cell_and_keeps_variables(person: Talk, code: str) -> None:
-    """Jupyter's stop button goes by the relay's signal, and reaches a loop, an await and a question."""
+    """An interrupt is the relay's signal; it ends a loop, an await and ``input()``."""
     person.run("kept = 5")
     person.begin(code)
     person.manager.interrupt_kernel()
@@ -98,7 +98,7 @@ def test_an_interrupt_ends_the_cell_and_keeps_variables(person: Talk, code: str)
 
 
 def test_the_kernel_has_nothing_of_the_programs_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Only what the kernelspec names gets there; its folder is the notebook's, and a ``json.py`` in it no harm."""
+    """The kernel gets only the environment variables in its kernelspec; a ``json.py`` in its folder is harmless."""
     monkeypatch.setenv("SOME_SECRET", "s3cret")
     for name in ("json.py", "queue.py", "websockets.py"):
         (tmp_path / name).write_text("raise SystemExit('not this one')")
@@ -116,7 +116,7 @@ def test_the_kernel_has_nothing_of_the_programs_environment(monkeypatch: pytest.
 
 
 def test_a_restart_keeps_the_sandbox_and_a_shutdown_ends_it() -> None:
-    """Files and the relay stay, variables go; the same client goes on. A shutdown leaves nothing."""
+    """A restart keeps files, relay and clients and loses variables. A shutdown leaves nothing."""
     with talk(LOCAL) as talking:
         relay, before = relay_of(talking), dict(talking.manager.get_connection_info())
         talking.run("x = 1; import os; folder = os.environ['DAYTONA_KERNEL_FOLDER']; open(folder + '/f', 'w').close()")
@@ -137,7 +137,7 @@ def test_a_restart_keeps_the_sandbox_and_a_shutdown_ends_it() -> None:
 
 
 def test_a_dead_kernel_is_seen_and_named(caplog: pytest.LogCaptureFixture) -> None:
-    """poll() has the exit code, the log one sentence; a restart goes on in the same sandbox."""
+    """poll() returns the exit code, the log has one sentence, and a restart uses the same sandbox."""
     with talk(LOCAL) as talking:
         relay = relay_of(talking)
         assert talking.manager.is_alive()
@@ -155,19 +155,19 @@ def test_a_dead_kernel_is_seen_and_named(caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_a_relay_that_dies_costs_no_variable(caplog: pytest.LogCaptureFixture) -> None:
-    """Another is started, the kernel lives, the client's own sockets connect again, and the log says what may lack."""
+    """A new relay is started, the kernel lives, the client reconnects, and the log says what may be missing."""
     with talk(LOCAL) as talking:
         relay = relay_of(talking)
         talking.run("x = 41")
         relay.kill()
-        assert until(lambda: "had to be made anew" in caplog.text, "the log's sentence")
+        assert until(lambda: "was lost and replaced" in caplog.text, "the log's sentence")
         talking.client.wait_for_ready(timeout=30)
         assert talking.value("x + 1") == "42"
         assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_the_end_of_the_way_to_the_kernel_is_named(daytona: Service, caplog: pytest.LogCaptureFixture) -> None:
-    """A sandbox that was deleted under the kernel ends it in one sentence; a restart makes another."""
+    """A deleted sandbox ends the kernel with one sentence; a restart creates another sandbox."""
     with talk(DAYTONA) as talking:
         assert talking.value("6 * 7") == "42"
         (first,) = daytona.sandboxes
@@ -182,7 +182,7 @@ def test_the_end_of_the_way_to_the_kernel_is_named(daytona: Service, caplog: pyt
 
 
 def test_a_sandbox_that_is_kept_is_stopped(daytona: Service) -> None:
-    """The option ``keep`` in a kernelspec is DaytonaSandbox's."""
+    """With the option ``keep`` a shutdown stops the sandbox and does not delete it."""
     with talk(install("kept", sandbox="daytona", keep=True, labels={"team": "a"})) as talking:
         assert talking.value("1 + 1") == "2"
         assert daytona.only["labels"]["team"] == "a"
@@ -194,13 +194,13 @@ def test_a_sandbox_that_is_kept_is_stopped(daytona: Service) -> None:
 
 
 def test_what_no_kernel_has_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unknown option, arguments, another signal, and no key: each says what was wrong; nothing starts."""
+    """An unknown option, arguments, and a missing key are refused with one sentence; nothing starts."""
     before = set(psutil.Process().children())
     with pytest.raises(
         InvalidOption, match=r"a kernel in the local sandbox has no option 'snapshot'; it has cwd, env, "
     ):
         Talk(install("bad", sandbox="local", snapshot="x"))
-    with pytest.raises(SandboxFailed, match=r"takes no arguments, and --colors=no was given"):
+    with pytest.raises(SandboxFailed, match=r"takes no command-line arguments, but got --colors=no"):
         Talk(LOCAL, extra_arguments=["--colors=no"])
     monkeypatch.delenv("DAYTONA_API_KEY", raising=False)
     with pytest.raises(SandboxFailed, match="DAYTONA_API_KEY"):
@@ -209,13 +209,13 @@ def test_what_no_kernel_has_is_refused_in_one_sentence(monkeypatch: pytest.Monke
 
 
 def test_only_three_signals_reach_a_kernel(person: Talk) -> None:
-    """The relay knows SIGINT, SIGTERM and SIGKILL."""
+    """Other signals than SIGINT, SIGTERM and SIGKILL are refused."""
     with pytest.raises(SandboxFailed, match=re.escape("a kernel in a sandbox cannot be sent SIGUSR1")):
         person.manager.signal_kernel(signal.SIGUSR1)
 
 
 def test_a_python_that_is_not_there(tmp_path: Path) -> None:
-    """What the sandbox said is the error, and no folder of endpoints stays."""
+    """The error has the sandbox's own message, and no folder of endpoints is left."""
     name = install("no-python", sandbox="local", python=str(tmp_path / "python"))
     with pytest.raises(SandboxFailed, match="the local sandbox did not start with"):
         Talk(name)

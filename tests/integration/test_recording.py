@@ -21,6 +21,7 @@ from daytona_kernel_interp import KernelInterpreter, LocalSandbox, Recording
 from daytona_kernel_interp.client.outputs import DisplayData, StreamText
 from daytona_kernel_interp.interpreter.interpreter import CodeExecutionError, CodeInterpreterError
 from daytona_kernel_interp.recording.atomic_file import AtomicFile
+from tests.access import access_of, session_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -154,9 +155,9 @@ def test_large_results_lie_beside(recorded: Recorded) -> None:
 
 def test_a_value_of_a_step_waits_for_no_other_writing(recorded: Recorded) -> None:
     """Whoever writes a step down has the recorder's lock, and waits for its values: nothing may wait for both."""
-    recorder, release = recorded.interpreter._recorder, threading.Event()
+    recorder, release = access_of(recorded.interpreter).recorder, threading.Event()
     assert recorder is not None
-    waiting = recorder._threads.submit(release.wait)
+    waiting = recorder._slow_steps_thread.submit(release.wait)
     try:
         assert recorded.step("len(text)", {"text": "a large text" * 1000}).outcome.ending == "ok"
     finally:
@@ -172,11 +173,11 @@ def test_what_a_tool_changes_is_recorded_as_it_was_sent(
     numpy = pytest.importorskip("numpy")
     monkeypatch.setattr("daytona_kernel_interp.recording.recorder.SLOW_S", 600.0)  # a slow step is written down early
     array, recorded = numpy.zeros(10_000), own()
-    recorder = recorded.interpreter._recorder
+    recorder = access_of(recorded.interpreter).recorder
     assert recorder is not None
 
     def spoil() -> None:
-        recorder._values_threads.submit(int).result(10)  # what was begun before this is done
+        recorder._values_thread.submit(int).result(10)  # what was begun before this is done
         array[:] = 1
 
     recorded.interpreter.tools["spoil"] = spoil
@@ -427,7 +428,7 @@ def test_no_secret_is_in_a_recording(own: Callable[..., Recorded], monkeypatch: 
     one = own()
     one.interpreter.tools["ask"] = ask
     one.step("import os; print(dict(os.environ)); print(look('a'))", {"x": "y" * 100_000})
-    session: Any = one.interpreter._session
+    session: Any = session_of(one.interpreter)
     key = json.loads(Path(one.interpreter.connection_file).read_text())["key"]
     one.interpreter.tools["tell"] = lambda name: os.environ[name] * 500
     one.step("print(key, tell('OPENAI_API_KEY')); tell(name='DAYTONA_API_KEY')[:22]", {"key": key})

@@ -166,7 +166,7 @@ def test_a_tape_edited_by_hand(recorded: tuple[Path, Any], tmp_path: Path) -> No
     copied.write_text(path.read_text(encoding="utf-8").replace("print(repr(error))", "print(str(error))"))
     shutil.copytree(path.with_name("run.values"), tmp_path / "run.values")
     report = replay(copied, sandbox="local")
-    assert any("was edited since it was recorded" in problem for problem in report.problems)
+    assert any("was edited after it was recorded" in problem for problem in report.problems)
     assert [one.what for one in report.divergences] == ["output"]
     assert "note: Step " in str(report)
 
@@ -194,7 +194,7 @@ def test_what_is_no_python_notebook(tmp_path: Path) -> None:
     path = tmp_path / "other.ipynb"
     other = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "ir", "display_name": "R", "language": "R"}})
     nbformat.write(other, path)
-    with pytest.raises(RecordingError, match="is a notebook in R, and only Python can be run"):
+    with pytest.raises(RecordingError, match="is a notebook in R; only Python notebooks can be run"):
         replay(path, sandbox="local", plain=True)
     path.write_text("no JSON")
     with pytest.raises(RecordingError, match="is no notebook"):

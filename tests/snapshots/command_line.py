@@ -23,6 +23,9 @@ BAD_INPUT: tuple[list[str], ...] = (
     ["nonsense"],
     ["--nonsense"],
     ["exec"],
+    ["exec", "-"],
+    ["exec", "--session"],
+    ["exec", "--session", "x"],
     ["exec", "--timeout", "soon", "1"],
     ["exec", "--timeout", "0", "1"],
     ["exec", "--sandbox", "nowhere", "1"],
@@ -40,8 +43,12 @@ BAD_INPUT: tuple[list[str], ...] = (
     ["gc", "--older-than", "long"],
     ["attach"],
     ["attach", "nothing"],
+    ["console"],
+    ["console", "nothing"],
     ["inspect"],
     ["inspect", "nothing"],
+    ["inspect", "0badcafe"],
+    ["doctor"],
     ["replay"],
     ["replay", "missing.ipynb"],
     ["replay", "missing.ipynb", "--floats", "1"],
@@ -68,6 +75,8 @@ BAD_INPUT: tuple[list[str], ...] = (
     ["install", "--sandbox", "local", "-o", "keep=true"],
     ["install", "--prefix", "/dev/null"],
     ["uninstall", "--prefix", "nowhere"],
+    ["completion"],
+    ["completion", "powershell"],
 )
 
 
@@ -81,20 +90,25 @@ def bad_input(folder: Path) -> str:
     texts = []
     for arguments in BAD_INPUT:
         code, out, err = _run(arguments, folder)
-        texts.append(f"$ {' '.join([PROGRAM, *arguments])}\n{_marked('out', out)}{_marked('err', err)}exit {code}\n\n")
+        texts.append(
+            f"$ {' '.join([PROGRAM, *arguments])}\n{_marked('out', out)}{_marked('err', _joined(err))}exit {code}\n\n"
+        )
     return "".join(texts)
 
 
 def _helps(command: list[str], folder: Path) -> Iterator[str]:
     code, out, err = _run([*command, "--help"], folder)
     assert (code, err) == (0, "")
-    # The column where help starts, and whether an option's metavar is repeated, depend on Python's version.
-    joined = re.sub(r"(?<=\S)(\n {8,}| {3,})(?=\S)", "  ", out)
-    joined = re.sub(r"^(  -\w) [^,\n]+, --", r"\1, --", joined, flags=re.MULTILINE)
-    yield f"$ {' '.join([PROGRAM, *command])} --help\n{joined}\n"
+    yield f"$ {' '.join([PROGRAM, *command])} --help\n{_joined(out)}\n"
     listed = re.search(r"^  COMMAND\n((?: {4}.*\n)+)", out, re.MULTILINE)
     for name in re.findall(r"^ {4}(\S+)", listed[1], re.MULTILINE) if listed else ():
         yield from _helps([*command, name], folder)
+
+
+def _joined(text: str) -> str:
+    """Return a help text without the column where help starts and repeated metavars: Python's versions differ there."""
+    joined = re.sub(r"(?<=\S)(\n {8,}| {3,})(?=\S)", "  ", text)
+    return re.sub(r"^(  -\w) [^,\n]+, --", r"\1, --", joined, flags=re.MULTILINE)
 
 
 def _run(arguments: list[str], folder: Path) -> tuple[object, str, str]:

@@ -144,15 +144,15 @@ def _recordings() -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "Recording.load('foreign.ipynb')", lambda: Recording.load("foreign.ipynb")
     yield "Recording.load('newer.ipynb')", lambda: Recording.load("newer.ipynb")
     yield "Recording.lm('x')", lambda: Recording.load(RUN).lm("x")  # type: ignore[arg-type]
-    yield "ReplayInterpreter(5)", lambda: ReplayInterpreter(5)
-    yield "ReplayInterpreter(RUN, sandbox='local')", lambda: ReplayInterpreter(RUN, sandbox="local")  # type: ignore[call-arg]
+    yield "ReplayInterpreter(5)", lambda: ReplayInterpreter(5)  # type: ignore[arg-type]
+    yield "ReplayInterpreter(RUN, pool=2)", lambda: ReplayInterpreter(RUN, pool=2)  # type: ignore[call-arg]
     yield "ReplayInterpreter(RUN).execute('1')", lambda: ReplayInterpreter(RUN).execute("1")
-    yield "replay(5)", lambda: replay(5)
+    yield "replay(5)", lambda: replay(5)  # type: ignore[arg-type]
     yield "replay(RUN, until=99)", lambda: replay(RUN, sandbox="local", until=99)
     yield "replay(RUN, edits={99: '1'})", lambda: replay(RUN, sandbox="local", edits={99: "1"})
     yield "replay(RUN, edits={0: 1})", lambda: replay(RUN, sandbox="local", edits={0: 1})  # type: ignore[dict-item]
     yield "replay(RUN, live_tools={'x': ...})", lambda: replay(RUN, sandbox="local", live_tools={"x": _search})
-    yield "diff(5, RUN)", lambda: diff(5, RUN)
+    yield "diff(5, RUN)", lambda: diff(5, RUN)  # type: ignore[arg-type]
     yield "diff('missing.ipynb', RUN)", lambda: diff("missing.ipynb", RUN)
     yield "Tolerance(floats=-1)", lambda: Tolerance(floats=-1)
     yield "Tolerance(figures='bytes')", lambda: Tolerance(figures="bytes")  # type: ignore[arg-type]

@@ -122,7 +122,10 @@ def _members(of: type) -> set[str]:
 
 
 def _signature(name: str, of: Any) -> list[str]:
-    signature = inspect.signature(of)
+    try:
+        signature = inspect.signature(of)
+    except ValueError:  # an exception class with the constructor of BaseException
+        return [f"{name}(*args)"]
     parameters = [
         each if each.annotation is each.empty else each.replace(annotation=_Written(each.annotation))
         for each in signature.parameters.values()

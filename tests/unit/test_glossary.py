@@ -30,10 +30,13 @@ def test_every_carrier_exists() -> None:
 
 
 def test_a_class_name_occurs_once() -> None:
-    """No two modules of the package define a class of the same name; the emulator has its own vocabulary."""
+    """No two modules of the package define a class of the same name.
+
+    The emulator has its own vocabulary. ``dspy_errors`` derives one class from each of ``errors``, under the same name.
+    """
     places = defaultdict(list)
     for path in sorted(PACKAGE.rglob("*.py")):
-        if path.is_relative_to(PACKAGE / "testing"):
+        if path.is_relative_to(PACKAGE / "testing") or path.name == "dspy_errors.py":
             continue
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef):

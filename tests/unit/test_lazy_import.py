@@ -49,6 +49,36 @@ def test_the_wire_is_standard_library() -> None:
     assert third_party == {"daytona_kernel_interp"}
 
 
+def test_errors_and_outputs_cost_little() -> None:
+    """``except KernelDied`` and ``isinstance(output, StreamText)`` load neither DSPy nor Jupyter."""
+    names = "KernelDied, KernelError, HostLost, CellResult, StreamText, DisplayData, ExecuteResult, CellError"
+    loaded = loaded_after(f"from daytona_kernel_interp import {names}")
+    assert not loaded & {"dspy", "daytona", "zmq", "jupyter_client", "asyncio", "pydantic"}
+
+
+ALL_MODULES = """
+import importlib, pkgutil
+import daytona_kernel_interp as package
+
+for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+    if not module.name.endswith("__main__"):
+        try:
+            importlib.import_module(module.name)
+        except ImportError as error:
+            assert (error.name or "").partition(".")[0] != package.__name__, error
+for name in package.__all__:
+    assert getattr(getattr(package, name), "__name__", name) == name, name
+    assert not isinstance(getattr(package, name), type(package)), name
+"""
+
+
+@pytest.mark.dspy
+def test_no_module_hides_a_public_name() -> None:
+    """Importing a module sets it as an attribute of its package: with a public name, it would replace that."""
+    pytest.importorskip("dspy")
+    loaded_after(ALL_MODULES)
+
+
 def test_public_names_are_listed() -> None:
     """``dir`` shows every public name before any is loaded."""
     assert set(daytona_kernel_interp.__all__) <= set(dir(daytona_kernel_interp))

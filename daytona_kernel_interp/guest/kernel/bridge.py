@@ -82,11 +82,12 @@ class Bridge:
             self._comm_id = comm.create_comm(target_name=COMM_TARGET).comm_id
         self._parent = {"header": parent["header"]}
         self._max_value_bytes, self._host_has_arrow = preamble.max_value_bytes, preamble.arrow
-        self._bind_tools(preamble.tools, namespace)
-        if self._submit is None or self._submit[0] != preamble.fields:
-            sender = self._submit_sender(json_only=preamble.fields is None)
-            self._submit = (preamble.fields, make_submit(preamble.fields, sender))
-        namespace[_SUBMIT] = self._submit[1]
+        if not preamble.shared:
+            self._bind_tools(preamble.tools, namespace)
+            if self._submit is None or self._submit[0] != preamble.fields:
+                sender = self._submit_sender(json_only=preamble.fields is None)
+                self._submit = (preamble.fields, make_submit(preamble.fields, sender))
+            namespace[_SUBMIT] = self._submit[1]
         namespace.update(preamble.variables)
 
     def _bind_tools(self, specs: Sequence[ToolSpec], namespace: dict[str, object]) -> None:

@@ -231,7 +231,7 @@ class KernelProcesses:
         process = spare or await self._spawn()
         try:
             await process.serve(self.files(kernel_id), key, self.lifetime_s, self.environment, personal=personal)
-        except BaseException as error:
+        except BaseException as error:  # also when the request is cancelled, no process is left
             await process.end()
             self._finish_start(kernel_id, error if isinstance(error, KernelStartFailed) else None)
             raise

@@ -27,6 +27,7 @@ from ...wire.hello import (
     CHANNELS,
     HELLO_HEADER,
     JOURNAL_CHANNEL,
+    NO_SUCH_CHANNEL,
     RELAY_CHANNEL,
     SECRET_HEADER,
     CloseCode,
@@ -110,7 +111,7 @@ class Relay:
         if not hmac.compare_digest(given.encode("utf-8", "replace"), self._secret.encode()):
             return connection.respond(http.HTTPStatus.UNAUTHORIZED, "wrong relay secret\n")
         if _PATH.fullmatch(request.path) is None:
-            return connection.respond(http.HTTPStatus.NOT_FOUND, "no such channel\n")
+            return connection.respond(http.HTTPStatus.NOT_FOUND, NO_SUCH_CHANNEL)
         return None
 
     async def _serve(self, connection: Any) -> None:

@@ -30,6 +30,7 @@ from . import labels as owner
 from . import probe_script as prepare
 from .build_log import BuildLog
 from .error_text import advice, api_url, error_sentence, url_error
+from .sdk_compat import default_headers
 from .sdk_params import create_params
 from .snapshot_image import KernelImage
 
@@ -60,7 +61,7 @@ def begin_import() -> concurrent.futures.Future[None]:
     def load() -> None:
         try:
             load_sdk()
-        except BaseException as error:
+        except BaseException as error:  # whatever an import raises belongs to the caller that waits for it
             done.set_exception(error)
         else:
             done.set_result(None)
@@ -94,7 +95,7 @@ class DaytonaAPI:
         """
         importing = begin_import()
         if not importing.done():
-            log.info("importing Daytona's SDK")
+            log.info("importing Daytona's SDK", extra={"progress": True})
         await asyncio.wrap_future(importing)
         from daytona import AsyncDaytona, DaytonaError
 
@@ -110,7 +111,7 @@ class DaytonaAPI:
 
     async def aclose(self) -> None:
         """Close every connection."""
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # the client is not used again, however its end goes
             await asyncio.wait_for(self._client.close(), _REQUEST_S)  # type: ignore[no-untyped-call]
 
     async def create(self, description: DaytonaSandbox, labels: dict[str, str]) -> AsyncSandbox:
@@ -277,8 +278,7 @@ class DaytonaAPI:
     def _headers(self) -> dict[str, str]:
         """Return what goes with a request of our own: what the client sends, who knows the key from its beginning."""
         known = daytona_credential()
-        sent = getattr(getattr(self._client, "_api_client", None), "default_headers", {})
-        return {**({} if known is None else known[1]), **sent}
+        return {**({} if known is None else known[1]), **default_headers(self._client)}
 
     async def prepare(self, sandbox: AsyncSandbox, do: str, python: str | None, **facts: Any) -> dict[str, Any]:
         """Run ``prepare.py`` in the sandbox and return its answer.

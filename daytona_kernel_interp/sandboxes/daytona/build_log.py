@@ -27,7 +27,7 @@ class BuildLog:
         for line in filter(None, map(str.rstrip, text.splitlines())):
             short = line if len(line) <= _WIDTH else f"{line[:_WIDTH]} ... ({len(line)} characters)"
             self._last.append(short)
-            log.info("image: %s", short)
+            log.info("image: %s", short, extra={"progress": True})
             self._on_line(short)
 
     def end(self) -> str:

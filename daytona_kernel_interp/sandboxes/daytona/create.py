@@ -49,7 +49,7 @@ async def start(description: DaytonaSandbox) -> RunningDaytonaSandbox:
                 "try again, or give it longer with start_timeout"
             )
         return starting.result()
-    except BaseException as error:
+    except BaseException as error:  # also when the caller is cancelled, nothing is left
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
         await asyncio.shield(_clean_up(service, mark, made, error))
@@ -58,12 +58,14 @@ async def start(description: DaytonaSandbox) -> RunningDaytonaSandbox:
 
 async def _start(service: DaytonaAPI, description: DaytonaSandbox, mark: str, made: list[str]) -> RunningDaytonaSandbox:
     log.info(
-        "creating a Daytona sandbox%s", "" if description.source_image is None else "; a first build takes minutes"
+        "creating a Daytona sandbox%s",
+        "" if description.source_image is None else "; a first build takes minutes",
+        extra={"progress": True},
     )
     reading = asyncio.ensure_future(asyncio.to_thread(guest_archive))  # while the service works
     sandbox = await service.create(description, owner.labels(mark, kept=description.keep))
     made.append(sandbox.id)
-    log.info("Daytona sandbox %s started", sandbox.id)
+    log.info("Daytona sandbox %s started", sandbox.id, extra={"progress": True})
     await reading
     running = RunningDaytonaSandbox(description, service, sandbox, sandbox.id)
     port = description.port or FIRST_PORT
@@ -123,11 +125,11 @@ async def _install_guest(
         if description.upload or (description.upload is None and not probed.installed):
             path = f"{probed.folder}/{archive.file}"
             if not probed.uploaded:
-                log.info("uploading the relay (%d KiB)", len(archive.data) >> 10)
+                log.info("uploading the relay (%d KiB)", len(archive.data) >> 10, extra={"progress": True})
                 uploaded = await stack.enter_async_context(_run_alongside(_upload(sandbox, archive.data, path)))
                 stack.push_async_callback(asyncio.wait_for, uploaded, None)
         if probed.missing:
-            log.info("installing %s in the sandbox", " and ".join(probed.missing))
+            log.info("installing %s in the sandbox", " and ".join(probed.missing), extra={"progress": True})
             installed = await service.prepare(sandbox, "install", description.python, **request)
             try:
                 python = parse_install(installed)
@@ -174,7 +176,7 @@ async def _run_alongside(work: Any) -> Any:
     task = asyncio.ensure_future(work)
     try:
         yield task
-    except BaseException:
+    except BaseException:  # cancellation, too, must not leave the task behind
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         raise

@@ -77,7 +77,7 @@ async def find_sandboxes(in_use: Collection[str] = ()) -> list[ManagedSandbox]:
                 )
             )
         return found
-    except Exception as error:
+    except Exception as error:  # the SDK passes on errors of its HTTP client and of its models
         raise SandboxFailed(f"Daytona cannot be asked for sandboxes: {error_sentence(error)}") from error
     finally:
         await service.aclose()

@@ -141,7 +141,7 @@ class RunningDaytonaSandbox:
         sandbox = await self._sdk_sandbox()
         try:
             await sandbox.process.create_session(session, request_timeout=_REQUEST_S)
-        except Exception as error:
+        except Exception as error:  # the SDK passes on errors of its HTTP client
             if getattr(error, "status_code", None) != 409:  # a request that was repeated on the way
                 raise SandboxFailed(
                     f"no relay can be started in the Daytona sandbox: {error_sentence(error)}"
@@ -156,7 +156,7 @@ class RunningDaytonaSandbox:
         sandbox = await self._sdk_sandbox()
         try:
             return await sandbox.get_preview_link(port, request_timeout=_REQUEST_S)
-        except Exception as error:
+        except Exception as error:  # the SDK passes on errors of its HTTP client
             raise SandboxFailed(f"Daytona gives no preview of the sandbox: {error_sentence(error)}") from error
 
     def use_relay(self, place: SandboxPaths, secret: str, process: str, link: Any) -> None:
@@ -244,7 +244,7 @@ class RunningDaytonaSandbox:
     async def _ensure_sandbox_runs(self, sandbox: AsyncSandbox) -> None:
         try:
             await sandbox.refresh_data(request_timeout=_REQUEST_S)
-        except Exception as error:
+        except Exception as error:  # the SDK passes on errors of its HTTP client
             if getattr(error, "status_code", None) == 404:
                 raise self._gone_error(_DELETED, sandbox) from error
             raise SandboxFailed(f"Daytona cannot be asked for the sandbox: {error_sentence(error)}") from error
@@ -253,7 +253,7 @@ class RunningDaytonaSandbox:
             log.info("resuming Daytona sandbox %s", self.id)
             try:
                 await sandbox.start(timeout=_RESUME_S)
-            except Exception as error:
+            except Exception as error:  # the SDK passes on errors of its HTTP client
                 raise SandboxFailed(
                     f"the Daytona sandbox is {state} and was not resumed: {error_sentence(error)}"
                 ) from error
@@ -288,7 +288,7 @@ class RunningDaytonaSandbox:
             logs = await process.get_session_command_logs(
                 launched.session, launched.command, request_timeout=_REQUEST_S
             )
-        except Exception as error:
+        except Exception as error:  # the SDK passes on errors of its HTTP client
             if getattr(error, "status_code", None) in (404, 410):
                 return True  # sessions end with their sandbox, so it was restarted
             self._preview_silent = getattr(error, "status_code", None) == 502
@@ -375,7 +375,7 @@ async def _gather(*work: Awaitable[Any]) -> list[Any]:
     tasks = [asyncio.ensure_future(each) for each in work]
     try:
         return list(await asyncio.gather(*tasks))
-    except BaseException:
+    except BaseException:  # cancellation, too, must not leave tasks behind
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -78,7 +78,7 @@ async def _state_of(service: DaytonaAPI, name: str) -> str:
     """Return a snapshot's state, ``_ABSENT``, or ``_UNKNOWN`` where Daytona does not say."""
     try:
         return await service.snapshot_state(name)
-    except Exception as error:
+    except Exception as error:  # whatever it is, the build itself then reports it
         return _ABSENT if getattr(error, "status_code", None) == 404 else _UNKNOWN
 
 
@@ -91,5 +91,5 @@ def _already_exists(name: str, state: str) -> bool:
 
 
 async def _delete_snapshot(service: DaytonaAPI, name: str) -> None:
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception):  # the error of the build is raised, not one of this
         await asyncio.wait_for(service.delete_snapshot(name), _REQUEST_S)

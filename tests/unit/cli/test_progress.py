@@ -1,4 +1,4 @@
-"""What the command line shows of a long start: on a terminal only, and nothing that stays."""
+"""Progress of a long start or build: a status line on a terminal, plain lines in a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOG = logging.getLogger("daytona_kernel_interp.sandboxes.daytona.create")
 
 
 class Screen(io.StringIO):
-    """A terminal, or a file, that tells when a text has come."""
+    """A terminal or a file; ``until`` waits for a text."""
 
     def __init__(self, *, terminal: bool) -> None:
         super().__init__()
@@ -36,24 +36,26 @@ class Screen(io.StringIO):
 
 
 def test_a_terminal_shows_what_the_log_said_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one line, which is cleared; the logger is as it was afterwards."""
+    """The newest progress record is shown in one line, which is cleared; the logger is restored."""
     monkeypatch.setattr(progress, "_TICK_S", 0.01)
-    screen, package = Screen(terminal=True), logging.getLogger("daytona_kernel_interp.sandboxes.daytona")
+    screen, package = Screen(terminal=True), logging.getLogger("daytona_kernel_interp")
     before = package.level
     with progress.show_start_progress(screen):
         screen.until("starting ... 0:00")
-        LOG.info("creating a Daytona sandbox")
+        LOG.info("creating a Daytona sandbox", extra={"progress": True})
+        LOG.info("a record that reports no progress")
         screen.until("creating a Daytona sandbox ... 0:00")
     assert "\n" not in screen.getvalue()
+    assert "no progress" not in screen.getvalue()
     assert screen.getvalue().endswith("\r\x1b[K")
     assert (package.level, package.handlers) == (before, [])
 
 
 def test_a_file_gets_nothing_of_a_start_and_the_lines_of_a_build() -> None:
-    """No control characters, and no line that only tells the time."""
+    """A file gets no control characters and no status line."""
     screen = Screen(terminal=False)
     with progress.show_start_progress(screen):
-        LOG.info("creating a Daytona sandbox")
+        LOG.info("creating a Daytona sandbox", extra={"progress": True})
     assert screen.getvalue() == ""
     with progress.Progress("building", screen) as shown:
         shown.line("Step 1/3")
@@ -61,7 +63,7 @@ def test_a_file_gets_nothing_of_a_start_and_the_lines_of_a_build() -> None:
 
 
 def test_lines_stand_above_the_one_that_tells_the_time() -> None:
-    """On a terminal."""
+    """On a terminal, log lines are written above the status line."""
     screen = Screen(terminal=True)
     with progress.Progress("building", screen) as shown:
         shown.line("Step 1/3")

@@ -42,5 +42,5 @@ def test_what_the_kernel_did_not_sign_is_refused(broken: str) -> None:
 
 def test_what_is_signed_and_no_message_is_refused() -> None:
     """A kernel is code of a sandbox too."""
-    with pytest.raises(ValueError, match="no objects"):
+    with pytest.raises(ValueError, match="not JSON objects"):
         parse(Session(key=KEY), parts(Session(key=KEY), "[1]"))

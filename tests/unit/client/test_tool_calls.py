@@ -126,7 +126,7 @@ async def test_a_fault_of_our_own_is_an_answer(caplog: pytest.LogCaptureFixture)
     host.runner.results["1"].set_exception(RuntimeError("no thread can be started"))
     await settle()
     assert failure_in(host.sent[0]).message == "no thread can be started"
-    assert "could not be made" in caplog.text
+    assert "could not be started" in caplog.text
 
 
 async def test_a_call_under_way_is_left_alone() -> None:
@@ -143,7 +143,7 @@ async def test_a_call_without_a_reply_is_refused_and_not_made_again() -> None:
     """One clear error in the cell, for which the tool was not run."""
     host = Host()
     host.calls.resend_replies([7])
-    assert "not made again" in failure_in(host.sent[0]).message
+    assert "not repeated" in failure_in(host.sent[0]).message
     assert host.told() == [("error", 7)]
     assert host.runner.started == []
 
@@ -217,7 +217,7 @@ async def test_their_arguments_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     for call_id, size in ((1, 200), (2, 1)):
         host.take(call_id, b"x" * size)
     await settle()
-    assert "under way exceed 100 bytes" in failure_in(host.sent[0]).message
+    assert "pending tool calls exceed 100 bytes" in failure_in(host.sent[0]).message
     await host.answer(1)
     assert host.told() == [("error", 2), ("result", 1)]
     for call_id in (3, 4, 5):
@@ -262,7 +262,7 @@ async def test_calls_of_a_cell_that_another_host_began_are_not_made(all_read: bo
     assert sent == data
     assert ToolFailure.from_value(values.loads([payload])) == HOST_LOST
     assert HOST_LOST.type == "HostLost"
-    assert "not made again" in HOST_LOST.message
+    assert "not repeated" in HOST_LOST.message
     await host.make(10)
     assert host.runner.started == ["10"]
 

@@ -1,22 +1,26 @@
-"""Kernelspecs: what is written, what is refused, and what the command line says."""
+"""Kernelspecs: the files that are written, invalid options, and the command line's messages."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from daytona_kernel_interp import DaytonaSandbox, LocalSandbox
 from daytona_kernel_interp.cli import command_line as cli
-from daytona_kernel_interp.jupyter.kernelspec import InvalidOption, describe
+from daytona_kernel_interp.jupyter.kernelspec import KERNELSPECS, InvalidOption, describe, install
+from daytona_kernel_interp.jupyter.provisioner import SandboxProvisioner
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def test_options_are_the_sandboxes_own(tmp_path: Path) -> None:
-    """Every option that JSON can say is the description's; the kernelspec's ``env`` goes over the option's."""
+    """Each option with a JSON form is an option of the sandbox; the kernelspec's ``env`` overrides the option."""
     found = describe({"sandbox": "daytona", "snapshot": "s", "keep": True, "resume_lifetime": 60}, env={"A": "1"})
     assert found == DaytonaSandbox(snapshot="s", keep=True, resume_lifetime=60, env_vars={"A": "1"})
     assert describe({"sandbox": "local"}, cwd=str(tmp_path)) == LocalSandbox(cwd=str(tmp_path))
@@ -45,14 +49,26 @@ def test_options_are_the_sandboxes_own(tmp_path: Path) -> None:
     ],
 )
 def test_what_no_kernel_has_is_one_sentence(options: dict[str, Any], says: str) -> None:
-    """The option, what it takes, and what was given."""
+    """The error names the option, its type and the given value."""
     with pytest.raises(InvalidOption, match=says) as caught:
         describe(options)
     assert "\n" not in str(caught.value)
 
 
+def test_what_installed_kernelspecs_name(tmp_path: Path) -> None:
+    """The command of each version's kernelspecs prints one sentence; their provisioner is registered by its name."""
+    written = install(KERNELSPECS[0], tmp_path) / "kernel.json"
+    argv = json.loads(written.read_text())["argv"]
+    assert argv == [sys.executable, "-m", "daytona_kernel_interp.provisioner", "{connection_file}"]
+    ended = subprocess.run([*argv[:3], "connection.json"], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)
+    assert ended.stderr.startswith("daytona-kernel: this kernel is started by a kernel provisioner of jupyter_client")
+    (entry,) = importlib.metadata.entry_points(group="jupyter_client.kernel_provisioners", name="daytona-kernel")
+    assert entry.load() is SandboxProvisioner
+
+
 def test_install_and_uninstall(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both kernels, or one with options; what is not ours stays."""
+    """Both kernels, or one with options, are installed and removed; other kernelspecs stay."""
     kernels = tmp_path / "share" / "jupyter" / "kernels"
     place = ["--prefix", str(tmp_path)]
     assert cli.main(["install", *place]) == 0
@@ -70,24 +86,21 @@ def test_install_and_uninstall(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert [path.name for path in kernels.iterdir()] == ["daytona"]
     capsys.readouterr()
     assert cli.main(["uninstall", *place]) == 0
-    assert capsys.readouterr().err == f"No kernel of ours is in {kernels}.\n"
+    assert capsys.readouterr().err == f"No kernel of this package is in {kernels}.\n"
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--name", "x"], "names and options are for one kernel: say which with --sandbox daytona or local.\n"),
-        (["--sandbox", "local", "-o", "keep"], "'keep' is no option: give NAME=VALUE, such as keep=true.\n"),
-        (["--sandbox", "local", "--name", "a b"], "'a b' is no name of a kernel: "),
-        (
-            ["--sandbox", "local", "-o", "keep=true"],
-            "a kernel in the local sandbox has no option 'keep'; it ",
-        ),
+        (["--name", "x"], "names and options apply to one kernel: select it with --sandbox daytona or local.\n"),
+        (["--sandbox", "local", "-o", "keep"], "'keep' is not an option: give NAME=VALUE, such as keep=true.\n"),
+        (["--sandbox", "local", "--name", "a b"], "'a b' is not a kernel name: "),
+        (["--sandbox", "local", "-o", "keep=true"], "a kernel in the local sandbox has no option 'keep'; it has "),
         (["--prefix", "/dev/null"], "cannot be written: Not a directory; try --user or --prefix.\n"),
     ],
 )
 def test_bad_input(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """One sentence, and exit code 2; nothing is written."""
+    """Bad input means one sentence and exit code 2; nothing is written."""
     assert cli.main(["install", *arguments]) == 2
     error = capsys.readouterr().err
     assert says in error

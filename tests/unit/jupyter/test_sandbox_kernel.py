@@ -1,4 +1,4 @@
-"""A person's session: what its log says of a relay that does not answer."""
+"""The log of a sandbox kernel whose relay does not answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from daytona_kernel_interp.jupyter.sandbox_kernel import SandboxKernel
 
 
 class Silent:
-    """A tunnel whose relay answers nothing, or is known to be lost."""
+    """A tunnel whose relay does not answer, or is lost."""
 
     def __init__(self, error: Exception | None) -> None:
         self._error = error
@@ -27,13 +27,11 @@ class Silent:
         pass
 
 
-@pytest.mark.parametrize(
-    ("error", "why"), [(None, "no answer came"), (TunnelLost("the relay is gone"), "the relay is gone")]
-)
+@pytest.mark.parametrize(("error", "why"), [(None, "no reply"), (TunnelLost("the relay is gone"), "the relay is gone")])
 async def test_why_a_kernel_is_not_interrupted(
     error: Exception | None, why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One sentence in the program's log, and the program goes on."""
+    """The program's log gets one sentence, and the program goes on."""
     monkeypatch.setattr("daytona_kernel_interp.jupyter.sandbox_kernel.DIAL_S", 0.01)
     session = SandboxKernel(LocalSandbox(), logging.getLogger("test"))
     try:

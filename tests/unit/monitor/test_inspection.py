@@ -1,9 +1,10 @@
-"""``inspected.py``: what a sandbox says of itself, checked, and shown as text and as HTML."""
+"""The answer of a sandbox to an inspection: parsed, bounded, and shown as text and HTML."""
 
 from __future__ import annotations
 
 import html.parser
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -41,7 +42,7 @@ JSON = st.recursive(
 
 
 def test_a_look_becomes_an_inspection() -> None:
-    """What kernels say is there, typed, under its name."""
+    """A kernel's answer becomes typed variables, running cell and tools."""
     found = parse_inspection(LOOK, "1a2b3c4d")
     assert found["a"] == Variable("a", "numpy.ndarray", 96, (3, 4), "…")
     assert found.running == RunningCell("a = 1\nwait()\n", 4, 100.0, 2, (PendingCall("llm_query", 2.5),), ("fetch",))
@@ -50,8 +51,18 @@ def test_a_look_becomes_an_inspection() -> None:
         found["y"]
 
 
+def test_an_inspection_is_a_mapping() -> None:
+    """Names to variables, private ones included, as ``dict`` and its methods expect."""
+    found = parse_inspection(LOOK, "")
+    assert isinstance(found, Mapping)
+    assert list(found) == ["x", "a"]
+    assert (len(found), "a" in found, "y" in found, found.get("y")) == (2, True, False, None)
+    assert dict(found) == {variable.name: variable for variable in found.variables}
+    assert not Inspection()
+
+
 def test_as_text() -> None:
-    """A terminal gets aligned columns, what runs, and what was left out."""
+    """The text has aligned columns, the running cell, and counts of what is left out."""
     assert str(parse_inspection(LOOK, "").noted("Session 1.")).splitlines() == [
         "Session 1.",
         "Cell 4 runs for 1 min 40 s, at line 2: wait()",
@@ -67,7 +78,7 @@ def test_as_text() -> None:
 
 
 def test_private_names_are_counted_and_shown_when_asked_for() -> None:
-    """As ``%who`` does, a table leaves names with an underscore out; they are there all the same."""
+    """The table hides names with a leading underscore, as ``%who`` does; the mapping has them."""
     rows = [["_k", "str", 50, [1], "'a'", "variable"], *LOOK["variables"], ["_n", "int", 28, None, "2", "variable"]]
     found = parse_inspection({"variables": rows}, "")
     assert [row[0] for row in found.rows()] == ["x", "a"]
@@ -82,7 +93,7 @@ def test_private_names_are_counted_and_shown_when_asked_for() -> None:
 
 
 def test_of_one_variable_the_relay_tells_that_alone() -> None:
-    """Its summary is of all; what was asked for is shown, or nothing."""
+    """A relay's summary of all variables is reduced to the requested one."""
     summary = {"by": "relay", "summary": LOOK, "age_s": 1.0}
     found = parse_inspection(summary, "", "a")
     assert ([variable.name for variable in found.variables], found.left_out, found.tools) == (["a"], 0, ())
@@ -90,7 +101,7 @@ def test_of_one_variable_the_relay_tells_that_alone() -> None:
 
 
 def test_what_the_relay_says() -> None:
-    """A kernel that does not speak is told so, with its processor, its memory, and how old the summary is."""
+    """For a blocked kernel the text has its CPU and memory use, and the age of the summary."""
     running = {"code": "sum(range(10**9))", "number": 2, "elapsed_s": 3.0}
     facts = {
         "by": "relay",
@@ -101,7 +112,7 @@ def test_what_the_relay_says() -> None:
     }
     found = parse_inspection({**facts, "running": running}, "")
     assert str(found).splitlines()[:3] == [
-        "The kernel does not speak for 3.0 s: native code holds it. 100 % CPU, 1.1 GB of memory",
+        "The kernel does not answer for 3.0 s: native code blocks it. 100 % CPU, 1.1 GB of memory",
         "Its variables as of 7.0 s ago:",
         "Cell 2 runs for 3.0 s: sum(range(10**9))",
     ]
@@ -112,7 +123,7 @@ def test_what_the_relay_says() -> None:
 @examples.at_most(40)
 @given(look=JSON | st.dictionaries(st.sampled_from([*LOOK, "summary", "age_s", "memory_bytes"]), JSON))
 def test_whatever_a_sandbox_says_can_be_shown(look: Any) -> None:
-    """Nothing that is valid JSON raises; what is wrong in it is left out."""
+    """No JSON value raises; invalid parts are left out."""
     found = parse_inspection(look if isinstance(look, dict) else {"variables": look}, "")
     assert isinstance(str(found), str)
     assert isinstance(found._repr_html_(), str)
@@ -121,7 +132,7 @@ def test_whatever_a_sandbox_says_can_be_shown(look: Any) -> None:
 @examples.at_most(40)
 @given(row=st.lists(JSON, max_size=8))
 def test_rows_that_are_none(row: list[Any]) -> None:
-    """A row is a variable of the right types, or nothing."""
+    """A row becomes a variable with fields of the right types, or None."""
     variable = parse_row(row)
     assert variable is None or (isinstance(variable.name, str) and (variable.size is None or variable.size >= 0))
 
@@ -138,7 +149,7 @@ class _Page(html.parser.HTMLParser):
 
 
 def test_nothing_of_a_sandbox_is_markup() -> None:
-    """Tags, attributes, escape sequences and writing direction in any field stay text."""
+    """Tags, attributes, escape sequences and direction marks in any field stay text."""
     row = [EVIL, EVIL, 1, [2], EVIL, EVIL]
     running = {"code": EVIL, "number": 1, "elapsed_s": 1, "calls": [[EVIL, 1]], "tasks": [EVIL]}
     found = parse_inspection({"variables": [row], "running": running, "tools": [EVIL]}, EVIL).noted(EVIL)
@@ -150,7 +161,7 @@ def test_nothing_of_a_sandbox_is_markup() -> None:
 
 
 def test_the_table_is_bounded() -> None:
-    """A sandbox that says more than it may is cut."""
+    """Answers beyond the limits are cut."""
     rows = [["n" * 1000, "t" * 1000, 1, [1] * 100, "p" * 100_000, "variable"]] * 5000
     found = parse_inspection({"variables": rows, "tools": ["t"] * 5000}, "")
     assert (len(found.variables), len(found.tools)) == (1000, 200)
@@ -160,7 +171,7 @@ def test_the_table_is_bounded() -> None:
 
 
 def test_clean_keeps_text() -> None:
-    """Letters of all scripts stay; lines stay where they may."""
+    """Letters of all scripts are kept; line ends are kept where lines are allowed."""
     assert clean("é中 ok\n", 10) == "é中 ok "
     assert clean("a\nb", 10, lines=True) == "a\nb"
     assert clean("a\x1b[31mb", 20) == "a\ufffd[31mb"

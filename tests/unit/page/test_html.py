@@ -20,7 +20,7 @@ from daytona_kernel_interp.export.rlm import to_jsonl
 from daytona_kernel_interp.page import html as report
 from daytona_kernel_interp.page.notebook_view import to_card
 from daytona_kernel_interp.page.shown_values import as_text, heading, text_of
-from daytona_kernel_interp.recording import notebook_reader as notebook
+from daytona_kernel_interp.recording.notebook_writer import write
 from daytona_kernel_interp.recording.recording import Recording
 from tests import examples
 from tests.sessions import MemoryStore, long, small
@@ -88,7 +88,7 @@ def test_values_that_are_lost_have_their_summary() -> None:
 
 def test_colours_end_where_they_would_be_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a very long session only the first steps' code has colours; the code is all there."""
-    monkeypatch.setattr(report, "_COLOURED_CHARS", len(small().entries[0].code))
+    monkeypatch.setattr(report, "COLOURED_CHARS", len(small().entries[0].code))
     page = report.to_html(small(), "x")
     assert '<i class="k">import' in page
     assert '<pre class="code">hits = await asyncio' in page
@@ -138,10 +138,10 @@ def test_large_values_take_no_time() -> None:
 @given(st.lists(st.integers(0, 50_000), max_size=60), st.integers(40_000, 500_000))
 def test_texts_fit_into_what_there_is(lengths: list[int], budget: int) -> None:
     """Cut at one length, all texts together are within the budget, and no text is cut without need."""
-    at = report._fair_cut(lengths, budget)
-    assert sum(min(length, at) for length in lengths) <= max(budget, report._MIN_CUT * len(lengths))
-    if sum(min(length, report._MAX_CUT) for length in lengths) <= budget // 2:
-        assert all(length <= at for length in lengths if length <= report._MAX_CUT)
+    at = report.fair_cut(lengths, budget)
+    assert sum(min(length, at) for length in lengths) <= max(budget, report.MIN_CUT_CHARS * len(lengths))
+    if sum(min(length, report.MAX_CUT_CHARS) for length in lengths) <= budget // 2:
+        assert all(length <= at for length in lengths if length <= report.MAX_CUT_CHARS)
 
 
 def test_a_long_session_is_a_small_page() -> None:
@@ -158,7 +158,7 @@ def test_a_long_session_is_a_small_page() -> None:
 def recorded(tmp_path: Path) -> Path:
     """A recording in a file."""
     path = tmp_path / "run.ipynb"
-    notebook.write(small(), path)
+    write(small(), path)
     return path
 
 
@@ -229,7 +229,7 @@ def test_missing_extra_is_named(recorded: Path) -> None:
         f"assert cli.main(['export', '--jsonl', {str(recorded)!r}]) == 0\n"
         f"sys.exit(cli.main(['export', '--html', {str(recorded)!r}]))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 2
     sentence = "daytona-kernel: The page needs the extra `report`: pip install 'daytona-kernel-interp[report]'.\n"
     assert done.stderr == sentence

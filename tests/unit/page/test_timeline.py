@@ -94,16 +94,6 @@ def test_times_without_a_zone_are_utc() -> None:
     assert timeline.seconds_between(BEGAN, BEGAN - timedelta(days=1)) == 0
 
 
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [(0, "0 ms"), (0.0012, "1.2 ms"), (0.25, "250 ms"), (0.9999, "1.0 s"), (59.97, "1 min 00 s"), (3723, "1 h 02 min")],
-)
-def test_durations_read_well(seconds: float, shown: str) -> None:
-    """Durations have the unit that suits their size."""
-    assert charts.duration(seconds) == shown
-    assert charts.duration(None) == "no end"
-
-
 @given(st.floats(min_value=1e-6, max_value=1e9))
 def test_ticks_are_few_and_inside(length_s: float) -> None:
     """However long a session took, its axis has at most nine ticks, the first at its beginning."""

@@ -10,8 +10,8 @@ from daytona_kernel_interp.playback.nondeterminism import NondeterminismTracker
 
 
 def look(*cells: str) -> str:
-    suspects = NondeterminismTracker()
-    return [suspects.analyze(number, code) for number, code in enumerate(cells)][-1]
+    tracker = NondeterminismTracker()
+    return [tracker.analyze(number, code) for number, code in enumerate(cells)][-1]
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,18 @@ def test_what_is_bound_anew_is_suspect_no_more() -> None:
 def test_a_name_of_the_sessions_own_is_no_source() -> None:
     """A variable called like a builtin is what the session made it."""
     assert look("id = 5", "print(id)") == ""
+
+
+def test_differences_are_followed_by_name() -> None:
+    """A step that reads a name bound by a differing step names that step, until the name is bound anew."""
+    tracker = NondeterminismTracker()
+    steps = []
+    for number, code in enumerate(["x = 1", "y = x", "print(y)", "y = 2", "print(y)"]):
+        tracker.analyze(number, code)
+        steps.append(tracker.differing_steps)
+        if number == 0:
+            tracker.mark_differing(number)
+    assert steps == [[], [0], [0], [], []]
 
 
 @given(st.text(max_size=30))

@@ -131,7 +131,7 @@ def test_what_is_cut_off_under_the_writer_is_an_error(tmp_path: Path, monkeypatc
         return read(descriptor, size, at)
 
     monkeypatch.setattr(os, "pread", emptied)
-    with pytest.raises(OSError, match="another program cut it off"):
+    with pytest.raises(OSError, match="another program truncated it"):
         file.put("1", "|")
     file.close()
 

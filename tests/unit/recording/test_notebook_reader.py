@@ -30,8 +30,10 @@ from daytona_kernel_interp.recording.model import (
     SessionFacts,
     Transcript,
     Usage,
+    refs_in,
+    refs_of,
 )
-from daytona_kernel_interp.recording.notebook_writer import refs_in, refs_of
+from daytona_kernel_interp.recording.notebook_writer import write
 from daytona_kernel_interp.recording.value_store import folder_of, value_of
 from daytona_kernel_interp.wire.comm import Parameter, ToolSpec
 from tests import examples
@@ -78,7 +80,7 @@ def sample() -> Transcript:
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
     path = tmp_path / "run.ipynb"
-    notebook.write(sample(), path)
+    write(sample(), path)
     return path
 
 
@@ -97,7 +99,7 @@ def test_what_is_written_is_read_back(transcript: Transcript) -> None:
     folder = Path(tempfile.mkdtemp())
     try:
         path = folder / "run.ipynb"
-        notebook.write(transcript, path)
+        write(transcript, path)
         assert everything(notebook.read(path)) == everything(transcript)
         document = json.loads(path.read_text())
         nbformat.validate(nbformat.reads(path.read_text(), as_version=4), relax_add_props=False)
@@ -146,7 +148,7 @@ def test_an_answer_that_has_no_text_is_recorded(tmp_path: Path) -> None:
     store = Memory()
     entry = Entry(0, "id-0", "", BEGAN, Outcome("submitted", "ok", store.keep({"n": 10**5000})))
     path = tmp_path / "run.ipynb"
-    notebook.write(Transcript(SessionFacts("abcd", BEGAN, "local sandbox"), (entry,), store), path)
+    write(Transcript(SessionFacts("abcd", BEGAN, "local sandbox"), (entry,), store), path)
     assert "<int: its repr raised ValueError>" in path.read_text()
     outcome = notebook.read(path).entries[0].outcome
     assert outcome.value is not None
@@ -233,7 +235,7 @@ def test_a_cell_that_is_missing_is_named_once(written: Path) -> None:
     """Not once for each step behind it."""
     transcript = sample()
     entries = [replace(transcript.entries[0], index=index) for index in range(9)]
-    notebook.write(replace(transcript, entries=entries, lm_calls=()), written)
+    write(replace(transcript, entries=entries, lm_calls=()), written)
     change(written, lambda document: document["cells"].remove(_of(document, "entry-3")))
     recording = Recording.load(written)
     assert recording.problems == ("Step 3 was recorded as step 4: cells are missing or were moved.",)
@@ -248,7 +250,7 @@ def test_a_missing_side_file_is_named(written: Path) -> None:
     """The steps are there; the value says which file is missing."""
     shutil.rmtree(folder_of(written))
     recording = Recording.load(written)
-    assert "A value is missing: it lies in run.values/" in recording.problems[0]
+    assert "A value is missing in run.values/ beside the notebook" in recording.problems[0]
     assert recording[0].code == "print(1)"
     with pytest.raises(RecordingError, match=r"is missing: .*Keep run.values/ beside the notebook"):
         recording.value(recording[0].variables["text"])

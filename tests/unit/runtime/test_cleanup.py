@@ -86,7 +86,7 @@ def test_ctrl_c_before_all_ends_are_begun(
     registry.close_all()
     assert [session.closes for session in sessions] == [1, 1]
     assert all(session.closed for session in sessions)
-    assert caplog.text.count("Ctrl-C again leaves them") == 1
+    assert caplog.text.count("Ctrl-C again to leave them") == 1
 
 
 def test_the_second_ctrl_c_leaves(loop: LoopThread, monkeypatch: pytest.MonkeyPatch) -> None:

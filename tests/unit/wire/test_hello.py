@@ -177,7 +177,7 @@ def test_a_host_hello_with_a_bad_field_is_refused(name: str, values: list[Any]) 
 
 @pytest.mark.parametrize(
     ("changed", "why"),
-    [({"boot": value}, "names no boot id") for value in (1, None)]
+    [({"boot": value}, "has no boot id") for value in (1, None)]
     + [({"window": value}, "whose window") for value in (0, "9", None, True, 2**63 + 1)],
 )
 def test_a_relay_hello_with_a_bad_field_is_refused(changed: dict[str, Any], why: str) -> None:

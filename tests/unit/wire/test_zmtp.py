@@ -252,9 +252,9 @@ BAD_GREETINGS = [
     (GREETING[:9] + b"\x00" + GREETING[10:], "does not speak ZMTP 3"),
     (GREETING[:10] + b"\x02" + GREETING[11:], "does not speak ZMTP 3"),
     (b"GET / HTTP/1.1\r\n".ljust(64, b"x"), "does not speak ZMTP 3"),
-    (GREETING[:12] + b"CURVE".ljust(20, b"\0") + GREETING[32:], "leave CURVE off"),
-    (GREETING[:12] + b"NULLNULL".ljust(20, b"\0") + GREETING[32:], "leave CURVE off"),
-    (GREETING[:12] + bytes(20) + GREETING[32:], "leave CURVE off"),
+    (GREETING[:12] + b"CURVE".ljust(20, b"\0") + GREETING[32:], "disable CURVE"),
+    (GREETING[:12] + b"NULLNULL".ljust(20, b"\0") + GREETING[32:], "disable CURVE"),
+    (GREETING[:12] + bytes(20) + GREETING[32:], "disable CURVE"),
 ]
 
 
@@ -278,7 +278,7 @@ def test_libzmq_with_curve_is_refused() -> None:
         with connection:
             connection.settimeout(WAIT_MS / 1000)
             connection.sendall(end.opening[: GREETING_BYTES - 32 - 20])  # it says its mechanism before it knows ours
-            with pytest.raises(RemoteProtocolError, match="leave CURVE off"):
+            with pytest.raises(RemoteProtocolError, match="disable CURVE"):
                 end.receive(read(connection, GREETING_BYTES))
 
 
@@ -286,8 +286,8 @@ def test_libzmq_with_curve_is_refused() -> None:
     ("answer", "why"),
     [
         (b"\x04\x0b\x05ERROR\x04nope", "refused the handshake"),
-        (b"\x00\x05hello", "something else than its READY"),
-        (b"\x01\x00\x00\x05hello", "something else than its READY"),
+        (b"\x00\x05hello", "another command instead of READY"),
+        (b"\x01\x00\x00\x05hello", "another command instead of READY"),
         (b"\x06" + struct.pack("!Q", LARGEST_READY + 1), "has 4097 bytes"),
         (b"\x06" + struct.pack("!Q", 2**64 - 1), "has 18446744073709551615 bytes"),
         (b"\x04\x00\x00\x05hello", "refused the handshake"),

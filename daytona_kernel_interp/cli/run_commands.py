@@ -1,0 +1,201 @@
+"""``daytona-kernel run`` and ``exec``: code in a fresh kernel, or in the kernel of a running session."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .terminal import (
+    FAILED,
+    CommandError,
+    add_sandbox_option,
+    complete_files,
+    is_session_id,
+    require_sandbox,
+    seconds,
+    sentence,
+    write,
+    write_output,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ..client.cell_result import CellResult
+    from ..client.outputs import Output
+    from ..errors import KernelError
+    from .session_client import SessionClient
+    from .terminal import Commands
+
+# Runs first, so that the code finds what `python` would give it, and sys.exit() ends it without IPython's advice.
+_SCRIPT_SETUP = """
+import sys as _sys, warnings as _warnings
+_sys.argv[:] = _argv
+_warnings.filterwarnings("ignore", "To exit: use", UserWarning)
+del _argv, _sys, _warnings
+"""
+
+# The argument of sys.exit() in the last cell: IPython keeps its exception, as `python` does at its prompt.
+_EXIT_ARGUMENT = (
+    "[(lambda code: code if code is None or isinstance(code, int) else str(code))(__import__('sys').last_value.code)]"
+)
+
+
+def add_commands(commands: Commands) -> None:
+    """Add ``run`` and ``exec``."""
+    run = commands.add_parser("run", help="run a script in a fresh kernel")
+    _add_kernel_options(run)
+    complete_files(run.add_argument("script", type=Path, metavar="SCRIPT.py"))
+    run.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="what the script finds in sys.argv")
+    run.set_defaults(command=_run)
+
+    execute = commands.add_parser("exec", help="run code in a kernel and show its last expression")
+    _add_kernel_options(execute)
+    execute.add_argument(
+        "--session",
+        nargs="?",
+        const="",
+        metavar="ID",
+        help="the kernel of a running session, else a fresh one; without ID: the only session on this machine",
+    )
+    execute.add_argument("code", nargs="?", metavar="CODE", help="the code; - reads it from standard input")
+    execute.set_defaults(command=_exec)
+
+
+def _add_kernel_options(parser: argparse.ArgumentParser) -> None:
+    add_sandbox_option(parser)
+    parser.add_argument("--timeout", type=seconds, metavar="SECONDS", help="interrupt the code after this time")
+
+
+def _run(options: argparse.Namespace) -> int:
+    import tokenize
+
+    path: Path = options.script
+    try:
+        with tokenize.open(path) as file:  # as Python reads it: UTF-8, or what the file declares
+            code = file.read()
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror}.") from error
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise CommandError(f"{path} is not a Python script: {error}.") from error
+    variables = {"_argv": [str(path), *options.arguments], "__file__": str(path.absolute())}
+    return _run_in_fresh_kernel(options, code, variables, show_value=False)
+
+
+def _exec(options: argparse.Namespace) -> int:
+    session, code = options.session, options.code
+    if code is None and session and not is_session_id(session):
+        session, code = "", session  # `exec --session CODE`: argparse took the code for the id
+    if code is None:
+        raise CommandError("no code was given: CODE, or - to read it from standard input.")
+    if code == "-":
+        code = sys.stdin.read()
+        if not code.strip():
+            raise CommandError("standard input has no code.")
+    if session is None:
+        return _run_in_fresh_kernel(options, code, {"_argv": ["-c"]}, show_value=True)
+    if options.sandbox is not None:
+        raise CommandError("--sandbox is for a fresh kernel, --session names a running one: give one of them.")
+    return _run_in_session(session, code, options.timeout)
+
+
+def _run_in_fresh_kernel(
+    options: argparse.Namespace, code: str, variables: Mapping[str, object], *, show_value: bool
+) -> int:
+    """Run ``code`` in a kernel of its own, with ``variables`` set, and return the exit code."""
+    from .. import KernelInterpreter
+    from ..errors import KernelError
+    from ..sandboxes.select import select_sandbox
+    from .progress import show_start_progress
+    from .session_client import InterpreterClient
+
+    require_sandbox(options.sandbox)
+    try:
+        sandbox = select_sandbox(options.sandbox)
+    except KernelError as error:
+        raise CommandError(str(error)) from error
+    with KernelInterpreter(sandbox=sandbox, max_output_chars=None) as interpreter:
+        client = InterpreterClient(interpreter)
+        try:
+            with show_start_progress(sys.stderr):
+                client.run(_SCRIPT_SETUP, variables)
+        except KernelError as error:
+            report_failure(error)
+            return FAILED
+        return _run_and_report(
+            client, code, options.timeout, lambda output: write_output(output, show_value=show_value)
+        )
+
+
+def _run_in_session(session: str, code: str, timeout_s: float | None) -> int:
+    from ..errors import SessionNotFound
+    from .session_client import open_session, select_session
+
+    record = select_session(session or None)
+    try:
+        with open_session(record) as client:
+            return _run_and_report(client, code, timeout_s, write_output)
+    except SessionNotFound as error:
+        raise CommandError(sentence(error)) from error
+
+
+def _run_and_report(
+    client: SessionClient, code: str, timeout_s: float | None, on_output: Callable[[Output], None]
+) -> int:
+    from ..errors import KernelError, SessionNotFound
+
+    try:
+        result = client.run(code, timeout_s=timeout_s, on_output=on_output)
+    except SessionNotFound:
+        raise
+    except KernelError as error:
+        report_failure(error)
+        return FAILED
+    if result.error is None:
+        if result.submission is not None:
+            fields = result.submission
+            write(sys.stdout, f"{fields['output'] if list(fields) == ['output'] else fields!r}\n")
+        return 0
+    if result.error.name == "SystemExit":
+        return _exit_code(client)
+    report_error(result)
+    return FAILED
+
+
+def report_error(result: CellResult) -> None:
+    """Write why the cell failed; its output was written as it arrived."""
+    error = result.error
+    assert error is not None
+    traceback = error.traceback.rstrip()
+    if not traceback.endswith(error.summary):  # a timeout: the traceback is that of the interrupt
+        traceback = f"{error.summary}\n{traceback}".rstrip()
+    write(sys.stderr, f"{traceback}\n")
+
+
+def _exit_code(client: SessionClient) -> int:
+    """Return what the last cell's ``sys.exit(argument)`` means to the shell; a text is written and means failure."""
+    from ..errors import KernelError
+
+    try:
+        result = client.run(_EXIT_ARGUMENT)
+    except KernelError:
+        return FAILED
+    match result.value:
+        case [None]:
+            return 0
+        case [int(code)]:
+            return code & 0xFF
+        case [text]:
+            write(sys.stderr, f"{text}\n")
+    return FAILED
+
+
+def report_failure(error: KernelError) -> None:
+    """Write why a session is over, with the last text that the kernel's process wrote to stderr."""
+    from ..errors import KernelDied
+
+    write(sys.stderr, f"{type(error).__name__}: {error}\n")
+    if isinstance(error, KernelDied) and (stderr := error.stderr.strip()):
+        write(sys.stderr, f"Last output of the kernel's process:\n{stderr[-2000:]}\n")

@@ -1,0 +1,125 @@
+"""What the commands share: exit codes, the error that ends a command, terminal output, and argument types."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from ..client.outputs import Output
+
+PROGRAM = "daytona-kernel"
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+
+class CommandError(Exception):
+    """A command cannot go on; the message is one sentence.
+
+    ``exit_code`` is :data:`BAD_INPUT` if the arguments or their files are the reason, else :data:`FAILED`.
+    """
+
+    def __init__(self, message: str, exit_code: int = BAD_INPUT) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Commands(Protocol):
+    """Where a group adds its commands: what ``ArgumentParser.add_subparsers`` returns."""
+
+    def add_parser(self, name: str, *, help: str) -> argparse.ArgumentParser:
+        """Add a command and return its parser."""
+
+
+def sentence(error: object) -> str:
+    """Return the text of an error with one full stop at its end."""
+    return f"{str(error).rstrip('.')}."
+
+
+def write(file: TextIO, text: str) -> None:
+    """Write ``text`` at once. A closed pipe is ignored: the reader, such as ``head``, has enough."""
+    try:
+        file.write(text)
+        file.flush()
+    except BrokenPipeError:  # the code still runs to its end
+        with open(os.devnull, "w") as null:
+            os.dup2(null.fileno(), file.fileno())
+
+
+def write_output(output: Output, *, show_value: bool = True) -> None:
+    """Write one output of a cell as it arrives. The error is left to the command, which knows how the cell ended."""
+    from ..client.outputs import DisplayData, ExecuteResult, StreamText
+
+    match output:
+        case StreamText(name=name, text=text):
+            write(sys.stderr if name == "stderr" else sys.stdout, text)
+        case ExecuteResult(data=data) if show_value:
+            write(sys.stdout, f"{data.get('text/plain', '')}\n")
+        case DisplayData(data=data):
+            write(sys.stdout, f"{data.get('text/plain', '')}\n")
+
+
+def add_sandbox_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--sandbox``, the same for every command that starts a kernel."""
+    parser.add_argument(
+        "--sandbox",
+        choices=("local", "daytona"),
+        help="where the kernel runs (else DAYTONA_KERNEL_SANDBOX decides); local: on this machine, without isolation",
+    )
+
+
+def complete_files(*arguments: argparse.Action) -> None:
+    """Let shell completion propose files for these arguments."""
+    import shtab
+
+    for argument in arguments:
+        argument.complete = shtab.FILE  # type: ignore[attr-defined]
+
+
+def require_sandbox(name: str | None) -> None:
+    """Check that an option, the environment or a key chooses a sandbox.
+
+    Raises:
+        CommandError: If none does.
+    """
+    from ..config import DAYTONA_KEY_VARIABLE, SANDBOX_VARIABLE, daytona_credential, sandbox_choice
+
+    if (name or sandbox_choice() or daytona_credential()) is None:
+        raise CommandError(
+            f"No sandbox was chosen: set {DAYTONA_KEY_VARIABLE} for one at Daytona, give --sandbox or set "
+            f"{SANDBOX_VARIABLE}. With --sandbox local the code runs on this machine as you, without isolation."
+        )
+
+
+def is_session_id(text: str) -> bool:
+    """Return whether ``text`` has the form of a session's id: eight hexadecimal digits."""
+    return len(text) == 8 and set(text) <= set("0123456789abcdef")
+
+
+def require_daytona_key() -> None:
+    """Check that a key for Daytona is set, before a command that needs one prints anything.
+
+    Raises:
+        CommandError: If none is set.
+    """
+    from ..config import DAYTONA_KEY_VARIABLE, daytona_credential
+
+    if daytona_credential() is None:
+        raise CommandError(f"No key for Daytona: set {DAYTONA_KEY_VARIABLE}, in the environment or in .env.")
+
+
+def seconds(text: str) -> float:
+    """Parse a positive, finite number."""
+    with contextlib.suppress(ValueError):
+        value = float(text)
+        if 0 < value < float("inf"):
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+
+
+def show_help(parser: argparse.ArgumentParser, _options: argparse.Namespace) -> int:
+    """Print usage and commands where no command was given. A missing command is missing input: exit code 2."""
+    write(sys.stderr, parser.format_help())
+    return BAD_INPUT

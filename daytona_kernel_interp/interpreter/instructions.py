@@ -1,0 +1,68 @@
+"""The text that tells the model about the runtime: DSPy puts ``execution_instructions`` into the action prompt.
+
+DSPy (3.3.1 and later) reads the attribute from the interpreter *factory*, which may be the class itself, an
+:class:`~.factory.InterpreterFactory` or the factory that ``dspy.RLM(interpreter=...)`` makes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING
+
+from ..tools.binding import InvalidTool, describe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..tools.binding import Tool
+    from ..wire.comm import ToolSpec
+
+KERNEL_INSTRUCTIONS = (
+    "The REPL is a live IPython kernel: all state (variables, imports, functions) stays between steps; magics, "
+    "`!shell` and top-level `await` work; files stay in the working folder; figures are shown. You see what is "
+    "printed and the value of the last line. Tools are plain functions (`await tool.aio(...)` in async code); "
+    "their errors are exceptions that you can catch by type. Input variables are set anew at every step: keep "
+    "changes under other names. End with SUBMIT(...)."
+)
+
+_MAX_DEFAULT_CHARS = 16  # a longer default may be a secret, and would go to the model's provider
+_PREFIXES = {int(inspect.Parameter.VAR_POSITIONAL): "*", int(inspect.Parameter.VAR_KEYWORD): "**"}
+
+
+class ExecutionInstructions:
+    """Descriptor of ``execution_instructions``: the text, and on an instance also the tools in its ``tools`` dict."""
+
+    def __init__(self, text: str = KERNEL_INSTRUCTIONS) -> None:
+        self._text = text
+
+    def __get__(self, instance: object | None, owner: type) -> str:
+        return self._text if instance is None else with_tools(self._text, getattr(instance, "tools", {}))
+
+
+def with_tools(text: str, tools: Mapping[str, Tool]) -> str:
+    """Return ``text`` followed by one line for each tool: its signature and its docstring, as RLM lists its own."""
+    lines = []
+    for name, tool in tools.items():
+        try:
+            spec = describe(name, tool)
+        except InvalidTool:  # the next execute() refuses it
+            continue
+        doc = spec.doc.replace("\n", "  ") or "No description"
+        lines.append(f"- `{name}({_parameters(spec, tool)})` - {doc}")
+    return "\n".join([text, "Tools of this interpreter:", *lines]) if lines else text
+
+
+def _parameters(spec: ToolSpec, tool: Tool) -> str:
+    if spec.parameters is None:
+        return "..."
+    declared = inspect.signature(tool).parameters
+    parts = []
+    for parameter in spec.parameters:
+        text, annotation = parameter.name, declared[parameter.name].annotation
+        if annotation is not inspect.Parameter.empty:
+            text += f": {annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)}"
+        if parameter.default is not None:
+            default = parameter.default if len(parameter.default) <= _MAX_DEFAULT_CHARS else "..."
+            text += f"={default}" if annotation is inspect.Parameter.empty else f" = {default}"
+        parts.append(_PREFIXES.get(parameter.kind, "") + text)
+    return ", ".join(parts)

@@ -1,0 +1,210 @@
+"""The options of an interpreter: their names, their types, and the sentences that refuse a wrong one.
+
+The constructor raises TypeError for a value of the wrong type and ValueError for a wrong value. ``tools``,
+``output_fields`` and the limits may be changed between calls, so each call checks them again.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, NoReturn, TypedDict
+
+from ..sandboxes.base import Sandbox
+from ..sandboxes.daytona import DaytonaSandbox
+from ..tools.binding import InvalidTool, Tool, describe
+from ..wire.comm import OutputField
+
+if TYPE_CHECKING:
+    from ..client.outputs import Output
+
+_SANDBOX_NAMES = ("daytona", "local")
+_LIMITS: dict[str, type | tuple[type, ...]] = {
+    "execution_timeout": (int, float),
+    "max_output_chars": int,
+    "max_value_bytes": int,
+}
+
+# Options of other DSPy interpreters, above all of the DaytonaInterpreter in Daytona's guide.
+_REPLACEMENTS = {
+    "sandbox_params": "describe the sandbox with sandbox=DaytonaSandbox(...)",
+    "max_retries": "a cell is never run twice; sandbox=DaytonaSandbox(resume_lifetime=...) says how long a lost link "
+    "is resumed",
+    "retry_delay": "a lost link is resumed at once, and a cell is never run twice",
+    "max_concurrent_tool_calls": "tool calls run side by side without an option",
+    "tool_claim_lease_seconds": "a tool call has no time limit of its own; execution_timeout limits the cell",
+    "timeout": "the limit of one cell is execution_timeout=",
+    "api_key": "set DAYTONA_API_KEY in the environment or in .env",
+    "api_url": "set DAYTONA_API_URL in the environment or in .env",
+}
+
+
+class InterpreterOptions(TypedDict, total=False):
+    """The keyword options of :class:`~.interpreter.KernelInterpreter`."""
+
+    sandbox: Sandbox | str | None
+    execution_timeout: float | None
+    max_output_chars: int | None
+    max_value_bytes: int | None
+    record: str | os.PathLike[str] | None
+    on_output: Callable[[Output], None] | None
+    callbacks: list[object] | None
+
+
+@dataclass(frozen=True)
+class CallSettings:
+    """The settings of one call, as the interpreter's attributes were when it began."""
+
+    tools: Mapping[str, Tool]
+    output_fields: Sequence[Mapping[str, object]] | None
+    execution_timeout: float | None
+    max_output_chars: int | None
+    max_value_bytes: int | None
+    on_output: Callable[[Output], None] | None
+    seed: int | None = None
+
+    def limits(self) -> dict[str, float | None]:
+        """Return the limits by name, as a recording lists them."""
+        return {name: getattr(self, name) for name in _LIMITS}
+
+    def check(self) -> None:
+        """Check what may have been changed since the constructor checked it.
+
+        Raises:
+            TypeError: If a setting has the wrong type.
+            ValueError: If its value cannot be used.
+        """
+        for name, limit in self.limits().items():
+            check_limit(name, limit)
+
+
+def refuse_options(class_name: str, unknown: Mapping[str, object], known: Sequence[str]) -> NoReturn:
+    """Raise TypeError for the first of ``unknown``, with the option that replaces it or is most similar.
+
+    Raises:
+        TypeError: Always.
+    """
+    name = next(iter(unknown))
+    text = f"{class_name}() has no option {name!r}"
+    if name in _REPLACEMENTS:
+        raise TypeError(f"{text}: {_REPLACEMENTS[name]}.")
+    if name in {field.name for field in fields(DaytonaSandbox)}:
+        raise TypeError(f"{text}: it belongs to the sandbox, sandbox=DaytonaSandbox({name}=...).")
+    similar = difflib.get_close_matches(name, known, n=1)
+    raise TypeError(f"{text}; did you mean {similar[0]!r}?" if similar else f"{text}. Options: {', '.join(known)}.")
+
+
+def check_limit(name: str, limit: float | None) -> None:
+    """Check a time or a size: a positive number, or None for no limit.
+
+    Raises:
+        TypeError: If it is not a number; a size must be an int.
+        ValueError: If it is not positive.
+    """
+    kinds = _LIMITS[name]
+    if limit is None:
+        return
+    wanted = "a positive integer" if kinds is int else "a positive number"
+    text = f"{name} must be {wanted} or None, not {limit!r}."
+    if isinstance(limit, bool) or not isinstance(limit, kinds):
+        raise TypeError(text)
+    if not limit > 0:
+        raise ValueError(text)
+
+
+def check_tools(tools: Mapping[str, Tool] | None) -> dict[str, Tool]:
+    """Return a copy of ``tools``.
+
+    Raises:
+        TypeError: If it is not a mapping, or a tool cannot be called.
+        ValueError: If a name is not an identifier.
+    """
+    if tools is None:
+        return {}
+    if not isinstance(tools, Mapping):
+        raise TypeError(f"tools must be a dict of names and functions, not {type(tools).__name__}.")
+    for name, tool in tools.items():
+        try:
+            describe(name, tool)
+        except InvalidTool as error:
+            raise (ValueError if callable(tool) else TypeError)(f"{error}.") from None
+    return dict(tools)
+
+
+def check_output_fields(output_fields: Sequence[Mapping[str, object]] | None) -> tuple[OutputField, ...] | None:
+    """Return the fields that SUBMIT takes, or None for one value without a name.
+
+    Raises:
+        TypeError: If it is not a list of field dicts.
+        ValueError: If two fields have the same name.
+    """
+    if output_fields is None:
+        return None
+    if not isinstance(output_fields, (list, tuple)):
+        raise TypeError(f"output_fields must be a list of fields or None, not {type(output_fields).__name__}.")
+    checked: list[OutputField] = []
+    for given in output_fields:
+        if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
+            raise TypeError(f'An output field is {{"name": str, "type": str}}, "type" optional; not {given!r}.')
+        if given["name"] in (field.name for field in checked):
+            raise ValueError(f"Two output fields are called {given['name']!r}.")
+        checked.append(OutputField(given["name"], str(given.get("type") or "")))
+    return tuple(checked)
+
+
+def check_sandbox(sandbox: Sandbox | str | None) -> None:
+    """Check that ``sandbox`` names or describes one. None is left to the environment, which is read at the start.
+
+    Raises:
+        TypeError: If it is neither a name nor a description.
+        ValueError: If there is no sandbox of that name.
+    """
+    names = " or ".join(map(repr, _SANDBOX_NAMES))
+    if isinstance(sandbox, str):
+        if sandbox not in _SANDBOX_NAMES:
+            similar = difflib.get_close_matches(sandbox.lower(), _SANDBOX_NAMES, n=1)
+            hint = f"did you mean {similar[0]!r}?" if similar else f"pass {names}, or a description."
+            raise ValueError(f"There is no sandbox {sandbox!r}; {hint}")
+    elif sandbox is not None and (isinstance(sandbox, type) or not isinstance(sandbox, Sandbox)):
+        shown = f"the class {sandbox.__name__}" if isinstance(sandbox, type) else repr(sandbox)
+        raise TypeError(
+            f"sandbox must be {names}, or a description such as DaytonaSandbox() or LocalSandbox(), not {shown}."
+        )
+
+
+def check_record(record: str | os.PathLike[str] | None) -> None:
+    """Check the path of a recording.
+
+    Raises:
+        TypeError: If it is not a path.
+        ValueError: If it is empty, or a folder.
+    """
+    if record is None:
+        return
+    if not isinstance(record, (str, os.PathLike)):
+        raise TypeError(f"record must be the path of a notebook or None, not {type(record).__name__}.")
+    if not os.fspath(record) or os.path.isdir(record):
+        raise ValueError(f"record must be the path of a notebook, not {os.fspath(record)!r}.")
+
+
+def check_on_output(on_output: Callable[[Output], None] | None) -> None:
+    """Check that ``on_output`` can be called.
+
+    Raises:
+        TypeError: If it cannot.
+    """
+    if on_output is not None and not callable(on_output):
+        raise TypeError(f"on_output must be a function that takes an output, or None, not {on_output!r}.")
+
+
+def check_callbacks(callbacks: Sequence[object] | None) -> list[object]:
+    """Return a copy of ``callbacks``.
+
+    Raises:
+        TypeError: If it is not a list.
+    """
+    if callbacks is not None and not isinstance(callbacks, (list, tuple)):
+        raise TypeError(f"callbacks must be a list of DSPy callbacks or None, not {type(callbacks).__name__}.")
+    return list(callbacks or ())
