@@ -184,7 +184,7 @@ class Bridge:
         return list(dict.copy(self._pending_calls).values())
 
     def bound_callables(self) -> dict[str, object]:
-        """Return the tools, ``SUBMIT`` and ``ToolError`` as bound in the namespace, by name. Thread-safe."""
+        """Return the tools, ``SUBMIT`` and ``ToolError`` as bound in the namespace. Thread-safe."""
         found = {name: stub for name, (_, stub) in dict.copy(self._specs).items()}
         submit = {} if self._submit is None else {_SUBMIT: self._submit[1]}
         return {**found, **submit, **({_TOOL_ERROR: ToolError} if found else {})}

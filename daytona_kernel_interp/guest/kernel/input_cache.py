@@ -59,7 +59,7 @@ class InputCache:
         """Return the value in ``buffers``, and cache it. Call :meth:`trim` when the cell has all its values."""
         value, exact = values.decode(buffers)
         if isinstance(value, (str, bytes)) and exact:
-            # In memory a string with one emoji takes up to four times its UTF-8.
+            # A string with an emoji needs four bytes per character in memory.
             kept: tuple[int, Any, int] = (_SAME, value, sys.getsizeof(value))
         elif exact:
             form = marshal.dumps(value)  # of a value that the codec made; foreign bytes are never unmarshalled

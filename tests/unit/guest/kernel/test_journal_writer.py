@@ -72,7 +72,7 @@ def test_a_journal_is_bounded_on_disk(tmp_path: Path, monkeypatch: pytest.Monkey
         size = sum(path.stat().st_size for path in (tmp_path / "j").iterdir())
         assert size < (MAX_SEGMENTS + 1) * (SMALL_SEGMENT + 400)
     assert len(list((tmp_path / "j").iterdir())) == MAX_SEGMENTS + 1
-    for cell in ("a", None):  # the last cell is known by name although its start is gone
+    for cell in ("a", None):  # the id of the last cell is known although its start is gone
         words = told(tmp_path / "j", cell=cell)
         assert words[:2] == ["GAP", "CONTINUED"]
         messages = [word for word in words[1:] if word != "CONTINUED"]
