@@ -1,4 +1,4 @@
-"""The recorded language model: it answers a request as it was answered then, and refuses any other."""
+"""The recorded language model: it returns the recorded answer to a recorded request and refuses other requests."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
 
 Match = Literal["request", "order"]
 _UNNAMED_MODEL = "recorded"
-_with_callbacks: Any = callback.with_callbacks  # it has no types
+_with_callbacks: Any = callback.with_callbacks  # untyped in DSPy
 _COMPARED_CHARS = 2000  # of a conversation's end, to find the most similar one
 _MAX_COMPARED = 300
 _SHOWN_TAIL = 300
 
 
 class RecordedLM(dspy.BaseLM):
-    """A language model that answers with a recording's answers, at no cost and without a network.
+    """A language model that returns the answers of a recording, at no cost and without a network.
 
-    It is for one run, like the recording: each answer is given once. After a mismatch every further call raises it
-    again, so that no adapter's second try hides the first.
+    It serves one run: each answer is returned once. After a mismatch every further call raises the same error, so that
+    a retry of an adapter does not hide it.
 
     Args:
         recording: The notebook's path, or a :class:`Recording`.
         match: ``"request"``: the prompt or messages must be those of a recorded call, in any order, of the main model
-            or of one that a cell asked. ``"order"``: the main model's answers one after the other, whatever it is
-            asked; for programs whose prompts changed, or another version of DSPy, which words them otherwise.
+            or of a sub-call. ``"order"``: the main model's answers in order, whatever the request; for programs whose
+            prompts changed, or for another version of DSPy, which phrases them differently.
     """
 
     def __init__(self, recording: RecordingSource, match: Match = "request") -> None:
@@ -63,7 +63,7 @@ class RecordedLM(dspy.BaseLM):
 
     @property
     def left(self) -> int:
-        """How many calls of the main model were not asked for yet."""
+        """The number of answers of the main model that were not returned yet."""
         return self._answers.left
 
     @_with_callbacks  # type: ignore[untyped-decorator]
@@ -71,13 +71,13 @@ class RecordedLM(dspy.BaseLM):
         """Return the recorded outputs.
 
         Raises:
-            ReplayMismatch: If nobody asked this when the recording was made.
+            ReplayMismatch: If the recording has no such request.
         """
         return self._answer(prompt, messages, kwargs)
 
     @_with_callbacks  # type: ignore[untyped-decorator]
     async def acall(self, prompt: object = None, messages: Iterable[object] | None = None, **kwargs: object) -> object:
-        """Same as a call, which never waits."""
+        """Same as a call; it never waits."""
         return self._answer(prompt, messages, kwargs)
 
     def _answer(self, prompt: object, messages: Iterable[object] | None, kwargs: dict[str, object]) -> object:
@@ -100,12 +100,12 @@ class RecordedLM(dspy.BaseLM):
         return outputs
 
     def __deepcopy__(self, memo: dict[int, object]) -> RecordedLM:
-        """Return a copy that goes on in the same recording: it is one run's, however its program is copied."""
+        """Return a copy that shares the position in the recording: it serves one run, even if its program is copied."""
         return copy.copy(self)
 
 
 class _Answers:
-    """A recording's answers, each given out once."""
+    """The answers of a recording, each of which is returned once."""
 
     def __init__(self, transcript: Transcript, name: str, match: Match) -> None:
         self._store, self._name, self._match = transcript.store, name, match
@@ -114,7 +114,7 @@ class _Answers:
         self._index: dict[str, deque[LMCall]] | None = None
         self._taken: set[str] = set()
         self._mismatch: ReplayMismatch | None = None
-        self._lock = threading.Lock()  # llm_query_batched asks from many threads
+        self._lock = threading.Lock()  # llm_query_batched calls from many threads
 
     @property
     def left(self) -> int:
