@@ -76,7 +76,7 @@ def chart(spans: Sequence[Span], length_s: float, *, bar_px: int = 14) -> Chart:
 def _bar(span: Span, length_s: float, y: int, pitch: int) -> Bar:
     link = "" if span.entry is None else f"#s{span.entry}" + ("" if span.call is None else f"-{span.call}")
     state = ", failed" if span.failed else ""
-    took = "no answer" if span.open else duration(span.end_s - span.start_s)
+    took = "not answered" if span.open else duration(span.end_s - span.start_s)
     return Bar(
         x=f"{span.start_s / length_s:.3%}",
         width=f"{(span.end_s - span.start_s) / length_s:.3%}",
@@ -86,7 +86,7 @@ def _bar(span: Span, length_s: float, y: int, pitch: int) -> Bar:
         lane=span.lane,
         link=link,
         label=span.name,
-        title=f"{span.name}: {took}, {duration(span.start_s)} after the beginning{state}",
+        title=f"{span.name}: {took}, {duration(span.start_s)} after the start{state}",
         failed=span.failed,
         open=span.open,
     )

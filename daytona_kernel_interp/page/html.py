@@ -37,7 +37,7 @@ _OPEN_STEPS = 12  # the steps of a session are shown open up to this number
 
 _ENDINGS = {
     "interrupted": "interrupted",
-    "timeout": "time was up",
+    "timeout": "timed out",
     "died": "kernel died",
     "not_run": "did not run",
     "unknown": "outcome unknown",
@@ -243,7 +243,7 @@ def _call(call: RecordedCall, entry: Entry, transcript: Transcript, limit: int) 
         kind=call.kind,
         name=call.name,
         gist=one_line(", ".join(f"{name}={text}" if name else text for name, text in given), 100),
-        took=duration(call.elapsed_s) if call.elapsed_s is not None else "no answer",
+        took=duration(call.elapsed_s) if call.elapsed_s is not None else "not answered",
         began=duration(call.began_s),
         arguments=[(name, parts.cut(text, limit)) for name, text in given],
         result=result,
@@ -270,7 +270,7 @@ def _tiles(sums: timeline.Totals) -> list[tuple[str, str, str]]:
     """Return the totals of the session: label, number, remark."""
     tiles = [
         ("steps", f"{sums.steps:,}", f"{sums.failed} failed" if sums.failed else "none failed"),
-        ("time", duration(sums.elapsed_s), f"{duration(sums.in_cells_s)} of it in cells"),
+        ("time", duration(sums.elapsed_s), f"{duration(sums.in_cells_s)} in cells"),
         ("tool calls", f"{sums.tool_calls:,}", _at_once(sums.tools_at_once)),
         ("LLM calls", f"{sums.llm_calls:,}", _at_once(sums.llms_at_once)),
     ]
@@ -278,7 +278,7 @@ def _tiles(sums: timeline.Totals) -> list[tuple[str, str, str]]:
     if into or out:
         tiles.append(("tokens", f"{into + out:,}", f"{into:,} in, {out:,} out"))
     if sums.cost_usd is not None:
-        tiles.append(("cost", dollars(sums.cost_usd), "where DSPy knows it"))
+        tiles.append(("cost", dollars(sums.cost_usd), "as reported by DSPy"))
     return tiles
 
 
@@ -289,9 +289,11 @@ def _at_once(count: int) -> str:
 def _notes(transcript: Transcript) -> list[str]:
     notes = list(transcript.problems)
     if not transcript.complete:
-        notes.append("The session was not shut down: its host died, or it still ran when this was written.")
+        notes.append(
+            "The session was not shut down: the host died, or the session was running when this page was written."
+        )
     if not transcript.callback and any(entry.reasoning is None for entry in transcript.entries):
-        notes.append("Recorded without DSPy's callback: the model's reasoning, tokens and cost are not known.")
+        notes.append("Recorded without DSPy's callback: the model's reasoning, tokens and cost are unknown.")
     return notes
 
 

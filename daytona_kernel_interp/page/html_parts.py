@@ -195,7 +195,7 @@ def _rich(data: Mapping[str, object], kind: str, limit: int) -> Markup:
             return Markup('<figure class="out figure">{}</figure>').format(image)
     html = data.get("text/html")
     if isinstance(html, str) and len(html) <= _MAX_FRAME and _has_visible_content(html):
-        return Markup('<div class="out {}">{}</div>').format(kind, frame(html, "HTML that the cell showed"))
+        return Markup('<div class="out {}">{}</div>').format(kind, frame(html, "HTML output"))
     text = data.get("text/markdown")
     if isinstance(text, str):
         return Markup('<div class="out {} prose">{}</div>').format(kind, markdown(cut(text, limit)))

@@ -79,7 +79,7 @@ def step_title(entry: Entry) -> str:
     if entry.reasoning:
         return heading(entry.reasoning)
     if is_setup(entry):
-        return "DSPy's own preparations"
+        return "DSPy's setup"
     lines = [line.strip() for line in entry.code.splitlines()]
     code = (line for line in lines if line and not line.startswith(("#", "import ", "from ")))
     return one_line(next(code, entry.code), 160)

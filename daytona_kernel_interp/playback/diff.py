@@ -81,7 +81,7 @@ class RunDiff:
         if first is None:
             return f"{self.name_a} and {self.name_b} are the same: {len(self.steps)} steps."
         numbers = " and ".join(str(number) for number in (first.a, first.b) if number is not None)
-        lines = [f"{self.name_a} and {self.name_b} part at step {numbers}.", "", self.table()]
+        lines = [f"{self.name_a} and {self.name_b} diverge at step {numbers}.", "", self.table()]
         for step in self.steps:
             lines += _details(step)
         return "\n".join(lines)

@@ -83,7 +83,7 @@ class RecordingMatcher:
         if entry.variables.keys() != variables.keys():
             recorded, requested = (", ".join(sorted(names)) or "none" for names in (entry.variables, variables))
             raise ReplayMismatch(
-                f"{self._where(entry)} has other variables: recorded are {recorded}; asked for are {requested}"
+                f"{self._where(entry)} has other variables: recorded {recorded}; requested {requested}"
             )
         for name, ref in entry.variables.items():
             if name == TOKEN:
@@ -116,27 +116,27 @@ class RecordingMatcher:
             if name.startswith("__dspy_") or recorded.get(name) == requested.get(name):
                 continue
             shown = [offered.get(name, f"no tool {name!r}") for offered in (recorded, requested)]
-            raise ReplayMismatch(f"{self._where(entry)} is offered other tools: recorded is {shown[0]}, now {shown[1]}")
+            raise ReplayMismatch(f"{self._where(entry)} has other tools: recorded {shown[0]}; requested {shown[1]}")
         fields = [check_output_fields(given) for given in (entry.output_fields, output_fields)]
         if fields[0] != fields[1]:
             shown = [", ".join(field.name for field in given or ()) or "one value" for given in fields]
             raise ReplayMismatch(
-                f"{self._where(entry)} has other output fields: recorded are {shown[0]}; asked for are {shown[1]}"
+                f"{self._where(entry)} has other output fields: recorded {shown[0]}; requested {shown[1]}"
             )
 
     def _other_code(self, code: str, expected: Entry | None) -> str:
         around = sorted(self._entries, key=lambda entry: abs(entry.index - self._next))[:_MAX_COMPARED]
         near = most_similar(code, ((entry, entry.code) for entry in around))
         if expected is None:
-            text = f"The recording {self._name} ends after {len(self._entries)} steps, and a further one was asked for"
+            text = f"The recording {self._name} has {len(self._entries)} steps, and a further one was requested"
         else:
-            text = f"{self._where(expected)} has other code than was asked for"
+            text = f"{self._where(expected)} has other code than requested"
         if near is None:
             return f"{text}:\n{code}"
         if near is not expected:
-            text += f"; the nearest recorded step is {near.index}"
+            text += f"; the most similar step is {near.index}"
         if near.code == code:
-            return f"{text}, which has this very code:\n{code}"
+            return f"{text}, which has exactly this code:\n{code}"
         return f"{text}:\n{diff_text(near.code, code, f'step {near.index}', 'now')}"
 
     def _where(self, entry: Entry) -> str:

@@ -179,9 +179,7 @@ class ReplayInterpreter:
         Raises:
             CodeInterpreterError: Always.
         """
-        raise CodeInterpreterError(
-            f"get({name!r}) has no answer in a recording: there is no kernel that has variables."
-        )
+        raise CodeInterpreterError(f"get({name!r}) is not available offline: there is no kernel that has variables.")
 
     def interrupt(self) -> None:
         """Do nothing: no cell runs."""
@@ -243,9 +241,7 @@ class ReplayInterpreter:
             case "returned":
                 return self._value(outcome.value)
             case "unfinished":
-                raise self._finished_error(
-                    f"{self._name} ends within this step: its host did, before the cell was over"
-                )
+                raise self._finished_error(f"{self._name} ends within this step: the host ended before the cell did")
         if outcome.error == "SyntaxError":
             raise SyntaxError(outcome.text)
         # DSPy before 3.3 has no class for errors that the model can correct; the ending of the cell distinguishes them.

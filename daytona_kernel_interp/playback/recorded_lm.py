@@ -52,9 +52,7 @@ class RecordedLM(dspy.BaseLM):
             raise ValueError(f'match must be "request" or "order", not {match!r}')
         transcript, name = open_run(recording)
         if not transcript.lm_calls:
-            raise RecordingError(
-                f"{name} has no calls of a language model: record it with DSPy's callback, Recording.callback()."
-            )
+            raise RecordingError(f"{name} has no LM calls: record it with DSPy's callback, Recording.callback().")
         model = next(
             (call.usage.model for call in transcript.lm_calls if call.usage and call.usage.model), _UNNAMED_MODEL
         )
@@ -132,7 +130,7 @@ class _Answers:
         if call.error:
             raise RuntimeError(f"recorded error of the language model: {call.error}")
         if call.outputs is None:
-            raise ReplayMismatch(f"{self._name} has no answer to this call of the language model: its host ended first")
+            raise ReplayMismatch(f"{self._name} has no answer to this LM call: the host ended first")
         return values.loads(self._store.load(call.outputs))
 
     def _in_order(self) -> LMCall | None:
@@ -148,28 +146,28 @@ class _Answers:
 
     def _describe_miss(self, prompt: object, messages: Iterable[object] | None) -> str:
         if self._match == "order":
-            return f"{self._name} has no further answer of the main language model: it gave {len(self._taken)}"
+            return f"{self._name} has no further answer of the main model: all {len(self._taken)} were returned"
         request_text = _shown(conversation_of(prompt, messages))
-        text = f"{self._name} has no call of a language model like this one"
+        text = f"{self._name} has no LM call with this request"
         try:
             running = importlib.metadata.version("dspy")
         except importlib.metadata.PackageNotFoundError:
             running = self._version
         if self._version and self._version != running:
             text += (
-                f" (it was recorded with DSPy {self._version}, and this is {running}, which may word prompts "
-                'otherwise: match="order" does not compare them)'
+                f" (recorded with DSPy {self._version}, running on {running}, which may phrase prompts "
+                'differently: match="order" does not compare them)'
             )
         # Prompts of one program begin alike and differ in their ends, so the ends are compared.
         left = [call for call in self._calls if call.call_id not in self._taken][:_MAX_COMPARED]
         recorded = [_shown(_recorded(self._store.load(call.request))) for call in left]
         near = most_similar(request_text[-_COMPARED_CHARS:], ((one, one[-_COMPARED_CHARS:]) for one in recorded))
         if near is None:
-            return f"{text}; all recorded ones are answered"
+            return f"{text}; all recorded calls are answered"
         end = request_text if len(request_text) <= _SHOWN_TAIL else f"…{request_text[-_SHOWN_TAIL:]}"
         return (
-            f"{text}. The nearest recorded one:\n{diff_text(near, request_text, self._name, 'now')}\n"
-            f"What was asked for ends in:\n{end}"
+            f"{text}. The most similar recorded request:\n{diff_text(near, request_text, self._name, 'now')}\n"
+            f"The request ends in:\n{end}"
         )
 
 

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from ..tools.binding import Tool
 
 _NOT_RUN = {
-    "not_run": "it did not run then either",
-    "unknown": "nobody knows whether it ran then",
+    "not_run": "it did not run in the recording",
+    "unknown": "it is not known whether it ran",
 }
 # A cause explains a difference if the difference disappears when only this cause is tolerated.
 _KNOWN_CAUSES = {
@@ -198,7 +198,7 @@ def _checked(transcript: Transcript, name: str, until: int | None, edits: Mappin
         raise ValueError(f"{name} has {count} steps: until must be from 0 to {count}, not {until!r}")
     for step, code in (edits or {}).items():
         if not isinstance(step, int) or not 0 <= step < count:
-            raise ValueError(f"{name} has no step {step!r} to be edited: its steps are 0 to {count - 1}")
+            raise ValueError(f"{name} has no step {step!r} to edit: its steps are 0 to {count - 1}")
         if not isinstance(code, str):
             raise ValueError(f"the new code of step {step} must be a str, not {type(code).__name__}")
     return dict(edits or {})
@@ -209,7 +209,7 @@ def _check_live(transcript: Transcript, name: str, live_tools: Mapping[str, Tool
     for tool in live_tools:
         if tool not in recorded:
             there = f"its tools are {', '.join(sorted(recorded))}" if recorded else "it has no tools"
-            raise ValueError(f"{name} has no tool {tool!r} to be called live: {there}")
+            raise ValueError(f"{name} has no tool {tool!r} to call live: {there}")
 
 
 def _recorded_tools(transcript: Transcript) -> set[str]:
@@ -301,9 +301,9 @@ class _Replay:
         if self._plain:
             return ""
         if entry.outcome.ending == "died" and not run_died:
-            return "it cost its kernel then; run_died=True runs it"
+            return "its kernel died; run_died=True runs it"
         if entry.outcome.kind == "unfinished":
-            return "its host ended before it did"
+            return "the host ended first"
         return _NOT_RUN.get(entry.outcome.ending, "")
 
     def _step(self, interpreter: RerunInterpreter, entry: Entry) -> bool:

@@ -206,7 +206,7 @@ def stub_tool(spec: ToolSpec) -> Tool:
     """Return a function with the name, docstring and signature of a recorded tool, which refuses calls."""
 
     def tool(*args: object, **kwargs: object) -> NoReturn:
-        raise ReplayMismatch(f"the tool {spec.name!r} was recorded and is not here: pass it in live_tools")
+        raise ReplayMismatch(f"the tool {spec.name!r} exists only in the recording: pass it in live_tools")
 
     tool.__name__, tool.__doc__ = spec.name, spec.doc
     # 0 makes inspect report that the function has no signature, as it did for the recorded tool.

@@ -113,12 +113,15 @@ class Tape:
         head = f"step {cell} calls {shorten(requested_call, 120)}, which is not on the tape"
         if near is None:
             recorded = sorted({call.name for entry in self._entries for call in entry.calls})
-            return f"{head}; recorded are calls of {', '.join(recorded)}" if recorded else f"{head}: it has no calls"
+            return (
+                f"{head}; the tape has calls of {', '.join(recorded)}" if recorded else f"{head}; the tape has no calls"
+            )
         number, call, text = near
-        again = " (answered already)" if (number, call.id) in self._taken else ""
+        again = " (already answered)" if (number, call.id) in self._taken else ""
         if text == requested_call:
-            return f"{head} once more: the recorded ones, the last in step {number}, are answered already"
-        return f"{head}. The nearest recorded call{again}:\n{diff_text(text, requested_call, f'step {number}', 'now')}"
+            return f"{head} once more; all equal calls, the last in step {number}, are answered"
+        differs = diff_text(text, requested_call, f"step {number}", "now")
+        return f"{head}. The most similar recorded call{again}:\n{differs}"
 
     def _nearest(self, cell: int, name: str, requested: str) -> tuple[int, RecordedCall, str] | None:
         """Return the most similar recorded call of the tool, its cell and its text; one not answered yet if any is."""
@@ -186,7 +189,7 @@ def diff_text(recorded: str, came: str, recorded_name: str, came_name: str) -> s
         difflib.unified_diff(_lines(recorded), _lines(came), f"recorded ({recorded_name})", came_name, lineterm="", n=2)
     )
     more = len(lines) - _MAX_LINES
-    return "\n".join(lines[:_MAX_LINES] + ([f"... and {more} lines more"] if more > 0 else []))
+    return "\n".join(lines[:_MAX_LINES] + ([f"... and {more} more lines"] if more > 0 else []))
 
 
 def _lines(text: str) -> list[str]:

@@ -100,11 +100,11 @@ def test_dspys_preparations_are_no_step_of_the_model() -> None:
     setup = replace(session.entries[0], reasoning=None, variables={"__dspy_host_token": session.store.put("x")})  # type: ignore[attr-defined]
     prepared = replace(session, entries=[setup, *session.entries[1:]])
     page = report.to_html(prepared, "x")
-    assert "DSPy&#39;s own preparations" in page
+    assert "DSPy&#39;s setup" in page
     assert '<details class="step ok" id="s0">' in page
     assert '<details class="step ok calls" id="s1" open>' in page
     assert to_jsonl(prepared).count('"type": "iteration"') == 4
-    assert "DSPy&#x27;s own preparations" in to_card(prepared, "x")
+    assert "DSPy&#x27;s setup" in to_card(prepared, "x")
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_as_text() -> None:
         each.submitted("SUBMIT(n=1)", {"n": 1})
     found = diff(maker.transcript(), second.transcript())
     text = str(found)
-    assert text.startswith("the recording (A) and the recording (B) part at step 0 and 0.\n\n")
+    assert text.startswith("the recording (A) and the recording (B) diverge at step 0 and 0.\n\n")
     assert found.table().splitlines() == [
         "A  B                     CODE",
         "0  0  variables, output  print(n)",

@@ -40,7 +40,7 @@ def test_other_code_shows_a_diff() -> None:
     with pytest.raises(ReplayMismatch) as caught:
         follower(maker).step("print(1)\nprint(3)", {}, (), None)
     text = str(caught.value)
-    assert text.startswith("Step 0 of run.ipynb has other code than was asked for:\n--- recorded (step 0)\n+++ now\n")
+    assert text.startswith("Step 0 of run.ipynb has other code than requested:\n--- recorded (step 0)\n+++ now\n")
     assert "-print(2)\n+print(3)" in text
 
 
@@ -49,10 +49,10 @@ def test_the_nearest_step_is_shown() -> None:
     maker = Maker()
     for code in ("import os", "total = sum(numbers)\nprint(total)", "SUBMIT(1)"):
         maker.add(code)
-    with pytest.raises(ReplayMismatch, match=r"Step 0 of run\.ipynb .*; the nearest recorded step is 1:\n") as caught:
+    with pytest.raises(ReplayMismatch, match=r"Step 0 of run\.ipynb .*; the most similar step is 1:\n") as caught:
         follower(maker).step("total = sum(values)\nprint(total)", {}, (), None)
     assert "-total = sum(numbers)\n+total = sum(values)" in str(caught.value)
-    with pytest.raises(ReplayMismatch, match="the nearest recorded step is 2, which has this very code"):
+    with pytest.raises(ReplayMismatch, match="the most similar step is 2, which has exactly this code"):
         follower(maker).step("SUBMIT(1)", {}, (), None)
 
 
@@ -62,9 +62,9 @@ def test_a_step_too_many() -> None:
     maker.add("a")
     following = follower(maker)
     following.step("a", {}, (), None)
-    with pytest.raises(ReplayMismatch, match=r"run\.ipynb ends after 1 steps, and a further one was asked for"):
+    with pytest.raises(ReplayMismatch, match=r"run\.ipynb has 1 steps, and a further one was requested"):
         following.step("b", {}, (), None)
-    with pytest.raises(ReplayMismatch, match="ends after 0 steps"):
+    with pytest.raises(ReplayMismatch, match="has 0 steps"):
         follower(Maker()).step("b", {}, (), None)
 
 
@@ -76,7 +76,7 @@ def test_other_values() -> None:
         follower(maker).step("a", {"text": "one\ntwo\n" * 99 + "one\nthree\n", "n": 1}, (), None)
     assert "Step 0 of run.ipynb has another value of the variable 'text':" in str(caught.value)
     assert "-two\n+three" in str(caught.value)
-    with pytest.raises(ReplayMismatch, match="recorded are n, text; asked for are text"):
+    with pytest.raises(ReplayMismatch, match="recorded n, text; requested text"):
         follower(maker).step("a", {"text": ""}, (), None)
 
 
@@ -99,11 +99,11 @@ def test_tools_and_fields() -> None:
     maker.submitted("a", {"n": 1}, tools=[SEARCH, LLM_QUERY])
     fields = [{"name": "n"}]
     renamed = ToolSpec("search", "", (Parameter("words", 1), Parameter("limit", 1, "5")))
-    with pytest.raises(ReplayMismatch, match=r"recorded is search\(query, limit\), now search\(words, limit\)"):
+    with pytest.raises(ReplayMismatch, match=r"recorded search\(query, limit\); requested search\(words, limit\)"):
         follower(maker).step("a", {}, [renamed, LLM_QUERY], fields)
-    with pytest.raises(ReplayMismatch, match="now no tool 'llm_query'"):
+    with pytest.raises(ReplayMismatch, match="requested no tool 'llm_query'"):
         follower(maker).step("a", {}, [SEARCH], fields)
-    with pytest.raises(ReplayMismatch, match="recorded are n; asked for are one value"):
+    with pytest.raises(ReplayMismatch, match="recorded n; requested one value"):
         follower(maker).step("a", {}, [SEARCH, LLM_QUERY], None)
     other = [ToolSpec("llm_query", "docs", (Parameter("prompt", 3),)), ToolSpec("search", "", SEARCH.parameters)]
     assert follower(maker).step("a", {}, other, fields) is maker.entries[0]

@@ -101,7 +101,7 @@ def test_the_same_call_twice_gets_its_answers_in_order() -> None:
     tape = Tape(maker.entries, maker.store)
     found = [tape.take(0, "llm_query", encoded(prompt="hi")) for _ in "ab"]
     assert [values.loads(maker.store.load(call.result)) for call in found if call.result] == ["a", "b"]
-    with pytest.raises(ReplayMismatch, match="once more: the recorded ones, the last in step 0, are answered already"):
+    with pytest.raises(ReplayMismatch, match="once more; all equal calls, the last in step 0, are answered"):
         tape.take(0, "llm_query", encoded("hi"))
 
 
@@ -160,7 +160,7 @@ def test_a_name_that_was_never_called() -> None:
     """The text says which ones were."""
     maker = Maker()
     maker.add("x", calls=[maker.call("search", "a")], tools=[SEARCH])
-    with pytest.raises(ReplayMismatch, match="recorded are calls of search"):
+    with pytest.raises(ReplayMismatch, match="the tape has calls of search"):
         Tape(maker.entries, maker.store).take(0, "fetch", encoded("a"))
 
 
@@ -168,5 +168,5 @@ def test_a_recording_without_calls() -> None:
     """Nothing is near, and the text says why."""
     maker = Maker()
     maker.add("x")
-    with pytest.raises(ReplayMismatch, match="not on the tape: it has no calls"):
+    with pytest.raises(ReplayMismatch, match="not on the tape; the tape has no calls"):
         Tape(maker.entries, maker.store).take(0, "fetch", encoded("a"))
