@@ -13,7 +13,13 @@ from ..codec import values
 from ..errors import RecordingError, ReplayMismatch
 from ..interpreter.dspy_compat import REOPENS, CodeExecutionError, with_callbacks
 from ..interpreter.instructions import ExecutionInstructions
-from ..interpreter.options import check_tools
+from ..interpreter.options import (
+    InterpreterOptions,
+    check_on_output,
+    check_output_fields,
+    check_tools,
+    refuse_options,
+)
 from ..interpreter.request import InvalidRequest, build_request
 from ..recording.load import open_run
 from .matcher import RecordingMatcher
@@ -22,12 +28,15 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from typing_extensions import Never
+
     from ..client.outputs import Output
     from ..recording.load import RecordingSource
     from ..recording.model import Entry, Outcome, ValueRef
     from ..sandboxes.base import Sandbox
     from ..tools.binding import Tool
 
+_OPTION_NAMES = ("recording", "tools", "output_fields", *InterpreterOptions.__annotations__)
 _SHUT_DOWN = "it was shut down"
 _CORRECTABLE = ("error", "interrupted", "timeout")
 
@@ -62,6 +71,8 @@ class ReplayInterpreter:
 
     Raises:
         RecordingError: If the recording cannot be read.
+        TypeError: If an option is unknown or has the wrong type.
+        ValueError: If an option has a wrong value.
     """
 
     execution_instructions = ExecutionInstructions()  # part of the recorded prompts
@@ -79,7 +90,12 @@ class ReplayInterpreter:
         record: str | os.PathLike[str] | None = None,
         on_output: Callable[[Output], None] | None = None,
         callbacks: Sequence[object] | None = None,
+        **unknown: Never,
     ) -> None:
+        if unknown:
+            refuse_options(type(self).__name__, unknown, _OPTION_NAMES)
+        check_output_fields(output_fields)
+        check_on_output(on_output)
         self.tools: dict[str, Tool] = check_tools(tools)
         self.output_fields = output_fields
         self.on_output = on_output

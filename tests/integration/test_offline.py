@@ -327,5 +327,5 @@ def test_the_options_of_kernel_interpreter_are_accepted() -> None:
     source = Maker().transcript()
     ReplayInterpreter(source, sandbox="local", execution_timeout=5, max_output_chars=10, max_value_bytes=9, record="x")
     options: dict[str, Any] = {"sandbx": "local"}
-    with pytest.raises(TypeError, match="sandbx"):
+    with pytest.raises(TypeError, match=r"ReplayInterpreter\(\) has no option 'sandbx'; did you mean 'sandbox'\?"):
         ReplayInterpreter(source, **options)

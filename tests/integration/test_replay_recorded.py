@@ -131,7 +131,7 @@ def test_the_command_line(recorded: tuple[Path, Any], capsys: pytest.CaptureFixt
         (["RUN", "--until", "99"], "until must be from 0 to"),
         (["RUN", "--edit", "99=FILE"], "has no step 99 to edit"),
         (["RUN", "--edit", "1=missing.py"], "missing.py cannot be read: No such file or directory."),
-        (["RUN", "--floats", "0.1"], "--floats says how tolerant --tolerant is: give that too."),
+        (["RUN", "--floats", "0.1"], "--floats is an option of --tolerant: give both."),
         (["RUN", "--tolerant", "--floats", "-1"], "floats must be a relative difference such as 1e-6"),
         (["FILE"], "FILE is no notebook"),
     ],
