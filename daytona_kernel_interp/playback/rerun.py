@@ -192,7 +192,7 @@ class RerunInterpreter(KernelInterpreter):
         return Outcome("returned", value=store.keep(values.dumps(value, max_bytes=None)))
 
     def start(self) -> None:
-        """Start as any interpreter does, and have the tape answer the calls."""
+        """Start the session, and answer its tool calls from the tape."""
         super().start()
         session = self._access.session
         if session is not None and self._tape_server is not None and self._runner is None:
