@@ -7,18 +7,16 @@ import os
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from daytona_kernel_interp import KernelInterpreter
 from daytona_kernel_interp.cli import command_line as cli
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 COMMAND = [sys.executable, "-m", "daytona_kernel_interp"]
 LOCAL = ["--sandbox", "local"]
+RECORDING = Path(__file__).parent / "golden" / "recording-v1.ipynb"
 
 
 def test_help_imports_neither_dspy_nor_a_kernel() -> None:
@@ -132,7 +130,7 @@ def test_run_fails_with_the_scripts_traceback(tmp_path: Path, capfd: pytest.Capt
         (["exec", "--timeout", "0", "1"], "'0' is not a positive number"),
         (["exec", "--sandbox", "nowhere", "1"], "invalid choice: 'nowhere'"),
         (["exec", "1"], "No sandbox was chosen: "),
-        (["replay", "{recording}"], "With --sandbox local the code runs on this machine as you, without isolation."),
+        (["replay", str(RECORDING)], "With --sandbox local the code runs on this machine as you, without isolation."),
         (["doctor"], "No key for Daytona: set DAYTONA_API_KEY, in the environment or in .env."),
         (["gc"], "No key for Daytona"),
         (["image", "build"], "No key for Daytona"),
@@ -145,13 +143,9 @@ def test_bad_input_gets_one_sentence(
     sentence: str,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
 ) -> None:
     """Bad or missing input means exit code 2 and one line that says what is wrong."""
     monkeypatch.setattr(sys, "stdin", io.StringIO())
-    recording = tmp_path / "run.ipynb"
-    recording.write_text("{}")
-    arguments = [argument.format(recording=recording) for argument in arguments]
     try:
         code: object = cli.main(arguments)
     except SystemExit as end:  # argparse's way

@@ -333,7 +333,7 @@ def test_exec_and_console_find_the_only_session(
     assert "4\n" in capfd.readouterr().out
     assert cli.main(["attach", host.session]) == 2
     assert f"join it with `daytona-kernel console {host.session}`" in capfd.readouterr().err
-    other = make_host("1")
+    other = make_host("pass")
     assert other.line() == "ended"
     assert cli.main(["exec", "--session", "1"]) == 2
     assert re.search(
