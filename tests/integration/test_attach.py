@@ -284,7 +284,10 @@ def test_exec_joins_a_session_whose_host_lives(
     assert cli.main(["exec", "--session", host.session, "1 / 0"]) == 1
     assert capfd.readouterr().err.endswith("ZeroDivisionError: division by zero\n")
     assert cli.main(["exec", "--session", host.session, "--timeout", "0.2", "while True: time.sleep(0.01)"]) == 1
-    assert "TimeoutError: the cell was interrupted after execution_timeout=0.2 s\n" in capfd.readouterr().err
+    assert (
+        "TimeoutError: the cell was interrupted after execution_timeout=0.2 s; variables kept\n"
+        in capfd.readouterr().err
+    )
     assert host.record.pid == host.process.pid
 
 
