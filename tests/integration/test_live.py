@@ -141,7 +141,7 @@ def test_run_sends_variables_and_returns_values(shared: KernelInterpreter) -> No
     assert view.run("SUBMIT('done')").submission == {"output": "done"}
     refused = view.run("llm_query('x')").error
     assert refused is not None
-    assert "tools are for the cells of the session's host" in refused.message
+    assert "tools can be called from cells of the session's host only" in refused.message
     assert shared.execute("llm_query('b')") == "<b>"
     with pytest.raises(ValueError, match="Invalid variable name: 'not a name'"):
         view.run("1", {"not a name": 1})
