@@ -71,7 +71,7 @@ def test_calls_and_late_output() -> None:
     text = markdown.cell_summary(small().entries[1], {"answer": "yes"})
     for shown in (
         "Printed by threads of earlier cells since they ended:\n\n```text\na thread's last words\n",
-        "*Tool call* `search`: 1.5 s\n- arguments: `(['refund policy'], {'limit': 3})`\n- returned: `['refunds', 'returns']`",
+        "*Tool call* `search`: 1.5 s\n- arguments: `(['refund policy'], {'limit': 3})`\n- returned: `['refunds', ",
         "- raised: `KeyError: 'nowhere'`",
         "*Model call* `llm_query`: `openrouter/google/gemini-3-flash-preview`, 410 + 35 tokens, $0.00021, 900 ms",
         "**SUBMIT**\n\n`answer`\n\n```text\nyes\n```",
