@@ -245,7 +245,7 @@ def test_detach_leaves_a_session_to_the_next(tmp_path: Path) -> None:
     first.execute("x = 1")
     session = first.session_id
     first.detach()
-    with pytest.raises(CodeInterpreterError, match="its session was let go"):
+    with pytest.raises(CodeInterpreterError, match="its session was detached"):
         first.execute("x")
     with KernelInterpreter.attach(session) as second:
         assert second.execute("x + 1") == 2
