@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from .options import CallSettings
 
 
-fields_of = check_output_fields
-
-
 class InvalidRequest(ValueError):
     """A call that cannot become a cell; the text says what was wrong."""
 
