@@ -102,17 +102,3 @@ def test_nothing_is_begun_where_nothing_can_be_chosen(monkeypatch: pytest.Monkey
     monkeypatch.setenv("DAYTONA_API_KEY", "dtn_key")
     choice.preload_sdk(None)
     assert begun == ["import"]
-
-
-@pytest.mark.parametrize(("sandbox", "begun"), [("daytona", 1), ("local", 0)])
-def test_an_interpreter_that_will_need_it_has_it_begun(
-    sandbox: str, begun: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As soon as there is the interpreter: a model takes seconds to write the first cell."""
-    from daytona_kernel_interp import KernelInterpreter
-    from daytona_kernel_interp.sandboxes import select as choice
-
-    imports: list[str] = []
-    monkeypatch.setattr(choice, "begin_import", lambda: imports.append("import"))
-    KernelInterpreter(sandbox=sandbox)
-    assert len(imports) == begun
