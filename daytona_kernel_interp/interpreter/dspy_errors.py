@@ -67,9 +67,3 @@ def to_dspy_error(error: errors.KernelError, text: str) -> CodeInterpreterError:
     made = derived(text)
     vars(made).update(vars(error))
     return made
-
-
-def error_name(error: BaseException) -> str:
-    """Return the class of an error as recordings name it: DSPy's own class where the error derives from one."""
-    classes = type(error).__mro__
-    return next((cls.__name__ for cls in classes if cls.__module__.startswith("dspy.")), classes[0].__name__)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import marshal
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..codec import values
 from ..codec.value_hash import hash_of
@@ -34,7 +34,7 @@ class EncodedInput:
 @dataclass(frozen=True)
 class _SentValue:
     key: str
-    value: Any  # an exact str or bytes; the reference keeps its identity from being another's
+    value: object  # an exact str or bytes; the reference keeps its identity from being another's
     mark: bytes | None  # hash of the marshal form of any other value
     arrow: bool  # whether its frames went as Arrow IPC: it has another hash then
 
@@ -57,7 +57,7 @@ class SentInputs:
         """Let go of the values."""
         self._sent, self._cached_keys = {}, frozenset()
 
-    def encode(self, name: str, value: Any, max_bytes: int | None) -> EncodedInput:
+    def encode(self, name: str, value: object, max_bytes: int | None) -> EncodedInput:
         """Return what to send for a variable.
 
         Raises:
@@ -84,17 +84,17 @@ class SentInputs:
             del self._sent[next(iter(self._sent))]
 
 
-def _is_constant(value: Any) -> bool:
+def _is_constant(value: object) -> bool:
     return type(value) is str or type(value) is bytes
 
 
-def _is_same(sent: _SentValue, value: Any) -> bool:
+def _is_same(sent: _SentValue, value: object) -> bool:
     if sent.value is not None:
         return sent.value is value or (type(sent.value) is type(value) and bool(sent.value == value))
     return sent.mark is not None and sent.mark == _fingerprint(value)
 
 
-def _fingerprint(value: Any) -> bytes | None:
+def _fingerprint(value: object) -> bytes | None:
     """Return a hash that differs wherever values of plain types differ, or None.
 
     Version 2 of the format has no references, which would depend on who else holds the parts. Objects with a buffer,
@@ -104,6 +104,6 @@ def _fingerprint(value: Any) -> bytes | None:
     if _is_constant(value):
         return None
     try:
-        return hashlib.sha256(marshal.dumps(value, 2)).digest()
+        return hashlib.sha256(marshal.dumps(value, 2)).digest()  # type: ignore[arg-type]
     except ValueError:  # of another type, or too deep
         return None

@@ -25,8 +25,8 @@ class FakeInterpreter:
 
     execution_instructions = "Be brief."
 
-    def __init__(self, tools: dict[str, Callable[..., str]] | None = None) -> None:
-        self.tools: dict[str, Callable[..., str]] = dict(tools or {})
+    def __init__(self, tools: dict[str, Callable[..., object]] | None = None) -> None:
+        self.tools: dict[str, Callable[..., object]] = dict(tools or {})
         self.output_fields: list[dict[str, str]] | None = None
         self.done: list[Any] = []
 
@@ -95,7 +95,7 @@ def test_a_lease_is_the_interpreter_for_one_run() -> None:
 def test_a_lease_reads_and_writes_through() -> None:
     """Attributes that RLM sets arrive at the interpreter, and those it reads are the interpreter's."""
     interpreter = FakeInterpreter()
-    lease = LeaseFactory(interpreter)()
+    lease: Any = LeaseFactory(interpreter)()
     lease.output_fields = [{"name": "answer"}]
     lease.tools["f"] = tool
     assert (interpreter.output_fields, interpreter.tools) == ([{"name": "answer"}], {"f": tool})
@@ -108,7 +108,7 @@ def test_the_interpreter_comes_back_as_it_was_lent() -> None:
     """The run's tools and output fields are taken out again; the dict stays the caller's own object."""
     interpreter = FakeInterpreter({"own": tool})
     tools = interpreter.tools
-    lease = LeaseFactory(interpreter)()
+    lease: Any = LeaseFactory(interpreter)()
     lease.tools["llm_query"] = tool
     del lease.tools["own"]
     lease.output_fields = [{"name": "answer"}]
@@ -179,7 +179,25 @@ def test_a_lease_is_a_code_interpreter() -> None:
 def test_instructions_are_read_from_the_factory() -> None:
     """RLM asks the factory, not the instance, how to write code."""
     assert LeaseFactory(FakeInterpreter()).execution_instructions == "Be brief."
-    assert LeaseFactory(object()).execution_instructions == ""
+    assert LeaseFactory(object()).execution_instructions == ""  # type: ignore[arg-type]
+
+
+def test_instructions_do_not_list_the_tools_of_the_run() -> None:
+    """RLM reads them again at each step; they stay those of the interpreter as it was lent."""
+
+    class Listing(FakeInterpreter):
+        """An interpreter that lists its tools."""
+
+        @property
+        def execution_instructions(self) -> str:  # type: ignore[override]
+            return f"Tools: {', '.join(self.tools)}"
+
+    factory = LeaseFactory(Listing({"own": tool}))
+    lease = factory()
+    lease.tools["of_the_run"] = tool
+    assert factory.execution_instructions == "Tools: own"
+    lease.shutdown()
+    assert factory.execution_instructions == "Tools: own"
 
 
 def test_copies_are_free_to_be_lent() -> None:
