@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 import daytona_kernel_interp
 
 if TYPE_CHECKING:
+    import pytest
+
     from tests.integration.daytona_service import Service
 
 ROOT = Path(daytona_kernel_interp.__file__).parent.parent
