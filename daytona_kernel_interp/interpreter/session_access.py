@@ -289,7 +289,7 @@ class SessionAccess:
                 self.outputs = error.cell.outputs
                 cause, text = error.error, f"{type(error.error).__name__}: {error.error}"
                 if log_tail := getattr(cause, "stderr", "").strip():
-                    text += f"\nLast words of the kernel:\n{log_tail[-_LOG_TAIL_CHARS:]}"
+                    text += f"\nEnd of the kernel's log:\n{log_tail[-_LOG_TAIL_CHARS:]}"
                 self._ended = self._ended or str(cause)
                 raise to_dspy_error(cause, error_text(text, None, error.cell.text())) from cause
             case KernelError() if not isinstance(error, CodeInterpreterError):
