@@ -185,9 +185,11 @@ class SessionAccess:
     def _run(self, request: CellRequest, settings: CallSettings, step: StepRecorder | NullStep) -> ExecutionResult:
         context = self.cell_context()
         try:
-            result = io_loop().run(self._cell(request, settings, context, None, step))
+            cell = self._cell(request, settings, context, None, step)
+            result = io_loop().run(cell)
             if result.cell.input_evicted and request.complete_request is not None:  # nothing has run
-                result = io_loop().run(self._cell(request.complete_request(), settings, context, None, step))
+                cell = self._cell(request.complete_request(), settings, context, None, step)
+                result = io_loop().run(cell)
         except BaseException as error:  # re-raised, as the class that DSPy expects
             self.raise_for_dspy(error)
         self._note_end(result, step)
