@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 import daytona_kernel_interp
 
 if TYPE_CHECKING:
+    import pytest
+
     from tests.integration.daytona_service import Service
 
 ROOT = Path(daytona_kernel_interp.__file__).parent.parent
@@ -102,17 +102,3 @@ def test_nothing_is_begun_where_nothing_can_be_chosen(monkeypatch: pytest.Monkey
     monkeypatch.setenv("DAYTONA_API_KEY", "dtn_key")
     choice.preload_sdk(None)
     assert begun == ["import"]
-
-
-@pytest.mark.parametrize(("sandbox", "begun"), [("daytona", 1), ("local", 0)])
-def test_an_interpreter_that_will_need_it_has_it_begun(
-    sandbox: str, begun: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As soon as there is the interpreter: a model takes seconds to write the first cell."""
-    from daytona_kernel_interp import KernelInterpreter
-    from daytona_kernel_interp.sandboxes import select as choice
-
-    imports: list[str] = []
-    monkeypatch.setattr(choice, "begin_import", lambda: imports.append("import"))
-    KernelInterpreter(sandbox=sandbox)
-    assert len(imports) == begun
