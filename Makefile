@@ -92,9 +92,16 @@ test-unit: $(INSTALLED) ## Run the unit tests, the inner loop
 
 .PHONY: static
 static: $(INSTALLED)
+	@$(MAKE) --jobs=2 --output-sync=target types style
+
+.PHONY: types
+types: $(INSTALLED)
+	@$(BIN)/mypy
+
+.PHONY: style
+style: $(INSTALLED)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo --cache-dir $(CACHE)/import-linter
 
 .PHONY: format

@@ -45,7 +45,7 @@ class Console(code.InteractiveConsole):
             try:
                 result = self._client.run(source, on_output=write_output)
                 if result.error is not None:
-                    report_error(result)
+                    report_error(result.error)
             except KernelError as error:
                 report_failure(error)
         return False

@@ -23,8 +23,7 @@ from .terminal import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ..client.cell_result import CellResult
-    from ..client.outputs import Output
+    from ..client.outputs import CellError, Output
     from ..errors import KernelError
     from .session_client import SessionClient
     from .terminal import Commands
@@ -155,19 +154,17 @@ def _run_and_report(
         return FAILED
     if result.error is None:
         if result.submission is not None:
-            fields = result.submission
+            fields = dict(result.submission)
             write(sys.stdout, f"{fields['output'] if list(fields) == ['output'] else fields!r}\n")
         return 0
     if result.error.name == "SystemExit":
         return _exit_code(client)
-    report_error(result)
+    report_error(result.error)
     return FAILED
 
 
-def report_error(result: CellResult) -> None:
-    """Write why the cell failed; its output was written as it arrived."""
-    error = result.error
-    assert error is not None
+def report_error(error: CellError) -> None:
+    """Write why a cell failed; its output was written as it arrived."""
     traceback = error.traceback.rstrip()
     if not traceback.endswith(error.summary):  # a timeout: the traceback is that of the interrupt
         traceback = f"{error.summary}\n{traceback}".rstrip()

@@ -7,14 +7,12 @@ attached for the time of the command, and detached afterwards, so that it lives 
 from __future__ import annotations
 
 import contextlib
-import time
 from typing import TYPE_CHECKING, Protocol
 
 from .. import KernelInterpreter
-from ..client.cell_result import CellResult
 from ..client.outputs import CellError
 from ..errors import KernelError, SessionNotFound
-from ..interpreter.interpreter import CodeExecutionError, CodeInterpreterError, FinalOutput
+from ..interpreter.interpreter import CodeExecutionError, CodeInterpreterError
 from ..monitor.shared_client import SharedClient, list_sessions
 from ..session.session_file import SessionRecord, find_session
 from .terminal import CommandError, sentence
@@ -22,6 +20,7 @@ from .terminal import CommandError, sentence
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from ..client.cell_result import CellResult
     from ..client.outputs import Output
 
 
@@ -97,27 +96,10 @@ class InterpreterClient:
         """Run one cell; see :meth:`SessionClient.run`."""
         self._interpreter.execution_timeout = timeout_s
         self._interpreter.on_output = on_output
-        return self._result_of(lambda: self._interpreter.execute(code, variables))
-
-    def _result_of(self, work: Callable[[], object]) -> CellResult:
-        started = time.monotonic()
-        value: object = None
-        error: CellError | None = None
         try:
-            value = work()
-        except (CodeExecutionError, SyntaxError) as raised:
-            error = next(
-                (output for output in reversed(self._interpreter.outputs) if isinstance(output, CellError)), None
-            )
-            if error is None or not (isinstance(raised, SyntaxError) or str(raised).startswith(error.summary)):
-                name, _, message = str(raised).partition("\n")[0].removesuffix("; variables kept").partition(": ")
-                error = CellError(name, message, "" if error is None else error.traceback)
-        except CodeInterpreterError as raised:
-            cause = raised.__cause__
-            raise (cause if isinstance(cause, KernelError) else KernelError(str(raised))) from raised
-        submission = value.output if isinstance(value, FinalOutput) else None
-        outputs = tuple(self._interpreter.outputs)
-        return CellResult(outputs, value, error, submission, time.monotonic() - started)
+            return self._interpreter.run(code, variables)
+        except CodeInterpreterError as error:
+            raise as_kernel_error(error) from error
 
 
 class AttachedClient(InterpreterClient):
@@ -157,8 +139,8 @@ class AttachedClient(InterpreterClient):
                 self._interpreter.resume()
         return super().run(code, variables, timeout_s=timeout_s, on_output=on_output)
 
-    def last_cell(self, on_output: Callable[[Output], None]) -> CellResult:
-        """Wait for the cell that ran when the session was attached, and return its result.
+    def last_cell(self, on_output: Callable[[Output], None]) -> CellError | None:
+        """Wait for the cell that ran when the session was attached, and return its error, if any.
 
         Raises:
             KernelError: If the session is over.
@@ -167,4 +149,18 @@ class AttachedClient(InterpreterClient):
         self._interpreter.on_output = on_output
         for output in early:
             on_output(output)
-        return self._result_of(self._interpreter.resume)
+        try:
+            self._interpreter.resume()
+        except (CodeExecutionError, SyntaxError) as error:
+            outputs = self._interpreter.outputs
+            shown = next((output for output in reversed(outputs) if isinstance(output, CellError)), None)
+            return shown or CellError(type(error).__name__, str(error), "")
+        except CodeInterpreterError as error:
+            raise as_kernel_error(error) from error
+        return None
+
+
+def as_kernel_error(error: CodeInterpreterError) -> KernelError:
+    """Return the package's own error behind one of the interpreter, whose text also has output and stderr."""
+    cause = error.__cause__
+    return cause if isinstance(cause, KernelError) else KernelError(str(error))

@@ -97,11 +97,11 @@ def _attach(options: argparse.Namespace) -> int:
     try:
         with AttachedClient(record.id) as client:
             try:
-                result = client.last_cell(write_output)
-                if result.error is not None:
-                    report_error(result)
-            except KernelError as error:
-                report_failure(error)
+                error = client.last_cell(write_output)
+                if error is not None:
+                    report_error(error)
+            except KernelError as failure:
+                report_failure(failure)
             run_prompt(client, record.id)
     except SessionNotFound as error:
         raise CommandError(sentence(error)) from error

@@ -6,45 +6,20 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..sandboxes.daytona import REPLACED_OPTIONS, DaytonaSandbox
+from ..sandboxes.daytona import DaytonaSandbox
 from ..sandboxes.local import LocalSandbox
-from ..sandboxes.option_checks import unknown_option
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from ..sandboxes.base import Sandbox
 
 PROVISIONER = "daytona-kernel"  # name of the provisioner's entry point
 _SANDBOXES: dict[str, type[DaytonaSandbox] | type[LocalSandbox]] = {"daytona": DaytonaSandbox, "local": LocalSandbox}
-_SANDBOX_PHRASES = {"daytona": "a sandbox at Daytona", "local": "the local sandbox"}
-_NOT_IN_FILES = ("resolve", "params")  # JSON cannot express them
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, dict) and all(type(text) is str for text in value.values())
-
-
-def _is_whole_numbers(value: Any) -> bool:
-    return isinstance(value, dict) and all(type(number) is int for number in value.values())
-
-
-# What a field's annotation takes, in words and as a check.
-_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "str": ("a text", lambda value: type(value) is str),
-    "str | os.PathLike[str]": ("a text", lambda value: type(value) is str),
-    "KernelImage | Image | str": ("a text", lambda value: type(value) is str),
-    "int": ("a whole number", lambda value: type(value) is int),
-    "float": ("a number", lambda value: type(value) in (int, float)),
-    "bool": ("true or false", lambda value: type(value) is bool),
-    "Mapping[str, str]": ("names with a text each", _is_texts),
-    "Mapping[str, str] | Sequence[VolumeMount]": ("names with a text each", _is_texts),
-    "Mapping[str, int] | Resources": ("names with a whole number each", _is_whole_numbers),
-}
 
 
 class InvalidOption(ValueError):
@@ -68,24 +43,15 @@ def describe(options: Mapping[str, Any], *, env: Mapping[str, str] | None = None
         raise InvalidOption(
             f'a kernel\'s option "sandbox" is "daytona" or "local", not {json.dumps(where, default=repr)}'
         )
-    made = _SANDBOXES[where]
-    takes = {each.name: str(each.type) for each in fields(made) if each.name not in _NOT_IN_FILES}
-    for name, value in given.items():
-        if name not in takes:
-            hints = REPLACED_OPTIONS if where == "daytona" else {}
-            raise InvalidOption(unknown_option(f"a kernel in {_SANDBOX_PHRASES[where]} has", name, list(takes), hints))
-        words, fits = _KINDS[takes[name].removesuffix(" | None")]
-        if not (fits(value) or (value is None and takes[name].endswith(" | None"))):
-            raise InvalidOption(f"a kernel's option {name!r} is {words}, not {json.dumps(value, default=repr)}")
-    if env:
-        variables = "env" if where == "local" else "env_vars"
-        given[variables] = {**given.get(variables, {}), **env}
-    if where == "local" and cwd is not None:
-        given.setdefault("cwd", os.fspath(cwd))
     try:
-        return made(**given)
-    except (TypeError, ValueError) as error:
-        raise InvalidOption(f"a kernel's options do not fit: {error}") from error
+        if env:
+            variables = "env" if where == "local" else "env_vars"
+            given[variables] = {**given.get(variables, {}), **env}
+        if where == "local" and cwd is not None:
+            given.setdefault("cwd", os.fspath(cwd))
+        return _SANDBOXES[where](**given)
+    except (TypeError, ValueError) as error:  # each description checks its own options
+        raise InvalidOption(f"a kernel's options are invalid: {error}") from error
 
 
 @dataclass(frozen=True)

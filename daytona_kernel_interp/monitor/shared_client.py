@@ -180,7 +180,7 @@ class SharedClient:
         if not in_time:
             traceback = "" if error is None else error.traceback
             limit = f"execution_timeout={timeout_s:g} s"
-            error = CellError("TimeoutError", f"the cell was interrupted after {limit}", traceback)
+            error = CellError("TimeoutError", f"the cell was interrupted after {limit}; variables kept", traceback)
         submission = _decode(cell.submission)
         return CellResult(
             outputs=tuple(cell.outputs),

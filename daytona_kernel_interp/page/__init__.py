@@ -1,6 +1,6 @@
-"""A session as one HTML page.
+"""Render a session as HTML.
 
-Timeline, values and outputs of a recorded session as a page without server or network, and the short view that a
-notebook shows. Everything that comes from a session is untrusted and is rendered inert. Files are read in
-``recording``; this package only renders what it is given. Needs the extra ``report``.
+The page shows timeline, values and outputs of a recorded session, and needs no server and no network. The notebook view
+is a short form of it. Everything that comes from a session is untrusted and is rendered inert. This package reads no
+files: that belongs to ``recording``. The page needs the extra ``report``, the notebook view does not.
 """

@@ -1,4 +1,4 @@
-"""Spans as charts: bars at percent of the width, so that a chart zooms by being made wider."""
+"""Draw spans as charts. Bars are placed in percent of the width, so that a wider chart is a zoomed one."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _LABELS: dict[Kind, str] = {
     "llm": "LLM calls",
     "request": "requests",
 }
-_MAX_LANES = 40  # of a kind; what overlaps beyond lies on the last
+_MAX_LANES = 40  # per kind; further overlapping spans share the last lane
 _GROUP_PX, _GAP_PX, _TOP_PX = 110, 10, 20
 _MAX_TICKS = 8
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One span: its place in percent and pixels, where it leads, and what it says."""
+    """The bar of one span: position in percent and pixels, link target and texts."""
 
     x: str
     width: str
@@ -46,7 +46,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Chart:
-    """Bars, the names of their groups at their heights, and the ticks of the time axis."""
+    """Bars, labels of their groups, and the ticks of the time axis."""
 
     bars: list[Bar]
     groups: list[tuple[str, str, int, int]]  # kind, label, y, height
@@ -55,7 +55,7 @@ class Chart:
 
 
 def chart(spans: Sequence[Span], length_s: float, *, bar_px: int = 14) -> Chart:
-    """Return the chart of ``spans`` over ``length_s`` seconds."""
+    """Return the chart of ``spans``, at least ``length_s`` seconds long."""
     length_s = max(length_s, max((span.end_s for span in spans), default=0.0), 1e-6)
     lanes = Counter[str]()
     for span in spans:
@@ -76,7 +76,7 @@ def chart(spans: Sequence[Span], length_s: float, *, bar_px: int = 14) -> Chart:
 def _bar(span: Span, length_s: float, y: int, pitch: int) -> Bar:
     link = "" if span.entry is None else f"#s{span.entry}" + ("" if span.call is None else f"-{span.call}")
     state = ", failed" if span.failed else ""
-    took = "no answer" if span.open else duration(span.end_s - span.start_s)
+    took = "not answered" if span.open else duration(span.end_s - span.start_s)
     return Bar(
         x=f"{span.start_s / length_s:.3%}",
         width=f"{(span.end_s - span.start_s) / length_s:.3%}",
@@ -86,14 +86,14 @@ def _bar(span: Span, length_s: float, y: int, pitch: int) -> Bar:
         lane=span.lane,
         link=link,
         label=span.name,
-        title=f"{span.name}: {took}, {duration(span.start_s)} after the beginning{state}",
+        title=f"{span.name}: {took}, {duration(span.start_s)} after the start{state}",
         failed=span.failed,
         open=span.open,
     )
 
 
 def _ticks(length_s: float) -> Iterator[tuple[str, str]]:
-    """Yield round times along the axis."""
+    """Yield positions and labels of round times on the axis."""
     rough = length_s / _MAX_TICKS
     if rough < 30:
         power = 10.0 ** math.floor(math.log10(rough))

@@ -1,7 +1,7 @@
-"""A recorded session as one page of HTML that needs no server, no network and no trust.
+"""Render a recorded session as one HTML page that needs no server and no network.
 
-Everything recorded is escaped, or comes from ``html_parts.py``; the page's Content-Security-Policy lets its own script
-run, by hash, and nothing be loaded. Template, style and script lie in ``page/``.
+Everything recorded is escaped or comes from :mod:`.html_parts`. The Content-Security-Policy of the page allows its own
+script, by its hash, and forbids loading anything. Template, style and script are in ``assets/``.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
     from ..recording.model import Entry, RecordedCall, Transcript, Usage
 
-BUDGET_CHARS = 1_200_000  # of printed texts and values in the whole page: what is longest is cut until it fits
+BUDGET_CHARS = 1_200_000  # of printed texts and values in the page; the longest are cut until all fit
 MIN_CUT_CHARS, MAX_CUT_CHARS = 400, 20_000
-COLOURED_CHARS = 400_000  # of code; each word with a colour is an element, and a browser has to bear them all
-_OPEN_STEPS = 12  # a session of up to so many steps shows them opened
+COLOURED_CHARS = 400_000  # of highlighted code: each token is an element, and too many slow the browser
+_OPEN_STEPS = 12  # the steps of a session are shown open up to this number
 
 _ENDINGS = {
     "interrupted": "interrupted",
-    "timeout": "time was up",
+    "timeout": "timed out",
     "died": "kernel died",
     "not_run": "did not run",
     "unknown": "outcome unknown",
@@ -46,7 +46,7 @@ _ENDINGS = {
 
 @dataclass(frozen=True)
 class CallView:
-    """A call as the page shows it."""
+    """The texts of a tool call or sub-call in the template."""
 
     anchor: str
     kind: str
@@ -62,7 +62,7 @@ class CallView:
 
 @dataclass(frozen=True)
 class StepView:
-    """A step as the page shows it."""
+    """The texts and parts of a step in the template."""
 
     anchor: str
     number: int
@@ -71,7 +71,7 @@ class StepView:
     gist: str
     took: str
     began: str
-    share: str  # of the longest step's time
+    share: str  # duration in percent of the longest step's
     usage: str
     reasoning: Markup | None
     code: Markup
@@ -89,7 +89,7 @@ class StepView:
 
 
 def to_html(transcript: Transcript, title: str) -> str:
-    """Return the page."""
+    """Return the page as HTML."""
     script, style = _asset("page.js"), _asset("page.css")
     template = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -130,7 +130,7 @@ def _asset(name: str) -> str:
     return resources.files(__package__).joinpath("assets", name).read_text(encoding="utf-8")
 
 
-# --- how much of the long texts is shown --------------------------------------------------------------
+# --- limits ---------------------------------------------------------------------------------------------
 
 
 def _lengths(transcript: Transcript) -> Iterable[int]:
@@ -144,7 +144,7 @@ def _lengths(transcript: Transcript) -> Iterable[int]:
 
 
 def fair_cut(lengths: Iterable[int], budget: int = BUDGET_CHARS) -> int:
-    """Return the length at which to cut texts so that all fit into ``budget``: short ones whole, long ones alike."""
+    """Return the length at which to cut texts so that all fit into ``budget``."""
     waiting = sorted(lengths)
     for number, length in enumerate(waiting):
         share = budget // (len(waiting) - number)
@@ -155,7 +155,7 @@ def fair_cut(lengths: Iterable[int], budget: int = BUDGET_CHARS) -> int:
 
 
 def _codes(transcript: Transcript) -> Iterator[Markup]:
-    """Yield each step's code, with its colours as long as there are not too many."""
+    """Yield the code of each step; it is highlighted until the limit is reached."""
     left = COLOURED_CHARS
     for entry in transcript.entries:
         left -= len(entry.code)
@@ -190,7 +190,7 @@ def _step(
         returned=_returned(entry, transcript, limit),
         late=parts.cut(plain_text(entry.late), limit),
         variables=[(name, ref.summary) for name, ref in entry.variables.items()],
-        tools=[tool.name for tool in entry.tools if not tool.name.startswith("__dspy_")],  # its own
+        tools=[tool.name for tool in entry.tools if not tool.name.startswith("__dspy_")],  # DSPy's own
         fields=[_field(one) for one in entry.output_fields or ()],
         opened=len(transcript.entries) <= _OPEN_STEPS and not timeline.is_setup(entry),
     )
@@ -243,7 +243,7 @@ def _call(call: RecordedCall, entry: Entry, transcript: Transcript, limit: int) 
         kind=call.kind,
         name=call.name,
         gist=one_line(", ".join(f"{name}={text}" if name else text for name, text in given), 100),
-        took=duration(call.elapsed_s) if call.elapsed_s is not None else "no answer",
+        took=duration(call.elapsed_s) if call.elapsed_s is not None else "not answered",
         began=duration(call.began_s),
         arguments=[(name, parts.cut(text, limit)) for name, text in given],
         result=result,
@@ -252,11 +252,11 @@ def _call(call: RecordedCall, entry: Entry, transcript: Transcript, limit: int) 
     )
 
 
-# --- around the steps ---------------------------------------------------------------------------------
+# --- head and foot of the page ------------------------------------------------------------------------
 
 
 def _usage(usage: Usage | None) -> str:
-    """Return model, tokens and cost, as far as they are told."""
+    """Return model, tokens and cost, as far as they are known."""
     if usage is None:
         return ""
     tokens = [
@@ -267,10 +267,10 @@ def _usage(usage: Usage | None) -> str:
 
 
 def _tiles(sums: timeline.Totals) -> list[tuple[str, str, str]]:
-    """What the session came to: label, number, remark."""
+    """Return the totals of the session: label, number, remark."""
     tiles = [
         ("steps", f"{sums.steps:,}", f"{sums.failed} failed" if sums.failed else "none failed"),
-        ("time", duration(sums.elapsed_s), f"{duration(sums.in_cells_s)} of it in cells"),
+        ("time", duration(sums.elapsed_s), f"{duration(sums.in_cells_s)} in cells"),
         ("tool calls", f"{sums.tool_calls:,}", _at_once(sums.tools_at_once)),
         ("LLM calls", f"{sums.llm_calls:,}", _at_once(sums.llms_at_once)),
     ]
@@ -278,7 +278,7 @@ def _tiles(sums: timeline.Totals) -> list[tuple[str, str, str]]:
     if into or out:
         tiles.append(("tokens", f"{into + out:,}", f"{into:,} in, {out:,} out"))
     if sums.cost_usd is not None:
-        tiles.append(("cost", dollars(sums.cost_usd), "where DSPy knows it"))
+        tiles.append(("cost", dollars(sums.cost_usd), "as reported by DSPy"))
     return tiles
 
 
@@ -289,9 +289,11 @@ def _at_once(count: int) -> str:
 def _notes(transcript: Transcript) -> list[str]:
     notes = list(transcript.problems)
     if not transcript.complete:
-        notes.append("The session was not shut down: its host died, or it still ran when this was written.")
+        notes.append(
+            "The session was not shut down: the host died, or the session was running when this page was written."
+        )
     if not transcript.callback and any(entry.reasoning is None for entry in transcript.entries):
-        notes.append("Recorded without DSPy's callback: the model's reasoning, tokens and cost are not known.")
+        notes.append("Recorded without DSPy's callback: the model's reasoning, tokens and cost are unknown.")
     return notes
 
 

@@ -1,8 +1,8 @@
-"""Pieces of the page: text, code, markdown and outputs of a stranger's as HTML that can do nothing.
+"""Render untrusted text, code, markdown and outputs as inert HTML.
 
-Whatever is returned as :class:`~markupsafe.Markup` is safe to put into a page as it stands. HTML of an output is shown
-in an ``<iframe sandbox>``: without scripts, forms, navigation of the page and an origin. SVG is shown as a picture,
-which runs no scripts and loads nothing (HTML standard, "img": image documents are non-interactive).
+Every returned :class:`~markupsafe.Markup` is safe in a page. HTML of an output is shown in an ``<iframe sandbox>``,
+without scripts, forms, navigation of the page and an origin. SVG is shown as a picture, which runs no scripts and loads
+nothing (HTML standard, "img": image documents are non-interactive).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from ..client.outputs import Output
 
-MAX_HIGHLIGHTED = 50_000  # characters; longer texts are shown plainly, so that none takes long
+MAX_HIGHLIGHTED = 50_000  # characters; highlighting longer code takes too long
 MAX_MARKDOWN = 20_000
 _MAX_PICTURE = 20 << 20
 _MAX_FRAME = 2 << 20
@@ -42,7 +42,7 @@ _PICTURES = {
     "image/webp": b"RIFF",
 }
 
-# The nearest of a token's ancestors decides; what is not named has no colour, and no element.
+# The nearest ancestor of a token type decides. Other tokens have no color and no element.
 _COLOURS = {
     Token.Keyword: "k",
     Token.Operator.Word: "k",
@@ -58,30 +58,30 @@ _COLOURS = {
 
 _LEXER = PythonLexer(stripnl=False, ensurenl=False)
 
-# What the frame of a foreign HTML may do: show itself. It inherits the page's policy besides.
+# The policy of a frame with untrusted HTML. The policy of the page applies to it, too.
 _FRAME_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _FRAME_STYLE = (
     "body{margin:0;padding:2px;font:13px/1.45 system-ui,sans-serif;color:#1d2129;background:#fff}"
     "table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
     "th,td{padding:3px 10px;text-align:right;border:0;border-bottom:1px solid #e3e5ea}th{color:#5b6270}"
 )
-# They reach out without being content: no policy covers a `<link rel="preconnect">`. Renamed they are unknown elements.
+# These tags load or navigate. No policy covers `<link rel="preconnect">`, so they are renamed to unknown elements.
 _EXTERNAL_TAGS = re.compile(r"<(/?)(?=(?:link|meta|base|object|embed|iframe|frame|frameset|form)\b)", re.IGNORECASE)
 _SCRIPT = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|\Z)", re.IGNORECASE | re.DOTALL)
 
 
 def cut(text: str, limit: int) -> str:
-    """Return ``text``, or its beginning and end with a count of what was left out between."""
+    """Return ``text``; of a longer one, beginning and end with the number of characters left out."""
     return cut_middle(text, limit, "{:,} characters are in the recording")
 
 
 def plain(text: str) -> Markup:
-    """Return text as it is."""
+    """Return escaped text."""
     return escape(text)
 
 
 def code(source: str) -> Markup:
-    """Return Python code with its colours."""
+    """Return highlighted Python code."""
     if len(source) > MAX_HIGHLIGHTED:
         return escape(source)
     pieces: list[tuple[str, list[str]]] = []
@@ -100,7 +100,7 @@ def code(source: str) -> Markup:
 
 
 class _Renderer(mistune.HTMLRenderer):
-    """Markdown without raw HTML, without pictures from elsewhere, with links of the web only, opened apart."""
+    """Markdown without raw HTML and pictures, with links to the web only, which open in a new tab."""
 
     def __init__(self) -> None:
         super().__init__(escape=True, allow_harmful_protocols=False)
@@ -127,7 +127,7 @@ _MARKDOWN: Callable[[str], Any] = mistune.create_markdown(renderer=_Renderer(), 
 
 
 def markdown(text: str) -> Markup:
-    """Return markdown as HTML; what would be too long for that, or breaks it, as text."""
+    """Return markdown as HTML; text that is too long or nested too deeply is shown as it is."""
     if len(text) <= MAX_MARKDOWN:
         try:
             return Markup(_MARKDOWN(text))
@@ -137,7 +137,7 @@ def markdown(text: str) -> Markup:
 
 
 def frame(html: str, name: str) -> Markup:
-    """Return a frame in which ``html`` shows and can do nothing else. Its height is a guess: no script measures it."""
+    """Return a frame that shows ``html`` without scripts. Its height is estimated, since no script can measure it."""
     inert = _EXTERNAL_TAGS.sub(r"<\1x-", html)
     page = (
         f'<!doctype html><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_FRAME_POLICY}">'
@@ -152,7 +152,7 @@ def frame(html: str, name: str) -> Markup:
 
 
 def picture(mime: str, data: str) -> Markup | None:
-    """Return a picture, or None if it is not what it says."""
+    """Return a picture, or None if the data does not have the format of its MIME type."""
     if len(data) > _MAX_PICTURE:
         return None
     if mime == "image/svg+xml":
@@ -170,7 +170,7 @@ def picture(mime: str, data: str) -> Markup | None:
 
 
 def output_html(shown: Output, limit: int) -> Markup:
-    """Return what a cell showed."""
+    """Return an output of a cell."""
     match shown:
         case StreamText(name=name, text=text):
             kind = "stderr" if name == "stderr" else "stdout"
@@ -183,19 +183,19 @@ def output_html(shown: Output, limit: int) -> Markup:
 
 
 def text_block(text: str, kind: str = "value") -> Markup:
-    """Return text as it is."""
+    """Return a block of escaped text."""
     return _block(kind, text)
 
 
 def _rich(data: Mapping[str, object], kind: str, limit: int) -> Markup:
-    """Return the richest representation that can be shown safely; the others stay in the recording."""
+    """Return the richest representation that can be shown safely. The others are in the recording only."""
     for mime in (*_PICTURES, "image/svg+xml"):
         content = data.get(mime)
         if isinstance(content, str) and (image := picture(mime, content)) is not None:
             return Markup('<figure class="out figure">{}</figure>').format(image)
     html = data.get("text/html")
     if isinstance(html, str) and len(html) <= _MAX_FRAME and _has_visible_content(html):
-        return Markup('<div class="out {}">{}</div>').format(kind, frame(html, "HTML that the cell showed"))
+        return Markup('<div class="out {}">{}</div>').format(kind, frame(html, "HTML output"))
     text = data.get("text/markdown")
     if isinstance(text, str):
         return Markup('<div class="out {} prose">{}</div>').format(kind, markdown(cut(text, limit)))
@@ -207,7 +207,7 @@ def _rich(data: Mapping[str, object], kind: str, limit: int) -> Markup:
 
 
 def _has_visible_content(html: str) -> bool:
-    """Whether anything is left of HTML whose scripts do not run: of many a chart nothing is."""
+    """Return whether HTML shows anything without its scripts; interactive charts often do not."""
     rest = _SCRIPT.sub("", html)
     return bool(
         re.search(r"<(?:img|svg|progress|meter|hr)\b", rest, re.IGNORECASE) or re.sub(r"<[^<>]*>", "", rest).strip()

@@ -1,6 +1,6 @@
-"""How a recorded session shows itself in a notebook: a table of its steps that open, without scripts or the extra.
+"""Render a recorded session for a notebook: a list of steps to open, without scripts and without the extra.
 
-Notebooks put it into their own page as it stands: everything recorded is escaped, and it says nothing but text.
+Notebooks insert the HTML into their own page, so everything recorded is escaped and shown as text.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
     from ..recording.model import Entry, Transcript
 
-_MAX_STEPS = 50  # the first and the last of a longer session
-_MAX_CHARS = 2_000  # of a step's code, and of its output
+_MAX_STEPS = 50  # of a longer session, the first and the last
+_MAX_CHARS = 2_000  # of a step's code, and of its outputs
 _COLOURS = {"submitted": "#21834d", "raised": "#c8352c", "unfinished": "#c8352c"}
 _PRE = "margin:4px 0 6px;padding:6px 10px;border-left:3px solid #8886;background:#8881;white-space:pre-wrap"
 
 
 def to_card(transcript: Transcript, title: str) -> str:
-    """Return HTML for a notebook's output."""
+    """Return the session as HTML for the output of a notebook."""
     sums = timeline.totals(transcript)
     parts = [
         _count(sums.steps, "step"),
@@ -78,7 +78,7 @@ def _step(entry: Entry, transcript: Transcript) -> str:
 
 
 def _shown(entry: Entry, transcript: Transcript) -> str:
-    """What the step showed, and what it came to, as text."""
+    """Return the outputs and the outcome of a step as text."""
     parts = []
     for output in entry.outputs:
         if isinstance(output, StreamText):

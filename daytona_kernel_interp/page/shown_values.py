@@ -1,4 +1,4 @@
-"""Recorded values as text that a person reads. Decoding builds values and runs nothing, see ``wire/values.py``."""
+"""Format recorded values and calls as text for people. Decoding runs no code, see :mod:`..codec.values`."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from .timeline import is_setup
 if TYPE_CHECKING:
     from ..recording.model import Entry, RecordedCall, ValueLoader, ValueRef
 
-MAX_DECODED_BYTES = 1 << 20  # of larger ones the summary is shown
-LAID_OUT_BYTES = 16 << 10  # larger ones are not laid out over lines, which takes long
+MAX_DECODED_BYTES = 1 << 20  # of larger values the summary is shown
+LAID_OUT_BYTES = 16 << 10  # larger values are not laid out over lines, because that is slow
 _SHORT_CHARS = 60
 
 
 def text_of(ref: ValueRef, store: ValueLoader) -> str:
-    """Return a value's text: of a str itself, of others their repr over lines; the summary if it cannot be read."""
+    """Return a value as text, see :func:`as_text`; the summary if it is too large or cannot be decoded."""
     decoded, value = load(ref, store)
     return as_text(value, laid_out=ref.size <= LAID_OUT_BYTES) if decoded else ref.summary
 
 
 def load(ref: ValueRef, store: ValueLoader) -> tuple[bool, Any]:
-    """Return whether a value could be read, and the value."""
+    """Return whether a value could be decoded, and the value."""
     if ref.size > MAX_DECODED_BYTES:
         return False, None
     try:
@@ -40,7 +40,7 @@ def load(ref: ValueRef, store: ValueLoader) -> tuple[bool, Any]:
 
 
 def as_text(value: object, *, laid_out: bool = True) -> str:
-    """Return text for a person: a str as it is, several by number, the rest as its repr over the lines it needs."""
+    """Return a str unchanged, a list of long texts with numbers, other values as their repr over several lines."""
     if isinstance(value, str):
         return value
     if isinstance(value, list) and len(value) > 1 and _are_prose(value):
@@ -49,13 +49,13 @@ def as_text(value: object, *, laid_out: bool = True) -> str:
 
 
 def _are_prose(items: list[object]) -> bool:
-    """Whether they are texts to be read, such as prompts and their answers, rather than words."""
+    """Return whether all items are texts, and some are long, such as prompts and answers."""
     texts = [one for one in items if isinstance(one, str)]
     return len(texts) == len(items) and any("\n" in text or len(text) > _SHORT_CHARS for text in texts)
 
 
 def arguments(call: RecordedCall, store: ValueLoader) -> list[tuple[str, str]]:
-    """Return a call's arguments as names and texts; those without a name have ``""``."""
+    """Return the arguments of a call as names and texts; the name of a positional argument is ``""``."""
     decoded, given = load(call.arguments, store)
     match given:
         case [[*positional], {**named}] | (list(positional), {**named}) if decoded:
@@ -67,7 +67,7 @@ def arguments(call: RecordedCall, store: ValueLoader) -> list[tuple[str, str]]:
 
 
 def heading(markdown: str) -> str:
-    """Return the beginning of markdown's first paragraph without its marks."""
+    """Return the beginning of the first paragraph of a markdown text, without markup."""
     text = markdown.strip().partition("\n\n")[0][:2000]
     text = re.sub(r"\[([^\[\]]{1,200})\]\([^()\s]{1,500}\)", r"\1", text)
     text = re.sub(r"(?<![\w*])([*_])(?=\S)([^*_\n]{1,200})(?<=\S)\1(?![\w*])", r"\2", text)
@@ -79,14 +79,14 @@ def step_title(entry: Entry) -> str:
     if entry.reasoning:
         return heading(entry.reasoning)
     if is_setup(entry):
-        return "DSPy's own preparations"
+        return "DSPy's setup"
     lines = [line.strip() for line in entry.code.splitlines()]
     code = (line for line in lines if line and not line.startswith(("#", "import ", "from ")))
     return one_line(next(code, entry.code), 160)
 
 
 def dollars(amount: float) -> str:
-    """Return an amount of money; ``"?"`` if a file has something else for it."""
+    """Return an amount of money as text, ``"?"`` if it is not finite."""
     if not math.isfinite(amount):
         return "?"
     return f"${amount:.2f}" if amount >= 1 or not amount else f"${amount:.4f}"

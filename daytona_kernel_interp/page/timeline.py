@@ -1,4 +1,4 @@
-"""What ran when, and what it took: a transcript as lanes of intervals and as sums. Pure functions."""
+"""Compute the timeline and the totals of a transcript. Pure functions."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Kind = Literal["model", "step", "tool", "llm", "request"]
 
 @dataclass(frozen=True)
 class Span:
-    """Something that took time.
+    """An interval in which a step, a call or a request ran.
 
     Attributes:
         start_s: Seconds after the session, or the cell, began.
-        end_s: Never before ``start_s``.
-        lane: From 0; spans of one kind that overlap lie in different lanes.
-        entry: The index of the cell it belongs to; None: between cells.
-        call: The call's id, for tools and language models that the cell called.
-        open: Whether its end is not known.
+        end_s: At least ``start_s``.
+        lane: From 0; overlapping spans of one kind have different lanes.
+        entry: Index of the cell that it belongs to; None: between cells.
+        call: Id of the call, for tool calls and sub-calls.
+        open: Whether the end is unknown.
     """
 
     kind: Kind
@@ -44,7 +44,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums of a session. None: not told."""
+    """Totals of a session. None: unknown."""
 
     steps: int
     failed: int
@@ -60,29 +60,29 @@ class Totals:
 
 
 def seconds_between(start: datetime, end: datetime) -> float:
-    """Return the seconds from ``start`` to ``end``, 0 if it is before; times without a zone are UTC."""
+    """Return the seconds from ``start`` to ``end``, at least 0. Times without a zone are UTC."""
     return max(0.0, (in_utc(end) - in_utc(start)).total_seconds())
 
 
 def in_utc(at: datetime) -> datetime:
-    """Return a time in UTC; one without a zone, or at the end of all times, is taken for that already."""
+    """Return a time in UTC. A time without a zone, or too close to the limits of datetime, counts as UTC."""
     with contextlib.suppress(OverflowError):
         return at.astimezone(timezone.utc) if at.tzinfo else at.replace(tzinfo=timezone.utc)
     return at.replace(tzinfo=timezone.utc)
 
 
 def failed(entry: Entry) -> bool:
-    """Whether the cell's caller got an error, or the cell came to no end of its own."""
+    """Return whether the cell raised or did not end."""
     return entry.outcome.kind in ("raised", "unfinished")
 
 
 def is_setup(entry: Entry) -> bool:
-    """Whether it is what DSPy's RLM runs before the model's first step, from DSPy 3.4 on (``primitives/facade.py``)."""
+    """Return whether a step is the setup that DSPy's RLM runs first, from DSPy 3.4 on (``primitives/facade.py``)."""
     return "__dspy_host_token" in entry.variables
 
 
 def session_spans(transcript: Transcript) -> list[Span]:
-    """Return what ran in the whole session: the main model, the cells, their calls and the models' requests."""
+    """Return the spans of the session: main model, steps, calls and requests."""
     return _in_lanes(_spans(transcript))
 
 
@@ -109,7 +109,7 @@ def _spans(transcript: Transcript) -> list[Span]:
 
 
 def cell_spans(transcript: Transcript) -> dict[int, list[Span]]:
-    """Return what each cell called and asked, by its index; times are from the cell's beginning."""
+    """Return the calls and requests of each cell by its index. Times are relative to the cell's beginning."""
     began = {entry.index: seconds_between(transcript.facts.began, entry.began) for entry in transcript.entries}
     found: dict[int, list[Span]] = {index: [] for index in began}
     for span in _spans(transcript):
@@ -121,17 +121,17 @@ def cell_spans(transcript: Transcript) -> dict[int, list[Span]]:
 
 
 def cell_length_s(entry: Entry) -> float:
-    """Return how long a cell took; for one without an end, until the last thing that is known of it."""
+    """Return the duration of a cell; without an end, until the last known end of a call."""
     if entry.elapsed_s is not None:
         return sane_duration(entry.elapsed_s)
     return max((sane_duration(call.began_s) + sane_duration(call.elapsed_s) for call in entry.calls), default=0.0)
 
 
 def totals(transcript: Transcript) -> Totals:
-    """Add up a session."""
+    """Return the totals of a session."""
     entries = transcript.entries
     calls = [call for entry in entries for call in entry.calls]
-    # The list of requests is the more complete: one call of llm_query_batched makes many.
+    # The list of requests is more complete: one call of llm_query_batched makes several.
     usages = [one.usage for one in transcript.lm_calls if one.usage is not None]
     usages = usages or [usage for usage in _usages(entries) if usage is not None]
     spans = session_spans(transcript)
@@ -178,7 +178,7 @@ def _call_span(call: RecordedCall, entry: Entry, offset_s: float, end_s: float) 
 
 
 def _requests(transcript: Transcript) -> list[Span]:
-    """The models' requests: the main model's, and a cell's where one call of it made several."""
+    """Return the requests of the main model, and those of a cell if one of its calls made several."""
     began = transcript.facts.began
     llm_calls = {entry.index: sum(call.kind == "llm" for call in entry.calls) for entry in transcript.entries}
     made: dict[int, int] = {}
@@ -188,7 +188,7 @@ def _requests(transcript: Transcript) -> list[Span]:
     spans = []
     for one in transcript.lm_calls:
         if one.entry is not None and made[one.entry] <= llm_calls.get(one.entry, 0):
-            continue  # each is a call of the cell, and shown as that
+            continue  # each is shown as a call of the cell
         start_s = seconds_between(began, one.began)
         name = (one.usage.model if one.usage else None) or "model"
         kind: Kind = "model" if one.entry is None else "request"
@@ -199,14 +199,14 @@ def _requests(transcript: Transcript) -> list[Span]:
 
 
 def sane_duration(seconds: float | None) -> float:
-    """Return a duration that can be drawn, whatever a file says."""
+    """Return a duration that can be drawn: 0 for an unknown, negative or infinite one."""
     return seconds if seconds is not None and math.isfinite(seconds) and seconds > 0 else 0.0
 
 
 def _in_lanes(spans: Sequence[Span]) -> list[Span]:
     """Give each span the lowest lane of its kind that is free when it begins."""
     placed: list[Span] = []
-    busy: dict[Kind, list[tuple[float, int]]] = {}  # until when, which lane
+    busy: dict[Kind, list[tuple[float, int]]] = {}  # end and lane of running spans
     free: dict[Kind, list[int]] = {}
     for span in sorted(spans, key=lambda one: (one.start_s, one.end_s)):
         running, idle = busy.setdefault(span.kind, []), free.setdefault(span.kind, [])

@@ -1,6 +1,6 @@
-"""A recorded session used again.
+"""Use recorded sessions: offline, in a fresh kernel, or side by side.
 
-``ReplayInterpreter`` answers a program from a recording without a kernel, ``replay`` runs a recording's cells in a
-fresh kernel and reports divergences, ``diff`` compares two recordings, and the recorded language model answers as it
-did then. Writing and reading recordings is ``recording``.
+``ReplayInterpreter`` returns recorded results without a kernel, and ``RecordedLM`` the recorded answers of the language
+model. ``replay`` runs the steps of a recording in a fresh kernel and reports divergences. ``diff`` compares two
+recordings. Reading and writing recordings belongs to ``recording``, rendering them to ``page``.
 """

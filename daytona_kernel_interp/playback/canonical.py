@@ -1,7 +1,7 @@
-"""When two encoded values are the same value: a form that does not depend on what Python leaves open.
+"""Compare encoded values by a canonical form, without decoding them.
 
-The order of a set depends on the process that made it, that of a dict on who filled it; large pieces are numbered as
-they were met. :func:`canonical` takes all three away, without building the value.
+Encodings of equal values can differ. The order of a set depends on the process, the order of a dict on its insertions,
+and large pieces are numbered in the order in which the encoder met them. :func:`canonical` removes all three.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ _OWN_TAGS = frozenset((
 
 
 def same_value(one: Sequence[Buffer], other: Sequence[Buffer]) -> bool:
-    """Whether two encodings are of the same value: of equal bytes, or equal but for an order that means nothing."""
+    """Return whether two encodings are of the same value: equal bytes, or equal canonical forms."""
     if len(one) == len(other) and all(bytes(a) == bytes(b) for a, b in zip(one, other, strict=True)):
         return True
     return canonical(one) == canonical(other)
 
 
 def canonical(buffers: Sequence[Buffer]) -> str:
-    """Return a text that is equal for encodings of the same value, and for no others.
+    """Return a text that is equal for encodings of equal values and differs for others.
 
     Raises:
-        RemoteProtocolError: If it is no encoding.
+        RemoteProtocolError: If ``buffers`` is not an encoded value.
     """
     try:
         return json.dumps(_normal(json.loads(bytes(buffers[0])), buffers), sort_keys=True)
@@ -61,7 +61,7 @@ def _normal(tree: object, buffers: Sequence[Buffer]) -> object:
         if tag in _UNORDERED and isinstance(normal, list):
             normal.sort(key=_key)
         return {_TAG: tag, "v": normal}
-    inner, pieces = value  # what a library has
+    inner, pieces = value  # a value of a library: its codec's tree, and the buffers that this tree refers to
     named = [_digest(buffers[piece]) if isinstance(piece, int) else piece for piece in pieces]
     return {_TAG: tag, "v": [_normal(inner, buffers), named]}
 

@@ -1,8 +1,8 @@
-"""Two entries compared: what went in, what was called, what came out and how it ended. Sans-I/O.
+"""Compare two entries: code, variables, calls, outputs and outcome. Sans-I/O.
 
-Without a :class:`Tolerance` texts and figures are equal or they are not. What is printed to stdout and to stderr is
-compared stream by stream, since the order between the two is the machine's. Values are the same if they are equal as
-Python means it: a set has no order (:mod:`.canonical`).
+Without a :class:`Tolerance`, texts and figures must be equal. stdout and stderr are compared separately, because the
+order between the two depends on timing. Values are the same if they are equal in Python: a set has no order
+(:mod:`.canonical`).
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 
 Aspect = Literal["code", "variables", "calls", "output", "outcome"]
 
-_MAX_TEXT = 4000  # characters of a value that a reader is shown
+_MAX_TEXT = 4000  # characters of a value in the text of a difference
 
 _ADDRESSES = re.compile(r"\b0x[0-9a-fA-F]{6,16}\b")
 _PATHS = re.compile(r"(?:/private)?(?:/tmp|/var/tmp|/var/folders|/dev/shm)/[^\s'\"<>:,;)\]]+")
-# Of a traceback: where this machine has its libraries, which lines they are in, and what stands there.
+# A traceback's frames in libraries: paths, line numbers and source lines depend on the installed version.
 _LIBRARY_FRAMES = re.compile(r"^  File [^\n]*\n(?:    [^\n]*\n)*\n?", re.MULTILINE)
 _IDS = re.compile(r"\b(?:[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|[0-9a-f]{32,64})\b")
 _UNIT = r"(?:ns|[µu]s|ms|s|secs?|seconds?|min|minutes?|h|hours?)"
 _TIMES = re.compile(
-    r"\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?"  # dates and moments
+    r"\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?"  # dates and times
     r"|\b\d{1,2}:\d\d(?::\d\d)?(?:[.,]\d+)?\b"
     r"|\b1[0-9]{9}(?:\.\d+)?\b"  # seconds since 1970
     rf"|\b\d+(?:[.,]\d+)?(?:e-?\d+)?\s?{_UNIT}\b"
@@ -53,15 +53,15 @@ _NUMBERS = re.compile(r"(?<![\w.])[-+]?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?(?
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What may differ without being a difference.
+    """Differences that do not count.
 
     Attributes:
-        times: Dates, moments and durations in texts.
+        times: Dates, times and durations in texts.
         addresses: Memory addresses in texts: ``0x7f…``.
         paths: Names of temporary files in texts, and a traceback's frames in libraries.
         ids: UUIDs and other long hexadecimal ids in texts.
-        floats: Relative difference up to which numbers are equal, in texts and values; None: they must be the same.
-        figures: ``exact``: the bytes; ``pixels``: what they look like (needs Pillow); ``size``: width and height.
+        floats: Relative difference up to which numbers are equal, in texts and values; None: they must be equal.
+        figures: ``exact``: equal bytes; ``pixels``: equal pixels (needs Pillow); ``size``: equal width and height.
     """
 
     times: bool = True
@@ -83,7 +83,7 @@ EXACT = Tolerance(times=False, addresses=False, paths=False, ids=False, floats=N
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that is not the same in two entries: ``expected`` is the first one's, ``came`` the second's."""
+    """One difference between two entries: ``expected`` is from the first, ``came`` from the second."""
 
     what: Aspect
     expected: str
@@ -91,13 +91,13 @@ class Difference:
 
 
 class Comparison:
-    """Compares entries of two recordings."""
+    """A comparison of entries from two recordings, within a tolerance."""
 
     def __init__(self, expected: ValueLoader, came: ValueLoader, tolerance: Tolerance = EXACT) -> None:
         self._expected, self._came, self._tolerance = expected, came, tolerance
 
     def differences(self, expected: Entry, came: Entry) -> Iterator[Difference]:
-        """Yield everything in which two entries differ."""
+        """Yield all differences between two entries."""
         if expected.code != came.code:
             yield Difference("code", expected.code, came.code)
         yield from self.variables(expected, came)
@@ -105,13 +105,13 @@ class Comparison:
         yield from self.results(expected, came)
 
     def results(self, expected: Entry, came: Entry) -> Iterator[Difference]:
-        """Yield in what two runs of the same code differ: what they showed and how they ended."""
-        by_chance = ("interrupted", "timeout")  # how far these came is the machine's
+        """Yield the differences between two runs of the same code: outputs and outcome."""
+        by_chance = ("interrupted", "timeout")  # where they were stopped depends on timing
         if expected.outcome.ending in by_chance and came.outcome.ending in by_chance:
             return
         outputs = list(self.outputs(expected.outputs, came.outputs))
         yield from outputs
-        late = not self.same_text(expected.late, came.late)  # it heads the text that the caller got
+        late = not self.same_text(expected.late, came.late)  # the text that the caller got begins with it
         if late:
             yield Difference("output", f"late: {expected.late}", f"late: {came.late}")
         ended = self.outcome(*(_short_outcome(entry) if outputs else entry.outcome for entry in (expected, came)))
@@ -119,14 +119,14 @@ class Comparison:
             yield ended
 
     def variables(self, expected: Entry, came: Entry) -> Iterator[Difference]:
-        """Yield the variables that were not bound to the same values; DSPy's token of its process is none."""
+        """Yield the variables whose values differ. DSPy's token differs in each process and does not count."""
         for name in [*expected.variables, *(name for name in came.variables if name not in expected.variables)]:
             one, other = expected.variables.get(name), came.variables.get(name)
             if name != "__dspy_host_token" and not self._same_ref(one, other):
                 yield Difference("variables", _named(name, one), _named(name, other))
 
     def calls(self, expected: Sequence[RecordedCall], came: Sequence[RecordedCall]) -> Iterator[Difference]:
-        """Yield the calls that only one of them made, or that were answered otherwise. Their order means nothing."""
+        """Yield the calls that only one entry has, or whose answers differ. Their order does not count."""
         left = list(came)
         for call in expected:
             found = next((other for other in left if self._same_call(call, other)), None)
@@ -140,7 +140,7 @@ class Comparison:
             yield Difference("calls", "(not called)", self._call_text(self._came, call))
 
     def answers(self, expected: RecordedCall, came: RecordedCall) -> Iterator[Difference]:
-        """Yield in what two calls were answered differently, whatever they asked."""
+        """Yield the difference between the answers of two calls, whatever their arguments."""
         if expected.error != came.error or not self._same_ref(expected.result, came.result):
             yield Difference("calls", self._call_text(self._expected, expected), self._call_text(self._came, came))
 
@@ -157,11 +157,11 @@ class Comparison:
                 yield Difference("output", *map(output_text, shown))
 
     def outcome(self, expected: Outcome, came: Outcome) -> Difference | None:
-        """Return how two cells ended differently, None if they did not."""
+        """Return the difference between two outcomes, None if there is none."""
         alike = (
             expected.kind == came.kind
             and expected.ending == came.ending
-            and (expected.error == "SyntaxError") == (came.error == "SyntaxError")  # DSPy names the others by version
+            and (expected.error == "SyntaxError") == (came.error == "SyntaxError")  # other classes vary with DSPy
             and self.same_text(expected.text, came.text)
             and (self._same_ref(expected.value, came.value) or self._both_empty(expected.value, came.value))
         )
@@ -171,7 +171,7 @@ class Comparison:
         return Difference("outcome", *texts)
 
     def same_text(self, one: str, other: str) -> bool:
-        """Whether two texts are equal, but for what is tolerated."""
+        """Return whether two texts are equal within the tolerance."""
         if one == other:
             return True
         if self._tolerance == EXACT:
@@ -223,7 +223,7 @@ class Comparison:
         return self.same_value(one, other)
 
     def same_value(self, one: object, other: object) -> bool:
-        """Whether two decoded values are equal, but for what is tolerated."""
+        """Return whether two decoded values are equal within the tolerance."""
         if isinstance(one, str) and isinstance(other, str):
             return self.same_text(one, other)
         if _is_number(one) and _is_number(other):
@@ -238,8 +238,8 @@ class Comparison:
         return self._same_array(one, other)
 
     def _same_array(self, one: Any, other: Any) -> bool:
-        """Compare what has elements (arrays, series, frames) element by element; anything else by ``==``."""
-        with contextlib.suppress(Exception):  # what a library's own == raises
+        """Compare arrays, series and frames element by element, other objects with ``==``."""
+        with contextlib.suppress(Exception):  # the == of a library can raise anything
             if hasattr(one, "columns") and hasattr(one, "to_dict"):
                 return list(one.columns) == list(other.columns) and all(
                     self.same_value(list(one[name]), list(other[name])) for name in one.columns
@@ -262,7 +262,7 @@ class Comparison:
         return False
 
     def _both_empty(self, one: ValueRef | None, other: ValueRef | None) -> bool:
-        """Whether neither is anything: None or no text, which DSPy takes for the same."""
+        """Return whether both are None or an empty text, which DSPy treats alike."""
         for store, ref in ((self._expected, one), (self._came, other)):
             if ref is not None and (ref.size > len("null") or values.loads(store.load(ref)) not in (None, "")):
                 return False
@@ -294,7 +294,7 @@ class Comparison:
 
 
 def output_text(output: Output | None) -> str:
-    """Return an output for a reader of differences: pictures by what they are."""
+    """Return an output as the text of a difference; of an image, its type and size."""
     match output:
         case None:
             return "(nothing)"
@@ -307,7 +307,7 @@ def output_text(output: Output | None) -> str:
 
 
 def value_text(store: ValueLoader, ref: ValueRef | None) -> str:
-    """Return a value for a reader; a text as it is."""
+    """Return a recorded value as the text of a difference."""
     if ref is None:
         return "nothing"
     if ref.size > 10 * _MAX_TEXT:
@@ -320,7 +320,7 @@ def value_text(store: ValueLoader, ref: ValueRef | None) -> str:
 
 
 def shown_text(value: object) -> str:
-    """Return a text as it is, and the repr of any other value."""
+    """Return a str unchanged, and the repr of any other value."""
     return value if isinstance(value, str) else repr_of(value)
 
 
@@ -335,7 +335,7 @@ def _mime_text(mime: str, content: object) -> str:
 
 
 def _repeats_outputs(expected: Entry, came: Entry) -> bool:
-    """Whether an outcome only repeats outputs that differ: text returned, or an error of the same class."""
+    """Return whether the outcomes only repeat the outputs: returned text, or errors of the same class."""
     kinds = {expected.outcome.kind, came.outcome.kind}
     if kinds == {"returned"}:
         return True
@@ -343,7 +343,7 @@ def _repeats_outputs(expected: Entry, came: Entry) -> bool:
 
 
 def _short_outcome(entry: Entry) -> Outcome:
-    """Return how an entry ended, of an error that its outputs show in full only the first line."""
+    """Return an entry's outcome; if its outputs have the error, only the first line of its text."""
     if not any(isinstance(output, CellError) for output in entry.outputs):
         return entry.outcome
     return replace(entry.outcome, text=entry.outcome.text.partition("\n")[0])

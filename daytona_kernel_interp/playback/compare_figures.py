@@ -1,4 +1,4 @@
-"""Figures compared: by their bytes, their size or their pixels."""
+"""Compare figures by size or by pixels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from ..codec import png
 
 _MAX_PIXELS = 50_000_000
-_SHADES = 2  # of 255: what another build of the same font or compressor may change
+_SHADES = 2  # of 255; other builds of a font or a compressor change pixels by this much
 _SVG_SIZE = re.compile(
     r"""<svg\b[^>]{0,2000}?\b(width|height)\s*=\s*["']([0-9.]{1,12})[^>]{0,2000}?"""
     r"""\b(width|height)\s*=\s*["']([0-9.]{1,12})"""
@@ -32,14 +32,14 @@ def size_of(mime: str, content: str) -> tuple[str, ...] | None:
 
 
 def same_pixels(one: str, other: str) -> bool | None:
-    """Whether two pictures in base64 look the same, pixel by pixel; None if they cannot be opened here."""
+    """Return whether two pictures in base64 have the same pixels, None if they cannot be decoded."""
     try:
         from PIL import Image, ImageChops
     except ImportError:
         return None
     try:
         first, second = (_open(Image, picture) for picture in (one, other))
-    except Exception:  # a hostile or broken picture; PIL raises what its decoders raise
+    except Exception:  # Pillow raises what its decoders raise for a broken or hostile picture
         return None
     if first.size != second.size:
         return False

@@ -1,4 +1,4 @@
-"""``diff``: where two recorded runs part, step by step."""
+"""``diff``: compare two recorded runs step by step, and find where they diverge."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from ..recording.load import RecordingSource
     from ..recording.model import Entry, Transcript
 
-_SIMILARITY = 0.5  # from this ratio on, code is thought to be another version of the same step
+_SIMILARITY = 0.5  # ratio from which on code counts as another version of the same step
 
 
 @dataclass(frozen=True)
 class StepDiff:
-    """A step of one run beside one of the other.
+    """A step of one run paired with a step of the other.
 
     Attributes:
-        a: The first run's, by number; None: it has no such step.
-        b: The second run's.
-        differences: What is not the same; nothing for steps that are equal.
-        code: The code, for a reader: its first line.
+        a: Number of the step in the first run; None if the first run has no such step.
+        b: Number of the step in the second run, or None.
+        differences: The differences between the two steps; empty if they are equal.
+        code: The code of the step.
     """
 
     a: int | None
@@ -38,20 +38,20 @@ class StepDiff:
 
     @property
     def kind(self) -> Literal["same", "differs", "only a", "only b"]:
-        """What became of it."""
+        """The result of the comparison."""
         if self.a is None or self.b is None:
             return "only b" if self.a is None else "only a"
         return "differs" if self.differences else "same"
 
 
-@dataclass(frozen=True, repr=False)  # its parts hold whole cells
+@dataclass(frozen=True, repr=False)  # the generated repr would contain whole cells
 class RunDiff:
-    """Where two runs part. Text by ``str()``, a table in a notebook.
+    """The differences between two runs. ``str()`` gives a text; a notebook shows a table.
 
     Attributes:
-        name_a: What the first run is called.
-        name_b: What the second one is called.
-        steps: All steps, paired.
+        name_a: Name of the first run.
+        name_b: Name of the second run.
+        steps: All steps of both runs, paired.
     """
 
     name_a: str
@@ -65,11 +65,11 @@ class RunDiff:
 
     @property
     def parts_at(self) -> StepDiff | None:
-        """The first step that is not the same, None if there is none."""
+        """The first step that differs, None if there is none."""
         return next((step for step in self.steps if step.kind != "same"), None)
 
     def table(self) -> str:
-        """Return a table of all steps: numbers, what is different, and the code's first line."""
+        """Return a table of all steps: numbers, kinds of difference, and the first line of the code."""
         rows = [("A", "B", "", "CODE"), *(_row(step) for step in self.steps)]
         return "\n".join(table(rows))
 
@@ -81,7 +81,7 @@ class RunDiff:
         if first is None:
             return f"{self.name_a} and {self.name_b} are the same: {len(self.steps)} steps."
         numbers = " and ".join(str(number) for number in (first.a, first.b) if number is not None)
-        lines = [f"{self.name_a} and {self.name_b} part at step {numbers}.", "", self.table()]
+        lines = [f"{self.name_a} and {self.name_b} diverge at step {numbers}.", "", self.table()]
         for step in self.steps:
             lines += _details(step)
         return "\n".join(lines)
@@ -96,17 +96,17 @@ class RunDiff:
 
 
 def diff(run_a: RecordingSource, run_b: RecordingSource, *, tolerance: Tolerance | bool | None = None) -> RunDiff:
-    """Compare two recorded runs step by step: code, variables, calls, outputs and how each step ended.
+    """Compare two recorded runs step by step: code, variables, calls, outputs and outcomes.
 
-    Steps are paired by their code, so that one which only one run has does not shift all that follow.
+    Steps are paired by their code, so a step that only one run has does not shift the steps after it.
 
     Args:
-        run_a: The path of a notebook, a :class:`Recording`, or a replay's transcript.
-        run_b: The other one.
-        tolerance: What may differ; None or False: nothing; True: :class:`Tolerance`'s defaults.
+        run_a: The path of a notebook, a :class:`Recording`, or the report or transcript of a replay.
+        run_b: The second run.
+        tolerance: Differences that do not count. None or False: all count; True: the defaults of :class:`Tolerance`.
 
     Raises:
-        RecordingError: If one of them cannot be read.
+        RecordingError: If a recording cannot be read.
     """
     (first, name_a), (second, name_b) = open_run(run_a), open_run(run_b)
     if name_a == name_b:
@@ -137,7 +137,7 @@ def _pairs(first: Transcript, second: Transcript) -> Iterator[tuple[Entry | None
         if tag == "equal":
             yield from zip(left, right, strict=True)
             continue
-        while left and right:  # rewritten: paired in order, as far as they are alike
+        while left and right:  # changed code: paired in order while it is similar
             if _similar(left[0], right[0]) or len(left) == len(right):
                 yield left.pop(0), right.pop(0)
             elif len(left) > len(right):

@@ -1,8 +1,8 @@
-"""A program held to a recording: each step that it asks for must be the next one recorded. Sans-I/O.
+"""Match the calls of ``execute`` that a program makes with the steps of a recording. Sans-I/O.
 
-What counts is the code, the variables, SUBMIT's fields and the names and parameters of the tools. Steps come in the
-recorded order. DSPy's own first step, which installs its ``dspy`` module in the kernel, belongs to no program and
-differs between DSPy's versions: it is passed over where only one side has it.
+A call matches the next step if code, variables, output fields, and the names and parameters of the tools are the same.
+DSPy's setup step, which installs the ``dspy`` module in the kernel, belongs to no program and differs between versions
+of DSPy. It is skipped where only one side has it.
 """
 
 from __future__ import annotations
@@ -26,25 +26,23 @@ if TYPE_CHECKING:
     from ..recording.model import Entry, Transcript, ValueRef
     from ..wire.comm import ToolSpec
 
-TOKEN = "__dspy_host_token"  # a secret of DSPy's process, bound by its own first step
-_DSPY_TOOLS = ("llm_query", "llm_query_batched")  # their parameters are DSPy's affair
+TOKEN = "__dspy_host_token"  # a secret of the DSPy process, bound by DSPy's setup step
+_DSPY_TOOLS = ("llm_query", "llm_query_batched")  # their parameters depend on DSPy's version
 _MAX_COMPARED = 500  # entries that are compared to find the most similar one
 
 
 class RecordingMatcher:
-    """Goes through a recording step by step."""
+    """The position of a program in a recording."""
 
     def __init__(self, transcript: Transcript, name: str) -> None:
         self._entries, self._store, self._name = list(transcript.entries), transcript.store, name
-        self.inputs = SentInputs()  # what encodes a program's variables: a large one that did not change only once
-        self._seen_keys: set[str] = (
-            set()
-        )  # hashes of large values, which need not be encoded again while they are the same
+        self.inputs = SentInputs()  # encodes the program's variables; an unchanged large one only once
+        self._seen_keys: set[str] = set()  # keys of large values that need not be encoded again
         self._next = 0
 
     @property
     def left(self) -> int:
-        """How many recorded steps were not asked for yet."""
+        """The number of recorded steps that no call has matched yet."""
         return sum(not _is_dspy_setup(entry.variables) for entry in self._entries[self._next :])
 
     def step(
@@ -55,13 +53,13 @@ class RecordingMatcher:
         output_fields: Sequence[Mapping[str, object]] | None,
         encoded: Mapping[str, EncodedInput] | None = None,
     ) -> Entry | None:
-        """Return the recorded step that this is; None for DSPy's own where the recording has none.
+        """Return the recorded step that matches a call; None for DSPy's setup step if the recording has none.
 
-        ``encoded`` are the variables by :attr:`inputs`, where the caller has them already.
+        ``encoded`` has the variables that the caller already encoded with :attr:`inputs`.
 
         Raises:
-            ReplayMismatch: If it is not the next one; the text shows what differs from the nearest one.
-            UnsupportedValue: If a variable is nothing that a recording could have.
+            ReplayMismatch: If the next step does not match. The text shows the difference from the most similar step.
+            UnsupportedValue: If a variable has a value that cannot be encoded.
         """
         own = _is_dspy_setup(variables)
         while not own and self._next < len(self._entries) and _is_dspy_setup(self._entries[self._next].variables):
@@ -85,7 +83,7 @@ class RecordingMatcher:
         if entry.variables.keys() != variables.keys():
             recorded, requested = (", ".join(sorted(names)) or "none" for names in (entry.variables, variables))
             raise ReplayMismatch(
-                f"{self._where(entry)} has other variables: recorded are {recorded}; asked for are {requested}"
+                f"{self._where(entry)} has other variables: recorded {recorded}; requested {requested}"
             )
         for name, ref in entry.variables.items():
             if name == TOKEN:
@@ -118,27 +116,27 @@ class RecordingMatcher:
             if name.startswith("__dspy_") or recorded.get(name) == requested.get(name):
                 continue
             shown = [offered.get(name, f"no tool {name!r}") for offered in (recorded, requested)]
-            raise ReplayMismatch(f"{self._where(entry)} is offered other tools: recorded is {shown[0]}, now {shown[1]}")
+            raise ReplayMismatch(f"{self._where(entry)} has other tools: recorded {shown[0]}; requested {shown[1]}")
         fields = [check_output_fields(given) for given in (entry.output_fields, output_fields)]
         if fields[0] != fields[1]:
             shown = [", ".join(field.name for field in given or ()) or "one value" for given in fields]
             raise ReplayMismatch(
-                f"{self._where(entry)} has other output fields: recorded are {shown[0]}; asked for are {shown[1]}"
+                f"{self._where(entry)} has other output fields: recorded {shown[0]}; requested {shown[1]}"
             )
 
     def _other_code(self, code: str, expected: Entry | None) -> str:
         around = sorted(self._entries, key=lambda entry: abs(entry.index - self._next))[:_MAX_COMPARED]
         near = most_similar(code, ((entry, entry.code) for entry in around))
         if expected is None:
-            text = f"The recording {self._name} ends after {len(self._entries)} steps, and a further one was asked for"
+            text = f"The recording {self._name} has {len(self._entries)} steps, and a further one was requested"
         else:
-            text = f"{self._where(expected)} has other code than was asked for"
+            text = f"{self._where(expected)} has other code than requested"
         if near is None:
             return f"{text}:\n{code}"
         if near is not expected:
-            text += f"; the nearest recorded step is {near.index}"
+            text += f"; the most similar step is {near.index}"
         if near.code == code:
-            return f"{text}, which has this very code:\n{code}"
+            return f"{text}, which has exactly this code:\n{code}"
         return f"{text}:\n{diff_text(near.code, code, f'step {near.index}', 'now')}"
 
     def _where(self, entry: Entry) -> str:
@@ -150,7 +148,7 @@ def _is_dspy_setup(variables: Mapping[str, object]) -> bool:
 
 
 def _shape(spec: ToolSpec) -> tuple[str, str]:
-    """Return a tool's name, and how it is called."""
+    """Return a tool's name, and the name with its parameters."""
     if spec.name in _DSPY_TOOLS or spec.parameters is None:
         return spec.name, f"{spec.name}(...)"
     kinds = {2: "*", 4: "**"}

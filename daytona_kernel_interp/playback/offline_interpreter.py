@@ -1,4 +1,4 @@
-"""``ReplayInterpreter``: DSPy's CodeInterpreter contract, answered from a recording. There is no kernel."""
+"""``ReplayInterpreter``: DSPy's CodeInterpreter contract, answered from a recording without a kernel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from ..codec import values
 from ..errors import RecordingError, ReplayMismatch
 from ..interpreter.dspy_compat import REOPENS, CodeExecutionError, with_callbacks
 from ..interpreter.instructions import ExecutionInstructions
-from ..interpreter.options import check_tools
+from ..interpreter.options import (
+    InterpreterOptions,
+    check_on_output,
+    check_output_fields,
+    check_tools,
+    refuse_options,
+)
 from ..interpreter.request import InvalidRequest, build_request
 from ..recording.load import open_run
 from .matcher import RecordingMatcher
@@ -22,30 +28,33 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from typing_extensions import Never
+
     from ..client.outputs import Output
     from ..recording.load import RecordingSource
     from ..recording.model import Entry, Outcome, ValueRef
     from ..sandboxes.base import Sandbox
     from ..tools.binding import Tool
 
+_OPTION_NAMES = ("recording", "tools", "output_fields", *InterpreterOptions.__annotations__)
 _SHUT_DOWN = "it was shut down"
 _CORRECTABLE = ("error", "interrupted", "timeout")
 
 
 class DSPyReplayMismatch(CodeInterpreterError, ReplayMismatch):
-    """A :class:`ReplayMismatch` as DSPy from 3.3 on needs it to end a run.
+    """The :class:`ReplayMismatch` that ends a run on DSPy 3.3 and later.
 
-    Older versions show the model every CodeInterpreterError and go on; there it is a plain ReplayMismatch.
+    Older versions show every CodeInterpreterError to the model and continue, so they get a plain ReplayMismatch.
     """
 
 
 class ReplayInterpreter:
-    """An interpreter without a kernel: what it is asked for must have been recorded, and is answered so.
+    """An interpreter that returns recorded results instead of running code.
 
     For tests of RLM programs: no sandbox, no model (:meth:`Recording.lm` is the recorded one), no cost, and the same
-    answers every time. No code is run and no tool is called. A step that differs from the next recorded one in its
-    code, its variables, its tools or its output fields ends the session with :class:`~..errors.ReplayMismatch`, whose
-    text shows the difference from the nearest recorded step.
+    results every time. No code is run and no tool is called. A call must match the next recorded step in code,
+    variables, tools and output fields. If it does not, the session ends with :class:`~..errors.ReplayMismatch`, whose
+    text shows the difference from the most similar step.
 
     Args:
         recording: The notebook's path, or a :class:`Recording`.
@@ -61,7 +70,9 @@ class ReplayInterpreter:
         callbacks: DSPy callbacks for this interpreter.
 
     Raises:
-        RecordingError: If it cannot be read.
+        RecordingError: If the recording cannot be read.
+        TypeError: If an option is unknown or has the wrong type.
+        ValueError: If an option has a wrong value.
     """
 
     execution_instructions = ExecutionInstructions()  # part of the recorded prompts
@@ -79,7 +90,12 @@ class ReplayInterpreter:
         record: str | os.PathLike[str] | None = None,
         on_output: Callable[[Output], None] | None = None,
         callbacks: Sequence[object] | None = None,
+        **unknown: Never,
     ) -> None:
+        if unknown:
+            refuse_options(type(self).__name__, unknown, _OPTION_NAMES)
+        check_output_fields(output_fields)
+        check_on_output(on_output)
         self.tools: dict[str, Tool] = check_tools(tools)
         self.output_fields = output_fields
         self.on_output = on_output
@@ -95,7 +111,7 @@ class ReplayInterpreter:
 
     @with_callbacks
     def start(self) -> None:
-        """Do nothing but check that the interpreter was not shut down."""
+        """Check that the interpreter was not shut down. Nothing is started."""
         self._check_open()
 
     async def astart(self) -> None:
@@ -104,7 +120,7 @@ class ReplayInterpreter:
 
     @with_callbacks
     def shutdown(self) -> None:
-        """Take no further calls. On DSPy before 3.3, which uses interpreters again, the recording goes on instead."""
+        """End the session. On DSPy before 3.3, which uses interpreters again, the recording continues instead."""
         if not REOPENS and self._ended is None:
             self._ended = _SHUT_DOWN
 
@@ -117,7 +133,7 @@ class ReplayInterpreter:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Shut down."""
+        """Shut down the interpreter."""
         self.shutdown()
 
     async def __aenter__(self) -> ReplayInterpreter:
@@ -125,11 +141,11 @@ class ReplayInterpreter:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        """Shut down."""
+        """Shut down the interpreter."""
         self.shutdown()
 
     def spawn(self) -> ReplayInterpreter:
-        """Return a fresh one at the recording's beginning."""
+        """Return a new interpreter at the beginning of the recording."""
         return ReplayInterpreter(
             self._recording,
             dict(self.tools),
@@ -142,12 +158,13 @@ class ReplayInterpreter:
 
     @with_callbacks
     def execute(self, code: str, variables: Mapping[str, object] | None = None) -> Any:
-        """Return or raise what the recorded step did. Nothing is run.
+        """Return or raise what the recorded step returned or raised. Nothing is run.
 
         Raises:
-            ReplayMismatch: This is not the next recorded step; also a CodeInterpreterError from DSPy 3.3 on. The
-                session is over.
-            SyntaxError, CodeExecutionError, CodeInterpreterError: What was recorded; or the call was wrong.
+            ReplayMismatch: If the call does not match the next recorded step. From DSPy 3.3 on it is also a
+                CodeInterpreterError. The session is over.
+            SyntaxError, CodeExecutionError, CodeInterpreterError: As recorded; CodeInterpreterError also for an
+                invalid call.
         """
         with self._sole_call():
             self._check_open()
@@ -161,7 +178,7 @@ class ReplayInterpreter:
             return self._conclude(entry.outcome)
 
     async def aexecute(self, code: str, variables: Mapping[str, object] | None = None) -> Any:
-        """Same as :meth:`execute`, which never waits."""
+        """Same as :meth:`execute`; it never waits."""
         return self.execute(code, variables)
 
     def __call__(self, code: str, variables: Mapping[str, object] | None = None) -> Any:
@@ -169,21 +186,19 @@ class ReplayInterpreter:
         return self.execute(code, variables)
 
     def put(self, **variables: object) -> None:
-        """Check that the same was put into the session when it was recorded."""
+        """Check that the recorded session put the same variables at this step."""
         self.execute("", variables)
 
     def get(self, name: str) -> NoReturn:
-        """Refuse: what was only read is not in a recording.
+        """Raise an error: a recording has no variables to read.
 
         Raises:
             CodeInterpreterError: Always.
         """
-        raise CodeInterpreterError(
-            f"get({name!r}) has no answer in a recording: there is no kernel that has variables."
-        )
+        raise CodeInterpreterError(f"get({name!r}) is not available offline: there is no kernel that has variables.")
 
     def interrupt(self) -> None:
-        """Do nothing: no cell ever runs."""
+        """Do nothing: no cell runs."""
 
     @property
     def outputs(self) -> list[Output]:
@@ -192,7 +207,7 @@ class ReplayInterpreter:
 
     @property
     def left(self) -> int:
-        """How many recorded steps were not asked for yet: 0 when the whole recording was replayed."""
+        """The number of recorded steps that no call has matched yet; 0 when the whole recording was replayed."""
         return self._matcher.left
 
     # --- what one call needs ---------------------------------------------------------------------------
@@ -242,12 +257,10 @@ class ReplayInterpreter:
             case "returned":
                 return self._value(outcome.value)
             case "unfinished":
-                raise self._finished_error(
-                    f"{self._name} ends within this step: its host did, before the cell was over"
-                )
+                raise self._finished_error(f"{self._name} ends within this step: the host ended before the cell did")
         if outcome.error == "SyntaxError":
             raise SyntaxError(outcome.text)
-        # DSPy before 3.3 had no class of its own for what the model can mend; how the cell ended tells.
+        # DSPy before 3.3 has no class for errors that the model can correct; the ending of the cell distinguishes them.
         if outcome.error == "CodeExecutionError" or outcome.ending in _CORRECTABLE:
             raise CodeExecutionError(outcome.text)
         raise CodeInterpreterError(outcome.text)
@@ -260,14 +273,14 @@ class ReplayInterpreter:
         except RecordingError as error:
             raise self._finished_error(str(error)) from error
 
-    # --- copies: a fresh one at the recording's beginning --------------------------------------------------
+    # --- copies ------------------------------------------------------------------------------------------
 
     def __copy__(self) -> ReplayInterpreter:
-        """Return :meth:`spawn`'s: two objects never share their place in a recording."""
+        """Return a new interpreter, as :meth:`spawn` does: two objects never share a position in a recording."""
         return self.spawn()
 
     def __deepcopy__(self, memo: dict[int, object]) -> ReplayInterpreter:
-        """Return :meth:`spawn`'s."""
+        """Return a new interpreter, as :meth:`spawn` does."""
         return self.spawn()
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""The recorded language model: it answers a request as it was answered then, and refuses any other."""
+"""The recorded language model: it returns the recorded answer to a recorded request and refuses other requests."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
 
 Match = Literal["request", "order"]
 _UNNAMED_MODEL = "recorded"
-_with_callbacks: Any = callback.with_callbacks  # it has no types
+_with_callbacks: Any = callback.with_callbacks  # untyped in DSPy
 _COMPARED_CHARS = 2000  # of a conversation's end, to find the most similar one
 _MAX_COMPARED = 300
 _SHOWN_TAIL = 300
 
 
 class RecordedLM(dspy.BaseLM):
-    """A language model that answers with a recording's answers, at no cost and without a network.
+    """A language model that returns the answers of a recording, at no cost and without a network.
 
-    It is for one run, like the recording: each answer is given once. After a mismatch every further call raises it
-    again, so that no adapter's second try hides the first.
+    It serves one run: each answer is returned once. After a mismatch every further call raises the same error, so that
+    a retry of an adapter does not hide it.
 
     Args:
         recording: The notebook's path, or a :class:`Recording`.
         match: ``"request"``: the prompt or messages must be those of a recorded call, in any order, of the main model
-            or of one that a cell asked. ``"order"``: the main model's answers one after the other, whatever it is
-            asked; for programs whose prompts changed, or another version of DSPy, which words them otherwise.
+            or of a sub-call. ``"order"``: the main model's answers in order, whatever the request; for programs whose
+            prompts changed, or for another version of DSPy, which phrases them differently.
     """
 
     def __init__(self, recording: RecordingSource, match: Match = "request") -> None:
@@ -52,9 +52,7 @@ class RecordedLM(dspy.BaseLM):
             raise ValueError(f'match must be "request" or "order", not {match!r}')
         transcript, name = open_run(recording)
         if not transcript.lm_calls:
-            raise RecordingError(
-                f"{name} has no calls of a language model: record it with DSPy's callback, Recording.callback()."
-            )
+            raise RecordingError(f"{name} has no LM calls: record it with DSPy's callback, Recording.callback().")
         model = next(
             (call.usage.model for call in transcript.lm_calls if call.usage and call.usage.model), _UNNAMED_MODEL
         )
@@ -63,7 +61,7 @@ class RecordedLM(dspy.BaseLM):
 
     @property
     def left(self) -> int:
-        """How many calls of the main model were not asked for yet."""
+        """The number of answers of the main model that were not returned yet."""
         return self._answers.left
 
     @_with_callbacks  # type: ignore[untyped-decorator]
@@ -71,13 +69,13 @@ class RecordedLM(dspy.BaseLM):
         """Return the recorded outputs.
 
         Raises:
-            ReplayMismatch: If nobody asked this when the recording was made.
+            ReplayMismatch: If the recording has no such request.
         """
         return self._answer(prompt, messages, kwargs)
 
     @_with_callbacks  # type: ignore[untyped-decorator]
     async def acall(self, prompt: object = None, messages: Iterable[object] | None = None, **kwargs: object) -> object:
-        """Same as a call, which never waits."""
+        """Same as a call; it never waits."""
         return self._answer(prompt, messages, kwargs)
 
     def _answer(self, prompt: object, messages: Iterable[object] | None, kwargs: dict[str, object]) -> object:
@@ -100,12 +98,12 @@ class RecordedLM(dspy.BaseLM):
         return outputs
 
     def __deepcopy__(self, memo: dict[int, object]) -> RecordedLM:
-        """Return a copy that goes on in the same recording: it is one run's, however its program is copied."""
+        """Return a copy that shares the position in the recording: it serves one run, even if its program is copied."""
         return copy.copy(self)
 
 
 class _Answers:
-    """A recording's answers, each given out once."""
+    """The answers of a recording, each of which is returned once."""
 
     def __init__(self, transcript: Transcript, name: str, match: Match) -> None:
         self._store, self._name, self._match = transcript.store, name, match
@@ -114,7 +112,7 @@ class _Answers:
         self._index: dict[str, deque[LMCall]] | None = None
         self._taken: set[str] = set()
         self._mismatch: ReplayMismatch | None = None
-        self._lock = threading.Lock()  # llm_query_batched asks from many threads
+        self._lock = threading.Lock()  # llm_query_batched calls from many threads
 
     @property
     def left(self) -> int:
@@ -132,7 +130,7 @@ class _Answers:
         if call.error:
             raise RuntimeError(f"recorded error of the language model: {call.error}")
         if call.outputs is None:
-            raise ReplayMismatch(f"{self._name} has no answer to this call of the language model: its host ended first")
+            raise ReplayMismatch(f"{self._name} has no answer to this LM call: the host ended first")
         return values.loads(self._store.load(call.outputs))
 
     def _in_order(self) -> LMCall | None:
@@ -148,28 +146,28 @@ class _Answers:
 
     def _describe_miss(self, prompt: object, messages: Iterable[object] | None) -> str:
         if self._match == "order":
-            return f"{self._name} has no further answer of the main language model: it gave {len(self._taken)}"
+            return f"{self._name} has no further answer of the main model: all {len(self._taken)} were returned"
         request_text = _shown(conversation_of(prompt, messages))
-        text = f"{self._name} has no call of a language model like this one"
+        text = f"{self._name} has no LM call with this request"
         try:
             running = importlib.metadata.version("dspy")
         except importlib.metadata.PackageNotFoundError:
             running = self._version
         if self._version and self._version != running:
             text += (
-                f" (it was recorded with DSPy {self._version}, and this is {running}, which may word prompts "
-                'otherwise: match="order" does not compare them)'
+                f" (recorded with DSPy {self._version}, running on {running}, which may phrase prompts "
+                'differently: match="order" does not compare them)'
             )
         # Prompts of one program begin alike and differ in their ends, so the ends are compared.
         left = [call for call in self._calls if call.call_id not in self._taken][:_MAX_COMPARED]
         recorded = [_shown(_recorded(self._store.load(call.request))) for call in left]
         near = most_similar(request_text[-_COMPARED_CHARS:], ((one, one[-_COMPARED_CHARS:]) for one in recorded))
         if near is None:
-            return f"{text}; all recorded ones are answered"
+            return f"{text}; all recorded calls are answered"
         end = request_text if len(request_text) <= _SHOWN_TAIL else f"…{request_text[-_SHOWN_TAIL:]}"
         return (
-            f"{text}. The nearest recorded one:\n{diff_text(near, request_text, self._name, 'now')}\n"
-            f"What was asked for ends in:\n{end}"
+            f"{text}. The most similar recorded request:\n{diff_text(near, request_text, self._name, 'now')}\n"
+            f"The request ends in:\n{end}"
         )
 
 

@@ -1,15 +1,15 @@
-"""``replay``: a recorded session run again in a fresh kernel, and everything in which it came out otherwise.
+"""``replay``: run a recorded session again in a fresh kernel, and report every divergence.
 
-What is done with each step, by how it ended then:
+The ending of a recorded step decides how it is replayed:
 
-- well, in an error, in SUBMIT: it is run and compared.
-- timed out: it is run under the same limit; interrupted: it is cut short after as long as it ran then. How far it came
-  is not compared, only that it was stopped.
-- died with its kernel: it is not run, unless asked for; a fresh kernel goes on with the steps after it, as then.
-- it did not run, nobody knows, or its host ended first: it is not run.
+- It completed, raised or submitted: it is run and compared.
+- It timed out: it is run with the same limit. It was interrupted: it is stopped after as long as it ran. Both must be
+  stopped again; how far they came is not compared.
+- Its kernel died: it is skipped, unless ``run_died`` is set. A fresh kernel runs the steps after it.
+- It did not run, its ending is unknown, or its host ended first: it is skipped.
 
-Seeds that the recording has are set again. Python's hash seed is not: it belongs to the process that kernels are forked
-from. Sets of texts may come in another order, and that is told as such.
+The recorded seeds are set again. Python's hash seed is not, because it belongs to the process that kernels are forked
+from. A set of texts can therefore have another order; the divergence names this cause.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from ..tools.binding import Tool
 
 _NOT_RUN = {
-    "not_run": "it did not run then either",
-    "unknown": "nobody knows whether it ran then",
+    "not_run": "it did not run in the recording",
+    "unknown": "it is not known whether it ran",
 }
-# What explains a difference by itself: it is gone as soon as this alone is tolerated.
+# A cause explains a difference if the difference disappears when only this cause is tolerated.
 _KNOWN_CAUSES = {
     "memory address": replace(EXACT, addresses=True),
     "time": replace(EXACT, times=True),
@@ -57,15 +57,15 @@ _KNOWN_CAUSES = {
 
 @dataclass(frozen=True)
 class Divergence:
-    """One thing that came out otherwise.
+    """One difference between a step of a replay and the recorded step.
 
     Attributes:
         step: Number of the step, from 0.
         what: ``output``, ``outcome`` or ``calls``.
-        expected: What was recorded.
-        came: What came.
-        cause: Why, as far as that can be told: ``nondeterministic: random``, ``follows from step 2``, ``edited: step
-            3``, ``live tool``. ``""``: unknown.
+        expected: The recorded text.
+        came: The text of the replay.
+        cause: The likely cause: ``nondeterministic: random``, ``follows from step 2``, ``edited: step 3``, ``live
+            tool``. ``""``: unknown.
     """
 
     step: int
@@ -85,24 +85,24 @@ class Divergence:
 
 @dataclass(frozen=True)
 class SkippedStep:
-    """A step that was not run, and why."""
+    """A step that was not run, and the reason."""
 
     step: int
     why: str
 
 
-@dataclass(frozen=True, repr=False)  # its parts hold whole cells
+@dataclass(frozen=True, repr=False)  # the generated repr would contain whole cells
 class ReplayReport:
-    """What a replay found. As a context manager it shuts the interpreter down at the end.
+    """The result of a replay. As a context manager it shuts the interpreter down at the end.
 
     Attributes:
-        name: What was replayed.
-        steps: How many steps were run.
-        divergences: What came out otherwise, in order.
+        name: Name of the recording.
+        steps: Number of steps that were run.
+        divergences: The divergences, ordered by step.
         skipped: The steps that were not run.
-        problems: What of the recording could not be read, a sentence each.
-        transcript: The replay itself, to be compared (:func:`diff`) or kept.
-        interpreter: The live session, if ``until`` or ``keep`` asked for it; shut it down when you are done.
+        problems: Parts of the recording that could not be read, a sentence each.
+        transcript: The replayed session, for :func:`diff`.
+        interpreter: The live session, if ``until`` or ``keep`` requested it. The caller shuts it down.
     """
 
     name: str
@@ -115,7 +115,7 @@ class ReplayReport:
 
     @property
     def ok(self) -> bool:
-        """Whether everything came out as recorded."""
+        """Whether the replay has no divergences."""
         return not self.divergences
 
     def __enter__(self) -> ReplayReport:
@@ -123,7 +123,7 @@ class ReplayReport:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Shut the interpreter down."""
+        """Shut down the interpreter."""
         if self.interpreter is not None:
             self.interpreter.shutdown()
 
@@ -152,29 +152,30 @@ def replay(
     keep: bool = False,
     plain: bool = False,
 ) -> ReplayReport:
-    """Run a recorded session again in a fresh kernel, with its tools answered from the recording, and compare.
+    """Run a recorded session again in a fresh kernel, with its tool calls answered from the recording, and compare.
 
-    The recording's code runs in the sandbox that is named, and nowhere else; a stranger's belongs into no
-    ``"local"`` one. No language model is asked.
+    The recorded code runs in the given sandbox only. A ``"local"`` sandbox has no isolation: do not replay the
+    recording of a stranger in it. No language model is called.
 
     Args:
         recording: The notebook's path, or a :class:`Recording`.
         sandbox: As for :class:`KernelInterpreter`.
-        until: Stop before this step (from 0) and hand the live session over as :attr:`ReplayReport.interpreter`.
-        edits: Other code for some steps: what if? What differs from there on is marked as edited.
-        live_tools: Tools that are called instead of being answered from the recording, by name. One that the recording
-            does not have is for changed code, from the first edit on, and for the session that is handed over.
-        tolerance: What may differ; None or False: nothing; True: :class:`Tolerance`'s defaults.
-        run_died: Also run a step that cost its kernel.
-        keep: Hand the live session over at the end.
-        plain: The notebook is somebody else's, no recording: run its code cells, and compare the outputs it has.
+        until: Stop before this step (from 0) and return the live session as :attr:`ReplayReport.interpreter`.
+        edits: Replacement code for steps. The divergences from the first edit on are marked as edited.
+        live_tools: Names and functions of tools that are called instead of being answered from the recording. A tool
+            that the recording does not have is offered from the first edit on, and to the session that is returned.
+        tolerance: Differences that do not count. None or False: all count; True: the defaults of :class:`Tolerance`.
+        run_died: Also run the steps whose kernel died.
+        keep: Return the live session at the end.
+        plain: The notebook is not a recording: run its code cells, and compare with the outputs in it.
 
     Raises:
         RecordingError: If the recording cannot be read, or a value that the replay needs is missing.
-        SandboxFailed: If no sandbox was chosen.
+        SandboxFailed: If no sandbox is selected.
         CodeInterpreterError: If the kernel cannot be started.
-        ValueError: If ``until`` or ``edits`` names a step that there is not, or ``live_tools`` a tool that nothing can
-            call.
+        TypeError: If ``plain`` is set and ``recording`` is not a path.
+        ValueError: If ``until`` or ``edits`` names a step that does not exist, or ``live_tools`` a tool that nothing
+            can call.
     """
     if not plain:
         transcript, name = open_run(recording)
@@ -197,7 +198,7 @@ def _checked(transcript: Transcript, name: str, until: int | None, edits: Mappin
         raise ValueError(f"{name} has {count} steps: until must be from 0 to {count}, not {until!r}")
     for step, code in (edits or {}).items():
         if not isinstance(step, int) or not 0 <= step < count:
-            raise ValueError(f"{name} has no step {step!r} to be edited: its steps are 0 to {count - 1}")
+            raise ValueError(f"{name} has no step {step!r} to edit: its steps are 0 to {count - 1}")
         if not isinstance(code, str):
             raise ValueError(f"the new code of step {step} must be a str, not {type(code).__name__}")
     return dict(edits or {})
@@ -208,7 +209,7 @@ def _check_live(transcript: Transcript, name: str, live_tools: Mapping[str, Tool
     for tool in live_tools:
         if tool not in recorded:
             there = f"its tools are {', '.join(sorted(recorded))}" if recorded else "it has no tools"
-            raise ValueError(f"{name} has no tool {tool!r} to be called live: {there}")
+            raise ValueError(f"{name} has no tool {tool!r} to call live: {there}")
 
 
 def _recorded_tools(transcript: Transcript) -> set[str]:
@@ -216,7 +217,7 @@ def _recorded_tools(transcript: Transcript) -> set[str]:
 
 
 class _Replay:
-    """One replay under way."""
+    """The state of one replay."""
 
     def __init__(
         self,
@@ -230,7 +231,7 @@ class _Replay:
         plain: bool,
     ) -> None:
         self._transcript, self._name, self._sandbox, self._edits = transcript, name, sandbox, edits
-        self._plain = plain  # a notebook that is no recording: only the outputs of its steps are known
+        self._plain = plain  # a notebook that is not a recording: only outputs are known
         self._value_store = MemoryStore()
         self._tape = Tape(transcript.entries, transcript.store)
         self._tape_server = TapeServer(self._tape, transcript.store, self._value_store, live_tools)
@@ -241,12 +242,12 @@ class _Replay:
             why: Comparison(transcript.store, self._value_store, one) for why, one in _KNOWN_CAUSES.items()
         }
         self._nondeterminism = NondeterminismTracker()
-        self._nondeterministic: dict[int, str] = {}  # what in a step's source may make it differ
+        self._nondeterministic: dict[int, str] = {}  # by step: why it may differ from run to run
         self._divergences: list[Divergence] = []
         self._skipped: list[SkippedStep] = []
         self._actual_entries: list[Entry] = []
-        self._values: dict[str, tuple[str, object]] = {}  # of variables: the last hash and what it was decoded to
-        self._kernel_lost: str | None = None  # why the replay itself has no kernel any more
+        self._values: dict[str, tuple[str, object]] = {}  # by variable: the last hash and the decoded value
+        self._kernel_lost: str | None = None  # why no further step can run
 
     def through(self, until: int | None, *, run_died: bool, keep: bool) -> ReplayReport:
         entries = self._transcript.entries[: until if until is not None else len(self._transcript.entries)]
@@ -291,7 +292,7 @@ class _Replay:
         options = self._transcript.facts.options
         limits = {name: options[name] for name in ("max_output_chars", "max_value_bytes") if name in options}
         interpreter = RerunInterpreter(sandbox=self._sandbox, **limits)
-        interpreter.seed = self._transcript.facts.seeds.get("random")  # numpy's is the same
+        interpreter.seed = self._transcript.facts.seeds.get("random")  # numpy has the same seed
         return interpreter
 
     def _skip_reason(self, entry: Entry, run_died: bool) -> str:
@@ -300,13 +301,13 @@ class _Replay:
         if self._plain:
             return ""
         if entry.outcome.ending == "died" and not run_died:
-            return "it cost its kernel then; run_died=True runs it"
+            return "its kernel died; run_died=True runs it"
         if entry.outcome.kind == "unfinished":
-            return "its host ended before it did"
+            return "the host ended first"
         return _NOT_RUN.get(entry.outcome.ending, "")
 
     def _step(self, interpreter: RerunInterpreter, entry: Entry) -> bool:
-        """Run a step and compare it; return whether it cost its kernel, as it did then."""
+        """Run a step and compare it. Return whether its kernel died, as in the recording."""
         code = self._edits.get(entry.index, entry.code)
         again = replace(entry, code=code)
         limit = time_limit(entry, self._transcript.facts.options)
@@ -361,7 +362,7 @@ class _Replay:
         return f"edited: step {before[-1]}" if before else ""
 
     def _add_call_divergences(self, last: int) -> None:
-        """Tell of the calls: not on the tape, never made, or answered otherwise by a live tool."""
+        """Add the calls that are not on the tape, were not made, or were answered differently by a live tool."""
         store = self._transcript.store
         for step, _, text in self._tape_server.unanswered:
             cause = self._edited(step) or _nondeterministic_cause(self._nondeterministic.get(step, ""))

@@ -1,4 +1,4 @@
-"""A recorded session run again: a real kernel, whose tool calls the tape answers until it is handed over."""
+"""Run recorded steps again in a real kernel, with tool calls answered from the tape."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ _LOST = (KernelDied, SandboxGone, TunnelLost)
 
 
 class TapeServer:
-    """Where a replay's calls arrive: each is answered from the tape, or live, and noted."""
+    """Answers the tool calls of a replay from the tape, and keeps the calls of each step."""
 
     def __init__(self, tape: Tape, recorded: ValueLoader, store: MemoryStore, live_tools: Mapping[str, Tool]) -> None:
         self.tape, self.live = tape, dict(live_tools)
         self._store, self._given_values = recorded, store
         self.step = 0
-        self.calls: list[RecordedCall] = []  # of the running step
-        self.unanswered: list[tuple[int, str, str]] = []  # step, name and text of what was not on the tape
-        self.answered_otherwise: list[tuple[int, RecordedCall, RecordedCall]] = []  # step, recorded and live
+        self.calls: list[RecordedCall] = []  # of the current step
+        self.unanswered: list[tuple[int, str, str]] = []  # step, tool and error text
+        self.answered_otherwise: list[tuple[int, RecordedCall, RecordedCall]] = []  # step, recorded call, live call
 
     def begin(self, step: int) -> None:
-        """A step begins."""
+        """Begin a step."""
         self.step, self.calls = step, []
 
     def find_call(self, name: str, buffers: Sequence[Buffer]) -> RecordedCall | None:
-        """Return the recorded call; None, and a note, if there is none."""
+        """Return the recorded call. If the tape has none, return None, and note a call of a recorded tool."""
         try:
             return self.tape.take(self.step, name, buffers)
         except ReplayMismatch as miss:
@@ -57,7 +57,7 @@ class TapeServer:
         return None
 
     def reply_to(self, call: RecordedCall | None) -> ToolReply | None:
-        """Return what a call was answered with, None if it never was; one that is not on the tape gets an error."""
+        """Return the recorded reply, None if there was none. A call that is not on the tape gets an error."""
         if call is None:
             return _error("ReplayMismatch", ("RuntimeError",), self.unanswered[-1][2])
         if call.error is not None:
@@ -67,7 +67,7 @@ class TapeServer:
     def note(
         self, name: str, buffers: Sequence[Buffer], reply: ToolReply | None, recorded: RecordedCall | None
     ) -> None:
-        """Note a call and its answer; of a live one also whether the tape has another answer."""
+        """Add a call and its reply to the step; for a live tool also keep the recorded call, to compare the two."""
         result, error = None, None
         if reply is not None and reply.op == "result":
             result = self._given_values.keep(reply.buffers)
@@ -86,7 +86,7 @@ def _error(name: str, bases: tuple[str, ...], message: str) -> ToolReply:
 
 
 class _TapeRunner(ToolRunner):
-    """Answers calls at the desk; those of live tools are made."""
+    """Answers the calls of recorded tools through the tape server, and runs the calls of live tools."""
 
     def __init__(self, invoke: Invoke, max_value_bytes: int | None, server: TapeServer) -> None:
         super().__init__(invoke, max_value_bytes)
@@ -108,30 +108,30 @@ class _TapeRunner(ToolRunner):
         try:
             recorded = server.find_call(name, buffers)
             reply = None if name in server.live else server.reply_to(recorded)
-        except Exception as error:  # a value of the recording is missing: nobody else would tell, and the cell waits
+        except Exception as error:  # such as a missing value: without a reply the cell would wait forever
             raise ToolAborted(error) from error
         if name in server.live:
             reply = await super().run(name, buffers, call_id, arrow=arrow)
         server.note(name, buffers, reply, recorded)
-        if reply is None:  # nobody answered it then, and it waited until its cell was ended
+        if reply is None:  # not answered in the recording: wait until the cell ends
             await self._over.wait()
             raise asyncio.CancelledError
         return reply
 
 
 class RerunInterpreter(KernelInterpreter):
-    """The interpreter of a replay; after :meth:`use_live_tools` one like any other."""
+    """The interpreter of a replay. After :meth:`use_live_tools` it is an ordinary KernelInterpreter."""
 
     _tape_server: TapeServer | None = None
     _runner: _TapeRunner | None = None
 
     def use_tape(self, server: TapeServer) -> RerunInterpreter:
-        """Have calls answered at ``server``, from the start on."""
+        """Answer tool calls with ``server`` from the start, and return the interpreter."""
         self._tape_server = server
         return self
 
     def use_live_tools(self) -> None:
-        """Let go of the tape: from now on calls go to the tools that are given."""
+        """Stop using the tape: from now on cells may call the live tools, and no other."""
         self.tools.clear()
         if self._tape_server is not None:
             self.tools.update(self._tape_server.live)
@@ -148,7 +148,7 @@ class RerunInterpreter(KernelInterpreter):
         timeout_s: float | None,
         new_tools: Mapping[str, Tool],
     ) -> Entry:
-        """Run a recorded step, which may call ``new_tools`` besides its own, and return what it did this time."""
+        """Run a recorded step, which may also call ``new_tools``, and return the entry of this run."""
         assert self._tape_server is not None
         self._tape_server.begin(entry.index)
         self.tools.clear()
@@ -192,7 +192,7 @@ class RerunInterpreter(KernelInterpreter):
         return Outcome("returned", value=store.keep(values.dumps(value, max_bytes=None)))
 
     def start(self) -> None:
-        """Start as any interpreter does, and have the tape answer the calls."""
+        """Start the session, and answer its tool calls from the tape."""
         super().start()
         session = self._access.session
         if session is not None and self._tape_server is not None and self._runner is None:
@@ -203,13 +203,13 @@ class RerunInterpreter(KernelInterpreter):
 
 
 def stub_tool(spec: ToolSpec) -> Tool:
-    """Return what has a recorded tool's name, text and signature, and refuses to be called."""
+    """Return a function with the name, docstring and signature of a recorded tool, which refuses calls."""
 
     def tool(*args: object, **kwargs: object) -> NoReturn:
-        raise ReplayMismatch(f"the tool {spec.name!r} was recorded and is not here: pass it in live_tools")
+        raise ReplayMismatch(f"the tool {spec.name!r} exists only in the recording: pass it in live_tools")
 
     tool.__name__, tool.__doc__ = spec.name, spec.doc
-    # What is no signature makes inspect say that there is none, as it did of the recorded tool.
+    # 0 makes inspect report that the function has no signature, as it did for the recorded tool.
     tool.__signature__ = signature_of(spec) or 0  # type: ignore[attr-defined]
     return tool
 

@@ -1,9 +1,9 @@
-"""The tape: what calls of tools and language models were answered with, found again by name and arguments. Sans-I/O.
+"""The tape: recorded tool calls and sub-calls, found by tool and arguments. Sans-I/O.
 
-A call is the recorded one if its arguments are the same value (:mod:`.canonical`), however they were passed: by
-position or by name, as the recorded signature binds them. Calls of one cell may come in any order, since threads make
-them; the same call made twice gets its answers in the order in which they were recorded. A thread may outlive its
-cell: what the current cell does not have is looked for in the other ones.
+A call matches a recorded one if the arguments are the same values (:mod:`.canonical`), whether they were passed as
+positional or keyword arguments: the recorded signature binds both. Calls of one cell may come in any order, because
+threads make them. Equal calls get their answers in the recorded order. A thread can outlive its cell, so a call that
+the current cell does not have is looked up in the other cells.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from ..recording.model import Entry, RecordedCall, ValueLoader
     from ..wire.comm import ToolSpec
 
-_MAX_TEXT = 20_000  # characters of a call that a diff looks at
+_MAX_TEXT = 20_000  # characters of a text that are compared
 _MAX_COMPARED = 500  # recorded calls that are compared to find the most similar one
 _MAX_LINES = 60
-_LINE_CHARS = 200  # a longer line is compared piece by piece
+_LINE_CHARS = 200  # longer lines are compared in pieces
 
 _P = inspect.Parameter
 _PARAMETER_KINDS = dict(
@@ -44,18 +44,18 @@ _repr.maxlevel = 20
 
 
 class Tape:
-    """The calls of a recording, each of which is given out once."""
+    """The calls of a recording, each of which is returned once."""
 
     def __init__(self, entries: Sequence[Entry], store: ValueLoader) -> None:
         self._entries, self._store = list(entries), store
-        self._left: dict[int, dict[str, deque[RecordedCall]]] = {}  # by cell and key
-        self._taken: set[tuple[int, int]] = set()  # cell and id
+        self._left: dict[int, dict[str, deque[RecordedCall]]] = {}  # by cell, then by key
+        self._taken: set[tuple[int, int]] = set()  # cell and id of the call
 
     def take(self, cell: int, name: str, arguments: Sequence[Buffer]) -> RecordedCall:
-        """Return the recorded call that ``cell`` makes, and take it off the tape.
+        """Return the recorded call that matches a call of ``cell``, and take it off the tape.
 
         Raises:
-            ReplayMismatch: If it is not on the tape; the text shows the nearest recorded call that is.
+            ReplayMismatch: If the tape has no such call. The text shows the most similar recorded call.
         """
         for number in self._search_order(cell):
             entry = self._entries[number]
@@ -71,11 +71,11 @@ class Tape:
         raise ReplayMismatch(self._describe_miss(cell, name, arguments))
 
     def left(self, cell: int) -> list[RecordedCall]:
-        """Return the calls of ``cell`` that nobody has made yet."""
+        """Return the calls of ``cell`` that were not taken yet."""
         return [call for call in self._entries[cell].calls if (cell, call.id) not in self._taken]
 
     def _search_order(self, cell: int) -> Iterator[int]:
-        """Yield the cell's number, then those before it, nearest first, then those after it."""
+        """Yield the cell's number, then the numbers before it in descending order, then the numbers after it."""
         count = len(self._entries)
         yield from range(min(cell, count - 1), -1, -1)
         yield from range(cell + 1, count)
@@ -91,7 +91,7 @@ class Tape:
         return index
 
     def _equal(self, cell: int, name: str, arguments: Sequence[Buffer]) -> RecordedCall | None:
-        """Take a call whose arguments Python calls equal: 1 and 1.0, a record and the dict of its fields."""
+        """Take a call whose arguments are equal in Python: 1 and 1.0, a record and the dict of its fields."""
         entry = self._entries[cell]
         spec = spec_of(entry, name)
         bound = None
@@ -113,12 +113,15 @@ class Tape:
         head = f"step {cell} calls {shorten(requested_call, 120)}, which is not on the tape"
         if near is None:
             recorded = sorted({call.name for entry in self._entries for call in entry.calls})
-            return f"{head}; recorded are calls of {', '.join(recorded)}" if recorded else f"{head}: it has no calls"
+            return (
+                f"{head}; the tape has calls of {', '.join(recorded)}" if recorded else f"{head}; the tape has no calls"
+            )
         number, call, text = near
-        again = " (answered already)" if (number, call.id) in self._taken else ""
+        again = " (already answered)" if (number, call.id) in self._taken else ""
         if text == requested_call:
-            return f"{head} once more: the recorded ones, the last in step {number}, are answered already"
-        return f"{head}. The nearest recorded call{again}:\n{diff_text(text, requested_call, f'step {number}', 'now')}"
+            return f"{head} once more; all equal calls, the last in step {number}, are answered"
+        differs = diff_text(text, requested_call, f"step {number}", "now")
+        return f"{head}. The most similar recorded call{again}:\n{differs}"
 
     def _nearest(self, cell: int, name: str, requested: str) -> tuple[int, RecordedCall, str] | None:
         """Return the most similar recorded call of the tool, its cell and its text; one not answered yet if any is."""
@@ -137,12 +140,12 @@ class Tape:
 
 
 def spec_of(entry: Entry, name: str) -> ToolSpec | None:
-    """Return what was offered to a cell under ``name``."""
+    """Return the tool that a cell was offered under ``name``, None if there was none."""
     return next((spec for spec in entry.tools if spec.name == name), None)
 
 
 def signature_of(spec: ToolSpec | None) -> inspect.Signature | None:
-    """Return the signature that a recorded tool showed, None if it had none; its defaults only look like theirs."""
+    """Return the signature of a recorded tool, None if it had none. Defaults are known by their repr only."""
     if spec is None or spec.parameters is None:
         return None
     try:
@@ -156,12 +159,12 @@ def signature_of(spec: ToolSpec | None) -> inspect.Signature | None:
                 for parameter in spec.parameters
             ]
         )
-    except (ValueError, KeyError):  # no signature that Python could have
+    except (ValueError, KeyError):  # not a signature that Python allows
         return None
 
 
 class DefaultRepr:
-    """A default value of which only the repr is known."""
+    """A default value that is known by its repr only."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -171,7 +174,7 @@ class DefaultRepr:
 
 
 def call_text(name: str, arguments: Sequence[Buffer]) -> str:
-    """Return a call as one would write it, for a reader."""
+    """Return a call as source text."""
     try:
         args, kwargs = values.loads(arguments)
         parts = [*map(_repr.repr, args), *(f"{key}={_repr.repr(value)}" for key, value in kwargs.items())]
@@ -181,12 +184,12 @@ def call_text(name: str, arguments: Sequence[Buffer]) -> str:
 
 
 def diff_text(recorded: str, came: str, recorded_name: str, came_name: str) -> str:
-    """Return what differs between two texts, line by line, at most a screen of it."""
+    """Return a unified diff of two texts, cut after 60 lines."""
     lines = list(
         difflib.unified_diff(_lines(recorded), _lines(came), f"recorded ({recorded_name})", came_name, lineterm="", n=2)
     )
     more = len(lines) - _MAX_LINES
-    return "\n".join(lines[:_MAX_LINES] + ([f"... and {more} lines more"] if more > 0 else []))
+    return "\n".join(lines[:_MAX_LINES] + ([f"... and {more} more lines"] if more > 0 else []))
 
 
 def _lines(text: str) -> list[str]:
@@ -198,12 +201,15 @@ def _key(name: str, arguments: Sequence[Buffer], spec: ToolSpec | None) -> str:
     bound = _bound(spec, arguments)
     try:
         return f"{name} {canonical(values.dumps(bound, max_bytes=None))}"
-    except (values.UnsupportedValue, RemoteProtocolError):  # hand-made: a tape's values were encoded once
+    except (
+        values.UnsupportedValue,
+        RemoteProtocolError,
+    ):  # not from a recording
         return f"{name} {canonical(arguments)}"
 
 
 def _bound(spec: ToolSpec | None, arguments: Sequence[Buffer]) -> Any:
-    """Return the arguments by name; as they were given, where they do not fit or there is no signature."""
+    """Return the arguments bound to the signature; unbound if there is no signature or they do not fit."""
     given = values.loads(arguments)
     signature = signature_of(spec)
     if signature is None:
@@ -222,5 +228,5 @@ def _bound(spec: ToolSpec | None, arguments: Sequence[Buffer]) -> Any:
 def _equals(one: Any, other: Any) -> bool:
     try:
         return bool(one == other)
-    except Exception:  # arrays and frames have no one truth
+    except Exception:  # the == of a library can raise anything, and its result can have no truth value
         return False

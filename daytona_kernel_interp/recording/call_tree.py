@@ -97,6 +97,10 @@ class CallTree:
         self._unclaimed: deque[CompletedLMCall] = deque(maxlen=_MAX_UNCLAIMED)
         self.current: Callable[[], str | None] | None = None  # returns DSPy's id of the call that runs in this context
 
+    def __len__(self) -> int:
+        """Return the number of calls that are kept: those that run, and those of models that no cell has claimed."""
+        return len(self._calls) + len(self._unclaimed)
+
     @property
     def callback_active(self) -> bool:
         """Whether DSPy's callback exists in this process."""

@@ -97,15 +97,15 @@ def _cells_before_cut(text: str) -> list[CellJson]:
 
 def _own_metadata(holder: object) -> Document:
     metadata = holder.get("metadata") if isinstance(holder, dict) else None
-    ours = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
-    return ours if isinstance(ours, dict) else {}
+    own = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
+    return own if isinstance(own, dict) else {}
 
 
 def _check_version(path: Path, document: Document) -> None:
-    ours = _own_metadata(document)
-    if not ours and not any(_own_metadata(cell) for cell in document["cells"]):
+    own = _own_metadata(document)
+    if not own and not any(_own_metadata(cell) for cell in document["cells"]):
         raise RecordingError(_FOREIGN.format(path=path))
-    version = ours.get("schema", SCHEMA_VERSION)
+    version = own.get("schema", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         raise RecordingError(
             f"{path} is a recording of schema version {version!r}; this version of daytona-kernel-interp reads "
@@ -117,7 +117,7 @@ class _NotebookReader:
     """The reader of one document: it collects entries, model calls and problems cell by cell."""
 
     def __init__(self, path: Path, document: Document, problems: list[str]) -> None:
-        self._document, self._ours, self._problems = document, _own_metadata(document), problems
+        self._document, self._own, self._problems = document, _own_metadata(document), problems
         self._store = ValueStore(folder_of(path))
         self._tools: dict[str, tuple[ToolSpec, ...]] = {}
         self._entries: list[Entry] = []
@@ -137,8 +137,8 @@ class _NotebookReader:
             entries=tuple(self._entries),
             store=self._store,
             lm_calls=tuple(sorted(self._lm_calls, key=lambda call: call.began)),
-            complete=self._ours.get("complete") is True,
-            callback=self._ours.get("callback") is True,
+            complete=self._own.get("complete") is True,
+            callback=self._own.get("callback") is True,
             problems=tuple(self._problems),
         )
 
@@ -152,8 +152,8 @@ class _NotebookReader:
         return SessionFacts(session_id="", began=_EPOCH, sandbox="")
 
     def _take(self, cell: object) -> None:
-        ours = _own_metadata(cell)
-        lm_calls = ours.get("lm_calls")
+        own = _own_metadata(cell)
+        lm_calls = own.get("lm_calls")
         for data in lm_calls if isinstance(lm_calls, list) else ():
             try:
                 self._lm_calls.append(schema.lm_call_from_json(data))
@@ -162,12 +162,12 @@ class _NotebookReader:
         if not isinstance(cell, dict) or cell.get("cell_type") != "code":
             return
         number = len(self._entries)
-        if not ours:
+        if not own:
             self._problems.append(f"A code cell before step {number} was added after the recording; it is left out.")
             return
-        self._entries.append(self._entry(cell, ours, number))
+        self._entries.append(self._entry(cell, own, number))
 
-    def _entry(self, cell: CellJson, ours: Document, number: int) -> Entry:
+    def _entry(self, cell: CellJson, own: Document, number: int) -> Entry:
         code = joined(cell.get("source", ""))
         outputs: list[Output] = []
         for data in cell.get("outputs", ()):
@@ -176,8 +176,8 @@ class _NotebookReader:
             except _UNREADABLE as error:
                 self._problems.append(f"An output of step {number} cannot be read: {schema.reason_of(error)}.")
         try:
-            entry = schema.entry_from_json(ours["entry"], code, outputs, lambda ref: self._tools_of(ref, number))
-            if cell_hash(cell) != ours.get("sha256"):
+            entry = schema.entry_from_json(own["entry"], code, outputs, lambda ref: self._tools_of(ref, number))
+            if cell_hash(cell) != own.get("sha256"):
                 self._problems.append(f"Step {number} was edited after it was recorded.")
         except _UNREADABLE as error:
             self._problems.append(

@@ -274,7 +274,7 @@ def test_code_cannot_break_its_own_kernels_plumbing(own_driver: Driver) -> None:
 
 
 def test_submit_fields_reach_the_host(driver: Driver) -> None:
-    """One end-to-end SUBMIT; its forms are in test_bridge.py."""
+    """One end-to-end SUBMIT; its forms are in test_submit.py."""
     cell = driver.run("SUBMIT('x', n=1)", fields=[OutputField("answer", "str"), OutputField("n", "int")]).cell
     assert cell.submission is not None
     assert cell.error is None

@@ -196,9 +196,7 @@ def test_a_sandbox_that_is_kept_is_stopped(daytona: Service) -> None:
 def test_what_no_kernel_has_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     """An unknown option, arguments, and a missing key are refused with one sentence; nothing starts."""
     before = set(psutil.Process().children())
-    with pytest.raises(
-        InvalidOption, match=r"a kernel in the local sandbox has no option 'snapshot'; it has cwd, env, "
-    ):
+    with pytest.raises(InvalidOption, match=r"LocalSandbox has no option 'snapshot'; it has cwd, env, "):
         Talk(install("bad", sandbox="local", snapshot="x"))
     with pytest.raises(SandboxFailed, match=r"takes no command-line arguments, but got --colors=no"):
         Talk(LOCAL, extra_arguments=["--colors=no"])

@@ -98,7 +98,7 @@ def test_a_call_that_is_not_on_the_tape() -> None:
     printed(maker, "print(search('pears'))", "A\n", tools=[SEARCH], calls=[call])
     report = again(maker)
     miss = next(one for one in report.divergences if one.expected == "(not called)")
-    assert "step 0 calls search('pears'), which is not on the tape. The nearest recorded call:" in miss.came
+    assert "step 0 calls search('pears'), which is not on the tape. The most similar recorded call:" in miss.came
     assert "-search('apples')\n+search('pears')" in miss.came
     assert "ReplayMismatch: step 0 calls" in next(one for one in report.divergences if one.what == "outcome").came
     assert any(one.cause == "a call is not on the tape" for one in report.divergences)
@@ -213,8 +213,8 @@ def test_how_steps_that_were_stopped_are_replayed() -> None:
     report = again(maker)
     assert told(report) == []
     assert [(one.step, one.why) for one in report.skipped] == [
-        (3, "it cost its kernel then; run_died=True runs it"),
-        (5, "its host ended before it did"),
+        (3, "its kernel died; run_died=True runs it"),
+        (5, "the host ended first"),
     ]
     died = again(maker, run_died=True)
     assert [one.step for one in died.skipped] == [5]
@@ -248,11 +248,11 @@ def test_a_call_that_was_never_answered() -> None:
     ("options", "text"),
     [
         ({"until": 9}, "the recording has 5 steps: until must be from 0 to 5, not 9"),
-        ({"edits": {7: "x"}}, "the recording has no step 7 to be edited: its steps are 0 to 4"),
+        ({"edits": {7: "x"}}, "the recording has no step 7 to edit: its steps are 0 to 4"),
         ({"edits": {1: None}}, "the new code of step 1 must be a str, not NoneType"),
         (
             {"live_tools": {"serach": len}},
-            "the recording has no tool 'serach' to be called live: its tools are llm_query, search",
+            "the recording has no tool 'serach' to call live: its tools are llm_query, search",
         ),
     ],
 )

@@ -129,9 +129,9 @@ def test_the_command_line(recorded: tuple[Path, Any], capsys: pytest.CaptureFixt
     [
         (["missing.ipynb"], "missing.ipynb cannot be read: No such file or directory."),
         (["RUN", "--until", "99"], "until must be from 0 to"),
-        (["RUN", "--edit", "99=FILE"], "has no step 99 to be edited"),
+        (["RUN", "--edit", "99=FILE"], "has no step 99 to edit"),
         (["RUN", "--edit", "1=missing.py"], "missing.py cannot be read: No such file or directory."),
-        (["RUN", "--floats", "0.1"], "--floats says how tolerant --tolerant is: give that too."),
+        (["RUN", "--floats", "0.1"], "--floats is an option of --tolerant: give both."),
         (["RUN", "--tolerant", "--floats", "-1"], "floats must be a relative difference such as 1e-6"),
         (["FILE"], "FILE is no notebook"),
     ],
@@ -210,7 +210,7 @@ def test_values_that_were_put(tmp_path: Path) -> None:
     offline = ReplayInterpreter(path)
     offline.put(numbers=[1, 2])
     assert offline.execute("sum(numbers)") == 3
-    with pytest.raises(CodeInterpreterError, match=r"get\('numbers'\) has no answer in a recording"):
+    with pytest.raises(CodeInterpreterError, match=r"get\('numbers'\) is not available offline"):
         offline.get("numbers")
     with pytest.raises(ReplayMismatch, match="another value of the variable 'numbers'"):
         ReplayInterpreter(path).put(numbers=[1, 3])

@@ -43,8 +43,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     matrix = metafunc.config.getoption("--matrix")
     for each in ENVIRONMENTS:
         if (each is OLDEST) != matrix:
-            names = [each.name] if len(each.parts) == 1 else [f"{each.name}-{part}" for part in each.parts]
-            cases += [pytest.param(each, ("-m", part), id=name) for part, name in zip(each.parts, names, strict=True)]
+            for part in each.parts:
+                name = each.name if len(each.parts) == 1 else f"{each.name}-{part.replace(' or ', '-')}"
+                cases.append(pytest.param(each, ("-m", part), id=name))
     if matrix:
         deep = ("-m", "hypothesis", f"--hypothesis-profile={examples.DEEP}")
         cases.append(pytest.param(None, deep, id="deep-properties"))

@@ -145,7 +145,7 @@ def _recordings() -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "Recording.load('newer.ipynb')", lambda: Recording.load("newer.ipynb")
     yield "Recording.lm('x')", lambda: Recording.load(RUN).lm("x")  # type: ignore[arg-type]
     yield "ReplayInterpreter(5)", lambda: ReplayInterpreter(5)  # type: ignore[arg-type]
-    yield "ReplayInterpreter(RUN, pool=2)", lambda: ReplayInterpreter(RUN, pool=2)  # type: ignore[call-arg]
+    yield "ReplayInterpreter(RUN, pool=2)", lambda: ReplayInterpreter(RUN, pool=2)  # type: ignore[arg-type]
     yield "ReplayInterpreter(RUN).execute('1')", lambda: ReplayInterpreter(RUN).execute("1")
     yield "replay(5)", lambda: replay(5)  # type: ignore[arg-type]
     yield "replay(RUN, until=99)", lambda: replay(RUN, sandbox="local", until=99)

@@ -1,7 +1,7 @@
-"""The cell's end of the bridge: tool stubs, ``SUBMIT``, and the calls under way.
+"""The kernel's end of the bridge: tool stubs, ``SUBMIT``, and pending tool calls. Message format: ``wire/comm.py``.
 
-Requests leave as ``comm_msg`` on iopub, behind whatever was printed before. Replies come as ``comm_msg`` on control, on
-ipykernel's control thread, which only completes a waiter; decoding is left to the thread that asked.
+Requests are sent as ``comm_msg`` on iopub, after all output that was printed before. Replies arrive as ``comm_msg`` on
+control, in ipykernel's control thread. That thread only completes the pending call; the calling thread decodes.
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ if TYPE_CHECKING:
 
 Reply = tuple[Mapping[str, object], Sequence[values.Buffer]]
 
-# What bind() put into the namespace and takes away again when the host no longer offers it.
+# Names that begin_cell() binds in the namespace.
 _SUBMIT, _TOOL_ERROR = "SUBMIT", "ToolError"
 
-
-# In the order of ``ParameterSpec.kind``, which is Python's own (``int(inspect.Parameter.kind)``).
+# By ``wire.comm.Parameter.kind``, whose numbers are Python's own.
 _PARAMETER_KINDS = (
     inspect.Parameter.POSITIONAL_ONLY,
     inspect.Parameter.POSITIONAL_OR_KEYWORD,
@@ -46,37 +45,38 @@ _PARAMETER_KINDS = (
 
 
 class Flushable(Protocol):
-    """A stream of the kernel's output."""
+    """An output stream of the kernel."""
 
     def flush(self) -> None:
-        """Send what is buffered."""
+        """Send the buffered text."""
 
 
 class Bridge:
-    """One per kernel."""
+    """Connects code in cells with the tools of the host. One per kernel."""
 
     def __init__(self, session: Session, iopub_socket: Any, streams: Sequence[Flushable]) -> None:
         self._session, self._iopub, self._streams = session, iopub_socket, streams
         self._comm_id: str | None = None
         self._parent: dict[str, object] = {}
         self._reply_handlers: dict[int, Callable[[Reply], None]] = {}
-        self._pending_calls: dict[int, tuple[str, float]] = {}  # of those: the tool's name, and when it was called
+        self._pending_calls: dict[int, tuple[str, float]] = {}  # by id: the tool's name and the time of the call
         self._ids = itertools.count(1)
         self._specs: dict[str, tuple[ToolSpec, Callable[..., Any]]] = {}
-        self._submit: tuple[tuple[OutputField, ...] | None, Callable[..., None]] | None = None  # its fields, and it
+        # SUBMIT's output fields, and the function.
+        self._submit: tuple[tuple[OutputField, ...] | None, Callable[..., None]] | None = None
         self._max_value_bytes: int | None = None
         self._host_has_arrow = False
         self._pid = os.getpid()
         self._main_thread = threading.main_thread().ident
-        self.running: str | None = None  # msg_id of the cell whose code runs in the main thread
+        self.running: str | None = None  # msg_id of the cell that the main thread runs
 
-    # --- the cell begins -------------------------------------------------------------------------
+    # --- start of a cell -------------------------------------------------------------------------
 
     def begin_cell(self, parent: Mapping[str, object], preamble: Preamble, namespace: dict[str, object]) -> None:
-        """Bind what the host offers this cell into ``namespace``.
+        """Bind the tools, SUBMIT and the variables of a cell in ``namespace``.
 
-        Tools and SUBMIT that code has overwritten come back, those no longer offered go, and the variables come last:
-        an input called like a tool is the input.
+        Tools and SUBMIT that code has overwritten are restored, and tools that the host no longer offers are removed.
+        Variables are bound last, so an input with the name of a tool hides that tool.
         """
         if self._comm_id is None:
             self._comm_id = comm.create_comm(target_name=COMM_TARGET).comm_id
@@ -98,7 +98,7 @@ class Bridge:
                     del namespace[name]
         for spec in specs:
             known = self._specs.get(spec.name)
-            # The same tool stays the same object: code may have stored it, and DSPy finds tools by identity.
+            # An unchanged tool stays the same object: code may have stored it, and DSPy compares tools by identity.
             stub = known[1] if known is not None and known[0] == spec else self._make_stub(spec)
             self._specs[spec.name] = (spec, stub)
             namespace[spec.name] = stub
@@ -127,10 +127,10 @@ class Bridge:
     # --- calls to the host -----------------------------------------------------------------------
 
     def call(self, name: str, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
-        """Call the host's tool ``name`` and wait for its result. Any thread may.
+        """Call the host's tool ``name`` and wait for its result. Thread-safe.
 
         Raises:
-            ToolError: A subclass of it, if the tool failed on the host.
+            ToolError: If the tool failed on the host; the class is a subclass.
             TypeError: If an argument has a type that cannot leave the sandbox.
         """
         inbox: queue.SimpleQueue[Reply] = queue.SimpleQueue()
@@ -180,11 +180,11 @@ class Bridge:
         self._pending_calls.pop(call_id, None)
 
     def pending_calls(self) -> list[tuple[str, float]]:
-        """Return the tools that code waits for, and when it called each (``time.monotonic``). Any thread may."""
+        """Return name and time (``time.monotonic``) of each pending call. Thread-safe."""
         return list(dict.copy(self._pending_calls).values())
 
     def bound_callables(self) -> dict[str, object]:
-        """Return what was bound into the namespace, by name, but for variables. Any thread may."""
+        """Return the tools, ``SUBMIT`` and ``ToolError`` as bound in the namespace. Thread-safe."""
         found = {name: stub for name, (_, stub) in dict.copy(self._specs).items()}
         submit = {} if self._submit is None else {_SUBMIT: self._submit[1]}
         return {**found, **submit, **({_TOOL_ERROR: ToolError} if found else {})}
@@ -203,21 +203,22 @@ class Bridge:
         return send
 
     def send_value(self, value: object) -> str | None:
-        """Send the cell's last expression, where the codec carries it; else its repr has to do.
+        """Send the cell's last expression if the codec carries it; otherwise the host has its repr only.
 
-        A small one is returned instead, for the cell's reply: a message of its own costs a tenth of a cell.
+        A small value is returned instead, for the cell's reply: a message of its own would take a tenth of the time
+        of a small cell.
         """
         try:
             buffers = self._dumps(value)
             if len(buffers) == 1 and len(buffers[0]) <= SMALL_VALUE_BYTES:
                 return bytes(buffers[0]).decode("utf-8")
-        except Exception:  # a hostile __iter__ or property of the value may raise anything
+        except Exception:  # code of the value, such as its __iter__, may raise anything
             return None
         self._send({"op": "value"}, buffers)
         return None
 
     def send_requested(self, requested: str | dict[str, object], namespace: Mapping[str, object]) -> None:
-        """Send the variable of that name, or the answer to a request for a file.
+        """Send the variable named ``requested``, or the result of a file request.
 
         Raises:
             NameError: If there is no such variable.
@@ -237,7 +238,7 @@ class Bridge:
         return values.dumps(value, max_bytes=self._max_value_bytes, snapshot=snapshot, arrow=self._host_has_arrow)
 
     def _send(self, data: Mapping[str, object], buffers: Sequence[values.Buffer]) -> None:
-        for stream in self._streams:  # first: prints must not be overtaken by the message that follows them
+        for stream in self._streams:  # first, so that printed text arrives before this message
             stream.flush()
         content = {"comm_id": self._comm_id, "data": data}
         frames: list[Any] = [*buffers]
@@ -247,7 +248,7 @@ class Bridge:
     # --- replies, on the control thread -----------------------------------------------------------
 
     def on_control(self, data: Mapping[str, object], buffers: Sequence[values.Buffer], *, async_cell: bool) -> None:
-        """Take a request or reply of the control channel. Late and unknown replies are dropped."""
+        """Handle a request or reply of the control channel. Late and unknown replies are dropped."""
         op = data.get("op")
         if op == "raise":
             self._raise_in_cell(data.get("cell"), async_cell)
@@ -268,8 +269,8 @@ class Bridge:
             complete((data, buffers))
 
     def _raise_in_cell(self, msg_id: object, async_cell: bool) -> None:
-        # Only into the cell that was meant: after its end the exception would hit kernel code. In an async cell a
-        # KeyboardInterrupt inside a task would escape the event loop and end the kernel; a cancellation does not.
+        # Only while that cell runs: after its end the exception would be raised in kernel code. In an async cell, a
+        # KeyboardInterrupt within a task would leave the event loop and end the kernel; a cancellation does not.
         if self.running is None or msg_id != self.running or self._main_thread is None:
             return
         error = asyncio.CancelledError if async_cell else KeyboardInterrupt
@@ -285,7 +286,7 @@ def _result_or_error(reply: Reply) -> object:
 
 
 class _DefaultRepr:
-    """A default value known by its repr only."""
+    """A default value of which only the repr is known."""
 
     def __init__(self, text: str) -> None:
         self._text = text

@@ -1,4 +1,4 @@
-"""Files of the sandbox, in pieces, as the host asks for them; paths are relative to the kernel's folder."""
+"""Uploads and downloads, in steps of one chunk. Paths are relative to the kernel's working directory."""
 
 from __future__ import annotations
 
@@ -44,9 +44,10 @@ def _write(path: Path, at: int, data: bytes) -> None:
 
 
 def _list(path: Path) -> list[tuple[str, int | None]]:
-    """Return a file's size, under an empty name; or what is in a folder, folders before their files and without a size.
+    """Return the size of a file under an empty name, or the entries of a folder.
 
-    What is neither file nor folder is left out, and so are links to folders, which may lead in circles.
+    Folders precede their files and have no size. Links to folders are left out, because they may form a cycle, and so
+    are pipes, sockets and devices.
     """
     if not path.is_dir():
         return [("", path.stat().st_size)]

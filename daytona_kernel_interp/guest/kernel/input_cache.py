@@ -1,4 +1,4 @@
-"""Large inputs that the kernel keeps, so that what did not change is not sent again, and is fresh in each cell."""
+"""A cache of large input variables: an unchanged one is not sent again, and each cell gets a copy of its own."""
 
 from __future__ import annotations
 
@@ -15,33 +15,34 @@ if TYPE_CHECKING:
 
 CACHE_BYTES = 256 << 20
 
-# How a value is kept: as itself, which nothing can change; as our own marshal of it, three times as fast to read as
-# its encoding; as that encoding.
+# How a value is stored: as itself if it is immutable; as a marshal dump made here, which loads three times as fast as
+# the encoding; as the encoding.
 _SAME, _MARSHAL, _ENCODED = range(3)
 
 
 class ValueForgotten(Exception):
-    """The host counts on a value that is not here."""
+    """The request refers to a value that the cache does not have."""
 
 
 class InputCache:
-    """Values by the hash of their encoding; those that were used longest ago go first."""
+    """Values by the hash of their encoding, at most ``max_bytes``; the least recently used are dropped first."""
 
     def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
         self._max_bytes = max_bytes
         self._size = 0
-        self._entries: OrderedDict[str, tuple[int, Any, int]] = OrderedDict()  # how, what, its size in bytes
+        # By key: how the value is stored, its stored form, and the size of that in bytes.
+        self._entries: OrderedDict[str, tuple[int, Any, int]] = OrderedDict()
 
     @property
     def keys(self) -> list[str]:
-        """Of what is here, by last use."""
+        """The keys of the cached values, by last use."""
         return list(self._entries)
 
     def get(self, key: str) -> Any:
         """Return a fresh copy of a value.
 
         Raises:
-            ValueForgotten: If it is not here.
+            ValueForgotten: If the cache does not have it.
         """
         if key not in self._entries:
             raise ValueForgotten(f"no value {key[:8]}")
@@ -55,12 +56,13 @@ class InputCache:
             return marshal.loads(what)
 
     def add(self, key: str, buffers: Sequence[values.Buffer]) -> Any:
-        """Return the value in ``buffers``, and keep it. Call :meth:`trim` when the cell has all its values."""
+        """Return the value in ``buffers``, and cache it. Call :meth:`trim` when the cell has all its values."""
         value, exact = values.decode(buffers)
         if isinstance(value, (str, bytes)) and exact:
-            kept: tuple[int, Any, int] = (_SAME, value, sys.getsizeof(value))  # four times its UTF-8, for one emoji
+            # A string with an emoji needs four bytes per character in memory.
+            kept: tuple[int, Any, int] = (_SAME, value, sys.getsizeof(value))
         elif exact:
-            form = marshal.dumps(value)  # made here of what the codec built: never of foreign bytes
+            form = marshal.dumps(value)  # of a value that the codec made; foreign bytes are never unmarshalled
             kept = (_MARSHAL, form, len(form))
         else:
             kept = (_ENCODED, list(buffers), sum(map(len, buffers)))
@@ -70,7 +72,7 @@ class InputCache:
         return value
 
     def trim(self) -> None:
-        """Forget what exceeds the limit."""
+        """Drop values until the rest is within the limit."""
         while self._size > self._max_bytes:
             self._evict(next(iter(self._entries)))
 
@@ -82,10 +84,12 @@ class InputCache:
 def resolve(
     cache: InputCache, sent: Sequence[tuple[str, str, int]], buffers: Sequence[values.Buffer]
 ) -> dict[str, Any]:
-    """Return the variables whose names, keys and numbers of buffers are ``sent``; without buffers, they are here.
+    """Return the variables in ``sent``, which has their names, keys and numbers of buffers.
+
+    A variable without buffers is in the cache. The buffers of the others are the last of ``buffers``.
 
     Raises:
-        ValueForgotten: If one is not here.
+        ValueForgotten: If the cache does not have one.
         RemoteProtocolError: If one cannot be decoded.
     """
     variables, place = {}, len(buffers) - sum(count for *_, count in sent)

@@ -1,4 +1,8 @@
-"""The kernel's answers to looks: on the control thread, while cells run, and without a trace in the session."""
+"""Replies to inspect requests on the control channel. Protocol: ``wire/inspect_messages.py``.
+
+Runs in ipykernel's control thread while cells run in the main thread. Nothing is published, no code of a value runs,
+and history, ``_`` and the execution count stay as they are.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +29,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MAX_STUCK_THREADS = 4  # threads that a repr did not return to; then types have to do
-_NO_TASKS_OF = (
+_MAX_STUCK_THREADS = 4  # threads that run a repr which does not return; beyond that no further repr is called
+_LIBRARY_FOLDERS = (
     str(Path(__file__).parent),
     *(str(Path(module.__file__ or "").parent) for module in (IPython, ipykernel, tornado, zmq, asyncio)),
 )
@@ -45,7 +49,7 @@ class InspectHandler:
         self._count = self._stuck_threads = 0
 
     def cell_started(self, cell: str, code: object, number: int) -> None:
-        """Note the cell that the main thread starts."""
+        """Note the cell that the main thread starts. Call it in the cell's event loop."""
         self._cell_started_at, self._loop = time.monotonic(), asyncio.get_running_loop()
         self._count += 1
         text = code[:CODE_CHARS] if type(code) is str else ""
@@ -55,7 +59,7 @@ class InspectHandler:
         """Note that no cell runs."""
         self._running = None
 
-    # --- answers, on the control thread ---------------------------------------------------------------------
+    # --- replies, in the control thread ---------------------------------------------------------------------
 
     def summary(self) -> dict[str, object]:
         """Return the variables and the running cell."""
@@ -70,8 +74,8 @@ class InspectHandler:
     async def variable(
         self, name: object, *, with_value: bool, max_bytes: object
     ) -> tuple[dict[str, object], list[values.Buffer]]:
-        """Return what there is of one variable: with its own text, or its value, if no cell runs."""
-        # A name of the code's own class would be asked whether it is the same.
+        """Return one variable: with its own repr, or with its encoded value, if no cell runs."""
+        # A key of a str subclass would have its own __eq__ called.
         namespace = {key: value for key, value in copy_namespace(self._shell.user_ns).items() if type(key) is str}
         answer: dict[str, object] = {"running": self._running_cell(), "count": self._count}
         if type(name) is not str or name not in namespace:
@@ -93,14 +97,14 @@ class InspectHandler:
 
     def _encoded(self, name: str, value: object, max_bytes: object) -> list[values.Buffer]:
         if self._running is not None:
-            raise RuntimeError("a cell is running; its variables can be had when it is over")
+            raise RuntimeError("a cell is running; its variables can be read when it has ended")
         try:
             return values.dumps(value, max_bytes=max_bytes if type(max_bytes) is int else None, snapshot=True)
         except (values.UnsupportedValue, values.ValueTooLarge) as error:
             raise TypeError(f"variable {name!r} cannot be sent to the host: {error}") from None
 
     async def _run_in_thread(self, work: Callable[[], T], limit_s: float | None) -> T:
-        """Do what runs code of the value in a thread of its own, which may never return."""
+        """Run ``work``, which calls code of a value and may never return, in a thread of its own."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
 
@@ -115,12 +119,12 @@ class InspectHandler:
         def serve() -> None:
             try:
                 result = work()
-            except BaseException as error:  # code of the value may raise anything, and its exit is not the kernel's
+            except BaseException as error:  # code of the value may raise anything, even SystemExit
                 loop.call_soon_threadsafe(fail, _message_of(error))
             else:
                 loop.call_soon_threadsafe(settle, result)
 
-        threading.Thread(target=serve, name="look", daemon=True).start()
+        threading.Thread(target=serve, name="inspect", daemon=True).start()
         self._stuck_threads += 1
         try:
             return await asyncio.wait_for(asyncio.shield(done), limit_s)
@@ -144,7 +148,7 @@ class InspectHandler:
             "elapsed_s": now - self._cell_started_at,
             "line": line_of_thread(self._main_thread, self._cell_files),
             "calls": [[name, now - since] for name, since in self._bridge.pending_calls()][:MAX_CALLS],
-            "tasks": task_names(_tasks_of(self._loop), _NO_TASKS_OF)[:MAX_CALLS],
+            "tasks": task_names(_tasks_of(self._loop), _LIBRARY_FOLDERS)[:MAX_CALLS],
         }
 
 
@@ -155,13 +159,13 @@ def _repr_of(value: object) -> str:
 def _message_of(error: BaseException) -> str:
     try:
         return str.__str__(str(error))
-    except BaseException:
+    except BaseException:  # an exception's own __str__ may raise anything
         return type(error).__name__
 
 
 def _tasks_of(loop: asyncio.AbstractEventLoop) -> set[Any]:
-    """Return the tasks of a loop, or none where one of them cannot be asked."""
+    """Return the tasks of a loop, or none if a task of a foreign class fails."""
     try:
         return asyncio.all_tasks(loop)
-    except BaseException:  # asyncio calls done() of every task: of a foreign class, it may raise anything
+    except BaseException:  # asyncio calls done() of every task, which may be code of the session
         return set()

@@ -1,9 +1,9 @@
-"""What a namespace holds, told without running any code of it. Sans-I/O.
+"""Descriptions of the variables in a namespace, made without running any of their code. Sans-I/O.
 
-Works on any thread while cells run. A value is looked into only if its type *is* one that is known here: what a class
-says of itself (``__repr__``, ``__len__``, ``__class__``, properties, a metaclass) is never asked. Types are told by
-their identity: in a dict, they would be compared by a metaclass's ``__hash__``. Other threads change what is looked at:
-each step takes a piece in one go, and what fails all the same is shown by its type alone.
+Thread-safe; cells run at the same time. A value is read only if its class is exactly one that is known here. Code of
+other classes (``__repr__``, ``__len__``, ``__class__``, properties, a metaclass) is never called. Classes are compared
+by identity: as keys of a dict, a metaclass's ``__hash__`` would be called. Other threads may change a value meanwhile,
+so each step copies a bounded part of it in one call into C code. If a step fails, the row has the type's name only.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 Row = list[Any]  # as of wire.inspect_messages.ROW
 
-# What IPython, DSPy and Python's import system put into a namespace under names that are nobody's variables.
+# Names that IPython, DSPy and Python's import system put into a namespace.
 _HIDDEN_NAMES = re.compile(r"_{1,3}|_i{1,3}|_i?\d+|_(oh|dh|ih|exit_code)|__\w+__|__?[Dd]spy\w*")
 
 _MAX_BITS = 256
 _SMALL = 1 << 63
-_MAX_ITEMS = 10  # in a row of a table; of one variable as many as its text has room for
+_MAX_ITEMS = 10  # of a row; a single variable has as many as its text has room for
 _ITEM_CHARS = 20
-_MAX_REPR_SIZE = 100_000  # characters and items
+_MAX_REPR_SIZE = 100_000  # characters and items of a value whose own repr is called
 _MAX_DEPTH = 3
 _ATTEMPTS = 20
 _TASK: Any = asyncio.Task  # code in cells can replace asyncio's
@@ -44,9 +44,9 @@ _VARIABLE, _FUNCTION, _CLASS, _MODULE_KIND = KINDS
 
 
 def summarize(namespace: dict[str, object], hidden: Mapping[str, object]) -> tuple[list[Row], int]:
-    """Return a row for each variable, in the order they were made, and how many were left out for want of room.
+    """Return a row for each variable, oldest first, and the number of variables left out.
 
-    The newest stay. A name of ``hidden`` is passed over while it has the object that it has there.
+    If there is not enough room, the oldest are left out. A name in ``hidden`` is skipped while it has the same object.
     """
     rows: list[Row] = []
     room, left_out = MAX_INSPECT_BYTES, 0
@@ -63,20 +63,20 @@ def summarize(namespace: dict[str, object], hidden: Mapping[str, object]) -> tup
 
 
 def shown_tools(offered: Mapping[str, object]) -> list[str]:
-    """Return the tools that are the host's own, not those by which DSPy does its work, nor their errors' class."""
+    """Return the names of the tools that the user gave, without DSPy's internal ones and without ``ToolError``."""
     return [name for name, tool in offered.items() if type(tool) is not type and not _HIDDEN_NAMES.fullmatch(name)]
 
 
 def describe_safely(name: str, value: object, chars: int = PREVIEW_CHARS) -> Row:
-    """Return the row of one variable, come what may: should code of it run all the same, its exit is not the look's."""
+    """Return the row of one variable. If its description fails in any way, the row has the type only."""
     try:
         return describe(name, value, chars)
-    except BaseException:
+    except BaseException:  # a finalizer, or an attribute of a library that code replaced, may even raise SystemExit
         return [name[:200], type_name(type(value)), None, None, "", _VARIABLE]
 
 
 def describe(name: str, value: Any, chars: int = PREVIEW_CHARS) -> Row:
-    """Return the row of one variable, of which no code runs."""
+    """Return the row of one variable without running any of its code."""
     cls = type(value)
     size, shape, preview, kind = None, None, "", _VARIABLE
     try:
@@ -86,20 +86,20 @@ def describe(name: str, value: Any, chars: int = PREVIEW_CHARS) -> Row:
             size = dict.__sizeof__(value) if issubclass(cls, dict) else sys.getsizeof(value)
             shape = measure(value) if measure else None
             preview = sketch(value, chars, 0)
-        elif issubclass(cls, type):  # `type` is cls's ancestor: C code looks that up
+        elif issubclass(cls, type):  # the value is a class; issubclass(..., type) is C code
             kind, preview = _CLASS, f"class {type_name(value)}"
         else:
             facts = summary_of(value, cls)
             size, shape, preview = facts.size, facts.shape, _library_text(facts, chars)
-    except Exception:  # it changed under our eyes, or is broken in a way that nobody thought of
+    except Exception:  # another thread changed the value, or the library raises an error of its own
         preview = ""
     return [name[:200], type_name(cls), size, shape, preview, kind]
 
 
 def is_large(value: object) -> bool:
-    """Whether a value's own ``repr`` would keep the kernel busy: C code makes it, which nothing else interrupts.
+    """Whether a value's own ``repr`` would hold the kernel for long: C code makes it, and holds the interpreter lock.
 
-    That can be told of Python's texts and containers. Subclasses count as what they are in C.
+    Measures Python's texts and containers. A subclass is measured as its base class.
     """
     waiting: list[Any] = [value]
     room, seen = _MAX_REPR_SIZE, set()
@@ -116,17 +116,17 @@ def is_large(value: object) -> bool:
             try:
                 items = itertools.chain.from_iterable(dict.items(item)) if base is dict else base.__iter__(item)
                 waiting += itertools.islice(items, room)
-            except RuntimeError:  # it is being changed
+            except RuntimeError:  # another thread is changing it
                 return True
     return room <= 0
 
 
 def copy_namespace(namespace: dict[str, object]) -> dict[str, object]:
-    """Return a copy of a dict that other threads change; an empty one if it is none."""
+    """Return a copy of a dict that other threads change. For another type, return an empty dict."""
     for _ in range(_ATTEMPTS if type(namespace) is dict else 0):
         try:
             return dict.copy(namespace)
-        except RuntimeError:  # a finalizer ran in the middle of it and changed the namespace
+        except RuntimeError:  # a finalizer ran during the copy and changed the namespace
             continue
     return {}
 
@@ -139,7 +139,7 @@ def _cost(row: Row) -> int:
 
 
 def _short_text(value: Any, chars: int, depth: int) -> str:
-    """Return a text for a value in a container."""
+    """Return the text of an item of a container."""
     cls = type(value)
     known = _HANDLERS.get(id(cls))
     if known is None:
@@ -179,14 +179,15 @@ def _items(items: Collection[Any], chars: int, depth: int, sketch: Callable[[Any
     if depth >= _MAX_DEPTH:
         return "…" if len(items) else ""
     try:
-        taken = list(itertools.islice(items, max(_MAX_ITEMS, chars // _ITEM_CHARS)))  # in one go: all of it is C code
+        # One call into C code, during which no other thread runs.
+        taken = list(itertools.islice(items, max(_MAX_ITEMS, chars // _ITEM_CHARS)))
     except RuntimeError:
         return "… changing …"
     parts: list[str] = []
     for item in taken:
         if chars <= 0:
             break
-        small = type(item) is int and -_SMALL < item < _SMALL  # most often; it spares three calls
+        small = type(item) is int and -_SMALL < item < _SMALL  # the most frequent case; saves three calls
         parts.append(repr(item) if small else sketch(item, chars))
         chars -= len(parts[-1]) + 2
     return ", ".join(parts) + (", …" if len(items) > len(parts) else "")
@@ -200,7 +201,7 @@ def _range(value: range, chars: int, depth: int) -> str:
 def _datetime(value: datetime.date | datetime.time, chars: int, depth: int) -> str:
     if not isinstance(value, (datetime.datetime, datetime.time)):
         return value.isoformat()
-    zone = "" if value.tzinfo is None else f" {type_name(type(value.tzinfo))}"  # a time zone is somebody's object
+    zone = "" if value.tzinfo is None else f" {type_name(type(value.tzinfo))}"  # a time zone may be of a foreign class
     return f"{value.replace(tzinfo=None).isoformat()}{zone}"
 
 
@@ -212,7 +213,7 @@ def _module(value: types.ModuleType, chars: int, depth: int) -> str:
 def _function(value: types.FunctionType, chars: int, depth: int) -> str:
     code = value.__code__
     count = code.co_argcount + code.co_kwonlyargcount
-    names = [*code.co_varnames[:count], *(["…"] if code.co_flags & 0x0C else [])]  # *args, **kwargs
+    names = [*code.co_varnames[:count], *(["…"] if code.co_flags & 0x0C else [])]  # *args or **kwargs
     return _cut(f"{_exact(code.co_name)}({', '.join(names)})", chars)
 
 
@@ -225,11 +226,11 @@ def _length(value: Sized) -> list[int]:
 
 
 def _pairs(value: dict[object, object]) -> list[int]:
-    return [dict.__len__(value)]  # Counter is a class of Python's own, whose methods code can replace
+    return [dict.__len__(value)]  # Counter is a Python class, whose methods code can replace
 
 
 def _exact(text: object) -> str:
-    """Return a name that may be of a subclass of str, if it is not."""
+    """Return a name if it is exactly a str; a subclass may have code of its own."""
     return text if type(text) is str else "?"
 
 
@@ -238,7 +239,7 @@ def _cut(text: str, chars: int) -> str:
 
 
 def _handlers_by_type() -> dict[int, tuple[str, Any, Any]]:
-    """Return what is known, by the identity of the type: kind, how it is measured, and how it is sketched."""
+    """Return the known types by identity: kind, the function for the shape, and the function for the text."""
     plain = (bool, float, complex, type(None), type(...), type(NotImplemented), datetime.timedelta, decimal.Decimal)
     containers = (list, tuple, set, frozenset, collections.deque)
     mappings = (dict, collections.OrderedDict, collections.defaultdict, collections.Counter)
@@ -282,11 +283,11 @@ def _library_text(facts: ValueSummary, chars: int) -> str:
     return f"{facts.type_text} {shown}" if facts.type_text else shown
 
 
-# --- what is under way ----------------------------------------------------------------------------------------------
+# --- the running cell ----------------------------------------------------------------------------------------------
 
 
 def line_of_thread(thread: int | None, folder: str) -> int | None:
-    """Return the line at which a thread is in the outermost code of a file in ``folder``: the cell's own."""
+    """Return the line that a thread runs in the outermost frame of a file in ``folder``: the line of the cell."""
     frame = sys._current_frames().get(thread or 0)
     line = None
     while frame is not None:
@@ -297,7 +298,7 @@ def line_of_thread(thread: int | None, folder: str) -> int | None:
 
 
 def task_names(tasks: Iterable[Any], not_of: tuple[str, ...]) -> list[str]:
-    """Return names of those that are asyncio's own Task, are not done, and run no code of the folders ``not_of``."""
+    """Return the coroutine names of pending tasks of asyncio's own class, except code in the folders ``not_of``."""
     found = []
     for task in tasks:
         if type(task) is not _TASK or _TASK.done(task):

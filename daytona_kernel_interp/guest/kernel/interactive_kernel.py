@@ -1,8 +1,8 @@
-"""The kernel of a person's session: ipykernel's own.
+"""The kernel of a notebook or console that a person uses: ipykernel's own, with two corrections.
 
-Somebody sits at it, so nothing of what :mod:`.kernel` does for a model's code holds here: ``input()`` asks, ``exit``
-ends the kernel, history is kept, tracebacks have colours, no output is cut (front ends have limits of their own, and a
-notebook is expected to have all of it), and what code changes in its own process stays changed.
+The changes that :mod:`.kernel` makes for a model's code do not apply here. ``input()`` asks the person, ``exit`` ends
+the kernel, history is kept, and tracebacks have colours. Output is not limited: front ends have limits of their own,
+and a notebook is expected to have all of it. Changes that code makes in its own process stay.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .output import pack
 
 
 class InteractiveKernel(HookedKernel):
-    """ipykernel's kernel; an interrupt reaches every ``await``, and any text can be shown."""
+    """ipykernel's kernel, whose interrupts reach every ``await`` and whose messages carry any text."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

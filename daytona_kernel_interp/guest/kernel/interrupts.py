@@ -1,18 +1,18 @@
-"""SIGINT and cells that wait in a top-level ``await``."""
+"""Interrupts of cells that wait in a top-level ``await``."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def cancelled_by_sigint(future: asyncio.Future[object]) -> Iterator[None]:
+def cancelled_by_sigint(future: asyncio.Future[Any]) -> Iterator[None]:
     """Let SIGINT cancel ``future`` while this is open.
 
     ipykernel schedules the cancellation from the signal handler without waking the event loop, so a top-level await

@@ -1,8 +1,8 @@
 """The kernel's journal, as the kernel writes it; ``guest.relay.journal_reader`` reads it. Format: ``wire/journal.py``.
 
-A message is recorded before it is handed to ZMQ, so whatever reached a host is in the journal, and what did not is too.
-What was printed and not yet made into a message stands in shared memory that outlives the process; there it ends in
-the very instant in which its message is in the journal, so a death between the two neither loses nor doubles it.
+A message is recorded before it is given to ZMQ, so the journal has every message, whether it reached a host or not.
+Printed text that is in no message yet is in shared memory, which outlives the process. It counts as published from the
+write on that completes its message in the journal, so a crash at any point neither loses nor repeats text.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _NO_TEXT = {"evalue": "(too large for the journal)", "traceback": []}
 
 
 class JournalWriter:
-    """Appends to a journal. Any thread may; a disk that is full costs the journal and nothing else."""
+    """Appends records to a journal. Thread-safe. After a write error, such as a full disk, the journal has a gap."""
 
     def __init__(self, folder: Path, pending: PendingText | None = None) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -60,26 +60,26 @@ class JournalWriter:
         self._fd = -1
         self._size = 0
         self._gap = False
-        self._running = b""  # msg_id of the cell that runs
+        self._running = b""  # msg_id of the running cell
         self._pid = os.getpid()
 
     def cell_started(self, cell: str) -> None:
-        """Record that the kernel took up a cell."""
+        """Record the start of a cell."""
         self._running = cell.encode("utf-8", "replace")
         self._write(JournalRecord(RecordKind.STARTED, self._running))
 
     def cell_ended(self, cell: str, content: Mapping[str, object], metadata: Mapping[str, object]) -> None:
         """Record a cell's execute_reply."""
         payload = _encode_reply(cell, content, metadata)
-        if len(payload) > MAX_RECORD_BYTES:  # an error's text has no bound
+        if len(payload) > MAX_RECORD_BYTES:  # the text of an error is not bounded
             payload = _encode_reply(cell, {**{name: content.get(name) for name in _REPLY_FACTS}, **_NO_TEXT}, {})
         self._write(JournalRecord(RecordKind.ENDED, payload))
         self._running = b""
 
     def message_published(self, frames: Sequence[Any]) -> None:
-        """Record a message of iopub, given as its frames; text that this thread announced is pending no longer."""
+        """Record an iopub message, given as its frames. Text that this thread has announced counts as published."""
         if os.getpid() != self._pid:
-            return  # a forked child's messages pass through its parent
+            return  # the parent publishes the messages of a forked child
         claim = None if self._pending is None else self._pending.take_publishing()
         views = [memoryview(frame).cast("B") for frame in frames]
         if sum(map(len, views)) <= MAX_RECORD_BYTES // 2 and len(views) <= MAX_FRAMES:
@@ -131,7 +131,7 @@ def _encode_reply(cell: str, content: Mapping[str, object], metadata: Mapping[st
 
 @dataclass(frozen=True)
 class PendingPublish:
-    """A thread is about to publish a stream's text up to ``end``."""
+    """An announcement: ``thread`` publishes a stream's text up to ``end`` next."""
 
     thread: int
     name: str
@@ -139,10 +139,9 @@ class PendingPublish:
 
 
 class PendingText:
-    """Text that was printed and is not published yet, in memory that a process's death does not take away.
+    """Printed text that is not published yet, in memory that outlives the process. Layout: ``guest/journal_files.py``.
 
-    A stream's text is counted in bytes from the kernel's start on. Who adds, takes and publishes text of a stream does
-    so under a lock of that stream.
+    Positions count the bytes of a stream since the kernel started. Callers hold a lock for the stream.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -161,7 +160,7 @@ class PendingText:
         self._publishing: PendingPublish | None = None
 
     def add(self, name: str, cell: str, text: str) -> None:
-        """Add text. What finds no room is not covered, nor is what follows until :meth:`end_offset`."""
+        """Add text. After text that finds no room, further text is ignored until :meth:`end_offset`."""
         data = text.encode("utf-8", "replace")
         start, end = self._starts[name], self._ends[name]
         if name in self._overflowed or end - start + len(data) > PENDING_BYTES:
@@ -177,23 +176,23 @@ class PendingText:
             self._cells[name] = raw
             CELL.pack_into(self._memory, base + CELL_OFFSET, len(raw), raw)
         self._ends[name] = end + len(data)
-        SPAN.pack_into(self._memory, base, start, end + len(data))  # last: until then the text is not there
+        SPAN.pack_into(self._memory, base, start, end + len(data))  # last: only then the text counts
 
     def start(self, name: str) -> int:
-        """Return from where on a stream's text is not published."""
+        """Return the position from which a stream's text is not published."""
         return self._starts[name]
 
     def end_offset(self, name: str) -> int:
-        """Return up to where a stream's text stands here, as all there is of it is taken to be published."""
+        """Return the end of a stream's text. Call it when all of the stream's text is taken out to be published."""
         self._overflowed.discard(name)
         return self._ends[name]
 
     def begin_publish(self, name: str, end: int) -> None:
-        """Say that what this thread publishes next is a stream's text up to ``end``."""
+        """Announce that this thread publishes a stream's text up to ``end`` next."""
         self._publishing = PendingPublish(threading.get_ident(), name, min(end, self._ends[name]))
 
     def take_publishing(self) -> PendingPublish | None:
-        """Return what this thread announced, once."""
+        """Return and remove this thread's announcement."""
         announced = self._publishing
         if announced is None or announced.thread != threading.get_ident():
             return None
@@ -201,10 +200,10 @@ class PendingText:
         return announced
 
     def claim(self, publishing: PendingPublish, segment: int, size: int) -> None:
-        """Have it that the text is published as soon as the journal's ``segment`` has ``size`` bytes."""
+        """Let the text count as published once the journal's ``segment`` has ``size`` bytes."""
         CLAIM.pack_into(self._memory, stream_offset(publishing.name) + CLAIM_OFFSET, publishing.end, segment, size)
 
     def published(self, name: str, end: int) -> None:
-        """Drop a stream's text up to ``end``: it is published."""
+        """Drop a stream's text up to ``end``, which is published."""
         self._starts[name] = max(self._starts[name], min(end, self._ends[name]))
         SPAN.pack_into(self._memory, stream_offset(name), self._starts[name], self._ends[name])

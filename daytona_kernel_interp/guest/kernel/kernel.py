@@ -1,6 +1,12 @@
-"""The kernel: ipykernel's IPythonKernel with our preamble, bridge, output and interrupts.
+"""The kernel of a session: ipykernel's ``IPythonKernel``, whose cells call host tools and have bounded output.
 
-Works on ipykernel 6.31 and 7.x; what it overrides exists in both.
+A cell is an ordinary ``execute_request``. Its preamble, in the buffers of the message, brings the variables, tools,
+output fields and limits of this cell. ``Kernel.execute_request`` restores what earlier cells have damaged, applies the
+preamble, and lets ipykernel run the code. ``Kernel.do_execute`` makes sure that every cell has a reply, also one that
+breaks IPython itself. ``finish_metadata`` puts the facts for the host into the reply and the journal.
+
+Two threads meet here: the main thread runs cells, ipykernel's control thread handles tool replies, interrupts and
+inspect requests (``dispatch_control``). Works with ipykernel 6.31 and 7.x; private names are in ``ipykernel_compat``.
 """
 
 from __future__ import annotations
@@ -50,50 +56,50 @@ if TYPE_CHECKING:
 PACKAGE_FOLDER = str(Path(__file__).parent)
 _IPYTHON = str(Path(interactiveshell.__file__).parent)
 _GROUP = getattr(builtins, "BaseExceptionGroup", ())
-_NO_TEXT = "<exception str() failed>"  # Python's own words for it
-_CELL_ERRORS = (Exception, KeyboardInterrupt, SystemExit)  # kept: code can replace builtins
-_NOT_STARTED = ("KeyboardInterrupt", "interrupted before it began")
-_NO_STDIN = "cannot ask anybody: nobody sits at this kernel. Use a variable or a tool instead"
+_NO_TEXT = "<exception str() failed>"  # the text that Python's own tracebacks use
+_CELL_ERRORS = (Exception, KeyboardInterrupt, SystemExit)  # stored, because code can replace builtins
+_NOT_STARTED = ("KeyboardInterrupt", "interrupted before it started")
+_NO_STDIN = "is not available: this kernel has no interactive user. Use a variable or a tool instead"
 
 
 class DisplayHook(ZMQShellDisplayHook):
-    """Shows the last expression; a text beyond the cell's limit is cut like printed output."""
+    """Publishes the last expression. A text beyond the cell's limit is cut like printed output."""
 
     budget: OutputBudget | None = None
 
     def write_format_data(self, format_dict: Mapping[str, object], md_dict: object = None) -> None:
-        """Put the representations into the execute_result message."""
+        """Write the representations into the execute_result message."""
         if self.budget is not None:
             format_dict = self.budget.fit(format_dict)
         super().write_format_data(format_dict, md_dict)
 
     def cull_cache(self) -> None:
-        """Forget the oldest of a thousand values; IPython would say so in the text of whichever cell it is."""
+        """Drop the oldest of a thousand results, without the warning that IPython prints in the current cell."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             super().cull_cache()
 
 
 class DisplayPublisher(ZMQDisplayPublisher):
-    """Shows what code displays, as far as the cell's limits go."""
+    """Publishes displays within the cell's limits."""
 
     budget: OutputBudget | None = None
 
     def publish(self, data: Mapping[str, object], *args: Any, **kwargs: Any) -> None:
-        """Send a display."""
+        """Publish a display."""
         super().publish(data if self.budget is None else self.budget.fit(data), *args, **kwargs)
 
 
 class ExitCell(ZMQExitAutocall):
-    """``exit`` and ``quit``."""
+    """The functions ``exit`` and ``quit`` of a cell."""
 
     def __call__(self, *code: object) -> None:
-        """End the cell as ``sys.exit`` does, not the kernel."""
+        """End the cell as ``sys.exit`` does; the kernel goes on."""
         raise SystemExit(*code)
 
 
 class Shell(HookedShell):
-    """IPython's shell, with tracebacks of the model's own lines."""
+    """IPython's shell, whose tracebacks have no frames of this package."""
 
     displayhook_class = Type(DisplayHook)
     display_pub_class = Type(DisplayPublisher)
@@ -103,11 +109,11 @@ class Shell(HookedShell):
     def _default_exiter(self) -> ExitCell:
         return ExitCell(self)
 
-    # A cell's source, and what IPython's transformers made of it. ipykernel asks for it, then run_cell again.
+    # A cell's source and its transformed code. ipykernel transforms a cell first, and run_cell does it again.
     transformed: tuple[str, str] | None = None
 
     def transform_cell(self, raw_cell: str) -> str:
-        """Translate magics to Python, once a cell."""
+        """Translate magics to Python, once per cell."""
         known, self.transformed = self.transformed, None
         if known is not None and known[0] == raw_cell:
             return known[1]
@@ -116,9 +122,10 @@ class Shell(HookedShell):
         return cell
 
     def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
-        """Show an exception: a SystemExit like any other; a group, and one without a text, as Python shows them.
+        """Publish an exception. A group, and an exception whose text raises an error, look as in Python.
 
-        IPython would write a group to stderr, with its own frames, and break off at an exception whose text raises.
+        IPython writes a group to stderr with its own frames, and fails at an exception whose text raises an error.
+        A SystemExit has a traceback like any other exception.
         """
         kwargs["exception_only"] = False
         error = exc_tuple[1] if exc_tuple else sys.exc_info()[1]
@@ -138,7 +145,7 @@ class Shell(HookedShell):
     def publish_traceback(self, etype: type[BaseException], evalue: object, lines: list[str]) -> None:
         """Publish an error, its text and its traceback cut to the cell's limit."""
         if isinstance(evalue, ToolError):
-            # str(evalue) begins with its type, and so does a traceback's last line: once is enough.
+            # str(evalue) begins with its type, and the last line of a traceback adds that type again.
             lines = [*lines[:-1], str(lines[-1]).replace(f"{evalue.type}: {evalue}", str(evalue), 1)]
             evalue = evalue.message
         budget: OutputBudget | None = getattr(self.displayhook, "budget", None)
@@ -149,10 +156,10 @@ class Shell(HookedShell):
 
 
 def message_of(error: object) -> str:
-    """Return an exception's text, whatever its ``__str__`` does."""
+    """Return an exception's text, or a substitute if its ``__str__`` fails."""
     try:
         return str(error)
-    except BaseException:
+    except BaseException:  # code of the session, which may raise anything
         return _NO_TEXT
 
 
@@ -168,39 +175,38 @@ def _without_our_frames(tb: types.TracebackType | None) -> types.TracebackType |
 
 
 class Kernel(HookedKernel):
-    """One session's kernel."""
+    """The kernel of one session."""
 
     shell_class = Type(Shell)
-    shell: Any  # ipykernel: None or an InteractiveShellABC, which declares nothing of what it has
+    shell: Any  # ipykernel declares an InteractiveShellABC, which has none of the attributes used here
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # Taken now: code in cells may put other objects there, and change the environment.
+        # Read before any cell: code can replace both streams and change the environment.
         self._streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, CellStream)]
         self._folder = Path(os.environ["DAYTONA_KERNEL_FOLDER"])
         self._bridge = Bridge(self.session, self.iopub_socket, self._streams)
         self._preamble: Preamble | None = None
         self._budget: OutputBudget
-        self._cell_refused: tuple[str, str] | None = None  # name and text of the error that the cell ends with, unrun
+        self._cell_refused: tuple[str, str] | None = None  # name and text of the error of a cell that must not run
         self._async_cell = False
         self._failed_to_compile = False
         self._cells = 0
         assert self.parent is not None
         self._journal: JournalWriter = self.parent.journal
-        self._cancelled: deque[str] = deque(maxlen=64)  # cells that were interrupted before they came
+        self._cancelled: deque[str] = deque(maxlen=64)  # cells interrupted before they started
         self._restorer = NamespaceRestorer(self.shell, self._streams)
-        self._error: BaseException | None = None  # what ended the cell
-        self._value: str | None = None  # the cell's last expression, where it is small
+        self._error: BaseException | None = None  # the exception that ended the cell
+        self._value: str | None = None  # the encoded last expression, if it is small
         self._input_cache = InputCache()
         self._input_evicted = False
         self._inspector = InspectHandler(self._bridge, self.shell)
         self.session.pack = pack
-        # IPython says so at each SystemExit, of its terminal.
+        # IPython's advice at a SystemExit, which is about its terminal.
         warnings.filterwarnings("ignore", message="To exit: use 'exit', 'quit', or Ctrl-D.")
         self.shell.set_custom_exc((SubmitSignal,), lambda *_, **__: [])
-        self.shell.enable_tip = (
-            False  # drawn from Python's random generator at every kernel_info, in the middle of cells
-        )
+        # A tip is drawn from Python's random generator at every kernel_info_request, also while a cell runs.
+        self.shell.enable_tip = False
         _silence_submit_in_threads()
 
     # --- a cell ------------------------------------------------------------------------------------
@@ -225,13 +231,13 @@ class Kernel(HookedKernel):
         if cell not in self._cancelled and PREAMBLE_KEY in parent.get("metadata", {}):
             try:
                 self._apply_preamble(parent)
-            except KeyboardInterrupt:  # while it decoded large variables
+            except KeyboardInterrupt:  # during the decoding of large variables
                 self._cell_refused = _NOT_STARTED
-        # A cell of another client, such as jupyter console's, that fails must not take the host's behind it with it.
+        # A failed cell of another client, such as jupyter console, must not abort the host's queued cells.
         parent["content"]["stop_on_error"] = False
         try:
             self._bridge.running = cell
-            if cell in self._cancelled:  # also while it decoded; looked at once it runs: see dispatch_control
+            if cell in self._cancelled:  # after `running` is set; see dispatch_control
                 self._cell_refused = _NOT_STARTED
             self._inspector.cell_started(cell, parent["content"].get("code"), self.shell.execution_count)
             await super().execute_request(stream, ident, parent)
@@ -241,7 +247,7 @@ class Kernel(HookedKernel):
 
     def _apply_preamble(self, parent: dict[str, Any]) -> None:
         buffers = parent["buffers"]
-        parent["buffers"] = []  # ipykernel keeps the request as parent for as long as the cell runs; not its payload
+        parent["buffers"] = []  # ipykernel keeps the request while the cell runs; free its payload
         try:
             preamble = Preamble.from_value(values.loads(buffers))
             preamble.variables.update(resolve(self._input_cache, preamble.kept, buffers))
@@ -250,7 +256,7 @@ class Kernel(HookedKernel):
             self._input_evicted = True
             self._cell_refused = ("ValueForgotten", str(error))
             return
-        except Exception as error:  # an error here would leave the host without any reply
+        except Exception as error:  # with any error here, the host must still get a reply
             self._cell_refused = ("PreambleError", f"the kernel cannot apply the cell's preamble: {error}")
             return
         if preamble.seed is not None and not self._cells:
@@ -266,7 +272,7 @@ class Kernel(HookedKernel):
     async def do_execute(
         self, code: str, *args: Any, cell_meta: object = None, cell_id: object = None, **kwargs: Any
     ) -> Any:
-        """Run the cell, or refuse it if its preamble could not be applied."""
+        """Run the cell. If its preamble could not be applied, end it with that error."""
         name, text = self._cell_refused or ("", "")
         if self._cell_refused is None:
             try:
@@ -279,7 +285,7 @@ class Kernel(HookedKernel):
                     self._bridge.send_requested(self._preamble.wanted, self.shell.user_ns)
                 return reply
             except _CELL_ERRORS as error:
-                # IPython stumbled over what the code did, such as replacing builtins; the cell has ended, though.
+                # IPython itself failed, because of what the code did: it replaced builtins, for example.
                 self._restorer.restore()
                 name, text = type(self._error or error).__name__, message_of(self._error or error)
             finally:
@@ -289,13 +295,13 @@ class Kernel(HookedKernel):
         return {"status": "error", "execution_count": self.execution_count, "payload": [], **failure}
 
     def raw_input(self, prompt: str = "") -> Any:
-        """Answer ``input()``: by asking a client that can, else by an error at once."""
+        """Ask the client for ``input()`` if it can answer; otherwise raise an error at once."""
         if not self.stdin_allowed:
             raise StdinNotImplementedError(f"input() {_NO_STDIN}")
         return super().raw_input(prompt)
 
     def getpass(self, prompt: str = "", *args: Any, **kwargs: Any) -> Any:
-        """Answer ``getpass()`` in the same way."""
+        """Ask the client for ``getpass()``, like :meth:`raw_input`."""
         if not self.stdin_allowed:
             raise StdinNotImplementedError(f"getpass() {_NO_STDIN}")
         return super().getpass(prompt, *args, **kwargs)
@@ -314,7 +320,7 @@ class Kernel(HookedKernel):
     def finish_metadata(
         self, parent: Mapping[str, Mapping[str, str]], metadata: dict[str, object], reply_content: dict[str, object]
     ) -> dict[str, object]:
-        """Tell the host whether the code failed before any of it ran, and a small value."""
+        """Add the facts for the host: whether the code compiled, the cached inputs, a small value."""
         facts: dict[str, object] = {"compiled": not self._failed_to_compile, "kept": self._cached_keys()}
         if self._input_evicted:
             facts["forgotten"] = True
@@ -329,13 +335,14 @@ class Kernel(HookedKernel):
     # --- control: replies and interrupts -------------------------------------------------------------
 
     async def dispatch_control(self, msg: list[zmq.Frame]) -> None:
-        """Handle the bridge's replies here, other control messages as ipykernel does.
+        """Handle messages of the bridge; leave other control messages to ipykernel.
 
-        ipykernel would publish busy and idle and flush twice for each; comm_manager would fire IPython's
+        ipykernel would publish busy and idle and flush twice for each message, and comm_manager would run IPython's
         pre_execute hooks in the middle of the cell.
 
-        Two of them end a cell that has not begun its code: one on its way, or one whose kernel has said busy and still
-        ignores SIGINT, as ipykernel does for an instant, or decodes its variables. ``raise`` ends one that has, too.
+        ``withhold`` and ``raise`` end a cell whose code has not started: the request has not arrived, the kernel
+        decodes its variables, or it has published busy and ignores SIGINT for the moment, as ipykernel does. ``raise``
+        also ends a cell whose code runs.
         """
         if _message_type(msg) != "comm_msg":
             await super().dispatch_control(msg)
@@ -343,13 +350,14 @@ class Kernel(HookedKernel):
         try:
             ident, frames = self.session.feed_identities(msg, copy=False)
             message = self.session.deserialize(frames, content=True, copy=False)
-        except Exception:
+        except Exception:  # as ipykernel does: a message that is not valid in any way is dropped
             self.log.error("Invalid control message", exc_info=True)
             return
         data = message["content"].get("data", {})
         if data.get("op") in ("raise", "withhold"):
-            # It may still be on its way, or decode its variables. A cell is noted here before it is looked whether it
-            # runs, and runs before it looks here: one of the two sees the other. If it has ended, no harm.
+            # The cell may not have arrived, or may be decoding its variables. This thread notes the cell, then checks
+            # whether it runs; the main thread sets it running, then checks the note. So one of the two always sees
+            # the other. A note on a cell that has ended has no effect.
             self._cancelled.append(str(data.get("cell")))
         if data.get("op") == "withhold":
             return
@@ -361,7 +369,7 @@ class Kernel(HookedKernel):
     async def _answer_inspect(
         self, ident: object, message: Mapping[str, object], request: Mapping[str, object]
     ) -> None:
-        """Say what is there and what runs, to whom asked and nobody else; see ``wire.looks``."""
+        """Reply to an inspect request on the control channel; nothing is published on iopub."""
         buffers: list[Any] = []
         if "name" in request:
             reply, buffers = await self._inspector.variable(
@@ -386,16 +394,16 @@ class Kernel(HookedKernel):
 
 
 def _is_json(value: object) -> bool:
-    """Whether the value itself, and not only its repr, is of use to the caller."""
+    """Whether the caller can use the value itself, not only its repr."""
     try:
         json.dumps(value)
-    except Exception:  # not JSON; or a hostile subclass that raises anything
+    except Exception:  # not JSON, or code of a subclass that raises anything
         return False
     return True
 
 
 def _message_type(frames: Sequence[zmq.Frame]) -> str | None:
-    """Return the ``msg_type`` of a raw message, without checking its signature (whoever handles it does)."""
+    """Return the ``msg_type`` of a raw message, without checking its signature: its handler does that."""
     raw = [bytes(frame.buffer) if len(frame.buffer) < 4096 else b"" for frame in frames[:8]]
     try:
         header = json.loads(raw[raw.index(MESSAGE_DELIMITER) + 2])

@@ -1,11 +1,12 @@
-"""The kernel process: imports, waits for its order, serves, and ends when its relay is gone.
+"""The kernel process: it imports, waits for its start request, serves, and ends when no relay is left.
 
-``python -m daytona_kernel_interp.guest.kernel.kernel_app ORDER_FD READY_FD CWD``. The relay starts it before anybody
-asks for a kernel, so the imports (most of a cold start) overlap with the relay's own. The order, one JSON line on
-ORDER_FD, has the session key and the paths of the connection file, journal and lifeline; the answer, one JSON
-line on READY_FD, the ports that were bound. ORDER_FD then tells of the relay's end. The kernel outlives it: the next
-relay opens the lifeline, a FIFO. Only when none comes within ``lifetime_s`` the kernel ends, with its whole process
-group.
+``python -m daytona_kernel_interp.guest.kernel.kernel_app REQUEST_FD READY_FD CWD``
+
+The relay starts a spare process before a kernel is needed, so that the imports (most of a cold start) overlap with its
+own start. The request is one JSON line on REQUEST_FD: session key, and paths of the connection file, the journal and
+the lifeline. The reply is one JSON line on READY_FD with the ports. REQUEST_FD stays open: its end of file means that
+the relay is gone. The kernel outlives its relay. The next relay opens the lifeline, a FIFO; if none does within
+``lifetime_s``, the kernel ends with its process group.
 """
 
 from __future__ import annotations
@@ -37,22 +38,21 @@ LIFELINE_GRACE_S = 1.0  # for atexit hooks, between SIGTERM and SIGKILL
 
 
 class KernelApp(ipykernel.kernelapp.IPKernelApp):
-    """IPKernelApp without the configuration files of whoever owns the machine."""
+    """``IPKernelApp`` without command-line options and configuration files."""
 
     def parse_command_line(self, argv: object = None) -> None:
-        """Take no options: the relay's order says it all."""
+        """Take no options: the relay's request has all settings."""
 
     def load_config_file(self, *args: object, **kwargs: object) -> None:
-        """Load nothing: the kernel is the same wherever it runs."""
+        """Load no file: the kernel behaves the same on every machine."""
 
     journal: JournalWriter | None = None
 
     def start(self) -> None:
         """Serve until a shutdown request stops the loop.
 
-        A KeyboardInterrupt or SystemExit that a task of the code raises leaves asyncio's loop; the task has ended with
-        it, and everything else goes on. So does it after an exception that was meant for an async cell and came while
-        the loop waited.
+        A KeyboardInterrupt or SystemExit in a task of the code leaves asyncio's loop and ends that task only, so the
+        loop is started again. The same applies to a cancellation for an async cell that arrives while the loop waits.
         """
         self.kernel.start()
         self.io_loop = IOLoop.current()
@@ -64,9 +64,9 @@ class KernelApp(ipykernel.kernelapp.IPKernelApp):
                 continue
 
     def init_iopub(self, context: Any) -> None:
-        """Bind iopub without a high-water mark: PUB drops what exceeds it, the idle status included.
+        """Bind iopub without a high-water mark: beyond it, PUB would drop messages, even the idle status.
 
-        What is published goes into the journal first, in the thread that publishes it.
+        Each message is written to the journal first, in the thread that publishes it.
         """
         context.sndhwm = 0
         super().init_iopub(context)
@@ -76,7 +76,7 @@ class KernelApp(ipykernel.kernelapp.IPKernelApp):
         send, lock = self.iopub_thread.send_multipart, threading.Lock()
 
         def send_multipart(frames: Any, *args: Any, **kwargs: Any) -> None:
-            with lock:  # the journal has the order of what is sent
+            with lock:  # the journal has the order in which messages are sent
                 journal.message_published(frames)
                 send(frames, *args, **kwargs)
 
@@ -84,20 +84,19 @@ class KernelApp(ipykernel.kernelapp.IPKernelApp):
 
 
 def configuration(key: str, *, personal: bool = False) -> Config:
-    """Return the kernel's whole configuration; a person's is ipykernel's, wherever both have a choice."""
+    """Return the complete configuration. A ``personal`` kernel keeps ipykernel's defaults where possible."""
     config = Config()
     config.Session.key = key.encode("ascii")
-    config.KernelApp.ip = "127.0.0.1"  # the default looks at every network interface first, for 40 ms
+    config.KernelApp.ip = "127.0.0.1"  # the default lists all network interfaces first, for 40 ms
     config.KernelApp.outstream_class = f"{CellStream.__module__}.{CellStream.__qualname__}"
-    config.KernelApp.log_level = (
-        "ERROR"  # 7.x warns of TCP without encryption; the relay binds loopback and is behind TLS
-    )
+    # ipykernel 7 warns of TCP without encryption; here the ports are on loopback, and the link uses TLS.
+    config.KernelApp.log_level = "ERROR"
     if personal:
         config.KernelApp.kernel_class = InteractiveKernel
         return config
     config.KernelApp.kernel_class = our_kernel.Kernel
     config.KernelApp.exec_PYTHONSTARTUP = False
-    config.HistoryManager.enabled = False  # a commit to sqlite for every cell is the largest cost of an execute
+    config.HistoryManager.enabled = False  # a commit to sqlite in every cell would be its largest cost
     config.InteractiveShell.colors = "NoColor"
     config.InteractiveShell.xmode = "Plain"
     config.PlainTextFormatter.pprint = False  # the text of a value is its repr
@@ -117,13 +116,13 @@ def main() -> None:
     personal = bool(request.get("personal"))
     configured = configuration(request["key"], personal=personal)
     app = KernelApp.instance(connection_file=request["connection_file"], config=configured)
-    if not personal:  # a person's front end reads no journal
+    if not personal:  # the front end of a person reads no journal
         journal = Path(request["journal"])
         CellStream.pending = PendingText(journal)
         app.journal = JournalWriter(journal, CellStream.pending)
     with _without_debugpy():
         app.initialize()
-    app.log.setLevel(app.log_level)  # traitlets lets records be made for its handler to drop
+    app.log.setLevel(app.log_level)  # traitlets sets the level of its handler only
     os.mkfifo(request["lifeline"], 0o600)
     watch = threading.Thread(
         target=_end_without_relay,
@@ -140,10 +139,10 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _without_debugpy() -> Iterator[None]:
-    """Keep ipykernel from importing debugpy, two thirds of its initialization; code in cells may still import it.
+    """Keep ipykernel from importing debugpy, two thirds of its initialization. Code in cells can still import it.
 
-    A person's kernel goes without Jupyter's visual debugger for it: with debugpy its start takes 1.4 times a stock
-    one's, without 1.2. ``%debug`` and ``breakpoint()`` are IPython's.
+    A personal kernel has no visual debugger for this reason: with debugpy it takes 1.4 times as long to start as
+    ipykernel's own, without it 1.2 times. ``%debug`` and ``breakpoint()`` work, because they are IPython's.
     """
     sys.modules["debugpy"] = None  # type: ignore[assignment]
     try:
@@ -153,7 +152,7 @@ def _without_debugpy() -> Iterator[None]:
 
 
 def _remove_from_pythonpath() -> None:
-    """Take the folder that lends us this package out of PYTHONPATH: it is not for what the model's code starts."""
+    """Remove the folder of the uploaded package from PYTHONPATH, which child processes of cells inherit."""
     runtime = os.path.join(os.environ["DAYTONA_KERNEL_FOLDER"], "runtime")
     rest = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry not in ("", runtime)]
     os.environ["PYTHONPATH"] = os.pathsep.join(rest)
@@ -162,9 +161,9 @@ def _remove_from_pythonpath() -> None:
 
 
 def _change_directory(cwd: str) -> None:
-    """Go where the code works. What lies there is for the code: a ``random.py`` must not be ours.
+    """Change to the working directory of the cells. A ``random.py`` in it must not replace a module of this process.
 
-    IPython looks there for modules as well, behind what is imported by now.
+    IPython adds that directory to ``sys.path``; what is imported by then stays.
     """
     if sys.path and sys.path[0] == os.getcwd():
         del sys.path[0]
@@ -176,21 +175,21 @@ def _read_start_request(fd: int) -> dict[str, Any]:
     while not line.endswith(b"\n"):
         piece = os.read(fd, 4096)
         if not piece:
-            sys.exit(0)  # never needed
+            sys.exit(0)  # the relay ended, or does not need this process
         line += piece
     request: dict[str, Any] = json.loads(line)
     return request
 
 
 def _end_without_relay(request_fd: int, lifeline: str, lifetime_s: float) -> None:
-    """Wait for the end of the relay, and then for its successor; without one end the process group."""
-    fd = os.open(lifeline, os.O_RDONLY | os.O_NONBLOCK)  # before the relay ends: a successor may come at once
-    os.read(request_fd, 1)  # returns at the relay's end only
+    """Wait for the end of the relay, then for the next one. If none comes in time, end the process group."""
+    fd = os.open(lifeline, os.O_RDONLY | os.O_NONBLOCK)  # before the relay ends: the next one may come at once
+    os.read(request_fd, 1)  # returns when the relay ends
     os.close(request_fd)
-    while _readable(fd, lifetime_s):  # the byte that says: here is a relay
+    while _readable(fd, lifetime_s):  # a relay writes a byte when it opens the FIFO
         while os.read(fd, 16):
             _readable(fd, None)
-        # A FIFO whose writer has gone says so for ever; a new descriptor waits for the next one.
+        # A FIFO whose writer is gone stays at end of file. A new descriptor waits for the next writer.
         fd, old = os.open(lifeline, os.O_RDONLY | os.O_NONBLOCK), fd
         os.close(old)
     group = os.getpgrp()

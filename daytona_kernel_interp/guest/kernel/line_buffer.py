@@ -1,8 +1,8 @@
-"""What becomes of lines before they count against a cell's output: redrawn ones are one line, endless ones are cut.
+"""Redrawn and very long lines of a cell's output, reduced before they count against the cell's limit. Sans-I/O.
 
-A terminal shows a line as its last carriage return left it. So does a model's text: a progress bar that is redrawn a
-thousand times is to count once, in its last state, and so a redrawn line is held back until it ends. Whoever watches
-sees states of it meanwhile, as far as ``REDRAWN_CHARS`` go.
+A terminal shows a line as its last carriage return left it. The model's text does the same: a progress bar that is
+redrawn a thousand times counts once, in its last state. So a redrawn line is held back until it ends. A client sees
+some of its states in the meantime, up to ``REDRAWN_CHARS`` per cell.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-REDRAWN_CHARS = 32 * 1024  # of states in between that one cell may send: less than the host allows above the limit
+REDRAWN_CHARS = 32 * 1024  # of intermediate states per cell; less than what the host allows above the limit
 REDRAW_S = 0.1
-_STATE_CHARS = 4096  # a longer one is no progress bar, and is not held back
-_HELD_CHARS = 64 * 1024  # how much more than its tail is kept of a long line, so that it is not cut at each write
+_STATE_CHARS = 4096  # a longer line is no progress bar and is not held back
+_HELD_CHARS = 64 * 1024  # kept of a long line beside its tail, so that not every write cuts it again
 
 
 class RedrawBuffer:
-    """One stream's text, its redrawn lines held back. Sans-I/O."""
+    """Holds back the redrawn lines of one stream."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self.pending = False  # whether the line is a redrawn one
-        self._again = False  # whether what comes replaces what there is
+        self.pending = False  # whether the current line is a redrawn one
+        self._again = False  # whether the next text replaces the state
         self._state: list[str] = []
         self._size = 0
-        self._begun = False  # whether something of the line went out
+        self._begun = False  # whether part of the line was returned
         self._left = REDRAWN_CHARS
         self._shown_at = float("-inf")
 
     def feed(self, text: str) -> str:
-        """Return what is settled with ``text``: each line that ended, and the current one unless it is redrawn."""
+        """Add ``text``. Return the lines that ended, and the current line unless it is redrawn."""
         if not self.pending and "\r" not in text:
             self._begun = text[-1] != "\n" if text else self._begun
             return text
@@ -48,13 +48,13 @@ class RedrawBuffer:
         return "".join(out)
 
     def finish(self) -> str:
-        """Return what is held back."""
+        """Return the line that is held back."""
         out: list[str] = []
         self._settle(out)
         return "".join(out)
 
     def current_state(self) -> str:
-        """Return the state of the line that is held back, for who watches; "" if that was shown a moment ago."""
+        """Return the current state of a redrawn line, or "" if one was returned less than ``REDRAW_S`` ago."""
         if not (self._state and self._size < self._left and self._clock() - self._shown_at >= REDRAW_S):
             return ""
         self._left -= self._size + 1
@@ -93,20 +93,20 @@ class RedrawBuffer:
 
 
 class LongLineLimiter:
-    """One stream's text, its lines no longer than ``limit``: of a longer one the middle is left out. Sans-I/O."""
+    """Leaves out the middle of lines longer than ``limit``, for one stream. ``note`` makes the text in its place."""
 
     def __init__(self, limit: int | None, note: Callable[[int], str]) -> None:
         self._limit, self._note = limit, note
-        self._size = 0  # of the current line, as far as it went out
+        self._size = 0  # of the current line, as far as it was returned
         self._held: list[str] = []
         self._held_size = self._left_out = 0
 
     def feed(self, text: str) -> str:
-        """Return what can go out: of a line that gets long, its second half only once it has ended."""
+        """Add ``text``. Return the text to send; the second half of a long line waits for the line's end."""
         if self._limit is None:
             return text
         if not self._held and self._size + len(text) <= self._limit // 2:
-            if text[-1:] == "\n":  # the most frequent one by far
+            if text[-1:] == "\n":  # by far the most frequent case
                 self._size = 0
             else:
                 end = text.rfind("\n")
@@ -123,7 +123,7 @@ class LongLineLimiter:
         return "".join(out)
 
     def finish(self) -> str:
-        """Return what is held back: the note on what was left out, and the line's end."""
+        """Return the text that is held back: the note on the part left out, and the end of the line."""
         half = (self._limit or 0) // 2
         tail = "".join(self._held)
         left_out = self._left_out + max(0, len(tail) - half)

@@ -1,4 +1,4 @@
-"""What code in cells may break and the next cell needs: put back before and after each of them."""
+"""Restores what code in cells may break and the next cell needs. Runs before and after each cell."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ if TYPE_CHECKING:
 
 
 class NamespaceRestorer:
-    """Made before the first cell; :meth:`restore` restores what was there then.
+    """Restores streams, file descriptors, builtins and IPython's names to their state before the first cell.
 
-    Streams, their file descriptors, builtins that were replaced, and what IPython needs in the namespace. A name that
-    code may well use for itself, such as ``In`` or ``_``, comes back only if it is gone.
+    A name that code may use for itself, such as ``In`` or ``exit``, is restored only if it was deleted.
     """
 
     def __init__(self, shell: Any, streams: Sequence[CellStream]) -> None:
         self._shell, self._streams, self._module = shell, streams, shell.user_module
-        self._sys, self._os = sys, os  # the modules: code can take them out of sys.modules, or out of ours
+        self._sys, self._os = sys, os  # code can remove them from sys.modules and from this module
         self._builtins, self._saved_builtins = vars(builtins), dict(vars(builtins))
-        # Copies, so that the pipe behind 1 and 2 has a writer whatever code closes, and its reader no end.
+        # Copies keep a writer of the pipe behind 1 and 2 open, so that its reader sees no end when code closes them.
         self._fds = {fd: (os.dup(fd), self._identity(fd)) for fd in (1, 2)}
 
     def restore(self) -> None:
-        """Put everything back. Cheap where nothing is missing."""
-        self._builtins.update(self._saved_builtins)  # first: nothing below works without
+        """Restore everything but the file descriptors."""
+        self._builtins.update(self._saved_builtins)  # first, because the rest needs them
         self._sys.stdout, self._sys.stderr = self._streams
         for stream in self._streams:
             for method in ("write", "flush", "close"):
@@ -38,7 +37,7 @@ class NamespaceRestorer:
         self._restore_names(self._shell.user_ns)
 
     def restore_descriptors(self) -> None:
-        """Lead 1 and 2 into our pipes again, for what child processes write. Before a cell is soon enough."""
+        """Connect 1 and 2 with their pipes again, for child processes. Needed before a cell only."""
         for fd, (kept, identity) in self._fds.items():
             if self._identity(fd) != identity:
                 self._os.dup2(kept, fd)
@@ -52,7 +51,7 @@ class NamespaceRestorer:
 
     def _restore_names(self, namespace: MutableMapping[str, object]) -> None:
         history = self._shell.history_manager
-        # IPython's own, which it reads in every cell.
+        # IPython reads these in every cell.
         namespace.update(_ih=history.input_hist_parsed, _oh=history.output_hist, _dh=history.dir_hist)
         for name, value in (
             ("In", history.input_hist_parsed),

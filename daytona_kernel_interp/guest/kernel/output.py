@@ -1,7 +1,41 @@
-"""The kernel's stdout and stderr: bounded per cell, whole in a file, safe for any character.
+"""The kernel's stdout and stderr: bounded per cell, complete in a file, safe for any character.
 
-Stands in for ipykernel's ``OutStream`` through ``IPKernelApp.outstream_class``; a wrapper set in a cell would be undone
-by IPython, which swaps ``stream.write`` around every cell.
+Theory of operation
+-------------------
+A model's cell may print a gigabyte, redraw a progress bar ten thousand times, print one line without an end, or start
+child processes that write to file descriptors 1 and 2 directly. The host needs the beginning at once and the end when
+the cell is over, and no output may be lost silently. Text takes this way::
+
+    print() ---------> CellStream.write --> OutputBudget.admit --+--> OutStream's buffer --> iopub, every 20 ms
+                             ^                                   |          |
+    fd 1, 2 --> pipe --> reader thread, drain()                  |          +--> PendingText, until the journal has it
+                                                                 +--> tail in memory, sent by end_cell()
+                                                                 +--> file output-N.txt
+
+*One budget per cell.* ``OutputBudget`` allows ``limit_chars`` for both streams together. The first half goes out live.
+Of what follows only the last half is kept. ``end_cell`` sends a note with the count of the characters between, and then
+that tail. A cell within its limit is sent as it is. As soon as text exceeds the first half, all of the cell's text goes
+to a file, up to ``SPOOL_BYTES``; the note names the file.
+
+*Lines.* A redrawn line counts in its last state, and the middle of a very long line is left out (``line_buffer``): one
+line must not use the room of all the others. The file gets the lines as a terminal shows them, in full.
+
+*Displays* are cut apart from printed text: a text beyond the limit in its middle, a representation that is too large
+(a figure, an HTML table) is replaced by a sentence.
+
+*After the cell.* The budget stays in place when the cell has ended. Threads and child processes that print on have a
+small allowance, then one note. The next cell brings its own budget.
+
+*Child processes.* ipykernel reads the pipe behind 1 and 2 in a thread. At the end of a cell that thread may not have
+run yet, so ``drain`` reads what the pipe holds at that moment, under the same lock. It stops at the number of bytes
+that were there at the start: a background process that prints without pause would hold the cell's end back for ever.
+
+*Death of the process.* Text in a buffer dies with the kernel. ``write_unlimited`` therefore adds it to ``PendingText``
+first, in memory that outlives the process, and ``publish_buffered`` removes it when the journal has the message. What
+child processes write to stderr is also saved for the relay, which quotes the end of it when the kernel dies.
+
+``CellStream`` replaces ipykernel's ``OutStream`` through ``IPKernelApp.outstream_class``. A wrapper around
+``stream.write`` would not last: IPython swaps that method around every cell.
 """
 
 from __future__ import annotations
@@ -29,23 +63,22 @@ if TYPE_CHECKING:
 
     from .journal_writer import PendingText
 
-SPOOL_BYTES = 256 << 20
+SPOOL_BYTES = 256 << 20  # of the file with a cell's complete text
 _READ_BYTES = 64 * 1024
-_LATE_CHARS = 10_000
-_LINE_CHARS = 10_000  # a line may have so many, or a quarter of the limit if that is more
-_MESSAGE_CHARS = 2 << 20  # of text: a message that exceeds the host's limit would cost it the connection
-_CLIP_CHARS = 4 << 20  # of an error where there is no limit
-# Of figures and tables; less than the host allows a message above the largest value, and all of a cell's together.
+_LATE_CHARS = 10_000  # of threads and child processes after the cell's end
+_LINE_CHARS = 10_000  # a line may have this many, or a quarter of the limit if that is more
+_MESSAGE_CHARS = 2 << 20  # of one message; the host closes the connection at a message that is too large
+_CLIP_CHARS = 4 << 20  # of an error's text if the cell has no limit
+# Of figures and tables. Less than what the host allows a message to exceed the largest value by.
 _RICH_CHARS = 12 << 20
-_RICH_PER_TEXT = 160
-_SHOWN_CHARS = 200  # so much is left of each display's text, however many there are
+_RICH_PER_TEXT = 160  # characters of all figures and tables of a cell, per character of its limit
+_SHOWN_CHARS = 200  # of each display's text, even if the cell has used its limit
 
 
 class OutputBudget:
-    """What one cell may still send: the head live, the tail when the cell is over, everything to a file.
+    """The room that one cell's output has left, and the text that waits for the cell's end.
 
-    stdout and stderr share it, so the cut is one place in the text. A redrawn line counts in its last state, and of an
-    endless one the middle is left out, so that it does not take the place of all the others.
+    Both streams share one budget, so the text is cut in one place. Any thread may write.
     """
 
     def __init__(self, limit_chars: int | None, folder: Path, name: str, max_value_bytes: int | None = None) -> None:
@@ -63,15 +96,15 @@ class OutputBudget:
         self._spool: Any = None
         self._spooled = 0
         self._spool_full = self._spool_failed = False
-        self._recorded: list[str] = []  # what the file begins with, if there has to be one
+        self._recorded: list[str] = []  # text before the file is opened; the file begins with it
         self._recorded_size = 0
-        self._lines: dict[str, tuple[RedrawBuffer, LongLineLimiter]] = {}  # by stream
-        self._late_left: int | None = None  # once it is closed
+        self._lines: dict[str, tuple[RedrawBuffer, LongLineLimiter]] = {}  # by stream name
+        self._late_left: int | None = None  # characters after the cell's end; None before it
         self._lock = threading.Lock()
         self.clipped = False  # whether a displayed text was cut
 
     def admit(self, text: str, stream: str = "") -> str:
-        """Return the part of ``text`` that goes out now; the rest is kept for :meth:`close`."""
+        """Return the part of ``text`` to send now; the rest waits for :meth:`close`."""
         if self._limit is None:
             return text
         with self._lock:
@@ -84,7 +117,7 @@ class OutputBudget:
             return out + redraws.current_state() if redraws.pending and self._head_left else out
 
     def finish(self, stream: str) -> str:
-        """Return what goes out of a line that did not end, as the cell is over for this stream."""
+        """Return the text to send of a stream's unfinished line, because the cell has ended."""
         with self._lock:
             if stream not in self._lines:
                 return ""
@@ -94,10 +127,7 @@ class OutputBudget:
             return self._count(long_lines.feed(settled) + long_lines.finish())
 
     def close(self) -> str:
-        """Return what is still to be sent: the note on what was left out, and the tail.
-
-        What comes later is counted apart.
-        """
+        """Return the note on the text left out, and the tail. Later text has an allowance of its own."""
         with self._lock:
             if self._late_left is None and self._limit is not None:
                 self._late_left = min(self._limit, _LATE_CHARS)
@@ -116,7 +146,7 @@ class OutputBudget:
             return ""
         out = text[: self._late_left]
         self._late_left -= len(out)
-        return out if self._late_left else f"{out}\n[... what else came after the cell had ended is left out ...]\n"
+        return out if self._late_left else f"{out}\n[... further output after the end of the cell is left out ...]\n"
 
     def _lines_of(self, stream: str) -> tuple[RedrawBuffer, LongLineLimiter]:
         if stream not in self._lines:
@@ -134,7 +164,7 @@ class OutputBudget:
         return now
 
     def clip(self, text: str, limit: int | None = None) -> str:
-        """Return a displayed text, its middle left out where it exceeds ``limit``, or the whole one."""
+        """Return a displayed text. If it exceeds ``limit``, or else the cell's limit, its middle is left out."""
         most = limit if limit is not None else _CLIP_CHARS if self._limit is None else self._limit
         if len(text) <= most:
             return text
@@ -143,7 +173,7 @@ class OutputBudget:
         return f"{head}\n[... {len(text) - len(head) - len(tail):,} characters left out ...]\n{tail}"
 
     def fit(self, data: Mapping[str, object]) -> dict[str, object]:
-        """Return what is sent of a display, by MIME type: a text that is cut, and words for what is too large."""
+        """Return the representations of a display to send, by MIME type. A large one is cut, or replaced by a note."""
         kept: dict[str, object] = {}
         texts = [str(data["text/plain"])] if "text/plain" in data else []
         for mime, content in data.items():
@@ -169,7 +199,7 @@ class OutputBudget:
         return f"[... {left_out:,} characters of this line left out; {self._complete_note()} ...]"
 
     def _record(self, text: str) -> None:
-        """Have ``text`` in the file, if there is to be one: if not all of it can be shown."""
+        """Keep ``text`` for the file, or write it there once the cell exceeds its head."""
         self._recorded_size += len(text)
         if self._spool is None and not self._spool_failed and self._recorded_size <= self._head_chars:
             self._recorded.append(text)
@@ -193,11 +223,11 @@ class OutputBudget:
                 self._recorded = []
             self._write_pieces(text)
         except (OSError, ValueError):
-            # A full disk, or a late write to the closed file, must not break the cell.
+            # A full disk, or a write after the file was closed, must not fail the cell.
             self._spool_failed = True
 
     def _write_pieces(self, text: str) -> None:
-        # In pieces: encoding a whole 1 GB string at once would double it.
+        # In pieces: encoding a string of 1 GB at once takes another 1 GB.
         for start in range(0, len(text), 1 << 20):
             piece = text[start : start + (1 << 20)].encode("utf-8", "replace")
             if self._spool_full or self._spooled + len(piece) > SPOOL_BYTES:
@@ -208,7 +238,7 @@ class OutputBudget:
     def _close_spool(self) -> None:
         if self._spool is not None:
             try:
-                self._spool.close()  # may write what it still buffers
+                self._spool.close()  # writes what the file object has buffered
             except OSError:
                 self._spool_failed = True
 
@@ -221,31 +251,31 @@ class OutputBudget:
 
 
 class CellStream(HookedOutStream):
-    """``OutStream`` with a budget per cell, and without three of its defects.
+    """``OutStream`` with a budget per cell, and with three defects corrected.
 
-    Lone surrogates are escaped (ipykernel's JSON packer raises on them and the output is lost); what child processes
-    write is decoded across reads (ipykernel cuts at 1000 bytes, also inside a character); a flush with nothing
-    buffered does not wait for the iopub thread.
+    Lone surrogates are escaped: ipykernel's JSON packer raises an error for them, and the output is lost. Output of
+    child processes is decoded across reads: ipykernel cuts every 1000 bytes, also within a character. A flush with an
+    empty buffer does not wait for the iopub thread.
     """
 
     flush_interval = 0.02
-    pending: PendingText | None = None  # what is printed and not yet published, for the case that the process dies
+    pending: PendingText | None = None  # text not published yet, in case the process dies
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.budget: OutputBudget | None = None
-        self.cell = ""  # msg_id of the cell that runs, or ran last
+        self.cell = ""  # msg_id of the running or last cell
         self._pipe_lock = threading.Lock()
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
         self._pending_lock = threading.Lock()
-        self._pending_text_end = 0  # up to where its text was taken to be published
+        self._pending_text_end = 0  # position up to which text was taken out of the buffer
         self._pid = os.getpid()
         super().__init__(*args, **kwargs)
 
     def write(self, string: str) -> int:
-        """Write ``string``, as far as the cell's budget reaches; always reports all of it as written."""
+        """Write ``string`` within the cell's budget. The return value always counts all of it."""
         if not isinstance(string, str):
             raise TypeError(f"write() argument must be str, not {type(string).__name__}")
-        text = _printable(string)
+        text = printable(string)
         if self.budget is not None:
             text = self.budget.admit(text, self.name)
         if text:
@@ -253,16 +283,16 @@ class CellStream(HookedOutStream):
         return len(string)
 
     def close(self) -> None:
-        """Send what is buffered, and stay open: the stream is the kernel's, not the cell's."""
+        """Send the buffered text and stay open: the stream belongs to the kernel, not to the cell."""
         self.flush()
 
     def flush(self) -> None:
-        """Send what is buffered. What was handed to the iopub thread already stays in order without a wait."""
+        """Send the buffered text. Messages already at the iopub thread keep their order without a wait."""
         if self.has_unpublished:
             super().flush()
 
     def write_unlimited(self, text: str) -> None:
-        """Write ``text`` whatever the budget says: the note on what was left out, and the tail."""
+        """Write ``text`` past the budget: the note on the text left out, and the tail."""
         if text and self.pending is not None and os.getpid() == self._pid:
             with self._pending_lock:
                 self.pending.add(self.name, self.cell, text)
@@ -271,7 +301,7 @@ class CellStream(HookedOutStream):
             super().write(text)
 
     def buffered_messages(self) -> Iterator[tuple[dict[str, Any], str]]:
-        """Clear the buffer, and yield what was in it as messages that are not too large."""
+        """Clear the buffer and yield its text in messages of a bounded size."""
         pending = self.pending if os.getpid() == self._pid else None
         end = 0 if pending is None else pending.start(self.name)
         for parent, data in super().buffered_messages():
@@ -283,7 +313,7 @@ class CellStream(HookedOutStream):
                 yield parent, piece
 
     def swap_buffers(self) -> Any:
-        """Return the buffers, and note how far their text reaches."""
+        """Return the buffers, and note the position where their text ends."""
         if self.pending is None or os.getpid() != self._pid:
             return super().swap_buffers()
         with self._pending_lock:
@@ -291,14 +321,14 @@ class CellStream(HookedOutStream):
             return super().swap_buffers()
 
     def publish_buffered(self) -> None:
-        """Publish what is buffered; it is then in the journal."""
+        """Publish the buffered text. Then the journal has it, and it is pending no longer."""
         super().publish_buffered()
         if self.pending is not None and os.getpid() == self._pid:
             with self._pending_lock:
                 self.pending.published(self.name, self._pending_text_end)
 
     def drain(self) -> None:
-        """Take in what child processes have written to the file descriptor; not what a flood adds meanwhile."""
+        """Read what child processes have written to the file descriptor up to now."""
         if not self.watches_pipe:
             return
         with self._pipe_lock:
@@ -307,40 +337,40 @@ class CellStream(HookedOutStream):
                 left -= taken
 
     def read_pipe_until_closed(self) -> None:
-        """Write what child processes write to the file descriptor, until the stream closes."""
+        """Write the output of child processes, until the stream closes."""
         poll = select.poll()
         poll.register(self.pipe_fd, select.POLLIN)
         while self.watches_pipe:
             poll.poll()
             with self._pipe_lock:
                 if not poll.poll(0):
-                    continue  # the cell's end has taken it
+                    continue  # drain() has read it
                 if not self.watches_pipe or not self._read_pipe(_READ_BYTES):
                     return
 
     def _read_pipe(self, most: int) -> int:
-        """Write what is in the pipe, which is not empty; return how many bytes that were. Call it under its lock."""
+        """Write what the pipe holds, which is not empty, and return the number of bytes. The caller has the lock."""
         data = os.read(self.pipe_fd, min(most, _READ_BYTES))
-        if self.name == "stderr":  # for the relay, which keeps the tail in case the kernel dies
-            self._save_pending_text(data)
+        if self.name == "stderr":  # the relay reads the end of it if the kernel dies
+            self._save_stderr(data)
         if text := self._decoder.decode(data):
             self.write(text)
         return len(data)
 
-    def _save_pending_text(self, data: bytes) -> None:
+    def _save_stderr(self, data: bytes) -> None:
         fd = self.original_fd
         try:
             if os.fstat(fd).st_size > STDERR_BYTES:
-                os.ftruncate(fd, 0)  # opened for appending: the next write begins the file anew
+                os.ftruncate(fd, 0)  # opened for appending: the next write goes to the start of the file
             os.write(fd, data)
         except OSError:  # a full disk must not stop the cell's output
             return
 
 
 def end_cell(streams: Sequence[CellStream], budget: OutputBudget) -> None:
-    """Close the cell's budget, once both streams have everything that belongs to it, and send what it kept.
+    """Read both pipes, close the cell's budget and send the text that it kept.
 
-    It stays theirs: what threads and child processes print until the next cell is held to it too.
+    The streams keep the budget: it also limits what threads and child processes print before the next cell.
     """
     for stream in streams:
         stream.drain()
@@ -352,14 +382,14 @@ def end_cell(streams: Sequence[CellStream], budget: OutputBudget) -> None:
 
 
 def pack(message: object) -> bytes:
-    """Return a message as JSON; what UTF-8 cannot carry is escaped as in prints, not refused."""
+    """Return a message as JSON. Characters that UTF-8 cannot encode are escaped, as in printed text."""
     try:
         return json.dumps(message, default=json_default, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except UnicodeEncodeError:
         text = json.dumps(message, default=json_default, ensure_ascii=False, allow_nan=False)
         return text.encode("utf-8", "daytona_kernel_escape")
     except (TypeError, ValueError):
-        return bytes(json_packer(message))  # it cleans what is no JSON
+        return bytes(json_packer(message))  # cleans values that are not JSON
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
@@ -371,7 +401,7 @@ codecs.register_error("daytona_kernel_escape", _escape)
 
 
 def _size(content: object) -> int:
-    """Return how many characters a representation takes in a message, about."""
+    """Return about how many characters a representation takes in a message."""
     if isinstance(content, str):
         return len(content)
     if isinstance(content, (bytes, bytearray, memoryview)):
@@ -379,7 +409,7 @@ def _size(content: object) -> int:
     try:
         return len(json.dumps(content, default=str))
     except (TypeError, ValueError, RecursionError):
-        return 0  # ipykernel cleans it, or refuses it
+        return 0  # ipykernel cleans or refuses it
 
 
 def _readable_bytes(fd: int) -> int:
@@ -388,7 +418,8 @@ def _readable_bytes(fd: int) -> int:
     return count[0]
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Return a text that UTF-8 can encode: lone surrogates are escaped."""
     if text.isascii():
         return text
     try:

@@ -1,7 +1,7 @@
-"""Random generators of known state, for sessions that are recorded: a replay sets them the same.
+"""Seeds of the global random generators, for recorded sessions: a replay sets the same ones.
 
-Python's own is seeded at once. numpy's old global one is seeded when ``numpy.random`` is imported, now or later: code
-that imports numpy and draws in the same cell must find it seeded. Generators that code makes itself are its own.
+Python's generator is seeded at once. numpy's global generator is seeded when ``numpy.random`` is imported, which may be
+in the middle of the cell that draws from it. Generators that code makes itself are not changed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NUMPY = "numpy.random"
 
 
 def seed_all(seed: int) -> None:
-    """Seed what there is, and numpy's generator as soon as there is one."""
+    """Seed Python's generator, and numpy's now or as soon as it is imported."""
     random.seed(seed)
     if _NUMPY in sys.modules:
         _seed_numpy(sys.modules[_NUMPY], seed)
@@ -34,7 +34,7 @@ def _seed_numpy(module: Any, seed: int) -> None:
 
 
 class _NumpyImportHook(importlib.abc.MetaPathFinder):
-    """Finds nothing itself; sees to it that numpy's generator is seeded once it has been found."""
+    """Finds ``numpy.random`` by the other finders, and gives it a loader that seeds its generator."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -52,7 +52,7 @@ class _NumpyImportHook(importlib.abc.MetaPathFinder):
 
 
 class _SeedingLoader(importlib.abc.Loader):
-    """Loads a module as its own loader does, and seeds it then."""
+    """Loads ``numpy.random`` by its own loader, then seeds its generator."""
 
     def __init__(self, loader: Any, seed: int) -> None:
         self._loader, self._seed = loader, seed

@@ -1,4 +1,4 @@
-"""``SUBMIT``: checks the call against the output fields, sends the answer, ends the cell."""
+"""The ``SUBMIT`` function of a cell: it checks its arguments, sends the submission and ends the cell."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 class SubmitSignal(BaseException):
-    """Ends the cell after SUBMIT.
+    """Raised by SUBMIT to end the cell.
 
-    A BaseException, so that ``except Exception`` around a SUBMIT does not catch it. The comm message that went out
-    before is what counts; code that swallows this only runs on for nothing.
+    It derives from BaseException so that ``except Exception`` around a SUBMIT does not catch it. The submission has
+    been sent by then: code that catches this runs on, and its output is not used.
     """
 
 
 def make_submit(fields: Sequence[OutputField] | None, send: Callable[[dict[str, object]], None]) -> Callable[..., None]:
-    """Return the SUBMIT function for ``fields`` (None: one value, called ``output``)."""
+    """Return the SUBMIT function for ``fields``; None stands for one field, ``output``."""
     declared = [OutputField("output")] if fields is None else list(fields)
 
     def SUBMIT(*args: object, **kwargs: object) -> None:
@@ -38,7 +38,7 @@ def make_submit(fields: Sequence[OutputField] | None, send: Callable[[dict[str, 
 
 
 def submit_signature(fields: Sequence[OutputField]) -> str:
-    """Return the call as the model should write it, e.g. ``SUBMIT(answer: str, score: int)``."""
+    """Return the call as a model should write it, for example ``SUBMIT(answer: str, score: int)``."""
     return f"SUBMIT({', '.join(f'{f.name}: {f.type}' if f.type else f.name for f in fields)})"
 
 
@@ -47,7 +47,7 @@ def _bind(fields: Sequence[OutputField], args: tuple[object, ...], kwargs: dict[
     problems = []
     if len(args) > len(names):
         problems.append(f"takes {len(names)} values but {len(args)} were given")
-    values = dict(zip(names, args, strict=False))  # too many are a problem already
+    values = dict(zip(names, args, strict=False))  # too many values are a problem noted above
     for name, value in kwargs.items():
         if name in values:
             problems.append(f"got field {name!r} twice")

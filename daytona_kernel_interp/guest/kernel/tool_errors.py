@@ -1,4 +1,4 @@
-"""What the cell sees of a failed tool: an exception that code can catch by its type."""
+"""Exceptions that a failed tool raises in the cell."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def to_exception(failure: ToolFailure) -> ToolError:
         try:
             error = _error_class(failure.type, base)(failure.message)
         except TypeError:
-            continue  # UnicodeDecodeError and its like take other arguments: the next base will do
+            continue  # such as UnicodeDecodeError, which takes other arguments: try the next base
         error.type, error.message = failure.type, failure.message
         return error
     raise AssertionError("ToolError itself takes one message")

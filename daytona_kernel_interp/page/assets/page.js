@@ -6,9 +6,9 @@
   const railOf = new Map(every(".rail a").map((link) => [link.dataset.step, link]));
   const search = find("#search"), filter = find("#filter"), found = find("#found");
 
-  // --- the look -------------------------------------------------------------------------------------
+  // --- theme ----------------------------------------------------------------------------------------
   const memory = { get: () => { try { return localStorage.getItem("theme"); } catch { return null; } },
-                   set: (value) => { try { localStorage.setItem("theme", value); } catch { /* none there */ } } };
+                   set: (value) => { try { localStorage.setItem("theme", value); } catch { /* storage is not available */ } } };
   const isDark = () => (document.documentElement.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
   const switchTheme = () => { const next = isDark() ? "light" : "dark"; document.documentElement.dataset.theme = next; memory.set(next); };
   if (["dark", "light"].includes(memory.get())) document.documentElement.dataset.theme = memory.get();
@@ -48,7 +48,7 @@
   });
 
   // --- searching ------------------------------------------------------------------------------------
-  const index = new Map(); // of each step: its text nodes, where each begins, and all their text
+  const index = new Map(); // by step: its text nodes, their offsets, and their joined text
   const textOf = (step) => {
     if (!index.has(step)) {
       const nodes = [], starts = [], walker = document.createTreeWalker(step, NodeFilter.SHOW_TEXT);
@@ -150,7 +150,7 @@
     if (action) { event.preventDefault(); action(); }
   });
 
-  // --- where the reader is --------------------------------------------------------------------------
+  // --- position in the list of steps ----------------------------------------------------------------
   const seen = new Set();
   const watcher = new IntersectionObserver((changes) => {
     for (const { target, isIntersecting } of changes) seen[isIntersecting ? "add" : "delete"](target);

@@ -1,0 +1,1 @@
+"""Unit tests of export; each format has a test module of its own."""

@@ -33,15 +33,15 @@ def test_options_are_the_sandboxes_own(tmp_path: Path) -> None:
         ({}, 'a kernel\'s option "sandbox" is "daytona" or "local", not null'),
         ({"sandbox": ["daytona"]}, 'not \\["daytona"\\]'),
         ({"sandbox": "local", "snapshot": "s"}, "has no option 'snapshot'; it has cwd, "),
-        ({"sandbox": "daytona", "resolve": 1}, "has no option 'resolve'"),
-        ({"sandbox": "daytona", "keep": 1}, "a kernel's option 'keep' is true or false, not 1"),
-        ({"sandbox": "daytona", "auto_stop_interval": True}, "'auto_stop_interval' is a whole number, not true"),
-        ({"sandbox": "daytona", "env_vars": {"A": 1}}, "'env_vars' is names with a text each"),
+        ({"sandbox": "daytona", "resolve": 1}, "resolve must be a function, not 1"),
+        ({"sandbox": "daytona", "keep": 1}, "a kernel's options are invalid: keep must be True or False, not 1"),
+        ({"sandbox": "daytona", "auto_stop_interval": True}, "auto_stop_interval must be a whole number, not True"),
+        ({"sandbox": "daytona", "env_vars": {"A": 1}}, "env_vars must have texts as names and as values"),
         (
             {"sandbox": "daytona", "resources": {"cpu": 2}},
-            "a kernel's options do not fit: resources come with the snapshot",
+            "a kernel's options are invalid: resources come with the snapshot",
         ),
-        ({"sandbox": "daytona", "resources": {"cpu": "2"}}, "'resources' is names with a whole number each"),
+        ({"sandbox": "daytona", "resources": {"cpu": "2"}}, "cpu must be a whole number, not '2'"),
         # names that kernelspecs of version 0.1 may have
         ({"sandbox": "daytona", "cpu": 2}, "has no option 'cpu': pass resources="),
         ({"sandbox": "daytona", "auto_stop": 20}, "has no option 'auto_stop': pass auto_stop_interval=, in minutes"),
@@ -95,7 +95,10 @@ def test_install_and_uninstall(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--name", "x"], "names and options apply to one kernel: select it with --sandbox daytona or local.\n"),
         (["--sandbox", "local", "-o", "keep"], "'keep' is not an option: give NAME=VALUE, such as keep=true.\n"),
         (["--sandbox", "local", "--name", "a b"], "'a b' is not a kernel name: "),
-        (["--sandbox", "local", "-o", "keep=true"], "a kernel in the local sandbox has no option 'keep'; it has "),
+        (
+            ["--sandbox", "local", "-o", "keep=true"],
+            "LocalSandbox has no option 'keep'; it has ",
+        ),
         (["--prefix", "/dev/null"], "cannot be written: Not a directory; try --user or --prefix.\n"),
     ],
 )

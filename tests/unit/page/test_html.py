@@ -1,4 +1,4 @@
-"""Every recorded session becomes a page, lines and a card, from Python and from the command line."""
+"""A recorded session as a page, as JSON lines and in a notebook, from Python and from the command line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @examples.at_most(25)
 @given(transcripts())
 def test_every_session_can_be_shown(session: Transcript) -> None:
-    """Whatever was recorded, there is a page with every step, a line for each, and a card."""
+    """Any session renders as a page with every step, as lines and in a notebook."""
     page = report.to_html(session, "any")
     assert page.count('<details class="step') == len(session.entries)
     assert page.count("<script") == 1
@@ -46,7 +46,7 @@ def test_every_session_can_be_shown(session: Transcript) -> None:
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -5.0, 1e300, None])
 @pytest.mark.parametrize("began", [datetime.min.replace(tzinfo=timezone(timedelta(hours=5))), datetime.max])
 def test_impossible_times_can_be_shown(seconds: Any, began: datetime) -> None:
-    """A session whose file tells times that cannot be is shown without them."""
+    """A session with impossible times in its file is rendered without these times."""
     session = small()
     calls = [replace(one, began_s=seconds or 0.0, elapsed_s=seconds) for one in session.entries[1].calls]
     entries = [replace(one, began=began, elapsed_s=seconds, calls=calls) for one in session.entries]
@@ -60,7 +60,7 @@ def test_impossible_times_can_be_shown(seconds: Any, began: datetime) -> None:
 
 
 def test_page_is_whole_in_itself() -> None:
-    """The page names no other file, and its policy lets nothing be loaded and one script run."""
+    """The page refers to no other file; its policy forbids loading and allows one script."""
     page = report.to_html(small(), "run.ipynb")
     assert re.findall(r'(?:src|href)="(?!data:|#)([^"]*)"', page) == ["https://example.org"]  # a link of the reasoning
     (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
@@ -69,7 +69,7 @@ def test_page_is_whole_in_itself() -> None:
 
 
 def test_what_is_missing_is_said() -> None:
-    """Problems of the recording, a host that died and a callback that was not there are told at the top."""
+    """The top of the page lists problems of the recording, a host that died and a missing callback."""
     session = replace(small(), problems=["A value is missing."], complete=False, callback=False)
     bare = replace(session, entries=[replace(one, reasoning=None) for one in session.entries])
     page = report.to_html(bare, "x")
@@ -79,7 +79,7 @@ def test_what_is_missing_is_said() -> None:
 
 
 def test_values_that_are_lost_have_their_summary() -> None:
-    """A session whose values are missing is shown by what the notebook says of them."""
+    """A session whose values are missing is rendered with the summaries from the notebook."""
     session = small()
     page = report.to_html(replace(session, store=MemoryStore()), "x").replace("&#39;", "'")
     assert session.entries[1].calls[0].arguments.summary in page
@@ -87,7 +87,7 @@ def test_values_that_are_lost_have_their_summary() -> None:
 
 
 def test_colours_end_where_they_would_be_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a very long session only the first steps' code has colours; the code is all there."""
+    """In a long session only the code of the first steps is highlighted; all code is on the page."""
     monkeypatch.setattr(report, "COLOURED_CHARS", len(small().entries[0].code))
     page = report.to_html(small(), "x")
     assert '<i class="k">import' in page
@@ -95,16 +95,16 @@ def test_colours_end_where_they_would_be_too_many(monkeypatch: pytest.MonkeyPatc
 
 
 def test_dspys_preparations_are_no_step_of_the_model() -> None:
-    """What DSPy's RLM runs before the first step is named so, stays closed, and is no line for the visualizer."""
+    """The setup step of DSPy's RLM is labelled, stays closed, and is not exported for the visualizer."""
     session = small()
     setup = replace(session.entries[0], reasoning=None, variables={"__dspy_host_token": session.store.put("x")})  # type: ignore[attr-defined]
     prepared = replace(session, entries=[setup, *session.entries[1:]])
     page = report.to_html(prepared, "x")
-    assert "DSPy&#39;s own preparations" in page
+    assert "DSPy&#39;s setup" in page
     assert '<details class="step ok" id="s0">' in page
     assert '<details class="step ok calls" id="s1" open>' in page
     assert to_jsonl(prepared).count('"type": "iteration"') == 4
-    assert "DSPy&#x27;s own preparations" in to_card(prepared, "x")
+    assert "DSPy&#x27;s setup" in to_card(prepared, "x")
 
 
 @pytest.mark.parametrize(
@@ -117,18 +117,18 @@ def test_dspys_preparations_are_no_step_of_the_model() -> None:
     ],
 )
 def test_headings_have_no_marks(markdown: str, shown: str) -> None:
-    """A step's heading is its reasoning's first paragraph, as it is read."""
+    """The heading of a step is the first paragraph of its reasoning, without markup."""
     assert heading(markdown) == shown
 
 
 def test_lists_of_texts_are_read_one_by_one() -> None:
-    """Several prompts stand below each other with their lines; short words stay a list."""
+    """A list of long texts is shown text by text with their lines; a list of short words stays a list."""
     assert as_text(["one\ntwo", "three"]) == "[0] one\ntwo\n\n[1] three"
     assert as_text(["a", "b"]) == "['a', 'b']"
 
 
 def test_large_values_take_no_time() -> None:
-    """A list of half a million numbers is not laid out item by item, and one larger still is not even read."""
+    """A list of half a million numbers is not laid out by item, and a larger one is not decoded."""
     store = MemoryStore()
     assert text_of(store.put([1] * 400_000), store).startswith("[1, 1, 1,")
     assert text_of(ref := store.put(["x"] * 400_000), store) == ref.summary
@@ -137,7 +137,7 @@ def test_large_values_take_no_time() -> None:
 
 @given(st.lists(st.integers(0, 50_000), max_size=60), st.integers(40_000, 500_000))
 def test_texts_fit_into_what_there_is(lengths: list[int], budget: int) -> None:
-    """Cut at one length, all texts together are within the budget, and no text is cut without need."""
+    """Texts cut at the computed length fit into the budget, and no text is cut needlessly."""
     at = report.fair_cut(lengths, budget)
     assert sum(min(length, at) for length in lengths) <= max(budget, report.MIN_CUT_CHARS * len(lengths))
     if sum(min(length, report.MAX_CUT_CHARS) for length in lengths) <= budget // 2:
@@ -145,7 +145,7 @@ def test_texts_fit_into_what_there_is(lengths: list[int], budget: int) -> None:
 
 
 def test_a_long_session_is_a_small_page() -> None:
-    """However much was printed, two hundred steps are a page of at most 5 MB."""
+    """Two hundred steps with any amount of output are a page of at most 5 MB."""
     session = long(200)
     loud = [StreamText("stdout", "a loud line\n" * 20_000)]
     shouting = [replace(one, outputs=loud) for one in session.entries]
@@ -156,14 +156,14 @@ def test_a_long_session_is_a_small_page() -> None:
 
 @pytest.fixture
 def recorded(tmp_path: Path) -> Path:
-    """A recording in a file."""
+    """Return the path of a recording."""
     path = tmp_path / "run.ipynb"
     write(small(), path)
     return path
 
 
 def test_export_writes_beside_the_notebook(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """``export`` says where it wrote, which is beside the notebook unless told otherwise."""
+    """``export`` prints the path that it wrote, beside the notebook unless ``-o`` is given."""
     assert cli.main(["export", str(recorded), "--html"]) == 0
     page = recorded.with_suffix(".html")
     assert capsys.readouterr() == (f"{page}\n", "")
@@ -175,7 +175,7 @@ def test_export_writes_beside_the_notebook(recorded: Path, capsys: pytest.Captur
 
 
 def test_recording_shows_itself(recorded: Path, tmp_path: Path) -> None:
-    """A loaded recording gives page, lines and card, and writes the first two where it is told to."""
+    """A loaded recording renders as page, lines and notebook view, and writes the first two to a path."""
     recording = Recording.load(recorded)
     assert recording.to_html(tmp_path / "a.html") == (tmp_path / "a.html").read_text(encoding="utf-8")
     assert recording.to_jsonl(tmp_path / "a.jsonl") == (tmp_path / "a.jsonl").read_text(encoding="utf-8")
@@ -199,7 +199,7 @@ def test_bad_input_gets_one_sentence(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What cannot be exported is named in one sentence, and the recording stays as it is."""
+    """A file that cannot be exported gets one sentence; the recording does not change."""
     monkeypatch.chdir(recorded.parent)
     (recorded.parent / "other.ipynb").write_text('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}')
     before = recorded.read_bytes()
@@ -212,7 +212,7 @@ def test_bad_input_gets_one_sentence(
 
 
 def test_one_kind_must_be_chosen(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a kind the command says which there are."""
+    """Without a format the command lists the formats."""
     with pytest.raises(SystemExit) as ended:
         cli.main(["export", str(recorded)])
     assert ended.value.code == 2
@@ -220,7 +220,7 @@ def test_one_kind_must_be_chosen(recorded: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_missing_extra_is_named(recorded: Path) -> None:
-    """Where the extra is not installed, the page's absence is explained; lines and card need none."""
+    """Without the extra, only the page fails, with a sentence that names the extra."""
     code = (
         "import sys; sys.modules['mistune'] = None\n"
         "from daytona_kernel_interp import cli\n"

@@ -1,4 +1,4 @@
-"""Pieces of the page say what was recorded and can do nothing."""
+"""Parts of the page show what was recorded and are inert."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def _only_ours(piece: str) -> bool:
 
 @given(st.text())
 def test_code_keeps_every_character(source: str) -> None:
-    """Colours change nothing in the code, and no character of it becomes an element."""
+    """Highlighting keeps every character of the code and turns none into an element."""
     piece = html_parts.code(source)
     assert _only_ours(piece)
-    # As Python's own reader of source does, the lexer knows one end of line.
+    # The lexer normalizes line ends, as Python does.
     assert html.unescape(re.sub(r'<i class="\w">|</i>', "", piece)) == source.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def test_code_has_colours() -> None:
-    """Keywords, texts, numbers, comments, names that are defined and builtins differ."""
+    """Keywords, strings, numbers, comments, defined names and builtins have different colors."""
     piece = html_parts.code("def area(r):\n    return len('<b>') * 2  # round")
     assert set(re.findall(r'<i class="(\w)">', piece)) == {"k", "f", "b", "s", "m", "c"}
     long = "x = 1\n" * 20_000
@@ -59,7 +59,7 @@ def test_code_has_colours() -> None:
     st.text(alphabet=st.sampled_from("<>&\"'`*_[]()!#-| \n:/abjx1\\")) | st.sampled_from([EVIL, f"```\n{EVIL}\n```"])
 )
 def test_markdown_makes_no_element_of_its_text(text: str) -> None:
-    """No text, however near to markup, becomes any other element than markdown's own."""
+    """No text becomes an element other than those of markdown."""
     assert _only_ours(html_parts.markdown(text))
 
 
@@ -79,7 +79,7 @@ def test_markdown_makes_no_element_of_its_text(text: str) -> None:
     ],
 )
 def test_markdown_links_to_the_web_only(text: str) -> None:
-    """Markdown has no raw HTML, loads no picture and links to nothing that could run."""
+    """Markdown has no raw HTML, loads no picture and has no link that could run a script."""
     piece = html_parts.markdown(text)
     assert _only_ours(piece)
     assert "<img" not in piece
@@ -87,7 +87,7 @@ def test_markdown_links_to_the_web_only(text: str) -> None:
 
 
 def test_markdown_reads_well() -> None:
-    """Lists, code and links of the web are what they are; what is far too long is shown as text."""
+    """Lists, code and links are rendered; text that is too long is shown as it is."""
     piece = html_parts.markdown("# Plan\n- **one**\n\n`x` [a](https://example.org/?a=1&b=2)\n```python\nreturn 1\n```")
     for wanted in (
         "<h4>Plan</h4>",
@@ -118,13 +118,13 @@ def test_markdown_reads_well() -> None:
     ],
 )
 def test_outputs_can_do_nothing(data: dict[str, Any]) -> None:
-    """Whatever a cell displayed is text, a picture by its bytes, or in a frame that may do nothing."""
+    """A displayed output is text, a picture, or a frame without permissions."""
     for shown in (DisplayData(data, {}), ExecuteResult(data, {})):
         assert _only_ours(html_parts.output_html(shown, 1000))
 
 
 def test_endless_outputs_end() -> None:
-    """What is made to be read for ever, or to be nested without end, is shown as quickly as anything."""
+    """Hostile and deeply nested outputs are rendered as fast as others."""
     nested: list[Any] = []
     for _ in range(900):
         nested = [nested]
@@ -139,7 +139,7 @@ def test_endless_outputs_end() -> None:
 
 
 def test_streams_and_errors_are_text() -> None:
-    """Streams and tracebacks are shown without colours and as text."""
+    """Streams and tracebacks are shown as text without colors."""
     for shown in (
         StreamText("stdout", EVIL),
         StreamText(EVIL, EVIL),
@@ -151,7 +151,7 @@ def test_streams_and_errors_are_text() -> None:
 
 
 def test_frames_reach_nothing() -> None:
-    """What could look up or load without being content is no such element any more; the rest is left as it was."""
+    """Tags that load or navigate are renamed; the rest of the HTML is unchanged."""
     page = html.unescape(
         html_parts.frame(
             '<LINK rel=preconnect href=//x><meta http-equiv=refresh><p style="color:red">1</p><base>', "HTML"
@@ -163,7 +163,7 @@ def test_frames_reach_nothing() -> None:
 
 
 def test_pictures_are_shown() -> None:
-    """A picture comes before its text, and an SVG is a picture too; HTML that is nothing but scripts gives its text."""
+    """A picture is preferred to text, SVG included; HTML that has only scripts is replaced by its text."""
     data = {"image/png": png(30, 20), "text/plain": "<Figure>", "text/html": "<b>x</b>"}
     assert 'alt="figure 30x20 PNG"' in html_parts.output_html(DisplayData(data, {}), 1000)
     assert "data:image/svg+xml;base64," in html_parts.output_html(DisplayData({"image/svg+xml": "<svg/>"}, {}), 1000)
@@ -173,7 +173,7 @@ def test_pictures_are_shown() -> None:
 
 @given(st.text(max_size=300), st.integers(8, 100))
 def test_cut_texts_keep_both_ends(text: str, limit: int) -> None:
-    """A long text keeps beginning and end and says how much is not shown."""
+    """A cut text keeps beginning and end and has the number of characters left out."""
     shown = html_parts.cut(text, limit)
     if len(text) <= limit:
         assert shown == text

@@ -1,4 +1,4 @@
-"""A session shows itself in a notebook: compact, escaped, without scripts."""
+"""The notebook view of a session: compact, escaped, without scripts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ALLOWED = re.compile(r"</?(?:details|summary|strong)>|</?(?:div|span|b|pre)(?: s
 
 
 def test_it_says_what_happened() -> None:
-    """Sums, and each step with its code, what it showed and what it came to."""
+    """The view has the totals, and each step with code, outputs and outcome."""
     card = to_card(small(), "run.ipynb")
     for wanted in ("5 steps", "1 failed", "3 tool calls", "17,200 tokens", "$0.0080", "Three searches at once."):
         assert wanted in card
@@ -22,7 +22,7 @@ def test_it_says_what_happened() -> None:
 
 
 def test_it_is_text_only() -> None:
-    """Whatever a stranger wrote becomes no element and no attribute."""
+    """Untrusted text becomes no element and no attribute."""
     evil = "</pre><script>PWNED=1</script><img src=x onerror='PWNED=1'>\""
     entries = [replace(one, code=evil, reasoning=evil, outputs=[StreamText(evil, evil)]) for one in small().entries]
     card = to_card(replace(small(), entries=entries, problems=[evil]), evil)
@@ -31,7 +31,7 @@ def test_it_is_text_only() -> None:
 
 
 def test_it_stays_small() -> None:
-    """A long session shows its first and last steps and how many there are between."""
+    """A long session shows its first and last steps and the number of steps between."""
     card = to_card(long(200), "run.ipynb")
     assert card.count("<details>") == 50
     assert "… 150 more steps …" in card

@@ -1,4 +1,4 @@
-"""A session's spans lie in lanes where none overlaps, and add up; a chart has them all within it."""
+"""The spans of a session, their lanes and totals, and charts of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _cell_spans(entry: Entry) -> list[timeline.Span]:
 
 @given(times=st.lists(st.tuples(TIMES, TIMES), max_size=30), elapsed_s=TIMES)
 def test_lanes_hold_what_does_not_overlap(times: list[tuple[float | None, float | None]], elapsed_s: Any) -> None:
-    """Whatever times a file tells: every call has a bar inside the chart, and none lies over another of its lane."""
+    """For any times in a file, each call has a bar inside the chart, and bars of a lane do not overlap."""
     store = MemoryStore()
     calls = [call(store, n, "f", began_s or 0.0, took) for n, (began_s, took) in enumerate(times)]
     spans = _cell_spans(_entry(calls, elapsed_s))
@@ -44,7 +44,7 @@ def test_lanes_hold_what_does_not_overlap(times: list[tuple[float | None, float 
 
 
 def test_calls_at_once_lie_beside_each_other() -> None:
-    """Three searches at the same time have three lanes; the model's call after them has the first of its kind."""
+    """Three searches at the same time have three lanes; the sub-call after them has the first of its kind."""
     spans = timeline.cell_spans(small())[1]
     assert [(span.kind, span.lane) for span in spans] == [("tool", 0), ("tool", 1), ("tool", 2), ("llm", 0)]
     assert [span.failed for span in spans] == [False, False, True, False]
@@ -54,7 +54,7 @@ def test_calls_at_once_lie_beside_each_other() -> None:
 
 
 def test_what_never_ended_is_open() -> None:
-    """A call without an answer lasts to its cell's end; a cell without an end, to the last that is known."""
+    """A call without an answer lasts until its cell ends; a cell without an end, until the last known time."""
     store = MemoryStore()
     waiting = call(store, 1, "f", 2.0, None)
     (span,) = _cell_spans(_entry([waiting]))
@@ -63,7 +63,7 @@ def test_what_never_ended_is_open() -> None:
 
 
 def test_requests_of_one_call_are_shown() -> None:
-    """What llm_query_batched asked at once has lanes of its own; a plain llm_query is not shown twice."""
+    """The requests of one llm_query_batched have their own lanes; a plain llm_query is not shown twice."""
     store = MemoryStore()
     entry = _entry([call(store, 1, "llm_query_batched", 0.0, 3.0, kind="llm")])
     requests = [LMCall(f"r{n}", 0, BEGAN, 2.0, store.put({}), store.put([]), Usage(MODEL, 1, 2, 0.5)) for n in range(3)]
@@ -76,7 +76,7 @@ def test_requests_of_one_call_are_shown() -> None:
 
 
 def test_sums_count_each_once() -> None:
-    """Tokens and cost come from the requests where known, else from steps and calls, else are unknown."""
+    """Tokens and cost come from the requests if these are known, else from steps and calls, else are unknown."""
     session = small()
     sums = timeline.totals(session)
     assert (sums.steps, sums.failed, sums.tool_calls, sums.llm_calls, sums.tools_at_once) == (5, 1, 3, 2, 3)
@@ -89,14 +89,14 @@ def test_sums_count_each_once() -> None:
 
 
 def test_times_without_a_zone_are_utc() -> None:
-    """A time that names no zone does not end the reading, nor does one before the beginning."""
+    """A time without a zone is read as UTC; a time before the beginning counts as the beginning."""
     assert timeline.seconds_between(BEGAN, (BEGAN + timedelta(seconds=2)).replace(tzinfo=None)) == 2
     assert timeline.seconds_between(BEGAN, BEGAN - timedelta(days=1)) == 0
 
 
 @given(st.floats(min_value=1e-6, max_value=1e9))
 def test_ticks_are_few_and_inside(length_s: float) -> None:
-    """However long a session took, its axis has at most nine ticks, the first at its beginning."""
+    """For any length, the axis has at most nine ticks, the first at its beginning."""
     ticks = charts.chart([], length_s).ticks
     assert 1 <= len(ticks) <= 9
     assert ticks[0] == ("0.000%", "0")

@@ -28,7 +28,7 @@ def test_read_and_bound_names(code: str, read: set[str], bound: set[str]) -> Non
 
 
 def test_used_names_are_resolved_through_the_imports_of_the_session() -> None:
-    """An import of an earlier cell holds; a name that the session bound is no builtin and no module."""
+    """An import of an earlier cell applies; a name that the session bound is not a builtin."""
     names = CellNames()
     names.parse("import numpy as np\nfrom time import time as now\nid = 1")
     names.parse("%%timeit\nnp.random.rand(now())\nid\nlen({1})")

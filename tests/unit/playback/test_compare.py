@@ -1,4 +1,4 @@
-"""Two entries compared, strictly and with tolerance."""
+"""Comparison of two entries, strict and with tolerance."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def texts(one: str, other: str, **tolerance: Any) -> bool:
 @FEW
 @given(value=VALUES)
 def test_an_entry_equals_itself(value: Any) -> None:
-    """Whatever was bound, called and returned: the same again is no difference, on any terms."""
+    """Any values that are bound, passed, returned and printed equal themselves, with any tolerance."""
     maker = Maker()
     for _ in range(2):
         calls = [maker.call("tool", value, result=value)]
@@ -41,7 +41,7 @@ def test_an_entry_equals_itself(value: Any) -> None:
 
 
 def test_every_part_that_differs_is_told() -> None:
-    """Code, variables, calls, outputs and outcome."""
+    """Code, variables, calls, outputs and outcome are reported in this order."""
     maker = Maker()
     one = maker.add("x", value=1, variables={"a": 1, "b": 2}, calls=[maker.call("t", 1, result=1)])
     shown = [StreamText("stderr", "oh")]
@@ -57,7 +57,7 @@ def test_every_part_that_differs_is_told() -> None:
 
 
 def test_calls_may_come_in_any_order() -> None:
-    """Only a call that the other run did not make, or that was answered otherwise, is a difference."""
+    """Only a call that one run lacks, or that was answered differently, is a difference."""
     maker = Maker()
     first, second, third = (maker.call("t", number, result=number) for number in range(3))
     one, other = maker.add("x", calls=[first, second]), maker.add("x", calls=[third, second, first])
@@ -66,7 +66,7 @@ def test_calls_may_come_in_any_order() -> None:
 
 
 def test_the_order_between_streams_means_nothing() -> None:
-    """stdout and stderr are compared each for itself, in however many pieces they came."""
+    """stdout and stderr are compared separately, in any number of pieces."""
     maker = Maker()
     one = maker.add("x", outputs=[StreamText("stdout", "ab"), StreamText("stderr", "!")])
     other = maker.add("x", outputs=[StreamText("stdout", "a"), StreamText("stderr", "!"), StreamText("stdout", "b")])
@@ -74,7 +74,7 @@ def test_the_order_between_streams_means_nothing() -> None:
 
 
 def test_an_error_that_was_shown_is_told_once() -> None:
-    """The traceback is an output; the outcome, whose text repeats it, adds nothing."""
+    """A traceback is reported as an output; the outcome that repeats it is not."""
     maker = Maker()
     for text in "ab":
         maker.raised("x", "CodeExecutionError", f"KeyError: {text}", outputs=[CellError("KeyError", text, f"T {text}")])
@@ -82,7 +82,7 @@ def test_an_error_that_was_shown_is_told_once() -> None:
 
 
 def test_a_cell_that_raises_now_is_told_without_its_traceback_twice() -> None:
-    """The outcome's first line says that it raises; an error that no output shows stands there in whole."""
+    """The outcome has the first line of an error that the outputs show, and the whole text otherwise."""
     maker = Maker()
     fine = maker.add("x", value=1)
     long = "KeyError: a\nT a\nOutput before the error:\n..."
@@ -113,13 +113,13 @@ def test_a_cell_that_raises_now_is_told_without_its_traceback_twice() -> None:
     ],
 )
 def test_what_texts_may_differ_in(one: str, other: str, option: str) -> None:
-    """Each kind is tolerated when it is asked for, and only then."""
+    """Each kind of difference is tolerated if its option is set, and only then."""
     assert texts(one, other)
     assert not texts(one, other, **{option: False})
 
 
 def test_numbers_in_texts() -> None:
-    """Floats are equal up to the relative difference; other text must be the same."""
+    """Floats are equal up to the relative difference; other text must be equal."""
     assert texts("loss 0.123456789, n 3", "loss 0.123456790, n 3")
     assert not texts("loss 0.123456789", "loss 0.1235")
     assert texts("loss 0.123", "loss 0.124", floats=0.1)
@@ -131,7 +131,7 @@ def test_numbers_in_texts() -> None:
 
 
 def test_numbers_in_values() -> None:
-    """Inside lists, dicts, arrays and frames too; the types must be the same."""
+    """Floats are compared inside lists, dicts, arrays and frames; the types must be the same."""
     numpy, pandas = pytest.importorskip("numpy"), pytest.importorskip("pandas")
     maker = Maker()
     near, far = 1.0 + 1e-9, 1.1
@@ -148,7 +148,7 @@ def test_numbers_in_values() -> None:
 
 
 def test_what_is_no_tolerance() -> None:
-    """A wrong setting is refused with what to pass."""
+    """A wrong setting is refused by a sentence that names the allowed ones."""
     with pytest.raises(ValueError, match="a relative difference such as 1e-6"):
         Tolerance(floats=-1)
     with pytest.raises(ValueError, match='figures must be "exact", "pixels" or "size", not \'bytes\''):
@@ -156,7 +156,7 @@ def test_what_is_no_tolerance() -> None:
 
 
 def test_figures() -> None:
-    """The same size, the same pixels, the same bytes: as asked for."""
+    """Figures are compared by size, pixels or bytes, as the tolerance says."""
     image = pytest.importorskip("PIL.Image")
 
     def picture(size: int, colour: int, level: int) -> DisplayData:
@@ -179,7 +179,7 @@ def test_figures() -> None:
 
 
 def test_svg_by_size() -> None:
-    """Two drawings of one size are the same where size is all that counts."""
+    """Two drawings of the same size are equal if figures are compared by size."""
     maker = Maker()
     svgs = [
         f'<svg width="{size}" height="5"><text>{text}</text></svg>' for size, text in ((3, "a"), (3, "b"), (4, "a"))
@@ -190,7 +190,7 @@ def test_svg_by_size() -> None:
 
 
 def test_rich_outputs() -> None:
-    """JSON is compared as a value; another kind of output, or one too many, is a difference."""
+    """JSON is compared as a value; another kind of output, or one more, is a difference."""
     maker = Maker()
     data = {"application/json": {"a": 1.0}, "text/plain": "1"}
     near = {"application/json": {"a": 1.0 + 1e-9}, "text/plain": "1"}
@@ -203,7 +203,7 @@ def test_rich_outputs() -> None:
 
 
 def test_where_a_cell_was_stopped_is_the_machines() -> None:
-    """Two runs that were cut short are not held against each other's output; one that was not is."""
+    """The outputs of two stopped runs are not compared; those of a stopped and a completed run are."""
     maker = Maker()
     one = maker.raised("x", "CodeExecutionError", "a", "timeout", outputs=[StreamText("stdout", "1")])
     other = maker.raised("x", "CodeExecutionError", "b", "interrupted", outputs=[StreamText("stdout", "12")])
@@ -213,7 +213,7 @@ def test_where_a_cell_was_stopped_is_the_machines() -> None:
 
 
 def test_late_text_is_told_as_such() -> None:
-    """What threads printed after an earlier cell heads the returned text, and is compared by itself."""
+    """Background output is part of the returned text and is compared separately."""
     maker = Maker()
     one = maker.add("x", value="[printed after an earlier cell had ended]\na\nb", late="a\n")
     other = maker.add("x", value="b")

@@ -1,4 +1,4 @@
-"""Two recorded runs compared, step by step."""
+"""Comparison of two recorded runs, step by step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def run(*cells: str) -> Transcript:
-    """Return a run whose cells print their own last word."""
+    """Return a run whose cells print the last word of their code."""
     maker = Maker()
     for code in cells:
         text = code.split()[-1] if code.split() else ""
@@ -33,7 +33,7 @@ CELLS = st.lists(st.sampled_from(["a = 1", "b = 2", "print(a)", "total = sum(x)"
 
 @given(CELLS, CELLS)
 def test_every_step_is_told_once(one: list[str], other: list[str]) -> None:
-    """Whatever two runs did, each step of either stands in the comparison once, in order; equal runs are the same."""
+    """Each step of either run is listed once and in order; equal runs are the same."""
     found = diff(run(*one), run(*other))
     assert [step.a for step in found.steps if step.a is not None] == list(range(len(one)))
     assert [step.b for step in found.steps if step.b is not None] == list(range(len(other)))
@@ -41,7 +41,7 @@ def test_every_step_is_told_once(one: list[str], other: list[str]) -> None:
 
 
 def test_where_runs_part() -> None:
-    """A step that was rewritten is paired with what it was; one that only one run has is told as such."""
+    """A changed step is paired with its earlier version; a step of one run only is marked."""
     one = run("import os", "total = sum(numbers)", "print('x')", "done = 1")
     other = run("import os", "total = sum(values)", "done = 1", "more = 2")
     assert kinds(one, other) == [
@@ -56,7 +56,7 @@ def test_where_runs_part() -> None:
 
 
 def test_as_text() -> None:
-    """The text says where the runs part, has a table of all steps, and what differs in each."""
+    """The text names the first differing step, lists all steps, and shows the differences of each."""
     maker, second = Maker(), Maker()
     maker.add("print(n)", variables={"n": 1}, outputs=[StreamText("stdout", "1\n")])
     second.add("print(n)", variables={"n": 2}, outputs=[StreamText("stdout", "2\n")])
@@ -65,7 +65,7 @@ def test_as_text() -> None:
         each.submitted("SUBMIT(n=1)", {"n": 1})
     found = diff(maker.transcript(), second.transcript())
     text = str(found)
-    assert text.startswith("the recording (A) and the recording (B) part at step 0 and 0.\n\n")
+    assert text.startswith("the recording (A) and the recording (B) diverge at step 0 and 0.\n\n")
     assert found.table().splitlines() == [
         "A  B                     CODE",
         "0  0  variables, output  print(n)",
@@ -78,7 +78,7 @@ def test_as_text() -> None:
 
 
 def test_equal_runs() -> None:
-    """Two equal runs are said to be the same; so are two that differ in what is tolerated."""
+    """Equal runs are reported as the same, and so are runs that differ within the tolerance."""
     assert str(diff(run("a"), run("a"))) == "the recording (A) and the recording (B) are the same: 1 steps."
     one, other = (run(f"print({number}) # 0x7f00000000{number}0") for number in (1, 1))
     assert diff(one, other).same
@@ -91,5 +91,5 @@ def test_equal_runs() -> None:
 
 
 def test_html_is_escaped() -> None:
-    """Code from a stranger's run is text in the table."""
+    """Untrusted code is text in the table."""
     assert "<script>" not in diff(run("'<script>'"), run("1"))._repr_html_()

@@ -1,4 +1,4 @@
-"""A program held to a recording, step by step."""
+"""Calls of a program matched with the steps of a recording."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def follower(maker: Maker) -> RecordingMatcher:
 @FEW
 @given(steps=st.lists(st.tuples(st.text(max_size=5), st.dictionaries(st.sampled_from("abc"), VALUES)), max_size=5))
 def test_the_recorded_steps_are_followed(steps: list[tuple[str, dict[str, Any]]]) -> None:
-    """Whatever was recorded, asking for the same gets the entries in order, and nothing is left."""
+    """The recorded calls match the entries in order, and none is left."""
     maker = Maker()
     entries = [maker.add(code, variables=variables) for code, variables in steps]
     following = follower(maker)
@@ -34,54 +34,54 @@ def test_the_recorded_steps_are_followed(steps: list[tuple[str, dict[str, Any]]]
 
 
 def test_other_code_shows_a_diff() -> None:
-    """The text shows what differs from the step that was due."""
+    """The error shows the difference from the next step."""
     maker = Maker()
     maker.add("print(1)\nprint(2)")
     with pytest.raises(ReplayMismatch) as caught:
         follower(maker).step("print(1)\nprint(3)", {}, (), None)
     text = str(caught.value)
-    assert text.startswith("Step 0 of run.ipynb has other code than was asked for:\n--- recorded (step 0)\n+++ now\n")
+    assert text.startswith("Step 0 of run.ipynb has other code than requested:\n--- recorded (step 0)\n+++ now\n")
     assert "-print(2)\n+print(3)" in text
 
 
 def test_the_nearest_step_is_shown() -> None:
-    """Code that is nearer to another step than to the one due is compared with that."""
+    """Code that is more similar to another step than to the next is compared with that step."""
     maker = Maker()
     for code in ("import os", "total = sum(numbers)\nprint(total)", "SUBMIT(1)"):
         maker.add(code)
-    with pytest.raises(ReplayMismatch, match=r"Step 0 of run\.ipynb .*; the nearest recorded step is 1:\n") as caught:
+    with pytest.raises(ReplayMismatch, match=r"Step 0 of run\.ipynb .*; the most similar step is 1:\n") as caught:
         follower(maker).step("total = sum(values)\nprint(total)", {}, (), None)
     assert "-total = sum(numbers)\n+total = sum(values)" in str(caught.value)
-    with pytest.raises(ReplayMismatch, match="the nearest recorded step is 2, which has this very code"):
+    with pytest.raises(ReplayMismatch, match="the most similar step is 2, which has exactly this code"):
         follower(maker).step("SUBMIT(1)", {}, (), None)
 
 
 def test_a_step_too_many() -> None:
-    """After the last one the text says how many there were."""
+    """After the last step the error names the number of steps."""
     maker = Maker()
     maker.add("a")
     following = follower(maker)
     following.step("a", {}, (), None)
-    with pytest.raises(ReplayMismatch, match=r"run\.ipynb ends after 1 steps, and a further one was asked for"):
+    with pytest.raises(ReplayMismatch, match=r"run\.ipynb has 1 steps, and a further one was requested"):
         following.step("b", {}, (), None)
-    with pytest.raises(ReplayMismatch, match="ends after 0 steps"):
+    with pytest.raises(ReplayMismatch, match="has 0 steps"):
         follower(Maker()).step("b", {}, (), None)
 
 
 def test_other_values() -> None:
-    """A variable that differs is named, with what differs in it; so is one too many."""
+    """The error names a variable that differs, with the difference, and a variable that is missing."""
     maker = Maker()
     maker.add("a", variables={"text": "one\ntwo\n" * 100, "n": 1})
     with pytest.raises(ReplayMismatch) as caught:
         follower(maker).step("a", {"text": "one\ntwo\n" * 99 + "one\nthree\n", "n": 1}, (), None)
     assert "Step 0 of run.ipynb has another value of the variable 'text':" in str(caught.value)
     assert "-two\n+three" in str(caught.value)
-    with pytest.raises(ReplayMismatch, match="recorded are n, text; asked for are text"):
+    with pytest.raises(ReplayMismatch, match="recorded n, text; requested text"):
         follower(maker).step("a", {"text": ""}, (), None)
 
 
 def test_a_large_value_is_encoded_once_and_still_checked() -> None:
-    """The same text at every step is known again; another one of the same size is not taken for it."""
+    """An unchanged text is recognized at every step; another text of the same size is not."""
     text = "a" * 100_000
     maker = Maker()
     for _ in range(3):
@@ -94,23 +94,23 @@ def test_a_large_value_is_encoded_once_and_still_checked() -> None:
 
 
 def test_tools_and_fields() -> None:
-    """Other tools, parameters or output fields than the recorded are told; docs and DSPy's own signatures are not."""
+    """Other tools, parameters or output fields are refused; other docstrings and signatures of DSPy's tools are not."""
     maker = Maker()
     maker.submitted("a", {"n": 1}, tools=[SEARCH, LLM_QUERY])
     fields = [{"name": "n"}]
     renamed = ToolSpec("search", "", (Parameter("words", 1), Parameter("limit", 1, "5")))
-    with pytest.raises(ReplayMismatch, match=r"recorded is search\(query, limit\), now search\(words, limit\)"):
+    with pytest.raises(ReplayMismatch, match=r"recorded search\(query, limit\); requested search\(words, limit\)"):
         follower(maker).step("a", {}, [renamed, LLM_QUERY], fields)
-    with pytest.raises(ReplayMismatch, match="now no tool 'llm_query'"):
+    with pytest.raises(ReplayMismatch, match="requested no tool 'llm_query'"):
         follower(maker).step("a", {}, [SEARCH], fields)
-    with pytest.raises(ReplayMismatch, match="recorded are n; asked for are one value"):
+    with pytest.raises(ReplayMismatch, match="recorded n; requested one value"):
         follower(maker).step("a", {}, [SEARCH, LLM_QUERY], None)
     other = [ToolSpec("llm_query", "docs", (Parameter("prompt", 3),)), ToolSpec("search", "", SEARCH.parameters)]
     assert follower(maker).step("a", {}, other, fields) is maker.entries[0]
 
 
 def test_dspys_own_first_step() -> None:
-    """It is matched whatever its text, passed over where only the recording has it, and None where it has none."""
+    """DSPy's setup step matches with any code, is skipped if only the recording has it, and is None otherwise."""
     maker = Maker()
     maker.add("the setup of one version", variables=SETUP)
     maker.add("a")

@@ -1,4 +1,4 @@
-"""Why a cell may give something else when it runs again, as its source tells."""
+"""Reasons in the source of a cell for different results."""
 
 from __future__ import annotations
 
@@ -44,30 +44,30 @@ def look(*cells: str) -> str:
     ],
 )
 def test_sources(code: str, reason: str) -> None:
-    """What asks a clock, draws a number, depends on hashes or on the machine is named; other code is not."""
+    """Clocks, random numbers, hashes and properties of the machine are reasons; other code has none."""
     assert look(code) == reason
 
 
 def test_what_a_source_gave_stays_suspect() -> None:
-    """A later cell that reads what a random one bound, or what was made of that, says where it came from."""
+    """A later cell that reads a nondeterministic value, directly or derived, names the step it comes from."""
     assert look("import random\nx = random.random()", "y = [x, 1]", "print(y)") == "random (step 0)"
     assert look("import random\ndef draw():\n    return random.random()", "print(draw())") == "random (step 0)"
     assert look("import time\nseen = []", "seen.append(time.time())", "print(seen)") == "time (step 1)"
 
 
 def test_what_is_bound_anew_is_suspect_no_more() -> None:
-    """A name that is given a plain value is a plain value."""
+    """A name that is bound to a constant is deterministic again."""
     assert look("import random\nx = random.random()", "x = 3", "print(x)") == ""
     assert look("import random\nx = random.random()", "print(z)") == ""
 
 
 def test_a_name_of_the_sessions_own_is_no_source() -> None:
-    """A variable called like a builtin is what the session made it."""
+    """A variable with the name of a builtin is not that builtin."""
     assert look("id = 5", "print(id)") == ""
 
 
 def test_differences_are_followed_by_name() -> None:
-    """A step that reads a name bound by a differing step names that step, until the name is bound anew."""
+    """A step that reads a name bound by a differing step names that step, until the name is bound again."""
     tracker = NondeterminismTracker()
     steps = []
     for number, code in enumerate(["x = 1", "y = x", "print(y)", "y = 2", "print(y)"]):
@@ -80,5 +80,5 @@ def test_differences_are_followed_by_name() -> None:
 
 @given(st.text(max_size=30))
 def test_any_text_can_be_looked_at(code: str) -> None:
-    """Whatever a recording has for code, a look at it ends without an error and without running it."""
+    """Any text can be analyzed; it raises nothing and runs nothing."""
     assert isinstance(look(code), str)

@@ -28,13 +28,13 @@ from tests.transcripts import SEARCH, Maker
     ],
 )
 def test_time_limit(ending: Any, elapsed_s: float | None, limit: object, expected: float | None) -> None:
-    """A stopped step is stopped again after as long; other steps have the limit of the session."""
+    """A stopped step is stopped again after as long; other steps have the session's limit."""
     entry = Maker().raised("x", "CodeExecutionError", "stopped", ending)
     assert time_limit(replace(entry, elapsed_s=elapsed_s), {"execution_timeout": limit}) == expected
 
 
 def test_a_stub_tool_has_the_recorded_signature_and_refuses_calls() -> None:
-    """Name, docstring and parameters are the recorded ones; a call names the argument that supplies the tool."""
+    """Name, docstring and parameters are the recorded ones; the error of a call names live_tools."""
     tool = stub_tool(SEARCH)
     assert (tool.__name__, tool.__doc__) == ("search", "Search.")
     assert str(inspect.signature(tool)) == "(query, limit=5)"

@@ -1,4 +1,4 @@
-"""The tape: recorded calls found again by name and arguments."""
+"""The tape: recorded calls found by tool and arguments."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def encoded(*args: Any, **kwargs: Any) -> Any:
 @FEW
 @given(arguments=st.lists(st.lists(VALUES, max_size=2), min_size=1, max_size=6), seed=st.integers(0, 100))
 def test_calls_in_any_order_get_their_own_answers(arguments: list[list[Any]], seed: int) -> None:
-    """Whatever the order, each call is answered by one with the same arguments, equal ones in the recorded order."""
+    """In any order, each call gets an answer for the same arguments, equal calls in the recorded order."""
     maker = Maker()
     calls = [maker.call("tool", *args, result=number) for number, args in enumerate(arguments)]
     maker.add("x", calls=calls, tools=[ANY])
@@ -49,7 +49,7 @@ def test_calls_in_any_order_get_their_own_answers(arguments: list[list[Any]], se
 @FEW
 @given(value=VALUES)
 def test_a_value_is_the_same_after_a_round_trip(value: Any) -> None:
-    """The canonical form does not see an encoding and a decoding."""
+    """Decoding and encoding a value does not change its canonical form."""
     first = values.dumps(value)
     assert same_value(first, values.dumps(values.loads(first)))
 
@@ -57,7 +57,7 @@ def test_a_value_is_the_same_after_a_round_trip(value: Any) -> None:
 @FEW
 @given(items=st.dictionaries(st.text(max_size=3), VALUES, min_size=2, max_size=5), big=st.booleans())
 def test_the_order_of_dicts_and_sets_means_nothing(items: dict[str, Any], big: bool) -> None:
-    """Dicts filled in another order are the same value, large pieces included; another key is another value."""
+    """The order of a dict, large pieces included, does not count; another key does."""
     if big:
         items = {**items, "one": "a" * 70_000, "other": b"b" * 70_000}
     backwards = dict(reversed(items.items()))
@@ -66,7 +66,7 @@ def test_the_order_of_dicts_and_sets_means_nothing(items: dict[str, Any], big: b
 
 
 def test_large_pieces_are_told_apart() -> None:
-    """Two values whose small part is equal and whose large part is not are two."""
+    """Two values that differ only in a large piece are different."""
     assert not same_value(values.dumps("a" * 70_000), values.dumps("b" * 70_000))
     assert not same_value(values.dumps({1, 2}), values.dumps({1, 3}))
     assert not same_value(values.dumps([1, 2]), values.dumps([2, 1]))
@@ -77,14 +77,14 @@ def test_large_pieces_are_told_apart() -> None:
     [(["a", 5], {}), (["a"], {"limit": 5}), ([], {"limit": 5, "query": "a"}), (["a", 5.0], {})],
 )
 def test_how_arguments_are_passed_means_nothing(args: list[Any], kwargs: dict[str, Any]) -> None:
-    """By position or by name, in any order, and as an equal number: the recorded signature binds both."""
+    """Positional and keyword arguments are the same, in any order, and equal numbers too."""
     maker = Maker()
     maker.add("x", calls=[maker.call("search", "b", 5), maker.call("search", "a", limit=5)], tools=[SEARCH])
     assert Tape(maker.entries, maker.store).take(0, "search", encoded(*args, **kwargs)).id == 2
 
 
 def test_keywords_beside_the_signature_are_compared() -> None:
-    """What a tool takes as ``**options`` belongs to the call."""
+    """Arguments that a tool takes as ``**options`` belong to the call."""
     spec = ToolSpec("tool", "", (Parameter("a", 1), Parameter("options", 4)))
     maker = Maker()
     maker.add("x", calls=[maker.call("tool", 1, b=2, c=3)], tools=[spec])
@@ -95,18 +95,18 @@ def test_keywords_beside_the_signature_are_compared() -> None:
 
 
 def test_the_same_call_twice_gets_its_answers_in_order() -> None:
-    """And a third time none."""
+    """Equal calls get the recorded answers in order; one more call is refused."""
     maker = Maker()
     maker.add("x", calls=[maker.call("llm_query", "hi", result=answer) for answer in "ab"], tools=[LLM_QUERY])
     tape = Tape(maker.entries, maker.store)
     found = [tape.take(0, "llm_query", encoded(prompt="hi")) for _ in "ab"]
     assert [values.loads(maker.store.load(call.result)) for call in found if call.result] == ["a", "b"]
-    with pytest.raises(ReplayMismatch, match="once more: the recorded ones, the last in step 0, are answered already"):
+    with pytest.raises(ReplayMismatch, match="once more; all equal calls, the last in step 0, are answered"):
         tape.take(0, "llm_query", encoded("hi"))
 
 
 def test_the_own_cell_comes_first() -> None:
-    """The same call in two cells is answered with each cell's own; a thread's late call with what is left."""
+    """Equal calls of two cells get the answers of their own cell; a late call of a thread gets one that is left."""
     maker = Maker()
     maker.add("x", calls=[maker.call("search", "a", result=1)], tools=[SEARCH])
     maker.add("y", calls=[maker.call("search", "a", result=2)], tools=[SEARCH])
@@ -118,7 +118,7 @@ def test_the_own_cell_comes_first() -> None:
 
 
 def test_a_miss_shows_the_nearest_recorded_call() -> None:
-    """The text has the call that was made, and what differs from the recorded one that is most like it."""
+    """The error has the call, and the difference from the most similar recorded call."""
     maker = Maker()
     calls = [
         maker.call("search", "apples and pears"),
@@ -136,7 +136,7 @@ def test_a_miss_shows_the_nearest_recorded_call() -> None:
 
 
 def test_a_long_prompt_is_compared_line_by_line() -> None:
-    """A prompt of many lines shows the one that differs."""
+    """For a long prompt the error shows the line that differs."""
     lines = [f"line {number}" for number in range(200)]
     maker = Maker()
     maker.add("x", calls=[maker.call("llm_query", "\n".join(lines))], tools=[LLM_QUERY])
@@ -148,7 +148,7 @@ def test_a_long_prompt_is_compared_line_by_line() -> None:
 
 
 def test_a_long_line_is_compared_piece_by_piece() -> None:
-    """Of one line of thousands of characters only what is around the difference is shown."""
+    """For a line of thousands of characters the error shows the part that differs."""
     maker = Maker()
     maker.add("x", calls=[maker.call("llm_query", "a" * 3000 + "b" + "c" * 3000)], tools=[LLM_QUERY])
     with pytest.raises(ReplayMismatch) as caught:
@@ -157,16 +157,16 @@ def test_a_long_line_is_compared_piece_by_piece() -> None:
 
 
 def test_a_name_that_was_never_called() -> None:
-    """The text says which ones were."""
+    """The error lists the tools that were called."""
     maker = Maker()
     maker.add("x", calls=[maker.call("search", "a")], tools=[SEARCH])
-    with pytest.raises(ReplayMismatch, match="recorded are calls of search"):
+    with pytest.raises(ReplayMismatch, match="the tape has calls of search"):
         Tape(maker.entries, maker.store).take(0, "fetch", encoded("a"))
 
 
 def test_a_recording_without_calls() -> None:
-    """Nothing is near, and the text says why."""
+    """The error says that the tape has no calls."""
     maker = Maker()
     maker.add("x")
-    with pytest.raises(ReplayMismatch, match="not on the tape: it has no calls"):
+    with pytest.raises(ReplayMismatch, match="not on the tape; the tape has no calls"):
         Tape(maker.entries, maker.store).take(0, "fetch", encoded("a"))

@@ -165,5 +165,4 @@ def test_nothing_stays_behind(program: Program) -> None:
         program.tree.begin_cell(owner)
         program.thinks("left")
         assert [bytes(said.request[0]) for said in program.tree.end_session(owner)] == [b"left"]
-    assert program.tree._calls == {}
-    assert not program.tree._unclaimed
+    assert len(program.tree) == 0

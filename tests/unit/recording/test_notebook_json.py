@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from daytona_kernel_interp.recording.model import METADATA_KEY
 from daytona_kernel_interp.recording.notebook_json import (
     cell_hash,
+    hash_of_parts,
     joined,
     json_text,
     lines_of,
@@ -19,6 +22,8 @@ from daytona_kernel_interp.recording.notebook_json import (
     output_to_json,
 )
 from daytona_kernel_interp.recording.notebook_writer import entry_cells
+from daytona_kernel_interp.recording.schema import entry_to_json
+from tests.sessions import small
 from tests.unit.transcripts import transcripts
 
 if TYPE_CHECKING:
@@ -33,6 +38,15 @@ def test_the_hash_is_the_same_after_reading(transcript: Transcript) -> None:
         for text in (json_text(cell), json.dumps(cell, sort_keys=True, indent=1)):
             read = json.loads(text)
             assert cell_hash(read) == cell["metadata"][METADATA_KEY]["sha256"]
+
+
+@pytest.mark.parametrize("code", ["a", "\x7f", "é", "\ud800", "0.00001 e-6"])
+@pytest.mark.parametrize("elapsed_s", [0.0, 1.0, 0.25, 0.0001, 0.000052, 0.00001, 0.0000099, 0.000001, 12345678.9])
+def test_the_hash_is_that_of_sorted_ascii_json(code: str, elapsed_s: float) -> None:
+    """The hash is that of the text which Python's json writes, for each character and number."""
+    entry = entry_to_json(replace(small().entries[1], elapsed_s=elapsed_s), None)
+    text = json.dumps([code, entry, []], sort_keys=True, separators=(",", ":"))
+    assert hash_of_parts(code, [], entry, []) == hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 @given(transcript=transcripts())

@@ -1,181 +1,221 @@
-"""Tests of ``wire.calls``."""
+"""The kernel's end of the bridge, on a session that collects what it sends."""
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-import json
-from typing import Any
+import threading
+import types
+from typing import TYPE_CHECKING, Any, cast
 
+import comm
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from daytona_kernel_interp.codec import values
-from daytona_kernel_interp.wire import comm as calls
-from daytona_kernel_interp.wire.comm import (
-    MAX_LINE_BYTES,
-    LineReader,
-    OutputField,
-    Parameter,
-    Preamble,
-    ToolFailure,
-    ToolSpec,
-    to_line,
-)
-from daytona_kernel_interp.wire.protocol_errors import RemoteProtocolError
-from tests.unit import strategies
+from daytona_kernel_interp.guest.kernel.bridge import Bridge
+from daytona_kernel_interp.guest.kernel.submit import SubmitSignal
+from daytona_kernel_interp.guest.kernel.tool_errors import ToolError
+from daytona_kernel_interp.wire.comm import OutputField, Parameter, Preamble, ToolFailure, ToolSpec
 
-_NAMES = st.from_regex(r"[a-z_]{1,8}", fullmatch=True)
-_PARAMETERS = st.builds(Parameter, _NAMES, st.integers(0, 4), st.none() | st.text(max_size=8))
-_TOOLS = st.builds(ToolSpec, _NAMES, st.text(max_size=8), st.none() | st.lists(_PARAMETERS, max_size=3).map(tuple))
-_FIELDS = st.lists(st.builds(OutputField, _NAMES, st.text(max_size=8)), max_size=3).map(tuple)
-_PREAMBLES = st.builds(
-    Preamble,
-    variables=st.dictionaries(_NAMES, st.integers() | st.text(), max_size=3),
-    tools=st.lists(_TOOLS, max_size=3).map(tuple),
-    fields=st.none() | _FIELDS,
-    max_output_chars=st.none() | st.integers(0, 2**40),
-    max_value_bytes=st.none() | st.integers(0, 2**40),
-)
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from jupyter_client.session import Session
+
+pytestmark = pytest.mark.kernel
+
+PARENT = {"header": {"msg_id": "cell"}}
+ASK = ToolSpec("ask", "Ask.", (Parameter("question", 1), Parameter("n", 3, "5")))
 
 
-def test_golden_preamble() -> None:
-    """Wire version 1 has exactly this preamble."""
-    preamble = Preamble(
-        variables={"x": 1},
-        tools=(ToolSpec("f", "Doc.", (Parameter("a", 1), Parameter("b", 3, "2"))), ToolSpec("g")),
-        fields=(OutputField("answer", "str"),),
-        max_output_chars=10,
+class CollectingSession:
+    """A session that answers each request by ``on_send``, as the host would in another thread."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[dict[str, Any], list[Any]]] = []
+        self.order: list[str] = []
+        self.on_send: Callable[[dict[str, Any], list[Any]], None] = lambda data, buffers: None
+
+    def send(self, socket: object, kind: str, content: dict[str, Any], *, buffers: list[Any], **kwargs: object) -> None:
+        assert (kind, kwargs["parent"]) == ("comm_msg", PARENT)
+        self.order.append("message")
+        self.sent.append((content["data"], buffers))
+        self.on_send(content["data"], buffers)
+
+    def flush(self) -> None:
+        self.order.append("flush")
+
+
+@pytest.fixture
+def session() -> CollectingSession:
+    return CollectingSession()
+
+
+@pytest.fixture
+def bridge(session: CollectingSession, monkeypatch: pytest.MonkeyPatch) -> Bridge:
+    monkeypatch.setattr(comm, "create_comm", lambda target_name: types.SimpleNamespace(comm_id=target_name))
+    return Bridge(cast("Session", session), None, [session])
+
+
+def begin(bridge: Bridge, namespace: dict[str, Any], **preamble: Any) -> None:
+    bridge.begin_cell(PARENT, Preamble(**preamble), namespace)
+
+
+def answer_with(bridge: Bridge, value: object, op: str = "result") -> Callable[[dict[str, Any], list[Any]], None]:
+    def on_send(data: dict[str, Any], buffers: list[Any]) -> None:
+        reply = {"op": op, "id": data["id"]}
+        arguments = (reply, values.dumps(value))
+        threading.Thread(target=bridge.on_control, args=arguments, kwargs={"async_cell": False}).start()
+
+    return on_send
+
+
+def test_what_a_cell_has_in_its_namespace(bridge: Bridge) -> None:
+    """Tools with signature and text, SUBMIT, ToolError and variables; a variable hides a tool of its name."""
+    namespace: dict[str, Any] = {}
+    begin(bridge, namespace, tools=(ASK, ToolSpec("x")), variables={"x": 1})
+    assert (namespace["x"], namespace["ToolError"]) == (1, ToolError)
+    assert str(inspect.signature(namespace["ask"])) == "(question, *, n=5)"
+    assert (namespace["ask"].__doc__, namespace["ask"].__name__, namespace["ask"].aio.__name__) == (
+        "Ask.",
+        "ask",
+        "ask",
     )
-    assert preamble.to_value() == {
-        "variables": {"x": 1},
-        "tools": [["f", "Doc.", [["a", 1, None], ["b", 3, "2"]]], ["g", "", None]],
-        "fields": [["answer", "str"]],
-        "max_output_chars": 10,
-        "max_value_bytes": None,
-    }
-    assert (calls.COMM_TARGET, calls.PREAMBLE_KEY) == ("daytona_kernel_interp", "daytona_kernel_preamble")
+    assert set(bridge.bound_callables()) == {"ask", "x", "SUBMIT", "ToolError"}
 
 
-def test_golden_preamble_of_large_variables() -> None:
-    """What wire version 1 says of variables that are kept, and of one that is wanted."""
-    preamble = Preamble(kept=(("x", "00ff", 2), ("y", "11ee", 0)), wanted="z")
-    value = preamble.to_value()
-    assert (value["kept"], value["wanted"]) == ([["x", "00ff", 2], ["y", "11ee", 0]], "z")
-    assert Preamble.from_value(value) == preamble
+def test_tools_of_the_next_cell(bridge: Bridge) -> None:
+    """An unchanged tool stays the same object, an overwritten one comes back, one no longer offered goes."""
+    namespace: dict[str, Any] = {}
+    begin(bridge, namespace, tools=(ASK, ToolSpec("old"), ToolSpec("mine")))
+    ask, submit = namespace["ask"], namespace["SUBMIT"]
+    namespace.update(ask=None, SUBMIT=None, mine="a value of the code's own")
+    begin(bridge, namespace, tools=(ASK,))
+    assert (namespace["ask"], namespace["SUBMIT"]) == (ask, submit)
+    assert "old" not in namespace
+    assert namespace["mine"] == "a value of the code's own"
+    begin(bridge, namespace, tools=(ToolSpec("ask", "Changed."),), fields=(OutputField("answer"),))
+    assert namespace["ask"] is not ask
+    assert namespace["SUBMIT"] is not submit
 
 
-def test_golden_preamble_of_a_host_with_pyarrow() -> None:
-    """It says so, and one without says nothing, as hosts did before."""
-    value = Preamble(arrow=True).to_value()
-    assert value["arrow"] is True
-    assert Preamble.from_value(value).arrow
-    assert "arrow" not in Preamble().to_value()
-    assert not Preamble.from_value(Preamble().to_value()).arrow
-    assert calls.HAS_ARROW == "pyarrow"
+def test_a_call_and_its_result(bridge: Bridge, session: CollectingSession) -> None:
+    """The request follows the printed text and has the arguments; the result comes back as a value."""
+    namespace: dict[str, Any] = {}
+    begin(bridge, namespace, tools=(ASK,))
+    session.on_send = answer_with(bridge, {"a": (1, 2)})
+    assert namespace["ask"]("why", n=2) == {"a": (1, 2)}
+    (data, buffers) = session.sent[0]
+    assert {key: data[key] for key in ("op", "id", "name")} == {"op": "call", "id": 1, "name": "ask"}
+    assert values.loads(buffers) == [["why"], {"n": 2}]
+    assert session.order == ["flush", "message"]
+    assert bridge.pending_calls() == []
 
 
-def test_parameter_kinds_are_those_of_inspect() -> None:
-    """The numbers on the wire are the ones that ``inspect`` gives the kinds."""
-    assert [kind.name for kind in sorted(inspect._ParameterKind)] == [
-        "POSITIONAL_ONLY",
-        "POSITIONAL_OR_KEYWORD",
-        "VAR_POSITIONAL",
-        "KEYWORD_ONLY",
-        "VAR_KEYWORD",
-    ]
+async def test_an_async_call(bridge: Bridge, session: CollectingSession) -> None:
+    """``tool.aio`` waits in the event loop; many calls are pending at once."""
+    namespace: dict[str, Any] = {}
+    begin(bridge, namespace, tools=(ASK,))
+    calls = [asyncio.create_task(namespace["ask"].aio(number)) for number in range(3)]
+    await asyncio.sleep(0)  # each task sends its request in its first step
+    assert [name for name, _ in bridge.pending_calls()] == ["ask"] * 3
+    for call_id in (3, 1, 2):
+        bridge.on_control({"op": "result", "id": call_id}, values.dumps(call_id), async_cell=True)
+    assert await asyncio.gather(*calls) == [1, 2, 3]
 
 
-@strategies.FEW
-@given(_PREAMBLES)
-def test_a_preamble_survives_the_wire(preamble: Preamble) -> None:
-    """What the host offers is what the kernel sets up."""
-    assert Preamble.from_value(values.loads(values.dumps(preamble.to_value()))) == preamble
+def test_a_failed_call_raises_in_the_cell(bridge: Bridge, session: CollectingSession) -> None:
+    """The failure of the tool is an exception of its kind; the call is not pending any more."""
+    namespace: dict[str, Any] = {}
+    begin(bridge, namespace, tools=(ASK,))
+    failure = ToolFailure("KeyError", ("KeyError",), "'x'")
+    session.on_send = answer_with(bridge, failure.to_value(), "error")
+    with pytest.raises(KeyError):
+        namespace["ask"]("x")
+    assert bridge.pending_calls() == []
 
 
-@given(st.builds(ToolFailure, st.text(), st.lists(st.text(), max_size=3).map(tuple), st.text()))
-def test_a_failure_survives_the_wire(failure: ToolFailure) -> None:
-    """The facts of a tool's exception arrive as they left."""
-    assert ToolFailure.from_value(values.loads(values.dumps(failure.to_value()))) == failure
+def test_an_argument_that_cannot_be_sent(bridge: Bridge, session: CollectingSession) -> None:
+    """The call fails before anything is sent, and says which type it is."""
+    namespace: dict[str, Any] = {}
+    begin(bridge, namespace, tools=(ASK,))
+    with pytest.raises(TypeError, match=r"ask\(\) cannot send this argument to the host"):
+        namespace["ask"](object())
+    assert (session.sent, bridge.pending_calls()) == ([], [])
 
 
-def test_golden_line() -> None:
-    """A message of the relay's stream is one line of ASCII JSON."""
-    line = to_line({"id": 1, "op": "signal", "args": {"kernel": "é\n"}})
-    assert line == b'{"id": 1, "op": "signal", "args": {"kernel": "\\u00e9\\n"}}\n'
+def test_a_submission(bridge: Bridge, session: CollectingSession) -> None:
+    """SUBMIT sends its fields and ends the cell; without declared fields it sends plain JSON."""
+    namespace: dict[str, Any] = {}
+    begin(bridge, namespace, fields=(OutputField("answer"),))
+    with pytest.raises(SubmitSignal):
+        namespace["SUBMIT"](answer=(1, 2))
+    begin(bridge, namespace)
+    with pytest.raises(SubmitSignal):
+        namespace["SUBMIT"]((1, 2))
+    assert [data for data, _ in session.sent] == [{"op": "submit"}] * 2
+    assert [values.loads(buffers) for _, buffers in session.sent] == [{"answer": (1, 2)}, {"output": [1, 2]}]
+    begin(bridge, namespace, fields=(OutputField("answer"),))
+    with pytest.raises(TypeError, match=r"SUBMIT\(\) cannot send this answer: .* Convert it to plain Python first"):
+        namespace["SUBMIT"](object())
 
 
-@strategies.FEW
-@given(st.lists(strategies.JSON_OBJECTS, max_size=3), st.lists(st.integers(0, 10**6), max_size=10))
-def test_lines_arrive_whole_however_they_are_cut(messages: list[dict[str, Any]], places: list[int]) -> None:
-    """Every cut of the stream gives the same objects in the same order."""
-    reader = LineReader()
-    pieces = strategies.cut(b"".join(map(to_line, messages)), places)
-    assert [message for piece in pieces for message in reader.feed(piece)] == messages
+def test_the_last_expression(bridge: Bridge, session: CollectingSession) -> None:
+    """A small value is returned for the reply, a large one is sent, and one that cannot be encoded is neither."""
+    begin(bridge, {})
+    assert bridge.send_value({"a": 1}) == bytes(values.dumps({"a": 1})[0]).decode()
+    assert bridge.send_value(object()) is None
+    assert session.sent == []
+    assert bridge.send_value("x" * 10_000) is None
+    assert (session.sent[0][0], values.loads(session.sent[0][1])) == ({"op": "value"}, "x" * 10_000)
 
 
-@given(st.lists(st.binary(max_size=20) | st.sampled_from([b"\n", b"{", b"}", b'"', b"[" * 5000]), max_size=10))
-def test_any_bytes_give_objects_or_are_refused(pieces: list[bytes]) -> None:
-    """Whatever the relay sends, nothing but RemoteProtocolError comes of it."""
-    reader = LineReader()
-    try:
-        for piece in pieces:
-            assert all(isinstance(message, dict) for message in reader.feed(piece))
-    except RemoteProtocolError:
-        pass
+def test_what_the_host_requests_after_a_cell(bridge: Bridge, session: CollectingSession, tmp_path: Path) -> None:
+    """A variable by its name, or a step with a file."""
+    begin(bridge, {})
+    (tmp_path / "f").write_bytes(b"content")
+    bridge.send_requested("x", {"x": [1]})
+    bridge.send_requested({"do": "read", "path": str(tmp_path / "f"), "at": 0, "size": 9}, {})
+    assert [values.loads(buffers) for _, buffers in session.sent] == [[1], b"content"]
+    with pytest.raises(NameError, match="name 'y' is not defined"):
+        bridge.send_requested("y", {})
+    with pytest.raises(TypeError, match="variable 'y' cannot be sent to the host"):
+        bridge.send_requested("y", {"y": object()})
 
 
-def test_an_unfinished_line_waits() -> None:
-    """Nothing is made of a line before its end."""
-    reader = LineReader()
-    assert list(reader.feed(b'{"a"')) == []
-    assert list(reader.feed(b": 1}")) == []
-    assert list(reader.feed(b'\n{"b"')) == [{"a": 1}]
+def test_calls_of_a_host_that_is_gone(bridge: Bridge, session: CollectingSession) -> None:
+    """The next host asks which calls are pending, and abandons those up to a number: they raise its error."""
+    namespace: dict[str, Any] = {}
+    begin(bridge, namespace, tools=(ASK,))
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            namespace["ask"](1)
+        except ToolError as error:
+            errors.append(error)
+
+    sent = threading.Semaphore(0)
+    session.on_send = lambda data, buffers: sent.release()
+    threads = [threading.Thread(target=call) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+        assert sent.acquire(timeout=30)
+    bridge.on_control({"op": "pending"}, [], async_cell=False)
+    assert session.sent[-1][0] == {"op": "pending", "ids": [1, 2]}
+    lost = values.dumps(ToolFailure("HostLost", ("ConnectionError",), "gone").to_value())
+    for upto, abandoned in ((1, [1]), (None, [2])):
+        bridge.on_control({"op": "abandon", "upto": upto}, lost, async_cell=False)
+        assert session.sent[-1][0] == {"op": "abandoned", "ids": abandoned}
+    for thread in threads:
+        thread.join()
+    assert [str(error) for error in errors] == ["HostLost: gone"] * 2
+    assert all(isinstance(error, ConnectionError) for error in errors)
 
 
-def test_the_longest_line_passes() -> None:
-    """A line of exactly the limit is read."""
-    line = json.dumps({"x": "a" * (MAX_LINE_BYTES - len('{"x": ""}'))}).encode()
-    assert len(line) == MAX_LINE_BYTES
-    assert len(list(LineReader().feed(line + b"\n"))) == 1
-
-
-@pytest.mark.parametrize("end", [b"", b"\n", b"\n{}\n"])
-def test_a_longer_line_is_refused(end: bytes) -> None:
-    """A line beyond the limit is refused, also before its end has come, so it never grows on."""
-    with pytest.raises(RemoteProtocolError, match="at most"):
-        list(LineReader().feed(b" " * (MAX_LINE_BYTES + 1) + end))
-
-
-def test_a_line_that_grows_too_long_is_refused() -> None:
-    """The limit holds for a line that comes in pieces."""
-    reader = LineReader()
-    assert list(reader.feed(b" " * MAX_LINE_BYTES)) == []
-    with pytest.raises(RemoteProtocolError, match="at most"):
-        list(reader.feed(b" "))
-
-
-@pytest.mark.parametrize(
-    ("line", "why"),
-    [
-        (b"", "not JSON"),
-        (b"{", "not JSON"),
-        (b"\xff", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
-        (b"[]", "not a JSON object"),
-        (b"1", "not a JSON object"),
-        (b"null", "not a JSON object"),
-    ],
-)
-def test_a_line_that_is_no_object_is_refused(line: bytes, why: str) -> None:
-    """Only JSON objects are messages."""
-    with pytest.raises(RemoteProtocolError, match=why):
-        list(LineReader().feed(line + b"\n"))
-
-
-def test_messages_before_a_bad_line_still_count() -> None:
-    """What came whole before the fault was said, so it is handed out."""
-    feed = LineReader().feed(b'{"a": 1}\n[]\n')
-    assert next(feed) == {"a": 1}
-    with pytest.raises(RemoteProtocolError, match="not a JSON object"):
-        next(feed)
+def test_late_and_unknown_replies_are_dropped(bridge: Bridge) -> None:
+    """A reply to a call that has ended, or with an id that is no number, has no effect."""
+    for call_id in (1, "1", None, [1]):
+        bridge.on_control({"op": "result", "id": call_id}, values.dumps(1), async_cell=False)
+    bridge.on_control({"op": "raise", "cell": "other"}, [], async_cell=False)

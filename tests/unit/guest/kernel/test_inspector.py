@@ -1,4 +1,4 @@
-"""``guest/inspecting.py``: what is told of a namespace, and that none of its code runs for it."""
+"""Descriptions of a namespace's variables, and that none of their code runs for it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.python
 
 
 class Touched(BaseException):
-    """Code of a value ran. No Exception, so that nothing hides it."""
+    """Raised when code of a value runs. Derives from BaseException, so that no ``except Exception`` hides it."""
 
 
 def _touch(*args: Any, **kwargs: Any) -> Any:
@@ -35,7 +35,7 @@ def _touch(*args: Any, **kwargs: Any) -> Any:
 
 
 class Meta(type):
-    """A metaclass that answers nothing."""
+    """A metaclass whose every method raises."""
 
     __instancecheck__ = __subclasscheck__ = __hash__ = __eq__ = __call__ = __repr__ = _touch
     __getattribute__ = __len__ = __iter__ = __bool__ = _touch
@@ -65,7 +65,7 @@ def _make(cls: Any) -> Any:
 
 @pytest.mark.parametrize("number", range(len(_CLASSES)))
 def test_hostile_values_are_their_type(number: int) -> None:
-    """Of a value whose every method, property and metaclass raises, its type's name is told, in a container too."""
+    """A value whose methods, properties and metaclass all raise has the name of its type, also within a container."""
     cls = _CLASSES[number]
     value = _make(cls)
     assert describe("x", value) == ["x", "Hostile", *_NOTHING]
@@ -75,7 +75,7 @@ def test_hostile_values_are_their_type(number: int) -> None:
 
 
 def test_a_class_that_lies_is_not_believed() -> None:
-    """Neither ``__class__``, nor a name and a module like numpy's or pandas', make a value one of theirs."""
+    """A class with the ``__class__``, or the name and module, of a known one is not treated as that."""
     lies = {"__class__": property(lambda self: list), "shape": property(_touch), "dtype": property(_touch)}
     for module, name in (("numpy", "ndarray"), ("pandas", "DataFrame"), ("torch", "Tensor"), ("polars", "Series")):
         cls = type(name, (), {**lies, "__module__": module})
@@ -83,7 +83,7 @@ def test_a_class_that_lies_is_not_believed() -> None:
 
 
 def test_code_that_runs_all_the_same_does_not_end_the_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A finalizer of C code, say, that nobody thought of: its exit costs that one row and no other."""
+    """If code runs after all, such as a finalizer, its exit affects one row only."""
     monkeypatch.setitem(inspecting._HANDLERS, id(complex), ("variable", None, _touch))
     rows, _ = summarize({"a": 1, "b": 2j, "c": 3}, {})
     assert [row[4] for row in rows] == ["1", "", "3"]
@@ -91,7 +91,7 @@ def test_code_that_runs_all_the_same_does_not_end_the_look(monkeypatch: pytest.M
 
 
 def test_names_that_are_no_plain_text() -> None:
-    """Keys of a namespace, class names and modules may be objects of any kind; they are passed over."""
+    """Names of variables, classes and modules that are no plain str are skipped or replaced."""
     evil = types.new_class("Text", (str,), {}, lambda body: body.update({"__getitem__": _touch, "__format__": _touch}))
     cls = type("C", (), {})
     cls.__name__ = evil("C")
@@ -140,7 +140,7 @@ KNOWN: list[tuple[Any, str, list[int] | None, str]] = [
     ("value", "cls", "shape", "preview"), KNOWN, ids=[f"{i}-{row[1]}" for i, row in enumerate(KNOWN)]
 )
 def test_known_types(value: Any, cls: str, shape: list[int] | None, preview: str) -> None:
-    """Each type that is known is told with its length or shape and a short text."""
+    """Each known type has its length or shape and a short text."""
     row = describe("x", value)
     assert (row[1], row[3], row[4]) == (cls, shape, preview)
 
@@ -154,14 +154,14 @@ def test_known_types(value: Any, cls: str, shape: list[int] | None, preview: str
     )
 )
 def test_every_plain_value_has_a_bounded_row(value: Any) -> None:
-    """Whatever it is, a row can be sent as JSON and its preview is short."""
+    """A row can be sent as JSON, and its preview is short."""
     row = describe("x", value)
     assert json.loads(json.dumps(row)) == row
     assert len(row[4]) <= 2 * PREVIEW_CHARS + 60
 
 
 def test_a_large_namespace_is_bounded() -> None:
-    """Beyond the limits the newest variables stay, and the others are counted."""
+    """Beyond the limits the newest variables are listed, and the others counted."""
     rows, left_out = summarize({f"v{i}": i for i in range(MAX_VARIABLES + 50)}, {})
     assert (len(rows), left_out, rows[-1][0]) == (MAX_VARIABLES, 50, f"v{MAX_VARIABLES + 49}")
     wide, more = summarize({f"{'é' * 150}{i}": "é" * 500 for i in range(MAX_VARIABLES)}, {})
@@ -171,7 +171,7 @@ def test_a_large_namespace_is_bounded() -> None:
 
 
 def test_names_of_ours_and_of_ipython_are_hidden() -> None:
-    """What was put into the namespace is passed over as long as it is the same object."""
+    """Names of IPython and the bridge are skipped while they have the same object."""
     ours = {"llm_query": len, "In": []}
     namespace = {
         **ours,
@@ -190,13 +190,13 @@ def test_names_of_ours_and_of_ipython_are_hidden() -> None:
 
 
 def test_tools_by_which_dspy_does_its_work_are_not_shown() -> None:
-    """They are nobody's to call, unlike one of the host's that merely begins with an underscore."""
+    """DSPy's internal tools are left out; a tool of the user whose name begins with an underscore is listed."""
     offered = {**dict.fromkeys(["look", "__dspy_call__", "_mine", "llm_query"], len), "ToolError": RuntimeError}
     assert inspecting.shown_tools(offered) == ["look", "_mine", "llm_query"]
 
 
 def test_a_namespace_that_changes_meanwhile() -> None:
-    """A thread that adds, removes and replaces while we look costs nothing but accuracy."""
+    """A thread may change the namespace and its containers during a summary."""
     namespace: dict[str, Any] = {"d": {}, "s": set(), "l": []}
     stop = threading.Event()
 
@@ -227,7 +227,7 @@ def test_a_namespace_that_changes_meanwhile() -> None:
 
 
 def test_a_finalizer_that_changes_the_namespace() -> None:
-    """The collector may run code of the cells' in the middle of a look; it changes what is looked at."""
+    """Garbage collection may run a finalizer during a summary, which changes the namespace."""
     namespace: dict[str, Any] = {f"v{i}": [i] for i in range(100)}
 
     class Cycle:
@@ -248,7 +248,7 @@ def test_a_finalizer_that_changes_the_namespace() -> None:
 
 
 def test_one_variable_has_more_items_than_a_row() -> None:
-    """Of one variable as much is told as its text has room for."""
+    """The description of a single variable has as many items as its text has room for."""
     value = {"numbers": list(range(100)), "text": "x" * 200}
     assert "8, 9, …], 'text': 'xxx" in describe("value", value)[4]
     assert describe("value", value, 10_000)[4] == repr(value)
@@ -256,7 +256,7 @@ def test_one_variable_has_more_items_than_a_row() -> None:
 
 
 def test_what_would_take_long_to_show() -> None:
-    """A text or a container whose own repr would hold the kernel is known before, without any code of it."""
+    """A value whose own repr would hold the kernel is recognised without running any of its code."""
     hostile = _make(_CLASSES[0])
     list.append(hostile, "x" * 10**6)
     large = [
@@ -274,7 +274,7 @@ def test_what_would_take_long_to_show() -> None:
 
 
 def test_the_line_of_a_thread() -> None:
-    """Of a thread's stack the outermost line of a cell's own file is told."""
+    """The line is that of the outermost frame in a file of a cell."""
     folder = os.path.join(os.sep, "cells")
     began, go_on = threading.Event(), threading.Event()
     code = compile("\n\ndef f():\n    began.set()\n    go_on.wait()\n\nf()\n", os.path.join(folder, "1.py"), "exec")
@@ -290,7 +290,7 @@ def test_the_line_of_a_thread() -> None:
 
 
 async def test_tasks_are_named_by_their_coroutine() -> None:
-    """asyncio's own tasks are told by name; those of other classes, of other folders and done ones are not."""
+    """Pending tasks of asyncio's own class have their coroutine's name; others are left out."""
 
     class Mine(asyncio.Task):  # type: ignore[type-arg]
         done = get_coro = _touch

@@ -14,7 +14,7 @@ from daytona_kernel_interp.guest.kernel.inspector import describe, summarize
 
 
 class Touched(BaseException):
-    """Code of a value ran. No Exception, so that nothing hides it."""
+    """Raised when code of a value runs. Derives from BaseException, so that no ``except Exception`` hides it."""
 
 
 def _touch(*args: Any, **kwargs: Any) -> Any:
@@ -22,7 +22,7 @@ def _touch(*args: Any, **kwargs: Any) -> Any:
 
 
 class Mine(np.ndarray):
-    """An array whose class is the code's own."""
+    """An array of a class that session code has made."""
 
     __getattribute__ = __repr__ = __len__ = _touch
 
@@ -80,7 +80,7 @@ OWN_ARRAYS: list[Any] = [
 
 @pytest.mark.parametrize("number", range(len(OWN_ARRAYS)))
 def test_all_arrays_and_indices_of_pandas_are_known(number: int) -> None:
-    """Whatever kind of its own arrays a frame is made of, its shape and its size are told."""
+    """A frame has its shape and size, whatever arrays of pandas it holds."""
     value = OWN_ARRAYS[number]
     size, shape = describe("x", value)[2:4]
     assert shape == list(value.shape)
@@ -88,7 +88,7 @@ def test_all_arrays_and_indices_of_pandas_are_known(number: int) -> None:
 
 
 class Array(pd.api.extensions.ExtensionArray):  # type: ignore[misc]  # pandas has no types here
-    """An array of a column whose class is the code's own."""
+    """An extension array of a class that session code has made."""
 
     dtype = pd.api.extensions.ExtensionDtype()
     ndim, size, nbytes, shape = 1, 3, 24, (3,)
@@ -118,14 +118,14 @@ def test_foreign_arrays_in_a_frame_are_their_type(monkeypatch: pytest.MonkeyPatc
     ("value", "cls", "shape", "preview"), KNOWN, ids=[f"{i}-{row[1]}" for i, row in enumerate(KNOWN)]
 )
 def test_known_types(value: Any, cls: str, shape: list[int] | None, preview: str | None) -> None:
-    """Each is told with its shape and a short text."""
+    """Each known type has its shape and a short text."""
     row = describe("x", value)
     assert (row[1], row[3]) == (cls, shape)
     assert preview is None or row[4] == preview
 
 
 def test_a_subclass_of_an_array_is_its_type() -> None:
-    """What code derives from numpy's own class is not asked for anything."""
+    """No attribute of a class derived from numpy's is read."""
     mine = np.ndarray.__new__(Mine, (2,))
     assert describe("x", mine)[1:] == ["tests.Mine", None, None, "", "variable"]
 
@@ -154,7 +154,7 @@ def test_a_librarys_attribute_that_raises_costs_its_row_only(monkeypatch: pytest
 
 
 def test_a_wide_frame_has_no_size() -> None:
-    """Arrays of more than a hundred columns are not measured one by one; those of numpy need no such look."""
+    """The arrays of more than a hundred extension columns are not measured; numpy's columns are, by their dtypes."""
     numbers = {f"n{i}": [1, 2] for i in range(500)}
     texts = {f"t{i}": pd.array(["a", "b"], dtype="str") for i in range(101)}
     assert describe("x", pd.DataFrame(numbers))[2:4] == [8000, [2, 500]]

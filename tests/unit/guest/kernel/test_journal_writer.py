@@ -36,7 +36,7 @@ pytestmark = pytest.mark.python
 
 
 def test_what_goes_in_comes_out(tmp_path: Path) -> None:
-    """Frames and replies are the very same, in the order they were recorded."""
+    """Frames and replies are read as they were written, in the same order."""
     writer = JournalWriter(tmp_path / "j")
     writer.cell_started("cell-\u00fc")
     writer.message_published([memoryview(b"a"), bytearray(b""), b"c" * 1000])
@@ -52,7 +52,7 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
 
 
 def test_only_the_user_can_read_it(tmp_path: Path) -> None:
-    """What cells print may be secret."""
+    """Files and folders are private, because printed text may be secret."""
     two_cells(tmp_path / "j")
     PendingText(tmp_path / "j")
     assert (tmp_path / "j").stat().st_mode & 0o777 == 0o700
@@ -63,7 +63,7 @@ def test_only_the_user_can_read_it(tmp_path: Path) -> None:
 
 
 def test_a_journal_is_bounded_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest segments go; the newest output is there, in order, and what is not is said to be missing."""
+    """The oldest segments are deleted. The rest is in order, after a GAP."""
     monkeypatch.setattr(journal, "SEGMENT_BYTES", SMALL_SEGMENT)
     writer = JournalWriter(tmp_path / "j")
     writer.cell_started("a")
@@ -72,7 +72,7 @@ def test_a_journal_is_bounded_on_disk(tmp_path: Path, monkeypatch: pytest.Monkey
         size = sum(path.stat().st_size for path in (tmp_path / "j").iterdir())
         assert size < (MAX_SEGMENTS + 1) * (SMALL_SEGMENT + 400)
     assert len(list((tmp_path / "j").iterdir())) == MAX_SEGMENTS + 1
-    for cell in ("a", None):  # the last cell is known by name although its start is gone
+    for cell in ("a", None):  # the id of the last cell is known although its start is gone
         words = told(tmp_path / "j", cell=cell)
         assert words[:2] == ["GAP", "CONTINUED"]
         messages = [word for word in words[1:] if word != "CONTINUED"]
@@ -82,7 +82,7 @@ def test_a_journal_is_bounded_on_disk(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_huge_message_is_told_without_its_content(tmp_path: Path) -> None:
-    """It keeps its place by its header; its content would cost the rest of the journal."""
+    """A huge message keeps its place by its header; its content is left out."""
     writer = JournalWriter(tmp_path / "j")
     writer.cell_started("a")
     for frames in (message("big", MAX_RECORD_BYTES), message("many") + [b""] * MAX_FRAMES):
@@ -95,7 +95,7 @@ def test_a_huge_message_is_told_without_its_content(tmp_path: Path) -> None:
 
 
 def test_what_no_record_can_hold_does_not_spoil_the_rest(tmp_path: Path) -> None:
-    """A reply with a huge error text is told in short, a message with a huge header is a gap; what follows is whole."""
+    """A huge reply is recorded in short, and a message with a huge header as a gap. Later records are complete."""
     writer = JournalWriter(tmp_path / "j")
     writer.cell_started("a")
     huge = "x" * (MAX_RECORD_BYTES + 1)
@@ -112,7 +112,7 @@ def test_what_no_record_can_hold_does_not_spoil_the_rest(tmp_path: Path) -> None
 
 
 def test_a_full_disk_costs_the_journal_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What finds no room is lost without a word to the cell; the next that does stands behind a GAP."""
+    """A record that finds no room is lost, without an error in the cell. A GAP precedes the next one."""
     writer = JournalWriter(tmp_path / "j")
     writer.cell_started("a")
     writer.message_published(message("m1"))
@@ -132,7 +132,7 @@ def _no_room(*args: Any, **kwargs: Any) -> int:
 
 
 def test_a_reader_beside_the_writer_sees_whole_records_in_order(tmp_path: Path) -> None:
-    """Whenever it reads, what it gets is a beginning of what was written."""
+    """A reader gets complete records from the beginning, at any time."""
     writer, count = JournalWriter(tmp_path / "j"), 3000
     writer.cell_started("a")
 
@@ -152,7 +152,7 @@ def test_a_reader_beside_the_writer_sees_whole_records_in_order(tmp_path: Path) 
 
 
 def test_threads_that_write_at_once_tear_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each record is whole, each thread's in its order, over many segments."""
+    """Records of many threads are complete, and those of one thread are in order."""
     monkeypatch.setattr(journal, "SEGMENT_BYTES", 100_000)
     writer = JournalWriter(tmp_path / "j")
 
@@ -171,7 +171,7 @@ def test_threads_that_write_at_once_tear_nothing(tmp_path: Path, monkeypatch: py
 
 
 def test_a_forked_child_writes_nothing(tmp_path: Path) -> None:
-    """Its messages go through its parent, which records them."""
+    """A forked child's messages are published and recorded by its parent."""
     program = (
         "import os, sys; from pathlib import Path\n"
         "from daytona_kernel_interp.guest.kernel.journal_writer import JournalWriter\n"
@@ -190,7 +190,7 @@ def test_a_forked_child_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_pending_text_is_what_was_not_published(tmp_path: Path) -> None:
-    """What was added and not published stands there, of each stream by itself."""
+    """Pending text is the text that was added and not published, for each stream."""
     text = PendingText(tmp_path / "j")
     assert pending(tmp_path / "j") == []
     text.add("stdout", "a", "one ")
@@ -215,7 +215,7 @@ def test_pending_text_is_what_was_not_published(tmp_path: Path) -> None:
 def test_pending_text_is_a_queue(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, int]], filler: int
 ) -> None:
-    """However it is added and published, the rest is right, to the byte, also around the ring's end."""
+    """The pending text is exact for any sequence of additions and publications, also around the end of the ring."""
     folder = tmp_path_factory.mktemp("j")
     text, held = PendingText(folder), {"stdout": b"", "stderr": b""}
     for name in held:
@@ -233,7 +233,7 @@ def test_pending_text_is_a_queue(
 
 
 def test_pending_text_is_bounded(tmp_path: Path) -> None:
-    """What finds no room is not covered and does no harm to its neighbour; what is published makes room."""
+    """Text beyond the room is ignored and damages no other stream; published text makes room."""
     text = PendingText(tmp_path / "j")
     text.add("stderr", "a", "safe")
     text.add("stdout", "a", "x" * (ROOM - 1))
@@ -249,7 +249,7 @@ def test_pending_text_is_bounded(tmp_path: Path) -> None:
 
 
 def test_text_is_pending_until_its_message_is_in_the_journal(tmp_path: Path) -> None:
-    """A death between the message and the note that it is published neither doubles the text nor loses it."""
+    """A crash between a message's record and the note that it is published neither repeats nor loses text."""
     folder = tmp_path / "j"
     text = PendingText(folder)
     writer = JournalWriter(folder, text)
@@ -267,7 +267,7 @@ def test_text_is_pending_until_its_message_is_in_the_journal(tmp_path: Path) -> 
 
 
 def test_only_the_thread_that_announced_a_text_publishes_it(tmp_path: Path) -> None:
-    """A display of another thread that comes between is not taken for it, nor is the thread's next message."""
+    """A message of another thread, or a later one of the same thread, does not publish an announced text."""
     folder = tmp_path / "j"
     text = PendingText(folder)
     writer = JournalWriter(folder, text)
@@ -286,7 +286,7 @@ def test_only_the_thread_that_announced_a_text_publishes_it(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("cell", ["\u00fc" * 100, "x" * 500, "\udc80", ""])
 def test_a_cell_of_any_name_does_no_harm(tmp_path: Path, cell: str) -> None:
-    """Clients choose the ids of their requests; one that finds no room is cut."""
+    """The id of a cell, which a client chooses, is cut to its room."""
     text = PendingText(tmp_path / "j")
     text.add("stdout", cell, "abc")
     text.published("stdout", 1)
@@ -296,7 +296,7 @@ def test_a_cell_of_any_name_does_no_harm(tmp_path: Path, cell: str) -> None:
 
 
 def test_pending_text_outlives_a_killed_process(tmp_path: Path) -> None:
-    """What stands there when SIGKILL comes is read afterwards."""
+    """Pending text can be read after SIGKILL."""
     program = (
         "import os, signal, sys; from pathlib import Path\n"
         "from daytona_kernel_interp.guest.kernel.journal_writer import PendingText\n"

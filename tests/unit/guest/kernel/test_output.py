@@ -1,4 +1,4 @@
-"""Tests of ``guest.output``: the budget of a cell's output, without a kernel."""
+"""The budget of a cell's output, and its streams, without a kernel."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from daytona_kernel_interp.client.output_text import plain_text
 from daytona_kernel_interp.guest.kernel import line_buffer as lines
 from daytona_kernel_interp.guest.kernel import output
-from daytona_kernel_interp.guest.kernel.output import CellStream, OutputBudget, _printable, end_cell
+from daytona_kernel_interp.guest.kernel.output import CellStream, OutputBudget, end_cell, printable
 from tests.unit import strategies
 
 pytestmark = pytest.mark.kernel
@@ -27,7 +28,7 @@ _TEXTS = st.lists(st.text(st.sampled_from("ab\né\U0001f600"), max_size=30), max
 
 
 def assert_adds_up(now: str, rest: str, whole: str, limit: int) -> None:
-    """Check that what was sent is the whole text, or its head, a true count, and its tail."""
+    """Check that the sent text is complete, or has the head, the exact count, and the tail."""
     if len(whole) <= limit:
         assert now + rest == whole
         return
@@ -44,7 +45,7 @@ def assert_adds_up(now: str, rest: str, whole: str, limit: int) -> None:
 @example(limit=0, texts=["hello"])
 @example(limit=1, texts=["hello"])
 def test_head_count_and_tail_add_up(limit: int, texts: list[str]) -> None:
-    """For any writes nothing is lost below the limit, and above it head, count and tail are true."""
+    """Below the limit text is complete; above it head, count and tail are exact, for any writes."""
     with tempfile.TemporaryDirectory() as folder:
         budget = OutputBudget(limit, Path(folder), "o.txt")
         now = "".join(map(budget.admit, texts))
@@ -54,7 +55,7 @@ def test_head_count_and_tail_add_up(limit: int, texts: list[str]) -> None:
 @strategies.FEW
 @given(limit=st.integers(0, 60), texts=_TEXTS)
 def test_the_file_holds_the_whole_text(limit: int, texts: list[str]) -> None:
-    """Where something was left out, the file that the note names holds everything, the head included."""
+    """If text is left out, the file in the note has all text, the head included."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "o.txt"
         budget = OutputBudget(limit, Path(folder), "o.txt")
@@ -67,20 +68,24 @@ def test_the_file_holds_the_whole_text(limit: int, texts: list[str]) -> None:
 
 
 def test_a_long_flood_keeps_little_in_memory(tmp_path: Path) -> None:
-    """However much is printed, the budget holds the tail and little more, and the count stays true."""
+    """The memory in use is bounded, and the count stays exact."""
     budget = OutputBudget(1000, tmp_path, "o.txt")
     texts = [f"{number:>99}\n" for number in range(5000)]
     now = ""
-    for count, text in enumerate(texts):
-        now += budget.admit(text)
-        if count % 100 == 0:
-            assert sum(map(len, budget._tail)) < 100_000
+    tracemalloc.start()
+    try:
+        for count, text in enumerate(texts):
+            now += budget.admit(text)
+            if count % 100 == 0:
+                assert tracemalloc.get_traced_memory()[0] < 200_000
+    finally:
+        tracemalloc.stop()
     assert_adds_up(now, budget.close(), "".join(texts), 1000)
     assert (tmp_path / "o.txt").read_text() == "".join(texts)
 
 
 def test_one_huge_write_is_cut_like_many(tmp_path: Path) -> None:
-    """A single print far beyond the limit has the same head and tail, and its file is whole."""
+    """A single large print has the same head and tail, and its file is complete."""
     budget = OutputBudget(10, tmp_path, "o.txt")
     text = "".join(map(str, range(500_000)))
     assert budget.admit(text) == "01234"
@@ -89,14 +94,14 @@ def test_one_huge_write_is_cut_like_many(tmp_path: Path) -> None:
 
 
 def test_the_count_reads_well(tmp_path: Path) -> None:
-    """Thousands are set apart."""
+    """The count has separators between thousands."""
     budget = OutputBudget(10, tmp_path, "o.txt")
     budget.admit("x" * 12_355)
     assert "\n[... 12,345 characters left out; " in budget.close()
 
 
 def test_below_the_limit_there_is_no_file(tmp_path: Path) -> None:
-    """What fits into the head is sent as it comes and leaves nothing behind."""
+    """Text within the head is sent at once, and there is no file."""
     budget = OutputBudget(100, tmp_path, "o.txt")
     assert budget.admit("a" * 50) == "a" * 50
     assert budget.close() == ""
@@ -104,7 +109,7 @@ def test_below_the_limit_there_is_no_file(tmp_path: Path) -> None:
 
 
 def test_without_a_limit_everything_goes_out(tmp_path: Path) -> None:
-    """None cuts nothing and keeps nothing."""
+    """Without a limit nothing is cut or kept."""
     budget = OutputBudget(None, tmp_path, "o.txt")
     text = "x" * 1_000_000
     assert budget.admit(text) == text
@@ -114,7 +119,7 @@ def test_without_a_limit_everything_goes_out(tmp_path: Path) -> None:
 
 
 def test_closing_twice_sends_once(tmp_path: Path) -> None:
-    """stdout and stderr share the budget and both close it: the tail goes out once."""
+    """Both streams close the shared budget; the tail is sent once."""
     budget = OutputBudget(10, tmp_path, "o.txt")
     budget.admit("x" * 100)
     assert budget.close()
@@ -122,7 +127,7 @@ def test_closing_twice_sends_once(tmp_path: Path) -> None:
 
 
 def test_late_text_is_not_lost(tmp_path: Path) -> None:
-    """What stderr writes between the two closings still goes out."""
+    """Text that stderr writes between the two closings is sent."""
     budget = OutputBudget(10, tmp_path, "o.txt")
     budget.admit("x" * 100)
     budget.close()
@@ -130,7 +135,7 @@ def test_late_text_is_not_lost(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_made_does_not_break_the_cell(tmp_path: Path) -> None:
-    """Without a file, head and tail still go out, and the note tells."""
+    """Without a file, head and tail are sent, and the note says so."""
     budget = OutputBudget(10, tmp_path / "nowhere", "o.txt")
     assert budget.admit("x" * 100) == "x" * 5
     assert "the whole could not be written to a file" in budget.close()
@@ -139,7 +144,7 @@ def test_a_file_that_cannot_be_made_does_not_break_the_cell(tmp_path: Path) -> N
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
 @pytest.mark.parametrize("size", [100, 100_000])
 def test_a_full_disk_does_not_break_the_cell(size: int) -> None:
-    """A disk that is full costs the file only: head and tail go out, and the note does not name the file."""
+    """With a full disk, head and tail are sent, and the note names no file."""
     budget = OutputBudget(10, Path("/dev"), "full")
     assert budget.admit("x" * size) == "x" * 5
     rest = budget.close()
@@ -149,7 +154,7 @@ def test_a_full_disk_does_not_break_the_cell(size: int) -> None:
 
 @pytest.mark.parametrize("character", ["a", "é", "\U0001f600"])
 def test_the_file_has_a_limit_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, character: str) -> None:
-    """The file stops at its limit, whatever the characters take, and the note says that it is the first part."""
+    """The file ends at its limit in bytes, and the note says that it has the first part."""
     monkeypatch.setattr(output, "SPOOL_BYTES", 4000)
     budget = OutputBudget(2, tmp_path, "o.txt")
     text = character * 10_000
@@ -164,7 +169,7 @@ def test_the_file_has_a_limit_in_bytes(tmp_path: Path, monkeypatch: pytest.Monke
 
 @given(limit=st.integers(0, 40), text=st.text(max_size=120))
 def test_a_displayed_text_is_cut_in_its_middle(limit: int, text: str) -> None:
-    """Within the limit a display is left alone; beyond it, head, count and tail add up."""
+    """A display within the limit is unchanged; beyond it, head, count and tail are exact."""
     budget = OutputBudget(limit, Path("/nowhere"), "o.txt")
     clipped = budget.clip(text)
     assert budget.clipped == (len(text) > limit)
@@ -177,7 +182,7 @@ def test_a_displayed_text_is_cut_in_its_middle(limit: int, text: str) -> None:
 
 
 def test_what_a_cell_displays_has_a_limit_together(tmp_path: Path) -> None:
-    """Figures and tables while there is room; then words say what is not there. Texts get short, and are named last."""
+    """Figures and tables are sent while there is room, then replaced by notes. Texts are cut shorter and shorter."""
     budget = OutputBudget(100, tmp_path, "o.txt", max_value_bytes=1000)
     figure = {"image/png": b"x" * 6000, "text/plain": "<Figure>"}
     assert budget.fit(figure) == figure
@@ -192,7 +197,7 @@ def test_what_a_cell_displays_has_a_limit_together(tmp_path: Path) -> None:
 
 
 def test_one_display_is_no_larger_than_a_message(tmp_path: Path) -> None:
-    """Though there is no limit on what the cell shows."""
+    """A display is limited even if the cell has no limit."""
     budget = OutputBudget(None, tmp_path, "o.txt", max_value_bytes=1000)
     assert list(budget.fit({"text/html": "x" * (12 << 20)})) == ["text/html"]
     assert list(budget.fit({"text/html": "x" * (13 << 20)})) == ["text/plain"]
@@ -202,20 +207,20 @@ def test_one_display_is_no_larger_than_a_message(tmp_path: Path) -> None:
 
 @given(strategies.TEXTS | st.text(st.characters(exclude_categories=[])))
 def test_printable_text_can_be_sent(text: str) -> None:
-    """Lone surrogates are escaped, because no message carries them; all else stays as it is."""
-    printable = _printable(text)
-    printable.encode("utf-8")
+    """Lone surrogates are escaped, because no message carries them; all other text is unchanged."""
+    result = printable(text)
+    result.encode("utf-8")
     if not re.search(r"[\ud800-\udfff]", text):
-        assert printable == text
+        assert result == text
 
 
 def test_a_surrogate_shows_as_its_escape() -> None:
-    """The escape tells which it was."""
-    assert _printable("é\udc80") == "é\\udc80"
+    """The escape has the number of the surrogate."""
+    assert printable("é\udc80") == "é\\udc80"
 
 
 class LateStream:
-    """A stream whose pipe still holds a child's text when the cell ends."""
+    """A stream whose pipe still has text of a child process when the cell ends."""
 
     def __init__(self, name: str, budget: OutputBudget, in_pipe: str) -> None:
         self.name, self.budget = name, budget
@@ -229,7 +234,7 @@ class LateStream:
 
 
 def test_both_pipes_are_drained_before_the_budget_is_closed(tmp_path: Path) -> None:
-    """What a child left in the second stream's pipe is in the one count, the tail and the file."""
+    """Text in the second stream's pipe is part of the count, the tail and the file."""
     budget = OutputBudget(10, tmp_path, "whole.txt")
     head = budget.admit("a" * 20)
     streams: list[Any] = [LateStream("stdout", budget, ""), LateStream("stderr", budget, "b" * 20)]
@@ -242,7 +247,7 @@ def test_both_pipes_are_drained_before_the_budget_is_closed(tmp_path: Path) -> N
 
 
 class PipedStream(CellStream):
-    """A stream at the end of a pipe, which nothing watches, as when its thread has no turn."""
+    """A stream with a pipe that no thread reads."""
 
     pipe_fd, watches_pipe = -1, True  # properties of the base class
 
@@ -259,7 +264,7 @@ class PipedStream(CellStream):
 
 
 def test_a_pipe_is_drained_whoever_watches_it() -> None:
-    """The cell's end takes what is in it by itself, and waits for no more; a character that is cut is made whole."""
+    """``drain`` reads what the pipe holds, without waiting for more; a divided character is joined."""
     read, write = os.pipe()
     try:
         stream, whole = PipedStream(read), ("é" * 30_000).encode()
@@ -273,18 +278,18 @@ def test_a_pipe_is_drained_whoever_watches_it() -> None:
 
 
 def test_what_comes_after_the_end_has_a_limit_of_its_own(tmp_path: Path) -> None:
-    """A thread that goes on printing fills neither the wire nor the next cell's text; once, it is said."""
+    """A thread that goes on printing has a small allowance; then one note is sent."""
     budget = OutputBudget(100_000, tmp_path, "o.txt")
     budget.admit("x")
     budget.close()
     late = "".join(budget.admit("y" * 99 + "\n") for _ in range(10_000))
     assert late.startswith(("y" * 99 + "\n") * 100)
-    assert late.endswith("\n[... what else came after the cell had ended is left out ...]\n")
+    assert late.endswith("\n[... further output after the end of the cell is left out ...]\n")
     assert len(late) < 10_100
 
 
 def test_a_progress_bar_counts_once(tmp_path: Path) -> None:
-    """However often it is drawn, between lines of the other stream: its last state is what there is room for."""
+    """A progress bar counts in its last state, also between lines of the other stream."""
     budget, now = OutputBudget(2000, tmp_path, "o.txt"), {"stdout": "", "stderr": ""}
     for number in range(10_000):
         now["stderr"] += budget.admit(f"\r{number / 100:6.2f}%|{'#' * 80}", "stderr")
@@ -299,7 +304,7 @@ def test_a_progress_bar_counts_once(tmp_path: Path) -> None:
 
 
 def test_an_endless_line_leaves_room_for_the_others(tmp_path: Path) -> None:
-    """Its middle is left out with a count, the lines around it are whole, and the file has everything."""
+    """The middle of the long line is left out with a count; the lines around it and the file are complete."""
     budget = OutputBudget(100_000, tmp_path, "o.txt")
     texts = ["before\n", *["0123456789" * 1000] * 300, "\nafter\n"]
     text = "".join(map(budget.admit, texts)) + budget.close()

@@ -1,4 +1,4 @@
-"""Tests of ``guest.submit``."""
+"""The SUBMIT function: its arguments, its errors and its signature."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def submit(fields: Sequence[OutputField] | None, *args: Any, **kwargs: Any) -> d
 
 
 def refusal(fields: Sequence[OutputField] | None, *args: Any, **kwargs: Any) -> str:
-    """Call SUBMIT wrongly and return what it says; nothing may have been sent."""
+    """Call SUBMIT with wrong arguments and return the error's text; nothing may have been sent."""
     sent: list[dict[str, Any]] = []
     with pytest.raises(TypeError) as refused:
         make_submit(fields, sent.append)(*args, **kwargs)
@@ -40,7 +40,7 @@ def refusal(fields: Sequence[OutputField] | None, *args: Any, **kwargs: Any) -> 
 
 @given(st.integers(0, 2))
 def test_fields_go_by_position_or_by_name(positional: int) -> None:
-    """Every way to write the call sends the same answer, in the order of the fields."""
+    """Every way to write the call sends the same fields, in their declared order."""
     answer = {"answer": "a", "score": 1}
     values = list(answer.items())
     sent = submit(FIELDS, *(v for _, v in values[:positional]), **dict(reversed(values[positional:])))
@@ -48,25 +48,25 @@ def test_fields_go_by_position_or_by_name(positional: int) -> None:
 
 
 def test_without_declared_fields_there_is_one() -> None:
-    """Modules without output fields submit one value, called output."""
+    """A module without output fields submits one value, ``output``."""
     assert submit(None, 5) == {"output": 5}
     assert submit(None, output=[1]) == {"output": [1]}
 
 
 def test_no_fields_take_no_value() -> None:
-    """A signature without outputs is submitted empty."""
+    """A signature without outputs submits no fields."""
     assert submit([]) == {}
 
 
 @pytest.mark.parametrize("value", [None, 0, "", []])
 def test_a_falsy_answer_is_an_answer(value: Any) -> None:
-    """None and its like are values like any other."""
+    """None, zero and empty values are submitted like any other."""
     assert submit(None, value) == {"output": value}
 
 
 @pytest.mark.parametrize("name", ["class", "two words", "self", "args", "send"])
 def test_any_field_name_can_be_submitted(name: str) -> None:
-    """A field that is no identifier, or a name of our own, is given by keyword or position."""
+    """A field whose name is no identifier, or a name used in SUBMIT itself, can be given by keyword or position."""
     assert submit([OutputField(name)], **{name: 1}) == {name: 1}
     assert submit([OutputField(name)], 1) == {name: 1}
 
@@ -83,7 +83,7 @@ def test_any_field_name_can_be_submitted(name: str) -> None:
     ],
 )
 def test_a_wrong_call_is_explained(args: tuple[Any, ...], kwargs: dict[str, Any], why: str) -> None:
-    """Everything that is wrong is said at once, with the call as it should be; nothing is sent."""
+    """One error names all problems and the expected call; nothing is sent."""
     text = refusal(FIELDS, *args, **kwargs)
     assert why in text
     assert text.startswith("SUBMIT() ")
@@ -91,13 +91,13 @@ def test_a_wrong_call_is_explained(args: tuple[Any, ...], kwargs: dict[str, Any]
 
 
 def test_schema_shows_types_where_there_are_some() -> None:
-    """A field without a type is its name alone."""
+    """A field without a type has its name only."""
     assert submit_signature([OutputField("a"), OutputField("b", "list[str]")]) == "SUBMIT(a, b: list[str])"
     assert submit_signature([]) == "SUBMIT()"
 
 
 def test_help_shows_the_call() -> None:
-    """Name, signature and docstring are those that a model asks for."""
+    """Name, signature and docstring describe the call."""
     function = make_submit(FIELDS, lambda fields: None)
     assert function.__name__ == function.__qualname__ == "SUBMIT"
     assert str(inspect.signature(function)) == "(answer, score)"
@@ -105,13 +105,13 @@ def test_help_shows_the_call() -> None:
 
 
 def test_the_signal_passes_except_exception() -> None:
-    """Code that guards itself against failures does not swallow the end of the run."""
+    """``except Exception`` does not catch the end of the cell."""
     assert issubclass(SubmitSignal, BaseException)
     assert not issubclass(SubmitSignal, Exception)
 
 
 def test_an_answer_that_cannot_be_sent_does_not_end_the_cell() -> None:
-    """What sending raises reaches the code in place of the signal."""
+    """An error from sending is raised in place of the signal."""
 
     def refuse(fields: dict[str, Any]) -> None:
         raise TypeError("cannot send")

@@ -1,4 +1,4 @@
-"""Tests of ``guest.failures``."""
+"""The exceptions that a failed tool raises in a cell."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ NEED_MORE_THAN_A_MESSAGE = ("UnicodeDecodeError", "UnicodeEncodeError", "Unicode
 
 
 def bases(cls: type) -> tuple[str, ...]:
-    """Return the names that the host would send of an exception class."""
+    """Return the names of base classes that the host sends for an exception class."""
     return tuple(c.__name__ for c in cls.__mro__ if c in BUILTINS and c is not Exception)
 
 
 @pytest.mark.parametrize("cls", BUILTINS, ids=lambda cls: cls.__name__)
 def test_every_builtin_exception_is_caught_by_its_kind(cls: type[Exception]) -> None:
-    """The cell catches the host's error by its class, or by the nearest ancestor that takes a message."""
+    """The cell catches the host's error by its class, or by the nearest base class that takes one message."""
     error = to_exception(ToolFailure(cls.__name__, bases(cls), "m"))
     assert isinstance(error, ToolError)
     assert type(error).__name__ == cls.__name__
@@ -54,19 +54,19 @@ def test_a_custom_class_keeps_its_name_and_its_builtin_ancestor() -> None:
 
 
 def test_a_plain_failure_is_a_tool_error() -> None:
-    """An exception class that is nobody's kin is still caught as ToolError."""
+    """An exception without a builtin base class is a ToolError."""
     error = to_exception(ToolFailure("ApiDown", (), "503"))
     assert (error.type, error.message, str(error)) == ("ApiDown", "503", "ApiDown: 503")
     assert isinstance(error, ToolError)
 
 
 def test_without_a_message_the_type_is_all() -> None:
-    """``raise ValueError`` on the host shows no stray colon."""
+    """Without a message, the text is the type without a colon."""
     assert str(to_exception(ToolFailure("ValueError", ("ValueError",), ""))) == "ValueError"
 
 
 def test_equal_failures_share_a_class() -> None:
-    """A loop of failing calls makes one class, not thousands."""
+    """Equal failures have one class, however many calls fail."""
     first, second = (to_exception(ToolFailure("ApiDown", ("OSError",), text)) for text in "ab")
     assert type(first) is type(second)
     assert (str(first), str(second)) == ("ApiDown: a", "ApiDown: b")
@@ -78,7 +78,7 @@ def test_equal_failures_share_a_class() -> None:
     st.text(),
 )
 def test_any_facts_make_a_tool_error(name: str, names: list[str], message: str) -> None:
-    """Names that are no builtin exceptions are passed over."""
+    """Names that are not those of builtin exceptions are skipped."""
     error = to_exception(ToolFailure(name, tuple(names), message))
     assert isinstance(error, ToolError)
     assert not isinstance(error, SystemExit)
