@@ -8,7 +8,7 @@ And a kernel must be ready quickly, although ipykernel's imports take most of a 
 a pipe: connection file, session key, journal. It binds its ports, writes them to a second pipe, and serves. So
 :meth:`KernelProcesses.start` waits for the binding only, and each kernel process serves at most one kernel.
 
-*Lifeline.* The first pipe stays open: its end of file tells the kernel that its relay has died. The kernel then waits
+*Lifeline.* The first pipe stays open: its end of file shows the kernel that its relay has died. The kernel then waits
 for the next relay at a FIFO for ``lifetime_s``, and ends if none opens it. An adopting relay opens the FIFO and keeps
 it open, so its own death is noticed in the same way.
 

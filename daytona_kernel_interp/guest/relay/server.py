@@ -29,7 +29,7 @@ Rules that hold for every order of events:
 - The secret is compared before anything else in a request is read, in constant time. A request without it learns
   nothing about kernels or paths.
 - One host at a time: a new stream to the relay's service makes its opener the host. Streams of the former host end with
-  ``SUPERSEDED``, which tells it that it was replaced and not cut off.
+  ``SUPERSEDED``: it was replaced, and must not dial again.
 - A kernel is connected to only when the client has sent its first bytes. A kernel closes a connection whose handshake
   takes longer than 30 s, and a stream may wait longer for its client.
 - The relay never reads what channels carry, and forwards no more than the peer's window, so a slow host cannot fill the
