@@ -100,7 +100,7 @@ class JournalWriter:
             self._write(JournalRecord(RecordKind.IOPUB, join_frames(views)), claim)
             return
         start = next((i for i, frame in enumerate(views) if frame == MESSAGE_DELIMITER), 0)
-        payload = join_frames(views[: start + 5])  # up to the header and parent header, without content and buffers
+        payload = join_frames(views[: start + 5])  # up to the metadata: without content and buffers
         fits = len(payload) <= MAX_RECORD_BYTES
         self._write(JournalRecord(RecordKind.OMITTED, payload) if fits else JournalRecord(RecordKind.GAP), claim)
 
