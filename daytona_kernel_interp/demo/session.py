@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dspy
-from dspy.primitives.code_interpreter import CodeInterpreterError
 from dspy.utils.callback import BaseCallback
 
 from .. import KernelInterpreter, Recording
 from ..client.outputs import CellError, DisplayData, ExecuteResult, Output, StreamText
 from ..config import RLM_KEYWORD_VARIABLE
+from ..interpreter.dspy_compat import CodeInterpreterError
 from . import INSTALL, DemoFailed, InvalidDemoOptions
 from .screen import Screen, open_screen, short
 from .script import STEPS, classify_mistake, rule_based_lm, scripted_lm

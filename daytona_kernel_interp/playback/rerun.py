@@ -7,10 +7,9 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
-
 from ..codec import values
 from ..errors import KernelDied, ReplayMismatch, SandboxGone, TunnelLost
+from ..interpreter.dspy_compat import CodeInterpreterError, FinalOutput
 from ..interpreter.interpreter import KernelInterpreter
 from ..recording.model import LLM_TOOLS, Entry, Outcome, RecordedCall
 from ..recording.step_recorder import error_name
