@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -169,10 +170,11 @@ def test_a_recording_is_a_sequence_of_steps(written: Path) -> None:
 
 def test_the_steps_as_a_dataframe(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The DataFrame has one row for each step; without pandas the error says what to install."""
-    frame = Recording.load(written).to_dataframe()
-    assert list(frame["kind"]) == ["returned", "submitted"]
-    assert list(frame["llm_calls"]) == [1, 0]
-    assert frame.loc[0, "printed"] == "1\n"
+    if importlib.util.find_spec("pandas") is not None:  # the oldest environment has no libraries
+        frame = Recording.load(written).to_dataframe()
+        assert list(frame["kind"]) == ["returned", "submitted"]
+        assert list(frame["llm_calls"]) == [1, 0]
+        assert frame.loc[0, "printed"] == "1\n"
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
     with pytest.raises(RecordingError, match="pip install pandas"):
         Recording.load(written).to_dataframe()
