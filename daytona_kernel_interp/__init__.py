@@ -7,8 +7,8 @@
 
     rlm = dspy.RLM("context, question -> answer", interpreter=KernelInterpreter())
 
-Names load when they are first used, so that importing the package costs nothing and ``wire`` and ``guest`` never
-import dspy.
+Names are imported on first use: importing the package costs nothing, and ``wire`` and ``guest``, which run in the
+sandbox, never import dspy.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Defaults and environment variables, read when they are needed and never at import."""
+"""Defaults, limits and environment variables. The environment is read on use, never at import."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ NAMES_VARIABLE = "DAYTONA_KERNEL_NAMES"
 MAX_OUTPUT_CHARS = 200_000
 MAX_VALUE_BYTES = 256 << 20
 
-START_S = 60.0  # from create to a kernel that answers
+START_S = 60.0  # from the creation of a sandbox to the first reply of its kernel
 DAYTONA_BUILD_S = 900.0  # the same, where an image may have to be built
 DIAL_S = 10.0
-HEARTBEAT_S = 5.0  # between signs of life in a session's record
+HEARTBEAT_S = 5.0  # interval in which a host updates its session's record
 
-# The timeout ladder. Interrupts reach most code within milliseconds; what does not react to any is in native code
-# that never looks at signals, and only then the kernel has to die.
+# Steps of a timeout. Interrupts reach most code within milliseconds. Native code that never checks for signals does
+# not react to any of them; only then the kernel is killed.
 INTERRUPT_S = 0.5
 ASYNC_EXCEPTION_S = 0.5
 LAST_INTERRUPT_S = 4.0
 INTERRUPT_LADDER = (("interrupt", INTERRUPT_S), ("exception", ASYNC_EXCEPTION_S), ("interrupt", LAST_INTERRUPT_S))
-AFTER_SUBMIT_S = 5.0  # a cell that goes on after SUBMIT is interrupted
-REPLY_GRACE_S = 1.0  # idle without reply after an interrupt, or reply without idle
+AFTER_SUBMIT_S = 5.0  # a cell that runs longer after SUBMIT is interrupted
+REPLY_GRACE_S = 1.0  # wait for the reply after idle, or for idle after the reply, of an interrupted cell
 
-CANCEL_S = 20.0  # what interrupting a cell may take whose caller was cancelled; less than loop.py waits for it
+CANCEL_S = 20.0  # limit for interrupting the cell of a cancelled call; below the limit in runtime/event_loop.py
 
-MAX_RECOVERIES = 20  # in a row, of one link
+MAX_RECOVERIES = 20  # of one link, one after another
 MAX_TOOL_THREADS = 64  # per interpreter
 MAX_PENDING_CALLS = 4096  # of one cell
-PENDING_CALL_BYTES = 1 << 30  # the arguments of those together, as they came; one call may have more
-STORED_REPLY_BYTES = 64 << 20  # tool results of one cell, kept in case the link is lost with them
+PENDING_CALL_BYTES = 1 << 30  # encoded arguments of the pending calls together; a single call may have more
+STORED_REPLY_BYTES = 64 << 20  # tool results of one cell, stored to be sent again after a lost link
 
 
 def sandbox_choice() -> str | None:
-    """Return the sandbox named in the environment, if any."""
+    """Return the sandbox that the environment names, or None."""
     return os.environ.get(SANDBOX_VARIABLE) or None
 
 
 def daytona_setting(name: str) -> str | None:
-    """Return a variable of Daytona's SDK where that finds it: the environment, else .env.local, else .env here.
+    """Return a variable from the places where Daytona's SDK looks: the environment, .env.local, .env.
 
-    ``PYTHON_DOTENV_DISABLED`` keeps the files out, as it does for python-dotenv itself.
+    With ``PYTHON_DOTENV_DISABLED`` the files are not read, as in python-dotenv itself.
     """
     if name in os.environ:
         return os.environ[name] or None
@@ -63,7 +63,7 @@ def daytona_setting(name: str) -> str | None:
 
 
 def daytona_credential() -> tuple[str, dict[str, str]] | None:
-    """Return the variable that has what Daytona's API asks for, and the headers it goes in; None where none is set."""
+    """Return the variable that has the credential for Daytona's API and its HTTP headers, or None if none is set."""
     if key := daytona_setting(DAYTONA_KEY_VARIABLE):
         return DAYTONA_KEY_VARIABLE, {"Authorization": f"Bearer {key}"}
     if token := daytona_setting(DAYTONA_JWT_VARIABLE):
@@ -76,12 +76,12 @@ def daytona_credential() -> tuple[str, dict[str, str]] | None:
 
 
 def daytona_snapshot() -> str | None:
-    """Return the snapshot that the environment names for Daytona sandboxes, if any."""
+    """Return the snapshot for Daytona sandboxes that the environment names, or None."""
     return os.environ.get(SNAPSHOT_VARIABLE) or None
 
 
 def preview_address(host: str) -> str | None:
-    """Return the address that the environment gives for a preview's host, as ``.DOMAIN=ADDRESS,…``, if any."""
+    """Return the address of a preview's host that the environment sets as ``.DOMAIN=ADDRESS,…``, or None."""
     for item in os.environ.get(NAMES_VARIABLE, "").split(","):
         domain, _, address = item.partition("=")
         if domain and address and host.endswith(domain):

@@ -135,7 +135,7 @@ def test_without_matplotlib_it_says_what_to_install(
     """Where matplotlib is missing, one sentence says how to get it."""
     _hide(monkeypatch, "matplotlib")
     assert cli.main(["demo"]) == 2
-    assert capfd.readouterr().err.endswith('matplotlib is not installed here: pip install -e ".[demo]"\n')
+    assert capfd.readouterr().err.endswith('which needs matplotlib: pip install -e ".[demo]"\n')
 
 
 def test_without_rich_it_is_plain_text(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +186,7 @@ def test_a_script_that_is_over_says_so() -> None:
     """A further request than there are steps is an error, never a step repeated."""
     lm = scripted_lm([ScriptedStep("Only one.", "1")])
     assert "```python\n1\n```" in lm("first")[0]
-    with pytest.raises(Exception, match="the script is over"):
+    with pytest.raises(Exception, match="the script has no further step"):
         lm("second")
 
 

@@ -22,7 +22,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from .pandas_codec import text_dtype, zone_of, zone_text
+from .pandas_compat import strings_from_arrow, text_dtype
+from .time_zones import zone_of, zone_text
 
 EncodedColumn = tuple[list[Any], Any]  # what stands after "ipc", and the Arrow column
 
@@ -84,7 +85,7 @@ def build_column(parts: list[Any], column: Any) -> Any:
             return column.to_numpy()
         case ["string", "python" | "pyarrow" as storage, "NA" | "nan" as missing] if column.type == pa.large_string():
             dtype = text_dtype(storage, missing)
-            return dtype.__from_arrow__(column) if isinstance(dtype, pd.StringDtype) else column.to_numpy()
+            return strings_from_arrow(dtype, column) if isinstance(dtype, pd.StringDtype) else column.to_numpy()
         case ["arrow"]:
             return pd.arrays.ArrowExtensionArray(column)
     raise ValueError("not a column of a stream")

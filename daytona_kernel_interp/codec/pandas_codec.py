@@ -28,12 +28,12 @@ import pandas as pd
 
 from .libraries import UnsupportedValue
 from .numpy_codec import TEXT_BYTES
+from .pandas_compat import strings_from_arrow, text_dtype
+from .time_zones import zone_of, zone_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_ZONE = re.compile(r"[A-Za-z0-9_+-]{1,32}(/[A-Za-z0-9_+-]{1,32}){0,3}")
-_OFFSET = re.compile(r"UTC([+-])(\d\d):(\d\d)")
 _FREQUENCY = re.compile(r"-?[A-Za-z0-9.-]{1,32}")
 _UNITS = ("s", "ms", "us", "ns")
 _MASKED = {
@@ -245,18 +245,10 @@ def _build_texts(storage: Any, missing: Any, offsets: Any, data: Any, there: Any
     try:
         dtype = text_dtype(storage, missing)
         if storage == "pyarrow" and dtype is not object:
-            return dtype.__from_arrow__(_to_arrow(offsets, data, there))
+            return strings_from_arrow(dtype, _to_arrow(offsets, data, there))
     except (ImportError, ValueError):  # no pyarrow here; or lone surrogates, which it refuses
         dtype = text_dtype("python", missing)
     return pd.array(_to_objects(offsets, data, there), dtype=dtype)
-
-
-def text_dtype(storage: str, missing: str) -> Any:
-    """Return the dtype of texts, or the nearest that this pandas has."""
-    try:
-        return pd.StringDtype(storage, na_value=np.nan if missing == "nan" else pd.NA)
-    except TypeError:  # pandas 2.2 and before had no texts but those with NA
-        return object if missing == "nan" else pd.StringDtype(storage)
 
 
 def _claim_texts(tree: Any, claim: Callable[[int], None]) -> None:
@@ -376,32 +368,3 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
     "interval": _build_interval,
     "arrow": _build_arrow,
 }
-
-
-# --- time zones ----------------------------------------------------------------------------------------
-
-
-def zone_text(zone: Any) -> str | None:
-    """Return a zone's name, or its offset as ``UTC+01:00``."""
-    if zone is None:
-        return None
-    name = str(getattr(zone, "key", None) or getattr(zone, "zone", None) or zone)
-    if _ZONE.fullmatch(name) or _OFFSET.fullmatch(name):
-        return name
-    if (offset := zone.utcoffset(None)) is not None and offset.seconds % 60 == 0:
-        return str(datetime.timezone(offset))
-    raise UnsupportedValue(f"time zone {zone!r} cannot be sent: use zoneinfo.ZoneInfo")
-
-
-def zone_of(text: Any) -> Any:
-    """Return what pandas takes for the zone that :func:`zone_text` made a text of."""
-    if text is None:
-        return None
-    if not isinstance(text, str):
-        raise ValueError("not a time zone")
-    if found := _OFFSET.fullmatch(text):
-        offset = datetime.timedelta(hours=int(found[2]), minutes=int(found[3]))
-        return datetime.timezone(-offset if found[1] == "-" else offset)
-    if _ZONE.fullmatch(text) is None or text.startswith("dateutil"):  # pandas would open a file of that name
-        raise ValueError("not a time zone")
-    return text

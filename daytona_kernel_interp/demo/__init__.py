@@ -1,7 +1,8 @@
-"""The demo: an RLM at work on a text that fits in no prompt, every step shown as it happens.
+"""The demo: an RLM works on a text that does not fit into a prompt, and each step is shown as it happens.
 
 Kernel, bridge and DSPy are always real. Without ``--model`` the language model is a script (:mod:`.script`), and the
-demo says so; no key in the environment changes that.
+demo says so, whatever keys the environment has. Only ``daytona-kernel demo`` uses this package; nothing else may
+import it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ INSTALL = 'pip install -e ".[demo]"'
 REFERENCE_QUESTION = "Which mistakes does Python's own reference warn of, and which exceptions do they raise?"
 FILE_QUESTION = "What is this text about, and what are its main points?"
 
-# The variable that a provider's key is looked for in. A provider that is not here may need none, such as ollama.
+# The environment variable with a provider's key. A provider that is not listed may need none, such as ollama.
 KEYS = {
     "anthropic": "ANTHROPIC_API_KEY",
     "deepseek": "DEEPSEEK_API_KEY",
@@ -31,16 +32,16 @@ KEYS = {
 
 
 class InvalidDemoOptions(Exception):
-    """The options cannot be followed; the message is one sentence."""
+    """Options that cannot be used; the message is one sentence."""
 
 
 class DemoFailed(Exception):
-    """The run ended without an answer; the message is one sentence."""
+    """A run that ended without an answer; the message is one sentence."""
 
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What the user asked for. ``model``: None is the script, ``""`` the default model."""
+    """The options of a run. ``model``: None for the script, ``""`` for the default model."""
 
     model: str | None = None
     file: Path | None = None
@@ -53,8 +54,8 @@ def run(options: DemoOptions) -> None:
     """Run the demo to its answer.
 
     Raises:
-        InvalidDemoOptions: If the options cannot be followed; nothing was started.
-        Failed: If there is no answer.
+        InvalidDemoOptions: If the options cannot be used; nothing was started.
+        DemoFailed: If there is no answer.
     """
     _require_matplotlib()
     if options.model is None and (options.file is not None or options.question is not None):
@@ -72,7 +73,7 @@ def run(options: DemoOptions) -> None:
 
 
 def reference_text() -> str:
-    """Return the reference that every Python brings along, one ``## name`` section for each topic."""
+    """Return the reference that is part of every Python, one ``## name`` section for each topic."""
     from pydoc_data.topics import topics
 
     return "\n\n".join(f"## {name}\n\n{body.strip()}" for name, body in sorted(topics.items()))
@@ -80,7 +81,7 @@ def reference_text() -> str:
 
 def _require_matplotlib() -> None:
     if importlib.util.find_spec("matplotlib") is None:
-        raise InvalidDemoOptions(f"The demo draws a figure and matplotlib is not installed here: {INSTALL}")
+        raise InvalidDemoOptions(f"The demo draws a figure, which needs matplotlib: {INSTALL}")
 
 
 def _require_key(model: str) -> None:

@@ -1,4 +1,4 @@
-"""What the demo shows: in colours where rich is installed, else as plain text."""
+"""The demo's display: in colours where rich is installed, else as plain text."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WIDTH = 100
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # the sandbox's text must not steer the terminal
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # text of the sandbox must not control the terminal
 
 
 class Screen:
-    """Plain text. Events may come from any thread; what the code prints is shown line by line."""
+    """A display in plain text. Its methods may be called in any thread; printed text is shown line by line."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -30,14 +30,14 @@ class Screen:
             self._rule(text)
 
     def fact(self, name: str, text: str) -> None:
-        """Show one named line of the heading or the end."""
+        """Show one named line of the heading or the summary."""
         with self._lock:
             self._end_line()
             for number, line in enumerate(textwrap.wrap(_clean(text), WIDTH - 12)):
                 self._fact(f"{name if number == 0 else '':<10}", line)
 
     def reasoning(self, text: str) -> None:
-        """Show why the model takes a step."""
+        """Show the model's reason for a step."""
         with self._lock:
             self._end_line()
             self._reasoning(textwrap.fill(_clean(text), WIDTH))
@@ -48,20 +48,20 @@ class Screen:
             self._code(_clean(code))
 
     def output(self, text: str, *, error: bool = False) -> None:
-        """Show what the code printed; an unfinished line waits for its end."""
+        """Show printed text; an unfinished line is shown when it ends."""
         with self._lock:
             *lines, self._line = (self._line + text).split("\n")
             for line in lines:
                 self._output(_clean(line), error)
 
     def call(self, request: str, answer: str, *, error: bool = False) -> None:
-        """Show a call of the code to the host, and what came of it."""
+        """Show a tool call and its result."""
         with self._lock:
             self._end_line()
             self._call(_clean(request), _clean(answer), error)
 
     def figure(self, path: Path) -> None:
-        """Tell where a figure was written."""
+        """Show the path of a figure."""
         with self._lock:
             self._end_line()
             self._call("figure", str(path), False)
@@ -70,7 +70,7 @@ class Screen:
         if self._line:
             self.output("\n")
 
-    # --- how it looks -----------------------------------------------------------------------------------
+    # --- format -----------------------------------------------------------------------------------
 
     def _print(self, text: str = "") -> None:
         print(text, flush=True)
@@ -95,7 +95,7 @@ class Screen:
 
 
 class RichScreen(Screen):
-    """The same in colours."""
+    """A display in colours."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class RichScreen(Screen):
 
 
 def open_screen() -> Screen:
-    """Return the best screen there is."""
+    """Return a display in colours if rich is installed, else one in plain text."""
     return RichScreen() if importlib.util.find_spec("rich") is not None else Screen()
 
 

@@ -1,7 +1,7 @@
-"""What stands in for language models where none is asked: a script, and a rule.
+"""Replacements for language models: a script for the main model, a rule for the sub-model.
 
-The script is the main model's part: six steps, written in advance for the text of :func:`.reference_text`. The rule
-is the sub-model's: it reads each prompt and works its answer out from the words in it.
+The script has six steps, written in advance for the text of :func:`.reference_text`. The rule derives each answer from
+the words in the prompt.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ SUBMIT(
     ),
 )
 
-# The first that fits counts. Looked for in the sentence, which is the prompt's last paragraph.
+# The first matching rule counts. The sentence is the last paragraph of the prompt.
 _RULES = (
     ("wrong arguments", r"positional|keyword|parameter|slot is|number of arguments"),
     (
@@ -140,27 +140,27 @@ _RULES = (
 
 
 def scripted_lm(steps: Iterable[ScriptedStep]) -> dspy.BaseLM:
-    """Return a model that gives ``steps`` one after the other, whatever it is asked."""
+    """Return a model that answers with ``steps``, one after the other, whatever the prompt."""
     left = iter(steps)
 
     def answer(prompt: str) -> str:
         step = next(left, None)
         if step is None:
-            raise RuntimeError("the script is over, and the model was asked for a further step")
+            raise RuntimeError("the script has no further step")
         return step.completion()
 
     return rule_based_lm("script", answer)
 
 
 def classify_mistake(prompt: str) -> str:
-    """Answer the script's question about one sentence, by the words in the sentence."""
+    """Return the answer to the script's question about one sentence, by the words in the sentence."""
     sentence = prompt.rpartition("\n\n")[2]
     return next((kind for kind, words in _RULES if re.search(words, sentence)), "other")
 
 
 def rule_based_lm(name: str, answer: Callable[[str], str]) -> dspy.BaseLM:
-    """Return a model whose reply to a prompt is what ``answer`` makes of it."""
-    if hasattr(dspy, "lm15"):  # from DSPy 3.4 on; it warns of BaseLM.forward, and 3.5 will not have it
+    """Return a model that replies to a prompt with ``answer(prompt)``."""
+    if hasattr(dspy, "lm15"):  # DSPy 3.4 and later: BaseLM.forward is deprecated, and removed in 3.5
         return dspy.LM(name, engine=_Engine(answer), async_engine=_AsyncEngine(answer), cache=False)
     return _LegacyLM(name, answer)
 

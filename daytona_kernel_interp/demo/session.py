@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dspy
-from dspy.primitives.code_interpreter import CodeInterpreterError
 from dspy.utils.callback import BaseCallback
 
 from .. import KernelInterpreter, Recording
 from ..client.outputs import CellError, DisplayData, ExecuteResult, Output, StreamText
 from ..config import RLM_KEYWORD_VARIABLE
+from ..interpreter.dspy_compat import CodeInterpreterError
 from . import INSTALL, DemoFailed, InvalidDemoOptions
 from .screen import Screen, open_screen, short
 from .script import STEPS, classify_mistake, rule_based_lm, scripted_lm
@@ -37,7 +37,7 @@ INSTRUCTIONS = (
 
 @dataclass(frozen=True)
 class DemoTask:
-    """What the run is about. ``model`` None: the script."""
+    """The task of a run. ``model`` None: the script."""
 
     name: str
     text: str
@@ -48,7 +48,7 @@ class DemoTask:
 
 
 def exception_family(name: str) -> list[str]:
-    """Return the classes that a builtin exception descends from, nearest first; KeyError if there is no such one."""
+    """Return the base classes of a builtin exception, nearest first; KeyError if there is no such exception."""
     found = getattr(builtins, name, None)
     if not (isinstance(found, type) and issubclass(found, BaseException)):
         raise KeyError(f"Python has no exception called {name}")
@@ -56,7 +56,7 @@ def exception_family(name: str) -> list[str]:
 
 
 class DisplayingInterpreter(KernelInterpreter):
-    """A KernelInterpreter that shows what its code prints, draws and asks of the host."""
+    """A KernelInterpreter that shows the text, the figures and the tool calls of its code."""
 
     def __init__(self, screen: Screen, folder: Path, record: Path | None) -> None:
         super().__init__(sandbox="local", record=record, on_output=self._show)
@@ -64,11 +64,11 @@ class DisplayingInterpreter(KernelInterpreter):
         self.figures = self.calls = self.prompts = 0
 
     def invoke_tool(self, tool_name: str, kwargs: dict[str, Any]) -> Any:
-        """Run a host tool, and show the call once it is over."""
+        """Run a host tool, and show the call when it has ended."""
         self.calls += 1
         try:
             result = super().invoke_tool(tool_name, kwargs)
-        except Exception as error:
+        except Exception as error:  # shown and raised again
             self._screen.call(_request(tool_name, kwargs), f"{type(error).__name__}: {error}", error=True)
             raise
         if tool_name == "llm_query_batched" and isinstance(result, list):
@@ -103,14 +103,14 @@ class DisplayingInterpreter(KernelInterpreter):
 
 
 class StepDisplay(BaseCallback):
-    """Shows each step of the RLM as soon as the model has written it."""
+    """A DSPy callback that shows each step of the RLM as soon as the model has written it."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
         self.count = 0
 
     def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """Show what a module gave, if it is a step."""
+        """Show the result of a module, if it is a step."""
         code = getattr(outputs, "code", None)
         if isinstance(code, str):
             self.count += 1
@@ -124,7 +124,7 @@ def run_task(task: DemoTask) -> None:
 
     Raises:
         InvalidDemoOptions: If the folder for figures cannot be made, or DSPy's keyword is switched off.
-        Failed: If there is no answer.
+        DemoFailed: If there is no answer.
     """
     if "interpreter" not in inspect.signature(dspy.RLM.__init__).parameters:
         raise InvalidDemoOptions(f"The demo needs the interpreter= keyword of dspy.RLM: unset {RLM_KEYWORD_VARIABLE}.")
@@ -152,7 +152,7 @@ def run_task(task: DemoTask) -> None:
 
 
 def _predict(task: DemoTask, interpreter: KernelInterpreter, steps: StepDisplay) -> Any:
-    build: Any = dspy.RLM  # from DSPy 3.3 on, the keyword `interpreter` is this package's doing
+    build: Any = dspy.RLM  # from DSPy 3.3 on, this package adds the keyword `interpreter`
     signature = dspy.make_signature(SIGNATURE, INSTRUCTIONS)
     if task.model is None:
         lm, sub_lm, tools = scripted_lm(STEPS), rule_based_lm("rule", classify_mistake), [exception_family]
@@ -165,7 +165,7 @@ def _predict(task: DemoTask, interpreter: KernelInterpreter, steps: StepDisplay)
             return rlm(text=task.text, question=task.question)
     except CodeInterpreterError as error:
         raise DemoFailed(_first_line(error)) from error
-    except Exception as error:
+    except Exception as error:  # a provider of models may raise anything
         if task.model is None:
             raise
         raise DemoFailed(f"{task.model} did not answer: {_first_line(error)}") from error

@@ -1,8 +1,8 @@
-"""The errors that ``KernelInterpreter`` raises: each derives from one of ours and from the class that DSPy expects.
+"""The errors that ``KernelInterpreter`` raises: each derives from the package's own class and from one of DSPy's.
 
 DSPy decides by class whether a run goes on: a plain ``CodeInterpreterError`` ends it, and a ``CodeExecutionError`` is
-shown to the model, which may correct its code. Users decide by our classes: ``except errors.KernelDied`` around
-``execute`` catches :class:`KernelDied` of this module. Before DSPy 3.3 both of DSPy's classes are the same one.
+shown to the model, which may correct its code. Users decide by the classes of ``errors``: ``except KernelDied`` around
+``execute`` catches the class of the same name here. Before DSPy 3.3 both of DSPy's classes are the same one.
 """
 
 from __future__ import annotations
@@ -11,44 +11,21 @@ from .. import errors
 from .dspy_compat import CodeExecutionError, CodeInterpreterError
 
 
-class KernelError(errors.KernelError, CodeInterpreterError):
-    """See :class:`errors.KernelError`."""
+def _derive(error: type[errors.KernelError], base: type[CodeInterpreterError]) -> type[CodeInterpreterError]:
+    """Return the class of the same name that derives from ``error`` and from DSPy's ``base``."""
+    return type(error.__name__, (error, base), {"__module__": __name__, "__doc__": error.__doc__})
 
 
-class SandboxFailed(errors.SandboxFailed, CodeInterpreterError):
-    """See :class:`errors.SandboxFailed`."""
-
-
-class SandboxGone(errors.SandboxGone, CodeInterpreterError):
-    """See :class:`errors.SandboxGone`."""
-
-
-class TunnelLost(errors.TunnelLost, CodeInterpreterError):
-    """See :class:`errors.TunnelLost`."""
-
-
-class CellNotRun(errors.CellNotRun, CodeExecutionError):  # type: ignore[valid-type,misc]  # depends on DSPy's version
-    """See :class:`errors.CellNotRun`. The kernel is alive, so the model may run another cell."""
-
-
-class WireMismatch(errors.WireMismatch, CodeInterpreterError):
-    """See :class:`errors.WireMismatch`."""
-
-
-class KernelDied(errors.KernelDied, CodeInterpreterError):
-    """See :class:`errors.KernelDied`."""
-
-
-class SessionNotFound(errors.SessionNotFound, CodeInterpreterError):
-    """See :class:`errors.SessionNotFound`; also raised by calls that need a session before one was started."""
-
-
-class RecordingError(errors.RecordingError, CodeInterpreterError):
-    """See :class:`errors.RecordingError`."""
-
-
-class ReplayMismatch(errors.ReplayMismatch, CodeInterpreterError):
-    """See :class:`errors.ReplayMismatch`."""
+KernelError = _derive(errors.KernelError, CodeInterpreterError)
+SandboxFailed = _derive(errors.SandboxFailed, CodeInterpreterError)
+SandboxGone = _derive(errors.SandboxGone, CodeInterpreterError)
+TunnelLost = _derive(errors.TunnelLost, CodeInterpreterError)
+CellNotRun = _derive(errors.CellNotRun, CodeExecutionError)  # the kernel is alive: the model may run another cell
+WireMismatch = _derive(errors.WireMismatch, CodeInterpreterError)
+KernelDied = _derive(errors.KernelDied, CodeInterpreterError)
+SessionNotFound = _derive(errors.SessionNotFound, CodeInterpreterError)  # also: no session was started yet
+RecordingError = _derive(errors.RecordingError, CodeInterpreterError)
+ReplayMismatch = _derive(errors.ReplayMismatch, CodeInterpreterError)
 
 
 class InvalidCall(CodeInterpreterError, ValueError):

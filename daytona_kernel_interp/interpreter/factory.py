@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from .instructions import ExecutionInstructions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from ..tools.binding import Tool
-    from .interpreter import KernelInterpreter
+
+Interpreter = TypeVar("Interpreter")
 
 
-class InterpreterFactory:
+class InterpreterFactory(Generic[Interpreter]):
     """Creates interpreters of one configuration; ``KernelInterpreter.factory(...)`` returns one.
 
     DSPy reads ``execution_instructions`` from the factory, and refuses a factory that is an interpreter itself: this
@@ -23,18 +24,20 @@ class InterpreterFactory:
 
     execution_instructions = ExecutionInstructions()
 
-    def __init__(self, made: type[KernelInterpreter], tools: Mapping[str, Tool], options: Mapping[str, object]) -> None:
-        self._class, self._options = made, dict(options)
+    def __init__(
+        self, create: Callable[..., Interpreter], tools: Mapping[str, Tool], options: Mapping[str, object]
+    ) -> None:
+        self._create, self._options = create, dict(options)
         self.tools = dict(tools)
 
-    def __call__(self) -> KernelInterpreter:
+    def __call__(self) -> Interpreter:
         """Return a new, unstarted interpreter."""
-        return self._class(dict(self.tools), **self._options)  # type: ignore[arg-type]  # the constructor checked them
+        return self._create(dict(self.tools), **self._options)
 
-    def __copy__(self) -> InterpreterFactory:
+    def __copy__(self) -> InterpreterFactory[Interpreter]:
         """Return the factory itself."""
         return self
 
-    def __deepcopy__(self, memo: dict[int, object]) -> InterpreterFactory:
+    def __deepcopy__(self, memo: dict[int, object]) -> InterpreterFactory[Interpreter]:
         """Return the factory itself."""
         return self

@@ -117,7 +117,7 @@ class KernelInterpreter:
         tools: Mapping[str, Tool] | None = None,
         output_fields: list[dict[str, Any]] | None = None,
         **options: Unpack[InterpreterOptions],
-    ) -> InterpreterFactory:
+    ) -> InterpreterFactory[Self]:
         """Return a factory for ``dspy.RLM(interpreter_factory=...)`` and ``dspy.configure(interpreter_factory=...)``.
 
         Unlike a lambda or a ``functools.partial``, it has the ``execution_instructions`` that DSPy reads from a

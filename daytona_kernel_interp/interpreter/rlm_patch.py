@@ -1,9 +1,13 @@
-"""The ``interpreter=`` keyword of ``dspy.RLM``, where DSPy dropped it (3.3 and later).
+"""The ``interpreter=`` keyword of ``dspy.RLM``, for the versions of DSPy that dropped it (3.3 and later).
 
-Up to 3.2.1 ``dspy.RLM(signature, interpreter=obj)`` runs on an interpreter that the caller owns: not shut down, its
-state kept between calls. Later versions take ``interpreter_factory`` only. :func:`install` wraps ``RLM.__init__`` so
-that both spellings work; nothing else of DSPy is touched. The environment variable
-``DAYTONA_KERNEL_RLM_KEYWORD=off`` leaves ``dspy.RLM`` alone.
+Up to 3.2.1 ``dspy.RLM(signature, interpreter=obj)`` runs on an interpreter that belongs to the caller: it is not shut
+down, and its state is kept between calls. Later versions take ``interpreter_factory`` only. :func:`install` wraps
+``RLM.__init__`` so that both spellings work; nothing else of DSPy is changed. The environment variable
+``DAYTONA_KERNEL_RLM_KEYWORD=off`` leaves ``dspy.RLM`` as it is.
+
+RLM gets a :class:`LeaseFactory`, which lends the caller's interpreter to one run at a time. The run works on an
+:class:`InterpreterLease`, whose ``shutdown()`` only returns the interpreter. A nested RLM, or a run in another thread,
+gets a fresh interpreter of the same configuration meanwhile; RLM shuts that down itself.
 """
 
 from __future__ import annotations
@@ -14,25 +18,42 @@ import functools
 import inspect
 import threading
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import dspy
 
 from ..config import rlm_keyword_wanted
 from ..recording.dspy_callback import attached
+from .dspy_compat import CodeInterpreterError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Interpreter(Protocol):
+    """The protocol that DSPy asks of an interpreter."""
+
+    @property
+    def tools(self) -> dict[str, Callable[..., object]]:
+        """Host functions that code can call, by name."""
+
+    def start(self) -> None:
+        """Start a session."""
+
+    def execute(self, code: str, variables: dict[str, Any] | None = None) -> object:
+        """Run code."""
+
+    def shutdown(self) -> None:
+        """End the session."""
 
 
 class LeaseFactory:
-    """The factory that RLM gets: lends the caller's interpreter to one run at a time.
+    """The interpreter factory of one caller's interpreter, which it lends to one run at a time."""
 
-    Whoever asks while it is lent (a nested RLM, another thread) gets a fresh interpreter of the same configuration,
-    which RLM shuts down itself.
-    """
-
-    def __init__(self, interpreter: Any) -> None:
+    def __init__(self, interpreter: Interpreter) -> None:
         self._interpreter = interpreter
         self._lease_lock = threading.Lock()
-        self._own_tools: dict[str, Any] = {}
+        self._own_tools: dict[str, Callable[..., object]] = {}
         self._own_instructions = ""
 
     @property
@@ -42,88 +63,94 @@ class LeaseFactory:
             return self._own_instructions
         return str(getattr(self._interpreter, "execution_instructions", ""))
 
-    def __call__(self) -> Any:
-        """Return a lease on the interpreter, or a fresh one."""
+    def __call__(self) -> Interpreter:
+        """Return a lease on the interpreter, or a fresh interpreter while it is lent.
+
+        Raises:
+            CodeInterpreterError: If it is lent and has no ``spawn()``.
+        """
         own_instructions = self.execution_instructions
         if self._lease_lock.acquire(blocking=False):
             self._own_instructions = own_instructions
             self._own_tools = dict(self._interpreter.tools)
             return InterpreterLease(self._interpreter, self._lease_lock)
-        spawn = getattr(self._interpreter, "spawn", None)
+        spawn: Callable[[], Interpreter] | None = getattr(self._interpreter, "spawn", None)
         if spawn is None:
-            raise dspy.primitives.code_interpreter.CodeInterpreterError(
+            raise CodeInterpreterError(
                 f"{type(self._interpreter).__name__} is in use by another run and has no spawn(): "
                 "pass interpreter_factory= instead."
             )
         fresh = spawn()
-        fresh.tools.clear()  # those of the run that has the interpreter are not this one's
+        fresh.tools.clear()  # it may have copied the tools of the run that has the interpreter
         fresh.tools.update(self._own_tools)
         return fresh
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> LeaseFactory:
-        """Copy the interpreter by its own rules."""
+    def __deepcopy__(self, memo: dict[int, object]) -> LeaseFactory:
+        """Return a factory of a deep copy of the interpreter."""
         return LeaseFactory(copy.deepcopy(self._interpreter, memo))
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the interpreter by its own rules."""
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the interpreter, by its own rules."""
         return LeaseFactory, (self._interpreter,)
 
 
 class InterpreterLease:
-    """The interpreter for one run: all of it, except that ``shutdown()`` only gives it back.
+    """An interpreter lent to one run: everything reaches the interpreter, but ``shutdown()`` only returns it.
 
-    The run's tools and output fields are taken out again then.
+    The run's tools and output fields are removed from it then.
     """
 
-    def __init__(self, interpreter: Any, lease_lock: threading.Lock) -> None:
+    def __init__(self, interpreter: Interpreter, lease_lock: threading.Lock) -> None:
         fields = getattr(interpreter, "output_fields", None)
         self.__dict__["_lease"] = (interpreter, dict(interpreter.tools), fields)
-        # Called once, by shutdown() or when a lease that nobody gave back is dropped.
+        # Called once, by shutdown() or when a lease that was never returned is dropped.
         self.__dict__["_release"] = weakref.finalize(self, lease_lock.release)
         self.__dict__["_callback"] = contextlib.ExitStack()
         if getattr(interpreter, "recording_wanted", False):
-            self._callback.enter_context(attached())  # for the context that this run is in
+            self._callback.enter_context(attached())  # for the context of this run
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # copy and pickle look for theirs before there is a lease
+        if name.startswith("__"):  # copy and pickle look special methods up before __init__ has run
             raise AttributeError(name)
         return getattr(self._lease[0], name)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """Copy the interpreter by its own rules; a loan cannot be doubled."""
+    def __deepcopy__(self, memo: dict[int, object]) -> object:
+        """Return a deep copy of the interpreter: a lease cannot be copied."""
         return copy.deepcopy(self._lease[0], memo)
 
-    def __copy__(self) -> Any:
-        """Copy the interpreter by its own rules; a loan cannot be doubled."""
+    def __copy__(self) -> object:
+        """Return a copy of the interpreter: a lease cannot be copied."""
         return copy.copy(self._lease[0])
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the interpreter by its own rules."""
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the interpreter, by its own rules."""
         return tuple(self._lease[0].__reduce__())
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         setattr(self._lease[0], name, value)
 
-    # isinstance() against DSPy's protocol looks for these four without calling __getattr__ (Python 3.12 and later).
+    # isinstance() against DSPy's protocol finds these four without __getattr__ (Python 3.12 and later).
 
     @property
-    def tools(self) -> Any:
+    def tools(self) -> dict[str, Callable[..., object]]:
         """The interpreter's tools."""
-        return self._lease[0].tools
+        tools: dict[str, Callable[..., object]] = self._lease[0].tools
+        return tools
 
     def start(self) -> None:
         """Start the interpreter."""
         self._lease[0].start()
 
-    def execute(self, code: str, variables: dict[str, Any] | None = None) -> Any:
-        """Execute on the interpreter."""
-        return self._lease[0].execute(code, variables)
+    def execute(self, code: str, variables: dict[str, Any] | None = None) -> object:
+        """Run code on the interpreter."""
+        result: object = self._lease[0].execute(code, variables)
+        return result
 
     def shutdown(self) -> None:
-        """Give the interpreter back as it was lent, its variables apart. Calling it again does nothing."""
+        """Return the interpreter as it was lent; its variables stay changed. Calling it again does nothing."""
         if not self._release.alive:
             return
-        with contextlib.suppress(ValueError):  # shut down in another context than it was lent in, which has ended
+        with contextlib.suppress(ValueError):  # another context than at the start, and that one has ended
             self._callback.close()
         interpreter, tools, fields = self._lease
         interpreter.tools.clear()
@@ -134,9 +161,9 @@ class InterpreterLease:
 
 
 def install() -> bool:
-    """Give ``dspy.RLM`` the keyword; return whether anything was changed.
+    """Give ``dspy.RLM`` the keyword, and return whether anything was changed.
 
-    Nothing is where DSPy has the keyword itself, where it was installed before, or where the off switch is set.
+    Nothing is changed if DSPy has the keyword itself, if it was installed before, or if the environment forbids it.
     """
     original = dspy.RLM.__init__
     signature = inspect.signature(original)
@@ -144,7 +171,7 @@ def install() -> bool:
         return False
 
     @functools.wraps(original)
-    def __init__(self: Any, *args: Any, interpreter: Any = None, **kwargs: Any) -> None:
+    def __init__(self: dspy.RLM, *args: object, interpreter: object = None, **kwargs: object) -> None:
         if interpreter is not None:
             if "interpreter_factory" in kwargs:
                 raise TypeError("pass interpreter= or interpreter_factory=, not both")
@@ -152,7 +179,7 @@ def install() -> bool:
                 what = interpreter.__name__ if isinstance(interpreter, type) else type(interpreter).__name__
                 raise TypeError(f"interpreter= takes an interpreter object such as KernelInterpreter(), not {what}")
             kwargs["interpreter_factory"] = LeaseFactory(interpreter)
-        original(self, *args, **kwargs)
+        original(self, *args, **kwargs)  # type: ignore[arg-type]  # RLM checks its own arguments
 
     keyword = inspect.Parameter("interpreter", inspect.Parameter.KEYWORD_ONLY, default=None)
     __init__.__signature__ = signature.replace(parameters=[*signature.parameters.values(), keyword])  # type: ignore[attr-defined]

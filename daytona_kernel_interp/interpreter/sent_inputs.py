@@ -1,9 +1,9 @@
-"""Inputs: which variables the kernel has from earlier cells, so that what did not change is not sent again.
+"""Variables that the kernel keeps from earlier cells, so that an unchanged value is not sent again.
 
-A large value is known by the hash of its encoding. That costs encoding it, which can often be spared: an exact ``str``
-or ``bytes`` cannot change, so the same object, or an equal one, is the same value. Anything else may have been changed
-in place; where it consists of nothing but Python's plain types, its ``marshal`` form tells, ten times as fast to make
-as the encoding.
+A large value is identified by the hash of its encoding. To compute it, the value has to be encoded, which two shortcuts
+avoid. An exact ``str`` or ``bytes`` cannot change, so the same object, or an equal one, is the same value. Any other
+object may have been changed in place; if it consists of Python's plain types only, a hash of its ``marshal`` form shows
+whether it was. That form takes a tenth of the time of the encoding.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import marshal
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..codec import values
 from ..codec.value_hash import hash_of
@@ -25,7 +25,7 @@ _MAX_NAMES = 64
 
 @dataclass(frozen=True)
 class EncodedInput:
-    """A variable on its way: ``buffers`` is empty if the kernel has it, ``key`` if the value is a small one."""
+    """An encoded variable. ``buffers`` is empty if the kernel has the value, ``key`` if the value is small."""
 
     key: str
     buffers: Sequence[values.Buffer]
@@ -34,31 +34,27 @@ class EncodedInput:
 @dataclass(frozen=True)
 class _SentValue:
     key: str
-    value: Any  # an exact str or bytes; the reference keeps its identity from being another's
+    value: object  # an exact str or bytes; the reference keeps its id from being used again
     mark: bytes | None  # hash of the marshal form of any other value
-    arrow: bool  # whether its frames went as Arrow IPC: it has another hash then
+    arrow: bool  # whether its frames were encoded as Arrow IPC, which gives another hash
 
 
 class SentInputs:
-    """What one interpreter's kernel has."""
+    """The variables that the kernel of one interpreter keeps."""
 
     def __init__(self) -> None:
         self._sent: dict[str, _SentValue] = {}
         self._cached_keys: frozenset[str] = frozenset()
 
     def set_cached_keys(self, keys: Sequence[str]) -> None:
-        """The kernel tells after each cell which values it keeps, and whether it has pyarrow.
+        """Set the keys that the kernel reported after a cell: the values that it keeps, and whether it has pyarrow.
 
-        Without that, or with another kernel, it has none.
+        Call it without keys for a new kernel.
         """
         self._cached_keys = frozenset(keys)
 
-    def forget(self) -> None:
-        """Let go of the values."""
-        self._sent, self._cached_keys = {}, frozenset()
-
-    def encode(self, name: str, value: Any, max_bytes: int | None) -> EncodedInput:
-        """Return what to send for a variable.
+    def encode(self, name: str, value: object, max_bytes: int | None) -> EncodedInput:
+        """Return the encoding of a variable, or its key alone if the kernel has the value.
 
         Raises:
             UnsupportedValue, ValueTooLarge: As for :func:`values.dumps`.
@@ -84,26 +80,26 @@ class SentInputs:
             del self._sent[next(iter(self._sent))]
 
 
-def _is_constant(value: Any) -> bool:
+def _is_constant(value: object) -> bool:
     return type(value) is str or type(value) is bytes
 
 
-def _is_same(sent: _SentValue, value: Any) -> bool:
+def _is_same(sent: _SentValue, value: object) -> bool:
     if sent.value is not None:
         return sent.value is value or (type(sent.value) is type(value) and bool(sent.value == value))
     return sent.mark is not None and sent.mark == _fingerprint(value)
 
 
-def _fingerprint(value: Any) -> bytes | None:
-    """Return a hash that differs wherever values of plain types differ, or None.
+def _fingerprint(value: object) -> bytes | None:
+    """Return a hash that differs if values of plain types differ; None for other types.
 
-    Version 2 of the format has no references, which would depend on who else holds the parts. Objects with a buffer,
-    such as arrays, look like bytes in it: the caller does not ask for values that had any, and a value that has some
-    now cannot look like one that had none.
+    Version 2 of marshal's format has no references, which would depend on other holders of the parts. Objects with a
+    buffer, such as arrays, have the form of bytes: no fingerprint is kept of a value that has such a part, and a value
+    that has one now differs from a value that had none.
     """
     if _is_constant(value):
         return None
     try:
-        return hashlib.sha256(marshal.dumps(value, 2)).digest()
-    except ValueError:  # of another type, or too deep
+        return hashlib.sha256(marshal.dumps(value, 2)).digest()  # type: ignore[arg-type]
+    except ValueError:  # another type, or nested too deeply
         return None

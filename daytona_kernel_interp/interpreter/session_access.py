@@ -185,9 +185,11 @@ class SessionAccess:
     def _run(self, request: CellRequest, settings: CallSettings, step: StepRecorder | NullStep) -> ExecutionResult:
         context = self.cell_context()
         try:
-            result = io_loop().run(self._cell(request, settings, context, None, step))
+            cell = self._cell(request, settings, context, None, step)
+            result = io_loop().run(cell)
             if result.cell.input_evicted and request.complete_request is not None:  # nothing has run
-                result = io_loop().run(self._cell(request.complete_request(), settings, context, None, step))
+                cell = self._cell(request.complete_request(), settings, context, None, step)
+                result = io_loop().run(cell)
         except BaseException as error:  # re-raised, as the class that DSPy expects
             self.raise_for_dspy(error)
         self._note_end(result, step)
@@ -289,7 +291,7 @@ class SessionAccess:
                 self.outputs = error.cell.outputs
                 cause, text = error.error, f"{type(error.error).__name__}: {error.error}"
                 if log_tail := getattr(cause, "stderr", "").strip():
-                    text += f"\nLast words of the kernel:\n{log_tail[-_LOG_TAIL_CHARS:]}"
+                    text += f"\nEnd of the kernel's log:\n{log_tail[-_LOG_TAIL_CHARS:]}"
                 self._ended = self._ended or str(cause)
                 raise to_dspy_error(cause, error_text(text, None, error.cell.text())) from cause
             case KernelError() if not isinstance(error, CodeInterpreterError):

@@ -86,10 +86,10 @@ class Transfer:
             folder = here if size is None else here.parent
             folder.mkdir(parents=True, exist_ok=True)
             if name and not folder.resolve().is_relative_to(target.resolve()):
-                raise CodeInterpreterError(f"download(): {folder} leads out of {target}: remove that link first.")
+                raise CodeInterpreterError(f"download(): {folder} is a link out of {target}: remove it first.")
             if size is None:
                 continue
-            unfinished = here.with_name(f".{secrets.token_hex(8)}.part")  # no name that the sandbox could have chosen
+            unfinished = here.with_name(f".{secrets.token_hex(8)}.part")  # a name that the sandbox cannot guess
             try:
                 with unfinished.open("xb") as file:
                     for data in self._read_chunks(str(source / name), size):
@@ -108,9 +108,9 @@ class Transfer:
             chunk_bytes = min(self._chunk_bytes(), size - at)
             data = self._request("download", {"do": "read", "path": path, "at": at, "size": chunk_bytes})
             if not isinstance(data, bytes) or len(data) > chunk_bytes:
-                raise CodeInterpreterError("The sandbox sent another piece of a file than it was asked for.")
+                raise CodeInterpreterError("The sandbox sent a piece of a file that was not requested.")
             if not data:
-                return  # it has become shorter meanwhile
+                return  # the file has become shorter meanwhile
             at += len(data)
             yield data
 
@@ -145,7 +145,7 @@ class Transfer:
 
 
 def _local_entries(source: Path) -> Iterator[tuple[str, int | None]]:
-    """Yield names below ``source`` and sizes; a folder, before what is in it, has none; a file's own name is empty."""
+    """Yield names below ``source`` and sizes: None for a folder, before its content. A single file has no name."""
     if not source.is_dir():
         yield "", source.stat().st_size
         return
@@ -162,7 +162,7 @@ def _reraise(error: OSError) -> None:
 
 
 def _checked(entry: object) -> tuple[str, int | None]:
-    """Return a name and a size as the sandbox listed them, if the name stays within the folder."""
+    """Return the name and the size of a listed entry, if the name stays inside the folder."""
     match entry:
         case (str(name), int(size) | (None as size)) if size is None or (type(size) is int and size >= 0):
             parts = PurePosixPath(name).parts
@@ -170,6 +170,6 @@ def _checked(entry: object) -> tuple[str, int | None]:
                 return name, size
     try:
         named = repr(entry)[:200]
-    except ValueError:  # a number of too many digits
-        named = f"one of type {type(entry).__name__}"
-    raise CodeInterpreterError(f"download(): the sandbox named a file that cannot be one of the folder's: {named}.")
+    except ValueError:  # an int with more digits than Python converts
+        named = f"an entry of type {type(entry).__name__}"
+    raise CodeInterpreterError(f"download(): the sandbox listed a file that cannot be inside the folder: {named}.")

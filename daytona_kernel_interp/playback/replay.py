@@ -350,7 +350,7 @@ class _Replay:
             return edited
         if missed:
             return "a call is not on the tape"
-        if any(step == entry.index for step, _ in self._answered_otherwise()):
+        if any(step == entry.index for step, _ in self._live_differences()):
             return "live tool"
         if followed:
             return f"follows from step {', '.join(map(str, followed))}"
@@ -372,12 +372,12 @@ class _Replay:
             for call in self._tape.left(step) if step in ran else ():
                 text, cause = call_text(call.name, store.load(call.arguments)), self._edited(step)
                 self._divergences.append(Divergence(step, "calls", text, "(not called)", cause))
-        for step, differs in self._answered_otherwise():
+        for step, differs in self._live_differences():
             self._divergences.append(Divergence(step, "calls", differs.expected, differs.came, "live tool"))
         self._divergences.sort(key=lambda found: found.step)
 
-    def _answered_otherwise(self) -> Iterator[tuple[int, Difference]]:
-        for step, recorded, live in self._tape_server.answered_otherwise:
+    def _live_differences(self) -> Iterator[tuple[int, Difference]]:
+        for step, recorded, live in self._tape_server.live_answers:
             for difference in self._comparison.answers(recorded, live):
                 yield step, difference
 

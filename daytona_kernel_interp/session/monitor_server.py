@@ -2,7 +2,7 @@
 
 JSON objects, one a line. ``{"op": "look", "name": str or null}`` is answered by what ``KernelDriver.inspect`` returns,
 ``{"op": "follow", "since": int}`` by ``look``, ``steps`` and ``change`` (see :class:`.steps.CellHistory`); a failure by
-``{"error": text}``. Nothing that can be said here changes the session.
+``{"error": text}``, and ``class`` where it is one of :mod:`..errors`. No request changes the session.
 
 Everything between another process and the kernel passes through the host's process as it is, so whoever cannot reach
 this socket cannot reach the kernel; and here the relay is asked too, which takes one host alone. The folder is closed
@@ -95,4 +95,4 @@ class MonitorServer:
                     return await self.follow(since)
             return {"error": "that is no question"}
         except KernelError as error:
-            return {"error": f"{type(error).__name__}: {error}"}
+            return {"error": f"{type(error).__name__}: {error}", "class": type(error).__name__}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,6 +16,7 @@ from .bodies import (
     NUMBER,
     OBJECT,
     STRING,
+    answer_with,
     api_error,
     list_item,
     number_in,
@@ -419,21 +419,6 @@ class Api:
     async def _op_getSnapshotBuildLogsUrl(self, call: Call) -> web.StreamResponse:
         snapshot = self._snapshot(call)
         return web.json_response({"url": f"http://{self._world.address}/snapshots/{snapshot.id}/build-logs"})
-
-
-async def answer_with(fault: Fault, request: web.Request, now: float) -> web.StreamResponse:
-    """Answer as a fault says: nothing, a closed connection, or its status."""
-    if fault.hang:
-        await asyncio.Event().wait()
-    if fault.refuse or fault.status is None:
-        if request.transport is not None:
-            request.transport.abort()
-        return web.Response(status=500)
-    if fault.body or fault.status == 502:
-        return web.Response(status=fault.status, text=fault.body, headers=fault.headers)
-    answer = api_error(Refused(fault.status, "a planned fault"), request.path, now)
-    answer.headers.update(fault.headers)
-    return answer
 
 
 def _record_from(asked: Mapping[str, Any], organization: str, now: float) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from .model import Record, Refused
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .faults import Fault
     from .images import Snapshot
 
 _REASONS = {
@@ -56,6 +58,21 @@ def api_error(error: Refused, path: str, now: float) -> web.Response:
         "message": error.message,
     }
     return web.json_response(body, status=error.status)
+
+
+async def answer_with(fault: Fault, request: web.Request, now: float) -> web.StreamResponse:
+    """Return the response that a fault defines: none at all, a closed connection, or its status."""
+    if fault.hang:
+        await asyncio.Event().wait()
+    if fault.refuse or fault.status is None:
+        if request.transport is not None:
+            request.transport.abort()
+        return web.Response(status=500)
+    if fault.body or fault.status == 502:
+        return web.Response(status=fault.status, text=fault.body, headers=fault.headers)
+    answer = api_error(Refused(fault.status, "a planned fault"), request.path, now)
+    answer.headers.update(fault.headers)
+    return answer
 
 
 def daemon_error(error: Refused, method: str, path: str, now: float, source: str = "DAYTONA_DAEMON") -> web.Response:

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, quote, unquote
 
 from aiohttp import web
 
-from .bodies import MAX_PORT, daemon_error
+from .bodies import MAX_PORT, answer_with, daemon_error
 from .faults import Fault, shape_of
 from .model import Record, Refused, State, new_token
 from .processes import MachineGone
@@ -186,8 +186,6 @@ class Previews:
             await send_and_drop(made, forwarded, body)
 
     async def _faulty(self, request: web.Request, fault: Fault) -> web.StreamResponse:
-        from .api import answer_with
-
         return await answer_with(fault, request, self._world.clock.now())
 
     def unauthorized(self, request: web.Request) -> web.Response:

@@ -283,7 +283,7 @@ def test_a_sandbox_cannot_write_outside_of_the_folder(
 ) -> None:
     """It may list whatever it likes."""
     hostile(entry)
-    with pytest.raises(CodeInterpreterError, match="cannot be one of the folder's"):
+    with pytest.raises(CodeInterpreterError, match="cannot be inside the folder"):
         interp.download("folder", tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
 
@@ -299,7 +299,7 @@ def test_a_link_in_the_folder_is_no_way_out(
     (copy / "link").symlink_to(outside)
     (copy / "file").symlink_to(outside / "secret")
     hostile(("", None), ("file", 1), ("link/secret", 1))
-    with pytest.raises(CodeInterpreterError, match=r"link leads out of .*copy: remove that link first"):
+    with pytest.raises(CodeInterpreterError, match=r"link is a link out of .*copy: remove it first"):
         interp.download("folder", copy)
     assert (outside / "secret").read_text() == "mine"
     assert (copy / "file").read_text() == "x"
@@ -320,7 +320,7 @@ def test_a_piece_that_is_none_is_refused(
 ) -> None:
     """More than was asked for is not written, and nothing of the file is left."""
     hostile(("", 1), piece=b"xx")
-    with pytest.raises(CodeInterpreterError, match="another piece of a file"):
+    with pytest.raises(CodeInterpreterError, match="a piece of a file that was not requested"):
         interp.download("one", tmp_path / "one")
     assert list(tmp_path.iterdir()) == []
 

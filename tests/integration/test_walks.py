@@ -45,7 +45,7 @@ class Profile:
 
     def __exit__(self, *exc_info: object) -> None:
         sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]  # typeshed lacks None before Python 3.12
+        threading.setprofile(None)
         io_loop().submit(self._on_loop(False)).result()
 
     async def _on_loop(self, on: bool) -> None:

@@ -16,6 +16,7 @@ from daytona_kernel_interp.client.outputs import CellError, DisplayData, Execute
 from daytona_kernel_interp.codec.records import Record, SequenceRecord
 from daytona_kernel_interp.errors import (
     CellNotRun,
+    HostLost,
     KernelDied,
     KernelError,
     RecordingError,
@@ -46,7 +47,7 @@ REACHED: tuple[type, ...] = (
 )
 ERRORS: tuple[type, ...] = (
     *(KernelError, SandboxFailed, SandboxGone, TunnelLost, CellNotRun, WireMismatch, KernelDied),
-    *(SessionNotFound, RecordingError, ReplayMismatch),
+    *(SessionNotFound, HostLost, RecordingError, ReplayMismatch),
 )
 PROTOCOLS = (
     *("__call__", "__enter__", "__exit__", "__aenter__", "__aexit__", "__len__", "__iter__", "__getitem__"),
@@ -91,6 +92,9 @@ def public_api(folder: Path) -> str:
 def _described(name: str, value: Any) -> Iterator[str]:
     if not inspect.isclass(value):
         yield from _signature(f"def {name}", value)
+        return
+    if issubclass(value, Exception):  # listed with the errors
+        yield f"class {name}"
         return
     yield from _signature(f"class {name}", value)
     fields = [each.name for each in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []

@@ -1,4 +1,4 @@
-"""Where Daytona's key is found: where Daytona's SDK finds it."""
+"""Daytona's key is found in the same places as by Daytona's SDK."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VARIABLES = ("DAYTONA_API_KEY", "DAYTONA_JWT_TOKEN", "DAYTONA_ORGANIZATION_ID", 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, and an environment that says nothing."""
+    """An empty working directory, and an environment without Daytona's variables."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
@@ -24,7 +24,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_key_in_a_file_counts_as_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment comes before .env.local, and that before .env; an empty one is none."""
+    """The environment has priority over .env.local, and that over .env; an empty variable counts as unset."""
     assert daytona_credential() is None
     (folder / ".env").write_text("DAYTONA_API_KEY=of-env\n")
     assert daytona_credential() == ("DAYTONA_API_KEY", {"Authorization": "Bearer of-env"})
@@ -39,7 +39,7 @@ def test_a_key_in_a_file_counts_as_one(folder: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_token_of_an_organisation_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no key."""
+    """A token is used if there is no key."""
     monkeypatch.setenv("DAYTONA_JWT_TOKEN", "token")
     monkeypatch.setenv("DAYTONA_ORGANIZATION_ID", "org")
     found = daytona_credential()
@@ -52,6 +52,6 @@ def test_a_token_of_an_organisation_will_do(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_file_that_cannot_be_read_has_none(folder: Path) -> None:
-    """It is no reason to fail."""
+    """An unreadable file is ignored."""
     (folder / ".env").write_bytes(b"\xff\xfe\x00")
     assert daytona_credential() is None

@@ -1,4 +1,4 @@
-"""What importing the package loads: each look is a fresh Python."""
+"""Modules that importing the package loads, each checked in a fresh Python process."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def test_the_package_alone_costs_nothing() -> None:
 
 
 def test_a_description_costs_little() -> None:
-    """``DaytonaSandbox()`` is data: it loads neither Daytona's SDK nor DSPy, and no client is in it."""
+    """``DaytonaSandbox()`` is data: it loads neither Daytona's SDK nor DSPy, and has no client."""
     loaded = loaded_after("from daytona_kernel_interp import DaytonaSandbox; repr(DaytonaSandbox(keep=True))")
     assert not loaded & {"dspy", "daytona", "zmq", "aiohttp", "pydantic"}
 
 
 def test_what_the_sandbox_loads_knows_no_host() -> None:
-    """The guest and all that it imports of ours run without DSPy and Daytona's SDK."""
+    """The guest, with all modules of the package that it imports, needs neither DSPy nor Daytona's SDK."""
     code = "import daytona_kernel_interp.guest.kernel.kernel_app, daytona_kernel_interp.guest.relay.server"
     loaded = loaded_after(code)
     assert {"ipykernel", "websockets"} <= loaded
@@ -42,7 +42,7 @@ def test_what_the_sandbox_loads_knows_no_host() -> None:
 
 
 def test_the_wire_is_standard_library() -> None:
-    """``wire`` loads nothing that a bare Python lacks, and no socket, loop or thread of its own."""
+    """``wire`` and ``codec.values`` load the standard library only."""
     modules = ("wire.comm", "wire.protocol_errors", "wire.frames", "wire.hello", "wire.stream", "codec.values")
     code = "; ".join(f"import daytona_kernel_interp.{module}" for module in modules)
     third_party = loaded_after(code) - loaded_after("") - set(sys.stdlib_module_names)

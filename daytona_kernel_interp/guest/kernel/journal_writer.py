@@ -1,8 +1,22 @@
 """The kernel's journal, as the kernel writes it; ``guest.relay.journal_reader`` reads it. Format: ``wire/journal.py``.
 
-A message is recorded before it is given to ZMQ, so the journal has every message, whether it reached a host or not.
-Printed text that is in no message yet is in shared memory, which outlives the process. It counts as published from the
-write on that completes its message in the journal, so a crash at any point neither loses nor repeats text.
+A host whose link could not resume reads from the journal what it missed, so every message must be in it: a message is
+recorded before it is given to ZMQ. What the journal must survive is the death of the kernel at any instruction.
+
+*Records.* One ``write`` appends one record, so a record in the file is complete or the last one. Segments are deleted
+from the oldest on; the first record of a new segment says which cell is running. A record that could not be written
+leaves a gap, and a GAP record precedes the next one. The cell never sees an error.
+
+*Text that is in no message yet.* Printed text waits up to 20 ms in a buffer of the process. ``PendingText`` has a copy
+in a mapped file, which the operating system keeps when the process is killed. Publishing takes three steps::
+
+    1. announce   this thread publishes the stream's text up to position `end`
+    2. claim      before the record is written: the text up to `end` counts as published
+                  as soon as segment N has S bytes, which is what the write below makes true
+    3. write      the record of the message, then `published` moves the start of the text
+
+A reader compares the claim with the size of the segment. If the process dies before step 3, the text is pending and in
+no record; after it, in a record and not pending. There is no moment in which text is lost or repeated.
 """
 
 from __future__ import annotations
@@ -81,12 +95,12 @@ class JournalWriter:
         if os.getpid() != self._pid:
             return  # the parent publishes the messages of a forked child
         claim = None if self._pending is None else self._pending.take_publishing()
-        views = [memoryview(frame).cast("B") for frame in frames]
+        views = [memoryview(frame).cast("B") for frame in frames]  # frames may be of any buffer type
         if sum(map(len, views)) <= MAX_RECORD_BYTES // 2 and len(views) <= MAX_FRAMES:
             self._write(JournalRecord(RecordKind.IOPUB, join_frames(views)), claim)
             return
         start = next((i for i, frame in enumerate(views) if frame == MESSAGE_DELIMITER), 0)
-        payload = join_frames(views[: start + 5])
+        payload = join_frames(views[: start + 5])  # up to the metadata: without content and buffers
         fits = len(payload) <= MAX_RECORD_BYTES
         self._write(JournalRecord(RecordKind.OMITTED, payload) if fits else JournalRecord(RecordKind.GAP), claim)
 
@@ -100,7 +114,7 @@ class JournalWriter:
                         data = encode_record(JournalRecord(RecordKind.CONTINUED, self._running)) + data
                 if self._gap:
                     data = encode_record(JournalRecord(RecordKind.GAP)) + data
-                if claim is not None and self._pending is not None:
+                if claim is not None and self._pending is not None:  # before the write, which makes it true
                     self._pending.claim(claim, self._number, self._size + len(data))
                 written = os.write(self._fd, data)
                 self._size += written
@@ -108,6 +122,7 @@ class JournalWriter:
                     raise OSError("short write")
                 self._gap = False
             except OSError:
+                # The segment may end in a part of a record, after which nothing can be read: begin another one.
                 self._gap = True
                 if self._fd >= 0:
                     os.close(self._fd)
@@ -164,6 +179,7 @@ class PendingText:
         data = text.encode("utf-8", "replace")
         start, end = self._starts[name], self._ends[name]
         if name in self._overflowed or end - start + len(data) > PENDING_BYTES:
+            # Positions must stay those of the stream: text after a hole would get the positions of the missing text.
             self._overflowed.add(name)
             return
         base, place = stream_offset(name), end % PENDING_BYTES

@@ -1,4 +1,4 @@
-"""Tests of ``outcome``: what a hostile kernel sends as a cell's value or answer. True cells are tested with kernels."""
+"""Values and submissions of a hostile kernel; results of real cells are tested with kernels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HUGE = 10**100_000  # Python refuses to write it
 
 
 def cell(value: Any) -> OutputCollector:
-    """Return a cell that showed a result, whatever the value that came with it."""
+    """Return a cell that showed a result, with ``value`` as its transferred value."""
     made = OutputCollector("1")
     made.value = dumps(value)
     content = {"data": {"text/plain": "shown"}, "metadata": {}}
@@ -35,7 +35,7 @@ def library_values() -> list[Any]:
 
 
 def test_what_json_does_not_have_is_shown_by_its_repr() -> None:
-    """Frames have no truth, arrays no single one, and of some numbers there is no text: none of that is raised."""
+    """Frames and arrays have no truth value, and some numbers no text; the repr is returned, and nothing raised."""
     for value in [HUGE, [HUGE], {"a": HUGE}, "\ud800", *library_values()]:
         assert execute_result(cell(value), "", raw_only=False) == "shown"
     assert execute_result(cell([1, 2]), "", raw_only=False) == [1, 2]
@@ -43,12 +43,12 @@ def test_what_json_does_not_have_is_shown_by_its_repr() -> None:
 
 @given(strategies.VALUES)
 def test_any_value_is_returned_or_shown(value: Any) -> None:
-    """Whatever it is, there is something to return."""
+    """Every value gives a result."""
     execute_result(cell(value), "", raw_only=False)
 
 
 def test_an_answer_is_a_dict_of_the_fields() -> None:
-    """Nothing else passes for one, however it compares."""
+    """Anything else is refused, whatever its ``==`` returns."""
     assert parse_submission(dumps({"a": HUGE}), ["a"]) == {"a": HUGE}
     for value in [HUGE, [], "a", {"b": 1}, {1: 2}, {("a",): 1}, Record("x", {"a": 1}), *library_values()]:
         with pytest.raises(RemoteProtocolError, match="are not the output fields"):

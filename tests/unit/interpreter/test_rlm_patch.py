@@ -1,4 +1,4 @@
-"""Tests of ``rlm_keyword``: lending an interpreter, and the keyword on any version of DSPy."""
+"""The ``interpreter=`` keyword on any version of DSPy, and the lease of the caller's interpreter."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ pytestmark = pytest.mark.dspy
 
 
 class FakeInterpreter:
-    """What RLM needs of an interpreter, written down."""
+    """An interpreter that records the calls of RLM."""
 
     execution_instructions = "Be brief."
 
-    def __init__(self, tools: dict[str, Callable[..., str]] | None = None) -> None:
-        self.tools: dict[str, Callable[..., str]] = dict(tools or {})
+    def __init__(self, tools: dict[str, Callable[..., object]] | None = None) -> None:
+        self.tools: dict[str, Callable[..., object]] = dict(tools or {})
         self.output_fields: list[dict[str, str]] | None = None
         self.done: list[Any] = []
 
@@ -51,14 +51,14 @@ class Unspawnable(FakeInterpreter):
 
 
 class FactoryRLM:
-    """``dspy.RLM`` as it is where the keyword was dropped, as far as it matters here."""
+    """The constructor of ``dspy.RLM`` in the versions without the keyword."""
 
     def __init__(self, signature: str, *, interpreter_factory: Any = None) -> None:
         self.signature, self.factory = signature, interpreter_factory
 
 
 class KeywordRLM:
-    """``dspy.RLM`` as it was."""
+    """The constructor of ``dspy.RLM`` in the versions with the keyword."""
 
     def __init__(self, signature: str, *, interpreter: Any = None) -> None:
         self.interpreter = interpreter
@@ -82,7 +82,7 @@ def patched(monkeypatch: pytest.MonkeyPatch) -> type[FactoryRLM]:
 
 
 def test_a_lease_is_the_interpreter_for_one_run() -> None:
-    """What the run does reaches the interpreter; its shutdown does not."""
+    """The run's calls reach the interpreter; its shutdown does not."""
     interpreter = FakeInterpreter()
     lease = LeaseFactory(interpreter)()
     lease.start()
@@ -93,9 +93,9 @@ def test_a_lease_is_the_interpreter_for_one_run() -> None:
 
 
 def test_a_lease_reads_and_writes_through() -> None:
-    """Attributes that RLM sets arrive at the interpreter, and those it reads are the interpreter's."""
+    """Attributes that RLM sets are set on the interpreter, and those that it reads are read from it."""
     interpreter = FakeInterpreter()
-    lease = LeaseFactory(interpreter)()
+    lease: Any = LeaseFactory(interpreter)()
     lease.output_fields = [{"name": "answer"}]
     lease.tools["f"] = tool
     assert (interpreter.output_fields, interpreter.tools) == ([{"name": "answer"}], {"f": tool})
@@ -105,10 +105,10 @@ def test_a_lease_reads_and_writes_through() -> None:
 
 
 def test_the_interpreter_comes_back_as_it_was_lent() -> None:
-    """The run's tools and output fields are taken out again; the dict stays the caller's own object."""
+    """The run's tools and output fields are removed; the dict stays the caller's own object."""
     interpreter = FakeInterpreter({"own": tool})
     tools = interpreter.tools
-    lease = LeaseFactory(interpreter)()
+    lease: Any = LeaseFactory(interpreter)()
     lease.tools["llm_query"] = tool
     del lease.tools["own"]
     lease.output_fields = [{"name": "answer"}]
@@ -118,7 +118,7 @@ def test_the_interpreter_comes_back_as_it_was_lent() -> None:
 
 
 def test_one_run_at_a_time() -> None:
-    """While the interpreter is lent, who asks gets a fresh one; afterwards it is lent again."""
+    """While the interpreter is lent, the factory returns a fresh one; afterwards it lends it again."""
     interpreter = FakeInterpreter()
     borrowed = LeaseFactory(interpreter)
     lease, fresh = borrowed(), borrowed()
@@ -133,7 +133,7 @@ def test_one_run_at_a_time() -> None:
 
 
 def test_a_second_shutdown_does_not_end_the_next_lease() -> None:
-    """A lease is given back once: said late again, it touches neither the lock nor the next run's tools."""
+    """A lease is returned once: a late second shutdown changes neither the lock nor the next run's tools."""
     interpreter = FakeInterpreter()
     borrowed = LeaseFactory(interpreter)
     first = borrowed()
@@ -146,7 +146,7 @@ def test_a_second_shutdown_does_not_end_the_next_lease() -> None:
 
 
 def test_an_interpreter_that_cannot_spawn_says_so() -> None:
-    """The error names the class and the way out."""
+    """The error names the class and the alternative."""
     borrowed = LeaseFactory(Unspawnable())
     lease = borrowed()
     with pytest.raises(dspy.primitives.code_interpreter.CodeInterpreterError, match=r"Unspawnable is in use.*factory"):
@@ -155,7 +155,7 @@ def test_an_interpreter_that_cannot_spawn_says_so() -> None:
 
 
 def test_a_fresh_interpreter_has_the_callers_own_tools_only() -> None:
-    """Who asks while the interpreter is lent does not get the tools of the run that has it."""
+    """While the interpreter is lent, a fresh one does not get the tools of that run."""
     borrowed = LeaseFactory(FakeInterpreter({"own": tool}))
     lease = borrowed()
     lease.tools["of the run"] = tool
@@ -164,7 +164,7 @@ def test_a_fresh_interpreter_has_the_callers_own_tools_only() -> None:
 
 
 def test_a_lease_that_is_dropped_is_given_back() -> None:
-    """A run that never shut its lease down does not keep the interpreter lent for ever."""
+    """An interpreter whose run never shut it down is returned when its lease is garbage collected."""
     borrowed = LeaseFactory(Unspawnable())
     borrowed()
     gc.collect()
@@ -172,18 +172,36 @@ def test_a_lease_that_is_dropped_is_given_back() -> None:
 
 
 def test_a_lease_is_a_code_interpreter() -> None:
-    """DSPy checks what a factory returns against its protocol."""
+    """DSPy checks the factory's result against its protocol."""
     assert isinstance(LeaseFactory(FakeInterpreter())(), dspy.CodeInterpreter)
 
 
 def test_instructions_are_read_from_the_factory() -> None:
-    """RLM asks the factory, not the instance, how to write code."""
+    """RLM reads the instructions from the factory, not from the interpreter."""
     assert LeaseFactory(FakeInterpreter()).execution_instructions == "Be brief."
-    assert LeaseFactory(object()).execution_instructions == ""
+    assert LeaseFactory(object()).execution_instructions == ""  # type: ignore[arg-type]
+
+
+def test_instructions_do_not_list_the_tools_of_the_run() -> None:
+    """RLM reads them again at each step; they stay those of the interpreter as it was lent."""
+
+    class Listing(FakeInterpreter):
+        """An interpreter that lists its tools."""
+
+        @property
+        def execution_instructions(self) -> str:  # type: ignore[override]
+            return f"Tools: {', '.join(self.tools)}"
+
+    factory = LeaseFactory(Listing({"own": tool}))
+    lease = factory()
+    lease.tools["of_the_run"] = tool
+    assert factory.execution_instructions == "Tools: own"
+    lease.shutdown()
+    assert factory.execution_instructions == "Tools: own"
 
 
 def test_copies_are_free_to_be_lent() -> None:
-    """A deep copy and a pickle hold an interpreter of their own, lent to nobody."""
+    """A deep copy and a pickle have an interpreter of their own, which is not lent."""
     interpreter = FakeInterpreter({"f": tool})
     borrowed = LeaseFactory(interpreter)
     borrowed()
@@ -199,7 +217,7 @@ def test_copies_are_free_to_be_lent() -> None:
 
 
 def test_both_spellings_work(patched: Any) -> None:
-    """``interpreter=`` becomes a factory that lends; ``interpreter_factory=`` stays what it is."""
+    """``interpreter=`` becomes a lease factory; ``interpreter_factory=`` is passed on unchanged."""
     interpreter = FakeInterpreter()
     lease = patched("q -> a", interpreter=interpreter).factory()
     lease.execute("1")
@@ -209,34 +227,34 @@ def test_both_spellings_work(patched: Any) -> None:
 
 
 def test_the_keyword_shows_in_the_signature(patched: Any) -> None:
-    """``help(dspy.RLM)`` and editors show it, and the rest of the signature as it was."""
+    """``help(dspy.RLM)`` and editors show it, behind the unchanged parameters."""
     parameters = inspect.signature(vars(patched)["__init__"]).parameters
     assert list(parameters) == ["self", "signature", "interpreter_factory", "interpreter"]
 
 
 def test_installing_twice_changes_nothing(patched: Any) -> None:
-    """The second call sees that the keyword is there."""
+    """The second call finds the keyword and returns False."""
     first = vars(patched)["__init__"]
     assert install() is False
     assert vars(patched)["__init__"] is first
 
 
 def test_both_at_once_are_refused(patched: Any) -> None:
-    """Two answers to one question are an error."""
+    """The two keywords exclude each other."""
     with pytest.raises(TypeError, match="not both"):
         patched("q -> a", interpreter=FakeInterpreter(), interpreter_factory=FakeInterpreter)
 
 
 @pytest.mark.parametrize(("wrong", "named"), [(FakeInterpreter, "FakeInterpreter"), (5, "int"), ("local", "str")])
 def test_what_is_no_interpreter_is_refused(patched: Any, wrong: Any, named: str) -> None:
-    """A class or anything else in its place is named."""
+    """The error names the class, or the type of the object."""
     with pytest.raises(TypeError, match=f"not {named}$"):
         patched("q -> a", interpreter=wrong)
 
 
 @pytest.mark.parametrize("value", ["off", "OFF", "0", "false", "no"])
 def test_the_switch_leaves_dspy_alone(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """With the environment variable off, RLM stays as DSPy ships it."""
+    """With the environment variable off, RLM is not changed."""
     monkeypatch.setenv("DAYTONA_KERNEL_RLM_KEYWORD", value)
     fresh = type("RLM", (FactoryRLM,), {"__init__": FactoryRLM.__init__})
     monkeypatch.setattr(dspy, "RLM", fresh)
@@ -245,7 +263,7 @@ def test_the_switch_leaves_dspy_alone(monkeypatch: pytest.MonkeyPatch, value: st
 
 
 def test_where_dspy_has_the_keyword_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DSPy's own keyword is left to DSPy."""
+    """A version of DSPy that has the keyword is not changed."""
     monkeypatch.setattr(dspy, "RLM", KeywordRLM)
     original = KeywordRLM.__init__
     assert install() is False
@@ -253,6 +271,6 @@ def test_where_dspy_has_the_keyword_nothing_is_done(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_real_rlm_takes_the_keyword() -> None:
-    """On this DSPy, whichever it is, ``dspy.RLM(..., interpreter=...)`` builds a module."""
+    """On the installed version of DSPy, ``dspy.RLM(..., interpreter=...)`` builds a module."""
     install()
     assert isinstance(dspy.RLM("question -> answer", interpreter=FakeInterpreter()), dspy.Module)

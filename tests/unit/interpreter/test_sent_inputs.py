@@ -1,4 +1,4 @@
-"""Tests of ``inputs``, ``request`` and ``guest.keeping`` together: what is sent, and what the kernel makes of it."""
+"""Variables sent by the host and kept by the kernel: ``sent_inputs``, ``request`` and the guest's ``input_cache``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LARGE = "x" * LARGE_BYTES
 
 
 class Pair:
-    """A host's inputs and a kernel's keeping; counts the bytes that pass."""
+    """A host's ``SentInputs`` and a kernel's ``InputCache``; counts the bytes between them."""
 
     def __init__(self, max_bytes: int = 1 << 30) -> None:
         self.inputs, self.keeping = SentInputs(), InputCache(max_bytes)
@@ -36,7 +36,7 @@ class Pair:
         return build_request("", variables, {}, None, max_output_chars=None, max_value_bytes=None, inputs=self.inputs)
 
     def send(self, **variables: Any) -> dict[str, Any]:
-        """Return the variables as they arrive."""
+        """Send variables and return them as they arrive."""
         request = self.request(**variables)
         try:
             return self.take(request)
@@ -54,7 +54,7 @@ class Pair:
 
 
 def same(left: Any, right: Any) -> bool:
-    """Return whether two values are the same but for their identity, True not being 1."""
+    """Return whether two values are equal and of equal types: True is not 1."""
     return repr(left) == repr(right) and type(left) is type(right)
 
 
@@ -72,7 +72,7 @@ SAMPLES: list[Callable[[], Any]] = [
 
 @pytest.mark.parametrize("make", SAMPLES)
 def test_what_did_not_change_is_not_sent_again(make: Callable[[], Any]) -> None:
-    """Neither the same object nor an equal one; and what arrives is right each time."""
+    """The same object and an equal one are not sent again; each arrives unchanged."""
     pair, value = Pair(), make()
     expected = values.loads(values.dumps(value))
     for again, given_value in enumerate([value, value, make()]):
@@ -81,7 +81,7 @@ def test_what_did_not_change_is_not_sent_again(make: Callable[[], Any]) -> None:
 
 
 def test_each_cell_gets_a_value_of_its_own() -> None:
-    """Code may change what it was given; the next cell must not see that."""
+    """A cell may change its variable in place; the next cell gets it unchanged."""
     pair, value = Pair(), {"a": [LARGE]}
     for _ in range(3):
         arrived = pair.send(v=value)["v"]
@@ -94,7 +94,7 @@ def test_each_cell_gets_a_value_of_its_own() -> None:
     [(1, True), (1, 1.0), (0.0, -0.0), ((1,), [1]), ("1", 1), (b"1", "1"), (None, False), ({1: 2}, {1.0: 2})],
 )
 def test_a_value_changed_in_place_is_sent_again(old: Any, new: Any) -> None:
-    """Also where Python calls old and new equal."""
+    """A changed value is sent again, also if Python considers both equal."""
     pair, value = Pair(), [LARGE, old]
     pair.send(v=value)
     value[1] = new
@@ -103,7 +103,7 @@ def test_a_value_changed_in_place_is_sent_again(old: Any, new: Any) -> None:
 
 
 def test_an_array_in_the_place_of_bytes_is_seen() -> None:
-    """They look alike to marshal."""
+    """marshal writes bytes and arrays alike; they are distinguished all the same."""
     np = pytest.importorskip("numpy", reason="numpy is not installed in this environment")
     pair, value = Pair(), [LARGE, np.zeros(2, np.int8)]
     pair.send(v=value)
@@ -116,7 +116,7 @@ def test_an_array_in_the_place_of_bytes_is_seen() -> None:
 @strategies.FEW
 @given(st.lists(strategies.VALUES, min_size=1, max_size=6))
 def test_whatever_is_sent_after_whatever_arrives_as_itself(sequence: list[Any]) -> None:
-    """What the kernel kept before never shows."""
+    """Values kept from earlier cells never replace a new one."""
     pair, sequence = Pair(3 * LARGE_BYTES), [*sequence, *sequence]
     for value in sequence:
         expected = values.loads(values.dumps([LARGE, value]))
@@ -125,7 +125,7 @@ def test_whatever_is_sent_after_whatever_arrives_as_itself(sequence: list[Any]) 
 
 
 def test_a_value_under_another_name_is_the_same() -> None:
-    """The kernel knows values by their hash."""
+    """The kernel identifies values by their hash, whatever the variable's name."""
     pair = Pair()
     pair.send(a=[LARGE])
     assert pair.send(b=[LARGE]) == {"b": [LARGE]}
@@ -133,14 +133,14 @@ def test_a_value_under_another_name_is_the_same() -> None:
 
 
 def test_small_values_are_not_kept() -> None:
-    """They cost less than looking for them."""
+    """Small values are sent each time: that is cheaper than a lookup."""
     pair = Pair()
     assert pair.send(a=1, b="x") == {"a": 1, "b": "x"}
     assert pair.keeping.keys == []
 
 
 def test_what_was_used_longest_ago_is_forgotten_first() -> None:
-    """The kernel's memory is bounded; what was evicted is sent again."""
+    """The kernel's cache is bounded; an evicted value is sent again."""
     pair = Pair(2 * LARGE_BYTES + 1000)
     for letter in "aba":
         pair.send(v=letter * LARGE_BYTES)
@@ -153,7 +153,7 @@ def test_what_was_used_longest_ago_is_forgotten_first() -> None:
 
 
 def test_a_text_counts_as_what_it_takes() -> None:
-    """One emoji makes each of its characters four bytes, which they are not in UTF-8; numbers take more, too."""
+    """A str with one emoji takes four bytes for each character, unlike in UTF-8; so do numbers."""
     pair = Pair(10 * LARGE_BYTES)
     for letter in "abcdefgh":
         pair.send(v=letter * LARGE_BYTES + "\U0001f600")
@@ -165,7 +165,7 @@ def test_a_text_counts_as_what_it_takes() -> None:
 
 
 def test_one_larger_than_all_there_is_room_for_arrives() -> None:
-    """It is only not kept."""
+    """It arrives, and is not kept."""
     pair = Pair(10)
     for _ in range(2):
         assert pair.send(v=LARGE) == {"v": LARGE}
@@ -173,7 +173,7 @@ def test_one_larger_than_all_there_is_room_for_arrives() -> None:
 
 
 def test_a_kernel_that_forgot_gets_everything_again() -> None:
-    """Code in cells can reach the kernel's memory; another kernel has nothing."""
+    """A cell can delete values from the cache; a new kernel has none."""
     pair = Pair()
     pair.send(v=[LARGE], w=LARGE)
     pair.keeping = InputCache()
@@ -181,7 +181,7 @@ def test_a_kernel_that_forgot_gets_everything_again() -> None:
 
 
 def test_a_missing_value_changes_nothing() -> None:
-    """The cell that it was for does not run, so nothing of it is taken in either."""
+    """The cell does not run, and none of its variables is bound."""
     pair = Pair()
     pair.send(v=LARGE)
     request = pair.request(v=LARGE, w=[LARGE])
@@ -192,13 +192,13 @@ def test_a_missing_value_changes_nothing() -> None:
 
 
 def test_a_variable_that_cannot_be_decoded_is_named() -> None:
-    """As for a library that is missing over there."""
+    """Such as one of a library that is not installed in the sandbox."""
     with pytest.raises(RemoteProtocolError, match=r"variable 'v': values have no tag 'nowhere\.x'"):
         resolve(InputCache(), [("v", "k", 1)], [b'{"$":"nowhere.x","v":[1,[]]}'])
 
 
 def test_a_variable_that_cannot_be_sent_is_named() -> None:
-    """So is one that is too large, alone or with the others."""
+    """A value that is too large is refused, alone or together with others."""
     with pytest.raises(InvalidRequest, match="Variable 'v' cannot be sent to the kernel: Unsupported value type"):
         Pair().request(v=lambda: None)
     limits: dict[str, Any] = {"max_output_chars": None, "max_value_bytes": 100}
