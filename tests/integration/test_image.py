@@ -213,9 +213,9 @@ def test_a_snapshot_that_cannot_be_made_is_told(
 def test_a_build_without_a_key_is_told(
     daytona: Service, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before anything is done; and packages that are none, before anything is asked."""
+    """Key and packages are checked before any request."""
+    assert cli.main(["image", "build", "--package", "-r evil.txt"]) == 2
+    assert "packages must be requirements" in capfd.readouterr().err
     monkeypatch.delenv("DAYTONA_API_KEY")
     assert cli.main(["image", "build"]) == 2
     assert "No key for Daytona: set DAYTONA_API_KEY" in capfd.readouterr().err
-    assert cli.main(["image", "build", "--package", "-r evil.txt"]) == 2
-    assert "packages must be requirements" in capfd.readouterr().err
