@@ -290,9 +290,11 @@ class _Replay:
         )
 
     def _create_interpreter(self) -> RerunInterpreter:
-        options = self._transcript.facts.options
-        limits = {name: options[name] for name in ("max_output_chars", "max_value_bytes") if name in options}
-        interpreter = RerunInterpreter(sandbox=self._sandbox, **limits)
+        interpreter = RerunInterpreter(sandbox=self._sandbox)
+        for name in ("max_output_chars", "max_value_bytes"):
+            limit = self._transcript.facts.options.get(name, 0)
+            if limit is None or (type(limit) is int and limit > 0):  # a file can contain any value
+                setattr(interpreter, name, limit)
         interpreter.seed = self._transcript.facts.seeds.get("random")  # numpy has the same seed
         return interpreter
 
