@@ -114,7 +114,8 @@ class Comparison:
         yield from outputs
         late = not self.same_text(expected.late, came.late)  # the text that the caller got begins with it
         if late:
-            yield Difference("output", f"late: {expected.late}", f"late: {came.late}")
+            yield Difference("output", f"background output: {expected.late}", f"background output: {came.late}")
+        # The text of an outcome repeats the outputs. It is a difference of its own only if it says more.
         ended = self.outcome(*(_short_outcome(entry) if outputs else entry.outcome for entry in (expected, came)))
         if ended is not None and not ((outputs or late) and _repeats_outputs(expected, came)):
             yield ended

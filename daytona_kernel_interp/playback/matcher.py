@@ -61,6 +61,7 @@ class RecordingMatcher:
             UnsupportedValue: If a variable has a value that cannot be encoded.
         """
         own = _is_dspy_setup(variables)
+        # A program that runs on an older DSPy has no setup step: skip those of the recording.
         while not own and self._next < len(self._entries) and _is_dspy_setup(self._entries[self._next].variables):
             self._next += 1
         entry = self._entries[self._next] if self._next < len(self._entries) else None
