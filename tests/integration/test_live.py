@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import json
 import os
+import random
 import re
 import socket
 import subprocess
@@ -155,6 +156,14 @@ def test_run_sends_variables_and_returns_values(shared: KernelInterpreter) -> No
         view.run("1", {"not a name": 1})
     with pytest.raises(TypeError, match="cannot be sent to the kernel"):
         view.run("1", {"sent": object()})
+
+
+def test_a_cell_from_outside_does_not_take_the_seed(tmp_path: Path) -> None:
+    """The session's seed is set before the host's first cell, also if another process ran one earlier."""
+    with KernelInterpreter(sandbox="local", record=tmp_path / "run.ipynb") as own:
+        own.start()
+        assert live(own.session_id, write=True).run("1 + 1").value == 2
+        assert own.execute("import random; random.random()") == random.Random(own.seed).random()
 
 
 def test_a_cell_waits_for_the_one_that_runs(shared: KernelInterpreter) -> None:
