@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,8 @@ from daytona_kernel_interp import KernelInterpreter, LocalSandbox, Recording
 from daytona_kernel_interp.client.outputs import DisplayData, StreamText
 from daytona_kernel_interp.interpreter.interpreter import CodeExecutionError, CodeInterpreterError
 from daytona_kernel_interp.recording.atomic_file import AtomicFile
-from tests.access import access_of, session_of
+from daytona_kernel_interp.runtime.event_loop import DaemonThreads
+from tests.access import session_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -153,11 +155,19 @@ def test_large_results_lie_beside(recorded: Recorded) -> None:
     assert recorded.value(step.outcome.value) == "y" * 30_000 + "\n"
 
 
-def test_a_value_of_a_step_waits_for_no_other_writing(recorded: Recorded) -> None:
+def test_a_value_of_a_step_waits_for_no_other_writing(
+    own: Callable[..., Recorded], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A step is written while the thread for slow steps is busy: its values have a thread of their own."""
-    recorder, release = access_of(recorded.interpreter).recorder, threading.Event()
-    assert recorder is not None
-    waiting = recorder._slow_steps_thread.submit(release.wait)
+    threads: dict[str, DaemonThreads] = {}
+
+    def noted(limit: int, name: str) -> DaemonThreads:
+        threads[name] = DaemonThreads(limit, name)
+        return threads[name]
+
+    monkeypatch.setattr("daytona_kernel_interp.recording.recorder.DaemonThreads", noted)
+    recorded, release = own(), threading.Event()
+    waiting = threads["daytona-kernel-record"].submit(release.wait)
     try:
         assert recorded.step("len(text)", {"text": "a large text" * 1000}).outcome.ending == "ok"
     finally:
@@ -173,11 +183,11 @@ def test_what_a_tool_changes_is_recorded_as_it_was_sent(
     numpy = pytest.importorskip("numpy")
     monkeypatch.setattr("daytona_kernel_interp.recording.recorder.SLOW_S", 600.0)  # no early write of a slow step
     array, recorded = numpy.zeros(10_000), own()
-    recorder = access_of(recorded.interpreter).recorder
-    assert recorder is not None
 
     def spoil() -> None:
-        recorder._values_thread.submit(int).result(10)  # runs after the values that were submitted before
+        folder = recorded.path.with_name("run.values")
+        while not any(file.stat().st_size > array.nbytes for file in folder.glob("[0-9a-f]*")):  # it is stored at once
+            time.sleep(0.01)
         array[:] = 1
 
     recorded.interpreter.tools["spoil"] = spoil
