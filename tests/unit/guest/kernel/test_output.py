@@ -341,7 +341,7 @@ class RecordingThread(IOPubThread):
 
     def __init__(self, socket: Any) -> None:
         self.sent: list[Any] = []
-        super().__init__(socket)
+        super().__init__(socket)  # type: ignore[no-untyped-call]
 
     def _really_send(self, msg: Any, *args: Any, **kwargs: Any) -> None:
         self.sent.append(msg)
@@ -351,7 +351,7 @@ def test_a_flush_waits_for_text_that_is_being_published(monkeypatch: pytest.Monk
     """A status message that follows a flush never overtakes text which the iopub thread has taken from the buffer."""
     monkeypatch.setattr(output, "_MESSAGE_CHARS", 1)
     with zmq.Context() as context, context.socket(zmq.PUB) as socket:
-        thread = RecordingThread(socket)
+        thread: Any = RecordingThread(socket)
         thread.start()
         stream = SlowStream(Session(key=b"k"), thread, "stdout", watchfd=False)
         stream.write("abc")
