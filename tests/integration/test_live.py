@@ -349,7 +349,7 @@ def say(interpreter: KernelInterpreter, data: bytes) -> bytes:
 )
 def test_what_is_no_question(shared: KernelInterpreter, question: bytes) -> None:
     """An invalid request is refused, and the session goes on."""
-    assert say(shared, question + b"\n") in (b'{"error": "that is no question"}\n', b"")
+    assert say(shared, question + b"\n") in (b'{"error": "not a valid request"}\n', b"")
     assert live().inspect()["x"].preview == "41"
 
 
