@@ -45,7 +45,7 @@ class SessionRecord:
 
     id: str
     pid: int  # of the host process; 0 after a detach
-    mark: str  # start time of that process, see runtime/processes.py
+    mark: str  # start time of that process, see transport/process_identity.py
     started: float  # seconds since the epoch
     kernel: str
     connection_file: str  # of the host; invalid after the host process has ended

@@ -1,4 +1,4 @@
-"""The REST API, by operation."""
+"""The REST API, one method per operation."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ _CREATE_FIELDS = {
     "linkedSandbox": STRING,
     "buildInfo": OBJECT,
 }
-# What a real service does with these and the emulator cannot: refused unless they ask for nothing.
+# Fields that only the real service supports: refused unless they have no effect.
 _NOT_EMULATED = (
     "networkAllowList",
     "domainAllowList",
@@ -88,7 +88,7 @@ _LIST_FILTERS = {"labels", "limit", "cursor", "states", "id", "name", "includeEr
 
 
 class Call:
-    """One request to the API, by somebody whose key was good."""
+    """One authenticated request to the API."""
 
     def __init__(self, request: web.Request, organization: str, parameters: Mapping[str, str]) -> None:
         self.request, self.organization, self.parameters = request, organization, parameters
@@ -116,7 +116,7 @@ class Api:
         return set(self._handlers)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer a request below ``/api``."""
+        """Return the response to a request below ``/api``."""
         path = request.raw_path.partition("?")[0]
         try:
             return await self._answer(request, path.removeprefix(PREFIX) or "/")
@@ -167,7 +167,7 @@ class Api:
 
     @property
     def toolbox_url(self) -> str:
-        """Where the toolboxes are."""
+        """The base URL of the toolboxes."""
         return f"http://{self._world.address}/toolbox"
 
     # Sandboxes
