@@ -57,7 +57,7 @@ BAD_CALLS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", BAD_CALLS)
 async def test_a_call_that_is_wrong(interp: KernelInterpreter, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The terminal class, not one that a model could mend; the session goes on, and so does a fresh interpreter."""
+    """The error has the terminal class, since a model cannot correct it; session and new interpreters keep working."""
     arguments, says = BAD_CALLS[name]
     arguments = {"code": "1", **arguments}
     monkeypatch.setenv("DAYTONA_KERNEL_SANDBOX", "nowhere")
@@ -102,7 +102,7 @@ BAD_SETTINGS: dict[str, tuple[str, Any, str]] = {
 
 @pytest.mark.parametrize("name", BAD_SETTINGS)
 def test_a_setting_that_is_wrong(interp: KernelInterpreter, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings may change between calls, so each call looks at them; mended, the next call works."""
+    """Settings may change between calls, so each call checks them; after a correction, the next call works."""
     setting, value, says = BAD_SETTINGS[name]
     with monkeypatch.context() as patch:
         patch.setattr(interp, setting, value)
@@ -201,7 +201,7 @@ TOOL_CALLS = {
 
 @pytest.mark.parametrize("name", TOOL_CALLS)
 def test_a_wrong_call_in_the_cell(interp: KernelInterpreter, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Errors of the model's code, which it can mend: its own class, with the signature to follow."""
+    """Errors of the model's code that it can correct have their own class and name the signature."""
     code, says = TOOL_CALLS[name]
     monkeypatch.setattr(interp, "output_fields", [{"name": "answer", "type": "str"}])
     monkeypatch.setitem(interp.tools, "t", lambda a, b=2: a)

@@ -129,7 +129,7 @@ async def test_a_relay_that_cannot_tell_is_no_end() -> None:
 
 @pytest.mark.parametrize("error", [SandboxGone("deleted"), TunnelLost("gone")])
 async def test_a_relay_that_is_gone_is(error: KernelError) -> None:
-    """Then nothing behind it answers either, and nobody waits for it."""
+    """Without the relay the kernel cannot reply either, and its request is cancelled."""
     kernel = Side({}, NEVER)
     with pytest.raises(type(error), match=str(error)):
         await inspect(kernel, Side(error))

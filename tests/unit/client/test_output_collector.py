@@ -149,7 +149,7 @@ def test_outputs_can_be_read_while_the_cell_runs() -> None:
 
 
 def test_the_text_leaves_out_value_and_error() -> None:
-    """The value's repr and the error are told apart from what was printed."""
+    """The value's repr and the error are separate from printed text."""
     cell = OutputCollector("m")
     feed(cell, stream("a\n"), result("42"), error(), reply("error"), IDLE)
     assert cell.text() == "a\n"
@@ -179,7 +179,7 @@ def test_an_error_without_a_message_is_its_type() -> None:
 
 @pytest.mark.parametrize("order", list(itertools.permutations([error(), failed_reply(), IDLE])))
 def test_an_error_is_the_same_in_any_order(order: tuple[Message, ...]) -> None:
-    """Whether iopub or shell tells of the error first, it is one error, shown once."""
+    """An error that arrives on iopub and shell, in any order, is one error and shown once."""
     cell = OutputCollector("m")
     feed(cell, *order)
     assert cell.error == CellError("ValueError", "bad", "line 1\nValueError: bad")
@@ -187,7 +187,7 @@ def test_an_error_is_the_same_in_any_order(order: tuple[Message, ...]) -> None:
 
 
 def test_an_error_in_the_reply_alone_counts() -> None:
-    """A reply that tells of an error makes it the cell's, even if iopub showed none."""
+    """An error in the reply is the cell's error, also without one on iopub."""
     cell = OutputCollector("m")
     feed(cell, failed_reply())
     assert cell.error == CellError("ValueError", "bad", "line 1\nValueError: bad")
@@ -299,7 +299,7 @@ def updated(text: str, display_id: Any, kind: str = "update_display_data") -> Me
 
 
 def test_a_display_that_is_updated_counts_once() -> None:
-    """It stays where it is, in its last state, and takes the room of that alone; whoever watches is told of each."""
+    """An updated display keeps its place and counts only in its last state; observers receive each update."""
     cell = OutputCollector("1", max_output_chars=10)
     states = [event for number in range(100_000) for event in cell.receive_iopub(updated(f"{number}", "bar"))]
     assert len(states) == 100_000

@@ -109,7 +109,7 @@ def test_what_is_missing_is_known_to_be(kind: RecordKind) -> None:
 
 
 def test_a_message_that_the_kernel_did_not_sign_is_dropped() -> None:
-    """Another key, or frames that are no message: whoever writes into the journal cannot speak for the kernel."""
+    """Journal records with another key or without a valid message are rejected: they are not from the kernel."""
     spoiled = published("2").payload.replace(b'"2"', b'"9"')
     found = recovered(published("1", key="0" * 20), JournalRecord(RecordKind.IOPUB, spoiled), published("3"))
     assert texts(found) == ["3"]

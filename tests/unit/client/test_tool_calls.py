@@ -76,7 +76,7 @@ class Host:
 
 
 async def settle() -> None:
-    """Let what is ready to run do so; a step of ours takes three turns of the loop at most."""
+    """Run the ready tasks; one step takes at most three turns of the event loop."""
     for _ in range(5):
         await asyncio.sleep(0)
 
@@ -184,7 +184,7 @@ async def test_bytes_are_counted_whatever_they_are_in(monkeypatch: pytest.Monkey
 
 
 async def test_the_end_of_a_cell_drops_its_replies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for them any more, and the next cell has the whole bound for its own."""
+    """They no longer have a waiting cell, and the next cell can use the whole limit."""
     monkeypatch.setattr(calls, "STORED_REPLY_BYTES", 100)
     host = Host()
     await host.make(1)
@@ -268,7 +268,7 @@ async def test_calls_of_a_cell_that_another_host_began_are_not_made(all_read: bo
 
 
 async def test_closing_drops_the_calls_under_way() -> None:
-    """They are cancelled and answered by nobody; closing again does nothing."""
+    """They are cancelled without a reply; a second close does nothing."""
     host = Host()
     await host.make(1, 2)
     await host.calls.aclose()

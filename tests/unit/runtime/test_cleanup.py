@@ -27,7 +27,7 @@ def loop() -> Iterator[LoopThread]:
 
 
 class Open:
-    """Is closed when it is told to be done."""
+    """A resource whose close the test completes."""
 
     def __init__(self) -> None:
         self.begun, self.may_end, self.closed = threading.Event(), threading.Event(), False
@@ -46,7 +46,7 @@ async def _open(session: Open) -> None:
 
 
 def test_one_more_ctrl_c_does_not_keep_it_from_closing(loop: LoopThread) -> None:
-    """Who pressed it is told what goes on; all is closed when it returns."""
+    """A message explains the wait to the user; all resources are closed afterwards."""
     session = Open()
     loop.run(_open(session))
 
@@ -66,7 +66,7 @@ def test_one_more_ctrl_c_does_not_keep_it_from_closing(loop: LoopThread) -> None
 def test_ctrl_c_before_all_ends_are_begun(
     loop: LoopThread, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, begun: bool
 ) -> None:
-    """It comes while the first is told to end, just before or just after: each is closed once, and waited for."""
+    """Ctrl-C comes just before or after the first close begins: each resource is closed once and awaited."""
     sessions = [Open(), Open()]
     for session in sessions:
         loop.run(_open(session))

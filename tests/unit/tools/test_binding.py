@@ -61,7 +61,7 @@ def test_a_tool_is_described_by_its_signature() -> None:
 
 
 def test_what_has_no_signature_is_described_without() -> None:
-    """A builtin whose signature nobody knows is still a tool."""
+    """A builtin without a signature can be a tool."""
     assert describe("getattr", getattr).parameters is None
 
 
@@ -149,13 +149,13 @@ def test_a_bound_call_is_the_direct_call(tool: Tool, args: list[int], kwargs: di
 
 @pytest.mark.parametrize("name", ["query", "rest"])
 def test_a_keyword_that_would_hide_an_argument_is_refused(name: str) -> None:
-    """Arguments by name have no room for a ``**kwargs`` key that is called like a parameter without a keyword."""
+    """A dict of arguments cannot have a ``**kwargs`` key with the name of a positional-only parameter."""
     with pytest.raises(TypeError, match=name):
         bind("search", search, ["q"], {name: "x"})
 
 
 def test_arguments_are_bound_by_name() -> None:
-    """DSPy's callbacks see arguments by name: those of ``**kwargs`` beside the others, of ``*args`` as a tuple."""
+    """DSPy's callbacks receive a dict of arguments: ``**kwargs`` as further keys, ``*args`` as a tuple."""
     arguments = bind("search", search, ["q", 5, "x", "y"], {"sort": True, "extra": 1})
     assert arguments == {"query": "q", "k": 5, "rest": ("x", "y"), "sort": True, "extra": 1}
 
@@ -397,7 +397,7 @@ async def test_an_async_tools_failure_goes_back(runners: list[Runner]) -> None:
 
 
 async def test_an_async_tool_that_is_cancelled_by_itself_is_the_hosts(runners: list[Runner]) -> None:
-    """A CancelledError out of a tool's own code leaves the call by name, not as our own task's cancellation."""
+    """A CancelledError of a tool's code is an error with that name, not a cancellation of the calling task."""
 
     async def tool() -> None:
         raise asyncio.CancelledError
@@ -411,7 +411,7 @@ async def test_an_async_tool_that_is_cancelled_by_itself_is_the_hosts(runners: l
 
 
 async def test_the_end_of_the_cell_cancels_async_calls(runners: list[Runner]) -> None:
-    """What nobody waits for any more does not go on."""
+    """A call without a waiting caller is cancelled."""
     started, cancelled = asyncio.Event(), asyncio.Event()
 
     async def tool() -> None:

@@ -33,7 +33,7 @@ WINDOW = 2 * MB
 
 
 class Local:
-    """A local end in memory that takes what it is told to take."""
+    """A local end in memory that accepts a configured number of bytes."""
 
     def __init__(self, *, takes: bool = True) -> None:
         self.takes = takes
@@ -282,7 +282,7 @@ async def test_fragments_are_one_message() -> None:
 
 
 async def test_an_ack_of_its_own_follows_soon() -> None:
-    """A peer that only listens is told what was taken, without anything else to carry it."""
+    """A peer that sends nothing receives acks without data."""
     shell = Shell(Local())
     async with served(shell) as url, bad_peer(f"{url}/0") as peer:
         await peer.send(data(0, b"abc"))
@@ -315,7 +315,7 @@ async def test_the_end_is_delivered_with_the_last_byte_before_it() -> None:
 
 
 async def test_a_stream_that_ended_both_ways_closes_well() -> None:
-    """Both FINs and all acks: code 1000, the local end is closed and not aborted, and its owner told once."""
+    """After both FINs and all acks: code 1000, a closed local end without an abort, and one callback to the owner."""
     shell = Shell(Local())
     async with served(shell) as url, bad_peer(f"{url}/0") as peer:
         shell.local.feed.feed(b"bye")
@@ -334,7 +334,7 @@ async def test_a_stream_that_ended_both_ways_closes_well() -> None:
 
 
 class FullSocket:
-    """A socket that takes nothing until it is told to."""
+    """A socket that accepts no bytes until it is released."""
 
     heard_at = 0.0
     writable = False

@@ -23,7 +23,7 @@ MB = 1 << 20
 
 
 class Recorder:
-    """A feed that notes what it is told, and wakes who waits for it."""
+    """A feed that records its calls and wakes waiting tests."""
 
     def __init__(self) -> None:
         self.got = b""
@@ -48,7 +48,7 @@ class Recorder:
         self._changed.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Return when the condition holds; looked at whenever something was told."""
+        """Wait until the condition holds; it is checked after each call."""
         while not condition():
             self._changed.clear()
             await self._changed.wait()
@@ -80,7 +80,7 @@ async def read(peer: socket.socket, size: int) -> bytes:
 
 
 async def test_bytes_pass_both_ways(sockets: tuple[socket.socket, socket.socket]) -> None:
-    """What the peer says is fed, what is written reaches it, and its end is told once."""
+    """Received bytes are fed, written bytes reach the peer, and EOF is reported once."""
     ours, peer = sockets
     end, feed = SocketEnd(), Recorder()
     end.open(feed)
@@ -115,7 +115,7 @@ async def test_what_is_written_before_the_socket_is_there_waits(sockets: tuple[s
 
 
 async def test_what_the_peer_does_not_read_is_pending(sockets: tuple[socket.socket, socket.socket]) -> None:
-    """And it is told when the operating system has taken all of it."""
+    """A callback reports that the operating system has accepted all bytes."""
     ours, peer = sockets
     end, feed = SocketEnd(), Recorder()
     end.open(feed)
@@ -172,7 +172,7 @@ async def test_a_pause_stops_reading(sockets: tuple[socket.socket, socket.socket
 
 
 async def test_without_a_feed_nothing_is_read(sockets: tuple[socket.socket, socket.socket]) -> None:
-    """A stream may be connected before anybody takes its bytes; none is lost."""
+    """A stream may be connected before its bytes have a reader; no byte is lost."""
     ours, peer = sockets
     end, feed = SocketEnd(), Recorder()
     peer.send(b"early")

@@ -147,7 +147,7 @@ def test_another_version_is_refused_and_named(version: Any) -> None:
 
 
 def test_the_version_is_looked_at_first() -> None:
-    """A hello of a later version is told so, whatever else that version changed."""
+    """The refusal of a hello of a later version names the version, for any other changes in it."""
     with pytest.raises(RemoteProtocolError, match="speaks wire version 3"):
         parse_host_hello('{"version": 3}')
     with pytest.raises(RemoteProtocolError, match="speaks wire version 3"):

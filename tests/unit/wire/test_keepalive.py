@@ -246,7 +246,7 @@ def test_a_relay_stream_keeps_its_secret_to_itself() -> None:
     ("changes", "channel", "code"),
     [
         ({"resume": "0" * 64}, "shell", CloseCode.BAD_SECRET),
-        ({"resume": "0" * 64, "generation": 1}, "shell", CloseCode.BAD_SECRET),  # and nothing else is told
+        ({"resume": "0" * 64, "generation": 1}, "shell", CloseCode.BAD_SECRET),  # the secret is checked first
         ({"generation": 1}, "shell", CloseCode.STALE_GENERATION),
         ({"kernel": "2-cd"}, "shell", CloseCode.BAD_HELLO),
         ({}, "iopub", CloseCode.BAD_HELLO),
@@ -316,6 +316,6 @@ def test_a_detached_stream_waits_for_its_lifetime() -> None:
 
 
 def test_our_close_codes_are_final() -> None:
-    """After one of ours nobody dials; after a lost socket or a proxy's code the host does."""
+    """After a close code of this protocol the host does not dial; after a lost socket or a proxy's code it does."""
     assert {int(code) for code in CloseCode} == FINAL_CLOSES
     assert not FINAL_CLOSES & {1000, 1001, 1006, 1009, *range(1011, 1014)}

@@ -191,7 +191,7 @@ class Network:
     # --- what must hold -----------------------------------------------------------------------------
 
     def check(self) -> None:
-        """At every moment: what arrived is a prefix of what was written, and nobody holds more than a window."""
+        """At any time, the received bytes are a prefix of the written ones, and no end buffers more than a window."""
         for side in (HOST, RELAY):
             end, other = self.ends[side], self.ends[1 - side]
             assert other.written.startswith(end.got)
@@ -369,7 +369,7 @@ def test_of_dials_out_of_order_the_latest_carries_the_stream(order: list[int], w
 
 
 def test_a_reader_that_stops_stops_the_writer() -> None:
-    """Nothing is lost and nobody holds more than a window while one end does not read, over any number of sockets."""
+    """Without a reader at one end, no byte is lost and no end buffers more than a window, over many sockets."""
     net = attached(100)
     for _ in range(50):
         net.write(HOST, 9)

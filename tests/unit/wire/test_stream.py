@@ -270,7 +270,7 @@ def test_claiming_more_than_came_is_our_fault() -> None:
 
 @pytest.mark.parametrize("kind", [FrameType.DATA, FrameType.FIN])
 def test_a_gap_is_refused(kind: FrameType) -> None:
-    """A lost byte cannot be mended, so what follows it is refused."""
+    """A lost byte cannot be recovered, so later bytes are refused."""
     with pytest.raises(RemoteProtocolError, match="expected offset 0, got 1"):
         list(Stream().receive(encode(Frame(kind, 1, 0, b"x" if kind is FrameType.DATA else b""))))
 
