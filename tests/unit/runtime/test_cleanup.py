@@ -1,4 +1,4 @@
-"""What happens to what is open when the process ends."""
+"""Tests of ``runtime.cleanup``: the close of open resources at the end of the process."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_ctrl_c_before_all_ends_are_begun(
 
 
 def test_the_second_ctrl_c_leaves(loop: LoopThread, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is waited for then; what is being closed goes on as long as the process lives."""
+    """The second Ctrl-C ends the wait; closes in progress continue while the process is alive."""
     session, told = Open(), threading.Event()
     loop.run(_open(session))
     monkeypatch.setattr(registry.log, "warning", lambda *_: told.set())
@@ -112,7 +112,7 @@ def test_the_second_ctrl_c_leaves(loop: LoopThread, monkeypatch: pytest.MonkeyPa
 
 
 def test_what_must_be_done_outlives_who_waited_for_it(loop: LoopThread) -> None:
-    """A caller that is cancelled stops waiting, and the end of the process waits instead."""
+    """If the waiting caller is cancelled, the end of the process waits instead."""
     work = Open()
 
     async def cancelled() -> None:
