@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import heapq
 import math
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MAX_DURATION_S = 1e9  # about 30 years; more is an error of the recording
+_EXACT_RATIOS = 10  # candidates whose exact similarity is computed
 _COMPARED_CHARS = 2000  # difflib's cost grows with the product of the lengths
 
 
@@ -87,16 +89,25 @@ def table(rows: Iterable[Sequence[str]], *, right: Collection[int] = (), max_wid
 def most_similar(text: str, candidates: Iterable[tuple[T, str]]) -> T | None:
     """Return the candidate whose text is most similar to ``text``; the first of equals, None without candidates.
 
-    Only the first 2,000 characters of each text are compared.
+    The result is approximate: the first 2,000 characters are compared, and exactly only those of the ten candidates
+    whose characters agree best in any order.
     """
     matcher = difflib.SequenceMatcher(autojunk=False)
     matcher.set_seq2(text[:_COMPARED_CHARS])
-    best: T | None = None
-    best_ratio = -1.0
-    for candidate, other in candidates:
+    bounds: list[tuple[float, int, T, str]] = []  # upper bound of the ratio, minus the position, candidate, text
+    for position, (candidate, other) in enumerate(candidates):
         matcher.set_seq1(other[:_COMPARED_CHARS])
-        if matcher.real_quick_ratio() > best_ratio and matcher.quick_ratio() > best_ratio:
-            ratio = matcher.ratio()
-            if ratio > best_ratio:
-                best, best_ratio = candidate, ratio
+        bounds.append((matcher.quick_ratio(), -position, candidate, other[:_COMPARED_CHARS]))
+    if len(bounds) == 1:
+        return bounds[0][2]
+    best: T | None = None
+    best_rank = (-1.0, 0)
+    # A ratio takes up to 50 ms, its upper bound less than 1 ms: hundreds of candidates would take half a minute.
+    for bound, position, candidate, other in heapq.nlargest(_EXACT_RATIOS, bounds, key=lambda found: found[:2]):
+        if bound < best_rank[0]:
+            break
+        matcher.set_seq1(other)
+        rank = (matcher.ratio(), position)
+        if rank > best_rank:
+            best, best_rank = candidate, rank
     return best

@@ -1,7 +1,7 @@
-"""Build the image from a checkout: ``python sandbox_image/build.py build`` makes a Daytona snapshot of it.
+"""Build the image from a checkout: ``python sandbox_image/build.py build`` builds a Daytona snapshot of it.
 
-``python sandbox_image/build.py files FOLDER`` writes what ``docker build`` needs. Both are ``daytona-kernel image``,
-whose options they take; needs this package's dependencies.
+``python sandbox_image/build.py files FOLDER`` writes the files for ``docker build``. Both are ``daytona-kernel image``
+and have its options. They need this package's dependencies.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Recorded sessions made by hand, with their values in memory: for what reads or shows recorded sessions."""
+"""Recorded sessions with their values in memory, for tests of the code that reads or shows sessions."""
 
 from __future__ import annotations
 
 import base64
 import zlib
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from daytona_kernel_interp.client.outputs import CellError, DisplayData, ExecuteResult, StreamText
 from daytona_kernel_interp.codec import values
-from daytona_kernel_interp.errors import RecordingError
+from daytona_kernel_interp.recording import value_store
 from daytona_kernel_interp.recording.model import (
     Entry,
     LMCall,
@@ -20,13 +20,7 @@ from daytona_kernel_interp.recording.model import (
     Usage,
     ValueRef,
 )
-from daytona_kernel_interp.recording.value_store import ref_to
 from daytona_kernel_interp.wire.comm import ToolSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from daytona_kernel_interp.codec.values import Buffer
 
 BEGAN = datetime(2026, 5, 4, 9, 30, tzinfo=timezone.utc)
 MODEL = "openrouter/google/gemini-3-flash-preview"
@@ -34,27 +28,16 @@ WROTE = Usage(MODEL, 3200, 240, 0.0016)
 ASKED = Usage(MODEL, 410, 35, 0.00021)
 
 
-class MemoryStore:
-    """Values by hash, in memory."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, list[Buffer]] = {}
+class MemoryStore(value_store.MemoryStore):
+    """A store in memory that encodes the values."""
 
     def put(self, value: Any) -> ValueRef:
-        buffers = values.dumps(value)
-        ref = ref_to(buffers)
-        self._kept[ref.hash] = buffers
-        return ref
-
-    def load(self, ref: ValueRef) -> Sequence[Buffer]:
-        try:
-            return self._kept[ref.hash]
-        except KeyError:
-            raise RecordingError(f"the value {ref.hash[:12]} is missing") from None
+        """Encode and keep a value, and return the reference to it."""
+        return self.keep(values.dumps(value))
 
 
 def png(width: int = 8, height: int = 8) -> str:
-    """Return a small picture, in base64."""
+    """Return a small PNG in base64."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
@@ -78,13 +61,13 @@ def call(
     usage: Usage | None = None,
     **kwargs: Any,
 ) -> RecordedCall:
-    """Return a call; without an end, or with an error, it has no result."""
+    """Return a call; one without an end or with an error has no result."""
     given = None if error or elapsed_s is None else store.put(result)
     return RecordedCall(number, name, kind, began_s, elapsed_s, store.put((list(args), kwargs)), given, error, usage)
 
 
 def small() -> Transcript:
-    """Return a session with one of everything: calls at the same time, figures, errors, an answer."""
+    """Return a session with concurrent calls, figures, errors and an answer."""
     store = MemoryStore()
     entries = [*_working(store), *_ending(store)]
     lm_calls = [
@@ -185,7 +168,7 @@ def _ending(store: MemoryStore) -> list[Entry]:
 
 
 def long(steps: int = 200, calls: int = 6) -> Transcript:
-    """Return a session as RLMs have them: twenty lines of code and two kilobytes of output a step."""
+    """Return a session of typical size for an RLM: each step has twenty lines of code and two kilobytes of output."""
     store = MemoryStore()
     entries = []
     for index in range(steps):

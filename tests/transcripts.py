@@ -1,13 +1,13 @@
-"""Recordings made by hand, for tests of what reads them."""
+"""Build transcripts step by step, for tests of the code that reads them."""
 
 from __future__ import annotations
 
 import datetime
-import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from daytona_kernel_interp.codec import values
-from daytona_kernel_interp.errors import RecordingError
+from daytona_kernel_interp.recording import value_store
 from daytona_kernel_interp.recording.model import (
     Entry,
     LMCall,
@@ -23,32 +23,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from daytona_kernel_interp.client.outputs import Output
-    from daytona_kernel_interp.codec.values import Buffer
 
 BEGAN = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc)
 
 
-class MemoryStore:
-    """Values in memory, by hash."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, list[Buffer]] = {}
+class MemoryStore(value_store.MemoryStore):
+    """A store in memory that encodes the values; a summary is at most 80 characters of the repr."""
 
     def put(self, value: Any) -> ValueRef:
-        buffers = values.dumps(value, snapshot=True)
-        digest = hashlib.sha256()
-        for buffer in buffers:
-            digest.update(len(buffer).to_bytes(8, "big"))
-            digest.update(buffer)
-        key = digest.hexdigest()
-        self._values[key] = buffers
-        return ValueRef(key, sum(map(len, buffers)), repr(value)[:80])
-
-    def load(self, ref: ValueRef) -> Sequence[Buffer]:
-        try:
-            return self._values[ref.hash]
-        except KeyError:
-            raise RecordingError(f"value {ref.hash} is missing") from None
+        """Encode and keep a value, and return the reference to it."""
+        return replace(self.keep(values.dumps(value, snapshot=True)), summary=repr(value)[:80])
 
 
 SEARCH = ToolSpec("search", "Search.", (Parameter("query", 1), Parameter("limit", 1, "5")))
@@ -56,7 +40,7 @@ LLM_QUERY = ToolSpec("llm_query", "", (Parameter("prompt", 1),))
 
 
 class Maker:
-    """Makes entries over one store."""
+    """The builder of a transcript: it adds entries whose values are in one store."""
 
     def __init__(self) -> None:
         self.store = MemoryStore()
@@ -65,7 +49,7 @@ class Maker:
         self._calls = 0
 
     def call(self, name: str, *args: Any, result: Any = None, error: Any = None, **kwargs: Any) -> RecordedCall:
-        """Return a call that was answered with ``result``, or raised ``error``."""
+        """Return a call that returned ``result`` or raised ``error``."""
         self._calls += 1
         return RecordedCall(
             self._calls,
@@ -91,7 +75,7 @@ class Maker:
         fields: Sequence[Mapping[str, Any]] | None = None,
         **more: Any,
     ) -> Entry:
-        """Add an entry that returned ``value``, unless another outcome is given."""
+        """Add an entry that returned ``value`` or has another outcome."""
         entry = Entry(
             len(self.entries),
             f"msg-{len(self.entries)}",

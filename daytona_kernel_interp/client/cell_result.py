@@ -19,8 +19,8 @@ class CellResult:
 
     Attributes:
         outputs: Everything the cell showed, in order.
-        value: The value of the last expression, exactly as it was (``0`` stays ``0``). None if there was no value, or
-            if the value cannot leave the sandbox; its repr is then in ``outputs``.
+        value: The value of the last expression (``0`` stays ``0``). None if there was no value, or if JSON cannot
+            carry it; its repr is then in ``outputs``.
         error: The exception that ended the cell, or None. A cell that was interrupted by ``execution_timeout`` has
             an error named ``TimeoutError``.
         submission: The output fields passed to SUBMIT, by name, or None.

@@ -1,11 +1,12 @@
-"""Libraries: which module of ours carries the values of which library.
+"""Dispatch of values to the codec module of their library.
 
 Such a value is ``{"$": "LIBRARY.KIND", "v": [tree, pieces]}``. ``tree`` is a value like any other, ``pieces`` are
-base64 text, or the index of a buffer from 64 KiB on. What they mean stands in the module, which is imported only if its
-library is loaded already, or a value that came asks for it. It has two functions: ``take_apart(value, arrow)`` returns
-the kind, the tree and the buffers, or None if the value is not its own; ``put_together(kind, tree, buffers, claim)``
-builds the value and raises whatever it likes if they are wrong. It calls ``claim`` with the size in bytes of what takes
-more memory than its buffers, before it takes any. With ``arrow``, pyarrow is here and there.
+base64 text, or the index of a buffer from 64 KiB on. The codec module of the library defines their meaning. It is
+imported only if its library is already loaded, or if a received value has its tag. It has two functions.
+``take_apart(value, arrow)`` returns the kind, the tree and the buffers, or None for a value of another type.
+``put_together(kind, tree, buffers, claim)`` builds the value; it may raise any exception for a wrong tree or buffer.
+Before it allocates more memory than its buffers take, it calls ``claim`` with the size in bytes. ``arrow`` is true if
+both sides have pyarrow.
 """
 
 from __future__ import annotations
@@ -31,21 +32,21 @@ _MODULES = {
     "PIL": ".pillow_codec",
 }
 _INSTALL = {"PIL": "pillow"}
-# Kinds whose tree begins with what stands for the value where its library is missing.
+# Kinds whose tree begins with a plain value, which is used where the library is not installed.
 _WITH_SUBSTITUTE = {"numpy.scalar", "pandas.scalar"}
 
 
 class UnsupportedValue(TypeError):
-    """No codec carries this value."""
+    """The error for a value that no codec can encode."""
 
 
 class MissingLibrary(RemoteProtocolError):
-    """A value came whose library is not installed here."""
+    """The error for a received value whose library is not installed on this side."""
 
 
 def has_arrow() -> bool:
-    """Whether values that came in Arrow's format can be read here."""
-    if "pyarrow" in sys.modules:  # or None, which keeps it from being imported
+    """Return whether this side can read values in Arrow's format."""
+    if "pyarrow" in sys.modules:  # None in sys.modules prevents an import
         return sys.modules["pyarrow"] is not None
     return _is_installed("pyarrow")
 
@@ -56,7 +57,7 @@ def _is_installed(library: str) -> bool:
 
 
 def take_apart(value: Any, arrow: bool = False) -> EncodedParts | None:
-    """Return what carries ``value``, its kind with the library's name before it, or None if no library of ours does."""
+    """Return the encoded form of ``value`` and its kind ``LIBRARY.KIND``, or None if no codec module supports it."""
     for cls in type(value).__mro__:
         library = cls.__module__.partition(".")[0]
         if library in _MODULES and library in sys.modules:
@@ -67,14 +68,14 @@ def take_apart(value: Any, arrow: bool = False) -> EncodedParts | None:
 
 
 def min_size(value: Any) -> int:
-    """Return what a numpy array takes at least: one that repeats its memory would be made whole to be sent."""
+    """Return the minimum size in bytes of an encoded numpy array; sending expands one with repeated memory."""
     if type(value).__module__ != "numpy" or not hasattr(value, "dtype") or value.dtype.hasobject:
         return 0
     return int(value.nbytes)
 
 
 def plain_form(value: Any) -> tuple[Any] | None:
-    """Return in a tuple of one what a scalar or array is in plain Python, or None if it is neither."""
+    """Return the plain Python form of a scalar or array in a tuple of one, or None for other values."""
     parts = take_apart(value)
     if parts is None or parts[0] not in {*_WITH_SUBSTITUTE, "numpy.array"}:
         return None
@@ -82,11 +83,11 @@ def plain_form(value: Any) -> tuple[Any] | None:
 
 
 def put_together(tag: str, tree: Any, buffers: Sequence[Any], claim: Callable[[int], None]) -> Any:
-    """Return the value.
+    """Return the decoded value.
 
     Raises:
         MissingLibrary: If its library is not installed.
-        RemoteProtocolError: If no library of ours has such a tag.
+        RemoteProtocolError: If no codec module has this tag.
         Exception: If tree or buffers are wrong.
     """
     library, _, kind = tag.partition(".")

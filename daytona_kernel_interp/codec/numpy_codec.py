@@ -9,8 +9,8 @@ kind        tree                                         buffers
 ``scalar``  [plain value, dtype]                         none
 ========== ============================================ ==========================================================
 
-A dtype is numpy's text (``"<f8"``, ``"<M8[ns]"``), or a list of [name, dtype, shape] for a structured one. Byte orders
-are part of it. ``texts`` is an object array of nothing but str, None (length -1) and nan (length -2).
+A dtype is numpy's type string (``"<f8"``, ``"<M8[ns]"``), or a list of [name, dtype, shape] for a structured one. Byte
+orders are part of it. ``texts`` is an object array of nothing but str, None (length -1) and nan (length -2).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MAX_DIMENSIONS = 32
 _MAX_FIELD_DEPTH = 8
 _LENGTH = np.dtype("<i4")
 _NONE, _NAN = -1, -2
-TEXT_BYTES = 120  # of a text among others: the object, its places in a list and an array, where it begins and ends
+TEXT_BYTES = 120  # per text: the str object, its slots in a list and an array, its two offsets
 
 
 def take_apart(value: Any, arrow: bool) -> tuple[str, Any, list[Any]] | None:
@@ -64,12 +64,12 @@ def _take_scalar(value: Any) -> tuple[str, Any, list[Any]]:
         return "scalar", [int(value.view(np.int64)), dtype], []
     if value.dtype.kind == "V":
         raise UnsupportedValue("a numpy record cannot be sent by itself: send value.item(), or an array of it")
-    kinds: dict[str, Callable[[Any], Any]] = {"U": str.__str__, "S": bytes}  # item() drops zeros at their end
+    kinds: dict[str, Callable[[Any], Any]] = {"U": str.__str__, "S": bytes}  # item() strips trailing zeros
     return "scalar", [kinds.get(value.dtype.kind, np.generic.item)(value), dtype], []
 
 
 def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[int], None]) -> Any:
-    """Return the array or scalar. An array is writable, and its memory its own."""
+    """Return the decoded array or scalar. An array is writable and owns its memory."""
     if kind == "array":
         dtype, shape, order = tree
         return _array(_dtype(dtype), _shape(shape), order, *buffers)
@@ -87,7 +87,7 @@ def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[
 
 
 def pack_texts(items: list[Any]) -> list[Any] | None:
-    """Return lengths and UTF-8 of texts among which None and nan may be, or None if anything else is."""
+    """Return the lengths and UTF-8 of a list of str, None and nan; return None for a list with other items."""
     if not items:
         return None
     try:
@@ -107,7 +107,7 @@ def pack_texts(items: list[Any]) -> list[Any] | None:
 
 
 def unpack_texts(lengths: Any, data: Any) -> list[Any]:
-    """Return the list that :func:`pack_texts` made these buffers of."""
+    """Return the list that :func:`pack_texts` encoded in these buffers."""
     text = str(data, "utf-8", "surrogatepass")
     sizes = np.frombuffer(lengths, _LENGTH).astype(np.int64)
     if sizes.size and sizes.min() < _NAN:
@@ -145,7 +145,7 @@ def _array(dtype: np.dtype[Any], shape: tuple[int, ...], order: Any, data: Any) 
 
 
 def _check_elements(flat: Any) -> None:
-    """Refuse what numpy takes on trust."""
+    """Check the element values that numpy does not validate."""
     dtype = flat.dtype
     for name in dtype.names or ():
         _check_elements(np.ascontiguousarray(flat[name]).reshape(-1))
@@ -157,7 +157,7 @@ def _check_elements(flat: Any) -> None:
 
 def _objects(shape: tuple[int, ...], items: Any) -> Any:
     flat = np.empty(len(items), object)
-    for place, item in enumerate(items):  # at once, numpy would look into the items
+    for place, item in enumerate(items):  # np.array(items) would examine the items
         flat[place] = item
     return _sized(shape, flat)
 
@@ -173,7 +173,7 @@ def _scalar(plain: Any, dtype: np.dtype[Any]) -> Any:
         return np.array(int(plain), np.int64).view(dtype)[()]
     if dtype.kind == "V" or not isinstance(plain, (bool, int, float, complex, str, bytes)):
         raise ValueError("not the value of a scalar")
-    if dtype.kind in "SU":  # not by way of an array, which would be as large as the dtype says
+    if dtype.kind in "SU":  # no array is built: its size would follow from the received dtype
         if type(plain) is not (bytes if dtype.kind == "S" else str) or dtype.itemsize > 4 * max(1, len(plain)):
             raise ValueError("not a scalar of its dtype")
         return dtype.type(plain)
@@ -218,7 +218,7 @@ def _dtype(form: Any, depth: int = 0) -> np.dtype[Any]:
     if isinstance(form, (list, tuple)):
         fields = [(str(name), _dtype(inner, depth + 1), _shape(shape)) for name, inner, shape in form]
         dtype = np.lib.format.descr_to_dtype([_field_descr(*field) for field in fields])
-        if dtype.itemsize == 0:  # an array of it has any length and no memory, until somebody converts it
+        if dtype.itemsize == 0:  # an array of it has any length without memory, until a conversion allocates it
             raise ValueError("not a dtype")
         return dtype
     if not isinstance(form, str) or _DTYPE.fullmatch(form) is None:
@@ -235,5 +235,5 @@ def _field_descr(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any
 
 
 def _is_portable(dtype: np.dtype[Any]) -> bool:
-    """Whether it is not a long double, which has as many forms as there are processors."""
+    """Return whether a dtype has the same form on all machines; a long double does not."""
     return dtype.kind not in "fc" or dtype.itemsize <= (16 if dtype.kind == "c" else 8)

@@ -1,15 +1,15 @@
 """pandas columns in an Arrow IPC stream, where both sides have pyarrow.
 
-Arrow does not keep all that pandas has: which of its two texts a column holds, which unit, whether a missing value was
-None or nan. So each column says what it is made into, and one that Arrow would change goes by itself instead.
+Arrow does not keep every property of a pandas column: the string dtype, the unit, and whether a missing value was None
+or nan. Each column therefore names its pandas form. A column that Arrow would change is encoded outside the stream.
 
 =================================== ============== ======================================
 ``["ipc", ...]``                    Arrow type     pandas
 =================================== ============== ======================================
-``"numpy"``, dtype                  its number     numpy's number; moments as their ticks
-``"zoned"``, dtype, zone            int64          moments with a time zone, as their ticks
-``"texts"``                         large_string   an object column of nothing but str
-``"string"``, storage, "NA" / "nan" large_string   pandas' texts
+``"numpy"``, dtype                  its number     numpy's number; datetimes as their ticks
+``"zoned"``, dtype, zone            int64          datetimes with a time zone, as their ticks
+``"texts"``                         large_string   an object column that contains only str
+``"string"``, storage, "NA" / "nan" large_string   pandas' string dtype
 ``"arrow"``                         any            a column of that Arrow type
 =================================== ============== ======================================
 """
@@ -22,16 +22,17 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from .pandas_codec import text_dtype, zone_of, zone_text
+from .pandas_compat import strings_from_arrow, text_dtype
+from .time_zones import zone_of, zone_text
 
-EncodedColumn = tuple[list[Any], Any]  # what stands after "ipc", and the Arrow column
+EncodedColumn = tuple[list[Any], Any]  # the elements after "ipc", and the Arrow column
 
 _NUMBERS = {np.dtype(kind).str for kind in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")}
 _MOMENTS = {f"<{kind}8[{unit}]" for kind in "mM" for unit in ("s", "ms", "us", "ns")}
 
 
 def take_column(values: Any) -> EncodedColumn | None:
-    """Return what carries the values of a series, or None if Arrow would give back something else."""
+    """Return the encoded form of a series, or None if a round trip through Arrow would change it."""
     dtype = values.dtype
     if isinstance(dtype, np.dtype):
         return _take_objects(values) if dtype.kind == "O" else _take_numbers(values.to_numpy(), dtype.str)
@@ -69,10 +70,10 @@ def _large(values: Any) -> Any:
 
 
 def build_column(parts: list[Any], column: Any) -> Any:
-    """Return the array that a frame is made of.
+    """Return the array of one column of a frame.
 
     Raises:
-        Exception: If ``column`` is not what ``parts`` says.
+        Exception: If ``column`` does not match ``parts``.
     """
     match parts:
         case ["numpy", str(dtype)]:
@@ -84,14 +85,14 @@ def build_column(parts: list[Any], column: Any) -> Any:
             return column.to_numpy()
         case ["string", "python" | "pyarrow" as storage, "NA" | "nan" as missing] if column.type == pa.large_string():
             dtype = text_dtype(storage, missing)
-            return dtype.__from_arrow__(column) if isinstance(dtype, pd.StringDtype) else column.to_numpy()
+            return strings_from_arrow(dtype, column) if isinstance(dtype, pd.StringDtype) else column.to_numpy()
         case ["arrow"]:
             return pd.arrays.ArrowExtensionArray(column)
     raise ValueError("not a column of a stream")
 
 
 def _numbers(column: Any, dtype: str) -> Any:
-    """Return the numbers, in memory of their own."""
+    """Return the numbers as a copy that owns its memory."""
     bare = np.dtype(np.int64 if dtype in _MOMENTS else dtype if dtype in _NUMBERS else "V0")
     if column.null_count or column.type != pa.from_numpy_dtype(bare):
         raise ValueError("a column has another dtype than its values")

@@ -1,6 +1,6 @@
 """pandas: frames, series, indexes and scalars, as Arrow IPC where both sides have pyarrow, else column by column.
 
-Needs no pyarrow, unless the dtype of a column is pyarrow's.
+pyarrow is required only for columns with a pyarrow dtype.
 
 ========= ==================================================================================
 kind       tree
@@ -11,9 +11,9 @@ kind       tree
 ``scalar`` [plain value, "timestamp", zone, unit], [.., "timedelta", unit], [None, "NaT" or "NA"]
 ========= ==================================================================================
 
-An index is ["range", name, start, stop, step], ["multi", names, [index, ...], [codes, ...]] or
-["plain", name, column, freq]. A column is a list too, see ``_COLUMNS``; its arrays are numpy's. Or it is ["ipc", ...],
-the next column of the Arrow IPC stream that is the only buffer then: see :mod:`.pandas_arrow`.
+An index is ["range", name, start, stop, step], ["multi", names, [index, ...], [codes, ...]] or ["plain", name, column,
+freq]. A column is a list too, see ``_COLUMNS``; its arrays are numpy's. ["ipc", ...] is the next column of the Arrow
+IPC stream, which is the only buffer in that case: see :mod:`.pandas_arrow`.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ import pandas as pd
 
 from .libraries import UnsupportedValue
 from .numpy_codec import TEXT_BYTES
+from .pandas_compat import strings_from_arrow, text_dtype
+from .time_zones import zone_of, zone_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_ZONE = re.compile(r"[A-Za-z0-9_+-]{1,32}(/[A-Za-z0-9_+-]{1,32}){0,3}")
-_OFFSET = re.compile(r"UTC([+-])(\d\d):(\d\d)")
 _FREQUENCY = re.compile(r"-?[A-Za-z0-9.-]{1,32}")
 _UNITS = ("s", "ms", "us", "ns")
 _MASKED = {
@@ -44,7 +44,7 @@ _MASKED = {
 
 
 def take_apart(value: Any, arrow: bool) -> tuple[str, Any, list[Any]] | None:
-    """Return kind, tree and buffers of what pandas has."""
+    """Return kind, tree and buffers of a pandas object, or None for other values."""
     if isinstance(value, pd.DataFrame):
         columns, buffers = _columns([value.iloc[:, place] for place in range(value.shape[1])], arrow)
         return "frame", [_index(value.columns), _index(value.index), columns, dict(value.attrs)], buffers
@@ -57,7 +57,7 @@ def take_apart(value: Any, arrow: bool) -> tuple[str, Any, list[Any]] | None:
 
 
 def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[int], None]) -> Any:
-    """Return the value."""
+    """Return the decoded pandas object."""
     _claim_texts(tree, claim)
     if kind == "frame":
         columns, index, data, attrs = tree
@@ -81,7 +81,7 @@ def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[
 
 
 def _as_series(array: Any, **options: Any) -> Any:
-    """Return a series of the array's own dtype: texts in an object array would become pandas' texts."""
+    """Return a series with the dtype of the array; pandas would convert str objects to its string dtype."""
     return pd.Series(array, dtype=array.dtype, copy=False, **options)
 
 
@@ -139,11 +139,11 @@ def _build_index(tree: Any) -> Any:
             return pd.MultiIndex([_build_index(level) for level in levels], codes, names=names)
         case ["plain", name, column, None]:
             array = _build_column(column)
-            dtype = array.dtype if isinstance(array, np.ndarray) else None  # an object stays one, texts or not
+            dtype = array.dtype if isinstance(array, np.ndarray) else None  # keeps the dtype object, also for str
             return pd.Index(array, dtype=dtype, name=name, copy=False)
         case ["plain", name, column, str(freq)] if _FREQUENCY.fullmatch(freq):
             index = pd.Index(_build_column(column), name=name, copy=False)
-            index.freq = freq  # raises unless the values have it
+            index.freq = freq  # raises if the values do not conform to it
             return index
     raise ValueError("not an index")
 
@@ -152,7 +152,7 @@ def _build_index(tree: Any) -> Any:
 
 
 def _columns(series: list[Any], arrow: bool) -> tuple[list[list[Any]], list[Any]]:
-    """Return what carries them, and the stream of those that go as Arrow."""
+    """Return the encoded columns, and the Arrow IPC stream with those that use it."""
     if not arrow:
         return [_column(one) for one in series], []
     from .pandas_arrow import take_column
@@ -165,7 +165,7 @@ def _columns(series: list[Any], arrow: bool) -> tuple[list[list[Any]], list[Any]
 
 
 def _streamed(*buffers: Any) -> list[Any]:
-    """Return the columns of the stream, if there is one, the first at the end."""
+    """Return the columns of the stream in reverse order, or an empty list without a stream."""
     if not buffers:
         return []
     from .pyarrow_codec import columns_of
@@ -175,7 +175,7 @@ def _streamed(*buffers: Any) -> list[Any]:
 
 
 def _column(values: Any) -> list[Any]:
-    """Return what carries the values of a series or an index."""
+    """Return the encoded values of a series or an index."""
     dtype = values.dtype
     if isinstance(dtype, np.dtype):
         return ["numpy", values.to_numpy()]
@@ -206,7 +206,7 @@ def _build_column(tree: Any, streamed: list[Any] | None = None) -> Any:
 
 
 def _texts(values: Any, dtype: Any) -> list[Any]:
-    """Return texts as offsets into UTF-8, which is how pyarrow has them in memory."""
+    """Return strings as offsets into UTF-8, the layout of pyarrow."""
     missing = "NA" if dtype.na_value is pd.NA else "nan"
     there = np.asarray(values.notna())
     offsets, data = _arrow_texts(values) if dtype.storage == "pyarrow" else _joined_texts(values)
@@ -245,22 +245,14 @@ def _build_texts(storage: Any, missing: Any, offsets: Any, data: Any, there: Any
     try:
         dtype = text_dtype(storage, missing)
         if storage == "pyarrow" and dtype is not object:
-            return dtype.__from_arrow__(_to_arrow(offsets, data, there))
-    except (ImportError, ValueError):  # no pyarrow here; or lone surrogates, which it refuses
+            return strings_from_arrow(dtype, _to_arrow(offsets, data, there))
+    except (ImportError, ValueError):  # pyarrow is not installed, or refuses lone surrogates
         dtype = text_dtype("python", missing)
     return pd.array(_to_objects(offsets, data, there), dtype=dtype)
 
 
-def text_dtype(storage: str, missing: str) -> Any:
-    """Return the dtype of texts, or the nearest that this pandas has."""
-    try:
-        return pd.StringDtype(storage, na_value=np.nan if missing == "nan" else pd.NA)
-    except TypeError:  # pandas 2.2 and before had no texts but those with NA
-        return object if missing == "nan" else pd.StringDtype(storage)
-
-
 def _claim_texts(tree: Any, claim: Callable[[int], None]) -> None:
-    """Claim what columns of texts become that are made of objects; pyarrow's stay as they are."""
+    """Claim the memory of string columns that are built as objects; pyarrow's need no more than their buffers."""
     match tree:
         case ["string", "python", _, np.ndarray() as offsets, np.ndarray() as data, _]:
             claim(TEXT_BYTES * offsets.size + data.size)
@@ -358,7 +350,7 @@ def _sparse(values: Any, dtype: Any) -> list[Any]:
     raise UnsupportedValue("a sparse pandas column cannot be sent: make it dense with .sparse.to_dense()")
 
 
-# By dtype: how a column is taken apart, and under which name.
+# By dtype: the function that encodes a column, and the name in its tree.
 _COLUMNS: dict[type, tuple[Callable[[Any, Any], list[Any]], str]] = {
     pd.StringDtype: (_texts, "string"),
     pd.CategoricalDtype: (_categories, "category"),
@@ -376,32 +368,3 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
     "interval": _build_interval,
     "arrow": _build_arrow,
 }
-
-
-# --- time zones ----------------------------------------------------------------------------------------
-
-
-def zone_text(zone: Any) -> str | None:
-    """Return a zone's name, or its offset as ``UTC+01:00``."""
-    if zone is None:
-        return None
-    name = str(getattr(zone, "key", None) or getattr(zone, "zone", None) or zone)
-    if _ZONE.fullmatch(name) or _OFFSET.fullmatch(name):
-        return name
-    if (offset := zone.utcoffset(None)) is not None and offset.seconds % 60 == 0:
-        return str(datetime.timezone(offset))
-    raise UnsupportedValue(f"time zone {zone!r} cannot be sent: use zoneinfo.ZoneInfo")
-
-
-def zone_of(text: Any) -> Any:
-    """Return what pandas takes for the zone that :func:`zone_text` made a text of."""
-    if text is None:
-        return None
-    if not isinstance(text, str):
-        raise ValueError("not a time zone")
-    if found := _OFFSET.fullmatch(text):
-        offset = datetime.timedelta(hours=int(found[2]), minutes=int(found[3]))
-        return datetime.timezone(-offset if found[1] == "-" else offset)
-    if _ZONE.fullmatch(text) is None or text.startswith("dateutil"):  # pandas would open a file of that name
-        raise ValueError("not a time zone")
-    return text

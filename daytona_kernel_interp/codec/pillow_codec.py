@@ -1,10 +1,10 @@
-"""PIL images: PNG where it keeps every pixel, else the bare pixels.
+"""PIL images: PNG if it is lossless for the mode, else raw pixels.
 
 ========= ===================== =================================
 kind       tree                  buffers
 ========= ===================== =================================
 ``png``    [mode, width, height] a PNG file
-``pixels`` [mode, width, height] what ``Image.tobytes`` returns
+``pixels`` [mode, width, height] result of ``Image.tobytes``
 ========= ===================== =================================
 """
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 64 << 20
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
-# Mode, and bits of a pixel.
+# Mode: bits per pixel.
 _RAW_MODES = {"I": 32, "F": 32, "I;16": 16, "CMYK": 32, "YCbCr": 24, "LAB": 24, "HSV": 24, "RGBX": 32, "RGBa": 32}
 _HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 
 
 def take_apart(value: Any, arrow: bool) -> tuple[str, Any, list[Any]] | None:
-    """Return kind, tree and buffers of an image: its first frame, without what its file said beside the pixels."""
+    """Return kind, tree and buffers of an image: the pixels of its first frame, without file metadata."""
     if not isinstance(value, Image.Image):
         return None
     mode, (width, height) = value.mode, value.size
@@ -47,7 +47,7 @@ def take_apart(value: Any, arrow: bool) -> tuple[str, Any, list[Any]] | None:
 
 
 def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[int], None]) -> Any:
-    """Return the image, loaded."""
+    """Return the decoded image, loaded in memory."""
     mode, width, height = tree
     (data,) = buffers
     if not (type(width) is type(height) is int and width > 0 and height > 0 and width * height <= MAX_PIXELS):

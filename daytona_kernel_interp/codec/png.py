@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-IHDR_OFFSET = 16  # where the header chunk's data begins: signature, length and type come before it
-HEAD_BYTES = 24  # up to and including width and height
+IHDR_OFFSET = 16  # offset of the header chunk's data, after signature, length and type
+HEAD_BYTES = 24  # bytes up to and including width and height
 
 
 def size_of(head: bytes) -> tuple[int, int] | None:

@@ -7,9 +7,9 @@ kind        tree
 ``series``  [name, column]
 ========== ====================================
 
-A column is [dtype, "array", numpy array, mask or None], where the mask tells which values are there,
-[dtype, "items", list], or [dtype, "ipc"]: the next column of the Arrow IPC stream that is the only buffer then. A dtype
-is [name, parameter, ...], dtypes among them being lists again.
+A column is [dtype, "array", numpy array, mask or None], where the mask is true for values that are not null,
+[dtype, "items", list], or [dtype, "ipc"]: the next column of the Arrow IPC stream, which is the only buffer in that
+case. A dtype is [name, parameter, ...]; a parameter that is a dtype has the same form.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MOMENTS = {"Date": np.int32, "Datetime": np.int64, "Duration": np.int64, "Time"
 _BARE = (*_NUMBERS, "String", "Categorical", "Date", "Time", "Binary", "Null", "Int128")
 _AS_ARROW = (*_NUMBERS, *_MOMENTS, "String", "Binary", "Decimal")
 _MAX_DEPTH = 32
-_SLOT_BYTES = 24  # of a value in a column; of a text, what it has beside its characters
+_SLOT_BYTES = 24  # per value of a column; of a str, without its characters
 
 
 def take_apart(value: Any, arrow: bool) -> tuple[str, Any, list[Any]] | None:
@@ -51,7 +51,7 @@ def take_apart(value: Any, arrow: bool) -> tuple[str, Any, list[Any]] | None:
 
 
 def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[int], None]) -> Any:
-    """Return the frame or series."""
+    """Return the decoded frame or series."""
     try:
         streamed = _streamed(*buffers)
         if kind == "series":
@@ -63,7 +63,7 @@ def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[
             if columns and frame.height != height:
                 raise ValueError("a frame has another height than its columns")
             return frame
-    except pl.exceptions.PanicException as panic:  # no Exception
+    except pl.exceptions.PanicException as panic:  # derives from BaseException
         raise ValueError("polars refuses the value") from panic
     raise ValueError("no such kind")
 
@@ -85,7 +85,7 @@ def _columns(series: list[Any], arrow: bool) -> tuple[list[list[Any]], list[Any]
 
 
 def _goes_as_arrow(dtype: Any) -> bool:
-    """Whether Arrow gives back exactly this dtype."""
+    """Return whether a round trip through Arrow keeps this dtype."""
     name = str(dtype.base_type())
     if name == "Struct":
         return all(_goes_as_arrow(field.dtype) for field in dtype.fields)
@@ -146,9 +146,9 @@ def _build_column(name: Any, tree: Any, streamed: list[Any], claim: Callable[[in
 
 
 def _slots(form: Any) -> tuple[int, Callable[[Any], int]]:
-    """Return in how many places a column of a dtype keeps a null, and a function that says it of any value.
+    """Return the number of slots that a null of a dtype occupies, and a function that counts those of a value.
 
-    A null among structs of a thousand fields is a thousand nulls.
+    A null in a column of structs with 1,000 fields occupies 1,000 slots.
     """
     match form:
         case ["Struct", fields]:

@@ -9,9 +9,9 @@ kind                 tree buffers
 ``schema``           []   a stream without batches
 =================== ==== ============================================
 
-No compression, which could unpack to any size, nor what Arrow 0.17 knew as such; no extension types, whose classes run
-code; no buffer that is used twice, as each use would be a copy to whoever converts the columns; validated in full,
-since pyarrow takes offsets and lengths on trust.
+Three things are refused, because the sender may be hostile: compression (also the form of Arrow 0.17), which could
+unpack to any size; extension types, whose classes run code; and a buffer that two columns share, because a conversion
+copies it for each. Streams are validated in full, because pyarrow does not check offsets and lengths.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _EXTENSION = b"ARROW:extension"
 _OLD_COMPRESSION = b"ARROW:experimental_compression"
 _COLUMN = "column"
 _MAX_DEPTH = 64
-_MAX_ROWS = 1 << 31  # no column that has a bit for each is longer; nulls and the like have nothing that bounds them
+_MAX_ROWS = 1 << 31  # the limit of columns with one bit per row; columns without buffers, such as nulls, have no other
 
 
 def take_apart(value: Any, arrow: bool) -> tuple[str, Any, list[Any]] | None:
-    """Return kind, tree and buffers of what pyarrow has."""
+    """Return kind, tree and buffers of a pyarrow object, or None for other values."""
     if isinstance(value, pa.Table):
         return "table", [], [_stream(value)]
     if isinstance(value, pa.RecordBatch):
@@ -52,7 +52,7 @@ def take_apart(value: Any, arrow: bool) -> tuple[str, Any, list[Any]] | None:
 
 
 def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[int], None]) -> Any:
-    """Return the value; it is immutable, so its memory is the buffer's."""
+    """Return the decoded object. It is immutable and shares the memory of its buffer."""
     (data,) = buffers
     table = _read(memoryview(data))
     if kind == "table":
@@ -71,10 +71,10 @@ def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[
 
 
 def stream_of(columns: list[Any]) -> memoryview:
-    """Return an IPC stream of columns of another library's frame.
+    """Return an IPC stream with the columns of a frame of another library.
 
     Raises:
-        UnsupportedValue: If one has an extension type.
+        UnsupportedValue: If a column has an extension type.
     """
     return _stream(pa.table(columns, names=list(map(str, range(len(columns))))))
 
@@ -83,7 +83,7 @@ def columns_of(data: Any, *, plain: bool = False) -> list[Any]:
     """Return the columns of a stream, as chunked arrays.
 
     Raises:
-        ValueError: If ``plain``, and the type of one is such that polars would unpack it: a dictionary, say.
+        ValueError: If ``plain``, and polars would expand the type of a column, for example a dictionary.
     """
     columns = list(_read(memoryview(data)).columns)
     if plain and not all(_is_plain(column.type) for column in columns):
@@ -106,7 +106,7 @@ def _empty(column: Any) -> Any:
 def _stream(table: Any) -> memoryview:
     size = pa.MockOutputStream()
     _write(table, size)
-    buffer = pa.allocate_buffer(size.size())  # a sink that grows would copy what it has again and again
+    buffer = pa.allocate_buffer(size.size())  # a growing sink would copy its content repeatedly
     _write(table, pa.FixedSizeBufferWriter(buffer))
     data = memoryview(buffer).cast("B")
     if _EXTENSION in next(_messages(data))[0]:
@@ -136,7 +136,7 @@ def _read(data: memoryview) -> Any:
 
 
 def _check_names(field: Any, depth: int) -> None:
-    """Read all names: validate() leaves those that are no UTF-8 to whoever looks at them first."""
+    """Decode all names, because validate() does not check that they are UTF-8."""
     if depth > _MAX_DEPTH:
         raise ValueError("types nest too deeply")
     str(field.name)
@@ -147,11 +147,11 @@ def _check_names(field: Any, depth: int) -> None:
         _check_names(kind.field(place), depth + 1)
 
 
-# --- the messages of a stream, as far as they must be known before pyarrow reads them -------------------------
+# --- the parts of a stream's messages that are checked before pyarrow reads them -----------------------------
 
 
 def _messages(data: memoryview) -> Iterator[tuple[bytes, int, int, int]]:
-    """Yield each message's flatbuffer, the kind of its header, where the header's table is, and the body's length."""
+    """Yield each message's flatbuffer, the kind and the offset of its header's table, and the length of its body."""
     place = 0
     while place < len(data):
         mark, size = struct.unpack_from("<Ii", data, place)
@@ -172,7 +172,7 @@ def _messages(data: memoryview) -> Iterator[tuple[bytes, int, int, int]]:
 
 
 def _check_batch(head: bytes, batch: int, body_bytes: int) -> None:
-    """Refuse a record batch that is compressed, is longer than it can be, or uses a byte of its body twice."""
+    """Check that a record batch is not compressed, is not too long and uses no byte of its body twice."""
     if _field(head, batch, 3) is not None:
         raise ValueError("a compressed batch")
     if any(length > _MAX_ROWS for length, _ in _pairs(head, batch, 1)):
@@ -194,12 +194,12 @@ def _pairs(head: bytes, table: int, number: int) -> list[tuple[int, int]]:
 
 
 def _follow(head: bytes, place: int) -> int:
-    """Return where the table is that an offset points to (FlatBuffers, "Internals")."""
+    """Return the position of the table that an offset refers to (FlatBuffers, "Internals")."""
     return place + int(struct.unpack_from("<I", head, place)[0])
 
 
 def _field(head: bytes, table: int, number: int) -> int | None:
-    """Return where a table's field is, or None if it has none of that number."""
+    """Return the position of a table's field, or None if the table does not have it."""
     vtable = table - int(struct.unpack_from("<i", head, table)[0])
     if vtable < 0:
         raise ValueError("a table without a vtable")

@@ -1,4 +1,4 @@
-"""Adapter for pydantic models; imported only where pydantic is loaded already."""
+"""Adapter for pydantic models; imported only if pydantic is already loaded."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .records import Record
 
 
 def adapt(value: Any) -> tuple[Any] | None:
-    """Return what stands for ``value``, in a tuple of one, or None if it is no model.
+    """Return the replacement of a model in a tuple of one, or None for other values.
 
-    A model with a serializer of its own (dspy.Image and its kin) crosses as what that serializer returns, since its
-    author chose it. Any other crosses as a record of its fields, whose values keep their types.
+    A model with a custom serializer, such as dspy.Image, is replaced by the serializer's result. Any other model is
+    replaced by a record of its fields, whose values keep their types.
     """
     if not isinstance(value, BaseModel):
         return None
@@ -27,9 +27,9 @@ def adapt(value: Any) -> tuple[Any] | None:
 
 
 def adapt_other(value: Any) -> tuple[Any] | None:
-    """Return the JSON form of what only pydantic knows, such as patterns, addresses and deques, or None.
+    """Return the JSON form of types that pydantic supports, such as patterns, addresses and deques, or None.
 
-    DSPy's own interpreter sends that. An iterator is none of it: it would be used up, and may never end.
+    DSPy's own interpreter sends the same form. Iterators are excluded: they would be consumed, and may be infinite.
     """
     if isinstance(value, Iterator):
         return None

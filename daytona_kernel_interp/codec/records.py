@@ -1,4 +1,4 @@
-"""Records: what stands for an object whose class is unknown on this side."""
+"""Records: replacements of objects whose class is unknown on this side."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 class Record(dict[str, Any]):
     """Fields of a dataclass, namedtuple or model whose class is unknown on this side.
 
-    A dict, so that ``json.dumps`` and pydantic take it; its fields also read as attributes. ``record_type`` is
-    the name of the class it was.
+    A dict, so that ``json.dumps`` and pydantic accept it; its fields are also attributes. ``record_type`` is the name
+    of the original class.
     """
 
     record_type: str
@@ -42,7 +42,7 @@ class Record(dict[str, Any]):
 
 
 class SequenceRecord(Record):
-    """A namedtuple's record: it unpacks to its values, and integer indices and slices read it by position."""
+    """The record of a namedtuple: it unpacks to its values and supports integer indices and slices."""
 
     def __iter__(self) -> abc.Iterator[Any]:
         return iter(self.values())

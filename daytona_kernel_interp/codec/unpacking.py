@@ -1,4 +1,4 @@
-"""What a value may cost to build, so that a few bytes which unpack to gigabytes, or take hours, are refused before."""
+"""Limits for decoding, so that a small value which expands to gigabytes or takes hours is refused early."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 MAX_VALUE_BYTES = 256 << 20
-# Of a value's parts as Python objects, tree and result together: three bytes of JSON may become a hundred times more.
+# For the Python objects of one value, tree and result together: three bytes of JSON can take a hundred times as much.
 MAX_UNPACKED_BYTES = 8 * MAX_VALUE_BYTES
 PART_BYTES, CONTAINER_BYTES = 40, 200
-# A table looks at all that share a hash for each of them. Texts are hashed with a secret; numbers, alas, are not.
+# Insertion compares keys of equal hash, which is quadratic. Hashes of str use a secret; hashes of numbers do not.
 _MAX_SAME_HASH = 100
 
 
 def json_size(head: bytes) -> int:
-    """Return about what the JSON text becomes at most; counting commas in texts too does little harm."""
+    """Return an upper estimate of the memory of parsed JSON; commas within strings are counted too."""
     if len(head) < MAX_UNPACKED_BYTES // (PART_BYTES + CONTAINER_BYTES):
-        return 0  # it cannot be too much
+        return 0  # cannot exceed the limit
     containers = head.count(b"[") + head.count(b"{")
     return head.count(b",") * PART_BYTES + containers * (PART_BYTES + CONTAINER_BYTES)
 
 
 def check_hashes(keys: Collection[Any]) -> None:
-    """Check that a set of ``keys`` can be made in reasonable time.
+    """Check that a set of ``keys`` can be built in reasonable time.
 
     Raises:
-        RemoteProtocolError: If they were chosen so that it cannot.
-        TypeError: If one cannot be hashed.
+        RemoteProtocolError: If too many keys have the same hash.
+        TypeError: If a key is not hashable.
     """
     if len(keys) > _MAX_SAME_HASH and max(Counter(map(hash, keys)).values()) > _MAX_SAME_HASH:
         raise RemoteProtocolError("keys of one value have the same hash")
 
 
 class MemoryBudget:
-    """Counts what one value takes beside its buffers and its text."""
+    """The memory that one value takes in addition to its buffers and its text."""
 
     def __init__(self) -> None:
         self._charged = 0
 
     def charge(self, size: int) -> None:
-        """Count ``size`` bytes, before they are taken.
+        """Count ``size`` bytes before they are allocated.
 
         Raises:
-            RemoteProtocolError: If they are too many, with those before them.
+            RemoteProtocolError: If the total exceeds the limit.
         """
         self._charged += size
         if self._charged > MAX_UNPACKED_BYTES:

@@ -1,4 +1,4 @@
-"""The hash that names an encoded value: in the kernel's cache of inputs, and in recordings."""
+"""The hash that identifies an encoded value in the kernel's cache of inputs and in recordings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from .values import Buffer
 
-_SMALL_BYTES = 4096  # hashed in one piece
+_SMALL_BYTES = 4096  # up to this size, one call hashes a joined copy, which is faster
 
 
 def hash_of(buffers: Sequence[Buffer]) -> str:

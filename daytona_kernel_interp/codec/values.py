@@ -1,7 +1,7 @@
-"""Values: one codec for variables, tool arguments and results, and what SUBMIT carries.
+"""The codec for variables, tool arguments, tool results and the fields of SUBMIT.
 
-A value becomes a list of buffers. The first is ASCII JSON; the others are what was too large for it, in order.
-JSON's own types stand for themselves. Whatever JSON lacks is an object with the key ``"$"``, its tag:
+A value is encoded as a list of buffers. The first is ASCII JSON; the others are its large parts, in order. JSON's own
+types are encoded as they are. Every other type is an object with the key ``"$"``, its tag:
 
 =================== ============================================= =================================
 tag                  ``"v"``                                       Python
@@ -25,12 +25,11 @@ tag                  ``"v"``                                       Python
 ``uuid``             text                                          uuid.UUID
 ``path``             text                                          pathlib.Path
 ``record``           [class name, [[field, value], ...], is tuple] :class:`~.records.Record`
-``numpy.array`` etc. [value, pieces]                               what libraries have, see :mod:`.libraries`
+``numpy.array`` etc. [value, pieces]                               types of libraries, see :mod:`.libraries`
 =================== ============================================= =================================
 
-An Enum crosses as its value; dataclasses, namedtuples and pydantic
-models as records: the far side never imports a class by a name that came over the wire. Nothing is pickled, and
-decoding builds the types of this table only.
+An Enum is encoded as its value. Dataclasses, namedtuples and pydantic models are encoded as records: a decoder never
+imports a class that a peer names. Nothing is pickled, and decoding builds only the types of this table.
 """
 
 from __future__ import annotations
@@ -61,36 +60,36 @@ VALUES_VERSION = 1
 
 Buffer = bytes | bytearray | memoryview
 
-MAX_DEPTH = 200  # json.loads and our walk both recurse; Python's default limit is 1000 frames
-LARGE_BYTES = 64 * 1024  # from here on a buffer of its own beats escaping into JSON
+MAX_DEPTH = 200  # json.loads and the encoder recurse; Python's default limit is 1000 frames
+LARGE_BYTES = 64 * 1024  # from this size on, a separate buffer is faster than JSON escapes
 _INT_BITS = 63
-MAX_RANGE = 1 << 20  # a range goes as a list: a longer one costs the sender far more than it says
+MAX_RANGE = 1 << 20  # a range is sent as a list, which costs the sender far more memory
 _TAG = "$"
 
 
 class ValueTooLarge(ValueError):
-    """The encoded value exceeds the limit in bytes."""
+    """The error for an encoded value above the limit in bytes."""
 
 
 def dumps(
     value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES, snapshot: bool = False, arrow: bool = False
 ) -> list[Buffer]:
-    """Return the buffers that carry ``value``.
+    """Return the buffers that encode ``value``.
 
-    Some may be the memory of its arrays; with ``snapshot`` they are copies, for a value that may change meanwhile.
-    With ``arrow``, the far side has pyarrow: frames go as Arrow IPC then, if it is here too.
+    Buffers may share memory with arrays of the value. With ``snapshot`` they are copies, for a value that may change
+    while it is sent. ``arrow`` is true if the peer has pyarrow: frames are Arrow IPC if this side has it as well.
 
     Raises:
-        UnsupportedValue: If it, or something in it, has a type that no codec carries, or nests too deeply.
-        ValueTooLarge: If the buffers together exceed ``max_bytes``.
+        UnsupportedValue: If the value or a part of it has an unsupported type, or nests too deeply.
+        ValueTooLarge: If the buffers exceed ``max_bytes`` in total.
     """
     buffers, _ = encode(value, max_bytes=max_bytes, arrow=arrow)
     return list(map(bytes, buffers)) if snapshot else buffers
 
 
 def encode(value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES, arrow: bool = False) -> tuple[list[Buffer], bool]:
-    """Return the buffers, and whether everything in the value has exactly a type that Python has, none of it binary."""
-    if type(value) is str and len(value) < LARGE_BYTES and value.isascii():  # the most common one: nothing to walk
+    """Return the buffers, and whether the value consists only of exact builtin types, none of them binary."""
+    if type(value) is str and len(value) < LARGE_BYTES and value.isascii():  # the most common case, without a walk
         head = encode_basestring_ascii(value).encode("ascii")
         if max_bytes is not None and len(head) > max_bytes:
             raise ValueTooLarge(f"the value takes more than {max_bytes} bytes")
@@ -108,16 +107,16 @@ def encode(value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES, arrow: bool =
 
 
 def loads(buffers: Sequence[Buffer]) -> Any:
-    """Return the value in ``buffers``, always a fresh one.
+    """Return the value that ``buffers`` encode, as a new object.
 
     Raises:
-        RemoteProtocolError: If they are not what :func:`dumps` makes.
+        RemoteProtocolError: If the buffers are not a result of :func:`dumps`.
     """
     return decode(buffers)[0]
 
 
 def decode(buffers: Sequence[Buffer]) -> tuple[Any, bool]:
-    """Return the value, and whether it is made of JSON's types, texts, numbers, tuples and sets, or is bytes."""
+    """Return the value, and whether it consists only of JSON's types, str, numbers, tuples and sets, or is bytes."""
     if not buffers:
         raise RemoteProtocolError("a value without buffers")
     try:
@@ -130,13 +129,13 @@ def decode(buffers: Sequence[Buffer]) -> tuple[Any, bool]:
             return decoder.decode(tree, 0), decoder.exact
     except RemoteProtocolError:
         raise
-    except Exception as error:  # whatever a hostile peer put there: the builders below raise what their types raise
+    except Exception as error:  # a hostile peer controls the input: the constructors raise exceptions of many types
         raise RemoteProtocolError(f"not a value of format {VALUES_VERSION}: {type(error).__name__}") from error
 
 
 @contextlib.contextmanager
 def collector_paused() -> Iterator[None]:
-    """Keep the cyclic collector from walking over and over what is being built: it takes half the time otherwise."""
+    """Pause the cyclic garbage collector while a value is built; its runs would take half the time."""
     if not gc.isenabled():
         yield
         return
@@ -152,17 +151,17 @@ def _refuse_constant(name: str) -> float:
 
 
 class _Encoder:
-    """Walks one value; collects large pieces as buffers."""
+    """The encoder of one value; large parts become buffers."""
 
     def __init__(self, max_bytes: int | None, arrow: bool) -> None:
         self.buffers: list[Buffer] = []
         self._max_bytes, self._arrow = max_bytes, arrow
         self._size = 0
-        self._hashed = 0  # how many sets and keys we are in
+        self._hashed = 0  # depth of enclosing sets and keys
         self.exact = True
 
     def add_size(self, size: int) -> None:
-        """Count what is certain to be sent, so that a value far too large is refused before it is encoded whole."""
+        """Count a lower bound of the encoded size, so that a value that is too large is refused early."""
         self._check_size(size)
         self._size += size
 
@@ -179,7 +178,7 @@ class _Encoder:
         return self._encode_by_kind(value, depth)
 
     def _encode_by_kind(self, value: Any, depth: int) -> Any:
-        """Encode a subclass as its base, a structured type as its fields."""
+        """Encode a subclass as its base type, and a structured type as its fields."""
         self.exact = False
         if isinstance(value, enum.Enum):
             return self.encode(value.value, depth + 1)
@@ -188,7 +187,9 @@ class _Encoder:
             name = value.record_type if isinstance(value, Record) else type(value).__name__
             return self._record(name, fields, isinstance(value, (tuple, SequenceRecord)), depth)
         self._check_size(libraries.min_size(value))
-        parts = libraries.take_apart(value, self._arrow)  # before the kinds: a numpy float is a float too
+        parts = libraries.take_apart(
+            value, self._arrow
+        )  # before the base types, because a numpy float is a subclass of float
         if parts is not None:
             kind, inner, buffers = parts
             return _tagged(kind, [self.encode(inner, depth + 1), [self._piece(data) for data in buffers]])
@@ -221,7 +222,7 @@ class _Encoder:
         self.add_size(len(value))
         try:
             data = b"" if value.isascii() and len(value) < LARGE_BYTES else value.encode("utf-8")
-        except UnicodeEncodeError:  # JSON's escapes would join two lone surrogates that make a pair
+        except UnicodeEncodeError:  # JSON's escapes would join two lone surrogates into one character
             return _tagged("text", base64.b64encode(value.encode("utf-8", "surrogatepass")).decode("ascii"))
         if len(value) < LARGE_BYTES:
             return value
@@ -237,7 +238,7 @@ class _Encoder:
 
     def sequence(self, value: abc.Sequence[Any], depth: int) -> Any:
         self.add_size(2)
-        if self._hashed:  # a range, say: no list is hashable
+        if self._hashed:  # for example a range: lists are not hashable
             return _tagged("tuple", [self.encode(item, depth + 1) for item in value])
         return [self.encode(item, depth + 1) for item in value]
 
@@ -309,7 +310,7 @@ def _record_fields(value: Any) -> abc.Mapping[str, Any] | None:
 
 
 def _adapt(value: Any, *, models_only: bool) -> tuple[Any] | None:
-    """Return what stands for ``value`` where a library that is loaded already knows it; none is imported for it."""
+    """Return the replacement of ``value`` by an adapter of a library that is already loaded; nothing is imported."""
     if "pydantic" not in sys.modules:
         return None
     from .pydantic_codec import adapt, adapt_other
@@ -358,7 +359,7 @@ _ENCODERS: dict[type, _Handler] = {
     uuid.UUID: _as_text("uuid", str),
 }
 
-# Subclasses, in the order in which they are tried.
+# Base types of subclasses, in the order of the checks.
 _KINDS: tuple[tuple[type, _Handler], ...] = (
     *((kind, _ENCODERS[kind]) for kind in (int, float, str, bytes, bytearray, list, dict, tuple, set, frozenset)),
     *((kind, _ENCODERS[kind]) for kind in (datetime.datetime, datetime.date, datetime.time, datetime.timedelta)),
@@ -371,7 +372,7 @@ _KINDS: tuple[tuple[type, _Handler], ...] = (
 
 
 class _Decoder:
-    """Builds one value from its tree; knows the buffers it may point to."""
+    """The decoder of one value from its tree and its buffers."""
 
     def __init__(self, buffers: Sequence[Buffer]) -> None:
         self._buffers = buffers
@@ -425,7 +426,7 @@ class _Decoder:
     def _buffer(self, index: Any) -> Buffer:
         if type(index) is not int or not 1 <= index < len(self._buffers):
             raise RemoteProtocolError("a value points to a buffer that did not come")
-        if index in self._used:  # a few bytes that point to one buffer again and again would become gigabytes
+        if index in self._used:  # a small tree with many references to one buffer would expand to gigabytes
             raise RemoteProtocolError("a value points to one buffer twice")
         self._used.add(index)
         return self._buffers[index]
@@ -437,7 +438,7 @@ class _Decoder:
 
 
 def _hex_int(text: str) -> int:
-    return int(text, 16)  # hexadecimal has no quadratic cost and no digit limit
+    return int(text, 16)  # parsing hexadecimal is linear and has no digit limit
 
 
 _LEAVES: dict[str, Callable[[Any], Any]] = {
@@ -467,9 +468,9 @@ _CONTAINERS: dict[str, Callable[[abc.Iterable[Any]], Any]] = {
 
 
 def json_form(value: Any, depth: int = 0) -> Any:
-    """Return ``value`` as plain JSON: sets as lists, dates as ISO text, what nothing else fits as its repr.
+    """Return ``value`` as plain JSON: sets as lists, dates as ISO text, unsupported types as their repr.
 
-    For callers who ``json.dumps`` what they get without a guard.
+    For callers that pass the result to ``json.dumps`` without a fallback.
     """
     if depth > MAX_DEPTH:
         return "..."
@@ -489,7 +490,7 @@ def json_form(value: Any, depth: int = 0) -> Any:
 
 
 def _plain_scalar(value: Any) -> Any:
-    """Return a scalar as the exact builtin it is, an Enum member or other subclass included."""
+    """Return a scalar as its exact builtin type; Enum members and other subclasses are converted."""
     if value is None or isinstance(value, bool):
         return value
     for kind in (int, float, str):

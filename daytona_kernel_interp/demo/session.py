@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dspy
-from dspy.primitives.code_interpreter import CodeInterpreterError
 from dspy.utils.callback import BaseCallback
 
 from .. import KernelInterpreter, Recording
 from ..client.outputs import CellError, DisplayData, ExecuteResult, Output, StreamText
 from ..config import RLM_KEYWORD_VARIABLE
+from ..formatting import duration
+from ..interpreter.dspy_compat import CodeInterpreterError
 from . import INSTALL, DemoFailed, InvalidDemoOptions
 from .screen import Screen, open_screen, short
 from .script import STEPS, classify_mistake, rule_based_lm, scripted_lm
@@ -145,7 +146,7 @@ def run_task(task: DemoTask) -> None:
     screen.fact(
         "took",
         f"{steps.count} steps, {interpreter.calls} calls to the host with {interpreter.prompts} prompts in them, "
-        f"{interpreter.figures} figure{'s' * (interpreter.figures != 1)}, {time.monotonic() - began:.1f} s",
+        f"{interpreter.figures} figure{'s' * (interpreter.figures != 1)}, {duration(time.monotonic() - began)}",
     )
     if interpreter.recording is not None:
         screen.fact("recording", str(interpreter.recording))

@@ -38,9 +38,9 @@ class Introspection:
 
     def view(self) -> SessionView:
         """Return a widget that follows the session; it does not keep the interpreter alive."""
-        from ..monitor.widget import make_view
-
         session, access = self._access.current("view"), weakref.ref(self._access)
+        from ..monitor.widget import make_view  # needs the extra `jupyter`
+
         monitor_server = session.monitor_server
 
         def follow(since: int) -> dict[str, Any]:

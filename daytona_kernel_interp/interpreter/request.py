@@ -20,6 +20,7 @@ from .sent_inputs import EncodedInput, SentInputs
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .dspy_compat import CodeInterpreterError
     from .options import CallSettings
 
 
@@ -160,10 +161,13 @@ def prepare_request(
             requested=requested,
             seed=settings.seed,
         )
-    except UnsendableVariable as error:
-        raise UnsendableValue(str(error)) from error.__cause__
     except InvalidRequest as error:
-        raise InvalidCall(str(error)) from None
+        raise call_error(error) from error.__cause__
+
+
+def call_error(error: InvalidRequest) -> CodeInterpreterError:
+    """Return the error for DSPy of a call that cannot become a cell."""
+    return (UnsendableValue if isinstance(error, UnsendableVariable) else InvalidCall)(str(error))
 
 
 def _check_names(variables: Mapping[str, object] | None) -> dict[str, object]:

@@ -26,7 +26,7 @@ class InvalidOption(ValueError):
     """An unknown option of a kernel, or an invalid value; the message is one sentence."""
 
 
-def describe(options: Mapping[str, Any], *, env: Mapping[str, str] | None = None, cwd: str | None = None) -> Sandbox:
+def describe(options: Mapping[str, object], *, env: Mapping[str, str] | None = None, cwd: str | None = None) -> Sandbox:
     """Return the sandbox that a kernelspec's options describe.
 
     Args:
@@ -37,7 +37,7 @@ def describe(options: Mapping[str, Any], *, env: Mapping[str, str] | None = None
     Raises:
         InvalidOption: If an option is unknown or a value is invalid.
     """
-    given = dict(options)
+    given: dict[str, Any] = dict(options)  # the description checks the types
     where = given.pop("sandbox", None)
     if not isinstance(where, str) or where not in _SANDBOXES:
         raise InvalidOption(
@@ -60,9 +60,9 @@ class Kernelspec:
 
     name: str
     display_name: str
-    options: Mapping[str, Any] = field(repr=False)
+    options: Mapping[str, object] = field(repr=False)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Return the contents of ``kernel.json``.
 
         Only programs that know no provisioners run ``argv``; it prints a sentence that says so.

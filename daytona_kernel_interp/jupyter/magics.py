@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import sys
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
@@ -22,6 +22,8 @@ from ..monitor.shared_client import list_sessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from IPython.core.interactiveshell import InteractiveShell
 
     from ..client.outputs import Output
     from ..monitor.inspection import Inspection
@@ -116,6 +118,6 @@ def _show(output: Output) -> None:
             publish_display_data(dict(data), dict(metadata))
 
 
-def load(shell: Any) -> None:
+def load(shell: InteractiveShell) -> None:
     """Register the magics with a shell."""
     shell.register_magics(SandboxMagics)

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import errors
 from ..errors import KernelError, SessionNotFound, TunnelLost
 from ..formatting import duration
 from ..sandboxes.select import adopt
@@ -150,7 +151,7 @@ class Live:
         except RemoteProtocolError as error:
             raise TypeError(f"the value that the sandbox sent for {name!r} cannot be decoded: {error}") from error
 
-    def run(self, code: str, variables: Mapping[str, Any] | None = None) -> CellResult:
+    def run(self, code: str, variables: Mapping[str, object] | None = None) -> CellResult:
         """Run a cell in the session, behind the running one, and return its result; as ``KernelInterpreter.run``.
 
         The variables of the cell stay in the session. The host's tools cannot be called.
@@ -207,9 +208,10 @@ class Live:
                 answer = json.loads(_read_line(connection))
         except (OSError, ValueError, RecursionError) as error:
             raise self._ended_error(error) from error
-        if not isinstance(answer, dict) or "error" in answer:
-            text = answer.get("error") if isinstance(answer, dict) else "the session's host sent no answer"
-            raise KernelError(clean(str(text), 2000))
+        if not isinstance(answer, dict):
+            raise KernelError("the session's host sent no answer")
+        if "error" in answer:
+            raise _host_error(answer)
         return answer
 
     def _ended_error(self, error: Exception) -> KernelError:
@@ -224,6 +226,14 @@ class Live:
         if isinstance(error, TimeoutError):
             reason = f"did not answer within {_ANSWER_S:g} s"
         return TunnelLost(f"process {record.pid}, the session's host, {reason}")
+
+
+def _host_error(answer: Mapping[str, object]) -> KernelError:
+    """Return the error that the session's host reports, of the same class."""
+    name = answer.get("class")
+    cls = getattr(errors, name, None) if isinstance(name, str) else None
+    made = cls if isinstance(cls, type) and issubclass(cls, KernelError) else KernelError
+    return made(clean(str(answer["error"]), 2000))
 
 
 def _read_line(connection: socket.socket) -> bytes:

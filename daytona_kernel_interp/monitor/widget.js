@@ -1,4 +1,4 @@
-// Draws what SessionView (widget.py) is told. Everything comes out of a sandbox: textContent only, never HTML.
+// Draws the state of SessionView (widget.py). All data comes from a sandbox: textContent only, never HTML.
 
 const STYLE = `
 .dk-view { font-size: 13px; line-height: 1.4; border: 1px solid var(--jp-border-color2, #ccc); padding: 8px; }
@@ -37,9 +37,9 @@ function stepOf(step, open) {
   head.append(element("code", first.slice(0, 100)));
   if (step.state === "failed") head.className = "dk-failed";
   details.append(head);
-  if (step.state !== "running") details.append(code(step.code)); // that one stands above, with its line
+  if (step.state !== "running") details.append(code(step.code)); // the running cell is shown above, with its line
   if (step.tail) {
-    const tail = element("div", undefined, "dk-tail"); // scrolled to its end
+    const tail = element("div", undefined, "dk-tail"); // scrolled to the end
     tail.append(element("pre", step.tail));
     details.append(tail);
   }
@@ -65,7 +65,7 @@ function render({ model, el }) {
   const variables = element("div", undefined, "dk-table"), foot = element("div");
   root.append(element("style", STYLE), title, now, steps, variables, foot);
   el.append(root);
-  const opened = new Map(); // what somebody opened or closed stays so
+  const opened = new Map(); // keeps what the user opened or closed
 
   const drawNow = () => {
     const over = model.get("over"), state = model.get("now");

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from datetime import timezone
 from typing import TYPE_CHECKING, Literal
 
+from ..recording.model import DSPY_TOKEN
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
@@ -78,7 +80,7 @@ def failed(entry: Entry) -> bool:
 
 def is_setup(entry: Entry) -> bool:
     """Return whether a step is the setup that DSPy's RLM runs first, from DSPy 3.4 on (``primitives/facade.py``)."""
-    return "__dspy_host_token" in entry.variables
+    return DSPY_TOKEN in entry.variables
 
 
 def session_spans(transcript: Transcript) -> list[Span]:

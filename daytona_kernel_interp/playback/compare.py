@@ -18,6 +18,7 @@ from ..client.outputs import CellError, DisplayData, ExecuteResult, StreamText
 from ..codec import values
 from ..errors import RecordingError
 from ..formatting import shorten
+from ..recording.model import DSPY_TOKEN
 from ..recording.value_text import repr_of
 from ..wire.protocol_errors import RemoteProtocolError
 from .canonical import same_value
@@ -106,14 +107,15 @@ class Comparison:
 
     def results(self, expected: Entry, came: Entry) -> Iterator[Difference]:
         """Yield the differences between two runs of the same code: outputs and outcome."""
-        by_chance = ("interrupted", "timeout")  # where they were stopped depends on timing
-        if expected.outcome.ending in by_chance and came.outcome.ending in by_chance:
+        stopped = ("interrupted", "timeout")  # where they were stopped depends on timing
+        if expected.outcome.ending in stopped and came.outcome.ending in stopped:
             return
         outputs = list(self.outputs(expected.outputs, came.outputs))
         yield from outputs
         late = not self.same_text(expected.late, came.late)  # the text that the caller got begins with it
         if late:
-            yield Difference("output", f"late: {expected.late}", f"late: {came.late}")
+            yield Difference("output", f"background output: {expected.late}", f"background output: {came.late}")
+        # The text of an outcome repeats the outputs. It is a difference of its own only if it says more.
         ended = self.outcome(*(_short_outcome(entry) if outputs else entry.outcome for entry in (expected, came)))
         if ended is not None and not ((outputs or late) and _repeats_outputs(expected, came)):
             yield ended
@@ -122,7 +124,7 @@ class Comparison:
         """Yield the variables whose values differ. DSPy's token differs in each process and does not count."""
         for name in [*expected.variables, *(name for name in came.variables if name not in expected.variables)]:
             one, other = expected.variables.get(name), came.variables.get(name)
-            if name != "__dspy_host_token" and not self._same_ref(one, other):
+            if name != DSPY_TOKEN and not self._same_ref(one, other):
                 yield Difference("variables", _named(name, one), _named(name, other))
 
     def calls(self, expected: Sequence[RecordedCall], came: Sequence[RecordedCall]) -> Iterator[Difference]:

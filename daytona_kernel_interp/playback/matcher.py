@@ -15,6 +15,7 @@ from ..errors import ReplayMismatch
 from ..formatting import most_similar
 from ..interpreter.options import check_output_fields
 from ..interpreter.sent_inputs import EncodedInput, SentInputs
+from ..recording.model import DSPY_TOKEN, LLM_TOOLS
 from ..wire.protocol_errors import RemoteProtocolError
 from .canonical import same_value
 from .compare import shown_text, value_text
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from ..recording.model import Entry, Transcript, ValueRef
     from ..wire.comm import ToolSpec
 
-TOKEN = "__dspy_host_token"  # a secret of the DSPy process, bound by DSPy's setup step
-_DSPY_TOOLS = ("llm_query", "llm_query_batched")  # their parameters depend on DSPy's version
 _MAX_COMPARED = 500  # entries that are compared to find the most similar one
 
 
@@ -62,6 +61,7 @@ class RecordingMatcher:
             UnsupportedValue: If a variable has a value that cannot be encoded.
         """
         own = _is_dspy_setup(variables)
+        # A program that runs on an older DSPy has no setup step: skip those of the recording.
         while not own and self._next < len(self._entries) and _is_dspy_setup(self._entries[self._next].variables):
             self._next += 1
         entry = self._entries[self._next] if self._next < len(self._entries) else None
@@ -86,7 +86,7 @@ class RecordingMatcher:
                 f"{self._where(entry)} has other variables: recorded {recorded}; requested {requested}"
             )
         for name, ref in entry.variables.items():
-            if name == TOKEN:
+            if name == DSPY_TOKEN:
                 continue
             one = encoded.get(name) or self.inputs.encode(name, variables[name], None)
             if not self._is_recorded(one, variables[name], ref):
@@ -144,12 +144,12 @@ class RecordingMatcher:
 
 
 def _is_dspy_setup(variables: Mapping[str, object]) -> bool:
-    return TOKEN in variables
+    return DSPY_TOKEN in variables
 
 
 def _shape(spec: ToolSpec) -> tuple[str, str]:
     """Return a tool's name, and the name with its parameters."""
-    if spec.name in _DSPY_TOOLS or spec.parameters is None:
+    if spec.name in LLM_TOOLS or spec.parameters is None:  # theirs depend on DSPy's version
         return spec.name, f"{spec.name}(...)"
     kinds = {2: "*", 4: "**"}
     return spec.name, f"{spec.name}({', '.join(kinds.get(p.kind, '') + p.name for p in spec.parameters)})"

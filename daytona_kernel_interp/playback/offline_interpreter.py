@@ -7,11 +7,10 @@ import functools
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
-
 from ..codec import values
 from ..errors import RecordingError, ReplayMismatch
-from ..interpreter.dspy_compat import REOPENS, CodeExecutionError, with_callbacks
+from ..interpreter import dspy_errors
+from ..interpreter.dspy_compat import REOPENS, CodeExecutionError, CodeInterpreterError, FinalOutput, with_callbacks
 from ..interpreter.instructions import ExecutionInstructions
 from ..interpreter.options import (
     InterpreterOptions,
@@ -20,7 +19,7 @@ from ..interpreter.options import (
     check_tools,
     refuse_options,
 )
-from ..interpreter.request import InvalidRequest, build_request
+from ..interpreter.request import InvalidRequest, build_request, call_error
 from ..recording.load import open_run
 from .matcher import RecordingMatcher
 
@@ -39,13 +38,6 @@ if TYPE_CHECKING:
 _OPTION_NAMES = ("recording", "tools", "output_fields", *InterpreterOptions.__annotations__)
 _SHUT_DOWN = "it was shut down"
 _CORRECTABLE = ("error", "interrupted", "timeout")
-
-
-class DSPyReplayMismatch(CodeInterpreterError, ReplayMismatch):
-    """The :class:`ReplayMismatch` that ends a run on DSPy 3.3 and later.
-
-    Older versions show every CodeInterpreterError to the model and continue, so they get a plain ReplayMismatch.
-    """
 
 
 class ReplayInterpreter:
@@ -242,12 +234,13 @@ class ReplayInterpreter:
             )
             return self._matcher.step(code, variables or {}, request.tools, self.output_fields, request.variables)
         except InvalidRequest as error:
-            raise CodeInterpreterError(str(error)) from error.__cause__
+            raise call_error(error) from error.__cause__
         except ReplayMismatch as error:
             raise self._finished_error(str(error)) from None
 
     def _finished_error(self, text: str) -> Exception:
-        self._ended = ReplayMismatch(text) if REOPENS else DSPyReplayMismatch(text)
+        # DSPy before 3.3 shows every CodeInterpreterError to the model and continues: only another class ends the run.
+        self._ended = ReplayMismatch(text) if REOPENS else dspy_errors.ReplayMismatch(text)
         return self._ended
 
     def _conclude(self, outcome: Outcome) -> Any:

@@ -256,6 +256,7 @@ class _Replay:
             for entry in entries:
                 if why := self._skip_reason(entry, run_died):
                     self._skipped.append(SkippedStep(entry.index, why))
+                    # The steps after this one ran in a fresh kernel, so they get one here, too.
                     if entry.outcome.ending == "died" and interpreter is not None and self._kernel_lost is None:
                         interpreter.shutdown()
                         interpreter = None
@@ -289,9 +290,11 @@ class _Replay:
         )
 
     def _create_interpreter(self) -> RerunInterpreter:
-        options = self._transcript.facts.options
-        limits = {name: options[name] for name in ("max_output_chars", "max_value_bytes") if name in options}
-        interpreter = RerunInterpreter(sandbox=self._sandbox, **limits)
+        interpreter = RerunInterpreter(sandbox=self._sandbox)
+        for name in ("max_output_chars", "max_value_bytes"):
+            limit = self._transcript.facts.options.get(name, 0)
+            if limit is None or (type(limit) is int and limit > 0):  # a file can contain any value
+                setattr(interpreter, name, limit)
         interpreter.seed = self._transcript.facts.seeds.get("random")  # numpy has the same seed
         return interpreter
 
@@ -344,13 +347,14 @@ class _Replay:
         return given
 
     def _cause(self, entry: Entry, came: Entry) -> str:
+        # The most certain cause first. An edit explains what follows from it, but not what would have differed anyway.
         edited, followed = self._edited(entry.index), self._nondeterminism.differing_steps
         missed = any(step == entry.index for step, _, _ in self._tape_server.unanswered)
         if edited and (entry.index in self._edits or followed or missed):
             return edited
         if missed:
             return "a call is not on the tape"
-        if any(step == entry.index for step, _ in self._answered_otherwise()):
+        if any(step == entry.index for step, _ in self._live_differences()):
             return "live tool"
         if followed:
             return f"follows from step {', '.join(map(str, followed))}"
@@ -372,12 +376,12 @@ class _Replay:
             for call in self._tape.left(step) if step in ran else ():
                 text, cause = call_text(call.name, store.load(call.arguments)), self._edited(step)
                 self._divergences.append(Divergence(step, "calls", text, "(not called)", cause))
-        for step, differs in self._answered_otherwise():
+        for step, differs in self._live_differences():
             self._divergences.append(Divergence(step, "calls", differs.expected, differs.came, "live tool"))
         self._divergences.sort(key=lambda found: found.step)
 
-    def _answered_otherwise(self) -> Iterator[tuple[int, Difference]]:
-        for step, recorded, live in self._tape_server.answered_otherwise:
+    def _live_differences(self) -> Iterator[tuple[int, Difference]]:
+        for step, recorded, live in self._tape_server.live_answers:
             for difference in self._comparison.answers(recorded, live):
                 yield step, difference
 

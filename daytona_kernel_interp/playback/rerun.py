@@ -7,12 +7,11 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
-
 from ..codec import values
 from ..errors import KernelDied, ReplayMismatch, SandboxGone, TunnelLost
+from ..interpreter.dspy_compat import CodeInterpreterError, FinalOutput
 from ..interpreter.interpreter import KernelInterpreter
-from ..recording.model import Entry, Outcome, RecordedCall
+from ..recording.model import LLM_TOOLS, Entry, Outcome, RecordedCall
 from ..recording.step_recorder import error_name
 from ..tools.binding import ToolAborted, ToolReply, ToolRunner, weak_method
 from ..wire.comm import ToolFailure
@@ -40,7 +39,7 @@ class TapeServer:
         self.step = 0
         self.calls: list[RecordedCall] = []  # of the current step
         self.unanswered: list[tuple[int, str, str]] = []  # step, tool and error text
-        self.answered_otherwise: list[tuple[int, RecordedCall, RecordedCall]] = []  # step, recorded call, live call
+        self.live_answers: list[tuple[int, RecordedCall, RecordedCall]] = []  # step, recorded call, live call
 
     def begin(self, step: int) -> None:
         """Begin a step."""
@@ -74,11 +73,11 @@ class TapeServer:
         elif reply is not None:
             failure = ToolFailure.from_value(values.loads(reply.buffers))
             error = (failure.type, tuple(failure.bases), failure.message)
-        kind = recorded.kind if recorded is not None else "llm" if name.startswith("llm_query") else "tool"
+        kind = recorded.kind if recorded is not None else "llm" if name in LLM_TOOLS else "tool"
         call = RecordedCall(len(self.calls), name, kind, 0.0, 0.0, self._given_values.keep(buffers), result, error)
         self.calls.append(call)
         if name in self.live and recorded is not None:
-            self.answered_otherwise.append((self.step, recorded, call))
+            self.live_answers.append((self.step, recorded, call))
 
 
 def _error(name: str, bases: tuple[str, ...], message: str) -> ToolReply:
@@ -103,7 +102,7 @@ class _TapeRunner(ToolRunner):
 
     async def run(self, name: str, buffers: Sequence[Buffer], call_id: int = 0, *, arrow: bool = False) -> ToolReply:
         server = self.server
-        if server is None:  # handed over
+        if server is None:  # the live tools are in use
             return await super().run(name, buffers, call_id, arrow=arrow)
         try:
             recorded = server.find_call(name, buffers)

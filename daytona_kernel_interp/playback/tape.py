@@ -64,6 +64,7 @@ class Tape:
                 found = calls.popleft()
                 self._taken.add((number, found.id))
                 return found
+        # An exact match in another cell is more likely the recorded call than an approximate match in this one.
         for number in self._search_order(cell):
             found_equal = self._equal(number, name, arguments)
             if found_equal is not None:

@@ -128,7 +128,7 @@ class AtomicFile:
         return seen
 
     def _copied(self, copy: _FileCopy, gone: _FileCopy | None) -> _FileCopy:
-        """Return a new spare copy with the committed bytes of ``copy``; another program has ``gone``, the old one."""
+        """Return a new spare copy with the committed bytes of ``copy``, in place of ``gone``."""
         if gone is not None:
             gone.close()
         name = self._spares[self._turn]

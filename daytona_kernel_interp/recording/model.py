@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Ending = Literal["ok", "error", "interrupted", "timeout", "died", "not_run", "unknown"]
 
 METADATA_KEY = "daytona_kernel_interp"
+DSPY_TOKEN = "__dspy_host_token"  # a variable of DSPy's setup step: a secret of the DSPy process
+LLM_TOOLS = ("llm_query", "llm_query_batched")  # DSPy's tools that call a language model
 SCHEMA_VERSION = 1  # of the metadata; the reader refuses a recording of another version
 
 

@@ -17,7 +17,7 @@ from ..codec import values
 from ..errors import CellNotRun, KernelDied
 from ..wire.comm import ToolFailure
 from .call_tree import CompletedLMCall, Reasoning, enclosing_calls
-from .model import Entry, Outcome, RecordedCall, Usage, ValueRef
+from .model import LLM_TOOLS, Entry, Outcome, RecordedCall, Usage, ValueRef
 from .value_store import INLINE_BYTES
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from .model import Ending
 
 T = TypeVar("T")
-
-_LLM_TOOLS = ("llm_query", "llm_query_batched")
 
 
 # --- what is recorded: the interpreter's request and the client's cell -------------------------------------
@@ -310,7 +308,7 @@ class StepRecorder:
         return RecordedCall(
             id=call.id,
             name=call.name,
-            kind="llm" if call.name in _LLM_TOOLS else "tool",
+            kind="llm" if call.name in LLM_TOOLS else "tool",
             began_s=call.began_s,
             elapsed_s=call.elapsed_s,
             arguments=self._ref(call.arguments),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 from ..config import SANDBOX_VARIABLE, daytona_credential, sandbox_choice
 from ..errors import SandboxFailed, SessionNotFound
 from .base import Sandbox
 from .daytona import DaytonaSandbox
-from .daytona.api import begin_import
 from .daytona.sandbox import RunningDaytonaSandbox
 from .local import LocalSandbox, RunningLocalSandbox
 from .remote_relay import RunningRelaySandbox
@@ -49,16 +47,6 @@ def select_sandbox(sandbox: object) -> Sandbox:
             "LocalSandbox()."
         )
     return choice
-
-
-def preload_sdk(sandbox: object) -> None:
-    """Begin to import Daytona's SDK in a thread if a start of ``sandbox`` will need it; the import takes seconds.
-
-    A start in the meantime waits for the rest of the import. :func:`select_sandbox` refuses an invalid ``sandbox``.
-    """
-    with contextlib.suppress(SandboxFailed):
-        if isinstance(select_sandbox(sandbox), DaytonaSandbox):
-            begin_import()
 
 
 def adopt(record: Mapping[str, object]) -> RunningSandbox:

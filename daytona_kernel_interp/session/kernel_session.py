@@ -1,4 +1,4 @@
-"""A session: a running sandbox with its tunnel, kernel and tool runner, started and closed as one."""
+"""A session: a running sandbox with its tunnel, kernel and tool runner, started and closed together."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class KernelSession:
-    """Lives on the I/O loop. :meth:`start` makes one, :meth:`aclose` ends all of it."""
+    """A session on the I/O loop. :meth:`start` creates it, :meth:`aclose` closes all of its parts."""
 
     def __init__(
         self, session_id: str, sandbox: RunningSandbox, tunnel: Tunnel, kernel: KernelDriver, tools: ToolRunner
@@ -46,19 +46,18 @@ class KernelSession:
         self._heartbeat_task: asyncio.Task[None] | None = None
         self.monitor_server = MonitorServer(kernel)
         self._last_cell: asyncio.Task[ExecutionResult] | None = None
-        self.on_closed: Callable[[bool], None] = lambda shut_down: (
-            None
-        )  # told at the end, whether it is the session's too
+        # Called after the close, with whether the sandbox was shut down as well.
+        self.on_closed: Callable[[bool], None] = lambda shut_down: None
 
     @classmethod
     async def start(
         cls, description: Sandbox, invoke: Invoke, max_value_bytes: int | None, *, times: LinkTimings | None = None
     ) -> KernelSession:
-        """Start what ``description`` says and a kernel in it; a failure leaves nothing behind.
+        """Start the sandbox of ``description`` and a kernel in it; after a failure, nothing is left running.
 
         Raises:
             SandboxFailed: If sandbox, relay or kernel did not start.
-            TunnelLost: If the relay went away meanwhile.
+            TunnelLost: If the link to the relay was lost during the start.
             WireMismatch: If the sandbox runs another version of the wire.
         """
         with registry.cancel_on_exit():
@@ -78,7 +77,7 @@ class KernelSession:
                 times or LinkTimings(resume_lifetime_s=sandbox.resume_lifetime_s),
             )
             stack.push_async_callback(tunnel.aclose)
-            if isinstance(sandbox, RunningRelaySandbox):  # a host before us may have left it streams, which end first
+            if isinstance(sandbox, RunningRelaySandbox):  # the relay first closes streams that an earlier host has left
                 await tunnel.wait_open()
             kernel = await _start_kernel(tunnel, max_value_bytes)
             session = cls(secrets.token_hex(4), sandbox, tunnel, kernel, ToolRunner(invoke, max_value_bytes))
@@ -91,24 +90,24 @@ class KernelSession:
 
     @classmethod
     async def adopt(cls, session_id: str, invoke: Invoke, max_value_bytes: int | None) -> KernelSession:
-        """Become the host of a session whose own host is gone.
+        """Become the host of a session whose earlier host process has ended.
 
-        A failure leaves it as it was, so that it can be tried again.
+        After a failure the session is unchanged, so that the caller can retry.
 
         Raises:
-            SessionNotFound: If there is none of this id, its host lives, or nothing is left of its sandbox.
+            SessionNotFound: If there is no session with this id, its host is alive, or its sandbox is gone.
             KernelDied: If its kernel is gone.
             SandboxFailed, TunnelLost, WireMismatch: As for :meth:`start`.
         """
         record = find_session(session_id)
         if record.host_lives:
-            raise SessionNotFound(f"session {session_id} belongs to process {record.pid}, which lives")
+            raise SessionNotFound(f"session {session_id} belongs to process {record.pid}, which is alive")
         async with contextlib.AsyncExitStack() as stack:
             sandbox = adopt(record.sandbox)
             if not sandbox.may_be_alive():
                 record.delete()
                 record.remove_endpoints()
-                raise SessionNotFound(f"session {session_id} is over: nothing is left of its host and its sandbox")
+                raise SessionNotFound(f"session {session_id} has ended: its host and its sandbox are gone")
             revival = _RelayRestarter(sandbox)
             try:
                 address = await sandbox.restart_relay() or sandbox.address
@@ -144,7 +143,7 @@ class KernelSession:
         on_output: Callable[[Output], None] | None = None,
         on_sent: Callable[[OutputCollector], None] | None = None,
     ) -> ExecutionResult:
-        """Run one cell, after the one that was adopted with the session, and return what it did.
+        """Run one cell after the adopted one and return its result.
 
         Raises:
             KernelError, ExecutionAborted, ToolAborted: As for :meth:`KernelDriver.run`.
@@ -164,7 +163,7 @@ class KernelSession:
     async def adopt_last_cell(
         self, *, timeout_s: float | None, max_output_chars: int | None, on_output: Callable[[Output], None] | None
     ) -> None:
-        """Find the cell that the kernel took up last, for the host before, and begin to wait for its end.
+        """Find the last cell that the kernel started for the earlier host, and begin to wait for its end.
 
         Raises:
             KernelError: If the journal cannot be read.
@@ -174,7 +173,7 @@ class KernelSession:
             self._last_cell = asyncio.create_task(self.kernel.resume(run, timeout_s))
 
     async def last_cell(self) -> ExecutionResult | None:
-        """Return what that cell did; None if there was none.
+        """Return the result of the adopted cell, or None without one.
 
         Raises:
             ExecutionAborted, ToolAborted: As for :meth:`KernelDriver.resume`.
@@ -182,14 +181,14 @@ class KernelSession:
         return None if self._last_cell is None else await self._last_cell
 
     async def wait_last_cell(self) -> None:
-        """Return when that cell is over, however it ended."""
+        """Wait until the adopted cell has ended, with or without an error."""
         if self._last_cell is not None:
             await asyncio.wait({self._last_cell})
             if not self._last_cell.cancelled():
                 self._last_cell.exception()
 
     async def aclose(self) -> None:
-        """End kernel, tunnel and sandbox; whatever one step raises, the others are done."""
+        """Close kernel, tunnel and sandbox; an exception of one step does not prevent the others."""
         self.tools.close()
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self.on_closed, True)
@@ -201,7 +200,7 @@ class KernelSession:
             stack.push_async_callback(self.sandbox.stop)
             stack.push_async_callback(self.tunnel.aclose)
             stack.push_async_callback(self.kernel.aclose)
-            if isinstance(self.sandbox, RunningRelaySandbox):  # which lives on
+            if isinstance(self.sandbox, RunningRelaySandbox):  # which stays alive
                 stack.push_async_callback(self._end_kernel)
             stack.push_async_callback(self.monitor_server.aclose)
 
@@ -210,7 +209,7 @@ class KernelSession:
             await asyncio.wait_for(self.tunnel.signal(self.kernel.id, "kill"), DIAL_S)
 
     async def release(self) -> None:
-        """Close this host's side only: sandbox and kernel live on, for whoever takes the session up in time."""
+        """Close this host's side only; sandbox and kernel stay alive so that another process can attach."""
         self.tools.close()
         registry.unregister(self)
         if self._record is not None:
@@ -225,7 +224,7 @@ class KernelSession:
             stack.push_async_callback(self.monitor_server.aclose)
 
     async def _heartbeat(self, record: SessionRecord) -> None:
-        """Leave a sign of life in the record, so that it can be told until when this host lived."""
+        """Update the time in the session file periodically; it shows until when this host was alive."""
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             record.touch()
@@ -235,7 +234,7 @@ class KernelSession:
             self._heartbeat_task.cancel()
 
     def _write_record(self, restarter: _RelayRestarter) -> None:
-        """Write what another process needs to take the session up, now and whenever it changes."""
+        """Write the session file, which other processes need to attach, now and after each change."""
         facts = self.sandbox.record()
         if facts is None:
             return
@@ -250,7 +249,7 @@ class KernelSession:
         try:
             record.write()
         except OSError as error:
-            log.warning("session %s cannot be taken up by another process: %s", self.id, error)
+            log.warning("no other process can attach to session %s: %s", self.id, error)
             self._record = None
             return
 
@@ -264,7 +263,7 @@ class KernelSession:
 
 
 async def _start_kernel(tunnel: Tunnel, max_value_bytes: int | None) -> KernelDriver:
-    """Start a kernel while the tunnel opens; if both fail, the tunnel's reason is the one to tell."""
+    """Start a kernel while the tunnel opens; if both fail, raise the error of the tunnel."""
     starting = asyncio.ensure_future(KernelDriver.start(tunnel, max_value_bytes=max_value_bytes))
     try:
         await tunnel.wait_open()
@@ -276,14 +275,14 @@ async def _start_kernel(tunnel: Tunnel, max_value_bytes: int | None) -> KernelDr
 
 
 class _RelayRestarter:
-    """Restarts the sandbox's relay, and then has the session's record written again."""
+    """The tunnel's access to the sandbox, which rewrites the session file after a relay restart."""
 
     def __init__(self, sandbox: RunningSandbox) -> None:
         self._sandbox = sandbox
         self.on_restarted: Callable[[], None] = lambda: None
 
     async def restart_relay(self) -> RelayAddress | None:
-        """Start the relay again if it has ended; see :meth:`RunningSandbox.restart_relay`."""
+        """Restart the relay if it has ended; see :meth:`RunningSandbox.restart_relay`."""
         address = await self._sandbox.restart_relay()
         if address is not None:
             with contextlib.suppress(OSError):

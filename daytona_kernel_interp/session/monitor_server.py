@@ -1,12 +1,12 @@
-"""What a session's host tells other processes of this user: a unix socket beside the kernel's own endpoints.
+"""The monitor server of a session: a unix socket for other processes of the same user.
 
-JSON objects, one a line. ``{"op": "look", "name": str or null}`` is answered by what ``KernelDriver.inspect`` returns,
-``{"op": "follow", "since": int}`` by ``look``, ``steps`` and ``change`` (see :class:`.steps.CellHistory`); a failure by
-``{"error": text}``. Nothing that can be said here changes the session.
+Requests and replies are JSON objects, one per line. The reply to ``{"op": "look", "name": str or null}`` is the result
+of ``KernelDriver.inspect``. The reply to ``{"op": "follow", "since": int}`` has ``look``, ``steps`` and ``change`` (see
+:class:`.steps.CellHistory`). The reply to a failed request is ``{"error": text}``, with ``class`` for an error of
+:mod:`..errors`. No request changes the session.
 
-Everything between another process and the kernel passes through the host's process as it is, so whoever cannot reach
-this socket cannot reach the kernel; and here the relay is asked too, which takes one host alone. The folder is closed
-to other users.
+The socket is beside the kernel's local endpoints, in a folder that other users cannot enter. The host process also
+sends requests to the relay here, because a relay accepts one host only.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MAX_CLIENTS = 32
 
 
 class MonitorServer:
-    """Those who watch one session. Lives on the I/O loop."""
+    """The server for the observers of one session. It runs on the I/O loop."""
 
     def __init__(self, kernel: KernelDriver) -> None:
         self._kernel = kernel
@@ -39,15 +39,15 @@ class MonitorServer:
         self._serving: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        """Listen; where that is not possible, nobody can watch, and nothing else is lost."""
+        """Listen on the socket; if that fails, the session works without observers."""
         path = Path(self._kernel.connection_file).parent / SOCKET_NAME
         try:
             self._server = await asyncio.start_unix_server(self._accept, path, limit=MAX_REQUEST_BYTES)
         except OSError as error:
-            log.warning("nobody can look into the session from another process: %s", error)
+            log.warning("other processes cannot inspect the session: %s", error)
 
     async def aclose(self) -> None:
-        """Send everybody away. Calling it again does nothing."""
+        """Close all connections. Further calls do nothing."""
         server, self._server = self._server, None
         if server is not None:
             server.close()
@@ -56,7 +56,7 @@ class MonitorServer:
         await asyncio.gather(*self._serving, return_exceptions=True)
 
     async def follow(self, since: int) -> dict[str, Any]:
-        """Return what is in the kernel, what it runs, and the steps that changed after ``since``.
+        """Return the variables of the kernel, its running cell, and the steps that changed after ``since``.
 
         Raises:
             KernelError: As for :meth:`KernelDriver.inspect`.
@@ -77,7 +77,7 @@ class MonitorServer:
             while line := await reader.readline():
                 writer.write(json.dumps(await self._answer(line)).encode("ascii") + b"\n")
                 await writer.drain()
-        except (OSError, ValueError):  # gone, or a line beyond the limit
+        except (OSError, ValueError):  # disconnected, or a line above the limit
             pass
         finally:
             writer.close()
@@ -93,6 +93,6 @@ class MonitorServer:
                     return await self._kernel.inspect(name if isinstance(name, str) else None)
                 case {"op": "follow", "since": int(since)}:
                     return await self.follow(since)
-            return {"error": "that is no question"}
+            return {"error": "not a valid request"}
         except KernelError as error:
-            return {"error": f"{type(error).__name__}: {error}"}
+            return {"error": f"{type(error).__name__}: {error}", "class": type(error).__name__}

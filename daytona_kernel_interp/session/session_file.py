@@ -1,7 +1,7 @@
-"""Records of sessions, by which another process of this user finds them.
+"""Session files, by which other processes of the same user find sessions.
 
-One file a session in Jupyter's runtime folder, ``daytona-kernel-ID.json``, mode 0600: it has the relay's secret and the
-kernel's key. It goes when the session ends.
+There is one file per session in Jupyter's runtime folder: ``daytona-kernel-ID.json``, mode 0600, with the relay's
+secret and the kernel's key. It is deleted when the session ends.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _NAME = re.compile(r"daytona-kernel-([0-9a-f]{8})\.json")
 
 @dataclass
 class SessionRecord:
-    """What is known of a session."""
+    """The content of a session file."""
 
     id: str
-    pid: int  # of its host; 0: it was let go
-    mark: str  # of that process, see link/processes.py
+    pid: int  # of the host process; 0 after a detach
+    mark: str  # start time of that process, see transport/process_identity.py
     started: float  # seconds since the epoch
     kernel: str
-    connection_file: str  # the host's own; of no use when the host is gone
+    connection_file: str  # of the host; invalid after the host process has ended
     sandbox: dict[str, Any] = field(repr=False)
     key: str = field(repr=False)
     max_value_bytes: int | None = None
@@ -81,53 +81,53 @@ class SessionRecord:
 
     @property
     def host_lives(self) -> bool:
-        """Whether the process that the session belongs to lives."""
+        """Return whether the host process of the session is alive."""
         return self.pid > 0 and process_alive(self.pid, self.mark)
 
     @property
     def path(self) -> Path:
-        """Where the record is written."""
+        """The path of the session file."""
         return _folder() / f"daytona-kernel-{self.id}.json"
 
     def write(self) -> None:
-        """Write the record, whole or not at all.
+        """Write the session file atomically.
 
         Raises:
             OSError: If it cannot be written.
         """
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         unfinished = self.path.with_suffix(f".{os.getpid()}.tmp")
-        unfinished.unlink(missing_ok=True)  # of an earlier process with our id, or a link to somewhere
+        unfinished.unlink(missing_ok=True)  # a file of an earlier process with the same id, or a link
         with open(unfinished, "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
             json.dump(asdict(self), file)
         unfinished.replace(self.path)
 
     def delete(self) -> None:
-        """Delete the record. Again does nothing."""
+        """Delete the session file. Further calls do nothing."""
         with contextlib.suppress(OSError):
             self.path.unlink()
 
     def touch(self) -> None:
-        """Leave a sign of life; where the record is gone, nothing happens."""
+        """Update the file's modification time; do nothing if the file is gone."""
         with contextlib.suppress(OSError):
             os.utime(self.path)
 
     @property
     def last_seen(self) -> float:
-        """When its host left a sign of life last, in seconds since the epoch."""
+        """Return when the host last updated the file, in seconds since the epoch."""
         try:
             return self.path.stat().st_mtime
         except OSError:
             return self.started
 
     def remove_endpoints(self) -> None:
-        """Delete the local endpoints that a host which was killed left behind."""
+        """Delete the local endpoints of a host process that was killed."""
         folder = Path(self.connection_file).parent
         if folder.name.startswith(ENDPOINTS_PREFIX) and not self.host_lives:
             shutil.rmtree(folder, ignore_errors=True)
 
     def clear_host(self) -> None:
-        """Say that no process hosts the session now."""
+        """Record that no process hosts the session."""
         self.pid, self.mark = 0, ""
         with contextlib.suppress(OSError):
             self.write()
@@ -137,19 +137,21 @@ def find_session(session_id: str) -> SessionRecord:
     """Return the record of a session.
 
     Raises:
-        SessionNotFound: If there is none.
+        SessionNotFound: If there is no session with this id.
     """
     for record in list_records():
         if record.id == session_id:
             return record
     if _NAME.fullmatch(name := f"daytona-kernel-{session_id}.json") and (owner := _owner(_folder() / name)) is not None:
-        raise SessionNotFound(f"session {session_id} belongs to another user ({owner}), who alone can reach it")
+        raise SessionNotFound(
+            f"session {session_id} belongs to another user ({owner}), and only that user can access it"
+        )
     known = ", ".join(record.id for record in list_records()) or "none"
     raise SessionNotFound(f"there is no session {session_id!r}; those on this machine: {known}")
 
 
 def list_records() -> list[SessionRecord]:
-    """Return the records of this user's sessions on this machine, the newest first."""
+    """Return the records of this user's sessions on this machine, newest first."""
     found = []
     with contextlib.suppress(OSError):
         for path in _folder().iterdir():
@@ -161,7 +163,7 @@ def list_records() -> list[SessionRecord]:
 
 
 def forget_sandboxes(sandbox_ids: Collection[str]) -> None:
-    """Delete the records of sessions whose sandboxes were deleted: nobody can take them up any more."""
+    """Delete the files of sessions whose sandboxes were deleted; no process can attach to them."""
     for record in list_records():
         if record.sandbox.get("id") in sandbox_ids and not record.host_lives:
             record.delete()
@@ -169,7 +171,7 @@ def forget_sandboxes(sandbox_ids: Collection[str]) -> None:
 
 
 def _owner(path: Path) -> str | None:
-    """Return the name of the user that a record belongs to, if that is not this one."""
+    """Return the name of the user that owns a record, or None for the current user."""
     try:
         owner = path.lstat().st_uid
     except OSError:
@@ -184,7 +186,7 @@ def _owner(path: Path) -> str | None:
 
 def _read(path: Path) -> SessionRecord | None:
     try:
-        # neither through a link, nor waiting for a FIFO's writer
+        # do not follow a link, and do not block on a FIFO
         with open(path, opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
             facts = os.fstat(file.fileno())
             if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_size > _MAX_BYTES:
@@ -194,7 +196,7 @@ def _read(path: Path) -> SessionRecord | None:
             return None
         record = SessionRecord(**fields)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
-        return None  # half of one, or of another version: not ours to judge
+        return None  # incomplete, or of another version
     return record if record.path.name == path.name else None
 
 

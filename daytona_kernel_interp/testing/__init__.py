@@ -1,7 +1,9 @@
-"""A Daytona on loopback for tests: ``with DaytonaEmulator() as daytona: ...``.
+"""An emulator of Daytona on loopback for tests: ``with DaytonaEmulator() as daytona: ...``.
 
-Also a pytest plugin (``pytest_plugins = ["daytona_kernel_interp.testing.plugin"]``, fixture ``daytona_emulator``)
-and a program (``python -m daytona_kernel_interp.testing``). Needs the extra ``testing``.
+It serves the REST API, toolboxes, preview hosts and events to the unmodified ``daytona`` SDK; sandboxes are child
+processes. It is also a pytest plugin (``pytest_plugins = ["daytona_kernel_interp.testing.plugin"]``, fixture
+``daytona_emulator``) and a program (``python -m daytona_kernel_interp.testing``). The extra ``testing`` installs its
+requirements.
 """
 
 from __future__ import annotations

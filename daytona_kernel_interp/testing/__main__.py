@@ -12,7 +12,7 @@ from .emulator import DOMAIN, DaytonaEmulator
 
 
 def main() -> int:
-    """Serve, and print the variables that lead a client here."""
+    """Serve, and print the environment variables that a client needs."""
     parser = argparse.ArgumentParser(
         prog="python -m daytona_kernel_interp.testing",
         description="Run a Daytona on loopback. Sandboxes are child processes of this one, and run as you.",

@@ -1,8 +1,7 @@
-"""The REST API, by operation."""
+"""The REST API, one method per operation."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,6 +16,7 @@ from .bodies import (
     NUMBER,
     OBJECT,
     STRING,
+    answer_with,
     api_error,
     list_item,
     number_in,
@@ -71,7 +71,7 @@ _CREATE_FIELDS = {
     "linkedSandbox": STRING,
     "buildInfo": OBJECT,
 }
-# What a real service does with these and the emulator cannot: refused unless they ask for nothing.
+# Fields that only the real service supports: refused unless they have no effect.
 _NOT_EMULATED = (
     "networkAllowList",
     "domainAllowList",
@@ -88,7 +88,7 @@ _LIST_FILTERS = {"labels", "limit", "cursor", "states", "id", "name", "includeEr
 
 
 class Call:
-    """One request to the API, by somebody whose key was good."""
+    """One authenticated request to the API."""
 
     def __init__(self, request: web.Request, organization: str, parameters: Mapping[str, str]) -> None:
         self.request, self.organization, self.parameters = request, organization, parameters
@@ -116,7 +116,7 @@ class Api:
         return set(self._handlers)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer a request below ``/api``."""
+        """Return the response to a request below ``/api``."""
         path = request.raw_path.partition("?")[0]
         try:
             return await self._answer(request, path.removeprefix(PREFIX) or "/")
@@ -167,7 +167,7 @@ class Api:
 
     @property
     def toolbox_url(self) -> str:
-        """Where the toolboxes are."""
+        """The base URL of the toolboxes."""
         return f"http://{self._world.address}/toolbox"
 
     # Sandboxes
@@ -419,21 +419,6 @@ class Api:
     async def _op_getSnapshotBuildLogsUrl(self, call: Call) -> web.StreamResponse:
         snapshot = self._snapshot(call)
         return web.json_response({"url": f"http://{self._world.address}/snapshots/{snapshot.id}/build-logs"})
-
-
-async def answer_with(fault: Fault, request: web.Request, now: float) -> web.StreamResponse:
-    """Answer as a fault says: nothing, a closed connection, or its status."""
-    if fault.hang:
-        await asyncio.Event().wait()
-    if fault.refuse or fault.status is None:
-        if request.transport is not None:
-            request.transport.abort()
-        return web.Response(status=500)
-    if fault.body or fault.status == 502:
-        return web.Response(status=fault.status, text=fault.body, headers=fault.headers)
-    answer = api_error(Refused(fault.status, "a planned fault"), request.path, now)
-    answer.headers.update(fault.headers)
-    return answer
 
 
 def _record_from(asked: Mapping[str, Any], organization: str, now: float) -> Record:

@@ -1,7 +1,8 @@
-"""What comes in and goes out as JSON: checks as strict as the service's, and the exact sets of fields."""
+"""JSON bodies of requests and responses: checks as strict as the service's, and the exact sets of fields."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from .model import Record, Refused
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .faults import Fault
     from .images import Snapshot
 
 _REASONS = {
@@ -34,7 +36,7 @@ _CODES = {400: "BAD_REQUEST", 401: "UNAUTHORIZED", 403: "FORBIDDEN", 404: "NOT_F
 MAX_BODY_BYTES = 1 << 20
 MAX_PORT = 65535
 
-# How the API's validation names a type that a field must have.
+# Names of field types in the API's validation errors.
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "a string": (str,),
     "a boolean value": (bool,),
@@ -47,7 +49,7 @@ STRING, BOOLEAN, NUMBER, INTEGER, OBJECT, ARRAY = _KINDS
 
 
 def api_error(error: Refused, path: str, now: float) -> web.Response:
-    """Return an error as the API writes it."""
+    """Return an error response in the API's format."""
     body = {
         "path": path,
         "timestamp": stamp(now),
@@ -58,8 +60,23 @@ def api_error(error: Refused, path: str, now: float) -> web.Response:
     return web.json_response(body, status=error.status)
 
 
+async def answer_with(fault: Fault, request: web.Request, now: float) -> web.StreamResponse:
+    """Return the response that a fault defines: none at all, a closed connection, or its status."""
+    if fault.hang:
+        await asyncio.Event().wait()
+    if fault.refuse or fault.status is None:
+        if request.transport is not None:
+            request.transport.abort()
+        return web.Response(status=500)
+    if fault.body or fault.status == 502:
+        return web.Response(status=fault.status, text=fault.body, headers=fault.headers)
+    answer = api_error(Refused(fault.status, "a planned fault"), request.path, now)
+    answer.headers.update(fault.headers)
+    return answer
+
+
 def daemon_error(error: Refused, method: str, path: str, now: float, source: str = "DAYTONA_DAEMON") -> web.Response:
-    """Return an error as the daemon in a sandbox, or the proxy, writes it."""
+    """Return an error response in the format of a sandbox's daemon or the proxy."""
     body = {
         "statusCode": error.status,
         "source": source,
@@ -73,10 +90,10 @@ def daemon_error(error: Refused, method: str, path: str, now: float, source: str
 
 
 async def read_object(request: web.Request, fields: Mapping[str, str], *required: str) -> dict[str, Any]:
-    """Return a request's JSON object with its fields checked; unknown ones are dropped, null counts as missing.
+    """Return a request's JSON object with checked fields; unknown fields are dropped, null counts as missing.
 
     Raises:
-        Refused: With status 400 and what is wrong.
+        Refused: With status 400 and the reason.
     """
     raw = await request.content.read(MAX_BODY_BYTES + 1)
     while not request.content.at_eof() and len(raw) <= MAX_BODY_BYTES:
@@ -110,7 +127,7 @@ def string_map(value: Mapping[str, Any], name: str) -> dict[str, str]:
     """Return a field that maps strings to strings.
 
     Raises:
-        Refused: If it maps to anything else.
+        Refused: If a value is not a string.
     """
     given = value.get(name, {})
     if not all(isinstance(item, str) for item in given.values()):
@@ -122,7 +139,7 @@ def number_in(text: str, name: str, low: float, high: float = float("inf")) -> i
     """Return a whole number from a path or query.
 
     Raises:
-        Refused: If it is none, or out of its range.
+        Refused: If the text is not a number, or out of range.
     """
     try:
         number = int(text)
@@ -137,7 +154,7 @@ def port_in(text: str) -> int:
     """Return a port from a path.
 
     Raises:
-        Refused: If it is none.
+        Refused: If the text is not a port.
     """
     try:
         return number_in(text, "port", 1, MAX_PORT)
@@ -148,7 +165,7 @@ def port_in(text: str) -> int:
 
 
 def sandbox_body(record: Record, toolbox_url: str) -> dict[str, Any]:
-    """Return a sandbox with every field that daytona SDK 0.226.1 asks for, and those that it may use."""
+    """Return a sandbox with all fields that daytona SDK 0.226.1 requires, and the optional ones."""
     return {
         "id": record.id,
         "organizationId": record.organization,
@@ -188,7 +205,7 @@ def sandbox_body(record: Record, toolbox_url: str) -> dict[str, Any]:
 
 
 def list_item(record: Record, toolbox_url: str) -> dict[str, Any]:
-    """Return a sandbox as it stands in a list: without ``env`` and ``kvm``."""
+    """Return a sandbox as an item of a list: without ``env`` and ``kvm``."""
     body = sandbox_body(record, toolbox_url)
     return {name: value for name, value in body.items() if name not in ("env", "kvm", "buildInfo")}
 

@@ -1,4 +1,4 @@
-"""The clock that the emulator's own timers run on: real time, and what a test adds to it."""
+"""The clock of the emulator's timers: real time plus an offset that a test sets."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Clock:
         return self._base_s + time.monotonic()
 
     def advance(self, seconds: float) -> None:
-        """Move forward at once and wake whoever sleeps.
+        """Move the clock forward and wake all sleeping tasks.
 
         Raises:
-            ValueError: If ``seconds`` is negative; time does not run back.
+            ValueError: If ``seconds`` is negative.
         """
         if seconds < 0:
             raise ValueError(f"a clock moves forward only, not by {seconds} s")
@@ -32,16 +32,16 @@ class Clock:
                 waiter.set_result(None)
 
     async def sleep(self, seconds: float) -> None:
-        """Return once this clock shows ``seconds`` more."""
+        """Wait until this clock has advanced by ``seconds``."""
         await self.sleep_until(self.now() + seconds)
 
     async def sleep_until(self, deadline: float) -> None:
-        """Return once this clock shows ``deadline``."""
+        """Wait until this clock reaches ``deadline``."""
         while (left_s := deadline - self.now()) > 0:
             await self.moved(left_s)
 
     async def moved(self, timeout_s: float | None = None) -> None:
-        """Return when the clock was moved, or after ``timeout_s`` of real time."""
+        """Wait until the clock is moved, or for ``timeout_s`` of real time."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.add(waiter)
         try:
@@ -51,6 +51,6 @@ class Clock:
 
 
 def stamp(now: float) -> str:
-    """Return a time as the service writes it: ISO 8601 in UTC, with milliseconds."""
+    """Return a time in the service's format: ISO 8601 in UTC, with milliseconds."""
     moment = datetime.datetime.fromtimestamp(now, datetime.timezone.utc)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

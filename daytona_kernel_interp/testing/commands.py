@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 async def execute(
     machine: Machine, command: str, env: Mapping[str, str], cwd: Path, timeout_s: float | None
 ) -> tuple[str, int]:
-    """Feed a command to a new shell's standard input; returns its merged output and exit code.
+    """Run a command from the standard input of a new shell; return its merged output and exit code.
 
-    It returns when every holder of the output is gone, so a background job has to redirect its own.
+    It returns after all processes have closed the output, so a background job must redirect its own.
 
     Raises:
-        Refused: When the time is up; the shell's process group is killed then.
+        Refused: After the timeout, which also kills the shell's process group.
     """
     return await _run(machine, [shell()], command.encode(), env, cwd, timeout_s)
 
@@ -35,10 +35,10 @@ async def execute(
 async def run_code(
     machine: Machine, code: str, arguments: Sequence[str], env: Mapping[str, str], cwd: Path, timeout_s: float | None
 ) -> tuple[str, int]:
-    """Run Python code in a process of its own; returns its merged output and exit code.
+    """Run Python code in a separate process; return its merged output and exit code.
 
     Raises:
-        Refused: When the time is up.
+        Refused: After the timeout.
     """
     command = [sys.executable, "-u", "-c", code, *arguments]
     return await _run(machine, command, b"", env, cwd, timeout_s)

@@ -18,7 +18,7 @@ PREFIX = "/control"
 
 
 class Control:
-    """What can be done to a service that its users cannot do.
+    """Operations on the service that its users do not have.
 
     ``POST /control/faults`` adds a fault, ``DELETE`` clears the plan; ``POST /control/clock`` with ``advance_s``;
     ``POST /control/sandboxes/ID/out-of-memory``, ``/kill-daemon`` and ``/rotate-token``; ``POST
@@ -29,7 +29,7 @@ class Control:
         self._world, self._previews = world, previews
 
     async def handle(self, request: web.Request, path: str) -> web.Response:
-        """Answer a request below ``/control``."""
+        """Return the response to a request below ``/control``."""
         organization = self._world.keys.get(request.headers.get("Authorization", "").removeprefix("Bearer "))
         if organization is None:
             return web.json_response({"message": "an API key of the emulator is needed"}, status=401)
@@ -61,10 +61,10 @@ class Control:
         return web.json_response({})
 
     async def act(self, record: Record, what: str) -> None:
-        """Do something to a sandbox.
+        """Apply one of the control operations to a sandbox.
 
         Raises:
-            Refused: If there is no such thing to do.
+            Refused: If the operation does not exist.
         """
         if what == "out-of-memory":
             await self._world.lose_processes(record, stops_after_s=OUT_OF_MEMORY_S)

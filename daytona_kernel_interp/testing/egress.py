@@ -1,7 +1,7 @@
-"""The way out of a sandbox in a network namespace: an HTTP proxy on its own loopback, served from outside.
+"""Outgoing connections of a sandbox in a network namespace: an HTTP proxy on its loopback, served from outside.
 
-The namespace has no other way, so a sandbox with ``network_block_all`` just has no proxy. Nothing of this machine's
-own loopback is reached through it: in a sandbox, ``localhost`` is the sandbox.
+The namespace has no other network access, so a sandbox with ``network_block_all`` has no proxy. The proxy does not
+connect to the loopback of this machine: in a sandbox, ``localhost`` is the sandbox.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _DIAL_S = 30.0
 
 
 class _Refused(Exception):
-    """A request that is answered with a status line and nothing else."""
+    """The error for a request whose response is only a status line."""
 
 
 async def open_way_out(machine: Machine) -> int:
-    """Serve a proxy in the machine's namespace for as long as it runs, and return its port."""
+    """Serve a proxy in the machine's namespace while the machine runs, and return its port."""
     port, listener = await machine.listen()
     server = await asyncio.start_server(_serve, sock=listener, limit=_HEAD_BYTES)
     machine.gone.add_done_callback(lambda _: server.close())
@@ -34,7 +34,7 @@ async def open_way_out(machine: Machine) -> int:
 
 
 def variables(port: int) -> dict[str, str]:
-    """Return the variables by which programs find a proxy on this port."""
+    """Return the environment variables that configure a proxy on this port."""
     url, ours = f"http://127.0.0.1:{port}", "localhost,127.0.0.1,::1"
     names = {"http_proxy": url, "https_proxy": url, "no_proxy": ours}
     return names | {name.upper(): value for name, value in names.items()}
@@ -60,7 +60,7 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 def _target(head: str) -> tuple[str, int, bytes | None]:
-    """Return where a request goes, and what to send there first; None if it asks for a bare connection."""
+    """Return the target of a request and the bytes to send first, which are None for CONNECT."""
     try:
         method, target, _ = head.partition("\r\n")[0].split(" ")
         url = urlsplit(f"//{target}" if method == "CONNECT" else target)
@@ -79,7 +79,7 @@ def _target(head: str) -> tuple[str, int, bytes | None]:
 async def _dial(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     address = str(found[0][4][0])
-    # Dialled by the address that was looked at: a name may mean another one the next time.
+    # Connect to the address that was checked: a second lookup of the name may return another one.
     if not _may_reach(address):
         raise _Refused("403 Forbidden")
     return await asyncio.open_connection(address, port)

@@ -1,4 +1,4 @@
-"""``DaytonaEmulator``: a Daytona of one's own on loopback, for as long as a ``with`` block."""
+"""``DaytonaEmulator``: an emulated Daytona on loopback for the duration of a ``with`` block."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _DOMAIN = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+")
 
 
 class DaytonaEmulator:
-    """A Daytona on loopback that the unmodified ``daytona`` SDK drives; its sandboxes are child processes.
+    """An emulator of Daytona on loopback for the unmodified ``daytona`` SDK; its sandboxes are child processes.
 
-    Sandboxes run as you, with a home of their own and without isolation of files: run only what you trust.
+    Sandboxes run as the current user, with separate home folders and without isolation of files: run only trusted code.
 
     Args:
         port: The port to listen on, on 127.0.0.1; 0 takes a free one.
         api_key: The key to accept; a new one if not given.
         isolated: Whether each sandbox gets a network namespace; None: where ``unshare -rn`` works.
-        generation: Whether refusals look as at ``old`` servers (307) or as at ``new`` ones (401).
+        generation: Whether a refusal has the form of ``old`` servers (307) or of ``new`` ones (401).
         token_caches: Whether the preview proxy remembers, as the service's does, for 2 min that a token is good
             and for 5 s that one is bad.
         busy_status: How a change during another one is refused: 409, or 400 as was seen too.
@@ -89,7 +89,7 @@ class DaytonaEmulator:
         self.stop()
 
     def start(self) -> None:
-        """Begin to serve. Until :meth:`stop`, clients in this process resolve its preview hosts."""
+        """Start serving. Until :meth:`stop`, clients in this process can resolve its preview hosts."""
         if self._running is not None:
             raise RuntimeError("this emulator runs already")
         with contextlib.ExitStack() as stack:
@@ -107,18 +107,18 @@ class DaytonaEmulator:
             self._closing = stack.pop_all()
 
     def stop(self) -> None:
-        """End every sandbox and stop serving. Calling it again does nothing."""
+        """Stop all sandboxes and the server. Further calls do nothing."""
         self._closing.close()
         self._running = None
 
     @property
     def api_url(self) -> str:
-        """What ``DAYTONA_API_URL``, or ``DaytonaConfig.api_url``, has to be."""
+        """The value for ``DAYTONA_API_URL`` or ``DaytonaConfig.api_url``."""
         return f"http://{self._server.world.address}/api"
 
     @property
     def control_url(self) -> str:
-        """Where faults and the clock are set over HTTP; see ``testing/control.py``."""
+        """The URL to set faults and the clock over HTTP; see ``testing/control.py``."""
         return f"http://{self._server.world.address}/control"
 
     @property
@@ -132,7 +132,7 @@ class DaytonaEmulator:
         return resolver(self.environment())
 
     def environment(self) -> dict[str, str]:
-        """Return the variables with which a child process uses this emulator."""
+        """Return the environment variables for a child process that uses this emulator."""
         return {
             "DAYTONA_API_KEY": self.api_key,
             "DAYTONA_API_URL": self.api_url if self._running else "",
@@ -140,37 +140,37 @@ class DaytonaEmulator:
         }
 
     def add_organization(self) -> str:
-        """Return a key of another organisation, which sees nothing of the first one's."""
+        """Return an API key of a new organisation, which has no access to the first one's sandboxes."""
         key = f"dtn_{secrets.token_hex(32)}"
         self._call(lambda: self._server.world.keys.update({key: secrets.token_hex(8)}))
         return key
 
     def fail(self, fault: Fault) -> None:
-        """Let something go wrong from now on."""
+        """Add a fault to the plan."""
         self._call(lambda: self._server.world.faults.add(fault))
 
     def heal(self) -> None:
-        """Let nothing go wrong any more."""
+        """Remove all planned faults."""
         self._call(self._server.world.faults.clear)
 
     def fail_builds_with(self, text: str) -> None:
-        """Let the build of every Dockerfile fail at the step that has ``text`` in it."""
+        """Make the build of every Dockerfile fail at the step that contains ``text``."""
         self._call(lambda: self._server.world.images.fails.append(text))
 
     def advance(self, seconds: float) -> None:
-        """Move the clock forward; returns when what is due by then was done."""
+        """Move the clock forward and wait until all timers due by then have run."""
         self._run(self._server.world.advance(seconds))
 
     def out_of_memory(self, sandbox_id: str) -> None:
-        """Kill all of a sandbox. Its state says ``started`` for 150 s more, then ``stopped`` without a reason."""
+        """Kill all processes of a sandbox. Its state is ``started`` for 150 s, then ``stopped`` without a reason."""
         self._do(sandbox_id, "out-of-memory")
 
     def kill_daemon(self, sandbox_id: str) -> None:
-        """Kill all of a sandbox; its state goes on saying ``started``."""
+        """Kill all processes of a sandbox; its state stays ``started``."""
         self._do(sandbox_id, "kill-daemon")
 
     def rotate_token(self, sandbox_id: str) -> None:
-        """Give a sandbox a new preview token; the old one is refused once the proxy's cache forgets it."""
+        """Replace a sandbox's preview token; the old one is refused after it leaves the proxy's cache."""
         self._do(sandbox_id, "rotate-token")
 
     def forget_tokens(self) -> None:
@@ -202,7 +202,7 @@ class DaytonaEmulator:
 
 
 def _sweep() -> None:
-    """Delete the folders of emulators that were killed: their processes ended by themselves, their files did not."""
+    """Delete the folders of killed emulators, whose processes have ended but whose files remain."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*-*"):
         pid = folder.name.removeprefix(_FOLDER).partition("-")[0]
         with contextlib.suppress(OSError):

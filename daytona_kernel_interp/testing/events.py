@@ -1,4 +1,4 @@
-"""State events over Socket.IO, as the SDK's clients listen to them."""
+"""State events over Socket.IO for the SDK's clients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Events:
-    """The event stream of one service; each organisation hears of its own sandboxes."""
+    """The event stream of one service; an organisation receives the events of its own sandboxes."""
 
     def __init__(self, world: World, api: Api, app: web.Application) -> None:
         self._world, self._api = world, api
@@ -37,7 +37,7 @@ class Events:
         return True
 
     async def emit(self, record: Record, old: State | None) -> None:
-        """Tell of a new sandbox, or of a changed state."""
+        """Publish a new sandbox or a changed state."""
         body = sandbox_body(record, self._api.toolbox_url)
         if old is None:
             await self._server.emit("sandbox.created", body, room=record.organization)
@@ -46,5 +46,5 @@ class Events:
         await self._server.emit("sandbox.state.updated", change, room=record.organization)
 
     async def close(self) -> None:
-        """Disconnect everybody."""
+        """Disconnect all clients."""
         await self._server.shutdown()

@@ -1,4 +1,4 @@
-"""What goes wrong, on purpose: a plan of faults, each with what it strikes and how often."""
+"""Planned faults: each has a target and a number of times that it applies."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ PLACES = ("api", "toolbox", "preview", "start")
 class Fault:
     """One fault.
 
-    ``on`` names what it strikes: a request to the ``api`` or the ``toolbox``, a request through the ``preview``
-    proxy, or a sandbox's ``start`` (also its first). ``operation`` narrows it to one operation of the service, e.g.
-    ``createSandbox``; ``sandbox`` to one sandbox, by id or name. It strikes ``times`` times, None for ever.
+    ``on`` is the target: a request to the ``api`` or the ``toolbox``, a request through the ``preview`` proxy, or a
+    sandbox's ``start`` (also its first). ``operation`` restricts it to one operation of the service, e.g.
+    ``createSandbox``; ``sandbox`` to one sandbox, by id or name. It applies ``times`` times, or always if None.
 
-    An answer instead of the real one: ``status`` with ``body`` and ``headers``; ``refuse`` closes the connection
-    without a byte; ``hang`` gives no answer. ``after`` lets the operation happen first, so that only its answer is
-    lost. For a start, ``hang`` leaves the sandbox as it is, ``error`` ends it in that error, ``delay_s`` makes it
-    slow (on the emulator's clock).
+    These fields replace the response: ``status`` with ``body`` and ``headers``; ``refuse`` closes the connection
+    without a byte; ``hang`` sends no response. With ``after`` the operation is carried out first, so that only its
+    response is lost. For a start, ``hang`` keeps the sandbox's state, ``error`` ends the start with that error, and
+    ``delay_s`` delays it on the emulator's clock.
 
-    What passes a preview: ``cut_after_bytes`` and ``cut_after_s`` end the connection, ``stall_after_bytes`` lets
-    nothing more pass (all three count what the sandbox sends), ``delay_s`` is added each way, ``bytes_per_s`` limits
-    each way, ``buffer_s`` collects before it passes on, ``replay`` sends a small request twice.
+    These fields apply to the bytes of a preview: ``cut_after_bytes`` and ``cut_after_s`` close the connection,
+    ``stall_after_bytes`` stops the transfer (all three count the bytes that the sandbox sends), ``delay_s`` delays both
+    directions, ``bytes_per_s`` limits both directions, ``buffer_s`` collects bytes before they are forwarded, and
+    ``replay`` sends a small request twice.
     """
 
     on: str
@@ -57,12 +58,12 @@ class Fault:
 
     @property
     def answers(self) -> bool:
-        """Whether it takes the place of the real answer."""
+        """Whether the fault replaces the real response."""
         return self.refuse or self.hang or self.status is not None
 
     @property
     def shapes(self) -> bool:
-        """Whether it changes how bytes pass a preview."""
+        """Whether the fault affects the bytes of a preview."""
         limits = (self.cut_after_bytes, self.cut_after_s, self.stall_after_bytes, self.bytes_per_s)
         return any(limit is not None for limit in limits) or self.delay_s > 0 or self.buffer_s > 0
 
@@ -71,10 +72,10 @@ _KINDS = {name.name: name.type for name in dataclasses.fields(Fault)}
 
 
 def fault_from_json(value: object) -> Fault:
-    """Return the fault that a JSON object describes, its keys being :class:`Fault`'s fields.
+    """Return the fault that a JSON object describes; its keys are the fields of :class:`Fault`.
 
     Raises:
-        ValueError: If it is none; the text says what is wrong.
+        ValueError: If the object does not describe a fault; the text has the reason.
     """
     if not isinstance(value, dict) or "on" not in value:
         raise ValueError("a fault is an object with at least the key 'on'")
@@ -97,7 +98,7 @@ def _fits(kind: str, value: Any) -> bool:
 
 
 def shape_of(faults: list[Fault]) -> Fault | None:
-    """Return the faults that shape a stream as one; of two that say the same thing the later counts."""
+    """Return the faults that affect a stream as one; later faults override fields of earlier ones."""
     shaping = [fault for fault in faults if fault.shapes]
     if not shaping:
         return None
@@ -113,7 +114,7 @@ def shape_of(faults: list[Fault]) -> Fault | None:
 
 
 class FaultPlan:
-    """The faults to come."""
+    """The faults that have yet to apply."""
 
     def __init__(self) -> None:
         self._left: list[tuple[Fault, int | None]] = []
@@ -122,15 +123,15 @@ class FaultPlan:
         return iter([fault for fault, _ in self._left])
 
     def add(self, fault: Fault) -> None:
-        """Let a fault strike from now on."""
+        """Add a fault to the plan."""
         self._left.append((fault, fault.times))
 
     def clear(self) -> None:
-        """Let nothing go wrong any more."""
+        """Remove all faults."""
         self._left.clear()
 
     def take(self, on: str, operation: str | None = None, names: tuple[str, ...] = ()) -> list[Fault]:
-        """Return the faults that strike here now, each counted as having struck once."""
+        """Return the faults that apply to a target, and count one use of each."""
         struck, left = [], []
         for fault, times in self._left:
             wanted = fault.on == on and fault.operation in (None, operation)

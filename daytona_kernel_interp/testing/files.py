@@ -1,4 +1,4 @@
-"""The toolbox's files. Nothing outside a sandbox's own folder is read or written, whatever a path says."""
+"""The toolbox's file operations, restricted to the sandbox's folder."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _CHUNK_BYTES = 256 << 10
 
 
 class Files:
-    """The files of one sandbox; relative paths begin in ``workdir``."""
+    """The files of one sandbox; relative paths start in ``workdir``."""
 
     def __init__(self, root: Path, workdir: Path) -> None:
         self._root, self._workdir = root.resolve(), workdir
 
     def path(self, text: str) -> Path:
-        """Return the place of a path.
+        """Return the location of a path.
 
         Raises:
-            Refused: If it leads, links followed, out of what the sandbox's user may enter.
+            Refused: If the path, with links resolved, is outside the folders of the sandbox's user.
         """
         if not text:
             raise Refused(400, "path is required")
@@ -46,10 +46,10 @@ class Files:
         return path
 
     def existing(self, text: str) -> Path:
-        """Return the place of a path that must be there.
+        """Return the location of a path that must exist.
 
         Raises:
-            Refused: If it is not.
+            Refused: If it does not exist.
         """
         path = self.path(text)
         if not path.exists() and not path.is_symlink():
@@ -126,7 +126,7 @@ class Files:
         yield b"\r\n"
 
     def create_folder(self, text: str, mode: str) -> None:
-        """Make a folder and those above it."""
+        """Create a folder and its parents."""
         try:
             bits = int(mode or "755", 8)
         except ValueError:
@@ -152,7 +152,7 @@ class Files:
         shutil.move(self.existing(source), target)
 
     def listing(self, text: str) -> list[dict[str, Any]]:
-        """Return what a folder holds."""
+        """Return the entries of a folder."""
         path = self.existing(text or ".")
         if not path.is_dir():
             raise Refused(400, f"{text} is not a directory")
@@ -160,7 +160,7 @@ class Files:
 
 
 def info(path: Path) -> dict[str, Any]:
-    """Return a file's facts as the toolbox tells them."""
+    """Return the metadata of a file in the toolbox's format."""
     found = path.lstat()
     changed = datetime.datetime.fromtimestamp(found.st_mtime, datetime.timezone.utc)
     return {

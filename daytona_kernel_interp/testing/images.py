@@ -1,4 +1,4 @@
-"""Images and snapshots: what a Dockerfile says about a sandbox, and the log of its building."""
+"""Images and snapshots: the settings of a Dockerfile for a sandbox, and the build log."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _REFUSED_TAGS = ("latest", "lts", "stable")
 
 @dataclass(eq=False)
 class Image:
-    """What processes of a sandbox get from its image. ``log`` grows while it is built."""
+    """The settings of an image for the processes of a sandbox. ``log`` grows during the build."""
 
     dockerfile: str = ""
     workdir: str = ""
     entrypoint: str = ""
     env: dict[str, str] = field(default_factory=dict)
-    files: Path | None = None  # a home folder to start from
+    files: Path | None = None  # the initial home folder
     log: list[str] = field(default_factory=list)
     error: str | None = None
     finished: asyncio.Event = field(default_factory=asyncio.Event)
@@ -40,12 +40,12 @@ class Image:
 
 @dataclass(eq=False)
 class Snapshot:
-    """A named image, as the API tells of it."""
+    """A named image as the API describes it."""
 
     name: str
     image: Image
     created_at: float
-    organization: str | None = None  # None: the service's own, everybody's
+    organization: str | None = None  # None: owned by the service, public
     image_name: str = DEFAULT_IMAGE
     cpu: int = 1
     mem: int = 1
@@ -63,7 +63,7 @@ class Images:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self.fails: list[str] = []  # texts; a build whose Dockerfile has one in it fails
+        self.fails: list[str] = []  # a build fails if its Dockerfile contains one of these texts
         self._snapshots: list[Snapshot] = []
         for name, (cpu, mem, disk) in _SIZES.items():
             image = Image()
@@ -89,7 +89,7 @@ class Images:
         """Return an active snapshot for a new sandbox.
 
         Raises:
-            Refused: If there is none, or it is not active.
+            Refused: If the snapshot does not exist or is not active.
         """
         try:
             found = self.find(organization, id_or_name)
@@ -100,10 +100,10 @@ class Images:
         return found
 
     def add(self, snapshot: Snapshot) -> None:
-        """Take a snapshot in.
+        """Add a snapshot.
 
         Raises:
-            Refused: If its name is taken, or its image has a tag that moves.
+            Refused: If its name is in use, or its image has a mutable tag.
         """
         if any(known.name == snapshot.name for known in self.of(snapshot.organization or "")):
             raise Refused(409, f"Snapshot with name {snapshot.name!r} already exists for this organization")
@@ -111,7 +111,7 @@ class Images:
         self._snapshots.append(snapshot)
 
     def remove(self, snapshot: Snapshot) -> None:
-        """Forget a snapshot.
+        """Remove a snapshot.
 
         Raises:
             Refused: If it is the service's own.
@@ -125,7 +125,7 @@ class Images:
         snapshot.state = "active" if await self.built(snapshot.image) else "build_failed"
 
     async def built(self, image: Image) -> bool:
-        """Build an image; False if that failed. ``RUN`` and ``COPY`` are logged as left out: there is no container."""
+        """Build an image; return whether it succeeded. ``RUN`` and ``COPY`` are only logged: there is no container."""
         if image.finished.is_set():
             return image.error is None
         for number, step in enumerate(image.steps, 1):
@@ -142,14 +142,14 @@ class Images:
 
 
 def check_tag(image_name: str) -> None:
-    """Raise Refused if an image is named by a tag that moves, or by none."""
+    """Raise Refused if an image has a mutable tag or no tag."""
     name, _, tag = image_name.rpartition("/")[2].partition(":")
     if "@" not in name and (not tag or tag in _REFUSED_TAGS):
         raise Refused(400, f"Images with tag {tag or 'latest'!r} are not allowed")
 
 
 def image_from_dockerfile(text: str) -> Image:
-    """Return what a Dockerfile says about the sandbox's processes.
+    """Return the image with the settings of a Dockerfile.
 
     Raises:
         Refused: If it does not begin with FROM.
@@ -174,7 +174,7 @@ def image_from_dockerfile(text: str) -> Image:
 
 
 def entrypoint_command(arguments: Any) -> str:
-    """Return an entrypoint given as a list of arguments as a shell's command."""
+    """Return the shell command for an entrypoint that is a list of arguments."""
     return shlex.join(str(argument) for argument in arguments or ())
 
 

@@ -31,7 +31,7 @@ _LINE_BYTES = 64 << 20
 
 
 class Context:
-    """One context; its process starts with its first code."""
+    """One context; its process is started for the first code."""
 
     def __init__(self, cwd: Path, now: float, context_id: str | None = None) -> None:
         self.id, self.cwd, self.created_at = context_id or str(uuid.uuid4()), cwd, now
@@ -42,7 +42,7 @@ class Context:
         self._in: asyncio.WriteTransport
 
     def body(self) -> dict[str, Any]:
-        """Return the context as the toolbox tells of it."""
+        """Return the context in the toolbox's format."""
         return {
             "id": self.id,
             "cwd": str(self.cwd),
@@ -52,13 +52,13 @@ class Context:
         }
 
     async def send(self, machine: Machine, env: Mapping[str, str], request: Mapping[str, Any]) -> None:
-        """Give code to the process."""
+        """Send code to the process."""
         if self._child is None or self._child.exited.done():
             await self._start(machine, env)
         self._in.write(json.dumps(request).encode() + b"\n")
 
     async def event(self) -> bytes:
-        """Return the next event as JSON; empty when the process has ended."""
+        """Return the next event as JSON; an empty object after the process has ended."""
         return await self._reader.readline()
 
     async def end(self, machine: Machine) -> None:
@@ -94,7 +94,7 @@ class Interpreters:
         """Return a new context.
 
         Raises:
-            Refused: If its folder is not there.
+            Refused: If its folder does not exist.
         """
         folder = self._cwd / cwd if cwd else self._cwd
         if not folder.is_dir():
@@ -104,17 +104,17 @@ class Interpreters:
         return context
 
     async def delete(self, context_id: str) -> None:
-        """End a context and forget it.
+        """End a context and remove it.
 
         Raises:
-            Refused: If there is none of that id.
+            Refused: If there is no context with this id.
         """
         if context_id not in self.known:
             raise Refused(404, f"context {context_id} not found", code="NOT_FOUND")
         await self.known.pop(context_id).end(self._machine)
 
     async def serve(self, request: web.Request) -> web.WebSocketResponse:
-        """Run the code that comes as the first message, and send what happens as it happens."""
+        """Run the code of the first message and send its events as they occur."""
         socket = web.WebSocketResponse(max_msg_size=0)
         await socket.prepare(request)
         message = await socket.receive()

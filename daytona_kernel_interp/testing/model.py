@@ -1,7 +1,7 @@
 """Sandbox records and their states: sans-I/O, no clock, no processes.
 
-A request begins a change (:meth:`Fleet.begin`), which puts the sandbox into a passing state; whoever carries the
-change out ends it (:meth:`Fleet.finish` or :meth:`Fleet.fail`). What time brings is told by :meth:`Fleet.due`.
+A request begins a change (:meth:`Fleet.begin`), which sets a transitional state. The code that carries out the change
+ends it (:meth:`Fleet.finish` or :meth:`Fleet.fail`). :meth:`Fleet.due` returns the changes that timers cause.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MINUTE_S = 60.0
 CHECK_S = 10.0  # the service looks for idle sandboxes every 10 s
-ACTIVITY_S = 5.0  # and writes activity down at most every 5 s
+ACTIVITY_S = 5.0  # and records activity at most every 5 s
 AUTO_STOP_MIN = 15
 AUTO_ARCHIVE_MIN = 7 * 24 * 60
 AUTO_ARCHIVE_MAX_MIN = 30 * 24 * 60
@@ -29,7 +29,7 @@ IN_PROGRESS = "Sandbox state change in progress"
 
 
 class State(str, Enum):
-    """States of a sandbox, as the API spells them."""
+    """States of a sandbox, in the API's spelling."""
 
     PENDING_BUILD = "pending_build"
     BUILDING = "building_snapshot"
@@ -51,7 +51,7 @@ class State(str, Enum):
 
 
 class Act(str, Enum):
-    """Changes that can be asked for."""
+    """Changes that a client can request."""
 
     START = "start"
     STOP = "stop"
@@ -99,7 +99,7 @@ _DESIRED: Mapping[Act, str] = {
 
 
 class Refused(Exception):
-    """A request that the service answers with an error: its status and message."""
+    """The error response to a request: its status and message."""
 
     def __init__(self, status: int, message: str, *, code: str | None = None) -> None:
         super().__init__(message)
@@ -108,7 +108,7 @@ class Refused(Exception):
 
 @dataclass
 class Record:
-    """One sandbox as the service knows it. Times are seconds since the epoch, intervals are minutes."""
+    """The service's record of one sandbox. Times are seconds since the epoch, intervals are minutes."""
 
     organization: str
     created_at: float
@@ -139,8 +139,8 @@ class Record:
     last_activity_at: float = 0.0
     stopped_at: float | None = None
     preview_token: str = field(default="", repr=False)
-    open_sockets: int = 0  # preview sockets; the proxy goes on reporting activity while there are any
-    change: int = 0  # counts changes, so that a change which was overtaken cannot end another one
+    open_sockets: int = 0  # open preview sockets; the proxy reports activity while there are any
+    change: int = 0  # number of changes, so that a superseded change cannot end a later one
 
     def __post_init__(self) -> None:
         self.name = self.name or self.id
@@ -148,12 +148,12 @@ class Record:
 
     @property
     def is_ephemeral(self) -> bool:
-        """Whether a stop destroys it."""
+        """Whether a stop destroys the sandbox."""
         return self.auto_delete == 0
 
     @property
     def is_changing(self) -> bool:
-        """Whether a change is under way."""
+        """Whether a change is in progress."""
         return self.state in ENDINGS
 
 
@@ -167,17 +167,17 @@ class Fleet:
         return iter(list(self._records.values()))
 
     def add(self, record: Record) -> None:
-        """Take a new sandbox in.
+        """Add a new sandbox.
 
         Raises:
-            Refused: If the organisation has one of that name.
+            Refused: If the organisation has a sandbox with this name.
         """
         if any(known.name == record.name for known in self.of(record.organization)):
             raise Refused(409, f"Sandbox with name {record.name} already exists")
         self._records[record.id] = record
 
     def of(self, organization: str) -> list[Record]:
-        """Return an organisation's sandboxes, newest first; destroyed ones are not found any more."""
+        """Return an organisation's sandboxes without destroyed ones, newest first."""
         found = [record for record in self if record.organization == organization]
         return [record for record in reversed(found) if record.state is not State.DESTROYED]
 
@@ -185,7 +185,7 @@ class Fleet:
         """Return a sandbox by its id, else by its name.
 
         Raises:
-            Refused: If there is none, or it is another organisation's.
+            Refused: If the organisation has no such sandbox.
         """
         found = self.of(organization)
         for record in found:
@@ -197,15 +197,15 @@ class Fleet:
         raise Refused(404, f"Sandbox with ID or name {id_or_name} not found")
 
     def by_id(self, sandbox_id: str) -> Record | None:
-        """Return a sandbox of any organisation, or None if it never was or is destroyed."""
+        """Return a sandbox of any organisation, or None if it does not exist or is destroyed."""
         record = self._records.get(sandbox_id)
         return None if record is None or record.state is State.DESTROYED else record
 
     def begin(self, record: Record, act: Act, now: float) -> int:
-        """Begin a change, and return the number under which to end it.
+        """Begin a change and return its number, which is needed to end it.
 
         Raises:
-            Refused: If the state does not allow it; nothing has changed then.
+            Refused: If the state does not allow it; the sandbox is unchanged.
         """
         beginning = BEGINNINGS.get((record.state, act))
         if act is Act.PAUSE and record.sandbox_class == CONTAINER:
@@ -219,20 +219,20 @@ class Fleet:
         return self._enter(record, beginning, _DESIRED[act], now)
 
     def force(self, record: Record, act: Act, now: float) -> int:
-        """Begin a stop or a destroy whatever the state is, as the service's own limits do."""
+        """Begin a stop or a destroy in any state, as the service's limits do."""
         ephemeral = act is Act.STOP and record.is_ephemeral
         state = State.DESTROYING if act is Act.DESTROY or ephemeral else State.STOPPING
         return self._enter(record, state, "destroyed" if state is State.DESTROYING else "stopped", now)
 
     def finish(self, record: Record, change: int, now: float) -> bool:
-        """End a change; returns whether it was still the sandbox's last one."""
+        """End a change; return whether it was the sandbox's latest one."""
         if record.change != change or record.state not in ENDINGS:
             return False
         resumed = record.state is State.RESUMING
         record.state, record.updated_at = ENDINGS[record.state], now
         if record.state is State.STARTED:
             if not resumed:
-                record.preview_token = new_token()  # a new one at each start, the same for all ports
+                record.preview_token = new_token()  # new for each start, the same for all ports
             record.last_activity_at, record.stopped_at = now, None
             record.error_reason, record.recoverable = None, False
         if record.state is State.STOPPED:
@@ -240,7 +240,7 @@ class Fleet:
         return True
 
     def fail(self, record: Record, change: int, now: float, reason: str, *, recoverable: bool = False) -> bool:
-        """End a change in an error; returns whether it was still the sandbox's last one."""
+        """End a change with an error; return whether it was the sandbox's latest one."""
         if record.change != change or record.state not in ENDINGS:
             return False
         building = record.state in (State.PENDING_BUILD, State.BUILDING)
@@ -249,16 +249,16 @@ class Fleet:
         return True
 
     def touch(self, record: Record, now: float) -> None:
-        """Write activity down."""
+        """Record activity of a sandbox."""
         if now - record.last_activity_at >= ACTIVITY_S:
             record.last_activity_at = now
 
     def due(self, now: float) -> list[tuple[Record, Act]]:
-        """Return what the service's own timers ask for at this time."""
+        """Return the changes that the service's timers cause at this time."""
         return [(record, act) for record in self for at, act in timers(record, now) if at <= now][:1000]
 
     def next_deadline(self, now: float) -> float | None:
-        """Return when :meth:`due` has something next, or None."""
+        """Return when :meth:`due` next returns a change, or None."""
         return min((at for record in self for at, _ in timers(record, now)), default=None)
 
     def _enter(self, record: Record, state: State, desired: str, now: float) -> int:
@@ -268,7 +268,7 @@ class Fleet:
 
 
 def timers(record: Record, now: float) -> Iterator[tuple[float, Act]]:
-    """Yield when a sandbox's own limits act on it; of several at one time the last word is the hardest."""
+    """Yield the times and changes of a sandbox's limits; at equal times the most severe change is last."""
     if record.state in (State.DESTROYED, State.DESTROYING):
         return
     if record.ttl > 0 and (at := record.created_at + record.ttl * MINUTE_S) is not None:
@@ -287,7 +287,7 @@ def timers(record: Record, now: float) -> Iterator[tuple[float, Act]]:
 
 
 def new_token(chars: int = TOKEN_CHARS) -> str:
-    """Return a preview token as the service makes them: lower-case letters and digits."""
+    """Return a preview token in the service's format: lower-case letters and digits."""
     return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(chars))
 
 

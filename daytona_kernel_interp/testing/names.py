@@ -1,8 +1,8 @@
-"""Names of preview hosts: ``*.localhost`` does not resolve everywhere, so the emulator brings a resolver.
+"""Resolver for the names of preview hosts, because ``*.localhost`` does not resolve on every system.
 
-A resolver is a plain callable from a host name to an address, or to None if the name is not its own.
-:data:`NAMES_VARIABLE` hands the same to child processes as ``.DOMAIN=ADDRESS``, several joined by commas; there,
-:func:`resolver` makes a resolver of it, and :func:`resolving` lets every client in the process use it.
+A resolver is a callable that returns the address of a host name, or None for other names. Child processes receive its
+data in the environment variable :data:`NAMES_VARIABLE` as ``.DOMAIN=ADDRESS``, joined by commas. :func:`resolver`
+returns a resolver for it, and :func:`resolving` installs a resolver for all clients of the process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _getaddrinfo = socket.getaddrinfo
 
 
 def resolver(environ: Mapping[str, str] | None = None) -> Resolver:
-    """Return the resolver that :data:`NAMES_VARIABLE` describes; without it, one that knows no name.
+    """Return the resolver that :data:`NAMES_VARIABLE` describes; without it, one that resolves no name.
 
     Raises:
         ValueError: If the variable is not of the form ``.DOMAIN=ADDRESS,…``.
@@ -42,7 +42,7 @@ def resolver(environ: Mapping[str, str] | None = None) -> Resolver:
 
 @contextlib.contextmanager
 def resolving(resolve: Resolver) -> Iterator[None]:
-    """Let ``socket.getaddrinfo``, and so every client in this process, ask ``resolve`` first while this is open."""
+    """Make ``socket.getaddrinfo``, and so all clients in this process, use ``resolve`` first within the block."""
     with _lock:
         _resolvers.append(resolve)
         socket.getaddrinfo = _ask_resolvers

@@ -1,7 +1,7 @@
-"""The operations of the service by method, path and name, as daytona SDK 0.226.1's clients spell them.
+"""The operations of the service by method, path and name, in the spelling of daytona SDK 0.226.1.
 
-``operations.txt`` lists all that those clients can ask for. What nobody serves here is refused by its name, so that
-no test passes on an answer that nobody gave.
+``operations.txt`` lists all operations of those clients. The response to an operation that the emulator does not
+implement is an error with its name, so that no test passes because of a default response.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _LIST = Path(__file__).with_name("operations.txt")
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation; ``path`` has its parameters in braces."""
+    """One operation; parameters in ``path`` are in braces."""
 
     side: str
     method: str
@@ -34,7 +34,7 @@ def operations(side: str) -> tuple[Operation, ...]:
 
 
 def match(side: str, method: str, path: str) -> tuple[Operation, dict[str, str]] | None:
-    """Return the operation that a request asks for and the parameters in its path (still quoted in ``path``)."""
+    """Return the operation of a request and the parameters in its path (still quoted in ``path``)."""
     parts = path.strip("/").split("/")
     best: tuple[int, Operation, dict[str, str]] | None = None
     for operation in _by_shape(side).get((method, len(parts)), ()):

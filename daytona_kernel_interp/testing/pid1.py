@@ -1,9 +1,9 @@
-"""The first process of an emulated sandbox: starts its processes, and ends them all.
+"""The first process of an emulated sandbox, which starts and ends all others.
 
-It runs as a file of its own (``python -I -S pid1.py CONTROL_FD ISOLATED``), imports little because every sandbox
-waits for it, and may have a network namespace to itself. Requests come in over a socket, one a datagram, fields
-joined by NUL bytes: ``spawn`` (with three file descriptors), ``socket``, ``listen``, ``signal``, ``tree``. When its
-standard input ends, so does the sandbox: whatever happens to the emulator, nothing is left running.
+It is a standalone script (``python -I -S pid1.py CONTROL_FD ISOLATED``) with few imports, because every sandbox waits
+for it. It may have its own network namespace. It receives requests over a socket, one per datagram, with fields joined
+by NUL bytes: ``spawn`` (with three file descriptors), ``socket``, ``listen``, ``signal``, ``tree``. The sandbox ends at
+the end of its standard input, so no process outlives the emulator.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def main(control: socket.socket, isolated: bool) -> None:
 
 
 def serve(control: socket.socket) -> bool:
-    """Carry one request out; False if it was the last."""
+    """Carry out one request; return False after the last one."""
     data, fds, _, _ = socket.recv_fds(control, REQUEST_BYTES, 3)
     for fd in fds:
-        os.set_inheritable(fd, False)  # or a process in the background would hold its neighbours' pipes open
+        os.set_inheritable(fd, False)  # otherwise a background process would keep the pipes of other processes open
     operation, *fields = data.decode("utf-8", "surrogateescape").split("\0")
     try:
         if operation == "spawn":
@@ -80,7 +80,7 @@ def serve(control: socket.socket) -> bool:
 
 
 def spawn(fields: list[str], fds: list[int]) -> int:
-    """Start a process in a session of its own and return its id."""
+    """Start a process in a new session and return its id."""
     cwd, count, *rest = fields
     arguments, environment = rest[: int(count)], rest[int(count) :]
     os.chdir(cwd)
@@ -92,7 +92,7 @@ def spawn(fields: list[str], fds: list[int]) -> int:
 
 
 def kill(pid: int, number: int) -> bool:
-    """Signal a process, or the group that a negative number names; False if there is none. Signal 0 only asks."""
+    """Signal a process, or a group for a negative id; return whether it exists. Signal 0 only checks."""
     try:
         os.kill(pid, number)
     except OSError:
@@ -101,7 +101,7 @@ def kill(pid: int, number: int) -> bool:
 
 
 def reap(control: socket.socket | None) -> bool:
-    """Take the exit codes of children that ended; False if there are no children any more."""
+    """Collect the exit codes of ended children; return whether children remain."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -114,7 +114,7 @@ def reap(control: socket.socket | None) -> bool:
 
 
 def end_all() -> None:
-    """Kill every process of the sandbox and return when all are gone."""
+    """Kill all processes of the sandbox and wait until they have ended."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     while reap(None):
@@ -160,7 +160,7 @@ def _pairs() -> list[tuple[int, int]]:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of processes whose own parent ended, so that none escapes. Linux only."""
+    """Become the parent of orphaned processes of the sandbox. Linux only."""
     if sys.platform == "linux":
         import ctypes
 
@@ -168,7 +168,7 @@ def adopt_orphans() -> None:
 
 
 def loopback_up() -> None:
-    """Switch on the loopback device, which is down in a new network namespace."""
+    """Bring up the loopback device, which is down in a new network namespace."""
     import fcntl
 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:

@@ -7,7 +7,7 @@ import os
 
 
 async def reader_of(fd: int, line_bytes: int = 1 << 20) -> tuple[asyncio.StreamReader, asyncio.ReadTransport]:
-    """Return a reader of a pipe, and the transport to close; both own ``fd`` now."""
+    """Return a reader of a pipe and the transport to close; they own ``fd``."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(line_bytes, loop=loop)
     pipe = os.fdopen(fd, "rb", 0)
@@ -16,12 +16,12 @@ async def reader_of(fd: int, line_bytes: int = 1 << 20) -> tuple[asyncio.StreamR
 
 
 async def writer_of(fd: int) -> asyncio.WriteTransport:
-    """Return a transport that writes to a pipe, and owns ``fd`` now."""
+    """Return a transport that writes to a pipe and owns ``fd``."""
     transport, _ = await asyncio.get_running_loop().connect_write_pipe(asyncio.Protocol, os.fdopen(fd, "wb", 0))
     return transport
 
 
 def drop(transport: asyncio.WriteTransport) -> None:
-    """Close at once, whatever is still to be written; a transport that is closed already stays so."""
+    """Close a transport at once and discard unwritten bytes; do nothing if it is closed."""
     if not transport.is_closing():
         transport.abort()

@@ -1,4 +1,4 @@
-"""The preview proxy: which port of which sandbox a host name means, who may pass, and what they are told if not."""
+"""The preview proxy: the sandbox and port of a host name, authentication, and refusals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, quote, unquote
 
 from aiohttp import web
 
-from .bodies import MAX_PORT, daemon_error
+from .bodies import MAX_PORT, answer_with, daemon_error
 from .faults import Fault, shape_of
 from .model import Record, Refused, State, new_token
 from .processes import MachineGone
@@ -31,7 +31,7 @@ SKIP_WARNING_HEADER = "X-Daytona-Skip-Preview-Warning"
 DISABLE_CORS_HEADER = "X-Daytona-Disable-CORS"
 WARNING_COOKIE = "daytona-preview-page-accepted"
 TOOLBOX_PORT = 2280
-_DAEMON_PORTS = (22222, 33333)  # web terminal, recording dashboard: ours has neither
+_DAEMON_PORTS = (22222, 33333)  # web terminal and recording dashboard, which the emulator does not have
 _ALWAYS_PRIVATE = (TOOLBOX_PORT, *_DAEMON_PORTS)
 VALID_S, INVALID_S, PUBLIC_S = 120.0, 5.0, 3600.0
 COOKIE_S = 3600.0
@@ -45,7 +45,7 @@ _WARNING = (
 
 @dataclass
 class Passed:
-    """A caller who may pass: with which headers, to which path, and a cookie to remember it by."""
+    """An authenticated request: its headers, its path, and the cookie to set."""
 
     headers: Headers
     target: str
@@ -57,35 +57,35 @@ class Previews:
 
     def __init__(self, world: World, toolbox: Toolbox) -> None:
         self._world, self._toolbox = world, toolbox
-        self._signed: dict[str, tuple[str, int, float]] = {}  # token -> sandbox, port, until
-        self._known: dict[tuple[str, str], tuple[bool, float]] = {}  # (sandbox, credential) -> valid, until
+        self._signed: dict[str, tuple[str, int, float]] = {}  # token -> sandbox, port, expiry
+        self._known: dict[tuple[str, str], tuple[bool, float]] = {}  # (sandbox, credential) -> valid, expiry
         self._public: dict[str, tuple[bool, float]] = {}
         self._key = secrets.token_bytes(32)
         world.on_public_change = lambda sandbox_id: self._public.pop(sandbox_id, None) and None
 
     @property
     def authority(self) -> str:
-        """Domain and port below which every preview has its host."""
+        """The domain and port of all preview hosts."""
         return f"{self._world.options.domain}:{self._world.address.rpartition(':')[2]}"
 
     def sign(self, record: Record, port: int, seconds: float) -> str:
-        """Return a new token that opens one port for a while."""
+        """Return a new token for one port with a limited lifetime."""
         token = new_token(SIGNED_CHARS)
         self._signed[token] = record.id, port, self._world.clock.now() + seconds
         return token
 
     def expire(self, record: Record, port: int, token: str) -> None:
-        """Let a signed token open nothing any more."""
+        """Revoke a signed token."""
         if self._signed.get(token, ("", 0, 0.0))[:2] == (record.id, port):
             del self._signed[token]
 
     def forget(self) -> None:
-        """Drop what the caches hold."""
+        """Empty the caches."""
         self._known.clear()
         self._public.clear()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer a request whose host is below the domain of previews."""
+        """Return the response to a request for a preview host."""
         label = request.host.partition(".")[0]
         number, dash, rest = label.partition("-")
         if not dash or not number.isascii() or not number.isdigit() or not 1 <= int(number) <= MAX_PORT or not rest:
@@ -110,7 +110,7 @@ class Previews:
             return self._error(request, error)
 
     async def toolbox(self, request: web.Request, sandbox_id: str, path: str) -> web.StreamResponse:
-        """Answer a request for a sandbox's toolbox."""
+        """Return the response to a request for a sandbox's toolbox."""
         record = self._find(sandbox_id)
         if record is None or self._credentials(request, record, TOOLBOX_PORT, sandbox_id) is None:
             return self._error(request, Refused(401, "unauthorized: authentication failed"))
@@ -179,19 +179,17 @@ class Previews:
         return self._nobody()
 
     async def _once_before(self, record: Record, forwarded: Forwarded, body: bytes) -> None:
-        """Send a request whose answer nobody reads: the proxy believes that its connection died."""
+        """Send a request and discard its response, as the proxy does when it assumes that its connection was lost."""
         machine = self._world.boxes[record.id].machine
         made = None if machine is None else await machine.connect(forwarded.port)
         if made is not None:
             await send_and_drop(made, forwarded, body)
 
     async def _faulty(self, request: web.Request, fault: Fault) -> web.StreamResponse:
-        from .api import answer_with
-
         return await answer_with(fault, request, self._world.clock.now())
 
     def unauthorized(self, request: web.Request) -> web.Response:
-        """Refuse a caller at a preview's host, as old servers did or as newer ones do."""
+        """Return the refusal of a preview host, in the form of old or new servers."""
         if self._world.options.generation == "new":
             return self._error(request, Refused(401, "unauthorized: authentication failed"))
         state = quote(str(request.url), safe="")
@@ -208,7 +206,7 @@ class Previews:
         return daemon_error(error, request.method, request.path, self._world.clock.now(), "DAYTONA_PROXY")
 
     def _find(self, sandbox_id: str) -> Record | None:
-        # Not only living ones: a token known to the cache still reaches one that is destroyed.
+        # Destroyed sandboxes too: a cached token is still valid for them.
         return next((record for record in self._world.fleet if record.id == sandbox_id), None)
 
     def _check_state(self, record: Record) -> None:

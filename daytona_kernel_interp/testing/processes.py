@@ -1,4 +1,4 @@
-"""The host's end of a sandbox's processes: one child that starts and ends all others (``pid1.py``)."""
+"""The host side of a sandbox's processes: one child (``pid1.py``) starts and ends all others."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _PID1 = str(Path(pid1.__file__))
 _PROBE_S = 5.0
 _LOOK_S = 0.02
 _START_S = 10.0
-_LISTEN = "0A"  # how /proc/net/tcp spells TCP_LISTEN
+_LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp
 
 
 class MachineGone(Exception):
-    """The sandbox's first process has ended, and everything in it."""
+    """The error after the sandbox's first process, and so the sandbox, has ended."""
 
 
 class Child:
@@ -40,7 +40,7 @@ class Child:
 
 
 class Machine:
-    """The processes of one started sandbox. Use it from one event loop."""
+    """The processes of one started sandbox, for use from one event loop."""
 
     def __init__(self, process: asyncio.subprocess.Process, control: socket.socket, *, isolated: bool) -> None:
         self._process, self._control, self.isolated = process, control, isolated
@@ -53,7 +53,7 @@ class Machine:
 
     @classmethod
     async def start(cls, *, isolated: bool) -> Machine:
-        """Start one; it has no processes but its first yet."""
+        """Start a machine with only its first process."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         ours.setblocking(False)
         command = [sys.executable, "-I", "-S", _PID1, str(theirs.fileno()), "isolated" if isolated else "shared"]
@@ -83,10 +83,10 @@ class Machine:
         return self._process.pid
 
     async def spawn(self, arguments: Sequence[str], env: Mapping[str, str], cwd: Path, fds: Sequence[int]) -> Child:
-        """Start a process on three file descriptors, which stay the caller's to close.
+        """Start a process with three file descriptors, which the caller must close.
 
         Raises:
-            OSError: If it cannot be started, e.g. in a folder that is not there.
+            OSError: If it cannot be started, e.g. in a folder that does not exist.
             MachineGone: If the sandbox has ended.
         """
         environment = [f"{name}={value}" for name, value in env.items()]
@@ -95,7 +95,7 @@ class Machine:
         return Child(int(pid), self._children.setdefault(int(pid), self._loop.create_future()))
 
     async def connect(self, port: int) -> socket.socket | None:
-        """Return a socket that is connected to a port of the sandbox's loopback, or None if nobody listens."""
+        """Return a socket connected to a port of the sandbox's loopback, or None if the port is closed."""
         if not self.isolated and not await asyncio.to_thread(owns_port, self.pid, port):
             return None
         for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
@@ -104,7 +104,7 @@ class Machine:
         return None
 
     async def listen(self) -> tuple[int, socket.socket]:
-        """Return a port of the sandbox's loopback and a socket that listens on it, to be served from here."""
+        """Return a port of the sandbox's loopback and its listening socket, for a server in this process."""
         (port,), (fd,) = await self._ask(["listen"])
         os.set_inheritable(fd, False)
         made = socket.socket(fileno=fd)
@@ -117,20 +117,20 @@ class Machine:
         return sorted(found)
 
     async def kill(self, pid: int) -> None:
-        """Kill a process's group; nothing happens if it has gone."""
+        """Kill a process group; do nothing if it has ended."""
         with contextlib.suppress(MachineGone):
             await self._signal(signal.SIGKILL, [str(-pid)])
 
     async def freeze(self, frozen: bool) -> None:
-        """Stop every process where it is, or let all go on."""
+        """Pause or continue all processes."""
         with contextlib.suppress(MachineGone):
             (_, _, *below), _ = await self._ask(["tree", str(self.pid)])
             await self._signal(signal.SIGSTOP if frozen else signal.SIGCONT, below)
 
     async def end_tree(self, pid: int, grace_s: float) -> None:
-        """End a process's group and all that descend from it: asked first, and killed after ``grace_s``."""
+        """End a process group and all descendants: with SIGTERM, and with SIGKILL after ``grace_s``."""
         with contextlib.suppress(MachineGone):
-            # Looked up once: whoever is left behind when its parent ends has another one then.
+            # Determined once, because an orphaned process gets another parent.
             tree, _ = await self._ask(["tree", str(pid)])
             left = await self._signal(signal.SIGTERM, tree)
             deadline = self._loop.time() + grace_s
@@ -140,21 +140,21 @@ class Machine:
             await self._signal(signal.SIGKILL, left)
 
     async def _signal(self, number: int, targets: Sequence[str]) -> list[str]:
-        """Send a signal and return those who were there to get it."""
+        """Send a signal and return the processes that existed."""
         if not targets:
             return []
         found, _ = await self._ask(["signal", str(int(number)), *targets])
         return [pid for pid in found if pid]
 
     async def end(self) -> None:
-        """Kill every process at once. Calling it again does nothing."""
+        """Kill all processes at once. Further calls do nothing."""
         if self._process.stdin is not None:
             self._process.stdin.close()
-        await asyncio.wait((self.gone,))  # awaited itself, it would be cancelled with whoever waits
+        await asyncio.wait((self.gone,))  # a direct await would cancel it together with the caller
 
     async def _connected(self, family: socket.AddressFamily, host: str, port: int) -> socket.socket:
         if self.isolated:
-            # A socket belongs to the network namespace it was made in, whoever connects it.
+            # A socket belongs to the network namespace of its creation, also if another process connects it.
             _, (fd,) = await self._ask(["socket", "6" if family is socket.AF_INET6 else "4"])
             os.set_inheritable(fd, False)
             made = socket.socket(fileno=fd)
@@ -186,7 +186,7 @@ class Machine:
             self._lock.release()
             raise
         answer = asyncio.ensure_future(self._answer())
-        # Also when whoever asked has gone: the next to ask would take this answer for its own.
+        # Read also after the caller was cancelled; otherwise the next request would receive this reply.
         answer.add_done_callback(lambda _: self._lock.release())
         try:
             return await asyncio.shield(answer)
@@ -238,37 +238,37 @@ def _let_go(answer: asyncio.Future[tuple[list[str], list[int]]]) -> None:
 
 
 class Machines:
-    """Machines to come. One is always started ahead, because starting a Python is most of what a sandbox waits for."""
+    """Machines for new sandboxes. One is started ahead, because the start of Python dominates a sandbox's start."""
 
     def __init__(self, *, isolated: bool) -> None:
         self._isolated = isolated
         self._next: asyncio.Task[Machine] | None = None
 
     def prepare(self) -> None:
-        """Begin to start the next one."""
+        """Begin to start the next machine."""
         if self._next is None:
             self._next = asyncio.get_running_loop().create_task(Machine.start(isolated=self._isolated))
 
     async def take(self) -> Machine:
-        """Return a machine that nobody has."""
+        """Return an unused machine."""
         ahead, self._next = self._next, None
         machine = await (ahead or Machine.start(isolated=self._isolated))
         return await Machine.start(isolated=self._isolated) if machine.gone.done() else machine
 
     async def close(self) -> None:
-        """End the one that was started ahead."""
+        """End the machine that was started ahead."""
         if self._next is not None:
             with contextlib.suppress(Exception):
                 await (await self._next).end()
 
 
 def owns_port(pid: int, port: int) -> bool:
-    """Whether a process at or below ``pid`` listens on ``port``."""
+    """Return whether ``pid`` or a descendant listens on ``port``."""
     return port in listening(pid)
 
 
 def listening(pid: int) -> set[int]:
-    """Return the TCP ports on which processes at or below ``pid`` listen."""
+    """Return the TCP ports on which ``pid`` and its descendants listen."""
     try:
         processes = psutil.Process(pid).children(recursive=True)
     except psutil.Error:
@@ -294,7 +294,7 @@ def _namespace_listening(pid: int) -> set[int]:
 
 @functools.cache
 def can_isolate() -> bool:
-    """Whether ``unshare`` can give a process a network namespace of its own here."""
+    """Return whether ``unshare`` can create a network namespace on this machine."""
     unshare = shutil.which("unshare")
     if sys.platform != "linux" or unshare is None:
         return False

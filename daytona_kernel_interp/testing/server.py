@@ -1,4 +1,4 @@
-"""What comes in over HTTP, sorted by host and path: API, events, toolboxes, previews, build logs, control."""
+"""The HTTP server: it dispatches requests by host and path to API, events, toolboxes, previews, build logs, control."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from .images import Image
     from .world import World
 
-HOST = "127.0.0.1"  # and no other: sandboxes run as the user
+HOST = "127.0.0.1"  # loopback only, because sandboxes run as the user
 _KEEP_ALIVE_S = 70.0
 _READ_BYTES = 1 << 18
 _FIELD_BYTES = 1 << 16
-_UPLOAD_BYTES = 1 << 40  # no limit: uploads are streamed, JSON bodies have a limit of their own
+_UPLOAD_BYTES = 1 << 40  # no limit: uploads are streamed, and JSON bodies have a separate limit
 _CLOSE_S = 0.2
 
 
@@ -55,14 +55,14 @@ class Server:
         )
 
     async def start(self, port: int) -> None:
-        """Listen on loopback; port 0 takes a free one."""
+        """Listen on loopback; port 0 selects a free one."""
         await self._runner.setup()
         await web.TCPSite(self._runner, HOST, port).start()
         self.world.address = f"{HOST}:{self._runner.addresses[0][1]}"
         self.world.start()
 
     async def close(self) -> None:
-        """Close every connection and end every sandbox."""
+        """Close all connections and end all sandboxes."""
         await self.events.close()
         await self.world.close()
         await self._runner.cleanup()
@@ -75,7 +75,7 @@ class Server:
         if host.lower().endswith(f".{self.world.options.domain}"):
             return await self.previews.handle(request)
         if not _is_loopback(host.lower()) and host.lower() != self.world.options.domain:
-            # A name that leads here by somebody else's will: that of a web page, for one.
+            # A foreign host name, for example of a web page that rebinds its DNS name to loopback.
             return self._not_found(request)
         return await handler(request)
 

@@ -1,4 +1,4 @@
-"""Toolbox sessions: long-lived shells that run one command after the other, with a log for each."""
+"""Toolbox sessions: long-lived shells that run commands one after the other, each with a log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .processes import Child, Machine
 
 ENTRYPOINT = "entrypoint"
-STDOUT, STDERR = b"\x01\x01\x01", b"\x02\x02\x02"  # what a stretch of either begins with in a followed log
+STDOUT, STDERR = b"\x01\x01\x01", b"\x02\x02\x02"  # prefixes of stdout and stderr text in a followed log
 _GRACE_S = 5.0  # between SIGTERM and SIGKILL when a session is deleted
 _LINE_BYTES = 1 << 20
 
@@ -32,27 +32,27 @@ class Command:
     id: str
     text: str
     exit_code: int | None = None
-    log: list[tuple[bytes, bytes]] = field(default_factory=list)  # (which stream, one line)
-    ended: asyncio.Event = field(default_factory=asyncio.Event)  # exit code known and both streams at their end
+    log: list[tuple[bytes, bytes]] = field(default_factory=list)  # (stream, line)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)  # exit code known and both streams at EOF
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def output(self, *streams: bytes) -> str:
-        """Return what was written to one of the streams, or to all, in the order it came."""
+        """Return the output of one stream or of all, in order of arrival."""
         return b"".join(line for stream, line in self.log if stream in streams).decode("utf-8", "replace")
 
     def write(self, stream: bytes, line: bytes) -> None:
-        """Add to the log and tell followers."""
+        """Append to the log and notify followers."""
         self.log.append((stream, line))
         self.tell()
 
     def tell(self) -> None:
-        """Wake followers."""
+        """Notify followers."""
         self.news.set()
         self.news = asyncio.Event()
 
 
 class Session:
-    """A shell in a process group of its own."""
+    """A shell in its own process group."""
 
     def __init__(self, session_id: str, folder: Path, machine: Machine) -> None:
         self.id, self.folder, self._machine = session_id, folder, machine
@@ -82,7 +82,7 @@ class Session:
         self._task(self._watch_shell())
 
     async def run(self, text: str, *, wait: bool = False, command_id: str | None = None) -> Command:
-        """Queue a command. ``wait`` also gives it an empty standard input and waits for its end.
+        """Queue a command. With ``wait`` it has an empty standard input, and the call waits for its end.
 
         Raises:
             Refused: If the shell has ended.
@@ -101,7 +101,7 @@ class Session:
         if not wait:
             os.mkfifo(folder / "in")
         source = "/dev/null" if wait else f"{folder}/in"
-        # Opened for both ways, a pipe without a writer neither blocks its opening nor ends.
+        # Opened read-write, a FIFO without a writer neither blocks on open nor reports EOF.
         redirect = "<" if wait else "<>"
         line = f"{{ . '{folder}/command'; }} 0{redirect}'{source}' 1>'{folder}/out' 2>'{folder}/err'"
         self._lines.put_nowait(f"{line}; echo \"{command.id} $?\" > '{self.folder}/status'\n".encode())
@@ -111,14 +111,14 @@ class Session:
         return command
 
     async def delete(self) -> None:
-        """End the shell and all that it started: asked first, then forced."""
+        """End the shell and its descendants: with SIGTERM, then with SIGKILL."""
         if not self.shell.exited.done():
             await self._machine.end_tree(self.shell.pid, _GRACE_S)
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def close(self) -> None:
-        """Give back what this process holds of the session."""
+        """Close this process's resources of the session."""
         for task in self._tasks:
             task.cancel()
         for reader in self._readers:
@@ -143,7 +143,7 @@ class Session:
         return reader
 
     async def _read(self, command: Command, stream: bytes, reader: asyncio.StreamReader) -> None:
-        # Line by line, as the daemon labels them; a last line without its end shows when the stream ends.
+        # Line by line, as the daemon labels them; an incomplete last line is sent at EOF.
         while True:
             try:
                 line = await reader.readuntil(b"\n")
@@ -175,7 +175,7 @@ class Session:
         unfinished = [command for command in self.commands.values() if command.exit_code is None]
         for position, command in enumerate(unfinished):
             command.exit_code = code if code >= 0 else 128 - code
-            # The first one ran, and what it started may still write: its log ends when they have. The others never ran.
+            # The first command ran; its log ends when its child processes have closed it. The others never ran.
             if position > 0:
                 command.ended.set()
             command.tell()
@@ -190,7 +190,7 @@ class Session:
 
 
 class Sessions:
-    """The sessions of one started sandbox; a stop ends them all."""
+    """The sessions of one started sandbox; a stop ends all of them."""
 
     def __init__(self, machine: Machine, folder: Path) -> None:
         self.known: dict[str, Session] = {}
@@ -202,7 +202,7 @@ class Sessions:
         """Start a session.
 
         Raises:
-            Refused: If there is one of that id.
+            Refused: If there is a session with this id.
         """
         if session_id in self.known:
             raise Refused(409, "session already exists", code="CONFLICT")
@@ -230,14 +230,14 @@ class Sessions:
             session.close()
 
     async def delete(self, session_id: str) -> None:
-        """End a session and forget it."""
+        """End a session and remove it."""
         session = self.find(session_id)
         await session.delete()
         self.known.pop(session_id, None)
 
 
 def shell() -> str:
-    """Return the first shell found of those that the service tries."""
+    """Return the first available shell in the service's order."""
     return shutil.which("zsh") or shutil.which("bash") or "/bin/sh"
 
 

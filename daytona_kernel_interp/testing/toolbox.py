@@ -1,4 +1,4 @@
-"""The toolbox: what the daemon in a sandbox does, by operation."""
+"""The toolbox: the daemon of a sandbox, one method per operation."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
     from .world import Box, World
 
-EXEC_S = 360.0  # what a command gets where none is named
+EXEC_S = 360.0  # default timeout of a command
 _HEARTBEAT_S = 20.0
 
 
 class Call:
-    """One request to a sandbox's daemon, with what it needs to be answered."""
+    """One request to a sandbox's daemon, with its context."""
 
     def __init__(self, world: World, record: Record, request: web.Request, parameters: Mapping[str, str]) -> None:
         box = world.boxes[record.id]
@@ -40,7 +40,7 @@ class Call:
 
     @property
     def env(self) -> dict[str, str]:
-        """The variables of the sandbox's processes."""
+        """The environment variables of the sandbox's processes."""
         return self.world.environment(self.record)
 
     @property
@@ -57,7 +57,7 @@ Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 
 
 class Toolbox:
-    """All daemons of a service."""
+    """The daemons of all sandboxes of a service."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -72,15 +72,15 @@ class Toolbox:
         return set(self._handlers)
 
     def name_of(self, method: str, path: str) -> str | None:
-        """Return the name of the operation that a request asks for, or None."""
+        """Return the name of a request's operation, or None."""
         found = match(TOOLBOX, method, path)
         return None if found is None else found[0].name
 
     async def handle(self, record: Record, request: web.Request, path: str) -> web.StreamResponse:
-        """Answer a request to a sandbox's daemon.
+        """Return the response to a request to a sandbox's daemon.
 
         Raises:
-            MachineGone: If there is no daemon to answer.
+            MachineGone: If the daemon has ended.
         """
         found = match(TOOLBOX, request.method, path)
         try:
@@ -270,7 +270,7 @@ async def _send_logs(call: Call, command: Command) -> web.StreamResponse:
     socket = web.WebSocketResponse(heartbeat=_HEARTBEAT_S, max_msg_size=0)
     await socket.prepare(call.request)
     following = asyncio.ensure_future(_follow(socket, command))
-    gone = asyncio.ensure_future(socket.receive())  # nothing is sent to a log, so this is its end
+    gone = asyncio.ensure_future(socket.receive())  # clients send nothing on a log, so this is its end
     await asyncio.wait((following, gone), return_when=asyncio.FIRST_COMPLETED)
     for task in (following, gone):
         task.cancel()

@@ -1,4 +1,4 @@
-"""Two connections joined byte by byte, as the preview proxy joins them once a request was upgraded."""
+"""Two connections joined byte by byte, as in the preview proxy after an upgrade."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from .faults import Fault
 
 _HIGH_WATER = 1 << 20
-_SLICE_S = 0.02  # a limited stream is passed on in pieces of this length
+_SLICE_S = 0.02  # a rate-limited stream is forwarded in pieces of this length
 
 
 class Tube:
-    """Both directions. ``closed`` is done when both connections have ended."""
+    """Both directions of a joined connection. ``closed`` is done after both connections have ended."""
 
     def __init__(self, client: asyncio.Transport, server: asyncio.Transport, shape: Fault | None) -> None:
         loop = asyncio.get_running_loop()
@@ -36,15 +36,15 @@ class Tube:
             end.transport.resume_reading()
 
     def abort(self) -> None:
-        """Cut both connections; what was not sent yet is lost."""
+        """Abort both connections and discard unsent bytes."""
         self.client.transport.abort()
         self.server.transport.abort()
 
     def ended(self, end: End, error: Exception | None) -> None:
-        """Take note that one connection has ended; the other follows."""
+        """Record that one connection has ended, and close the other."""
         self._open -= 1
         if end is self.client:
-            self._before.connection_lost(error)  # the web server's own, which waits for it
+            self._before.connection_lost(error)  # the web server's transport, which waits for it
         if end.peer.shaper is None and end.shaper is None and error is None:
             end.peer.transport.close()
         elif error is not None:
@@ -62,7 +62,7 @@ class Tube:
 
 
 class End(asyncio.Protocol):
-    """One connection's end of a tube."""
+    """The protocol of one connection of a tube."""
 
     peer: End
     shaper: Shaper | None = None
@@ -72,48 +72,48 @@ class End(asyncio.Protocol):
         self._write: Callable[[bytes], None] | None = None
 
     def data_received(self, data: bytes) -> None:
-        """Pass bytes on."""
+        """Forward bytes to the other connection."""
         if self.shaper is not None:
             self.shaper.feed(data)
         else:
             self.peer.transport.write(data)
 
     def pause_writing(self) -> None:
-        """Read no more from the other end while this one cannot send."""
+        """Pause reading from the other connection while this one cannot send."""
         if not self.peer.transport.is_closing():
             self.peer.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """Go on reading from the other end."""
+        """Resume reading from the other connection."""
         if not self.peer.transport.is_closing():
             self.peer.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let the other end follow."""
+        """Close the other connection."""
         self.tube.ended(self, exc)
 
 
 class Shaper:
-    """One direction of a tube with a fault in it: delayed, limited, collected, stalled or cut."""
+    """One direction of a tube with a fault: delayed, limited, collected, stalled or cut."""
 
     def __init__(self, shape: Fault, tube: Tube, out: asyncio.Transport, *, counts: bool) -> None:
         self._shape, self._tube, self._out = shape, tube, out
-        self._counts = counts  # limits in bytes hold for what the sandbox sends
+        self._counts = counts  # limits in bytes apply to the direction from the sandbox
         self._passed = 0
         self._queue: asyncio.Queue[tuple[float, bytes] | None] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._run())
 
     def feed(self, data: bytes) -> None:
-        """Take bytes that came in just now."""
+        """Accept received bytes."""
         self._queue.put_nowait((self._loop.time(), data))
 
     def end(self) -> None:
-        """Close the way out once everything has passed."""
+        """Close the output after all bytes were forwarded."""
         self._queue.put_nowait(None)
 
     def stop(self) -> None:
-        """Forget what has not passed yet."""
+        """Discard bytes that were not forwarded."""
         self._task.cancel()
 
     async def _run(self) -> None:
@@ -147,7 +147,7 @@ class Shaper:
                 await asyncio.sleep(_SLICE_S)
         self._passed += len(data)
         if last:
-            # close() sends what is left first: exactly this many bytes arrive.
+            # close() flushes first: exactly this many bytes arrive.
             self._tube.client.transport.close()
             self._tube.server.transport.abort()
         return not last

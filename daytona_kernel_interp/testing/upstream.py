@@ -1,4 +1,4 @@
-"""One request passed on to a port of a sandbox, and its answer passed back; or both connections joined."""
+"""Forwarding of one request to a port of a sandbox and of its response, or of an upgraded connection."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from .faults import Fault
 
-REPLAYED_BYTES = 256 << 10  # a request with a body up to this is sent again if the connection dies unanswered
+REPLAYED_BYTES = (
+    256 << 10
+)  # a request with a body up to this size is repeated if the connection is lost without a response
 _HIGH_WATER = 1 << 20
 _HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding"
@@ -28,11 +30,11 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class NoAnswer(Exception):
-    """The sandbox's side closed without an answer."""
+    """The error if the sandbox's side closed without a response."""
 
 
 class Connection(asyncio.Protocol):
-    """A connection to a port in a sandbox, read in whatever pieces come."""
+    """A connection to a port in a sandbox, read in pieces of any size."""
 
     transport: asyncio.Transport
 
@@ -49,40 +51,40 @@ class Connection(asyncio.Protocol):
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Keep what came until it is taken."""
+        """Buffer received bytes."""
         self._received += data
         self._news.set()
         if len(self._received) > _HIGH_WATER:
             self.transport.pause_reading()
 
     def pause_writing(self) -> None:
-        """Let :meth:`write` wait."""
+        """Make :meth:`write` wait."""
         self._can_write.clear()
 
     def resume_writing(self) -> None:
-        """Let :meth:`write` go on."""
+        """Make :meth:`write` continue."""
         self._can_write.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wake whoever waits."""
+        """Wake all waiting calls."""
         self.lost = True
         self._news.set()
         self._can_write.set()
 
     def eof_received(self) -> None:
-        """Take the end as a loss."""
+        """Handle EOF as a lost connection."""
         self.lost = True
         self._news.set()
 
     async def read(self) -> bytes:
-        """Return what came; empty at the end."""
+        """Return received bytes; empty at EOF."""
         while not self._received and not self.lost:
             self._news.clear()
             await self._news.wait()
         return self.take()
 
     def take(self) -> bytes:
-        """Return what came so far."""
+        """Return the bytes received so far."""
         data = bytes(self._received)
         self._received.clear()
         if not self.lost:
@@ -90,7 +92,7 @@ class Connection(asyncio.Protocol):
         return data
 
     async def write(self, data: bytes) -> None:
-        """Send; waits while much is still to be sent."""
+        """Send bytes; wait while the write buffer is full."""
         if self.lost:
             raise NoAnswer
         self.transport.write(data)
@@ -106,17 +108,17 @@ class Forwarded:
     target: str
     headers: Headers
     shape: Fault | None = None
-    added: Sequence[tuple[str, str]] = ()  # headers for the answer
+    added: Sequence[tuple[str, str]] = ()  # headers for the response
 
     @property
     def body_bytes(self) -> int | None:
-        """The body's length, or None if it is not known beforehand."""
+        """The length of the body, or None if it is unknown."""
         if not self.request.body_exists:
             return 0
         return self.request.content_length
 
     def lines(self) -> Headers:
-        """Return the headers that the app gets."""
+        """Return the headers for the app in the sandbox."""
         kept = [(name, value) for name, value in self.headers if name.lower() not in _HOP_BY_HOP | {b"host"}]
         kept.insert(0, (b"Host", f"localhost:{self.port}".encode()))
         if not any(name.lower() == b"x-forwarded-host" for name, _ in kept):
@@ -132,19 +134,19 @@ class Forwarded:
 
     @property
     def is_upgrade(self) -> bool:
-        """Whether it asks for another protocol, e.g. a WebSocket."""
+        """Whether the request upgrades to another protocol, e.g. a WebSocket."""
         return "upgrade" in self.request.headers.get("Connection", "").lower() and "Upgrade" in self.request.headers
 
 
 async def forward(
     made: socket.socket, forwarded: Forwarded, body: bytes | None, tubes: set[Tube]
 ) -> web.StreamResponse:
-    """Send a request over a connected socket and pass the answer on, whatever it is.
+    """Send a request over a connected socket and forward the response.
 
-    ``body`` is the request's body if it was read already, else it is streamed.
+    ``body`` is the request's body if it was already read; otherwise it is streamed.
 
     Raises:
-        NoAnswer: If the other side closed without one.
+        NoAnswer: If the other side closed without a response.
     """
     _, connection = await asyncio.get_running_loop().create_connection(Connection, sock=made)
     try:
@@ -168,7 +170,7 @@ async def forward(
 
 
 async def send_and_drop(made: socket.socket, forwarded: Forwarded, body: bytes) -> None:
-    """Send a request, wait until its answer begins, and drop the connection."""
+    """Send a request, wait for the first byte of the response, and close the connection."""
     _, connection = await asyncio.get_running_loop().create_connection(Connection, sock=made)
     parser = h11.Connection(h11.CLIENT)
     head = h11.Request(method=forwarded.request.method, target=forwarded.target, headers=forwarded.lines())
@@ -234,7 +236,7 @@ async def _join(
     finally:
         tubes.discard(tube)
         tube.abort()
-    return web.Response()  # goes nowhere: the web server knows by now that its connection has ended
+    return web.Response()  # not sent: the web server's connection has ended
 
 
 async def _body(request: web.Request, body: bytes | None) -> AsyncIterator[bytes]:

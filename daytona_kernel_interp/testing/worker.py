@@ -1,7 +1,7 @@
-"""The process of one code interpreter context: runs code given as JSON lines and tells what happens.
+"""The process of one code interpreter context: runs code from JSON lines and writes events.
 
-A file of its own that needs the standard library only. Like the service's, it is a plain ``exec``: no value of the
-last expression, no display.
+A standalone script that needs only the standard library. Like the service's, it is a plain ``exec``, without the
+value of a last expression and without display.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any
 
 
 class Stream(io.TextIOBase):
-    """A standard stream whose text goes out as events."""
+    """A standard stream that writes its text as events."""
 
     def __init__(self, name: str, out: io.TextIOBase) -> None:
         self._name, self._out = name, out
 
     def writable(self) -> bool:
-        """Say that text can be written."""
+        """Return True, because text can be written."""
         return True
 
     def write(self, text: str) -> int:
-        """Send text as an event."""
+        """Write text as an event."""
         if text:
             send(self._out, {"type": self._name, "text": text})
         return len(text)

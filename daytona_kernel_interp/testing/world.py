@@ -1,4 +1,4 @@
-"""The emulated service as a whole: its sandboxes, what carries them, and how they change with time."""
+"""The emulated service: its sandboxes, their processes and folders, and their changes over time."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("daytona_kernel_interp.testing")
 
 RELAY_PORT_VARIABLE = "DAYTONA_KERNEL_RELAY_PORT"
-OUT_OF_MEMORY_S = 150.0  # how long the service still says `started`; 2 to 3 minutes were seen
-_ENTRYPOINT_S = 5.0  # what the entrypoint gets to end by itself at a stop
+OUT_OF_MEMORY_S = 150.0  # how long the state stays `started`; 2 to 3 minutes were observed
+_ENTRYPOINT_S = 5.0  # time for the entrypoint to end at a stop
 _BUILD_STEP_S = 0.0
 
 Emit = Callable[[Record, State | None], Awaitable[None]]
@@ -37,7 +37,7 @@ Emit = Callable[[Record, State | None], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Options:
-    """How an emulated service behaves. See ``DaytonaEmulator`` for their meaning."""
+    """The options of an emulated service. See ``DaytonaEmulator`` for their meaning."""
 
     isolated: bool
     domain: str
@@ -49,29 +49,29 @@ class Options:
 
 @dataclass
 class Box:
-    """What a sandbox has on this machine: a folder, and processes while it is started."""
+    """The resources of a sandbox on this machine: a folder, and processes while it is started."""
 
     folder: Path
     image: Image
     machine: Machine | None = None
     sessions: Sessions | None = None
     relay_port: int | None = None
-    way_out: int | None = None  # the port of its proxy, where it has a network namespace and may leave it
+    way_out: int | None = None  # port of its egress proxy, if it has a network namespace and network access
     tubes: set[Tube] = field(default_factory=set)
 
     @property
     def home(self) -> Path:
-        """The home of its user, which outlives a stop."""
+        """The home folder of the user, which is kept after a stop."""
         return self.folder / "home"
 
     @property
     def workdir(self) -> Path:
-        """Where its processes start."""
+        """The working folder of new processes."""
         return self.home / self.image.workdir if self.image.workdir else self.home
 
 
 class World:
-    """The service. Everything here belongs to one event loop."""
+    """The emulated service, for use from one event loop."""
 
     def __init__(self, options: Options, folder: Path) -> None:
         self.options, self.folder = options, folder
@@ -81,25 +81,25 @@ class World:
         self.boxes: dict[str, Box] = {}
         self.machines = Machines(isolated=options.isolated)
         self.emit: Emit = _nobody_listens
-        self.address = ""  # host:port once it serves
+        self.address = ""  # host:port after the start
         self.on_public_change: Callable[[str], None] = lambda _: None
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
 
     def start(self) -> None:
-        """Let time act on the sandboxes."""
+        """Start the timers of the sandboxes."""
         self.background(self._keep_time())
         self.machines.prepare()
 
     async def close(self) -> None:
-        """End every sandbox and everything under way."""
+        """End all sandboxes and all tasks."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(self.machines.close(), *(self._power_off(box) for box in self.boxes.values()))
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
-        """Carry ``work`` on until it ends or the service does."""
+        """Run ``work`` as a task that is cancelled when the service ends."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -110,10 +110,10 @@ class World:
             log.error("a task of the emulator failed", exc_info=error)
 
     async def create(self, record: Record, image: Image) -> None:
-        """Take a new sandbox in and begin to bring it up.
+        """Add a new sandbox and begin its start.
 
         Raises:
-            Refused: If its name is taken.
+            Refused: If its name is in use.
         """
         self.fleet.add(record)
         folder = self.folder / record.id[:8]
@@ -126,7 +126,7 @@ class World:
         self.background(self._bring_up(record, record.change))
 
     async def change(self, record: Record, act: Act, *, force: bool = False) -> None:
-        """Begin a change that somebody asked for.
+        """Begin a change that a client requested.
 
         Raises:
             Refused: If the sandbox's state does not allow it.
@@ -150,7 +150,7 @@ class World:
             self.background(self._bring_down(record, number, at_once=at_once))
 
     async def advance(self, seconds: float) -> None:
-        """Move the clock and carry out what is due by then."""
+        """Move the clock and carry out all changes due by then."""
         self.clock.advance(seconds)
         await self._act_on_time(wait=True)
 
@@ -196,7 +196,7 @@ class World:
             await self._failed(record, change, f"the sandbox could not be started: {error}")
             return
         await self._finish(record, change)
-        self.machines.prepare()  # only now, so that it costs this one nothing
+        self.machines.prepare()  # last, so that it does not delay this start
 
     async def _build(self, record: Record, box: Box, change: int) -> bool:
         while record.state in (State.PENDING_BUILD, State.BUILDING):
@@ -226,7 +226,7 @@ class World:
         await self._finish(record, change)
 
     async def _freeze(self, record: Record, change: int) -> None:
-        """Let every process stand still, or go on; sockets to the outside do not survive."""
+        """Pause or continue all processes; sockets to the outside are closed."""
         box, pausing = self.boxes[record.id], record.state is State.PAUSING
         if box.machine is not None:
             await box.machine.freeze(pausing)
@@ -271,7 +271,7 @@ class World:
         await asyncio.to_thread(shutil.copytree, box.home, files, symlinks=True)
 
     async def lose_processes(self, record: Record, *, stops_after_s: float | None) -> None:
-        """Kill every process of a sandbox, its daemon included, while its state goes on saying ``started``."""
+        """Kill all processes of a sandbox including its daemon; its state stays ``started``."""
         box = self.boxes[record.id]
         if box.machine is not None:
             await box.machine.end()
@@ -287,7 +287,7 @@ class World:
             await self._bring_down(record, number, at_once=True)
 
     def environment(self, record: Record) -> dict[str, str]:
-        """Return the variables of a sandbox's processes."""
+        """Return the environment variables of a sandbox's processes."""
         box = self.boxes[record.id]
         path = f"{Path(self.options.python).parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
         variables = {
@@ -306,7 +306,7 @@ class World:
 
 
 def free_port() -> int:
-    """Return a port that nobody uses at the moment."""
+    """Return a port that is free at the moment."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -236,7 +236,7 @@ async def test_a_kernel_that_is_gone(streams: Streams) -> None:
             await socket.send(encode(Frame(FrameType.DATA, 0, 0, b"x")))
             code, reason = await closed(socket)
             assert code == CloseCode.PORT_REFUSED
-            assert reason == "there is no such kernel"
+            assert reason == "no such kernel"
         with pytest.raises(KernelDied):
             await asyncio.to_thread(driver.run, "1")
     finally:

@@ -207,7 +207,7 @@ def test_a_session_without_a_host_ends_in_time(make_host: Callable[..., Host]) -
     assert cli.main(["ls"]) == 0
     assert records.list_records() == []
     record.write()  # as if nobody had looked
-    with pytest.raises(CodeInterpreterError, match="nothing is left of its host and its sandbox"):
+    with pytest.raises(CodeInterpreterError, match="its host and its sandbox are gone"):
         KernelInterpreter.attach(host.session)
     assert not record.path.exists()
     assert not Path(record.connection_file).parent.exists()
@@ -217,7 +217,7 @@ def test_a_session_belongs_to_one_host(capfd: pytest.CaptureFixture[str]) -> Non
     """Whose host lives cannot be taken from it, and an id that is none is answered with those there are."""
     with KernelInterpreter(sandbox=LocalSandbox()) as interpreter:
         interpreter.execute("1")
-        with pytest.raises(CodeInterpreterError, match=f"belongs to process {os.getpid()}, which lives"):
+        with pytest.raises(CodeInterpreterError, match=f"belongs to process {os.getpid()}, which is alive"):
             KernelInterpreter.attach(interpreter.session_id)
         with pytest.raises(CodeInterpreterError, match=f"no session 'nonsense'.*{interpreter.session_id}"):
             KernelInterpreter.attach("nonsense")

@@ -1,4 +1,4 @@
-"""Daytona's SDK takes seconds to import: a start does not wait for what was begun before it."""
+"""Daytona's SDK takes seconds to import: it is imported once, in a thread, and a start waits for what is left of it."""
 
 from __future__ import annotations
 
@@ -12,23 +12,19 @@ from typing import TYPE_CHECKING
 import daytona_kernel_interp
 
 if TYPE_CHECKING:
-    import pytest
-
     from tests.integration.daytona_service import Service
 
 ROOT = Path(daytona_kernel_interp.__file__).parent.parent
 BEGUN_EARLIER = """
 import os, sys, threading
-from daytona_kernel_interp import DaytonaSandbox
-from daytona_kernel_interp.sandboxes.select import preload_sdk
+from daytona_kernel_interp.sandboxes.daytona.api import begin_import
 
 def sdk():
     return {name for name in sys.modules if name.partition(".")[0] in ("daytona", "daytona_api_client_async")}
 
-preload_sdk("local")
-assert not sdk() and threading.active_count() == 1  # not needed there
-preload_sdk(DaytonaSandbox())
-preload_sdk(None)  # as the environment says; it is begun once
+assert not sdk() and threading.active_count() == 1
+begin_import()
+begin_import()  # it is begun once
 (thread,) = [each for each in threading.enumerate() if each.name == "daytona-sdk"]
 child = os.fork()  # waits for the import, or the child would hang in its own
 if child == 0:
@@ -87,18 +83,3 @@ def test_an_interrupt_does_not_wait_for_the_import(tmp_path: Path) -> None:
         finally:
             host.kill()
     assert said.rstrip().endswith("KeyboardInterrupt")
-
-
-def test_nothing_is_begun_where_nothing_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is wrong is said by the start."""
-    from daytona_kernel_interp.sandboxes import select as choice
-
-    begun: list[str] = []
-    monkeypatch.setattr(choice, "begin_import", lambda: begun.append("import"))
-    monkeypatch.delenv("DAYTONA_API_KEY", raising=False)
-    choice.preload_sdk(None)
-    choice.preload_sdk("nowhere")
-    assert begun == []
-    monkeypatch.setenv("DAYTONA_API_KEY", "dtn_key")
-    choice.preload_sdk(None)
-    assert begun == ["import"]

@@ -129,7 +129,7 @@ def test_what_an_older_sdk_would_drop_is_told(daytona: Service, monkeypatch: pyt
     from daytona import CreateSandboxFromSnapshotParams
 
     monkeypatch.delitem(CreateSandboxFromSnapshotParams.model_fields, "target")
-    with pytest.raises(CodeInterpreterError, match="cannot tell the service about target: install a newer one"):
+    with pytest.raises(CodeInterpreterError, match="has no option target: install a newer one"):
         answer(DaytonaSandbox(target="eu"))
 
 

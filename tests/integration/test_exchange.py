@@ -152,7 +152,7 @@ def test_a_kernel_that_lost_its_values_gets_them_again(
         "import gc\nfor o in gc.get_objects():\n    if type(o).__name__ == 'InputCache': o._evict(o.keys[-1])"
     )
     inputs = access_of(interp).sent_inputs
-    inputs.set_cached_keys([inputs._sent["v"].key])
+    inputs.set_cached_keys([inputs.encode("v", LARGE, None).key])
     sizes = sent(interp, monkeypatch)
     assert interp.execute("n += 1\nprint(n, len(v))", {"v": LARGE}) == f"1 {len(LARGE)}\n"
     assert len(sizes) == 2

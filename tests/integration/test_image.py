@@ -155,7 +155,7 @@ def test_a_snapshot_that_is_there_is_used(daytona: Service, built: str, capfd: p
     assert cli.main(["image", "build"]) == 0
     out, err = capfd.readouterr()
     assert built in out
-    assert "It was there already" in err
+    assert "The snapshot existed already" in err
 
 
 def test_a_failed_build_shows_its_end_and_leaves_nothing(
@@ -213,9 +213,9 @@ def test_a_snapshot_that_cannot_be_made_is_told(
 def test_a_build_without_a_key_is_told(
     daytona: Service, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before anything is done; and packages that are none, before anything is asked."""
-    monkeypatch.delenv("DAYTONA_API_KEY")
-    assert cli.main(["image", "build"]) == 1
-    assert "No key for Daytona: set DAYTONA_API_KEY" in capfd.readouterr().err
+    """Key and packages are checked before any request."""
     assert cli.main(["image", "build", "--package", "-r evil.txt"]) == 2
-    assert "packages are requirements" in capfd.readouterr().err
+    assert "packages must be requirements" in capfd.readouterr().err
+    monkeypatch.delenv("DAYTONA_API_KEY")
+    assert cli.main(["image", "build"]) == 2
+    assert "No key for Daytona: set DAYTONA_API_KEY" in capfd.readouterr().err

@@ -58,9 +58,16 @@ def test_without_a_choice_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("sandbox", ["nowhere", 5, LocalSandbox])
 def test_an_unknown_sandbox_is_refused(sandbox: Any) -> None:
-    """The sentence names what was passed and what exists."""
-    with pytest.raises(CodeInterpreterError, match=r"There is no sandbox .*LocalSandbox"):
-        KernelInterpreter(sandbox=sandbox).start()
+    """The constructor's sentence names what was passed and what exists."""
+    with pytest.raises((TypeError, ValueError), match=r"sandbox .*'local'"):
+        KernelInterpreter(sandbox=sandbox)
+
+
+def test_an_unknown_sandbox_of_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the start, which reads the environment."""
+    monkeypatch.setenv("DAYTONA_KERNEL_SANDBOX", "nowhere")
+    with pytest.raises(CodeInterpreterError, match=r"There is no sandbox 'nowhere'.*LocalSandbox"):
+        KernelInterpreter().start()
 
 
 def test_the_environment_can_choose(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +166,7 @@ def test_a_forgotten_interpreter_ends_its_sandbox() -> None:
 
 def test_a_forgotten_interpreter_may_be_collected_on_the_io_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """The collector runs where it likes; the loop that is to end the sandbox does not wait for that itself."""
-    monkeypatch.setattr("daytona_kernel_interp.interpreter.interpreter._SHUTDOWN_S", 1000.0)
+    monkeypatch.setattr("daytona_kernel_interp.interpreter.session_access._CLOSE_S", 1000.0)
     interpreter = KernelInterpreter(sandbox="local")
     pids = [relay_pid(interpreter), int(interpreter.execute("os.getpid()"))]
     interpreter.tools["itself"] = interpreter.execute  # a cycle: only the collector finds it

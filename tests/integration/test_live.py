@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import inspect
 import json
 import os
+import random
 import re
 import socket
 import subprocess
@@ -25,8 +27,10 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from daytona_kernel_interp import KernelInterpreter, live
 from daytona_kernel_interp.cli import command_line as cli
 from daytona_kernel_interp.client.outputs import StreamText
-from daytona_kernel_interp.errors import KernelError, SessionNotFound
+from daytona_kernel_interp.errors import KernelDied, KernelError, SessionNotFound
 from daytona_kernel_interp.interpreter.interpreter import CodeInterpreterError
+from daytona_kernel_interp.monitor import shared_client
+from daytona_kernel_interp.monitor.live import Live
 from daytona_kernel_interp.monitor.shared_client import SharedClient
 from daytona_kernel_interp.monitor.widget import SessionView
 from daytona_kernel_interp.session import kernel_session as session
@@ -131,6 +135,11 @@ def test_read_only_unless_asked_otherwise(shared: KernelInterpreter) -> None:
     assert failed.summary == "ZeroDivisionError: division by zero"
 
 
+def test_run_is_the_interpreters() -> None:
+    """``live().run`` has the signature of ``KernelInterpreter.run``."""
+    assert inspect.signature(Live.run) == inspect.signature(KernelInterpreter.run)
+
+
 def test_run_sends_variables_and_returns_values(shared: KernelInterpreter) -> None:
     """``run`` has typed values in both directions, also SUBMIT's, and leaves the host's tools where they are."""
     shared.tools["llm_query"] = lambda prompt: f"<{prompt}>"
@@ -147,6 +156,14 @@ def test_run_sends_variables_and_returns_values(shared: KernelInterpreter) -> No
         view.run("1", {"not a name": 1})
     with pytest.raises(TypeError, match="cannot be sent to the kernel"):
         view.run("1", {"sent": object()})
+
+
+def test_a_cell_from_outside_does_not_take_the_seed(tmp_path: Path) -> None:
+    """The session's seed is set before the host's first cell, also if another process ran one earlier."""
+    with KernelInterpreter(sandbox="local", record=tmp_path / "run.ipynb") as own:
+        own.start()
+        assert live(own.session_id, write=True).run("1 + 1").value == 2
+        assert own.execute("import random; random.random()") == random.Random(own.seed).random()
 
 
 def test_a_cell_waits_for_the_one_that_runs(shared: KernelInterpreter) -> None:
@@ -209,7 +226,7 @@ def test_values(shared: KernelInterpreter) -> None:
     cell.join()
 
 
-def test_a_view_takes_no_more_than_its_session_does() -> None:
+def test_a_view_takes_no_more_than_its_session_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel refuses a larger variable, and no socket of the view accepts a larger message."""
     with KernelInterpreter(sandbox="local", max_value_bytes=1 << 20) as own:
         own.execute("large = 'x' * (2 << 20); small = 'x' * 1000")
@@ -217,12 +234,18 @@ def test_a_view_takes_no_more_than_its_session_does() -> None:
         assert len(view.get("small")) == 1000
         with pytest.raises(TypeError, match=r"variable 'large' cannot be sent .* more than 1048576 bytes"):
             view.get("large")
-        guest = SharedClient(records.find_session(own.session_id))
-        try:
-            channels = (guest._client.shell_channel, guest._client.iopub_channel, guest._client.control_channel)
+        clients: list[BlockingKernelClient] = []
+
+        class NotedClient(BlockingKernelClient):
+            def __init__(self) -> None:
+                super().__init__()
+                clients.append(self)
+
+        monkeypatch.setattr(shared_client, "BlockingKernelClient", NotedClient)
+        with SharedClient(records.find_session(own.session_id)):
+            (client,) = clients
+            channels = (client.shell_channel, client.iopub_channel, client.control_channel)
             assert {channel.socket.getsockopt(zmq.MAXMSGSIZE) for channel in channels} == {17 << 20}
-        finally:
-            guest.close()
 
 
 def test_several_sessions_and_their_end(shared: KernelInterpreter) -> None:
@@ -235,7 +258,7 @@ def test_several_sessions_and_their_end(shared: KernelInterpreter) -> None:
         assert str(view.inspect()).splitlines()[0] == note
         with pytest.raises(CodeInterpreterError):
             other.execute("import os; os._exit(1)")
-        with pytest.raises(KernelError, match=r"KernelDied: .*exit code 1"):
+        with pytest.raises(KernelDied, match=r"KernelDied: .*exit code 1"):
             view.inspect()
     with pytest.raises(SessionNotFound, match="the session is over: its host closed it"):
         view.inspect()
@@ -326,7 +349,7 @@ def say(interpreter: KernelInterpreter, data: bytes) -> bytes:
 )
 def test_what_is_no_question(shared: KernelInterpreter, question: bytes) -> None:
     """An invalid request is refused, and the session goes on."""
-    assert say(shared, question + b"\n") in (b'{"error": "that is no question"}\n', b"")
+    assert say(shared, question + b"\n") in (b'{"error": "not a valid request"}\n', b"")
     assert live().inspect()["x"].preview == "41"
 
 
@@ -350,8 +373,6 @@ def test_an_impostor_of_a_host(tmp_path: Path) -> None:
     record = records.SessionRecord.of_this_process(
         "0badcafe", kernel="k", key="s", connection_file=str(tmp_path / "c.json"), sandbox={"kind": "local"}
     )
-    from daytona_kernel_interp.monitor.live import Live
-
     with pytest.raises(KernelError):
         Live(record, write=False).inspect()
 
@@ -532,13 +553,12 @@ def test_the_widget_of_another_process_and_its_end() -> None:
             until(functools.partial(has_row, view, "a"))
     for view in views:
         until(functools.partial(getattr, view, "over"))
-        view._thread.join(10)
-        assert not view._thread.is_alive()
         view.close()
+    until(lambda: not any(thread.name == "daytona-kernel-view" for thread in threading.enumerate()))
 
 
 def test_the_widgets_module_makes_no_html() -> None:
     """The widget's data comes from a sandbox: the module never parses text as HTML."""
-    source = Path(SessionView._esm._path if hasattr(SessionView._esm, "_path") else SessionView._esm).read_text()
+    source = Path(inspect.getfile(SessionView)).with_name("widget.js").read_text()
     assert "textContent" in source
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", source)

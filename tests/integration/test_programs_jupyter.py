@@ -187,7 +187,11 @@ def test_a_server_tells_of_a_bad_option_and_of_a_death(server: Server) -> None:
     """The server's log has one sentence for each; Jupyter restarts a kernel that died."""
     with pytest.raises(OSError, match="HTTP Error 500"):
         server.start(install("misspelt", sandbox="daytona", snapshott="x"))
-    server.wait_for(re.compile(rb"a kernel in a sandbox at Daytona has no option 'snapshott'; did you mean .snapshot."))
+    server.wait_for(
+        re.compile(
+            rb"a kernel.s options are invalid: DaytonaSandbox has no option 'snapshott'; did you mean .snapshot."
+        )
+    )
     page = server.start(LOCAL)
     pid = page.value("import os; os.getpid()")
     page.send("os.kill(os.getpid(), 9)")

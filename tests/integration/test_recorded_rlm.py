@@ -1,4 +1,4 @@
-"""What DSPy's callback adds to a recording: reasoning, tokens, cost; on every DSPy that this environment may hold."""
+"""Reasoning, tokens and cost in recordings, from DSPy's callback, on each supported version of DSPy."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ pytestmark = pytest.mark.dspy
 RLM: Any = dspy.RLM
 _PARAMETERS = inspect.signature(dspy.RLM.__init__).parameters
 HAS_FACTORY = "interpreter_factory" in _PARAMETERS
-# DSPy before 3.3 asks a batch in threads without the caller's context, where a callback of dspy.context is not told.
+# DSPy before 3.3 runs a batch in threads without the caller's context, where a callback of dspy.context is not called.
 BATCHES_TELL = HAS_FACTORY
 LIMIT_ONE: dict[str, Any] = {"max_iters" if "max_iters" in _PARAMETERS else "max_iterations": 1}
 
 
 class Answered(ScriptedStep):
-    """What DSPy's extract step asks for: the output field ``a``."""
+    """The answer to DSPy's extract step: the output field ``a``."""
 
     def completion(self) -> str:
         return f"[[ ## a ## ]]\n{self.reasoning}\n\n[[ ## completed ## ]]"
@@ -41,7 +41,7 @@ class Answered(ScriptedStep):
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-    """What the user does where ``interpreter=`` does not bring the callback along."""
+    """Attach the callback as a user does on a DSPy where ``interpreter=`` does not attach it."""
     with contextlib.nullcontext() if HAS_FACTORY else dspy.context(callbacks=[Recording.callback()]):
         yield
 
@@ -63,7 +63,7 @@ def own(recording: Recording) -> list[Any]:
 
 
 def test_reasoning_and_calls_of_models(tmp_path: Path) -> None:
-    """Each step has the reasoning that led to it; each answer is kept for a replay, and where it was asked for."""
+    """Each step has the reasoning that led to it; each model call is recorded with its cell, for a replay."""
     before = dict(settings.config)
     recording = run(
         tmp_path / "run.ipynb",
@@ -91,7 +91,7 @@ def test_reasoning_and_calls_of_models(tmp_path: Path) -> None:
 
 
 def test_the_answer_after_the_last_step(tmp_path: Path) -> None:
-    """A run without SUBMIT ends in a call of the model after its last cell; it is recorded too."""
+    """A run without SUBMIT ends with a model call after its last cell, which is recorded as well."""
     steps = [ScriptedStep("Look.", "print(1)"), Answered("taken from the trajectory", "")]
     recording = run(tmp_path / "run.ipynb", steps, **LIMIT_ONE)
     assert [call.entry for call in recording.lm_calls] == [None, None]
@@ -101,7 +101,7 @@ def test_the_answer_after_the_last_step(tmp_path: Path) -> None:
 
 
 def test_without_the_callback_it_says_so(tmp_path: Path) -> None:
-    """Cells of a plain interpreter are all there; the notebook names what is missing."""
+    """Without the callback all cells are recorded, and the notebook names what is missing."""
     with KernelInterpreter(sandbox="local", record=tmp_path / "run.ipynb") as interpreter:
         interpreter.execute("1")
     recording = Recording.load(tmp_path / "run.ipynb")
@@ -111,7 +111,7 @@ def test_without_the_callback_it_says_so(tmp_path: Path) -> None:
 
 
 def test_tokens_and_cost(tmp_path: Path) -> None:
-    """What DSPy knows of a call is found by the call itself, whatever other calls the model served meanwhile."""
+    """Tokens and cost are those of the call itself, also if the model served other calls at the same time."""
 
     model: Any = scripted_lm([ScriptedStep("First.", "print(1)"), ScriptedStep("Second.", "SUBMIT('y')")])
     update, prices = model.update_history, iter((1, 2))
@@ -134,7 +134,7 @@ def test_tokens_and_cost(tmp_path: Path) -> None:
 
 
 def test_two_at_once_do_not_mix(tmp_path: Path) -> None:
-    """RLMs in two threads: each recording has its own model's reasoning and calls, and no other's."""
+    """With RLMs in two threads, each recording has the reasoning and the calls of its own model only."""
     meet = threading.Barrier(2)
 
     def go(name: str) -> None:
@@ -161,7 +161,7 @@ def test_two_at_once_do_not_mix(tmp_path: Path) -> None:
 
 
 async def test_two_tasks_at_once_do_not_mix(tmp_path: Path) -> None:
-    """The same in two tasks of one event loop."""
+    """With RLMs in two tasks of one event loop, each recording has the calls of its own model only."""
 
     async def go(name: str) -> Recording:
         path = tmp_path / f"{name}.ipynb"
@@ -179,7 +179,7 @@ async def test_two_tasks_at_once_do_not_mix(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not HAS_FACTORY, reason="DSPy before 3.3 takes no factory")
 def test_a_factory_and_a_callback_of_the_users(tmp_path: Path) -> None:
-    """With interpreter_factory= the user adds the callback; one object serves every session."""
+    """With interpreter_factory= the user adds the callback; one object serves all sessions."""
     path = tmp_path / "run.ipynb"
     rlm = RLM("q -> a", interpreter_factory=lambda: KernelInterpreter(sandbox="local", record=path))
     for _ in range(2):
@@ -195,7 +195,7 @@ def test_a_factory_and_a_callback_of_the_users(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not HAS_FACTORY, reason="DSPy before 3.3 has the keyword itself")
 def test_beside_callbacks_of_the_users(tmp_path: Path) -> None:
-    """Other callbacks go on being told; ours is gone after the run, and knows the run although it came later."""
+    """Other callbacks are still called; the attached one is detached after the run."""
 
     class Counting(BaseCallback):
         count = 0
@@ -212,7 +212,7 @@ def test_beside_callbacks_of_the_users(tmp_path: Path) -> None:
 
 
 def test_a_failing_model(tmp_path: Path) -> None:
-    """A sub-model that raises is recorded with its error, in the call that the cell made."""
+    """A sub-model's error is recorded in the call that the cell made."""
 
     def fail(prompt: str) -> str:
         raise ValueError("no answer")
@@ -230,7 +230,7 @@ def test_a_failing_model(tmp_path: Path) -> None:
 
 
 def test_keys_of_models_are_not_recorded() -> None:
-    """Of a request's settings only those that cannot be secret are kept."""
+    """Only settings that cannot be secret are recorded."""
     secret = {
         "api_key": "sk-1",
         "api_base": "https://user:sk-2@host",
@@ -251,7 +251,7 @@ def test_keys_of_models_are_not_recorded() -> None:
 
 
 def test_a_key_given_to_a_model_is_in_no_recording(tmp_path: Path) -> None:
-    """A model that has a key leaves no trace of it, not even if its provider quotes it."""
+    """A model's key is not in the recording, also if its provider quotes it in an error."""
     with KernelInterpreter(sandbox="local", record=tmp_path / "run.ipynb") as interpreter:
 
         def refuse(prompt: str) -> str:

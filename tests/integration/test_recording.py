@@ -1,4 +1,4 @@
-"""Sessions recorded on real kernels: every way a cell can end, killed hosts, copies, secrets, seeds."""
+"""Sessions recorded on real kernels: each way a cell can end, killed hosts, copies, secrets, seeds."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,8 @@ from daytona_kernel_interp import KernelInterpreter, LocalSandbox, Recording
 from daytona_kernel_interp.client.outputs import DisplayData, StreamText
 from daytona_kernel_interp.interpreter.interpreter import CodeExecutionError, CodeInterpreterError
 from daytona_kernel_interp.recording.atomic_file import AtomicFile
-from tests.access import access_of, session_of
+from daytona_kernel_interp.runtime.event_loop import DaemonThreads
+from tests.access import session_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,14 +49,14 @@ TOOLS: dict[str, Any] = {"look": look, "double": double, "refuse": refuse}
 
 
 class Recorded:
-    """An interpreter whose cells are recorded, and how the last one reads."""
+    """An interpreter that records, and its recording."""
 
     def __init__(self, folder: Path, name: str = "run.ipynb", **options: Any) -> None:
         self.path = folder / name
         self.interpreter = KernelInterpreter(dict(TOOLS), sandbox="local", record=self.path, **options)
 
     def step(self, code: str, variables: dict[str, Any] | None = None) -> Entry:
-        """Execute, whatever comes of it, and return what was recorded of it by then."""
+        """Execute a cell, ignore its error, and return the recorded step."""
         with contextlib.suppress(SyntaxError, CodeInterpreterError, KeyboardInterrupt):
             self.interpreter.execute(code, variables)
         return self.last()
@@ -94,7 +96,7 @@ def own(tmp_path: Path) -> Iterator[Callable[..., Recorded]]:
 
 
 def test_a_step_is_there_when_execute_returns(recorded: Recorded) -> None:
-    """Code, variables, outputs, calls with arguments and results, the value returned, and when."""
+    """The step has code, variables, outputs, calls with arguments and results, the return value and durations."""
     recorded.interpreter.output_fields = [{"name": "n", "type": "int"}]
     step = recorded.step("print(look('a'), double(4)); text", {"text": "hi", "n": [1, (2, 3)]})
     recorded.interpreter.output_fields = None
@@ -116,7 +118,7 @@ def test_a_step_is_there_when_execute_returns(recorded: Recorded) -> None:
 
 
 def test_an_answer_and_a_failed_call(recorded: Recorded) -> None:
-    """SUBMIT's fields, and a tool's error with its type."""
+    """The arguments of SUBMIT and a tool's error with its type are recorded."""
     step = recorded.step("try:\n    look('b')\nexcept KeyError:\n    SUBMIT({'x': {1}})")
     assert step.calls[0].error == ("KeyError", ("KeyError", "LookupError"), "'b'")
     assert step.outcome.kind == "submitted"
@@ -124,7 +126,7 @@ def test_an_answer_and_a_failed_call(recorded: Recorded) -> None:
 
 
 def test_rich_outputs_are_the_notebooks(recorded: Recorded) -> None:
-    """What a cell displays is an output of its cell, in every representation."""
+    """A displayed object is an output of the notebook's cell, in each of its representations."""
     step = recorded.step("from IPython.display import HTML\ndisplay(HTML('<b>x</b>'))\n1/0")
     assert isinstance(step.outputs[0], DisplayData)
     assert step.outputs[0].data["text/html"] == "<b>x</b>"
@@ -134,7 +136,7 @@ def test_rich_outputs_are_the_notebooks(recorded: Recorded) -> None:
 
 
 def test_a_large_input_is_written_once(recorded: Recorded) -> None:
-    """Sent at every step, it lies beside the notebook once; a step that does not send it again still names it."""
+    """A large variable of several steps is one file; a step that does not send it again refers to it."""
     text = "x" * 100_000
     steps = [recorded.step(f"len(text) + {number}", {"text": text}) for number in range(3)]
     assert len({step.variables["text"] for step in steps}) == 1
@@ -145,7 +147,7 @@ def test_a_large_input_is_written_once(recorded: Recorded) -> None:
 
 
 def test_large_results_lie_beside(recorded: Recorded) -> None:
-    """What a tool returns and what execute returns are kept whole, whatever their size."""
+    """Large results of tools and of execute are stored completely."""
     recorded.interpreter.tools["large"] = lambda: "y" * 30_000
     step = recorded.step("got = large(); print(got)")
     del recorded.interpreter.tools["large"]
@@ -153,11 +155,19 @@ def test_large_results_lie_beside(recorded: Recorded) -> None:
     assert recorded.value(step.outcome.value) == "y" * 30_000 + "\n"
 
 
-def test_a_value_of_a_step_waits_for_no_other_writing(recorded: Recorded) -> None:
-    """Whoever writes a step down has the recorder's lock, and waits for its values: nothing may wait for both."""
-    recorder, release = access_of(recorded.interpreter).recorder, threading.Event()
-    assert recorder is not None
-    waiting = recorder._slow_steps_thread.submit(release.wait)
+def test_a_value_of_a_step_waits_for_no_other_writing(
+    own: Callable[..., Recorded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step is written while the thread for slow steps is busy: its values have a thread of their own."""
+    threads: dict[str, DaemonThreads] = {}
+
+    def noted(limit: int, name: str) -> DaemonThreads:
+        threads[name] = DaemonThreads(limit, name)
+        return threads[name]
+
+    monkeypatch.setattr("daytona_kernel_interp.recording.recorder.DaemonThreads", noted)
+    recorded, release = own(), threading.Event()
+    waiting = threads["daytona-kernel-record"].submit(release.wait)
     try:
         assert recorded.step("len(text)", {"text": "a large text" * 1000}).outcome.ending == "ok"
     finally:
@@ -169,20 +179,20 @@ def test_a_value_of_a_step_waits_for_no_other_writing(recorded: Recorded) -> Non
 def test_what_a_tool_changes_is_recorded_as_it_was_sent(
     own: Callable[..., Recorded], way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An array's memory is the caller's: it is begun to be kept before anybody else has it, also in the first cell."""
+    """The recorder stores an array before a tool can change the caller's memory, also in the first cell."""
     numpy = pytest.importorskip("numpy")
-    monkeypatch.setattr("daytona_kernel_interp.recording.recorder.SLOW_S", 600.0)  # a slow step is written down early
+    monkeypatch.setattr("daytona_kernel_interp.recording.recorder.SLOW_S", 600.0)  # no early write of a slow step
     array, recorded = numpy.zeros(10_000), own()
-    recorder = access_of(recorded.interpreter).recorder
-    assert recorder is not None
 
     def spoil() -> None:
-        recorder._values_thread.submit(int).result(10)  # what was begun before this is done
+        folder = recorded.path.with_name("run.values")
+        while not any(file.stat().st_size > array.nbytes for file in folder.glob("[0-9a-f]*")):  # it is stored at once
+            time.sleep(0.01)
         array[:] = 1
 
     recorded.interpreter.tools["spoil"] = spoil
     given = getattr(recorded.interpreter, way)("spoil()", {"array": array})
-    if way == "aexecute":  # which starts the session in the midst of the call
+    if way == "aexecute":  # starts the session within the call
         asyncio.run(given)
     step = recorded.last()
     assert array.all()
@@ -190,7 +200,7 @@ def test_what_a_tool_changes_is_recorded_as_it_was_sent(
 
 
 def test_put_is_a_step_and_get_is_none(recorded: Recorded) -> None:
-    """A value that was bound belongs to the session; one that was looked at does not."""
+    """put changes the session and is a step; get does not and is none."""
     before = len(Recording.load(recorded.path))
     recorded.interpreter.put(bound=5)
     assert recorded.interpreter.get("bound") == 5
@@ -198,7 +208,7 @@ def test_put_is_a_step_and_get_is_none(recorded: Recorded) -> None:
     assert recorded.value(recorded.last().variables["bound"]) == 5
 
 
-# --- every way a cell can end --------------------------------------------------------------------------------
+# --- each way a cell can end --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -211,7 +221,7 @@ def test_put_is_a_step_and_get_is_none(recorded: Recorded) -> None:
     ],
 )
 def test_it_raised(recorded: Recorded, code: str, error: str, ending: str) -> None:
-    """The class that the caller got, with its text."""
+    """The class and the text of the caller's exception are recorded."""
     step = recorded.step(code)
     assert (step.outcome.kind, step.outcome.error, step.outcome.ending) == ("raised", error, ending)
     if error == "SyntaxError":
@@ -219,7 +229,7 @@ def test_it_raised(recorded: Recorded, code: str, error: str, ending: str) -> No
 
 
 def test_it_was_interrupted(recorded: Recorded) -> None:
-    """An interrupt and a timeout are told apart, and what was printed before is there."""
+    """An interrupt and a timeout have different endings, and earlier output is recorded."""
     interpreter = recorded.interpreter
     interpreter.on_output = lambda output: threading.Thread(target=interpreter.interrupt).start()
     step = recorded.step("print('before', flush=True)\nwhile True: pass")
@@ -232,7 +242,7 @@ def test_it_was_interrupted(recorded: Recorded) -> None:
 
 
 async def test_it_was_cancelled(recorded: Recorded) -> None:
-    """A cancelled aexecute is recorded with what its cell had shown."""
+    """A cancelled aexecute is recorded with the cell's earlier output."""
     interpreter, loop = recorded.interpreter, asyncio.get_running_loop()
     printed = asyncio.Event()
 
@@ -252,7 +262,7 @@ async def test_it_was_cancelled(recorded: Recorded) -> None:
 
 
 def test_its_kernel_died(own: Callable[..., Recorded]) -> None:
-    """The step says so, with what was printed; one after it did not run."""
+    """The ending names the kernel's death, with the printed text; the next step did not run."""
     one = own()
     step = one.step("print('last words', flush=True)\nimport os; os._exit(3)")
     assert (step.outcome.error, step.outcome.ending) == ("CodeInterpreterError", "died")
@@ -262,7 +272,7 @@ def test_its_kernel_died(own: Callable[..., Recorded]) -> None:
 
 
 def test_it_was_shut_down_meanwhile(own: Callable[..., Recorded]) -> None:
-    """A shutdown from another thread: the running step is recorded as ended by it, and the session as shut down."""
+    """A shutdown from another thread ends the running step, and the session is recorded as shut down."""
     one = own()
     other = threading.Thread(target=one.interpreter.shutdown)
     one.interpreter.on_output = lambda output: other.start()
@@ -273,7 +283,7 @@ def test_it_was_shut_down_meanwhile(own: Callable[..., Recorded]) -> None:
 
 
 def test_a_slow_step_is_there_before_it_ends(recorded: Recorded) -> None:
-    """While a cell runs, its code and variables are in the notebook, as unfinished."""
+    """While a slow cell runs, its code and variables are in the notebook as an unfinished step."""
     seen: list[Entry] = []
 
     def peek(path: str) -> bool:
@@ -289,11 +299,11 @@ def test_a_slow_step_is_there_before_it_ends(recorded: Recorded) -> None:
     assert step.outcome.kind == "returned"
 
 
-# --- whose file it is ------------------------------------------------------------------------------------------
+# --- names of notebooks ------------------------------------------------------------------------------------------
 
 
 def test_copies_have_notebooks_of_their_own(own: Callable[..., Recorded], tmp_path: Path) -> None:
-    """Copies, spawned and unpickled ones number theirs; each has its own session and seed."""
+    """Spawned and unpickled copies get numbered notebooks, and each has its own session and seed."""
     one = own()
     one.step("1")
     assert one.interpreter.recording == one.path
@@ -310,7 +320,7 @@ def test_copies_have_notebooks_of_their_own(own: Callable[..., Recorded], tmp_pa
 
 @pytest.mark.parametrize("text", ["my notes", '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'])
 def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path, text: str) -> None:
-    """Recording over what is no recording is refused in one sentence, and nothing is left running."""
+    """A file that is no recording is not overwritten; the error says so, and no kernel is left running."""
     path = tmp_path / "notes.ipynb"
     path.write_text(text)
     interpreter = KernelInterpreter(sandbox="local", record=path)
@@ -321,7 +331,7 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path, text: str) -> Non
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    """One sentence says what is missing."""
+    """The error names the missing folder."""
     interpreter = KernelInterpreter(sandbox="local", record=tmp_path / "there" / "run.ipynb")
     with pytest.raises(CodeInterpreterError, match=r"cannot be recorded: .* there is no folder"):
         interpreter.start()
@@ -330,7 +340,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 def test_recording_never_breaks_the_session(
     own: Callable[..., Recorded], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """When the disk is full the session goes on, one line of the log says what failed, and the file stays whole."""
+    """When the disk is full the session goes on, the error is logged once, and the file stays complete."""
     one = own()
     one.step("1")
 
@@ -361,9 +371,9 @@ for number in range(10_000):
 
 
 def test_a_killed_host_leaves_all_its_steps(tmp_path: Path) -> None:
-    """SIGKILL in the middle of a session: each step that had ended is there, and the notebook opens anywhere.
+    """After SIGKILL in the middle of a session, each step that had ended is in the notebook, which is valid.
 
-    The next recording of that name replaces it, and takes away what was left beside it.
+    The next recording of that name replaces it and removes the spare copy and the values.
     """
     path = tmp_path / "run.ipynb"
     with subprocess.Popen([sys.executable, "-c", HOST, str(path)], stdout=subprocess.PIPE, text=True) as host:
@@ -385,7 +395,7 @@ def test_a_killed_host_leaves_all_its_steps(tmp_path: Path) -> None:
 
 
 def test_a_kill_at_any_instant_leaves_a_whole_file(tmp_path: Path) -> None:
-    """A writer that does nothing but write is killed again and again: its file is JSON, and holds a whole prefix."""
+    """A file whose writer is killed at any instant is JSON with a complete prefix of what was written."""
     lengths = set()
     for round_ in range(25):
         path = tmp_path / f"{round_}.ipynb"
@@ -417,7 +427,7 @@ def test_a_kill_at_any_instant_leaves_a_whole_file(tmp_path: Path) -> None:
 
 
 def test_no_secret_is_in_a_recording(own: Callable[..., Recorded], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the kernel's key, nor the relay's, nor what the host has in its environment, whoever says it."""
+    """The keys of the kernel, the relay and the host's environment are redacted in code, values, outputs and errors."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-environment-secret")
     monkeypatch.setenv("DAYTONA_API_KEY", "dtn_environment_secret")
     monkeypatch.setenv("QUOTED_PASSWORD", 'a "quoted" secret')
@@ -451,7 +461,7 @@ def test_no_secret_is_in_a_recording(own: Callable[..., Recorded], monkeypatch: 
 
 
 def test_random_generators_are_seeded(own: Callable[..., Recorded]) -> None:
-    """Python's and numpy's draw what the recorded seed says, numpy's also when the cell that draws imports it."""
+    """Python's and numpy's generators have the recorded seed, also if the drawing cell imports numpy."""
     import random
 
     import numpy
@@ -467,7 +477,7 @@ def test_random_generators_are_seeded(own: Callable[..., Recorded]) -> None:
 
 
 def test_without_record_nothing_is_seeded() -> None:
-    """A session that is not recorded is as random as any."""
+    """Two sessions that are not recorded draw different numbers."""
     with KernelInterpreter(sandbox=LocalSandbox()) as one, KernelInterpreter(sandbox=LocalSandbox()) as other:
         assert one.execute("import random; random.random()") != other.execute("import random; random.random()")
         assert one.recording is None

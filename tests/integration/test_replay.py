@@ -136,6 +136,14 @@ def test_tolerance() -> None:
     assert [one.step for one in again(maker, tolerance=Tolerance(paths=False)).divergences] == [2, 3]
 
 
+def test_impossible_limits_of_a_recording_are_ignored() -> None:
+    """A file whose options an interpreter would refuse is replayed with the defaults."""
+    maker = Maker()
+    printed(maker, "print(1)", "1\n")
+    options = {"max_output_chars": "many", "max_value_bytes": -1, "execution_timeout": True}
+    assert replay(maker.transcript(options=options), sandbox="local").ok
+
+
 def test_time_travel() -> None:
     """until= hands over the live session as it was before that step; its tools are live then."""
     maker = session()

@@ -67,3 +67,11 @@ def test_most_similar() -> None:
     assert formatting.most_similar("print(x)", [(1, "import os"), (2, "print(y)"), (3, "print(z)")]) == 2
     assert formatting.most_similar("a", [(1, "zzz")]) == 1
     assert formatting.most_similar("a", []) is None
+
+
+def test_most_similar_of_many_long_texts() -> None:
+    """Among hundreds of long texts with the same letters, the one that differs in a word is found."""
+    texts = [" ".join(f"word{number * step % 997}" for step in range(300)) for number in range(1, 301)]
+    wanted = texts[200].replace("word400 ", "another ")
+    assert wanted != texts[200]
+    assert formatting.most_similar(wanted, enumerate(texts)) == 200

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for transcripts: whatever a session can have been."""
+"""Hypothesis strategies for transcripts of any session."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 
 
 class Memory:
-    """A store of values that lies nowhere."""
+    """A store of values in memory."""
 
     def __init__(self) -> None:
         self.kept: dict[str, Sequence[values.Buffer]] = {}

@@ -192,6 +192,7 @@ class Kernel(HookedKernel):
         self._async_cell = False
         self._failed_to_compile = False
         self._cells = 0
+        self._host_ran = False  # a cell of the host was prepared, and with it the seed
         assert self.parent is not None
         self._journal: JournalWriter = self.parent.journal
         self._cancelled: deque[str] = deque(maxlen=64)  # cells interrupted before they started
@@ -259,9 +260,10 @@ class Kernel(HookedKernel):
         except Exception as error:  # with any error here, the host must still get a reply
             self._cell_refused = ("PreambleError", f"the kernel cannot apply the cell's preamble: {error}")
             return
-        if preamble.seed is not None and not self._cells:
+        if preamble.seed is not None and not self._host_ran:
             seed_all(preamble.seed)
         self._cells += 1
+        self._host_ran = self._host_ran or not preamble.shared
         name = f"output-{self._cells}.txt"
         self._budget = OutputBudget(preamble.max_output_chars, self._folder, name, preamble.max_value_bytes)
         for stream in self._streams:

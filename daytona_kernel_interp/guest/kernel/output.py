@@ -268,6 +268,7 @@ class CellStream(HookedOutStream):
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
         self._pending_lock = threading.Lock()
         self._pending_text_end = 0  # position up to which text was taken out of the buffer
+        self._publishing = False  # whether the iopub thread is turning buffered text into messages
         self._pid = os.getpid()
         super().__init__(*args, **kwargs)
 
@@ -287,8 +288,12 @@ class CellStream(HookedOutStream):
         self.flush()
 
     def flush(self) -> None:
-        """Send the buffered text. Messages already at the iopub thread keep their order without a wait."""
-        if self.has_unpublished:
+        """Send the buffered text. Messages in the iopub thread's queue keep their order without a wait.
+
+        While the iopub thread still makes messages of text that it has taken from the buffer, this waits: a status
+        message queued meanwhile would overtake them, and the text would arrive after its cell's end.
+        """
+        if self.has_unpublished or self._publishing:
             super().flush()
 
     def write_unlimited(self, text: str) -> None:
@@ -322,7 +327,11 @@ class CellStream(HookedOutStream):
 
     def publish_buffered(self) -> None:
         """Publish the buffered text. Then the journal has it, and it is pending no longer."""
-        super().publish_buffered()
+        self._publishing = True  # before the buffer is emptied, so that flush() always sees one or the other
+        try:
+            super().publish_buffered()
+        finally:
+            self._publishing = False
         if self.pending is not None and os.getpid() == self._pid:
             with self._pending_lock:
                 self.pending.published(self.name, self._pending_text_end)

@@ -8,7 +8,7 @@ And a kernel must be ready quickly, although ipykernel's imports take most of a 
 a pipe: connection file, session key, journal. It binds its ports, writes them to a second pipe, and serves. So
 :meth:`KernelProcesses.start` waits for the binding only, and each kernel process serves at most one kernel.
 
-*Lifeline.* The first pipe stays open: its end of file tells the kernel that its relay has died. The kernel then waits
+*Lifeline.* The first pipe stays open: its end of file shows the kernel that its relay has died. The kernel then waits
 for the next relay at a FIFO for ``lifetime_s``, and ends if none opens it. An adopting relay opens the FIFO and keeps
 it open, so its own death is noticed in the same way.
 
@@ -130,6 +130,7 @@ class KernelProcess:
             exited = asyncio.ensure_future(_wait_process_exit(pid))
             self = cls(pid, exited, Path(state["stderr"]))
             self.ports = {channel: int(connection[f"{channel}_port"]) for channel in KERNEL_CHANNELS}
+            # Fails with ENXIO if the kernel has ended since the check above and so no longer reads the FIFO.
             self._life_fd = os.open(files.lifeline, os.O_WRONLY | os.O_NONBLOCK)
             os.write(self._life_fd, b"1")
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -170,6 +171,7 @@ class KernelProcess:
             raise KernelStartFailed(
                 f"the kernel ended with exit code {code} before it served: {self.stderr_tail()[-500:]}"
             )
+        # The state file is written last: an adopting relay finds only kernels that serve.
         ports: dict[str, int] = json.loads(line)
         self.ports = {channel: ports[f"{channel}_port"] for channel in KERNEL_CHANNELS}
         state = {"pid": self.pid, "started": process_start_mark(self.pid), "stderr": str(self._stderr)}
@@ -280,6 +282,7 @@ class KernelProcesses:
             NoSuchKernel: If it did not start, or has ended.
         """
         if kernel_id not in self._running and kernel_id not in self._exit_events:
+            # A stream of the kernel may arrive before the request that starts it.
             started = self._starting.setdefault(kernel_id, asyncio.get_running_loop().create_future())
             await asyncio.wait({started}, timeout=_START_S)
         process = self._running.get(kernel_id)
@@ -347,10 +350,12 @@ class KernelProcesses:
 
     async def _watch(self, kernel_id: str, process: KernelProcess) -> None:
         code = await process.exited
+        # Nothing is awaited until the kernel is in the other table, so that each request finds it in one of them.
         del self._running[kernel_id]
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)  # no child process outlives its kernel
         process.close()
+        # The counter is that of the whole control group: the kill may have hit another process, so SIGKILL must match.
         kills, before = oom_kills(), self._oom_kills
         self._oom_kills = kills
         oom = kills is not None and before is not None and kills > before and code in (-signal.SIGKILL, None)

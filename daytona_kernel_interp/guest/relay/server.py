@@ -29,7 +29,7 @@ Rules that hold for every order of events:
 - The secret is compared before anything else in a request is read, in constant time. A request without it learns
   nothing about kernels or paths.
 - One host at a time: a new stream to the relay's service makes its opener the host. Streams of the former host end with
-  ``SUPERSEDED``, which tells it that it was replaced and not cut off.
+  ``SUPERSEDED``: it was replaced, and must not dial again.
 - A kernel is connected to only when the client has sent its first bytes. A kernel closes a connection whose handshake
   takes longer than 30 s, and a stream may wait longer for its client.
 - The relay never reads what channels carry, and forwards no more than the peer's window, so a slow host cannot fill the
@@ -115,6 +115,7 @@ class Relay:
         """Return when a host ends the relay, or when no host has sent anything for the lifetime."""
         interval_s, checked_at = self._lifetime_s / _CHECKS_PER_LIFETIME, self._loop.time()
         while not self.end.is_set():
+            # A check that comes much too late means that the sandbox was paused, not that the host was silent.
             late_s, checked_at = self._loop.time() - checked_at - interval_s, self._loop.time()
             if late_s > interval_s:
                 self._skip_pause(late_s)
@@ -142,6 +143,7 @@ class Relay:
             service.send(event)
 
     def _check(self, connection: ServerConnection, request: Request) -> Response | None:
+        # The secret first: a request without it must not learn which paths exist.
         given = request.headers.get(SECRET_HEADER, "")
         if not hmac.compare_digest(given.encode("utf-8", "replace"), self._secret.encode()):
             return connection.respond(http.HTTPStatus.UNAUTHORIZED, "wrong relay secret\n")
@@ -215,6 +217,7 @@ class Attachment:
 
     def take_over(self, socket: Any, hello: bytes) -> None:
         """Carry the stream on ``socket``, which was admitted, and close the former one."""
+        # Detach first: the former WebSocket must not report its end as the loss of the stream.
         old = self.carrier.socket
         self.carrier.detach()
         if old is not None:
@@ -336,6 +339,7 @@ class JournalEnd(FunctionEnd):
             await self._open_window.wait()
             self.send(piece)
             await asyncio.sleep(0)  # let other streams proceed
+        # A live kernel will publish its pending text itself; a dead one has left it in its file.
         if not self._kernels.list_kernels().get(self._kernel_id, {}).get("alive"):
             for record in journal.pending():
                 self.send(encode_record(record))

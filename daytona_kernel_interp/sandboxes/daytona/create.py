@@ -9,6 +9,7 @@ import secrets
 from typing import TYPE_CHECKING, TypeVar
 
 from ...errors import SandboxFailed
+from ...formatting import byte_size
 from . import labels as owner
 from .api import DaytonaAPI
 from .guest_archive import REQUIREMENTS, guest_archive
@@ -128,7 +129,7 @@ async def _install_guest(
         if description.upload or (description.upload is None and not probed.installed):
             path = f"{probed.folder}/{archive.file}"
             if not probed.uploaded:
-                log.info("uploading the relay (%d KiB)", len(archive.data) >> 10, extra={"progress": True})
+                log.info("uploading the relay (%s)", byte_size(len(archive.data)), extra={"progress": True})
                 uploaded = await stack.enter_async_context(_run_alongside(_upload(sandbox, archive.data, path)))
                 stack.push_async_callback(asyncio.wait_for, uploaded, None)
         if probed.missing:

@@ -45,7 +45,7 @@ def create_params(description: DaytonaSandbox, labels: Mapping[str, str], image:
     # The SDK's models drop a name that they do not know without an error.
     if unknown := options.keys() - CreateSandboxFromSnapshotParams.model_fields.keys():
         raise SandboxFailed(
-            f"this version of Daytona's SDK cannot tell the service about {', '.join(sorted(unknown))}: "
+            f"this version of Daytona's SDK has no option {', '.join(sorted(unknown))}: "
             "install a newer one with pip install --upgrade daytona"
         )
     if image is None:

@@ -1,4 +1,4 @@
-"""The export for rlm's visualizer has the lines and fields that it reads, whatever a session holds."""
+"""The export for rlm's visualizer has the lines and fields that the visualizer reads, for any session."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _check(found: dict[str, Any], wanted: dict[str, tuple[type, ...]], *others: 
 
 
 def test_lines_have_the_fields_that_are_read() -> None:
-    """A line of metadata, then one for each step, with every field and type of the visualizer's own declarations."""
+    """There is a line of metadata and one for each step, with the fields and types that the visualizer declares."""
     head, *iterations = _lines(small())
     assert head.pop("type") == "metadata"
     _check(head, CONFIG, "timestamp")
@@ -87,7 +87,7 @@ def test_lines_have_the_fields_that_are_read() -> None:
 
 
 def test_steps_say_what_happened() -> None:
-    """Reasoning, prints, figures by name, errors, calls of the model and the answer stand where it looks."""
+    """Reasoning, printed text, described figures, errors, model calls and the answer are in the fields it reads."""
     _, first, second, third, fourth, last = _lines(small())
     assert first["response"].startswith("First I **look** at the text.")
     assert first["code_blocks"][0]["result"]["stdout"] == "51,200 characters\n38\n"
@@ -105,7 +105,7 @@ def test_steps_say_what_happened() -> None:
 
 
 def test_prompts_are_the_main_models() -> None:
-    """A step's prompt is what the main model was asked last before it, as messages."""
+    """The prompt of a step is the last request to the main model before it, as messages."""
     store, session = MemoryStore(), small()
     asked = [{"role": "system", "content": "You write code."}, {"role": "user", "content": ["a", "b"]}]
     requests = [
@@ -120,7 +120,7 @@ def test_prompts_are_the_main_models() -> None:
 
 
 def test_what_json_lacks_is_text() -> None:
-    """Numbers that JSON does not have, missing values and an empty session are no line that a reader refuses."""
+    """Infinite numbers, missing values and an empty session give valid JSON."""
     facts = SessionFacts("x", BEGAN, "local", options={"execution_timeout": float("inf"), "at": BEGAN})
     (head,) = _lines(Transcript(facts, [], MemoryStore()))
     assert head["environment_kwargs"]["execution_timeout"] == "inf"

@@ -22,6 +22,8 @@ NAMES = [
     ("dspy.utils.callback", "with_callbacks", ALWAYS),
     ("dspy.utils.callback", "BaseCallback", ALWAYS),
     ("dspy.utils.callback", "BaseCallback.on_interpreter_execute_start", (3, 3, 1)),
+    ("dspy.utils.callback", "ACTIVE_CALL_ID", ALWAYS),
+    ("dspy.dsp.utils.settings", "settings", ALWAYS),
     ("dspy", "RLM", ALWAYS),
     ("dspy", "CodeInterpreter", ALWAYS),
 ]

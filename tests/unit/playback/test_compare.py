@@ -217,4 +217,4 @@ def test_late_text_is_told_as_such() -> None:
     maker = Maker()
     one = maker.add("x", value="[printed after an earlier cell had ended]\na\nb", late="a\n")
     other = maker.add("x", value="b")
-    assert compare(one, other, maker) == [Difference("output", "late: a\n", "late: ")]
+    assert compare(one, other, maker) == [Difference("output", "background output: a\n", "background output: ")]

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.errors import ReplayMismatch
-from daytona_kernel_interp.playback.matcher import TOKEN, RecordingMatcher
+from daytona_kernel_interp.playback.matcher import RecordingMatcher
+from daytona_kernel_interp.recording.model import DSPY_TOKEN
 from daytona_kernel_interp.wire.comm import Parameter, ToolSpec
 from tests.transcripts import LLM_QUERY, SEARCH, Maker
 from tests.unit.strategies import FEW, VALUES
 
-SETUP = {TOKEN: "of another process"}
+SETUP = {DSPY_TOKEN: "of another process"}
 
 
 def follower(maker: Maker) -> RecordingMatcher:
@@ -116,7 +117,7 @@ def test_dspys_own_first_step() -> None:
     maker.add("a")
     both, without = follower(maker), follower(maker)
     assert both.left == 1
-    assert both.step("the setup of another", {TOKEN: "this process's"}, (), None) is maker.entries[0]
+    assert both.step("the setup of another", {DSPY_TOKEN: "this process's"}, (), None) is maker.entries[0]
     assert both.step("a", {}, (), None) is maker.entries[1]
     assert without.step("a", {}, (), None) is maker.entries[1]
     bare = Maker()

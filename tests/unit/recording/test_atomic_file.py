@@ -1,4 +1,4 @@
-"""The growing file: whole at every instant, at a cost that does not grow."""
+"""The atomic file: complete at every instant, at a cost that does not grow with the file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WAYS = ("exchange", "links", "copies")
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What the file system can do: exchange names, give a file two, or neither."""
+    """Return what the file system supports: exchanging names, hard links, or neither."""
     if request.param != "exchange":
         monkeypatch.setattr(growing, "_exchange", lambda folder, one, other: False)
     if request.param == "copies":
@@ -34,7 +34,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_it_is_whole_after_each_put(way: str, tmp_path: Path) -> None:
-    """What was put in is there in order, with the end behind it, shorter ends included; one file is left."""
+    """The file has all committed text in order and the last tail, also a shorter one; no spare copy is left."""
     file = AtomicFile(tmp_path / "run.ipynb")
     for number in range(6):
         file.put(f"{number},", "end" * (6 - number))
@@ -46,17 +46,17 @@ def test_it_is_whole_after_each_put(way: str, tmp_path: Path) -> None:
 
 @given(pieces=st.lists(st.tuples(st.text(max_size=9), st.text(max_size=9)), min_size=1, max_size=8))
 def test_any_pieces_and_ends(pieces: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The file is all that was settled, and the last end."""
+    """The file has all committed text and the last tail."""
     path = tmp_path_factory.mktemp("grow") / "run.ipynb"
     file = AtomicFile(path)
-    for settled, passing in pieces:
-        file.put(settled, passing)
+    for committed, tail in pieces:
+        file.put(committed, tail)
     file.close()
-    assert path.read_bytes() == ("".join(settled for settled, _ in pieces) + pieces[-1][1]).encode()
+    assert path.read_bytes() == ("".join(committed for committed, _ in pieces) + pieces[-1][1]).encode()
 
 
 def test_a_seen_file_is_never_written_to(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is being written, the file that has the name is another one: a kill cannot spoil it."""
+    """A write never goes to the visible file, so that a kill cannot damage it."""
     path = tmp_path / "run.ipynb"
     file = AtomicFile(path)
     file.put("[0", "]")
@@ -65,7 +65,7 @@ def test_a_seen_file_is_never_written_to(way: str, tmp_path: Path, monkeypatch: 
     def watched(descriptor: int, data: Any, at: int) -> int:
         assert os.fstat(descriptor).st_ino != os.stat(path).st_ino
         json.loads(path.read_text())
-        half = write(descriptor, bytes(data)[: len(data) // 2 or 1], at)  # and a reader in the middle of it
+        half = write(descriptor, bytes(data)[: len(data) // 2 or 1], at)  # and read in the middle of the write
         seen.append(json.loads(path.read_text()))
         return half
 
@@ -78,7 +78,7 @@ def test_a_seen_file_is_never_written_to(way: str, tmp_path: Path, monkeypatch: 
 
 
 def _save(what: str, path: Path) -> None:
-    """Do to a notebook what other programs do."""
+    """Change a notebook as other programs do."""
     if what == "deleted":
         path.unlink()
     elif what == "overwritten":  # as JupyterLab does
@@ -91,13 +91,13 @@ def _save(what: str, path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["replaced", "replaced by one of its length", "overwritten", "deleted"])
 def test_somebody_else_s_file_in_its_place(way: str, what: str, tmp_path: Path) -> None:
-    """A notebook saved by another program, or deleted, while it grows: the next put has all of it again."""
+    """After another program saved or deleted the notebook, the next put writes all of it again."""
     path = tmp_path / "run.ipynb"
     file = AtomicFile(path)
     file.put("0", "|")
     file.put("1", "|")
     for number in range(2, 8):
-        if number != 4:  # twice in turn, which is both copies, and after a put that nobody disturbed
+        if number != 4:  # twice in a row, for both copies, and after an undisturbed put
             _save(what, path)
         file.put(str(number), "|")
         assert path.read_text() == "".join(map(str, range(number + 1))) + "|"
@@ -106,7 +106,7 @@ def test_somebody_else_s_file_in_its_place(way: str, what: str, tmp_path: Path) 
 
 
 def test_an_edit_of_the_same_length(way: str, tmp_path: Path) -> None:
-    """Somebody who changes a letter in place spoils nothing; whether it stays is not promised."""
+    """A letter that is changed in place does not damage the file; whether the change stays is not defined."""
     path = tmp_path / "run.ipynb"
     file = AtomicFile(path)
     for number in range(8):
@@ -119,7 +119,7 @@ def test_an_edit_of_the_same_length(way: str, tmp_path: Path) -> None:
 
 
 def test_what_is_cut_off_under_the_writer_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one copy is deleted, and the other emptied before it could be copied: there is nothing to go on from."""
+    """When one copy is deleted and the other truncated before it is copied, put raises an error."""
     path = tmp_path / "run.ipynb"
     file = AtomicFile(path)
     file.put("0", "|")
@@ -137,7 +137,7 @@ def test_what_is_cut_off_under_the_writer_is_an_error(tmp_path: Path, monkeypatc
 
 
 def test_a_folder_that_is_renamed_is_still_written_to(way: str, tmp_path: Path) -> None:
-    """The file goes with its folder."""
+    """A file in a renamed folder is still written."""
     folder = tmp_path / "before"
     folder.mkdir()
     file = AtomicFile(folder / "run.ipynb")
@@ -150,7 +150,7 @@ def test_a_folder_that_is_renamed_is_still_written_to(way: str, tmp_path: Path) 
 
 
 def test_each_piece_is_written_twice_however_many_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bytes written grow with the file, not with its square."""
+    """The number of bytes written grows linearly with the file."""
     written: list[int] = []
     write = os.pwrite
 
@@ -167,14 +167,14 @@ def test_each_piece_is_written_twice_however_many_there_are(tmp_path: Path, monk
 
 
 def test_a_reader_that_is_overtaken_reads_again(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While it reads the copy loses its name and is written to: what it returns is whole all the same."""
+    """A reader whose copy becomes the spare copy and is written to still returns a complete document."""
     path = tmp_path / "run.ipynb"
     file = AtomicFile(path)
     file.put("[0", ",9,9,9]")
     overtaken: list[bytes] = []
 
     class Slow:
-        """A file of which half is read before two steps are put in, and the rest behind them."""
+        """A file that is read half before and half after two calls of put."""
 
         def __init__(self, path: Path, _: str) -> None:
             self._file = path.open("rb")
@@ -199,6 +199,6 @@ def test_a_reader_that_is_overtaken_reads_again(way: str, tmp_path: Path, monkey
             return overtaken[0]
 
     monkeypatch.setattr(growing, "open", Slow, raising=False)
-    as_it_was = [0, 9, 9, 9]  # where each step makes a new file, what the reader has open stays as it is
+    as_it_was = [0, 9, 9, 9]  # with a new file for each put, the reader's open file does not change
     assert json.loads(read_file(path)) == (as_it_was if way == "copies" else [0, 1, 2])
     file.close()

@@ -1,4 +1,4 @@
-"""The tree of DSPy's calls: whose model said what, however calls nest and run side by side."""
+"""The tree of DSPy's calls: calls of models are assigned to the right session for nested and concurrent calls."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 
 class Owner:
-    """A recorder's part: what it was told."""
+    """A recorder that keeps the reasoning it receives."""
 
     def __init__(self) -> None:
-        self.told: list[Reasoning] = []
+        self.received: list[Reasoning] = []
 
-    def add_reasoning(self, thought: Reasoning) -> None:
-        self.told.append(thought)
+    def add_reasoning(self, reasoning: Reasoning) -> None:
+        self.received.append(reasoning)
 
 
 class Program:
-    """What DSPy does: calls within calls, each told to the tree as the callback would."""
+    """A program of nested calls, which it reports to the tree as DSPy's callback does."""
 
     def __init__(self) -> None:
         self.tree = CallTree()
@@ -36,22 +36,22 @@ class Program:
         self.tree.current = self.active.get
         self.count = 0
 
-    def calls(self, name: str, *, is_cell: bool = False, told: bool = True) -> AbstractContextManager[None]:
+    def calls(self, name: str, *, is_cell: bool = False, reported: bool = True) -> AbstractContextManager[None]:
         @contextlib.contextmanager
         def call() -> Iterator[None]:
-            if told:
+            if reported:
                 self.tree.call_started(name, is_cell=is_cell)
             before = self.active.get()
             self.active.set(name)
             yield
             self.active.set(before)
-            if told:
+            if reported:
                 self.tree.call_ended(name)
 
         return call()
 
     def asks(self, what: str, within: tuple[Any, ...] = ()) -> None:
-        """Ask a model, which answers ``what``."""
+        """Call a model with the request ``what``."""
         self.count += 1
         with self.calls(f"lm-{self.count}"):
             moment = datetime.now(timezone.utc)
@@ -62,7 +62,7 @@ class Program:
             )
 
     def thinks(self, what: str) -> None:
-        """Have a predictor ask a model, and give its reasoning."""
+        """Call a predictor, which calls a model and returns its reasoning."""
         self.count += 1
         name = f"predict-{self.count}"
         with self.calls(name):
@@ -75,34 +75,35 @@ def program() -> Program:
     return Program()
 
 
-def texts(thought: Reasoning) -> list[str]:
-    return [bytes(said.request[0]).decode() for said in thought.lm_calls]
+def texts(reasoning: Reasoning) -> list[str]:
+    """Return the requests of the model's calls."""
+    return [bytes(call.request[0]).decode() for call in reasoning.lm_calls]
 
 
 def test_a_cell_gets_what_led_to_it(program: Program) -> None:
-    """The answer and reasoning since the last cell, once."""
+    """A cell gets the model's calls and reasoning since the last cell, once."""
     owner = Owner()
     with program.calls("rlm"):
         for what in ("one", "two"):
             program.thinks(what)
             with program.calls(f"cell-{what}", is_cell=True):
-                thought = program.tree.begin_cell(owner)
-            assert (texts(thought), thought.reasoning) == ([what], what)
+                reasoning = program.tree.begin_cell(owner)
+            assert (texts(reasoning), reasoning.reasoning) == ([what], what)
         program.thinks("extract")
-    assert [(texts(thought), thought.reasoning) for thought in owner.told] == [(["extract"], "extract")]
+    assert [(texts(reasoning), reasoning.reasoning) for reasoning in owner.received] == [(["extract"], "extract")]
 
 
 def test_modules_side_by_side_do_not_mix(program: Program) -> None:
-    """Two modules under one program, interleaved in contexts of their own: each cell gets its own module's."""
+    """With two interleaved modules in contexts of their own, each cell gets the calls of its module."""
     contexts = {name: contextvars.copy_context() for name in "ab"}
     owners = {name: Owner() for name in "ab"}
     steps = {name: iter(_module(program, name, owners[name])) for name in "ab"}
-    thoughts: dict[str, list[Any]] = {"a": [], "b": []}
+    received: dict[str, list[Any]] = {"a": [], "b": []}
     for _ in range(4):
         for name in "ab":
-            thoughts[name].append(contexts[name].run(next, steps[name], None))
+            received[name].append(contexts[name].run(next, steps[name], None))
     for name in "ab":
-        assert [texts(thought) for thought in thoughts[name] if thought] == [[f"{name}0"], [f"{name}1"]]
+        assert [texts(reasoning) for reasoning in received[name] if reasoning] == [[f"{name}0"], [f"{name}1"]]
 
 
 def _module(program: Program, name: str, owner: Owner) -> Iterator[Reasoning | None]:
@@ -114,7 +115,7 @@ def _module(program: Program, name: str, owner: Owner) -> Iterator[Reasoning | N
 
 
 def test_a_module_within_a_cell(program: Program) -> None:
-    """What a nested module's model says is its own cell's, not that of the cell around it."""
+    """The calls of a nested module belong to its own cells and not to the enclosing cell."""
     outer, inner = Owner(), Owner()
     around = (SimpleNamespace(owner=outer),)
     with program.calls("rlm"):
@@ -126,7 +127,7 @@ def test_a_module_within_a_cell(program: Program) -> None:
                 with program.calls("inner cell", is_cell=True):
                     assert texts(program.tree.begin_cell(inner)) == ["inner one"]
                 program.asks("inner two", within=around)
-            assert [texts(thought) for thought in inner.told] == [["inner two"]]
+            assert [texts(reasoning) for reasoning in inner.received] == [["inner two"]]
             with program.calls("tool again"):
                 program.asks("a sub-model", within=around)
         program.thinks("outer two")
@@ -135,17 +136,17 @@ def test_a_module_within_a_cell(program: Program) -> None:
 
 
 def test_a_module_that_began_unseen(program: Program) -> None:
-    """The callback came with the interpreter, after the module's start: a scope stands for the module."""
+    """A scope stands for a module that started before the callback was attached."""
     owner = Owner()
     scope = program.tree.enter()
     program.thinks("one")
     assert texts(program.tree.begin_cell(owner)) == ["one"]
     program.thinks("two")
     program.tree.leave(scope)
-    assert [texts(thought) for thought in owner.told] == [["two"]]
+    assert [texts(reasoning) for reasoning in owner.received] == [["two"]]
     assert program.tree.current_id() is None
 
-    with program.calls("unknown", told=False):
+    with program.calls("unknown", reported=False):
         scope = program.tree.enter()
         program.thinks("three")
         assert texts(program.tree.begin_cell(owner)) == ["three"]
@@ -153,16 +154,16 @@ def test_a_module_that_began_unseen(program: Program) -> None:
 
 
 def test_nothing_stays_behind(program: Program) -> None:
-    """What no session asks for is forgotten with the call that it was said in."""
+    """Calls that no session claims are dropped when the enclosing call ends."""
     owner = Owner()
     for number in range(5):
-        with program.calls(f"rlm-{number}", told=number % 2 == 0):
+        with program.calls(f"rlm-{number}", reported=number % 2 == 0):
             scope = program.tree.enter()
-            program.thinks("unheard")
+            program.thinks("unclaimed")
             program.tree.leave(scope)
     with program.calls("rlm"):
-        program.thinks("heard")
+        program.thinks("claimed")
         program.tree.begin_cell(owner)
         program.thinks("left")
-        assert [bytes(said.request[0]) for said in program.tree.end_session(owner)] == [b"left"]
+        assert [bytes(call.request[0]) for call in program.tree.end_session(owner)] == [b"left"]
     assert len(program.tree) == 0

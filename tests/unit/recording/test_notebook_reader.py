@@ -1,8 +1,9 @@
-"""Transcripts as notebooks: what is written is read back, opens anywhere, and says what is wrong with it."""
+"""Transcripts as notebooks: they are read back, open in other programs, and damage to them is reported."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -85,7 +86,7 @@ def written(tmp_path: Path) -> Path:
 
 
 def everything(transcript: Transcript) -> dict[str, Any]:
-    """Return a transcript with its values in the place of their names."""
+    """Return the fields of a transcript, with its values in place of its store."""
     refs = [*refs_of(transcript.lm_calls)]
     refs += [ref for entry in transcript.entries for ref in refs_in(entry)]
     loaded = {ref.hash: [bytes(buffer) for buffer in transcript.store.load(ref)] for ref in refs}
@@ -95,7 +96,7 @@ def everything(transcript: Transcript) -> dict[str, Any]:
 @given(transcript=transcripts())
 @examples.at_most(25)
 def test_what_is_written_is_read_back(transcript: Transcript) -> None:
-    """Any session comes back whole, its notebook is nbformat's and its metadata is as the schema says."""
+    """Any session is read back equal; its notebook is valid for nbformat and its metadata for the schema."""
     folder = Path(tempfile.mkdtemp())
     try:
         path = folder / "run.ipynb"
@@ -109,7 +110,7 @@ def test_what_is_written_is_read_back(transcript: Transcript) -> None:
 
 
 def test_saving_it_elsewhere_changes_nothing(written: Path) -> None:
-    """A program that opens the notebook and saves it, with other whitespace and order, leaves a whole recording."""
+    """A program that saves the notebook with other whitespace and order of keys does not damage the recording."""
     nbformat.write(nbformat.read(written, as_version=4), written)
     transcript = notebook.read(written)
     assert transcript.problems == ()
@@ -117,14 +118,14 @@ def test_saving_it_elsewhere_changes_nothing(written: Path) -> None:
 
 
 def test_a_large_value_lies_beside_by_its_hash(written: Path) -> None:
-    """What is small stands in the notebook; the rest is a file whose SHA-256 is its name."""
+    """A small value stands in the notebook; a large one in a file with its SHA-256 as the name."""
     files = list(folder_of(written).iterdir())
     assert [file.name for file in files] == [hashlib.sha256(files[0].read_bytes()).hexdigest()]
     assert written.stat().st_size < 20_000
 
 
 def test_a_reader_sees_the_session(written: Path) -> None:
-    """Reasoning, code, outputs, calls with arguments, result, error, time and cost, and the answer."""
+    """The cells show reasoning, code, outputs, answer, and calls with arguments, result, error, time and cost."""
     cells = nbformat.read(written, as_version=4).cells
     text = "\n".join(cell.source for cell in cells)
     for shown in (
@@ -144,7 +145,7 @@ def test_a_reader_sees_the_session(written: Path) -> None:
 
 
 def test_an_answer_that_has_no_text_is_recorded(tmp_path: Path) -> None:
-    """Python refuses to write a number of so many digits; a reader sees what it is, a program the number."""
+    """A number with too many digits for its repr is described in the cell, and readable as a value."""
     store = Memory()
     entry = Entry(0, "id-0", "", BEGAN, Outcome("submitted", "ok", store.keep({"n": 10**5000})))
     path = tmp_path / "run.ipynb"
@@ -156,7 +157,7 @@ def test_an_answer_that_has_no_text_is_recorded(tmp_path: Path) -> None:
 
 
 def test_a_recording_is_a_sequence_of_steps(written: Path) -> None:
-    """Length, order, indices, slices, facts and values."""
+    """A recording has length, order, indices, slices, facts and values."""
     recording = Recording.load(written)
     assert len(recording) == 2
     assert [step.code for step in recording] == ["print(1)", "SUBMIT(2)"]
@@ -168,11 +169,12 @@ def test_a_recording_is_a_sequence_of_steps(written: Path) -> None:
 
 
 def test_the_steps_as_a_dataframe(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One row a step; without pandas one sentence says what to install."""
-    frame = Recording.load(written).to_dataframe()
-    assert list(frame["kind"]) == ["returned", "submitted"]
-    assert list(frame["llm_calls"]) == [1, 0]
-    assert frame.loc[0, "printed"] == "1\n"
+    """The DataFrame has one row for each step; without pandas the error says what to install."""
+    if importlib.util.find_spec("pandas") is not None:  # the oldest environment has no libraries
+        frame = Recording.load(written).to_dataframe()
+        assert list(frame["kind"]) == ["returned", "submitted"]
+        assert list(frame["llm_calls"]) == [1, 0]
+        assert frame.loc[0, "printed"] == "1\n"
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
     with pytest.raises(RecordingError, match="pip install pandas"):
         Recording.load(written).to_dataframe()
@@ -198,7 +200,7 @@ def change(path: Path, how: Callable[[dict[str, Any]], None]) -> None:
     ],
 )
 def test_what_is_no_recording_is_refused(tmp_path: Path, text: str | None, why: str) -> None:
-    """One sentence says what it is instead."""
+    """The error says in one sentence what the file is instead."""
     path = tmp_path / "run.ipynb"
     if text is not None:
         path.write_text(text)
@@ -207,14 +209,14 @@ def test_what_is_no_recording_is_refused(tmp_path: Path, text: str | None, why: 
 
 
 def test_another_version_is_refused_by_name(written: Path) -> None:
-    """A recording of a later schema is not misread."""
+    """A recording of a later schema version is refused with a sentence that names both versions."""
     change(written, lambda document: document["metadata"][METADATA_KEY].update(schema=2))
     with pytest.raises(RecordingError, match=r"recording of schema version 2; this version .* reads version 1"):
         Recording.load(written)
 
 
 def test_what_comes_before_a_cut_is_readable(written: Path) -> None:
-    """Wherever the file ends, the whole cells before are there, or one sentence says that there are none."""
+    """Wherever the file is cut off, the complete cells are read, or an error says that there are none."""
     whole = written.read_text()
     lengths = set()
     for at in range(40, len(whole) - 2, 397):
@@ -232,7 +234,7 @@ def test_what_comes_before_a_cut_is_readable(written: Path) -> None:
 
 
 def test_a_cell_that_is_missing_is_named_once(written: Path) -> None:
-    """Not once for each step behind it."""
+    """A missing cell is one problem, and not one for each step behind it."""
     transcript = sample()
     entries = [replace(transcript.entries[0], index=index) for index in range(9)]
     write(replace(transcript, entries=entries, lm_calls=()), written)
@@ -247,7 +249,7 @@ def _of(document: dict[str, Any], cell_id: str) -> dict[str, Any]:
 
 
 def test_a_missing_side_file_is_named(written: Path) -> None:
-    """The steps are there; the value says which file is missing."""
+    """The steps are read; loading the value raises an error that names the missing file."""
     shutil.rmtree(folder_of(written))
     recording = Recording.load(written)
     assert "A value is missing in run.values/ beside the notebook" in recording.problems[0]
@@ -257,7 +259,7 @@ def test_a_missing_side_file_is_named(written: Path) -> None:
 
 
 def test_a_side_file_that_is_no_file_is_not_read(written: Path) -> None:
-    """A pipe in its place would be waited for without end."""
+    """A pipe in place of the file is an error; reading it would block for ever."""
     (file,) = folder_of(written).iterdir()
     file.unlink()
     os.mkfifo(file)
@@ -268,7 +270,7 @@ def test_a_side_file_that_is_no_file_is_not_read(written: Path) -> None:
 
 
 def test_a_changed_value_is_found(written: Path) -> None:
-    """Neither a side file nor a small value of the notebook can be changed unnoticed."""
+    """A changed file and a changed small value of the notebook are both detected."""
     (file,) = folder_of(written).iterdir()
     file.write_bytes(file.read_bytes().replace(b"large", b"Large"))
     written.write_text(written.read_text().replace('\\"ho\\"', '\\"no\\"', 1))
@@ -293,7 +295,7 @@ def test_a_changed_value_is_found(written: Path) -> None:
     ],
 )
 def test_an_edit_by_hand_is_named(written: Path, how: Callable[[Any], None], why: str) -> None:
-    """Whatever was changed in a cell is said, and what can be read is."""
+    """Each change of a cell is reported, and the rest is read."""
     change(written, lambda document: how(document["cells"]))
     recording = Recording.load(written)
     assert any(why in problem for problem in recording.problems), recording.problems
@@ -301,7 +303,7 @@ def test_an_edit_by_hand_is_named(written: Path, how: Callable[[Any], None], why
 
 
 def test_a_name_is_not_a_path(written: Path) -> None:
-    """A recording from a stranger cannot have files read from elsewhere."""
+    """A reference in a foreign recording cannot make the reader open another file."""
     recording = Recording.load(written)
     with pytest.raises(RecordingError, match="which is no SHA-256"):
         recording.value(replace(recording[0].variables["text"], hash="../../etc/passwd"))
@@ -311,7 +313,7 @@ def test_a_name_is_not_a_path(written: Path) -> None:
 
 
 def test_the_golden_recording_of_version_1() -> None:
-    """A recording that an earlier program made is read whole: never change it; a new schema gets one of its own."""
+    """The golden recording is read without a problem. Never change it; a new schema version gets another file."""
     path = Path(__file__).parents[2] / "golden" / "recording-v1.ipynb"
     jsonschema.validate(json.loads(path.read_text()), SCHEMA)
     recording = Recording.load(path)

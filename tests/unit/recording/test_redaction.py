@@ -1,4 +1,4 @@
-"""What must not enter a recording: found in whatever form it is written, for as long as it opens anything."""
+"""Secrets are found in each form in which they can be written, until every session has discarded them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AWKWARD = ['pa"ss"word-1234', "back\\slash\\12", "zwölf-zeichen", "two\nlines-o
 
 @pytest.mark.parametrize("secret", AWKWARD)
 def test_a_secret_is_found_as_json_has_it(secret: str) -> None:
-    """Quotes, backslashes and letters beyond ASCII stand otherwise in JSON than in the text itself."""
+    """A secret with quotes, backslashes or non-ASCII letters is found in JSON, where these are escaped."""
     known = Secrets()
     known.add(secret)
     for ascii_only in (False, True):
@@ -23,7 +23,7 @@ def test_a_secret_is_found_as_json_has_it(secret: str) -> None:
 
 
 def test_a_buffer_that_is_nothing_but_a_secret() -> None:
-    """The shortest that can have one; a shorter one is not looked through."""
+    """A buffer as long as the shortest secret is searched; a shorter one is not."""
     known = Secrets()
     known.add("a-secret-of-17-ch", "another-secret-of-26-chars")
     assert known.scrub_bytes(b"a-secret-of-17-ch") == REPLACEMENT.encode("ascii")
@@ -33,7 +33,7 @@ def test_a_buffer_that_is_nothing_but_a_secret() -> None:
 @pytest.mark.parametrize("secret", AWKWARD[:4])
 @pytest.mark.parametrize("much", [1, 100_000])
 def test_a_secret_is_found_in_a_value(secret: str, much: int) -> None:
-    """The encoding of a value is still one afterwards, with the replacement in it; small or large."""
+    """The encoding of a small or large value is still valid after the replacement."""
     known = Secrets()
     known.add(secret)
     text = f"a {secret} b " * much
@@ -48,22 +48,22 @@ def test_a_secret_is_found_in_a_value(secret: str, much: int) -> None:
 @pytest.mark.parametrize("secret", AWKWARD)
 @pytest.mark.parametrize("before", range(4))
 def test_a_secret_is_found_in_the_base64_of_bytes(secret: str, before: int) -> None:
-    """Small bytes stand in a value as base64, and so does a text with lone surrogates; zeros take its place."""
+    """A secret is replaced by zeros in the base64 of bytes and of a text with lone surrogates."""
     known = Secrets()
     known.add(secret)
-    told = secret.encode("utf-8", "surrogateescape")
-    for value in (b"x" * before + told + b"y", f"{'x' * before}{secret}\ud800"):
+    encoded = secret.encode("utf-8", "surrogateescape")
+    for value in (b"x" * before + encoded + b"y", f"{'x' * before}{secret}\ud800"):
         clean = [known.scrub_bytes(buffer) for buffer in values.dumps([value])]
         found = values.loads(clean)[0]
         assert type(found) is type(value)
         found = found if isinstance(found, bytes) else found.encode("utf-8", "surrogatepass")
-        assert told[1:-1] not in found
+        assert encoded[1:-1] not in found
         assert found.startswith(b"x" * before)
         assert found.endswith((b"y", "\ud800".encode("utf-8", "surrogatepass")))
 
 
 def test_what_two_sessions_share_is_known_until_both_are_over() -> None:
-    """The token of a relay that two sessions use, or one that is in the environment too."""
+    """A text that was added twice is found until it was discarded twice."""
     known = Secrets()
     known.add("a shared token", "a token of one")
     known.add("a shared token")
@@ -75,7 +75,7 @@ def test_what_two_sessions_share_is_known_until_both_are_over() -> None:
 
 
 def test_named_settings_and_short_texts() -> None:
-    """Of settings those whose names say so, headers included; what is short may be anything."""
+    """Settings with a secret name are secrets, also within headers; a short text is ignored."""
     known = Secrets()
     known.add_named({"api_key": "sk-1234567890", "model": "some-model-name", "token": "short"})
     known.add_named({"headers": {"Authorization": "Bearer abcdefghijkl"}})

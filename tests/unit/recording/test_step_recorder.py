@@ -93,7 +93,7 @@ def caused(cause: Exception) -> Exception:
 
 
 async def test_a_step_becomes_an_entry() -> None:
-    """Inputs, outputs, calls and result are in the entry, and the owner is told when the call ends."""
+    """Inputs, outputs, calls and result are in the entry, and the owner is notified of the end."""
     owner, usage = Owner(), Usage("m", 3, None, 0.5)
     asked = CompletedLMCall("c", datetime.now(timezone.utc), 0.1, values.dumps("hi"), None, usage, "")
     with StepRecorder(owner, Request(), Reasoning([asked, asked], "because")) as step:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import codecs
+import json
 import os
 import re
 import tempfile
 import threading
 import tracemalloc
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import zmq
 from hypothesis import example, given
 from hypothesis import strategies as st
+from ipykernel.iostream import IOPubThread
+from jupyter_client.session import Session
 
 from daytona_kernel_interp.client.output_text import plain_text
 from daytona_kernel_interp.guest.kernel import line_buffer as lines
 from daytona_kernel_interp.guest.kernel import output
 from daytona_kernel_interp.guest.kernel.output import CellStream, OutputBudget, end_cell, printable
 from tests.unit import strategies
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 pytestmark = pytest.mark.kernel
 
@@ -312,3 +319,60 @@ def test_an_endless_line_leaves_room_for_the_others(tmp_path: Path) -> None:
     half = "0123456789" * 1250
     assert text == f"before\n{half}{note}{half}\nafter\n"
     assert (tmp_path / "o.txt").read_text() == "".join(texts)
+
+
+class SlowStream(CellStream):
+    """Stops after its first message until it is resumed."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.stopped, self.resumed = threading.Event(), threading.Event()
+        super().__init__(*args, **kwargs)
+
+    def buffered_messages(self) -> Iterator[tuple[dict[str, Any], str]]:
+        for number, message in enumerate(super().buffered_messages()):
+            if number == 1:
+                self.stopped.set()
+                self.resumed.wait(10)
+            yield message
+
+
+class RecordingThread(IOPubThread):
+    """Records what is to be sent."""
+
+    def __init__(self, socket: Any) -> None:
+        self.sent: list[Any] = []
+        super().__init__(socket)  # type: ignore[no-untyped-call]
+
+    def _really_send(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        self.sent.append(msg)
+
+
+def test_a_flush_waits_for_text_that_is_being_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A status message that follows a flush never overtakes text which the iopub thread has taken from the buffer."""
+    monkeypatch.setattr(output, "_MESSAGE_CHARS", 1)
+    with zmq.Context() as context, context.socket(zmq.PUB) as socket:
+        thread: Any = RecordingThread(socket)
+        thread.start()
+        stream = SlowStream(Session(key=b"k"), thread, "stdout", watchfd=False)
+        stream.write("abc")
+        first = threading.Thread(target=stream.flush)
+        first.start()
+        assert stream.stopped.wait(10)
+
+        def end_the_cell() -> None:
+            stream.flush()
+            thread.send_multipart([b"idle"])
+
+        last = threading.Thread(target=end_the_cell)
+        last.start()
+        last.join(0.3)  # without the wait in flush() it ends at once
+        stream.resumed.set()
+        last.join()
+        first.join()
+        done = threading.Event()
+        thread.schedule(done.set)
+        assert done.wait(10)
+        thread.stop()
+        thread.close()
+    texts = [json.loads(frames[-1])["text"] if len(frames) > 1 else "idle" for frames in thread.sent]
+    assert texts == ["a", "b", "c", "idle"]
