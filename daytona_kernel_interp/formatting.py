@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MAX_DURATION_S = 1e9  # about 30 years; more is an error of the recording
+MAX_DURATION_S = 1e9  # about 30 years; more is an error of the recording
 _EXACT_RATIOS = 10  # candidates whose exact similarity is computed
 _COMPARED_CHARS = 2000  # difflib's cost grows with the product of the lengths
 
@@ -24,7 +24,7 @@ def duration(seconds: float | None, *, missing: str = "no end") -> str:
     """
     if seconds is None:
         return missing
-    if not math.isfinite(seconds) or seconds < 0 or seconds > _MAX_DURATION_S:
+    if not math.isfinite(seconds) or seconds < 0 or seconds > MAX_DURATION_S:
         return "?"
     if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms" if seconds >= 0.01 or not seconds else f"{seconds * 1000:.1f} ms"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,9 +22,10 @@ from .terminal import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from ..client.outputs import CellError, Output
+    from ..client.cell_result import CellResult
+    from ..client.outputs import CellError
     from ..errors import KernelError
     from .session_client import SessionClient
     from .terminal import Commands
@@ -117,41 +119,33 @@ def _run_in_fresh_kernel(
         raise CommandError(str(error)) from error
     with KernelInterpreter(sandbox=sandbox, max_output_chars=None) as interpreter:
         client = InterpreterClient(interpreter)
+        on_output = functools.partial(write_output, show_value=show_value)
         try:
             with show_start_progress(sys.stderr):
                 client.run(_SCRIPT_SETUP, variables)
+            return _report(client, client.run(code, timeout_s=options.timeout, on_output=on_output))
         except KernelError as error:
             report_failure(error)
             return FAILED
-        return _run_and_report(
-            client, code, options.timeout, lambda output: write_output(output, show_value=show_value)
-        )
 
 
 def _run_in_session(session: str, code: str, timeout_s: float | None) -> int:
-    from ..errors import SessionNotFound
+    from ..errors import KernelError, SessionNotFound
     from .session_client import open_session, select_session
 
     record = select_session(session or None)
     try:
         with open_session(record) as client:
-            return _run_and_report(client, code, timeout_s, write_output)
+            return _report(client, client.run(code, timeout_s=timeout_s, on_output=write_output))
     except SessionNotFound as error:
         raise CommandError(sentence(error)) from error
-
-
-def _run_and_report(
-    client: SessionClient, code: str, timeout_s: float | None, on_output: Callable[[Output], None]
-) -> int:
-    from ..errors import KernelError, SessionNotFound
-
-    try:
-        result = client.run(code, timeout_s=timeout_s, on_output=on_output)
-    except SessionNotFound:
-        raise
     except KernelError as error:
         report_failure(error)
         return FAILED
+
+
+def _report(client: SessionClient, result: CellResult) -> int:
+    """Write a submission or an error and return the exit code."""
     if result.error is None:
         if result.submission is not None:
             fields = dict(result.submission)

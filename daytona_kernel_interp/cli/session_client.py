@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from .. import KernelInterpreter
 from ..client.outputs import CellError
 from ..errors import KernelError, SessionNotFound
-from ..interpreter.interpreter import CodeExecutionError, CodeInterpreterError
+from ..interpreter.interpreter import CodeInterpreterError
 from ..monitor.shared_client import SharedClient, list_sessions
 from ..session.session_file import SessionRecord, find_session
 from .terminal import CommandError, sentence
@@ -75,8 +75,13 @@ def open_session(record: SessionRecord) -> Iterator[SessionClient]:
     Raises:
         SessionNotFound: If nothing is left of it, or its kernel does not answer.
     """
-    with SharedClient(record) if record.host_lives else AttachedClient(record.id) as client:
-        yield client
+    if record.host_lives:
+        with SharedClient(record) as shared:
+            yield shared
+    else:
+        with AttachedClient(record.id) as attached:
+            attached.last_cell(lambda output: None)
+            yield attached
 
 
 class InterpreterClient:
@@ -103,20 +108,21 @@ class InterpreterClient:
 
 
 class AttachedClient(InterpreterClient):
-    """Runs cells in a session whose host is gone, as its host.
+    """Runs cells in a session whose host is gone, as its host. :meth:`last_cell` must be called first.
 
     Raises:
         SessionNotFound: If nothing is left of the session.
     """
 
     def __init__(self, session_id: str) -> None:
-        early: list[Output] = []  # of the last cell, which is not always shown
+        self._early_outputs: list[Output] = []  # of the last cell, before last_cell() says where they go
         try:
-            interpreter = KernelInterpreter.attach(session_id, max_output_chars=None, on_output=early.append)
+            interpreter = KernelInterpreter.attach(
+                session_id, max_output_chars=None, on_output=self._early_outputs.append
+            )
         except CodeInterpreterError as error:
             raise SessionNotFound(str(error.__cause__ or error)) from error
         super().__init__(interpreter)
-        self._early_outputs: list[Output] | None = early
 
     def __enter__(self) -> AttachedClient:
         return self
@@ -124,43 +130,27 @@ class AttachedClient(InterpreterClient):
     def __exit__(self, *_: object) -> None:
         self._interpreter.detach()
 
-    def run(
-        self,
-        code: str,
-        variables: Mapping[str, object] | None = None,
-        *,
-        timeout_s: float | None = None,
-        on_output: Callable[[Output], None] | None = None,
-    ) -> CellResult:
-        """Run one cell, after the one that ran when the session was attached; see :meth:`SessionClient.run`."""
-        if self._early_outputs is not None:
-            self._early_outputs = None
-            with contextlib.suppress(CodeInterpreterError, SyntaxError):
-                self._interpreter.resume()
-        return super().run(code, variables, timeout_s=timeout_s, on_output=on_output)
-
     def last_cell(self, on_output: Callable[[Output], None]) -> CellError | None:
         """Wait for the cell that ran when the session was attached, and return its error, if any.
 
         Raises:
             KernelError: If the session is over.
         """
-        early, self._early_outputs = self._early_outputs or [], None
         self._interpreter.on_output = on_output
-        for output in early:
+        for output in self._early_outputs:
             on_output(output)
         try:
             self._interpreter.resume()
-        except (CodeExecutionError, SyntaxError) as error:
+        except (CodeInterpreterError, SyntaxError) as error:  # before DSPy 3.3 the class does not tell them apart
+            if isinstance(error, KernelError):
+                raise as_kernel_error(error) from error
             outputs = self._interpreter.outputs
             shown = next((output for output in reversed(outputs) if isinstance(output, CellError)), None)
             return shown or CellError(type(error).__name__, str(error), "")
-        except CodeInterpreterError as error:
-            raise as_kernel_error(error) from error
         return None
 
 
-def as_kernel_error(error: CodeInterpreterError) -> KernelError:
+def as_kernel_error(error: Exception) -> KernelError:
     """Return the package's own error behind one of the interpreter, whose text also has output and stderr."""
     cause = error.__cause__
     return cause if isinstance(cause, KernelError) else KernelError(str(error))

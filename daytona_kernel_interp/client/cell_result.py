@@ -23,7 +23,7 @@ class CellResult:
             carry it; its repr is then in ``outputs``.
         error: The exception that ended the cell, or None. A cell that was interrupted by ``execution_timeout`` has
             an error named ``TimeoutError``.
-        submission: The output fields passed to SUBMIT, by name, or None.
+        submission: The names and values of the output fields passed to SUBMIT, or None.
         duration_s: Seconds from the request to the end of the cell.
     """
 

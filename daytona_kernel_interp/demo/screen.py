@@ -7,7 +7,7 @@ import re
 import sys
 import textwrap
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -141,7 +141,7 @@ def open_screen() -> Screen:
     return RichScreen() if importlib.util.find_spec("rich") is not None else Screen()
 
 
-def short(value: Any, limit: int = 60) -> str:
+def short(value: object, limit: int = 60) -> str:
     """Return ``value``'s repr, cut in the middle to ``limit`` characters."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[: limit - 12]} … {text[-9:]}"

@@ -165,9 +165,10 @@ def rule_based_lm(name: str, answer: Callable[[str], str]) -> dspy.BaseLM:
     return _LegacyLM(name, answer)
 
 
-def _text(parts: Iterable[Any]) -> str:
-    """Return the text of a prompt that may hold images and the like."""
-    return "\n".join(part.text for part in parts if isinstance(getattr(part, "text", None), str))
+def _text(parts: Iterable[object]) -> str:
+    """Return the text of a prompt that may also have images."""
+    texts = (getattr(part, "text", None) for part in parts)
+    return "\n".join(text for text in texts if isinstance(text, str))
 
 
 class _Part:

@@ -23,6 +23,7 @@ from .screen import Screen, open_screen, short
 from .script import STEPS, classify_mistake, rule_based_lm, scripted_lm
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 MAX_LLM_CALLS = 120
@@ -110,7 +111,7 @@ class StepDisplay(BaseCallback):
         self._screen = screen
         self.count = 0
 
-    def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+    def on_module_end(self, call_id: str, outputs: object, exception: BaseException | None = None) -> None:
         """Show the result of a module, if it is a step."""
         code = getattr(outputs, "code", None)
         if isinstance(code, str):
@@ -189,7 +190,7 @@ def _show_heading(screen: Screen, task: DemoTask) -> None:
         screen.fact("colours", f"none without rich: {INSTALL}")
 
 
-def _request(name: str, kwargs: dict[str, Any]) -> str:
+def _request(name: str, kwargs: Mapping[str, object]) -> str:
     prompts = kwargs.get("prompts")
     if name == "llm_query_batched" and isinstance(prompts, list):
         return f"{name}({len(prompts)} prompts)"

@@ -1,4 +1,4 @@
-"""The text that tells the model about the runtime: DSPy puts ``execution_instructions`` into the action prompt.
+"""The description of the runtime for the model: DSPy puts ``execution_instructions`` into the action prompt.
 
 DSPy (3.3.1 and later) reads the attribute from the interpreter *factory*, which may be the class itself, an
 :class:`~.factory.InterpreterFactory` or the factory that ``dspy.RLM(interpreter=...)`` makes.

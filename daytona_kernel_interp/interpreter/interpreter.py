@@ -56,7 +56,7 @@ class KernelInterpreter:
     choosing; one that is dropped ends with its interpreter object, or with this process.
 
     Args:
-        tools: Host functions that code can call by name; ``async def`` ones too. The dict stays
+        tools: Names and host functions, ``async def`` ones too, that code can call. The dict stays
             ``interpreter.tools`` and may be changed between calls.
         output_fields: The fields of SUBMIT: ``{"name": str, "type": str}`` dicts, ``type`` optional. None: one value.
         sandbox: Where the kernel runs: ``"daytona"``, ``"local"``, or a description such as :class:`DaytonaSandbox`.
@@ -244,7 +244,7 @@ class KernelInterpreter:
 
     @with_callbacks
     def invoke_tool(self, tool_name: str, kwargs: dict[str, Any]) -> Any:
-        """Run one host tool with its arguments by name; DSPy's callbacks see every call through this method."""
+        """Run one host tool with keyword arguments; DSPy's callbacks see every call through this method."""
         result = call(self.tools[tool_name], kwargs)
         if not inspect.isawaitable(result):
             return result

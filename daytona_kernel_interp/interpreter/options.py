@@ -66,7 +66,7 @@ class CallSettings:
     seed: int | None = None
 
     def limits(self) -> dict[str, float | None]:
-        """Return the limits by name, as a recording lists them."""
+        """Return the names and values of the limits, as a recording lists them."""
         return {name: getattr(self, name) for name in _LIMITS}
 
     def check(self) -> None:

@@ -128,7 +128,7 @@ def submission_of(cell: OutputCollector, output_fields: Sequence[Mapping[str, ob
 
 
 def parse_submission(buffers: Sequence[values.Buffer], names: Sequence[str]) -> dict[str, object]:
-    """Return the submitted fields by name.
+    """Return the names and values of the submitted fields.
 
     Raises:
         RemoteProtocolError: If it is not a value, or its fields do not have these names in this order.

@@ -35,7 +35,7 @@ class Interpreter(Protocol):
 
     @property
     def tools(self) -> dict[str, Callable[..., object]]:
-        """Host functions that code can call, by name."""
+        """Names and host functions that code can call."""
 
     def start(self) -> None:
         """Start a session."""

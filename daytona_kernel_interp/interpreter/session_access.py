@@ -318,7 +318,7 @@ def _close_abandoned(session: KernelSession, pid: int) -> None:
     """Close the session of an interpreter that was dropped, in the process that started it."""
     if pid != os.getpid():
         return
-    with contextlib.suppress(Exception):  # a finalizer has nobody to raise to; the sandbox ends itself later
+    with contextlib.suppress(Exception):  # a finalizer cannot raise; the sandbox ends itself later
         closing = io_loop().submit(session.aclose())
         if not io_loop().is_here:  # the garbage collector may run on the I/O loop, which has to do the work
             closing.result(_CLOSE_S)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import timezone
 from typing import TYPE_CHECKING, Literal
 
+from ..formatting import MAX_DURATION_S
 from ..recording.model import DSPY_TOKEN
 
 if TYPE_CHECKING:
@@ -201,8 +202,8 @@ def _requests(transcript: Transcript) -> list[Span]:
 
 
 def sane_duration(seconds: float | None) -> float:
-    """Return a duration that can be drawn: 0 for an unknown, negative or infinite one."""
-    return seconds if seconds is not None and math.isfinite(seconds) and seconds > 0 else 0.0
+    """Return a duration that can be drawn: 0 for an unknown, negative or infinite one, at most 30 years."""
+    return min(seconds, MAX_DURATION_S) if seconds is not None and math.isfinite(seconds) and seconds > 0 else 0.0
 
 
 def _in_lanes(spans: Sequence[Span]) -> list[Span]:

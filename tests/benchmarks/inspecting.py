@@ -24,22 +24,27 @@ _BLOCK_STEPS = 60  # about two seconds, so that a view's looks come in as they d
 _BUSY_S = 6.0
 _BUSY = f"import time\n_end = time.time() + {_BUSY_S}\nwhile time.time() < _end: pass"
 _HELD = "sum(range(2 * 10**8))"
-# A Jupyter client that reads whatever the kernel publishes, and looks once a second.
+# A Jupyter client that reads all that the kernel publishes, and inspects it once a second.
 _CLIENT = """
 import sys, threading, time
+from jupyter_client import BlockingKernelClient
 from daytona_kernel_interp import live
+from daytona_kernel_interp.session.session_file import find_session
 view = live(sys.argv[1])
+client = BlockingKernelClient()
+client.load_connection_file(find_session(sys.argv[1]).connection_file)
+client.start_channels(stdin=False)
+client.wait_for_ready(timeout=60)
 
 def look():
     while True:
         view.inspect()
         time.sleep(1)
 
-with view._joined(lambda output: None) as guest:
-    threading.Thread(target=look, daemon=True).start()
-    print("joined", flush=True)
-    while True:
-        guest._client.get_iopub_msg()
+threading.Thread(target=look, daemon=True).start()
+print("joined", flush=True)
+while True:
+    client.get_iopub_msg()
 """
 
 

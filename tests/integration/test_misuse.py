@@ -1,4 +1,4 @@
-"""Every wrong use: its class, and one sentence that says what was wrong. None of them starts or ends anything."""
+"""Every wrong use raises its class with one sentence, and neither starts nor ends anything."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ BAD_CALLS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", BAD_CALLS)
 async def test_a_call_that_is_wrong(interp: KernelInterpreter, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error has the terminal class, since a model cannot correct it; session and new interpreters keep working."""
+    """It raises the class that ends a run of DSPy; the session goes on, and a fresh interpreter does not start."""
     arguments, says = BAD_CALLS[name]
     arguments = {"code": "1", **arguments}
     monkeypatch.setenv("DAYTONA_KERNEL_SANDBOX", "nowhere")
@@ -102,7 +102,7 @@ BAD_SETTINGS: dict[str, tuple[str, Any, str]] = {
 
 @pytest.mark.parametrize("name", BAD_SETTINGS)
 def test_a_setting_that_is_wrong(interp: KernelInterpreter, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings may change between calls, so each call checks them; after a correction, the next call works."""
+    """Settings may change between calls, so each call checks them; with a correct setting the next call works."""
     setting, value, says = BAD_SETTINGS[name]
     with monkeypatch.context() as patch:
         patch.setattr(interp, setting, value)
@@ -114,7 +114,7 @@ def test_a_setting_that_is_wrong(interp: KernelInterpreter, name: str, monkeypat
 
 
 def test_a_value_beyond_the_limit() -> None:
-    """The limit is named with the size, in both directions."""
+    """The error names the limit, in both directions."""
     with KernelInterpreter({"t": len}, sandbox="local", max_value_bytes=1000) as interpreter:
         with pytest.raises(CodeInterpreterError, match=r"^Variable 'v' cannot be sent to the kernel: .*1,?000"):
             interpreter.execute("1", {"v": "x" * 2000})
@@ -127,7 +127,7 @@ def test_a_value_beyond_the_limit() -> None:
 
 
 def test_the_constructor_names_a_wrong_argument() -> None:
-    """It takes configuration only, and checks what it takes apart."""
+    """It checks its arguments; test_options.py has the complete list."""
     with pytest.raises(TypeError, match="tools must be a dict of names and functions, not list"):
         KernelInterpreter([print])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="timeout"):
@@ -135,7 +135,7 @@ def test_the_constructor_names_a_wrong_argument() -> None:
 
 
 def test_nothing_runs_where_something_must() -> None:
-    """Facts of a session that there is none of."""
+    """Properties and calls that need a session say so before one was started."""
     interpreter = KernelInterpreter(sandbox="local")
     for fact, says in (("session_id", "There is no session"), ("connection_file", "There is no kernel")):
         with pytest.raises(CodeInterpreterError, match=rf"^{says}.*: call start\(\) first\.$"):
@@ -147,7 +147,7 @@ def test_nothing_runs_where_something_must() -> None:
 
 
 def test_two_calls_at_once(interp: KernelInterpreter) -> None:
-    """From another thread, whichever call it is; the first one gets its result."""
+    """A second call, from another thread, is refused; the first one gets its result."""
     inside, release = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -201,7 +201,7 @@ TOOL_CALLS = {
 
 @pytest.mark.parametrize("name", TOOL_CALLS)
 def test_a_wrong_call_in_the_cell(interp: KernelInterpreter, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Errors of the model's code that it can correct have their own class and name the signature."""
+    """It raises an error of the model's code, which the model can correct, with the expected signature."""
     code, says = TOOL_CALLS[name]
     monkeypatch.setattr(interp, "output_fields", [{"name": "answer", "type": "str"}])
     monkeypatch.setitem(interp.tools, "t", lambda a, b=2: a)
@@ -211,6 +211,6 @@ def test_a_wrong_call_in_the_cell(interp: KernelInterpreter, name: str, monkeypa
 
 @pytest.mark.skipif(not TAKES_FACTORY, reason="DSPy before 3.3 takes no factory")
 def test_an_interpreter_is_no_factory(interp: KernelInterpreter) -> None:
-    """DSPy refuses an object where a factory belongs; ours is recognised as one."""
+    """DSPy refuses an interpreter where a factory is expected."""
     with pytest.raises(TypeError, match="interpreter_factory"):
         dspy.RLM("q -> a", interpreter_factory=interp)

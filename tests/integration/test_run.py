@@ -81,7 +81,7 @@ def test_a_timeout_is_an_error_of_its_own(interp: KernelInterpreter, monkeypatch
 
 
 def test_a_submission_has_the_output_fields(interp: KernelInterpreter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Output fields are named; without them the only value is ``output``."""
+    """A dict of names and values; without output fields the one value is called ``output``."""
     assert interp.run("print('a'); SUBMIT(5)").submission == {"output": 5}
     monkeypatch.setattr(interp, "output_fields", [{"name": "a"}, {"name": "b"}])
     result = interp.run("SUBMIT(b=(1, 2), a=0)")

@@ -12,7 +12,7 @@ from tests.environments import PROJECT
 if TYPE_CHECKING:
     from pathlib import Path
 
-_LIMIT_S = 570  # below the test's own timeout, so that what it printed until then is shown
+_LIMIT_S = 1150  # below the test's own timeout, so that what it printed until then is shown
 _END_S = 10  # for its kernels to end, once it is interrupted
 
 

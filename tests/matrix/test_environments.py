@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Set by `.ci/run`, where the matrix has run before: its exit code, and the file of what it printed.
 _MATRIX_EXIT, _MATRIX_LOG = "DKI_MATRIX_EXIT", "DKI_MATRIX_LOG"
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture

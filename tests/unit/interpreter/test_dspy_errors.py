@@ -14,12 +14,12 @@ from daytona_kernel_interp.interpreter.dspy_compat import CodeExecutionError, Co
 
 pytestmark = pytest.mark.dspy
 
-OURS = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, errors.KernelError)]
+ERRORS = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, errors.KernelError)]
 
 
-@pytest.mark.parametrize("error", OURS, ids=[error.__name__ for error in OURS])
+@pytest.mark.parametrize("error", ERRORS, ids=[error.__name__ for error in ERRORS])
 def test_each_error_has_a_class_for_dspy(error: type[errors.KernelError]) -> None:
-    """It derives from ours and from DSPy's, and has the text that it was given."""
+    """It derives from the package's class and from DSPy's, and has the given text."""
     made = dspy_errors.to_dspy_error(error("reason"), "text")
     assert isinstance(made, CodeInterpreterError)
     assert isinstance(made, errors.KernelError)
@@ -33,7 +33,7 @@ def test_only_a_cell_that_did_not_run_lets_the_model_go_on() -> None:
     """DSPy ends a run at every other error."""
     if CodeExecutionError is CodeInterpreterError:
         pytest.skip("DSPy before 3.3 has one class for both")
-    goes_on = {error.__name__ for error in OURS if isinstance(_translated(error), CodeExecutionError)}
+    goes_on = {error.__name__ for error in ERRORS if isinstance(_translated(error), CodeExecutionError)}
     assert goes_on == {"CellNotRun"}
 
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.page import charts, timeline
@@ -28,6 +28,7 @@ def _cell_spans(entry: Entry) -> list[timeline.Span]:
 
 
 @given(times=st.lists(st.tuples(TIMES, TIMES), max_size=30), elapsed_s=TIMES)
+@example(times=[(9e307, 9e307)], elapsed_s=None)
 def test_lanes_hold_what_does_not_overlap(times: list[tuple[float | None, float | None]], elapsed_s: Any) -> None:
     """For any times in a file, each call has a bar inside the chart, and bars of a lane do not overlap."""
     store = MemoryStore()
