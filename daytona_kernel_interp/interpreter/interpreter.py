@@ -209,7 +209,7 @@ class KernelInterpreter:
         return await self._access.arun_cell("aexecute", request, settings, asyncio.get_running_loop())
 
     def __call__(self, code: str, variables: Mapping[str, object] | None = None) -> Any:
-        """Same as :meth:`execute`."""
+        """Run code like :meth:`execute`."""
         return self.execute(code, variables)
 
     def run(self, code: str, variables: Mapping[str, object] | None = None) -> CellResult:

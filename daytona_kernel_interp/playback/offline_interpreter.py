@@ -107,7 +107,7 @@ class ReplayInterpreter:
         self._check_open()
 
     async def astart(self) -> None:
-        """Same as :meth:`start`."""
+        """Start like :meth:`start`."""
         self.start()
 
     @with_callbacks
@@ -117,7 +117,7 @@ class ReplayInterpreter:
             self._ended = _SHUT_DOWN
 
     async def ashutdown(self) -> None:
-        """Same as :meth:`shutdown`."""
+        """Shut down like :meth:`shutdown`."""
         self.shutdown()
 
     def __enter__(self) -> ReplayInterpreter:
@@ -170,11 +170,11 @@ class ReplayInterpreter:
             return self._conclude(entry.outcome)
 
     async def aexecute(self, code: str, variables: Mapping[str, object] | None = None) -> Any:
-        """Same as :meth:`execute`; it never waits."""
+        """Run code like :meth:`execute`, without waiting."""
         return self.execute(code, variables)
 
     def __call__(self, code: str, variables: Mapping[str, object] | None = None) -> Any:
-        """Same as :meth:`execute`."""
+        """Run code like :meth:`execute`."""
         return self.execute(code, variables)
 
     def put(self, **variables: object) -> None:

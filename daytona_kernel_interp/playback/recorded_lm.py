@@ -75,7 +75,7 @@ class RecordedLM(dspy.BaseLM):
 
     @_with_callbacks  # type: ignore[untyped-decorator]
     async def acall(self, prompt: object = None, messages: Iterable[object] | None = None, **kwargs: object) -> object:
-        """Same as a call; it never waits."""
+        """Return the same as a call, without waiting."""
         return self._answer(prompt, messages, kwargs)
 
     def _answer(self, prompt: object, messages: Iterable[object] | None, kwargs: dict[str, object]) -> object:
