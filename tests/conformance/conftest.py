@@ -1,5 +1,4 @@
-"""Which service the checks run on: the emulator always (with and without network namespaces),
-the real one too under ``-m live``."""
+"""The services of the checks: the emulator (with and without network namespaces), and the real one with ``-m live``."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 
     from .service import Service
 
-# The emulator and the SDK are imported where they are used: this file is read where they are not installed.
+# The emulator and the SDK are imported in functions, because this file is also imported without them.
 
 REAL_URL = "https://app.daytona.io/api"
 
@@ -34,7 +33,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-    """Say below a failed check what it checks and where that is known from."""
+    """Add the fact and its source to the report of a failed check."""
     report = yield
     mark = item.get_closest_marker("fact")
     if mark is not None and report.failed:
@@ -50,7 +49,7 @@ def service(request: pytest.FixtureRequest) -> Iterator[Service]:
     from .service import Service
 
     if request.param == "real":
-        # The resolver knows no name unless the environment leads to an emulator in another process.
+        # The resolver resolves names only if the environment refers to an emulator in another process.
         with resolving(resolver()):
             made = Service(os.environ.get("DAYTONA_API_URL") or REAL_URL, os.environ["DAYTONA_API_KEY"])
             yield made

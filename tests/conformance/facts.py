@@ -1,4 +1,4 @@
-"""How a check says what it checks, and how sure that is."""
+"""The facts of checks and their sources."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 
 class Known(Enum):
-    """Where a fact is known from, the surest first."""
+    """The source of a fact, the most reliable first."""
 
     SDK = "daytona SDK 0.226.1: what it sends and what it accepts"
     OLD_SERVER = "the last public server, daytonaio/daytona v0.190; newer ones may differ"
@@ -24,7 +24,7 @@ class Known(Enum):
 
 
 def fact(text: str, known: Known) -> Callable[[F], F]:
-    """Mark a check with its fact and where that is known from."""
+    """Mark a check with its fact and the fact's source."""
 
     def mark(check: F) -> F:
         marked: F = pytest.mark.fact(text, known)(check)

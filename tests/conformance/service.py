@@ -1,4 +1,4 @@
-"""The service that the checks talk to: through the SDK, and by plain HTTP."""
+"""The service of the checks, through the SDK and plain HTTP."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 APP = Path(__file__).with_name("app.py")
-APP_PORT = "${DAYTONA_KERNEL_RELAY_PORT:-3456}"  # the variable is set where sandboxes share one loopback
+APP_PORT = "${DAYTONA_KERNEL_RELAY_PORT:-3456}"  # the variable is set if sandboxes share one loopback
 OTHER_PORT = 3457  # a closed port
 LABEL = "conformance"
 TOKEN_HEADER = "X-Daytona-Preview-Token"
-UNAUTHORIZED = (307, 401)  # old servers send to a login page, newer ones refuse
+UNAUTHORIZED = (307, 401)  # old servers redirect to a login page, newer ones refuse
 WAIT_S = 20.0
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:
-    """Return what ``condition`` gives once that is true."""
+    """Wait until the result of ``condition`` is true, and return it."""
     deadline = time.monotonic() + WAIT_S
     while not (value := condition()):
         if time.monotonic() > deadline:
@@ -43,21 +43,21 @@ def until(condition: Callable[[], Any], what: str) -> Any:
 
 
 def hang_up(daytona: Daytona) -> None:
-    """Close the sync SDK's event socket: it has no close(), and its thread would connect again for ever."""
+    """Close the sync SDK's event socket, which has no close() and would reconnect forever."""
     dispatcher = daytona._event_dispatcher
     if dispatcher is not None:
-        # A socket that is just being opened has no thread to be waited for yet (engineio 4.15).
+        # A socket that is being opened has no thread to join yet (engineio 4.15).
         with contextlib.suppress(AttributeError):
             dispatcher.disconnect()
 
 
 def state_of(sandbox: Sandbox | AsyncSandbox) -> str:
-    """Return a sandbox's state as the SDK last heard of it."""
+    """Return a sandbox's state as last known to the SDK."""
     return "" if sandbox.state is None else sandbox.state.value
 
 
 class Service:
-    """One Daytona, and a user of it."""
+    """A Daytona service with a client of it."""
 
     def __init__(self, api_url: str, api_key: str) -> None:
         self.api_url, self.api_key = api_url, api_key
@@ -72,7 +72,7 @@ class Service:
         self._port = 0
 
     def close(self) -> None:
-        """Delete what the checks made and left."""
+        """Delete the remaining sandboxes of the checks."""
         for item in self.pages(labels=json.dumps({LABEL: self.run})):
             with contextlib.suppress(httpx.HTTPError):
                 self.api.delete(f"/sandbox/{item['id']}")
@@ -100,7 +100,7 @@ class Service:
 
     @contextlib.contextmanager
     def sandbox(self, **given: Any) -> Iterator[Sandbox]:
-        """Lend a sandbox of one's own."""
+        """Provide a new sandbox for the duration of a block."""
         made = self.sdk.create(self.params(**given))
         try:
             yield made
@@ -110,7 +110,7 @@ class Service:
 
     @property
     def shared(self) -> Sandbox:
-        """A started sandbox for checks that leave it as it is."""
+        """A started sandbox for checks that do not change it."""
         if self._shared is None:
             self._shared = self.sdk.create(self.params())
         return self._shared
@@ -144,7 +144,7 @@ class Service:
 
 
 def start_app(sandbox: Sandbox) -> int:
-    """Start the app in a sandbox; returns its port when the preview reaches it."""
+    """Start the app in a sandbox; return its port after the preview has reached it."""
     port = int(sandbox.process.exec(f"echo {APP_PORT}").result)
     sandbox.fs.upload_file(APP.read_bytes(), "app.py")
     name = f"app-{uuid.uuid4().hex[:6]}"

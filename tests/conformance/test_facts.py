@@ -1,4 +1,4 @@
-"""The list itself: every check says what it checks and how that is known."""
+"""The list of facts: every check has its fact and source."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _checks() -> list[tuple[str, Any]]:
 
 
 def test_every_check_names_its_fact() -> None:
-    """No check was added without its fact; no fact stands twice; there are about eighty."""
+    """Every check has a fact, no fact occurs twice, and there are about eighty."""
     facts = []
     for name, function in _checks():
         marks = [mark for mark in getattr(function, "pytestmark", []) if mark.name == "fact"]

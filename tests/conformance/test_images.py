@@ -46,7 +46,7 @@ def test_create_from_image(service: Service) -> None:
         }
     finally:
         made.delete()
-    # The log callback is only called when the service answers that a build is pending.
+    # The log callback is only called if the service responds that a build is pending.
     assert not lines or any("FROM" in line for line in lines)
 
 

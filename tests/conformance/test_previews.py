@@ -1,4 +1,4 @@
-"""Previews: addresses, credentials, what reaches the app, and WebSockets."""
+"""Previews: addresses, credentials, forwarded requests, and WebSockets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUERY = "DAYTONA_SANDBOX_AUTH_KEY"
 
 
 def names(answer: httpx.Response) -> dict[str, str]:
-    """Return the headers that reached the app, by their names in lower case."""
+    """Return the headers that the app received, with names in lower case."""
     return {name.lower(): value for name, value in answer.json()["headers"]}
 
 
@@ -133,7 +133,7 @@ def test_signed_url(service: Service) -> None:
         assert browser.get(signed.url).status_code == 200
         assert f"daytona-sandbox-auth-{signed.token}" in browser.cookies
         service.server.expire_signed_preview_url(service.port, signed.token)
-        # The cookie goes on for up to an hour after the token was revoked.
+        # The cookie is valid for up to an hour after the token was revoked.
         assert browser.get(signed.url, follow_redirects=False).status_code in (200, *UNAUTHORIZED)
 
 

@@ -1,4 +1,4 @@
-"""Sandboxes over the API: what they are, how they are found and how they change."""
+"""Sandboxes over the API: fields, searches and changes of state."""
 
 from __future__ import annotations
 
@@ -269,7 +269,7 @@ def test_stop_and_start(service: Service) -> None:
         made.fs.upload_file(b"kept", "kept.txt")
         token = made.get_preview_link(port).token
         made.stop()
-        # An answer that was on its way when the event came may have put the SDK's own copy back.
+        # A response in flight during the event may have reset the SDK's copy.
         made.refresh_data()
         assert state_of(made) == "stopped"
         assert service.api.post(f"/sandbox/{made.id}/stop").status_code == 400
@@ -286,7 +286,7 @@ def test_stop_and_start(service: Service) -> None:
 @fact("a change during a change is refused, as 409 or 400, with the same words", Known.REPORTED)
 def test_change_during_a_change(service: Service) -> None:
     with service.sandbox() as made:
-        # Its entrypoint has some seconds to end, so that this stop takes a while on any service.
+        # Its entrypoint has some seconds to end, so this stop takes a while on any service.
         answers = [service.api.post(f"/sandbox/{made.id}/stop", params={"force": "false"}) for _ in range(2)]
         again = answers[1]
         if again.status_code == 400 and "progress" not in again.text:

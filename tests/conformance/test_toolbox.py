@@ -33,7 +33,7 @@ SLOW = "python3 -c 'import time; time.sleep(60)'"
 
 @pytest.fixture
 def session(service: Service) -> Iterator[str]:
-    """A session of the check's own in the shared sandbox."""
+    """Provide a new session in the shared sandbox."""
     name = f"check-{uuid.uuid4().hex[:8]}"
     service.shared.process.create_session(name)
     yield name

@@ -1,1 +1,1 @@
-"""What the emulator can do that no service offers: faults, a clock that moves, isolation, and its refusals."""
+"""Tests of features that only the emulator has: faults, an adjustable clock, isolation, and its refusals."""

@@ -1,4 +1,4 @@
-"""An emulator for a module, or one of a test's own."""
+"""Fixtures with an emulator per module or per test."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from daytona_kernel_interp.testing import DaytonaEmulator
     from tests.conformance.service import Service
 
-# Both are imported where they are used: this file is read where aiohttp and the SDK are not installed.
+# Both are imported in functions, because this file is also imported without aiohttp and the SDK.
 
 
 class Local(NamedTuple):
-    """An emulator and a user of it."""
+    """An emulator and a client of it."""
 
     emulator: DaytonaEmulator
     service: Service
@@ -45,7 +45,7 @@ def shared_local() -> Iterator[Local]:
 
 @pytest.fixture
 def local(shared_local: Local) -> Iterator[Local]:
-    """The module's emulator, with nothing planned before and after."""
+    """Provide the module's emulator without planned faults."""
     shared_local.emulator.forget_tokens()
     yield shared_local
     shared_local.emulator.heal()
@@ -53,6 +53,6 @@ def local(shared_local: Local) -> Iterator[Local]:
 
 @pytest.fixture
 def own() -> Iterator[Callable[..., Local]]:
-    """Makes emulators of the test's own, e.g. to move their clocks."""
+    """Provide a function that starts emulators for one test, e.g. to move their clocks."""
     with contextlib.ExitStack() as stack:
         yield lambda **options: stack.enter_context(_local(**options))

@@ -1,4 +1,4 @@
-"""What time does to sandboxes, on a clock that the test moves."""
+"""Timers of sandboxes, on a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def state(service: Service, sandbox_id: str) -> str:
 
 
 def test_auto_stop(own: Callable[..., Local]) -> None:
-    """An idle sandbox is stopped after its interval and the next look, processes or not."""
+    """An idle sandbox is stopped at the first check after its interval, with or without processes."""
     emulator, service = own()
     with service.sandbox(auto_stop_interval=15) as made:
         made.process.exec("sleep 1000 > /dev/null 2>&1 &")
@@ -39,7 +39,7 @@ def test_auto_stop(own: Callable[..., Local]) -> None:
 
 @pytest.mark.parametrize("activity", ["toolbox", "preview", "refresh"])
 def test_activity(own: Callable[..., Local], activity: str) -> None:
-    """Toolbox calls, previews and ``refresh_activity`` start the interval anew."""
+    """Toolbox calls, previews and ``refresh_activity`` restart the interval."""
     emulator, service = own()
     acts: dict[str, Callable[[Sandbox], Any]] = {
         "toolbox": lambda made: made.process.exec("true"),
@@ -57,7 +57,7 @@ def test_activity(own: Callable[..., Local], activity: str) -> None:
 
 @pytest.mark.parametrize("call", ["get", "list", "link", "skipped"])
 def test_no_activity(own: Callable[..., Local], call: str) -> None:
-    """Looking at a sandbox is no activity, nor is a preview that says so."""
+    """Reading a sandbox is not activity, nor is a preview request with the header for it."""
     emulator, service = own()
     made = service.server
     calls: dict[str, Callable[[], Any]] = {
@@ -73,7 +73,7 @@ def test_no_activity(own: Callable[..., Local], call: str) -> None:
 
 
 def test_open_socket_is_activity(own: Callable[..., Local]) -> None:
-    """An open WebSocket keeps a sandbox up; once it is closed the interval begins."""
+    """An open WebSocket keeps a sandbox running; the interval begins after it is closed."""
     emulator, service = own()
     made = service.server
     link = made.get_preview_link(service.port)
@@ -93,7 +93,7 @@ def test_open_socket_is_activity(own: Callable[..., Local]) -> None:
 
 
 def test_auto_stop_off(own: Callable[..., Local]) -> None:
-    """Auto-stop 0 is never."""
+    """Auto-stop 0 disables the timer."""
     emulator, service = own()
     with service.sandbox(auto_stop_interval=0) as made:
         emulator.advance(30 * 24 * 60 * MINUTE_S)
@@ -101,7 +101,7 @@ def test_auto_stop_off(own: Callable[..., Local]) -> None:
 
 
 def test_ephemeral_auto_stop(own: Callable[..., Local]) -> None:
-    """For an ephemeral sandbox auto-stop is the end."""
+    """Auto-stop destroys an ephemeral sandbox."""
     emulator, service = own()
     with service.sandbox(ephemeral=True, auto_delete_interval=None) as made:
         emulator.advance(16 * MINUTE_S)
@@ -109,7 +109,7 @@ def test_ephemeral_auto_stop(own: Callable[..., Local]) -> None:
 
 
 def test_auto_delete(own: Callable[..., Local]) -> None:
-    """A sandbox is deleted when it was stopped for so long without a break."""
+    """A sandbox is deleted after it was stopped for the interval without interruption."""
     emulator, service = own()
     with service.sandbox(auto_delete_interval=30) as made:
         made.stop()
@@ -123,7 +123,7 @@ def test_auto_delete(own: Callable[..., Local]) -> None:
 
 
 def test_time_to_live(own: Callable[..., Local]) -> None:
-    """The time to live ends a sandbox whatever it does."""
+    """The time to live ends a sandbox in any state."""
     emulator, service = own()
     with service.sandbox(ttl_minutes=60, auto_stop_interval=0) as made:
         emulator.advance(59 * MINUTE_S)
@@ -145,7 +145,7 @@ def test_archive(own: Callable[..., Local]) -> None:
 
 
 def test_signed_url_expires(own: Callable[..., Local]) -> None:
-    """A signed token ends; a WebSocket that it opened goes on; so does its cookie, for an hour."""
+    """A signed token expires; its WebSocket stays open, and its cookie is valid for an hour."""
     emulator, service = own()
     signed = service.server.create_signed_preview_url(service.port, 60)
     assert service.plain.get(signed.url, headers={"X-Daytona-Skip-Last-Activity-Update": "true"}).status_code == 200
@@ -175,6 +175,6 @@ def test_public_is_remembered(own: Callable[..., Local]) -> None:
 
 
 def test_clock_goes_forward_only(own: Callable[..., Local]) -> None:
-    """Time does not run back."""
+    """The clock cannot be moved back."""
     with pytest.raises(ValueError, match="forward only"):
         own().emulator.advance(-1)

@@ -1,4 +1,4 @@
-"""The fault plan: each kind of fault, as a client sees it."""
+"""The fault plan: all kinds of faults, observed by a client."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def dial(service: Service) -> ClientConnection:
 
 
 def upgraded(service: Service) -> socket.socket:
-    """Return a plain socket whose request for a WebSocket was granted, with the answer's head read."""
+    """Return a plain socket after a WebSocket upgrade, with the head of the response read."""
     link = service.server.get_preview_link(service.port)
     url = httpx.URL(link.url)
     made = socket.create_connection(("127.0.0.1", url.port or 80), timeout=10)
@@ -56,7 +56,7 @@ def upgraded(service: Service) -> socket.socket:
 
 
 def until_closed(made: socket.socket) -> bytes:
-    """Return what arrives before the end."""
+    """Return all bytes before EOF."""
     data = b""
     with made:
         while True:
@@ -71,14 +71,14 @@ def until_closed(made: socket.socket) -> bytes:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 100])
 def test_cut_after_bytes(local: Local, count: int) -> None:
-    """Exactly so many bytes of the sandbox's arrive, then the connection ends."""
+    """Exactly the given number of bytes from the sandbox arrives, then the connection ends."""
     assert local.service.server
     local.emulator.fail(Fault("preview", cut_after_bytes=count))
     assert len(until_closed(upgraded(local.service))) == count
 
 
 def test_cut_of_an_answer(local: Local) -> None:
-    """A plain answer is cut as well, in the middle of its body."""
+    """A plain response is cut as well, within its body."""
     assert local.service.preview("/").status_code == 200
     local.emulator.fail(Fault("preview", cut_after_bytes=1000))
     with pytest.raises(httpx.RemoteProtocolError):
@@ -86,7 +86,7 @@ def test_cut_of_an_answer(local: Local) -> None:
 
 
 def test_cut_after_seconds(local: Local) -> None:
-    """A connection ends after so many seconds, whatever passes."""
+    """A connection ends after the given time, also during a transfer."""
     assert local.service.server
     local.emulator.fail(Fault("preview", cut_after_s=SHORT_S))
     with dial(local.service) as made:
@@ -97,7 +97,7 @@ def test_cut_after_seconds(local: Local) -> None:
 
 
 def test_cut_of_an_answer_after_seconds(local: Local) -> None:
-    """So does a plain answer that takes longer."""
+    """A plain response that takes longer is cut as well."""
     assert local.service.preview("/").status_code == 200
     local.emulator.fail(Fault("preview", cut_after_s=SHORT_S, bytes_per_s=10_000))
     with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
@@ -111,7 +111,7 @@ def _talk(made: ClientConnection) -> None:
 
 
 def test_stall(local: Local) -> None:
-    """After so many bytes nothing more arrives, and the connection stays."""
+    """After the given number of bytes no more arrive, and the connection stays open."""
     assert local.service.server
     local.emulator.fail(Fault("preview", stall_after_bytes=10))
     with upgraded(local.service) as made:
@@ -125,7 +125,7 @@ def test_stall(local: Local) -> None:
 
 
 def test_refuse(local: Local) -> None:
-    """A refused request gets no byte."""
+    """A refused request gets no byte of a response."""
     assert local.service.preview("/").status_code == 200
     local.emulator.fail(Fault("preview", refuse=True))
     with pytest.raises(httpx.RemoteProtocolError):
@@ -143,7 +143,7 @@ def test_empty_502(local: Local) -> None:
 
 
 def test_upgrade_refused_by_502(local: Local) -> None:
-    """An upgrade meets the same faults as a request."""
+    """An upgrade is subject to the same faults as a request."""
     assert local.service.server
     local.emulator.fail(Fault("preview", status=502))
     with pytest.raises(InvalidHandshake, match="502"), dial(local.service):
@@ -151,7 +151,7 @@ def test_upgrade_refused_by_502(local: Local) -> None:
 
 
 def test_hang(local: Local) -> None:
-    """A request may never be answered."""
+    """A hanging request gets no response."""
     assert local.service.preview("/").status_code == 200
     local.emulator.fail(Fault("preview", hang=True))
     with pytest.raises(httpx.ReadTimeout):
@@ -171,7 +171,7 @@ def test_delay_each_way(local: Local) -> None:
 
 
 def test_bandwidth(local: Local) -> None:
-    """A limited connection is no faster than its limit, and loses nothing."""
+    """A limited connection is not faster than its limit, and loses no byte."""
     assert local.service.server
     local.emulator.fail(Fault("preview", bytes_per_s=1_000_000))
     message = bytes(200_000)
@@ -180,11 +180,11 @@ def test_bandwidth(local: Local) -> None:
         started = time.monotonic()
         made.send(message)
         assert made.recv(timeout=10) == message
-        assert time.monotonic() - started >= 0.2  # at the least; both ways are limited
+        assert time.monotonic() - started >= 0.2  # at least; both directions are limited
 
 
 def test_buffering_proxy(local: Local) -> None:
-    """A buffering proxy passes on together what came apart."""
+    """A buffering proxy forwards separate pieces together."""
     assert local.service.server
     local.emulator.fail(Fault("preview", buffer_s=SHORT_S))
     with dial(local.service) as made:
@@ -197,7 +197,7 @@ def test_buffering_proxy(local: Local) -> None:
 
 
 def test_replay(local: Local) -> None:
-    """A small POST reaches the app twice and is answered once."""
+    """A small POST reaches the app twice and has one response."""
     assert local.service.preview("/").status_code == 200
     local.emulator.fail(Fault("preview", replay=True))
     assert local.service.preview("/once", method="POST", content=b"body").status_code == 200
@@ -205,7 +205,7 @@ def test_replay(local: Local) -> None:
 
 
 def test_replay_of_an_unanswered_request(local: Local) -> None:
-    """The proxy itself repeats a small request that died unanswered, once; a large one it does not."""
+    """The proxy repeats a small request without a response once, and never a large one."""
     assert local.service.preview("/die/small", method="POST", content=b"x").status_code == 502
     assert local.service.preview("/die/large", method="POST", content=b"x" * (300 << 10)).status_code == 502
     seen = local.service.preview("/seen").json()
@@ -213,7 +213,7 @@ def test_replay_of_an_unanswered_request(local: Local) -> None:
 
 
 def test_rotated_token(own: Callable[..., Local]) -> None:
-    """An old token is good for as long as the proxy remembers, 2 min; a bad one is remembered for 5 s."""
+    """An old token is valid while it is cached, for 2 min; an invalid one is cached for 5 s."""
     emulator, service = own()
     link = service.server.get_preview_link(service.port)
 
@@ -230,7 +230,7 @@ def test_rotated_token(own: Callable[..., Local]) -> None:
 
 
 def test_token_tried_too_early(own: Callable[..., Local]) -> None:
-    """A token that was refused stays refused for 5 s, even when it has become the right one."""
+    """A refused token stays refused for 5 s, even if it has become valid."""
     emulator, service = own()
     link = service.server.get_preview_link(service.port)
     record = emulator._server.world.fleet.by_id(service.server.id)
@@ -243,7 +243,7 @@ def test_token_tried_too_early(own: Callable[..., Local]) -> None:
 
 
 def test_without_token_caches(own: Callable[..., Local]) -> None:
-    """With the caches off a rotated token is refused at once."""
+    """Without caches, a rotated token is refused at once."""
     emulator, service = own(token_caches=False)
     link = service.server.get_preview_link(service.port)
     emulator.rotate_token(service.server.id)
@@ -251,21 +251,21 @@ def test_without_token_caches(own: Callable[..., Local]) -> None:
 
 
 def test_new_refusal(local: Local) -> None:
-    """A newer server refuses with 401 and says so as JSON."""
+    """A newer server refuses with 401 and a JSON body."""
     link = local.service.server.get_preview_link(local.service.port)
     answer = local.service.plain.get(link.url)
     assert (answer.status_code, answer.json()["code"]) == (401, "UNAUTHORIZED")
 
 
 def test_old_refusal(own: Callable[..., Local]) -> None:
-    """An old server sends to a login page; a WebSocket client that follows cannot read its address."""
+    """An old server redirects to a login page, which a WebSocket client cannot follow."""
     service = own(generation="old").service
     link = service.server.get_preview_link(service.port)
     answer = service.plain.get(link.url, follow_redirects=False)
     assert answer.status_code == 307
     assert answer.headers["Location"].startswith("http")
     assert "pkce_verifier" in answer.cookies
-    # websockets 17 follows it and finds no WebSocket's address; 16 takes it for the refusal that it is.
+    # websockets 17 follows the redirect to an address without ws:; 16 handles it as a refusal.
     with pytest.raises((InvalidURI, InvalidHandshake)), connect(link.url.replace("http", "ws", 1), proxy=None):
         pass
     nothing = service.server.get_preview_link(3999)
@@ -275,7 +275,7 @@ def test_old_refusal(own: Callable[..., Local]) -> None:
 
 @pytest.mark.parametrize("status", [409, 400])
 def test_change_in_progress(own: Callable[..., Local], status: int) -> None:
-    """A change during a change is refused with either status and the same words."""
+    """A change during a change is refused with the configured status and the same text."""
     emulator, service = own(busy_status=status)
     emulator.fail(Fault("start", hang=True))
     made = service.api.post("/sandbox", json={}).json()
@@ -297,18 +297,18 @@ def test_create_that_hangs(local: Local) -> None:
 
 
 def test_create_that_fails(local: Local) -> None:
-    """A start may end in an error with a reason; the sandbox is there and can be deleted."""
+    """A start may end in an error with a reason; the sandbox exists and can be deleted."""
     local.emulator.fail(Fault("start", error="no runner has room"))
     with pytest.raises(DaytonaError, match="error state"):
         local.service.sdk.create(local.service.params(name="broken"), timeout=30)
     left = local.service.sdk.get("broken")
     assert (state_of(left), left.error_reason) == ("error", "no runner has room")
-    left.delete()  # wait=True may take a late event of the start's error for the deletion's
+    left.delete()  # wait=True may confuse a late event of the start's error with the deletion
     until(lambda: local.service.api.get(f"/sandbox/{left.id}").status_code == 404, "the deletion")
 
 
 def test_create_whose_answer_is_lost(local: Local) -> None:
-    """The request times out on the way back: the sandbox exists all the same."""
+    """The response times out, but the sandbox exists."""
     local.emulator.fail(Fault("api", operation="createSandbox", status=504, after=True))
     with pytest.raises(DaytonaTimeoutError):
         local.service.sdk.create(local.service.params(name="lost"), timeout=30)
@@ -318,7 +318,7 @@ def test_create_whose_answer_is_lost(local: Local) -> None:
 
 
 def test_create_that_is_refused(local: Local) -> None:
-    """The same without ``after``: nothing was made."""
+    """Without ``after``, no sandbox is created."""
     local.emulator.fail(Fault("api", operation="createSandbox", refuse=True, times=None))
     with pytest.raises(DaytonaError):
         local.service.sdk.create(local.service.params(name="never"), timeout=30)
@@ -326,7 +326,7 @@ def test_create_that_is_refused(local: Local) -> None:
 
 
 def test_rate_limit(local: Local) -> None:
-    """A 429 carries the headers that it was given."""
+    """A 429 has the configured headers."""
     made = local.service.shared
     headers = {"Retry-After-default": "7", "X-RateLimit-Remaining-default": "0"}
     local.emulator.fail(Fault("api", operation="getSandbox", status=429, headers=headers))
@@ -336,7 +336,7 @@ def test_rate_limit(local: Local) -> None:
 
 
 def test_slow_start(own: Callable[..., Local]) -> None:
-    """A slow start takes its time on the emulator's clock, which can be moved."""
+    """The delay of a slow start is on the emulator's clock, which can be moved."""
     emulator, service = own()
     emulator.fail(Fault("start", delay_s=300))
     made = service.api.post("/sandbox", json={}).json()
@@ -348,7 +348,7 @@ def test_slow_start(own: Callable[..., Local]) -> None:
 
 
 def test_dead_daemon(local: Local) -> None:
-    """All processes are gone and the state does not know it."""
+    """All processes have ended, but the state is unchanged."""
     with local.service.sandbox() as made:
         port = start_app(made)
         link = made.get_preview_link(port)
@@ -366,7 +366,7 @@ def test_dead_daemon(local: Local) -> None:
 
 
 def test_out_of_memory(own: Callable[..., Local]) -> None:
-    """The state says ``started`` for minutes, then ``stopped`` without a reason; files are still there."""
+    """The state is ``started`` for minutes, then ``stopped`` without a reason; files are kept."""
     emulator, service = own()
     with service.sandbox() as made:
         made.fs.upload_file(b"kept", "kept.txt")
@@ -392,14 +392,14 @@ def test_exec_whose_answer_is_lost(local: Local) -> None:
 
 
 def test_fault_of_one_sandbox(local: Local) -> None:
-    """A fault meant for one sandbox leaves the others alone."""
+    """A fault of one sandbox does not affect others."""
     local.emulator.fail(Fault("toolbox", sandbox=local.service.shared.name, status=500, times=None))
     assert local.service.toolbox("GET", "/work-dir", local.service.server).status_code == 200
     assert local.service.toolbox("GET", "/work-dir").status_code == 500
 
 
 def test_concurrent_faults_strike_once(local: Local) -> None:
-    """Of many requests at once a single fault strikes one."""
+    """A single fault applies to one of many concurrent requests."""
     assert local.service.preview("/").status_code == 200
     local.emulator.fail(Fault("preview", status=503))
     statuses: list[int] = []
@@ -418,6 +418,6 @@ def test_concurrent_faults_strike_once(local: Local) -> None:
     [({"on": "moon"}, "one of api"), ({"on": "preview", "times": 0}, "at least once")],
 )
 def test_wrong_faults(wrong: dict[str, Any], says: str) -> None:
-    """A fault that is none is refused with what is wrong."""
+    """An invalid fault is refused with the reason."""
     with pytest.raises(ValueError, match=says):
         Fault(**wrong)

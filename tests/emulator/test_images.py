@@ -1,4 +1,4 @@
-"""Images and snapshots as the emulator has them: what is built, what is logged, what runs at each start."""
+"""Images and snapshots in the emulator: builds, their logs, and entrypoints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def test_build_log_of_a_sandbox(local: Local) -> None:
-    """The SDK's callback hears every step, and which were left out."""
+    """The SDK's callback receives every step, including skipped ones."""
     lines: list[str] = []
     image = Image.base("python:3.12-slim").run_commands("echo built").workdir("/work")
     made = local.service.sdk.create(CreateSandboxFromImageParams(image=image), on_snapshot_create_logs=lines.append)
@@ -31,7 +31,7 @@ def test_build_log_of_a_sandbox(local: Local) -> None:
 
 
 def test_build_that_fails(local: Local) -> None:
-    """A build that fails ends in ``build_failed`` and says which step it was."""
+    """A failed build has the state ``build_failed`` and names the step."""
     local.emulator.fail_builds_with("no-such-package")
     image = Image.base("python:3.12-slim").pip_install("no-such-package")
     with pytest.raises(DaytonaError, match=r"(?i)build_failed"):
@@ -79,7 +79,7 @@ def test_entrypoint_may_end_by_itself(local: Local) -> None:
 
 
 def test_snapshot_of_a_sandbox(local: Local) -> None:
-    """A sandbox's files go into a snapshot, and from there into new sandboxes."""
+    """A sandbox's files are copied to a snapshot, and from there to new sandboxes."""
     made = local.service.shared
     made.fs.upload_file(b"from the first", "state/file.txt")
     answer = local.service.api.post(f"/sandbox/{made.id}/snapshot", json={"name": "copied", "includeMemory": False})
@@ -93,7 +93,7 @@ def test_snapshot_of_a_sandbox(local: Local) -> None:
 
 
 def test_inactive_snapshot(local: Local) -> None:
-    """A snapshot that is inactive makes no sandbox until it is activated."""
+    """An inactive snapshot cannot be used until it is activated."""
     made = local.service.sdk.snapshot.create(CreateSnapshotParams(name="resting", image="debian:12"))
     assert local.service.api.post(f"/snapshots/{made.id}/deactivate").status_code == 204
     with pytest.raises(DaytonaError, match="inactive"):
@@ -111,7 +111,7 @@ def test_inactive_snapshot(local: Local) -> None:
 
 
 def test_broken_sandbox_recovers(own: Callable[..., Local]) -> None:
-    """A recoverable error is left by ``recover``."""
+    """``recover`` ends a recoverable error."""
     emulator, service = own()
     with service.sandbox() as made:
         record = emulator._server.world.fleet.by_id(made.id)

@@ -1,4 +1,4 @@
-"""Network namespaces: real ports of a sandbox's own, and a real egress block."""
+"""Network namespaces: separate ports of each sandbox, and a real egress block."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DIAL = "python3 -c \"import socket; socket.create_connection(('{host}', {port}),
 
 
 def test_ports_are_a_sandboxes_own(local: Local) -> None:
-    """Two sandboxes listen on the same port, and each preview reaches its own."""
+    """Two sandboxes listen on the same port, and each preview reaches the right one."""
     with local.service.sandbox() as one, local.service.sandbox() as two:
         assert start_app(one) == start_app(two)
         for made in (one, two):
@@ -34,7 +34,7 @@ def test_ports_are_a_sandboxes_own(local: Local) -> None:
 
 
 def test_sandboxes_do_not_reach_one_another(local: Local) -> None:
-    """A port of one sandbox, or of this machine, is not there in another."""
+    """A port of one sandbox or of this machine is closed in another."""
     assert local.service.server
     answer = local.service.shared.process.exec(DIAL.format(host="127.0.0.1", port=local.service.port))
     assert "ConnectionRefusedError" in answer.result
@@ -47,7 +47,7 @@ FETCH = "python3 -c \"import urllib.request; print(urllib.request.urlopen('{url}
 
 
 class Page(http.server.BaseHTTPRequestHandler):
-    """Says what it was asked for."""
+    """A handler that responds with the requested path."""
 
     def do_GET(self) -> None:
         data = f"{self.path} of {self.headers['Host']}".encode()
@@ -62,7 +62,7 @@ class Page(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def outside() -> Iterator[int]:
-    """A server at `outside.example`, for the egress proxy only: its port."""
+    """Provide the port of a server at `outside.example`, for the egress proxy only."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with resolving(lambda host: "127.0.0.1" if host == "outside.example" else None):
@@ -71,8 +71,10 @@ def outside() -> Iterator[int]:
 
 
 def test_egress(local: Local, outside: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a block the way out is a proxy that programs find in their environment: plain, and as a tunnel."""
-    monkeypatch.setattr(egress, "_may_reach", lambda address: True)  # or a server of this test could not be outside
+    """Without a block, programs use a proxy from their environment, for plain requests and CONNECT."""
+    monkeypatch.setattr(
+        egress, "_may_reach", lambda address: True
+    )  # otherwise a server of this test would be refused as local
     made = local.service.shared
     answer = made.process.exec(FETCH.format(url=f"http://outside.example:{outside}/a?b=c"))
     assert answer.result == f"/a?b=c of outside.example:{outside}\n"
@@ -85,7 +87,7 @@ def test_egress(local: Local, outside: int, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_egress_leads_not_to_this_machine(local: Local, outside: int) -> None:
-    """The proxy reaches nothing on this machine's loopback, by whatever name."""
+    """The proxy does not connect to this machine's loopback, for any name."""
     for host in ("outside.example", "127.0.0.1", "[::1]", "0.0.0.0"):
         url = f"http://{host}:{outside}/"
         answer = local.service.shared.process.exec(f"unset NO_PROXY no_proxy; {FETCH.format(url=url)}")
@@ -93,7 +95,7 @@ def test_egress_leads_not_to_this_machine(local: Local, outside: int) -> None:
 
 
 def test_block_has_no_proxy(local: Local, outside: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With ``network_block_all`` there is no proxy to be found."""
+    """With ``network_block_all`` there is no proxy."""
     monkeypatch.setattr(egress, "_may_reach", lambda address: True)
     with local.service.sandbox(network_block_all=True) as made:
         assert made.process.exec("env | grep -i proxy").result == ""
@@ -101,7 +103,7 @@ def test_block_has_no_proxy(local: Local, outside: int, monkeypatch: pytest.Monk
 
 
 def test_egress_is_blocked_and_previews_work(local: Local) -> None:
-    """With ``network_block_all`` nothing leads out, and previews, toolbox and files go on."""
+    """With ``network_block_all`` there is no egress, while previews, toolbox and files work."""
     with local.service.sandbox(network_block_all=True) as made:
         for host in ("192.0.2.1", "example.com"):  # a documentation address (RFC 5737), and a name
             assert made.process.exec(DIAL.format(host=host, port=80)).exit_code != 0

@@ -1,4 +1,4 @@
-"""A real kernel in an emulated sandbox, reached through its preview: the whole way that a sandbox elsewhere has."""
+"""A real kernel in an emulated sandbox, connected through its preview as in a remote sandbox."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PACKAGE = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Emulated:
-    """A sandbox of the emulator as a place for kernels."""
+    """A sandbox of the emulator for kernels."""
 
     service: Service
 
@@ -40,7 +40,7 @@ class Emulated:
 
 
 class RunningEmulated:
-    """The relay runs in a session, its order on standard input."""
+    """A running sandbox whose relay runs in a session, with its start request on standard input."""
 
     resume_lifetime_s = 60.0
 
@@ -88,7 +88,7 @@ def test_cells(own: Callable[..., Local], isolated: bool | None) -> None:
 
 
 def test_cut_preview(own: Callable[..., Local]) -> None:
-    """A cell whose connections are cut again and again gives what it gives without."""
+    """A cell has the same result if its connections are cut repeatedly."""
     emulator, service = own()
     emulator.fail(Fault("preview", cut_after_bytes=4000, times=12))
     with KernelInterpreter(sandbox=Emulated(service)) as interpreter:

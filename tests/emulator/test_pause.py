@@ -1,4 +1,4 @@
-"""Sandboxes of a VM class are paused and resumed with all that runs in them."""
+"""Sandboxes of a VM class are paused and resumed with their processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def test_a_paused_vm_goes_on_where_it_was(local: Local) -> None:
-    """Its processes stand still and live; its token is the same; while it is paused nothing in it answers."""
+    """Processes are paused and stay alive, the token is unchanged, and a paused sandbox does not respond."""
     sdk = local.service.sdk
     snapshot = sdk.snapshot.create(
         CreateSnapshotParams(name="a-vm", image="python:3.12-slim", sandbox_class=SandboxClass.LINUX_VM)
@@ -38,6 +38,6 @@ def test_a_paused_vm_goes_on_where_it_was(local: Local) -> None:
 
 
 def test_a_container_cannot_be_paused(local: Local) -> None:
-    """Nor what has no snapshot of a VM class."""
+    """A sandbox without a snapshot of a VM class cannot be paused either."""
     with pytest.raises(DaytonaUnprocessableEntityError, match="cannot be paused"):
         local.service.shared.pause()

@@ -1,4 +1,4 @@
-"""A sandbox's processes: a home and groups of their own, and none left whatever happens."""
+"""Processes of a sandbox: separate home and groups, and none left after its end."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def escaped(made: Sandbox) -> psutil.Process:
 
 
 def test_home_of_its_own(local: Local) -> None:
-    """Two sandboxes have two homes, where their commands begin."""
+    """Two sandboxes have separate homes, in which their commands start."""
     homes = {made.get_user_home_dir() for made in (local.service.shared, local.service.server)}
     assert len(homes) == 2
     assert all(os.path.isdir(home) for home in homes)
@@ -54,7 +54,7 @@ def test_groups_of_their_own(local: Local) -> None:
 
 @pytest.mark.parametrize("end", ["stop", "delete"])
 def test_none_escapes(local: Local, end: str) -> None:
-    """A process that became a daemon ends with its sandbox all the same."""
+    """A daemonised process ends with its sandbox as well."""
     with local.service.sandbox() as made:
         process = escaped(made)
         if end == "stop":
@@ -74,14 +74,14 @@ def test_home_is_gone_after_delete(local: Local) -> None:
 
 
 def test_end_of_the_emulator(own: Callable[..., Local]) -> None:
-    """When the emulator stops, nothing is left: no process and no folder."""
+    """After the emulator's stop, no process and no folder is left."""
     emulator, service = own()
     process = escaped(service.shared)
     home = service.shared.get_user_home_dir()
     emulator.stop()
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     assert not os.path.exists(home)
-    emulator.start()  # and so that the fixture finds it as it was lent
+    emulator.start()  # and restore the state for the fixture
     service.api.base_url = emulator.api_url
 
 
@@ -98,7 +98,7 @@ with DaytonaEmulator() as emulator:
 
 
 def test_killed_emulator() -> None:
-    """Even when the emulator's own process is killed, its sandboxes end."""
+    """The sandboxes end even if the emulator's process is killed."""
     program = subprocess.Popen([sys.executable, "-c", KILLED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert program.stdout is not None
     assert program.stdin is not None
@@ -112,12 +112,12 @@ def test_killed_emulator() -> None:
     until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, "the end of its processes")
     folders = list(Path(tempfile.gettempdir()).glob(f"dki-daytona-{program.pid}-*"))
     assert len(folders) == 1
-    with DaytonaEmulator():  # the next one tidies up
+    with DaytonaEmulator():  # the next emulator deletes the folders
         assert not folders[0].exists()
 
 
 def test_many_at_once(local: Local) -> None:
-    """Many sandboxes run side by side, each with its own files."""
+    """Many sandboxes run concurrently, each with its own files."""
     made = [local.service.api.post("/sandbox", json={"labels": {"many": "1"}}).json() for _ in range(20)]
     sandboxes = [local.service.sdk.get(body["id"]) for body in made]
     for number, sandbox in enumerate(sandboxes):
@@ -137,7 +137,7 @@ def test_many_at_once(local: Local) -> None:
     ],
 )
 def test_wrong_options(wrong: dict[str, object], says: str) -> None:
-    """An option that is none is refused with what is wrong."""
+    """A wrong option is refused with the reason."""
     with pytest.raises(ValueError, match=says):
         DaytonaEmulator(**wrong)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""What the preview proxy says of sandboxes that do not answer, by their state."""
+"""Responses of the preview proxy for sandboxes that do not respond, by state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def test_stopped(local: Local) -> None:
-    """A stopped sandbox has no address: 400 with the proxy's words, at the preview and at the toolbox."""
+    """A stopped sandbox has no address: 400 with the proxy's text, for preview and toolbox."""
     with local.service.sandbox() as made:
         link = made.get_preview_link(3000)
         made.stop()
@@ -31,7 +31,7 @@ def test_stopped(local: Local) -> None:
 
 @pytest.mark.parametrize("end", ["archived", "destroyed"])
 def test_no_runner(own: Callable[..., Local], end: str) -> None:
-    """An archived one, or a destroyed one that the proxy still remembers, has no runner."""
+    """An archived sandbox, or a destroyed one in the proxy's cache, has no runner."""
     _, service = own()
     with service.sandbox() as made:
         link = made.get_preview_link(start_app(made))
@@ -46,7 +46,7 @@ def test_no_runner(own: Callable[..., Local], end: str) -> None:
 
 
 def test_destroyed_and_forgotten(local: Local) -> None:
-    """Without the cache a destroyed sandbox's token is a wrong one."""
+    """Without the cache, a destroyed sandbox's token is invalid."""
     made = local.service.sdk.create(local.service.params())
     link = made.get_preview_link(3000)
     made.delete(wait=True)
@@ -55,7 +55,7 @@ def test_destroyed_and_forgotten(local: Local) -> None:
 
 @pytest.mark.parametrize(("generation", "body"), [("old", b""), ("new", b"proxy upstream error")])
 def test_nothing_listens(own: Callable[..., Local], generation: str, body: bytes) -> None:
-    """Where nothing listens, old servers say nothing and newer ones a few words."""
+    """For a closed port, old servers send an empty body and newer ones a short text."""
     service = own(generation=generation).service
     link = service.shared.get_preview_link(3000)
     answer = service.plain.get(link.url, headers={TOKEN_HEADER: link.token})
@@ -70,7 +70,7 @@ def test_ports_of_the_daemon_that_are_not_there(local: Local) -> None:
 
 
 def test_token_that_went_with_the_key(local: Local) -> None:
-    """If a good key comes as bearer, a preview token beside it is handed on to the app."""
+    """With a valid bearer key, a preview token in the request is forwarded to the app."""
     service = local.service
     headers = {"Authorization": f"Bearer {service.api_key}", TOKEN_HEADER: "handed-on"}
     seen = dict(service.plain.get(service.server.get_preview_link(service.port).url, headers=headers).json()["headers"])

@@ -1,4 +1,4 @@
-"""What the emulator refuses: foreigners, escapes, names that lead here by others' will, and what it cannot do."""
+"""Requests that the emulator refuses: foreign clients, path escapes, rebound names, and unsupported operations."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 def test_loopback_only(local: Local) -> None:
-    """It listens on 127.0.0.1 and on nothing else."""
+    """It listens only on 127.0.0.1."""
     port = httpx.URL(local.emulator.api_url).port
     found = [known.laddr for known in psutil.Process().net_connections("tcp") if known.status == psutil.CONN_LISTEN]
     assert [address.ip for address in found if address.port == port] == ["127.0.0.1"]
 
 
 def test_other_names_lead_nowhere(local: Local) -> None:
-    """A web page's own name that resolves to loopback reaches neither API nor control."""
+    """A foreign host name that resolves to loopback has no access to API and control."""
     for host in ("evil.example", "127.0.0.1.evil.example", "preview.daytona.localhost.evil.example"):
         headers = {"Host": host, "Authorization": f"Bearer {local.emulator.api_key}"}
         assert local.service.plain.get(f"{local.emulator.api_url}/sandbox", headers=headers).status_code == 404
@@ -40,7 +40,7 @@ def test_other_names_lead_nowhere(local: Local) -> None:
 
 
 def test_organisations_are_apart(local: Local) -> None:
-    """Another organisation sees none of this one's sandboxes, and its key opens none of them."""
+    """Another organisation has no access to this one's sandboxes, also with its key."""
     key = local.emulator.add_organization()
     with httpx.Client(headers={"Authorization": f"Bearer {key}"}, trust_env=False) as foreign:
         shared = local.service.shared
@@ -53,7 +53,7 @@ def test_organisations_are_apart(local: Local) -> None:
 
 
 def test_uploads_stay_inside(local: Local, tmp_path: Path) -> None:
-    """Neither dots nor absolute paths nor links lead an upload or a download out of the sandbox's folder."""
+    """Dots, absolute paths and links do not let an upload or download leave the sandbox's folder."""
     made = local.service.shared
     made.process.exec(f"ln -s {tmp_path} way-out")
     secret = tmp_path / "secret.txt"
@@ -70,7 +70,7 @@ def test_uploads_stay_inside(local: Local, tmp_path: Path) -> None:
 
 
 def test_nothing_of_ours_in_the_sandbox(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Variables of this process, keys above all, do not reach a sandbox's processes."""
+    """Environment variables of this process, such as keys, are not in a sandbox's processes."""
     monkeypatch.setenv("SOME_API_KEY", "in this process only")
     text = local.service.shared.process.exec("env").result
     assert "SOME_API_KEY" not in text
@@ -78,7 +78,7 @@ def test_nothing_of_ours_in_the_sandbox(local: Local, monkeypatch: pytest.Monkey
 
 
 def test_key_is_not_shown(local: Local) -> None:
-    """The key stands in no repr, and no preview token in a record's."""
+    """The key is in no repr, and a record's repr has no preview token."""
     record = local.emulator._server.world.fleet.by_id(local.service.shared.id)
     assert record is not None
     assert local.emulator.api_key not in repr(local.emulator)
@@ -86,7 +86,7 @@ def test_key_is_not_shown(local: Local) -> None:
 
 
 def test_shared_loopback_has_owners(tmp_path: Path) -> None:
-    """Where sandboxes share loopback, a preview reaches no port but its own sandbox's."""
+    """If sandboxes share loopback, a preview only reaches ports of its own sandbox."""
     with DaytonaEmulator(isolated=False) as emulator, socket.create_server(("127.0.0.1", 0)) as ours:
         daytona = Daytona(DaytonaConfig(api_key=emulator.api_key, api_url=emulator.api_url))
         try:
@@ -101,7 +101,7 @@ def test_shared_loopback_has_owners(tmp_path: Path) -> None:
 
 
 def _sdk_operations(package: str) -> set[tuple[str, str, str]]:
-    """Return (method, path, name) of everything that a generated client of the SDK can ask for."""
+    """Return (method, path, name) of all operations of the SDK's generated clients."""
     api = importlib.import_module(f"{package}.api")
     found = set()
     for _, client in inspect.getmembers(api, inspect.isclass):
@@ -130,7 +130,7 @@ def test_what_is_not_emulated_says_so(local: Local, side: str) -> None:
     for known in refused:
         path = re.sub(r"\{[^}]*\}", "x", known.path.replace("{sandbox}", local.service.shared.id))
         if (found := match(side, known.method, path)) is not None and found[0].name in served:
-            continue  # a parameter that could be a word of another operation's path
+            continue  # a parameter value that cannot be part of another operation's path
         if side == API:
             answer = local.service.api.request(known.method, path)
         else:
@@ -169,7 +169,7 @@ def test_create_with_what_is_not_emulated(local: Local, given: dict[str, object]
     ],
 )
 def test_nonsense(local: Local, raw: bytes) -> None:
-    """Nonsense is answered with a 4xx, and the next request is served."""
+    """A malformed request gets a 4xx, and the next request is served."""
     with socket.create_connection(("127.0.0.1", httpx.URL(local.emulator.api_url).port or 80), timeout=10) as made:
         made.sendall(raw)
         assert re.match(rb"HTTP/1\.[01] 4\d\d ", made.recv(4096))

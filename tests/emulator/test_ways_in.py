@@ -1,4 +1,4 @@
-"""The ways to have an emulator: the program, the pytest fixture, HTTP control, and names for child processes."""
+"""The interfaces of the emulator: program, pytest fixture, HTTP control, and names for child processes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_my_code(daytona_emulator):
 
 
 def test_program() -> None:
-    """The program prints what a client needs, serves, and ends on SIGINT with its sandboxes."""
+    """The program prints the variables for clients, serves, and ends on SIGINT with its sandboxes."""
     program = subprocess.Popen(
         [sys.executable, "-m", "daytona_kernel_interp.testing"], stdout=subprocess.PIPE, text=True, cwd=PROJECT
     )
@@ -66,7 +66,7 @@ def test_program() -> None:
 
 
 def test_program_on_a_port_that_is_taken(local: Local) -> None:
-    """A port that is taken is said in one line."""
+    """A port that is in use is reported in one line."""
     port = str(httpx.URL(local.emulator.api_url).port)
     command = [sys.executable, "-m", "daytona_kernel_interp.testing", "--port", port]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, cwd=PROJECT)
@@ -106,14 +106,14 @@ def test_names_in_a_child_process(local: Local) -> None:
 
 
 def test_names_in_this_process(local: Local) -> None:
-    """The resolver knows preview hosts and no others."""
+    """The resolver resolves only preview hosts."""
     host = httpx.URL(local.service.server.get_preview_link(3000).url).host
     assert local.emulator.resolve(host) == "127.0.0.1"
     assert local.emulator.resolve("example.com") is None
 
 
 def test_checks_of_a_service_elsewhere(local: Local) -> None:
-    """The way to run the checks on the real service works: here it leads to this emulator, from another process."""
+    """The checks run against a service in another process, here this emulator."""
     some = "test_stop_and_start or test_websocket_order or test_followed_logs or test_bulk"
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "tests/conformance", "-q", "-m", "live", "-p", "no:cacheprovider", "-k", some],
@@ -129,7 +129,7 @@ def test_checks_of_a_service_elsewhere(local: Local) -> None:
 
 
 def test_control_of_faults(local: Local) -> None:
-    """Faults are added and cleared over HTTP, with a key; nonsense is refused with what is wrong."""
+    """Faults are added and cleared over HTTP with a key; malformed requests are refused with the reason."""
     control = f"{local.emulator.control_url}/faults"
     assert local.service.plain.post(control, json={"on": "preview"}).status_code == 401
     key = {"Authorization": f"Bearer {local.emulator.api_key}"}
@@ -167,7 +167,7 @@ def test_control_of_sandboxes_and_time() -> None:
 
 
 def test_two_at_once() -> None:
-    """Two emulators in one process do not know of each other."""
+    """Two emulators in one process are independent."""
     with DaytonaEmulator() as one, DaytonaEmulator(domain="other.localhost") as two:
         assert one.api_url != two.api_url
         for emulator, other in ((one, two), (two, one)):
@@ -177,7 +177,7 @@ def test_two_at_once() -> None:
 
 
 def test_used_outside_its_block() -> None:
-    """Outside its block it says so."""
+    """Use outside its block raises an error."""
     emulator = DaytonaEmulator()
     with pytest.raises(RuntimeError, match="`with` block"):
         _ = emulator.api_url

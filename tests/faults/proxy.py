@@ -1,7 +1,7 @@
-"""A TCP proxy between host and relay that does to a link what networks do: cut, freeze, delay, throttle, refuse.
+"""A TCP proxy between host and relay with the faults of networks: cut, freeze, delay, throttle, refuse.
 
-It has a thread and an event loop of its own, so it goes on while the host's loop is blocked. What it does at random is
-drawn per connection from ``seed`` and the connection's number: the same seed gives every connection the same fate.
+It has a separate thread and event loop, so it runs while the host's loop is blocked. Random faults are derived from
+``seed`` and the number of the connection: with the same seed, each connection has the same faults.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ if TYPE_CHECKING:
 UP, DOWN = "up", "down"  # host to relay, relay to host
 
 _CHUNK_BYTES = 256 * 1024
-_SLICE_BYTES = 16 * 1024  # of a throttled link: connections take turns after so much
-_QUEUE_BYTES = 4 * 1024 * 1024  # on the way in one direction of a connection; then the sender has to wait
-_LOOK_FOR_BYTES_S = 0.02  # a cut waits this long for bytes to fall between
+_SLICE_BYTES = 16 * 1024  # of a throttled link: connections alternate after this many bytes
+_QUEUE_BYTES = 4 * 1024 * 1024  # in flight in one direction of a connection; then the sender must wait
+_LOOK_FOR_BYTES_S = 0.02  # a cut waits this long for bytes in flight
 _LOOK_FOR_FAULTS_S = 0.05
-_HALF_OPEN_S = 0.05  # at most so much later than the first end of a connection the second is cut
+_HALF_OPEN_S = 0.05  # maximum delay between the cuts of a connection's two ends
 _LATE_S = 0.01
 _BAD_GATEWAY = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 @dataclass(frozen=True)
 class Faults:
-    """What the proxy does to connections, beginning with the next byte, or cut, of each."""
+    """The faults of connections, effective from the next byte or cut of each."""
 
-    cut_after_s: tuple[float, float] | None = None  # each connection is cut at a random time of its life
+    cut_after_s: tuple[float, float] | None = None  # each connection is cut at a random time
     delay_s: float = 0.0  # one way; bytes stay in order
     bytes_per_s: float | None = None  # each way, shared by all connections
     bad_gateway: bool = False  # new connections get a 502
 
 
 class Proxy:
-    """Listens on a loopback port and leads to whatever :meth:`lead_to` named last. A context manager."""
+    """A proxy that listens on a loopback port and connects to the last port of :meth:`lead_to`. A context manager."""
 
     def __init__(self, faults: Faults | None = None, *, seed: int = 0) -> None:
         self.faults = faults or Faults()
         self.seed = seed
         self.cuts: Counter[str] = Counter()  # "rst" and "fin": connections cut, by how their first end was
         self.dials = 0
-        self.passed: Counter[str] = Counter({UP: 0, DOWN: 0})  # bytes handed on
+        self.passed: Counter[str] = Counter({UP: 0, DOWN: 0})  # forwarded bytes
         self._progress = threading.Condition()
         self._target = 0
         self._connections: set[_Connection] = set()
@@ -73,14 +73,14 @@ class Proxy:
         self.close()
 
     def lead_to(self, port: int) -> None:
-        """Connect what comes from now on to ``port``."""
+        """Connect new connections to ``port``."""
         self._target = port
 
     @property
     def cut_count(self) -> int:
         return sum(self.cuts.values())
 
-    # --- what is done to every connection that there is ------------------------------------------------
+    # --- faults of all open connections ----------------------------------------------------------------
 
     def cut(self, how: str = "rst") -> None:
         """Cut every connection now, both ends."""
@@ -92,7 +92,7 @@ class Proxy:
         self._call(cut)
 
     def freeze(self, *directions: str) -> None:
-        """Let nothing pass any more on the connections that there are; no end sees a FIN, ever. New ones are free."""
+        """Stop forwarding on all open connections, without a FIN at any end. New connections work."""
 
         def freeze() -> None:
             for connection in self._connections:
@@ -105,21 +105,21 @@ class Proxy:
         self._call(self._stop_listening)
 
     def accept(self) -> None:
-        """Take connections, on the same port as before."""
+        """Accept connections again, on the same port."""
         self._call(self._listen)
 
     def until_passed(self, direction: str, size: int, limit_s: float = 30.0) -> None:
-        """Return when ``size`` bytes in all were handed on in ``direction``."""
+        """Wait until ``size`` bytes in total were forwarded in ``direction``."""
         with self._progress:
             assert self._progress.wait_for(lambda: self.passed[direction] >= size, limit_s), self.passed
 
     def until_dialled(self, count: int, limit_s: float = 30.0) -> None:
-        """Return when ``count`` connections in all were accepted."""
+        """Wait until ``count`` connections in total were accepted."""
         with self._progress:
             assert self._progress.wait_for(lambda: self.dials >= count, limit_s), self.dials
 
     def close(self) -> None:
-        """End the proxy and every connection through it."""
+        """Close the proxy and all of its connections."""
 
         async def end() -> None:
             self._stop_listening()
@@ -209,7 +209,7 @@ class Proxy:
             self._progress.notify_all()
 
     async def transmit(self, direction: str, size: int) -> None:
-        """Return when the wire, which all connections share, has taken ``size`` bytes."""
+        """Wait until the shared wire has accepted ``size`` bytes."""
         if (rate := self.faults.bytes_per_s) is not None:
             await self._wires[direction].take(size / rate)
 
@@ -224,13 +224,15 @@ class _Wire:
     async def take(self, duration_s: float) -> None:
         async with self._turn:
             now = asyncio.get_running_loop().time()
-            self._busy_until = max(now - _LATE_S, self._busy_until) + duration_s  # a timer that was late costs nothing
+            self._busy_until = (
+                max(now - _LATE_S, self._busy_until) + duration_s
+            )  # a late timer does not reduce the bandwidth
             if self._busy_until - now > 0.001:
                 await asyncio.sleep(self._busy_until - now)
 
 
 class _Connection:
-    """One connection of the host and the one to the relay that goes with it."""
+    """One connection of the host with its connection to the relay."""
 
     def __init__(self, proxy: Proxy, host: socket.socket, relay: socket.socket, fate: random.Random) -> None:
         self._proxy, self._host, self._relay, self._fate = proxy, host, relay, fate
@@ -261,7 +263,7 @@ class _Connection:
         ends = [self._host, self._relay]
         self._fate.shuffle(ends)
         _close(ends[0], how)
-        await asyncio.sleep(self._fate.random() * _HALF_OPEN_S)  # one end still believes in it
+        await asyncio.sleep(self._fate.random() * _HALF_OPEN_S)  # one end still considers it open
         _close(ends[1], self._fate.choice(("rst", "fin")))
 
     def freeze(self, directions: tuple[str, ...]) -> None:
@@ -305,7 +307,7 @@ class _Connection:
                 if not await self._send(direction, pipe.target, piece):
                     return
             if not data:
-                # One direction's end ends the other too: websockets closes both within a round trip.
+                # The end of one direction ends the other too: websockets closes both within a round trip.
                 await self._flowing[direction].wait()
                 self._end()
                 return
@@ -330,7 +332,7 @@ class _Connection:
 
 
 class _Pipe:
-    """What is on its way in one direction of a connection."""
+    """The bytes in flight in one direction of a connection."""
 
     def __init__(self, source: socket.socket, target: socket.socket) -> None:
         self.source, self.target = source, target

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ThroughProxy:
-    """Run ``inner`` and lead ``proxy`` to its relay, also to the one that takes its place."""
+    """A sandbox that runs ``inner`` and connects ``proxy`` to its current relay."""
 
     proxy: Proxy
     inner: LocalSandbox = field(default_factory=LocalSandbox)
@@ -42,7 +42,7 @@ class RunningThroughProxy:
         return self.inner.resume_lifetime_s
 
     def record(self) -> None:
-        """Return nothing: a proxy dies with its process, so no other could take the sandbox up."""
+        """Return None: a proxy ends with its process, so no other process could attach."""
 
     async def restart_relay(self) -> RelayAddress | None:
         address = await self.inner.restart_relay()

@@ -1,7 +1,7 @@
-"""Work through a link that is cut all the time, and an account of whether anything of it was lost.
+"""Work through a link that is cut continuously, with a count of lost data.
 
-``python -m tests.faults.soak`` (or ``make soak``) does the whole of it and prints a table; its exit code is not zero if
-anything was lost. A shorter run of the same code is among the tests.
+``python -m tests.faults.soak`` (or ``make soak``) runs all of it and prints a table; its exit code is not zero if data
+was lost. A shorter run of the same code is among the tests.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _CELL_S = 60.0
 
 @dataclass(frozen=True)
 class Plan:
-    """How much work there is."""
+    """The amount of work."""
 
     sequential: int = 2000
     pipelined: int = 2000
     lines: int = 20_000
     bulk_bytes: int = 1_000_000_000  # each way
     value_bytes: int = 100_000_000
-    cuts: int = 5000  # at least; cells are run until there were as many
+    cuts: int = 5000  # at least; cells run until this number is reached
     seed: int = 1
 
 
@@ -54,11 +54,11 @@ MINUTE = Plan(sequential=1500, pipelined=1000, lines=10_000, bulk_bytes=300_000_
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the account."""
+    """One row of the table."""
 
     work: str
     amount: str
-    lost: str  # empty: nothing
+    lost: str  # empty: none
     cuts: int
     duration_s: float
 
@@ -71,7 +71,7 @@ class Soak:
         self._random = random.Random(plan.seed)
 
     def rows(self) -> Iterator[Row]:
-        """Do the work and yield the account, piece by piece."""
+        """Run the work and yield its rows."""
         plan = self._plan
         self._driver.run("import hashlib, random\nseen = []")
         self._proxy.faults = CUTS
@@ -145,7 +145,7 @@ class Soak:
         return ""
 
     def _bulk_down(self) -> str:
-        """Have the kernel hand values to a tool here."""
+        """Pass values from the kernel to a host tool."""
         taken: list[str] = []
         self._driver.tools["take"] = lambda data: taken.append(hashlib.sha256(data).hexdigest())
         for size in self._sizes():
@@ -161,7 +161,7 @@ class Soak:
 
 
 def run(plan: Plan) -> tuple[list[Row], Proxy]:
-    """Do everything in ``plan`` in a session of its own; return the account and the proxy, which is closed."""
+    """Run ``plan`` in a new session; return the rows and the closed proxy."""
     with contextlib.ExitStack() as stack:
         proxy = stack.enter_context(Proxy(seed=plan.seed))
         driver = Driver(ThroughProxy(proxy))
@@ -176,7 +176,7 @@ def run(plan: Plan) -> tuple[list[Row], Proxy]:
 
 @contextlib.contextmanager
 def raw_client(connection_file: Path) -> Iterator[BlockingKernelClient]:
-    """Return a Jupyter client that knows nothing of us."""
+    """Return a plain Jupyter client."""
     client = BlockingKernelClient()
     client.load_connection_file(str(connection_file))
     client.start_channels(stdin=False, hb=False)
@@ -200,7 +200,7 @@ def _line(row: Row) -> str:
 
 
 def main() -> int:
-    """Print the account; 1 if anything was lost, or too few cuts were made to mean something."""
+    """Print the table; return 1 if data was lost or too few cuts were made."""
     parser = argparse.ArgumentParser(prog="make soak", description="Work through a link that is cut all the time.")
     parser.add_argument("--minute", action="store_true", help="the short run that is among the tests")
     parser.add_argument("--seed", type=int, default=Plan.seed)

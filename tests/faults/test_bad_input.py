@@ -40,7 +40,7 @@ def session() -> Iterator[Driver]:
 
 @pytest.fixture(autouse=True)
 def unharmed(session: Driver) -> Iterator[None]:
-    """Whatever the test did to the relay, the session's own streams run cells as before."""
+    """Provide a session and check afterwards that its streams still run cells."""
     before = session.value("cells")
     yield
     assert session.value("cells += 1\ncells") == before + 1
@@ -53,7 +53,7 @@ async def streams(session: Driver) -> AsyncIterator[Streams]:
 
 
 class Streams:
-    """Opens attachments at a session's relay."""
+    """A client that opens attachments at a session's relay."""
 
     def __init__(self, session: Driver, stack: contextlib.AsyncExitStack) -> None:
         self._session, self._stack = session, stack
@@ -70,7 +70,7 @@ class Streams:
         return socket, decode(await socket.recv())
 
     def hello(self, **facts: Any) -> str:
-        """Return a good hello for a new stream, but for what ``facts`` say."""
+        """Return a valid hello for a new stream, changed by ``facts``."""
         new = {"stream": secrets.token_hex(16), "resume": secrets.token_hex(32), "window": WINDOW_BYTES}
         return HostHello(**{**new, "kernel": self._session.session.kernel.id, **facts}).to_header()
 
@@ -84,7 +84,7 @@ async def closed(socket: Any) -> tuple[int, str]:
 
 
 async def lives(socket: Any) -> bool:
-    """Ask whether an attachment lives: the relay answers an ACK that says nothing new."""
+    """Check whether an attachment is alive: the relay replies to an ACK without a new offset."""
     await socket.send(encode(Frame(FrameType.ACK, 0, 0)))
     return decode(await asyncio.wait_for(socket.recv(), 20)).type is FrameType.ACK
 
@@ -94,7 +94,7 @@ async def relay_of(session: Driver) -> psutil.Process:
 
 
 async def test_a_wrong_secret(streams: Streams) -> None:
-    """It is refused before anything else is looked at."""
+    """The secret is checked before anything else."""
     with pytest.raises(InvalidStatus) as caught:
         await streams.dial("garbage", secret="guess")
     assert caught.value.response.status_code == 401
@@ -111,14 +111,14 @@ async def test_a_wrong_secret(streams: Streams) -> None:
     ],
 )
 async def test_a_bad_hello(streams: Streams, hello: str, reason: str) -> None:
-    """4400, and what is wrong with it."""
+    """The relay closes with 4400 and the reason."""
     code, said = await closed(await streams.dial(hello))
     assert code == CloseCode.BAD_HELLO
     assert said.startswith(reason)
 
 
 async def test_no_websocket_at_all(session: Driver) -> None:
-    """Bytes that are no HTTP get an answer or a closed connection."""
+    """Bytes that are not HTTP get a response or a closed connection."""
     port = int(session.session.sandbox.address.url.rpartition(":")[2])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"\x00\xff" * 5000 + b"\r\n\r\n")
@@ -127,7 +127,7 @@ async def test_no_websocket_at_all(session: Driver) -> None:
 
 
 async def test_a_replayed_generation(streams: Streams) -> None:
-    """4409 for the replay; the attachment that it was taken from goes on."""
+    """The replay gets 4409; the original attachment continues."""
     facts = {"stream": secrets.token_hex(16), "resume": secrets.token_hex(32), "generation": 2}
     socket, _ = await streams.attach(**facts)
     for generation in (1, 2):
@@ -137,7 +137,7 @@ async def test_a_replayed_generation(streams: Streams) -> None:
 
 
 async def test_a_later_generation_takes_over(streams: Streams) -> None:
-    """4001 for the one that had the stream."""
+    """The earlier attachment of the stream gets 4001."""
     facts = {"stream": secrets.token_hex(16), "resume": secrets.token_hex(32)}
     first, _ = await streams.attach(**facts)
     second, _ = await streams.attach(**facts, known=True, generation=2)
@@ -146,7 +146,7 @@ async def test_a_later_generation_takes_over(streams: Streams) -> None:
 
 
 async def test_another_streams_secret(streams: Streams) -> None:
-    """4401: knowing a stream's id does not give the stream."""
+    """The relay closes with 4401: a stream's id is not sufficient to attach."""
     stream = secrets.token_hex(16)
     socket, _ = await streams.attach(stream=stream)
     thief = await streams.dial(streams.hello(stream=stream, known=True, generation=2))
@@ -160,7 +160,7 @@ async def test_a_stream_that_the_relay_does_not_have(streams: Streams) -> None:
 
 
 async def test_resuming_from_the_future(streams: Streams) -> None:
-    """4400 for an offset that was never reached; the attachment that has the stream goes on."""
+    """An offset that was not reached gets 4400; the current attachment continues."""
     facts = {"stream": secrets.token_hex(16), "resume": secrets.token_hex(32)}
     socket, _ = await streams.attach(**facts)
     code, reason = await closed(await streams.dial(streams.hello(**facts, known=True, generation=2, received=10**9)))
@@ -182,7 +182,7 @@ async def test_resuming_from_the_future(streams: Streams) -> None:
     ],
 )
 async def test_a_bad_frame(streams: Streams, message: bytes | str, code: int, reason: str) -> None:
-    """Its own stream ends, with a code and a reason; another of the same caller does not."""
+    """The stream ends with a code and a reason; another stream of the same client continues."""
     bystander, _ = await streams.attach()
     socket, _ = await streams.attach()
     await socket.send(message)
@@ -193,10 +193,10 @@ async def test_a_bad_frame(streams: Streams, message: bytes | str, code: int, re
 
 
 async def test_more_than_the_window(session: Driver, streams: Streams) -> None:
-    """4413 for a sender that does not wait for acks, and no memory beyond the window."""
+    """A sender that ignores the window gets 4413, and memory stays within the window."""
     relay = await relay_of(session)
     before = relay.memory_info().rss
-    socket, _ = await streams.attach(kernel="never-started")  # nothing takes the bytes
+    socket, _ = await streams.attach(kernel="never-started")  # no process reads the bytes
     payload = bytes(MAX_PAYLOAD_BYTES)
     with contextlib.suppress(ConnectionClosed):
         for number in range(2 * WINDOW_BYTES // MAX_PAYLOAD_BYTES):
@@ -206,7 +206,7 @@ async def test_more_than_the_window(session: Driver, streams: Streams) -> None:
 
 
 async def test_a_flood_of_streams(session: Driver, streams: Streams) -> None:
-    """4429 from the 65th on; those that are there stay, and the memory is bounded."""
+    """The 65th stream and later ones get 4429; others continue, and memory is limited."""
     relay = await relay_of(session)
     before = relay.memory_info().rss
     codes, opened = [], []
@@ -226,7 +226,7 @@ async def test_a_flood_of_streams(session: Driver, streams: Streams) -> None:
 
 
 async def test_a_kernel_that_is_gone(streams: Streams) -> None:
-    """4502: the stream's first byte finds no port."""
+    """The first byte of the stream finds a closed port: 4502."""
     driver = await asyncio.to_thread(Driver)
     try:
         with pytest.raises(ExecutionAborted):
@@ -244,7 +244,7 @@ async def test_a_kernel_that_is_gone(streams: Streams) -> None:
 
 
 def test_a_relay_that_vanishes(driver: Driver, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One clear error for the cell that runs, one for the next, and one for who comes anew; each names the address."""
+    """The running cell, the next one and a new client get one clear error each, with the address."""
 
     def vanish() -> None:
         proxy.refuse()
@@ -265,7 +265,7 @@ def test_a_relay_that_vanishes(driver: Driver, proxy: Proxy, monkeypatch: pytest
 
 
 def test_a_relay_that_is_something_else(driver: Driver, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind the port is a kernel and no relay: one error, no endless dialling."""
+    """If the port belongs to a kernel instead of a relay, there is one error and no endless dialling."""
     monkeypatch.setattr("daytona_kernel_interp.tunnel.dialer.DIAL_S", 0.5)
     code = "import json, ipykernel.connect as c; json.loads(c.get_connection_info())['shell_port']"
     proxy.lead_to(driver.value(code))

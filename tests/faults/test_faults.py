@@ -1,4 +1,4 @@
-"""Links that freeze, are refused, crawl, or are gone for good, under a real kernel."""
+"""Links of a real kernel that freeze, are refused, are slow, or are lost permanently."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PROOF = "import hashlib; hashlib.sha256(data).hexdigest()"
 
 @pytest.fixture
 def thread() -> Iterator[ThreadPoolExecutor]:
-    """Run what blocks beside the test; its end is waited for."""
+    """Run a blocking function in a thread and join it afterwards."""
     with ThreadPoolExecutor(4) as pool:
         yield pool
 
@@ -49,7 +49,7 @@ def digest(data: bytes) -> str:
 
 @pytest.mark.parametrize("directions", [(UP, DOWN), (UP,), (DOWN,)], ids="-".join)
 def test_a_frozen_link_is_noticed_while_a_cell_runs(driver: Driver, proxy: Proxy, directions: tuple[str, ...]) -> None:
-    """A link freezes with a tool's reply or output on it: the cell ends as if nothing had been."""
+    """A link freezes with a tool's reply or output in flight: the cell completes normally."""
     driver.tools["freeze"] = lambda: proxy.freeze(*directions)
     dials = proxy.dials
     assert driver.text("print('before')\nfreeze()\nfor i in range(100): print(i, flush=True)") == (
@@ -59,7 +59,7 @@ def test_a_frozen_link_is_noticed_while_a_cell_runs(driver: Driver, proxy: Proxy
 
 
 def test_a_frozen_link_is_noticed_with_the_rhythm_that_users_have(proxy: Proxy) -> None:
-    """The same with no time shortened."""
+    """The same with default timings."""
     driver = Driver(ThroughProxy(proxy))
     try:
         driver.tools["freeze"] = proxy.freeze
@@ -69,7 +69,7 @@ def test_a_frozen_link_is_noticed_with_the_rhythm_that_users_have(proxy: Proxy) 
 
 
 def test_a_link_frozen_in_a_bulk_send_is_noticed(driver: Driver, proxy: Proxy, thread: ThreadPoolExecutor) -> None:
-    """The host cannot get rid of its bytes, and hears nothing: it dials again, and each byte arrives once."""
+    """The host can neither send nor receive: it dials again, and each byte arrives once."""
     data = random.Random(1).randbytes(100 * MB)
     sending = thread.submit(driver.value, PROOF, data=data)
     proxy.until_passed(UP, 20 * MB)
@@ -78,7 +78,7 @@ def test_a_link_frozen_in_a_bulk_send_is_noticed(driver: Driver, proxy: Proxy, t
 
 
 def test_a_link_frozen_in_a_bulk_receive_is_noticed(driver: Driver, proxy: Proxy, thread: ThreadPoolExecutor) -> None:
-    """The same the other way, with a tool's argument."""
+    """The same in the other direction, with a tool's argument."""
     taken: list[str] = []
     driver.tools["take"] = lambda data: taken.append(digest(data))
     sending = thread.submit(driver.value, "import os\ndata = os.urandom(100_000_000)\ntake(data)\n" + PROOF)
@@ -96,14 +96,14 @@ def test_a_link_that_froze_while_idle_is_noticed_by_the_next_cell(driver: Driver
 
 
 def test_a_link_that_freezes_again_and_again(driver: Driver, proxy: Proxy) -> None:
-    """Each freeze costs a redial and nothing else."""
+    """Each freeze causes a new dial and no loss."""
     driver.tools["freeze"] = proxy.freeze
     for number in range(5):
         assert driver.text(f"freeze()\nprint({number})") == f"{number}\n"
 
 
 def test_a_link_that_freezes_under_another_clients_cell(driver: Driver, proxy: Proxy, tmp_path: Path) -> None:
-    """We wait for nothing, so the slow keepalive finds it; the other client's output and idle come all the same."""
+    """The host waits for nothing, so the slow keepalive detects it; the other client's output and idle arrive."""
     gate = tmp_path / "gate"
     with raw_client(driver.session.kernel.connection_file) as client:
         code = (
@@ -133,7 +133,7 @@ def test_a_kernel_that_does_not_read_is_no_dead_link(driver: Driver, proxy: Prox
     try:
         sending = thread.submit(driver.value, PROOF, data=data)
         proxy.until_passed(UP, 10 * MB)
-        # Nothing but answers to keepalives comes down, 19 bytes each. Many more than a dead link would live to get.
+        # Only replies to keepalives are received, 19 bytes each: more of them than a dead link would get.
         proxy.until_passed(DOWN, proxy.passed[DOWN] + 60 * 19)
     finally:
         kernel.resume()
@@ -142,7 +142,7 @@ def test_a_kernel_that_does_not_read_is_no_dead_link(driver: Driver, proxy: Prox
 
 
 def test_a_host_that_does_not_read_is_no_dead_link(patient_driver: Driver, proxy: Proxy) -> None:
-    """Another client reads nothing and so has its window full of iopub; its stream and ours live on."""
+    """Another client does not read, so its window is full of iopub; both streams stay alive."""
     driver, rest_s = patient_driver, 1.5 * PATIENT.dead_after_s
 
     def flood(count: int) -> int:
@@ -155,17 +155,17 @@ def test_a_host_that_does_not_read_is_no_dead_link(patient_driver: Driver, proxy
     dials = proxy.dials + 3  # the other client's: shell, iopub and control
     with raw_client(driver.session.kernel.connection_file):
         proxy.until_dialled(dials)
-        assert flood(20_000) < 1.8 * for_one  # the other's is still in the sandbox
+        assert flood(20_000) < 1.8 * for_one  # the other client's output is still in the sandbox
         driver.run(f"end = time.monotonic() + {rest_s}\nwhile time.monotonic() < end: time.sleep(0.01)")
         assert proxy.dials == dials
 
 
 def test_a_host_that_was_busy_is_no_dead_link(driver: Driver, proxy: Proxy) -> None:
-    """The host's loop was held for longer than silence may last: it asks before it judges."""
+    """The host's loop was blocked for longer than the timeout: it sends a keepalive before it decides."""
     dials = proxy.dials
 
     def hold(output: object) -> None:
-        time.sleep(1.5 * TIMES.dead_after_s)  # what is tested: nothing else runs on that loop meanwhile
+        time.sleep(1.5 * TIMES.dead_after_s)  # the test needs a blocked loop
 
     code = "import time\nfor i in range(3):\n    print(i)\n    end = time.monotonic() + 1\n"
     driver.run(code + "    while time.monotonic() < end: time.sleep(0.01)", on_output=hold)
@@ -173,7 +173,7 @@ def test_a_host_that_was_busy_is_no_dead_link(driver: Driver, proxy: Proxy) -> N
 
 
 def test_an_interrupt_does_not_wait_behind_an_upload(driver: Driver, proxy: Proxy, thread: ThreadPoolExecutor) -> None:
-    """500 MB are on their way at 50 MB/s when a cell is interrupted; it ends while they still are."""
+    """A cell is interrupted during an upload of 500 MB at 50 MB/s; it ends before the upload."""
     total = 500 * MB
     running = threading.Event()
     driver.tools["running"] = running.set
@@ -199,7 +199,7 @@ def test_an_interrupt_does_not_wait_behind_an_upload(driver: Driver, proxy: Prox
 def test_a_cell_whose_variables_are_still_on_their_way_is_taken_back(
     driver: Driver, proxy: Proxy, thread: ThreadPoolExecutor, how: str
 ) -> None:
-    """It did not run, which is said before the upload would be through; the kernel, which is idle, is not killed."""
+    """CellNotRun is raised before the end of the upload, and the idle kernel is not killed."""
     total = 200 * MB
     driver.value("runs = 0")
     proxy.faults = Faults(delay_s=0.02, bytes_per_s=20 * MB)
@@ -216,11 +216,11 @@ def test_a_cell_whose_variables_are_still_on_their_way_is_taken_back(
     assert driver.value("runs") == 0
 
 
-# --- cut all the time; see also test_soak.py ----------------------------------------------------------------------
+# --- continuous cuts; see also test_soak.py -----------------------------------------------------------------------
 
 
 def test_tool_calls_through_a_link_that_is_cut(driver: Driver, proxy: Proxy) -> None:
-    """Each call is made once, in order, and gets its own answer."""
+    """Each call is made once, in order, and gets its result."""
     calls: list[int] = []
 
     def note(number: int) -> int:
@@ -234,7 +234,7 @@ def test_tool_calls_through_a_link_that_is_cut(driver: Driver, proxy: Proxy) -> 
 
 
 def test_interrupts_through_a_link_that_is_cut(driver: Driver, proxy: Proxy, thread: ThreadPoolExecutor) -> None:
-    """Each ends its own cell and no other."""
+    """Each interrupt ends its own cell only."""
     proxy.faults = CUTS
     driver.run("import time\nends = []")
     for number in range(20):
@@ -254,7 +254,7 @@ def test_interrupts_through_a_link_that_is_cut(driver: Driver, proxy: Proxy, thr
 def test_what_is_printed_while_nobody_listens_is_not_lost(
     patient_driver: Driver, proxy: Proxy, thread: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
-    """The relay cannot be reached while a cell prints 4,000 lines; all of them come, in order."""
+    """The relay is unreachable while a cell prints 4,000 lines; all of them arrive, in order."""
     done = tmp_path / "done"
     cut = threading.Event()
 
@@ -274,7 +274,7 @@ def test_what_is_printed_while_nobody_listens_is_not_lost(
 
 
 def test_bad_gateways_are_tried_again(driver: Driver, proxy: Proxy, thread: ThreadPoolExecutor) -> None:
-    """A preview that answers 502 for a while, as during a deploy, costs time only."""
+    """A preview that responds with 502 for a while, as during a deployment, only causes a delay."""
     proxy.faults = Faults(bad_gateway=True)
     proxy.cut("fin")
     cell = thread.submit(driver.value, "40 + 2")
@@ -287,7 +287,7 @@ def test_bad_gateways_are_tried_again(driver: Driver, proxy: Proxy, thread: Thre
 
 
 def test_clients_that_leave_without_a_word_leave_nothing_behind(driver: Driver) -> None:
-    """More of them than a relay has streams: the next client is served all the same."""
+    """After more such clients than a relay has streams, the next client is served."""
     facts = json.loads(driver.session.kernel.connection_file.read_text())
     for number in range(MAX_STREAMS + 10):
         channel = KERNEL_CHANNELS[number % len(KERNEL_CHANNELS)]
@@ -302,7 +302,7 @@ def test_clients_that_leave_without_a_word_leave_nothing_behind(driver: Driver) 
 
 
 def test_200_000_small_prints_through_a_slow_tunnel(driver: Driver, proxy: Proxy) -> None:
-    """Without a cut at the kernel every one of them comes; with it head and tail are exact and the count is right."""
+    """Without truncation in the kernel all lines arrive; with it, head, tail and count are exact."""
     proxy.faults = Faults(delay_s=0.02, bytes_per_s=4 * MB)
     code = "for i in range(200_000): print(i)"
     whole = "".join(f"{i}\n" for i in range(200_000))
@@ -318,17 +318,17 @@ def test_200_000_small_prints_through_a_slow_tunnel(driver: Driver, proxy: Proxy
 
 
 def test_20_000_messages_through_a_slow_tunnel(driver: Driver, proxy: Proxy) -> None:
-    """Prints that are flushed are a message each: more than the high-water marks of both sides together."""
+    """Each flushed print is a message: more than the high-water marks of both sides together."""
     proxy.faults = Faults(delay_s=0.02, bytes_per_s=8 * MB)
     cell = driver.run("for i in range(20_000): print(i, flush=True)", max_output_chars=None, timeout_s=50).cell
     assert cell.text() == "".join(f"{i}\n" for i in range(20_000))
 
 
-# --- gone for good -----------------------------------------------------------------------------------------------
+# --- permanent loss ----------------------------------------------------------------------------------------------
 
 
 def test_a_cell_queued_for_a_link_that_was_down_never_runs_after_its_error(driver: Driver, proxy: Proxy) -> None:
-    """The host gave up on a cell; then the link is there again, and the kernel does not get to see the cell."""
+    """After the host gave up on a cell and the link is back, the kernel does not receive the cell."""
     folder = driver.value("runs = 0\nimport os, time; os.environ['DAYTONA_KERNEL_FOLDER']")
     proxy.refuse()
     proxy.cut()

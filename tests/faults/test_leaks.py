@@ -1,4 +1,4 @@
-"""No sandbox is left, however a session ends: see ``leaks.py``, whose long run is ``make leaks``."""
+"""No sandbox is left for any end of a session: see ``leaks.py``, whose long run is ``make leaks``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 
     from tests.hosts import Hosts
 
-# A process that was killed deletes nothing, one that let its session go shall not, and a sandbox that is still
-# starting cannot be deleted.
+# A killed process deletes no sandbox, a detached one must not, and a starting sandbox cannot be deleted.
 LEFT = {"SIGKILL", "SIGKILL in a cell", "SIGKILL during the start", "detached, and nobody comes"}
 
 
@@ -22,7 +21,7 @@ LEFT = {"SIGKILL", "SIGKILL in a cell", "SIGKILL during the start", "detached, a
 def test_sandboxes_are_deleted_or_end_by_themselves(
     hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At once by who made it; without a host after its auto-stop; and one that never started when its time is over."""
+    """The host deletes it at once; without a host its auto-stop does; a failed start ends after its time to live."""
     monkeypatch.setenv(
         "JUPYTER_RUNTIME_DIR", str(tmp_path)
     )  # dead hosts leave session files, with which others could attach
