@@ -187,9 +187,8 @@ class _Encoder:
             name = value.record_type if isinstance(value, Record) else type(value).__name__
             return self._record(name, fields, isinstance(value, (tuple, SequenceRecord)), depth)
         self._check_size(libraries.min_size(value))
-        parts = libraries.take_apart(
-            value, self._arrow
-        )  # before the base types, because a numpy float is a subclass of float
+        # Before the base types, because a numpy float is a subclass of float.
+        parts = libraries.take_apart(value, self._arrow)
         if parts is not None:
             kind, inner, buffers = parts
             return _tagged(kind, [self.encode(inner, depth + 1), [self._piece(data) for data in buffers]])

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 
     from .faults import Fault
 
-REPLAYED_BYTES = (
-    256 << 10
-)  # a request with a body up to this size is repeated if the connection is lost without a response
+# A request with a body up to this size is repeated if the connection is lost without a response.
+REPLAYED_BYTES = 256 << 10
 _HIGH_WATER = 1 << 20
 _HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding"

@@ -72,9 +72,8 @@ def outside() -> Iterator[int]:
 
 def test_egress(local: Local, outside: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a block, programs use a proxy from their environment, for plain requests and CONNECT."""
-    monkeypatch.setattr(
-        egress, "_may_reach", lambda address: True
-    )  # otherwise a server of this test would be refused as local
+    # Otherwise a server of this test would be refused as local.
+    monkeypatch.setattr(egress, "_may_reach", lambda address: True)
     made = local.service.shared
     answer = made.process.exec(FETCH.format(url=f"http://outside.example:{outside}/a?b=c"))
     assert answer.result == f"/a?b=c of outside.example:{outside}\n"

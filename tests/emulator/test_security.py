@@ -130,7 +130,7 @@ def test_what_is_not_emulated_says_so(local: Local, side: str) -> None:
     for known in refused:
         path = re.sub(r"\{[^}]*\}", "x", known.path.replace("{sandbox}", local.service.shared.id))
         if (found := match(side, known.method, path)) is not None and found[0].name in served:
-            continue  # a parameter value that cannot be part of another operation's path
+            continue  # the parameter's value is part of the path of another operation
         if side == API:
             answer = local.service.api.request(known.method, path)
         else:

@@ -224,9 +224,8 @@ class _Wire:
     async def take(self, duration_s: float) -> None:
         async with self._turn:
             now = asyncio.get_running_loop().time()
-            self._busy_until = (
-                max(now - _LATE_S, self._busy_until) + duration_s
-            )  # a late timer does not reduce the bandwidth
+            # A late timer does not reduce the bandwidth.
+            self._busy_until = max(now - _LATE_S, self._busy_until) + duration_s
             if self._busy_until - now > 0.001:
                 await asyncio.sleep(self._busy_until - now)
 

@@ -22,9 +22,8 @@ def test_sandboxes_are_deleted_or_end_by_themselves(
     hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The host deletes it at once; without a host its auto-stop does; a failed start ends after its time to live."""
-    monkeypatch.setenv(
-        "JUPYTER_RUNTIME_DIR", str(tmp_path)
-    )  # dead hosts leave session files, with which others could attach
+    # Dead hosts leave session files, with which other processes could attach.
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
     rows = run(hosts)
     assert [(row.way, row.unlike) for row in rows if row.unlike] == []
     assert {row.way for row in rows if row.left} == LEFT | {STUCK}

@@ -1,4 +1,4 @@
-"""Sessions whose host process is gone, and those of another process: listed, joined, taken up."""
+"""Sessions without a host process, and those of another process: list, join, attach."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from tests.hosts import Hosts
 
-# What a host does: it starts a session, says its id, and has a cell run in it until it is killed.
+# A host starts a session, prints its id, and runs a cell in it until it is killed.
 HOST = """
 import threading
 from daytona_kernel_interp import KernelInterpreter, LocalSandbox
@@ -45,12 +45,12 @@ interpreter.execute(CODE)
 print("ended", flush=True)
 threading.Event().wait()
 """
-# A cell that runs on until the test lets it end.
+# A cell that runs until the test ends it.
 UNTIL_GATE = "while not os.path.exists({gate!r}):\n    time.sleep(0.01)\n"
 
 
 class Host:
-    """A process with a session."""
+    """A host process with a session."""
 
     def __init__(self, hosts: Hosts, code: str, lifetime_s: float = 60.0) -> None:
         self.process = hosts.start(HOST.replace("LIFETIME", str(lifetime_s)).replace("CODE", repr(code)), {})
@@ -61,7 +61,7 @@ class Host:
         return self.process.line()
 
     def kill(self) -> None:
-        """Kill it and return when it is gone."""
+        """Kill the process and wait for its end."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
@@ -97,7 +97,7 @@ def end_sandbox(record: records.SessionRecord) -> None:
 
 
 def test_a_cell_goes_on_without_its_host(make_host: Callable[..., Host], tmp_path: Path) -> None:
-    """The host is killed under a cell; a new process has its variables, its whole output and its outcome."""
+    """The host is killed during a cell; a new process has its variables, its complete output and its result."""
     gate = tmp_path / "gate"
     host = make_host(
         f"x = 41\nprint('before', flush=True)\n{UNTIL_GATE.format(gate=str(gate))}print('after')\nx += 1\nx"
@@ -117,7 +117,7 @@ def test_a_cell_goes_on_without_its_host(make_host: Callable[..., Host], tmp_pat
 
 
 def test_a_submission_while_nobody_listened_is_kept(make_host: Callable[..., Host], tmp_path: Path) -> None:
-    """SUBMIT in a cell that ended between two hosts is the answer of resume(), typed as the new host says."""
+    """SUBMIT in a cell that ended between two hosts is the result of resume(), with the types of the new host."""
     gate, done = tmp_path / "gate", tmp_path / "done"
     code = f"print('go', flush=True)\n{UNTIL_GATE.format(gate=str(gate))}open({str(done)!r}, 'w')\nSUBMIT('forty-two')"
     host = make_host(code)
@@ -132,7 +132,7 @@ def test_a_submission_while_nobody_listened_is_kept(make_host: Callable[..., Hos
 
 
 def test_a_cell_without_its_host_is_interrupted_at_once(make_host: Callable[..., Host]) -> None:
-    """Who takes it up need not wait for its end: from attach() on there is a cell that can be interrupted."""
+    """After attach() the running cell can be interrupted at once."""
     host = make_host("x = 41\nprint('before', flush=True)\nimport time\ntime.sleep(600)")
     assert host.line() == "output"
     host.kill()
@@ -144,7 +144,7 @@ def test_a_cell_without_its_host_is_interrupted_at_once(make_host: Callable[...,
 
 
 def test_a_pending_tool_call_is_not_made_again(make_host: Callable[..., Host]) -> None:
-    """A call that the dead host took raises HostLost in the cell; the next one goes to the new host's tool."""
+    """A call that the dead host received raises HostLost in the cell; the next one goes to the new host's tool."""
     code = (
         "try:\n    ask('first')\nexcept ConnectionError as error:\n    print(type(error).__name__, error)\n"
         "print(ask('second'))"
@@ -168,7 +168,7 @@ def test_a_pending_tool_call_is_not_made_again(make_host: Callable[..., Host]) -
 
 
 def test_the_next_cell_waits_for_the_one_that_ran(make_host: Callable[..., Host]) -> None:
-    """execute() right after attach(): the old cell is freed from its dead host and ends first."""
+    """With execute() right after attach(), the old cell is released from its dead host and ends first."""
     host = make_host("try:\n    ask('?')\nexcept ConnectionError:\n    order = ['old']")
     assert host.line() == "asked"
     host.kill()
@@ -177,7 +177,7 @@ def test_the_next_cell_waits_for_the_one_that_ran(make_host: Callable[..., Host]
 
 
 def test_host_and_relay_may_both_be_gone(make_host: Callable[..., Host], tmp_path: Path) -> None:
-    """Only the kernel is left: a new relay takes it over, and nothing that the cell printed is missing."""
+    """If only the kernel is left, a new relay adopts it, and no output of the cell is missing."""
     gate = tmp_path / "gate"
     host = make_host(f"print('before', flush=True)\n{UNTIL_GATE.format(gate=str(gate))}print('after')\nkernel")
     assert host.line() == "output"
@@ -194,7 +194,7 @@ def test_host_and_relay_may_both_be_gone(make_host: Callable[..., Host], tmp_pat
 
 
 def test_a_session_without_a_host_ends_in_time(make_host: Callable[..., Host]) -> None:
-    """Relay, kernel and folder are gone after resume_lifetime, and so is the session from the list."""
+    """After resume_lifetime, relay, kernel and folder are gone, and the session is not listed."""
     host = make_host("print('running', flush=True)\nwhile True:\n    time.sleep(0.01)", lifetime_s=1.0)
     assert host.line() == "output"
     record = host.record
@@ -214,7 +214,7 @@ def test_a_session_without_a_host_ends_in_time(make_host: Callable[..., Host]) -
 
 
 def test_a_session_belongs_to_one_host(capfd: pytest.CaptureFixture[str]) -> None:
-    """Whose host lives cannot be taken from it, and an id that is none is answered with those there are."""
+    """A session with a living host cannot be attached to; the error for an unknown id lists the existing ones."""
     with KernelInterpreter(sandbox=LocalSandbox()) as interpreter:
         interpreter.execute("1")
         with pytest.raises(CodeInterpreterError, match=f"belongs to process {os.getpid()}, which is alive"):
@@ -227,7 +227,7 @@ def test_a_session_belongs_to_one_host(capfd: pytest.CaptureFixture[str]) -> Non
 
 
 def test_the_record_is_this_users_alone_and_goes_with_the_session() -> None:
-    """Mode 0600; its secrets show in no repr; shutdown deletes it."""
+    """The file has mode 0600, its secrets are in no repr, and shutdown deletes it."""
     with KernelInterpreter(sandbox=LocalSandbox()) as interpreter:
         interpreter.execute("1")
         record = records.find_session(interpreter.session_id)
@@ -257,7 +257,7 @@ def test_detach_leaves_a_session_to_the_next(tmp_path: Path) -> None:
 
 
 def test_ls_tells_with_and_without_a_host(make_host: Callable[..., Host], capfd: pytest.CaptureFixture[str]) -> None:
-    """``ls`` lists sessions with their host process, or says that there are none."""
+    """``ls`` lists sessions with their host process, or reports that there are none."""
     assert cli.main(["ls"]) == 0
     assert capfd.readouterr() == ("", "No sessions on this machine.\n")
     orphan = make_host("print('x', flush=True)\ntime.sleep(60)")
@@ -306,7 +306,7 @@ def test_exec_uses_a_session_without_a_host(make_host: Callable[..., Host], capf
 def test_attach_shows_the_last_cell_and_takes_more(
     make_host: Callable[..., Host], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``attach`` shows the running cell's output and reads cells until the input ends; the session lives on."""
+    """``attach`` shows the running cell's output and reads cells until EOF; the session stays alive."""
     host = make_host("x = 1\nprint('printed', flush=True)\nask('nobody')")
     assert host.line() == "output"
     assert next(line for line in iter(host.line, "") if line != "output") == "asked"
@@ -355,7 +355,7 @@ def test_no_such_session(command: list[str], capfd: pytest.CaptureFixture[str]) 
 
 
 def test_garbage_in_the_runtime_folder_does_no_harm(capfd: pytest.CaptureFixture[str]) -> None:
-    """Files that are no records, and records that lead nowhere, are passed over or deleted."""
+    """Invalid files and stale records are ignored or deleted."""
     folder = records.SessionRecord("0", 0, "", 0.0, "", "", {}, "").path.parent
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     (folder / "daytona-kernel-00000001.json").write_text("{")
@@ -372,7 +372,7 @@ def test_garbage_in_the_runtime_folder_does_no_harm(capfd: pytest.CaptureFixture
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another process does; 30 s at most."""
+    """Wait for an effect of another process, at most 30 s."""
     end = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < end

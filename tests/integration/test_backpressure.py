@@ -1,4 +1,4 @@
-"""A host that does not read: what is printed meanwhile waits in the sandbox and is not lost."""
+"""A host that does not read: output waits in the sandbox and is not lost."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def wait_until(holds: Callable[[], bool], limit_s: float) -> bool:
 
 
 def test_a_slow_host_loses_nothing(driver: Driver, tmp_path: Path) -> None:
-    """While the host reads nothing, more is printed than all queues on the way hold; it arrives, the idle too."""
+    """While the host does not read, more output is printed than all queues hold; it arrives, with the idle status."""
     done = tmp_path / "done"
     held: list[bool] = []
 
     def on_output(output: Output) -> None:
-        if not held:  # once: hold the loop that reads every channel until the cell has printed all
+        if not held:  # once: block the loop that reads all channels until the cell has printed everything
             held.append(wait_until(done.exists, 60))
 
     line = "x" * 1000

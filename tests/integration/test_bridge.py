@@ -63,7 +63,7 @@ def test_an_unknown_keyword_gets_a_hint(driver: Driver) -> None:
 
 @pytest.mark.parametrize("keyword", ["prompts", "queries", "questions", "inputs"])
 def test_near_misses_of_llm_query_are_accepted(driver: Driver, keyword: str) -> None:
-    """What models write for llm_query_batched's parameter reaches it."""
+    """Similar names for llm_query_batched's parameter are accepted."""
 
     def llm_query_batched(prompts: list[str]) -> list[str]:
         return [prompt.upper() for prompt in prompts]
@@ -73,7 +73,7 @@ def test_near_misses_of_llm_query_are_accepted(driver: Driver, keyword: str) -> 
 
 
 def test_help_shows_the_tools_own_signature_and_text(driver: Driver) -> None:
-    """The model can read what a tool takes."""
+    """help() shows a tool's signature and docstring."""
     driver.tools["add"] = add
     assert driver.value("import inspect; str(inspect.signature(add))") == "(a, b=2, *, scale=1)"
     assert driver.value("(add.__name__, add.__doc__)") == ("add", "Add two numbers.")
@@ -95,13 +95,13 @@ def test_values_keep_their_type_both_ways(driver: Driver) -> None:
 
 
 def test_a_result_that_no_codec_carries_arrives_as_text(driver: Driver) -> None:
-    """As with DSPy's own interpreters, str() of it has to do."""
+    """An unsupported result is sent as str(), as in DSPy's own interpreters."""
     driver.tools["make"] = lambda: slice(1, 2)
     assert driver.value("make()") == "slice(1, 2, None)"
 
 
 def test_an_argument_that_cannot_be_sent_is_an_error_of_the_call(driver: Driver) -> None:
-    """The cell sees a TypeError that says what was wrong; the bridge goes on."""
+    """The cell gets a TypeError with the reason; the bridge keeps working."""
     driver.tools["echo"] = lambda value: value
     error = driver.run("echo(object())").cell.error
     assert error is not None
@@ -126,7 +126,7 @@ def test_prints_before_a_call_come_before_what_the_call_brings(driver: Driver) -
 
 
 def test_threads_call_at_once(driver: Driver) -> None:
-    """Eight calls from eight threads are under way together."""
+    """Eight calls from eight threads are pending at the same time."""
     together = threading.Barrier(8)
 
     def meet(i: int) -> int:
@@ -139,7 +139,7 @@ def test_threads_call_at_once(driver: Driver) -> None:
 
 
 def test_gathered_async_calls_are_under_way_together(driver: Driver) -> None:
-    """``asyncio.gather`` over ``tool.aio`` does not take turns."""
+    """Calls of ``tool.aio`` in ``asyncio.gather`` are pending at the same time."""
     together = threading.Barrier(8)
 
     def meet(i: int) -> int:
@@ -152,7 +152,7 @@ def test_gathered_async_calls_are_under_way_together(driver: Driver) -> None:
 
 
 def test_async_tools_are_awaited(driver: Driver) -> None:
-    """An ``async def`` tool gives its result; two of them share one loop, as their clients need."""
+    """An ``async def`` tool returns its result; two of them share one loop, which their clients require."""
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def fetch(i: int) -> int:
@@ -166,7 +166,7 @@ def test_async_tools_are_awaited(driver: Driver) -> None:
 
 
 def test_calls_see_the_callers_context(driver: Driver) -> None:
-    """Each call, of a sync or an async tool, runs in its own copy of the context execute() was called in."""
+    """Each call of a sync or async tool runs in a copy of the context of execute()."""
     setting: contextvars.ContextVar[str] = contextvars.ContextVar("setting", default="global")
 
     def read() -> str:
@@ -191,7 +191,7 @@ def test_calls_see_the_callers_context(driver: Driver) -> None:
 
 
 class QuotaExceeded(ValueError):
-    """An exception class that the sandbox does not know."""
+    """An exception class that does not exist in the sandbox."""
 
 
 ERRORS = [
@@ -224,14 +224,14 @@ def test_tool_errors_are_caught_by_type(
 
 
 def test_a_failed_call_leaves_the_bridge_working(driver: Driver) -> None:
-    """After an uncaught tool error the next cell's calls are answered."""
+    """After an uncaught tool error, the next cell's calls work."""
     driver.tools.update(add=add, fail=lambda: 1 / 0)
     assert driver.run("fail()").cell.error is not None
     assert driver.value("add(1)") == 3
 
 
 def test_a_hosts_keyboard_interrupt_leaves_execute(driver: Driver) -> None:
-    """A BaseException of a tool is the host's: it ends the call, and the kernel is fit for the next."""
+    """A BaseException of a tool is raised on the host; it ends the call, and the kernel keeps working."""
 
     def stop() -> None:
         raise KeyboardInterrupt
@@ -260,14 +260,14 @@ def test_an_async_tools_exit_leaves_execute_too(driver: Driver) -> None:
 
 
 def test_tools_that_code_overwrote_come_back(driver: Driver) -> None:
-    """``add = 1`` and ``SUBMIT = 1`` last one cell; the function is the same object as before."""
+    """``add = 1`` and ``SUBMIT = 1`` last for one cell; the restored function is the same object."""
     driver.tools["add"] = add
     driver.run("first = add\nadd = 1\nSUBMIT = 1")
     assert driver.value("(add(1), callable(SUBMIT), add is first)") == (3, True, True)
 
 
 def test_tools_follow_the_host(driver: Driver) -> None:
-    """A tool that is replaced is called as it now is; one that is withdrawn is gone."""
+    """A replaced tool is called in its new form; a removed one is gone."""
     driver.tools["t"] = lambda: 1
     assert driver.value("t()") == 1
     driver.tools["t"] = lambda x: x
@@ -279,7 +279,7 @@ def test_tools_follow_the_host(driver: Driver) -> None:
 
 
 def test_a_call_after_its_cell_ended_is_refused(driver: Driver, tmp_path: Path) -> None:
-    """A thread that calls a tool while no cell runs gets an error instead of waiting for ever."""
+    """A thread that calls a tool while no cell runs gets an error instead of waiting forever."""
     driver.tools["add"] = add
     go, told = tmp_path / "go", tmp_path / "told"
     os.mkfifo(go)
@@ -299,7 +299,7 @@ def test_a_call_after_its_cell_ended_is_refused(driver: Driver, tmp_path: Path) 
 
 
 def test_a_child_process_cannot_call(driver: Driver) -> None:
-    """A forked child gets a clear error: its call would never be answered."""
+    """A forked child gets a clear error, because its call would get no reply."""
     driver.tools["add"] = add
     code = (
         "import os\nr, w = os.pipe()\npid = os.fork()\n"
@@ -328,7 +328,7 @@ def test_a_child_process_cannot_call(driver: Driver) -> None:
     ],
 )
 def test_submit_counts_wherever_it_is_called(driver: Driver, code: str) -> None:
-    """The message is the authority: nested, caught, in async code and in threads, the first SUBMIT is the answer."""
+    """The first SUBMIT is the result, also if nested, caught, in async code or in threads."""
     cell = driver.run(code, fields=FIELDS).cell
     assert cell.submission is not None
     assert values.loads(cell.submission) == {"answer": "x", "score": 1}
@@ -345,7 +345,7 @@ def test_submit_counts_wherever_it_is_called(driver: Driver, code: str) -> None:
     ],
 )
 def test_a_wrong_submit_is_refused_in_the_cell(driver: Driver, call: str, problem: str) -> None:
-    """The error says what is wrong and shows the expected call; nothing counts as submitted."""
+    """The error has the reason and the expected call; nothing is submitted."""
     cell = driver.run(call, fields=FIELDS).cell
     assert cell.submission is None
     assert cell.error is not None
@@ -355,14 +355,14 @@ def test_a_wrong_submit_is_refused_in_the_cell(driver: Driver, call: str, proble
 
 
 def test_submit_passes_values_of_other_types_unchanged(driver: Driver) -> None:
-    """Types are DSPy's to convert, not ours to enforce."""
+    """DSPy converts types; SUBMIT does not enforce them."""
     cell = driver.run("SUBMIT(answer=(1, {2}), score='3')", fields=FIELDS).cell
     assert cell.submission is not None
     assert values.loads(cell.submission) == {"answer": (1, {2}), "score": "3"}
 
 
 def test_submit_without_fields_is_json(driver: Driver) -> None:
-    """Callers without fields json.dumps the answer unguarded, so it arrives in JSON's types."""
+    """Callers without output fields pass the result to json.dumps, so it has JSON's types."""
     cell = driver.run("import datetime\nSUBMIT({'s': {1}, 'd': datetime.date(2026, 1, 2), 'o': print})").cell
     assert cell.submission is not None
     answer = values.loads(cell.submission)["output"]
@@ -370,7 +370,7 @@ def test_submit_without_fields_is_json(driver: Driver) -> None:
 
 
 def test_a_cell_that_goes_on_after_submit_is_ended(driver: Driver) -> None:
-    """Code that swallows SUBMIT and loops is interrupted; the answer stands and the kernel lives."""
+    """Code that catches SUBMIT and loops is interrupted; the result is kept and the kernel stays alive."""
     code = "try:\n    SUBMIT('x', 1)\nexcept BaseException:\n    pass\nwhile True: pass"
     result = driver.run(code, fields=FIELDS)
     assert result.cell.submission is not None

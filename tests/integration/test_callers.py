@@ -1,4 +1,4 @@
-"""Everything of DSPy that runs code, on KernelInterpreter: the real modules with a model that follows rules."""
+"""All DSPy modules that run code, on KernelInterpreter, with a scripted model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.dspy,
     pytest.mark.filterwarnings("ignore:(CodeAct|ProgramOfThought) is deprecated:DeprecationWarning"),
-    # DSPy 3.4 calls its own models so, for sandboxed code.
+    # DSPy 3.4 calls its own models this way for sandboxed code.
     pytest.mark.filterwarnings("ignore:Passing OpenAI-style message dictionaries:DeprecationWarning"),
 ]
 
@@ -39,7 +39,7 @@ needs_facade = pytest.mark.skipif(not HAS_FACADE, reason="DSPy before 3.4.1 has 
 
 @pytest.fixture(autouse=True)
 def local(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A factory is called without arguments: the environment says where its kernels run."""
+    """Set the sandbox in the environment, because a factory is called without arguments."""
     monkeypatch.setenv("DAYTONA_KERNEL_SANDBOX", "local")
 
 
@@ -50,7 +50,7 @@ def interp() -> Iterator[KernelInterpreter]:
 
 
 def owned(kind: Any, signature: str, interpreter: KernelInterpreter, *args: Any, **inputs: Any) -> Any:
-    """Run a module once on an interpreter of the caller's, as this DSPy spells it."""
+    """Run a module once on the caller's interpreter, in the spelling of the installed DSPy."""
     if TAKES_FACTORY:
         return kind(signature, *args)(interpreter, **inputs)
     return kind(signature, *args, interpreter=interpreter)(**inputs)
@@ -71,7 +71,7 @@ def configured() -> Iterator[None]:
 
 @pytest.mark.parametrize("spelling", ["keyword", "factory", "configure", "context", "call", "positional"])
 def test_every_spelling_of_rlm(spelling: str, interp: KernelInterpreter) -> None:
-    """Each way in which a DSPy version lets RLM have an interpreter runs the code in our kernel."""
+    """Each way to pass an interpreter to RLM in a DSPy version runs the code in the kernel."""
     if spelling == "factory" and not TAKES_FACTORY:
         pytest.skip("DSPy before 3.3 takes no factory")
     if spelling in ("configure", "context", "call") and not CALL_TAKES_FACTORY:
@@ -98,7 +98,7 @@ def test_every_spelling_of_rlm(spelling: str, interp: KernelInterpreter) -> None
 
 @pytest.mark.skipif(not CALL_TAKES_INTERPRETER, reason="only DSPy 3.3 takes an interpreter in the call")
 def test_a_positional_interpreter_stays_the_callers(interp: KernelInterpreter) -> None:
-    """DSPy 3.3 neither shuts it down nor forgets its variables."""
+    """DSPy 3.3 does not shut it down, and its variables are kept."""
     with dspy.context(lm=model(code="kept = q; SUBMIT(kept)")):
         RLM("q -> a")(interp, q="mine")
     assert interp.execute("kept") == "mine"
@@ -124,7 +124,7 @@ def test_instructions_reach_the_model(interp: KernelInterpreter) -> None:
 
 @pytest.mark.parametrize("code", ["SUBMIT({'answer': 42})", "6 * 7", "print(42)", "answer = 42", "(42, float('nan'))"])
 def test_program_of_thought(interp: KernelInterpreter, code: str) -> None:
-    """What a cell gives goes through json.dumps, whatever it is; the module's answer is built on it."""
+    """The result of a cell passes json.dumps for any type; the module's answer uses it."""
     own = interp if TAKES_FACTORY else interp.spawn()  # DSPy before 3.3 shuts it down
     with dspy.context(lm=model(generated_code=code, answer=lambda prompt: "yes" if "42" in prompt else "no")):
         assert owned(dspy.ProgramOfThought, "question -> answer", own, question="?").answer == "yes"
@@ -156,7 +156,7 @@ def test_old_modules_use_an_interpreter_again(interp: KernelInterpreter, kind: A
 @needs_factory
 @pytest.mark.parametrize("kind", [dspy.ProgramOfThought, dspy.CodeAct])
 def test_modules_on_a_factory(kind: Any) -> None:
-    """Each forward pass gets a kernel and ends it."""
+    """Each forward pass starts a kernel and ends it."""
     args: tuple[Any, ...] = ([double],) if kind is dspy.CodeAct else ()
     module = kind("question -> answer", *args, interpreter_factory=KernelInterpreter)
     lm = model(generated_code="print(6 * 7)", finished="True", answer=lambda prompt: "yes" if "42" in prompt else "no")
@@ -211,7 +211,7 @@ def test_flex_runs_its_source_in_the_kernel() -> None:
 
 @pytest.mark.skipif(not hasattr(dspy, "Flex"), reason="DSPy before 3.3 has no Flex")
 def test_flex_gets_custom_types_back() -> None:
-    """An image crosses as its text and is the original object again where the host's predictor takes it."""
+    """An image is sent as its text and is the original object again in the host's predictor."""
     image = dspy.Image("https://example.org/cat.png")
     flex = dspy.Flex("picture: dspy.Image -> a", interpreter_factory=KernelInterpreter)
     with dspy.context(lm=model(a="a cat")):
@@ -220,7 +220,7 @@ def test_flex_gets_custom_types_back() -> None:
 
 @pytest.mark.skipif(not hasattr(dspy, "Flex"), reason="DSPy before 3.3 has no Flex")
 def test_flexs_baseline_with_tools_is_an_rlm() -> None:
-    """The RLM that Flex builds in the sandbox gets a kernel of its own on the same factory."""
+    """The RLM that Flex builds in the sandbox gets its own kernel from the same factory."""
     flex = dspy.Flex("q -> a", tools=[shout], interpreter_factory=KernelInterpreter)
     with dspy.context(lm=model(code="SUBMIT(shout(q))")):
         assert flex(q="hi").a == "HI!"
@@ -252,7 +252,7 @@ def test_sub_agents(interp: KernelInterpreter, code: str, answer: Any) -> None:
 
 @needs_facade
 def test_a_react_sub_agent_uses_the_hosts_tools(interp: KernelInterpreter) -> None:
-    """``tools=[shout]`` crosses as the name of the stub that the kernel holds."""
+    """``tools=[shout]`` is sent as the name of the stub in the kernel."""
     turns = iter([("shout", '{"text": "hi"}'), ("submit", '{"b": "heard HI!"}')])
     shouted: list[str] = []
 
@@ -273,7 +273,7 @@ def test_a_react_sub_agent_uses_the_hosts_tools(interp: KernelInterpreter) -> No
 
 @needs_facade
 def test_five_nested_sub_agents_do_not_deadlock(interp: KernelInterpreter) -> None:
-    """Each RLM starts its sub-RLM inside a tool call, on the factory of the first: six kernels are up at once."""
+    """Each RLM starts its sub-RLM in a tool call, on the factory of the first: six kernels run at once."""
     code = (
         "import dspy\nSUBMIT('bottom' if depth == 0 else f\"{dspy.RLM('depth: int -> a')(depth=depth - 1).a} {depth}\")"
     )
@@ -304,7 +304,7 @@ def test_five_nested_runs_do_not_deadlock() -> None:
 
 
 class Person(pydantic.BaseModel):
-    """A record in and out."""
+    """A pydantic model for input and output."""
 
     name: str
     age: int
@@ -316,7 +316,7 @@ def signature(outputs: dict[str, Any], **inputs: Any) -> Any:
 
 
 def test_pydantic_models_in_and_out(interp: KernelInterpreter) -> None:
-    """A model arrives as a record with attributes, and what SUBMIT gives becomes one again."""
+    """A model is received as a record with attributes, and the SUBMIT result becomes a model again."""
     code = "SUBMIT(older={'name': person.name, 'age': person['age'] + 1}, names=[person.name])"
     with dspy.context(lm=model(code=code)):
         result = RLM(signature({"older": Person, "names": list[str]}, person=Person), interpreter=interp)(
@@ -327,7 +327,7 @@ def test_pydantic_models_in_and_out(interp: KernelInterpreter) -> None:
 
 
 def test_custom_types_in(interp: KernelInterpreter) -> None:
-    """History arrives with its messages; an image as the text that DSPy makes of it, whole."""
+    """History is received with its messages; an image as DSPy's complete text for it."""
 
     url = "data:image/png;base64," + base64.b64encode(bytes(range(256))).decode()
     code = f"SUBMIT(f\"{{history.messages[0]['q']}} {{{url!r} in picture}}\")"
@@ -342,7 +342,7 @@ def test_custom_types_in(interp: KernelInterpreter) -> None:
 @needs_factory
 @pytest.mark.parametrize("payload", ["text", "binary"])
 def test_sandbox_serializable_inputs(interp: KernelInterpreter, payload: str) -> None:
-    """Text arrives as text, binary data whole (20 MB of it, as one base64 string), whatever bytes it holds."""
+    """Text is received as text, and binary data completely (20 MB, as one base64 string), for any bytes."""
     from dspy.primitives.sandbox_serializable import SandboxSerializable
 
     class Rows(SandboxSerializable):

@@ -1,4 +1,4 @@
-"""Cells on a real kernel behind relay and tunnel: output, values, errors, what IPython offers."""
+"""Cells on a real kernel behind relay and tunnel: output, values, errors, IPython features."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ pytestmark = pytest.mark.kernel
 
 
 def test_variables_stay_between_cells(driver: Driver) -> None:
-    """State is the kernel's, not the cell's."""
+    """Variables are kept in the kernel between cells."""
     driver.run("kept = [1]")
     assert driver.value("kept.append(2); kept") == [1, 2]
 
 
 def test_variables_are_set_anew_in_each_cell(driver: Driver) -> None:
-    """What code did to an injected variable is gone when it is injected again."""
+    """Changes to an injected variable are gone after it is injected again."""
     assert driver.value("items.append(3); items", items=[1, 2]) == [1, 2, 3]
     assert driver.value("items", items=[1, 2]) == [1, 2]
 
 
 @pytest.mark.parametrize("name", ["In", "Out", "_", "exit", "get_ipython", "json", "__dspy_host_token"])
 def test_names_that_ipython_uses_are_ordinary_inputs(driver: Driver, name: str) -> None:
-    """An input may be called like something of IPython's."""
+    """An input may have the name of an IPython variable."""
     try:
         assert driver.value(f"{name} + 1", **{name: 41}) == 42
     finally:
@@ -48,7 +48,7 @@ def test_prints_come_in_order_and_whole(driver: Driver) -> None:
 
 
 def test_prints_before_an_error_are_kept(driver: Driver) -> None:
-    """An exception takes nothing of the output away."""
+    """An exception discards no output."""
     cell = driver.run("import sys\nprint('out')\nprint('err', file=sys.stderr)\n1/0").cell
     assert sorted(cell.text().split()) == ["err", "out"]
     assert cell.error is not None
@@ -90,14 +90,14 @@ def test_source_is_sent_as_written(driver: Driver) -> None:
 
 
 def test_output_of_child_processes_belongs_to_the_cell(driver: Driver) -> None:
-    """What a child wrote to fd 1 before the cell ended is in its text, characters unbroken."""
+    """Output of a child to fd 1 before the cell's end is in its text, with complete characters."""
     code = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', \"print('é' * 5000)\"]);"
     for _ in range(3):
         assert driver.text(code) == "é" * 5000 + "\n"
 
 
 def test_last_expression_is_a_value_with_its_repr(driver: Driver) -> None:
-    """The value keeps its type; the repr is Python's own, on one line however long."""
+    """The value keeps its type; the repr is Python's, on one line of any length."""
     cell = driver.run("list(range(100))").cell
     assert cell.value_text() == repr(list(range(100)))
     assert driver.value("(1, 'a', None)") == (1, "a", None)
@@ -115,12 +115,12 @@ def test_displays_are_typed_outputs(driver: Driver) -> None:
 
 
 def test_lone_surrogates_do_not_lose_output(driver: Driver) -> None:
-    """What UTF-8 cannot carry is escaped, and everything around it arrives."""
+    """Lone surrogates are escaped, and all other output arrives."""
     assert driver.text("print('a'); print('\\ud800'); print('b')") == "a\n\\ud800\nb\n"
 
 
 def test_large_output_is_cut_in_the_middle_and_kept_in_a_file(driver: Driver) -> None:
-    """Head and tail come, the count is right, and the file holds every character."""
+    """Head, tail and count are exact, and the file has all characters."""
     cell = driver.run("for i in range(100_000): print(i)", max_output_chars=1000).cell
     whole = "".join(f"{i}\n" for i in range(100_000))
     text = cell.text()
@@ -132,7 +132,7 @@ def test_large_output_is_cut_in_the_middle_and_kept_in_a_file(driver: Driver) ->
 
 
 def test_both_streams_share_one_cut(driver: Driver) -> None:
-    """Prints and a child's stderr beyond the limit give one note, and its count is right."""
+    """Prints and a child's stderr beyond the limit have one note with the exact count."""
     code = (
         "import subprocess, sys\nprint('a' * 5000, end='')\n"
         "subprocess.run([sys.executable, '-c', \"import sys; sys.stderr.write('b' * 5000)\"]);"
@@ -146,7 +146,7 @@ def test_both_streams_share_one_cut(driver: Driver) -> None:
 
 
 def test_output_limits_hold_for_child_processes_and_values(driver: Driver) -> None:
-    """Neither fd 1 nor a huge repr goes round the limit."""
+    """fd 1 and a huge repr cannot bypass the limit."""
     assert len(driver.run("!seq 1 100000", max_output_chars=1000).cell.text()) < 1300
     shown = driver.run("'x' * 1_000_000", max_output_chars=1000).cell.value_text()
     assert shown is not None
@@ -154,7 +154,7 @@ def test_output_limits_hold_for_child_processes_and_values(driver: Driver) -> No
 
 
 def test_late_prints_head_the_next_cell(driver: Driver, tmp_path: Path) -> None:
-    """What a thread prints after its cell ended is handed over with the next cell, apart from its own text."""
+    """Output of a thread after its cell's end is delivered with the next cell, separate from its text."""
     go, done = tmp_path / "go", tmp_path / "done"
     os.mkfifo(go)
     os.mkfifo(done)
@@ -200,7 +200,7 @@ def test_output_streams_while_the_cell_runs(driver: Driver) -> None:
     ],
 )
 def test_a_timeout_interrupts_and_keeps_variables(driver: Driver, code: str) -> None:
-    """Whatever the cell waits for, it ends soon after its time, with its output and every variable."""
+    """The cell ends soon after its timeout for any wait, with its output and all variables."""
     driver.run("import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\nkept = 'kept'")
     started = time.monotonic()
     result = driver.run(f"print('before', flush=True)\n{code}", timeout_s=1.0)
@@ -212,7 +212,7 @@ def test_a_timeout_interrupts_and_keeps_variables(driver: Driver, code: str) -> 
 
 
 def test_interrupt_from_another_thread_ends_the_cell(driver: Driver) -> None:
-    """interrupt() reaches a cell that waits for a tool; the tool's late answer disturbs nothing."""
+    """interrupt() ends a cell that waits for a tool; the tool's late reply is ignored."""
     waiting, release = threading.Event(), threading.Event()
 
     def slow() -> str:
@@ -236,7 +236,7 @@ def test_interrupt_from_another_thread_ends_the_cell(driver: Driver) -> None:
 
 
 def test_an_interrupt_that_does_not_get_through_is_waited_out(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """interrupt() kills nothing: code that resists goes on to its end, and its result counts."""
+    """interrupt() does not kill the kernel: code that ignores it runs to its end, with its result."""
     ladder = tuple((rung, 0.05) for rung in ("interrupt", "exception", "interrupt"))
     monkeypatch.setattr("daytona_kernel_interp.client.kernel_driver.INTERRUPT_LADDER", ladder)
     driver.tools["interrupt"] = driver.interrupt
@@ -250,7 +250,7 @@ def test_an_interrupt_that_does_not_get_through_is_waited_out(driver: Driver, mo
 
 
 def test_a_malformed_preamble_is_an_error_of_the_cell(driver: Driver) -> None:
-    """A kernel that cannot read its preamble says so and does not run the code."""
+    """A kernel that cannot read its preamble reports an error and does not run the code."""
     from daytona_kernel_interp.runtime.event_loop import io_loop
 
     run = driver.session.kernel.run("ran = True", [b"{"], driver.session.tools, timeout_s=10, max_output_chars=None)
@@ -296,9 +296,9 @@ def test_submit_fields_reach_the_host(driver: Driver) -> None:
     ],
 )
 def test_what_a_cell_broke_is_mended(driver: Driver, code: str, error: str | None) -> None:
-    """On every Python and ipykernel: the cell's own prints are kept, and the next one has all that it needs."""
+    """On all versions of Python and ipykernel, the cell's prints are kept, and the next cell works."""
     driver.tools["add"] = lambda a, b: a + b
-    # Flushed: who breaks the builtins breaks the thread that would publish it 20 ms later, too.
+    # Flushed, because broken builtins also break the thread that publishes it 20 ms later.
     cell = driver.run(f"print('printed', flush=True)\n{code}").cell
     assert (cell.error.name if cell.error else None) == error
     assert "printed\n" in cell.text()

@@ -1,4 +1,4 @@
-"""Kernels in sandboxes of a Daytona on loopback, driven through the real SDK."""
+"""Kernels in sandboxes of an emulated Daytona on loopback, through the real SDK."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_an_rlm_works_in_a_sandbox(daytona: Service) -> None:
 
 
 def test_the_relay_is_uploaded_where_it_is_missing(daytona: Service) -> None:
-    """The kernel then runs from the uploaded file, and not from this machine's package."""
+    """The kernel runs from the uploaded file, not from this machine's package."""
     with KernelInterpreter(sandbox=DaytonaSandbox(upload=True)) as interpreter:
         path = interpreter.execute("import daytona_kernel_interp; daytona_kernel_interp.__file__")
         assert ".zip/daytona_kernel_interp/" in path
@@ -76,7 +76,7 @@ def test_the_relay_is_uploaded_where_it_is_missing(daytona: Service) -> None:
 
 
 def test_what_a_sandbox_is_asked_for(daytona: Service) -> None:
-    """Labels name the owner, the dead man's switches are set, and variables and threads are those of the sandbox."""
+    """Labels name the owner, automatic stop and deletion are set, and variables and threads fit the sandbox."""
     wanted = DaytonaSandbox(
         env_vars={"COLOUR": "red"}, labels={"team": "a"}, ttl_minutes=60, resume_lifetime=600, target="eu"
     )
@@ -91,7 +91,7 @@ def test_what_a_sandbox_is_asked_for(daytona: Service) -> None:
 
 
 def test_no_secret_is_to_be_seen_in_the_sandbox(interpreter: KernelInterpreter, daytona: Service) -> None:
-    """Neither key, token nor the relay's secret stands in arguments, environments or files that are left."""
+    """Key, token and the relay's secret are not in arguments, environments or remaining files."""
     interpreter.start()
     address = session_of(interpreter).sandbox.address
     code = """
@@ -118,7 +118,7 @@ b"".join(seen).decode("latin-1")
 
 
 def test_a_kept_sandbox_is_stopped_and_not_deleted(daytona: Service) -> None:
-    """It has no automatic deletion, and its disk is there afterwards."""
+    """It has no automatic deletion, and its disk is kept."""
     with KernelInterpreter(sandbox=DaytonaSandbox(keep=True)) as interpreter:
         interpreter.execute("1")
         made = daytona.only
@@ -127,7 +127,7 @@ def test_a_kept_sandbox_is_stopped_and_not_deleted(daytona: Service) -> None:
     daytona.ask("DELETE", f"/sandbox/{made['id']}")
 
 
-# --- trouble under way --------------------------------------------------------------------------------------
+# --- faults during a session --------------------------------------------------------------------------------
 
 
 def relay_pid(interpreter: KernelInterpreter) -> int:
@@ -138,9 +138,9 @@ def relay_pid(interpreter: KernelInterpreter) -> int:
 
 
 def test_a_relay_that_is_killed_is_started_again(interpreter: KernelInterpreter) -> None:
-    """Through the toolbox; the kernel lives, with its variables, and the cell under way ends as if nothing had been.
+    """The toolbox starts it again; the kernel keeps its variables, and the running cell completes normally.
 
-    What code wrote into its folder under the name of a module does no harm.
+    Files with names of modules in its folder have no effect.
     """
     interpreter.execute("x = 1; open('json.py', 'w').write('1 / 0')")
     pid = relay_pid(interpreter)
@@ -152,7 +152,7 @@ def test_a_relay_that_is_killed_is_started_again(interpreter: KernelInterpreter)
 
 @pytest.mark.parametrize("how", ["stop", "delete"])
 def test_a_sandbox_that_goes_away_is_told_at_once(interpreter: KernelInterpreter, daytona: Service, how: str) -> None:
-    """Stopped or deleted under a running cell: one error that says so, long before the link's lifetime is over."""
+    """If it is stopped or deleted during a cell, one error reports that, long before the end of the resume lifetime."""
     interpreter.execute("x = 1")
     made = daytona.only["id"]
     begun, end = threading.Event(), {}
@@ -174,7 +174,7 @@ def test_a_sandbox_that_goes_away_is_told_at_once(interpreter: KernelInterpreter
 
 
 def test_a_new_token_is_taken_up(interpreter: KernelInterpreter, daytona: Service) -> None:
-    """A link that breaks after the token was changed comes back with the new one."""
+    """A link that breaks after a change of the token is resumed with the new one."""
     interpreter.execute("x = 1")
     emulator = daytona.emulator
     emulator.rotate_token(daytona.only["id"])
@@ -205,14 +205,14 @@ def test_a_redirect_to_a_login_page_is_a_refusal(daytona: Service) -> None:
 
 
 def failure(sandbox: DaytonaSandbox | None = None) -> str:
-    """Return what a start that must fail says."""
+    """Return the error text of a start that must fail."""
     with pytest.raises(CodeInterpreterError) as caught:
         KernelInterpreter(sandbox=sandbox or DaytonaSandbox()).start()
     return str(caught.value)
 
 
 def test_a_start_that_takes_too_long_says_so(daytona: Service) -> None:
-    """The time is up, and what was made is deleted."""
+    """After the timeout, the created sandbox is deleted."""
     daytona.emulator.fail(Fault("toolbox", "executeCommand", hang=True))
     assert "after 1 s" in failure(DaytonaSandbox(start_timeout=1))
 
@@ -243,14 +243,14 @@ def test_what_the_user_has_to_mend_is_told_in_a_sentence(daytona: Service, monke
 
 @pytest.fixture(scope="module")
 def bare_python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A Python that has nothing installed."""
+    """Provide a Python without installed packages."""
     folder = tmp_path_factory.mktemp("bare")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     return str(folder / "bin" / "python")
 
 
 def test_a_python_without_packages_and_pip_is_told(daytona: Service, bare_python: str) -> None:
-    """Neither pip nor uv is there, so the image has to bring what is missing."""
+    """Without pip and uv, the image must have the missing packages."""
     said = failure(DaytonaSandbox(python=bare_python, env_vars={"PATH": "/usr/bin:/bin"}))
     assert "ipykernel and websockets could not be installed" in said
     assert "it has neither pip nor uv" in said
@@ -267,7 +267,7 @@ def test_packages_that_cannot_be_fetched_are_told(daytona: Service, bare_python:
 
 
 def test_a_sandbox_without_a_way_out_works_where_nothing_is_missing(daytona: Service) -> None:
-    """With network_block_all the toolbox and the preview still do."""
+    """With network_block_all, toolbox and preview still work."""
     if not can_isolate():
         pytest.skip("`unshare -rn` does not work here")
     with KernelInterpreter(sandbox=DaytonaSandbox(network_block_all=True)) as interpreter:
@@ -275,7 +275,7 @@ def test_a_sandbox_without_a_way_out_works_where_nothing_is_missing(daytona: Ser
 
 
 def take_port() -> socket.socket:
-    """Take a port of this machine's loopback that previews reach."""
+    """Occupy a port of this machine's loopback that previews can access."""
     for port in range(5000, 6000):
         try:
             return socket.create_server(("127.0.0.1", port))
@@ -285,7 +285,7 @@ def take_port() -> socket.socket:
 
 
 def test_a_port_that_is_taken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that was asked for; else another is taken."""
+    """A requested port in use is an error; otherwise another one is selected."""
     with DaytonaEmulator(isolated=False) as emulator, take_port() as taken:
         port = taken.getsockname()[1]
         for name, value in emulator.environment().items():
@@ -296,14 +296,14 @@ def test_a_port_that_is_taken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_old_python_is_told() -> None:
-    """With its version and what to do."""
+    """The error has its version and the remedy."""
     found = ProbeResult("python3", (3, 8), (), installed=False, uploaded=False, folder="/f", cwd="/", port=4290)
     with pytest.raises(SandboxFailed, match=r"has Python 3\.8 .* needs 3\.10"):
         starting._check_python(found, DaytonaSandbox())
 
 
 def test_a_sandbox_without_a_python_is_told(daytona: Service, tmp_path: Path) -> None:
-    """None under any name; the sandbox is deleted."""
+    """Without a Python under any name, the start fails and the sandbox is deleted."""
     for name in ("sh", "cat"):
         (tmp_path / name).symlink_to(shutil.which(name) or "")
     said = failure(DaytonaSandbox(env_vars={"PATH": str(tmp_path)}))
@@ -311,7 +311,7 @@ def test_a_sandbox_without_a_python_is_told(daytona: Service, tmp_path: Path) ->
 
 
 def test_a_failed_build_shows_the_end_of_its_log(daytona: Service) -> None:
-    """The lines that say what went wrong are in the error."""
+    """The error has the last lines of the build log."""
     from daytona import Image
 
     daytona.emulator.fail_builds_with("no-such-package")
@@ -342,7 +342,7 @@ interpreter.execute("import time; time.sleep(1); print('went on')")
 
 
 def test_a_session_whose_host_was_killed_is_taken_up(daytona: Service, hosts: Hosts) -> None:
-    """By this process: the cell under way ended, its output is there, and the sandbox now names this process."""
+    """This process attaches: the running cell has ended with its output, and the sandbox's labels name this process."""
     host = hosts.start(HOST, daytona.emulator.environment())
     session = host.line()
     host.send_signal(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What becomes of a sandbox at an emulated Daytona when the process that made it ends."""
+"""Sandboxes at an emulated Daytona after the end of the process that created them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ time.sleep(60)
 def test_lost_sandboxes_are_listed_and_deleted(
     daytona: Service, hosts: Hosts, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """That of a process that was killed, and its session with it; not that of this one."""
+    """The sandbox of a killed process and its session are listed and deleted; this process's are not."""
     host = hosts.start(RUNS, daytona.emulator.environment())
     assert host.line() == "ready"
     (lost,) = (sandbox["id"] for sandbox in daytona.sandboxes)
@@ -46,7 +46,6 @@ def test_lost_sandboxes_are_listed_and_deleted(
         assert lost in shown.out
         assert "Deleted 1." in shown.err
         until(lambda: len(daytona.sandboxes) == 1, "the lost one's end")
-        assert [record.id for record in list_records()] == [
-            interpreter.session_id
-        ]  # no process can attach to the other
+        # No process can attach to the other.
+        assert [record.id for record in list_records()] == [interpreter.session_id]
         assert interpreter.execute("1 + 1") == 2

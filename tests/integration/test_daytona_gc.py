@@ -1,4 +1,4 @@
-"""``daytona-kernel gc``: which sandboxes it takes for lost, and that it deletes no other."""
+"""``daytona-kernel gc``: it deletes orphaned sandboxes and no others."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ MINUTE_S = 60.0
 HOUR_S = 60 * MINUTE_S
 ALIVE = {"daytona-kernel": "1", **owner.owner()}
 LATER = {**ALIVE, owner.PROCESS_LABEL: f"{os.getpid()}-{int(process_start_mark(os.getpid())) - 1}"}
-GONE = {**ALIVE, owner.PROCESS_LABEL: "4194305-1"}  # no process has an id that large
+GONE = {**ALIVE, owner.PROCESS_LABEL: "4194305-1"}  # no process has such a large id
 ELSEWHERE = {**GONE, owner.MACHINE_LABEL: "0" * 16}
 WITHOUT = {name: value for name, value in GONE.items() if name != owner.PACKAGE_LABEL}
 
 
 @pytest.fixture
 def make(daytona: Emulated) -> Iterator[Callable[..., str]]:
-    """Makes sandboxes with labels, last used so long ago, and deletes what is left of them."""
+    """Provide a function that creates sandboxes with labels and idle times, and delete the remaining ones."""
 
     def made(labels: dict[str, str], idle_s: float = 0.0) -> str:
         sandbox_id = str(daytona.ask("POST", "/sandbox", {"labels": labels, "autoStopInterval": 0})["id"])
@@ -71,7 +71,7 @@ def left(daytona: Emulated) -> set[str]:
 def test_which_sandboxes_are_lost(
     daytona: Emulated, make: Callable[..., str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of this machine: a process that is gone, also where its id is another's now, or an hour idle; no other."""
+    """Orphaned: of this machine, with an ended process (also if its id was reused) or idle for an hour; no others."""
     gone, later, idle = make(GONE), make(LATER), make(ALIVE, idle_s=1.1 * HOUR_S)
     alive, elsewhere = make(ALIVE, idle_s=0.9 * HOUR_S), make(ELSEWHERE, idle_s=MINUTE_S)
     idle_elsewhere, foreign = make(ELSEWHERE, idle_s=2 * HOUR_S), make({"team": "a"}, idle_s=9 * HOUR_S)
@@ -107,7 +107,7 @@ def test_which_sandboxes_are_lost(
 def test_what_is_taken_up_while_the_question_stands_is_not_deleted(
     daytona: Emulated, make: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The answer is about what was shown, and only as far as that is still lost."""
+    """The confirmation applies only to listed sandboxes that are still orphaned."""
     taken, other = make(GONE), make(GONE)
     typed("y\n", monkeypatch)
     read = sys.stdin.readline
@@ -127,7 +127,7 @@ def test_what_is_taken_up_while_the_question_stands_is_not_deleted(
 def test_one_that_cannot_be_deleted_does_not_save_the_others(
     daytona: Emulated, make: Callable[..., str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """It is named, with what the service said."""
+    """The error names it with the service's message."""
     stuck, other = make(GONE), make(GONE)
     daytona.emulator.fail(Fault("api", "deleteSandbox", sandbox=stuck, status=403, body='{"message": "not you"}'))
     assert cli.main(["gc", "--yes"]) == 1
@@ -139,7 +139,7 @@ def test_one_that_cannot_be_deleted_does_not_save_the_others(
 
 
 def test_a_wrong_clock_here_makes_nothing_old(make: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ages are counted by the service's clock."""
+    """Ages use the service's clock."""
     used = make(ELSEWHERE)
     later = time.time() + 5 * HOUR_S
     monkeypatch.setattr(lost, "time", SimpleNamespace(time=lambda: later))  # the emulator's is right
@@ -151,7 +151,7 @@ def test_a_wrong_clock_here_makes_nothing_old(make: Callable[..., str], monkeypa
 def test_a_service_that_does_not_filter_is_not_believed(
     make: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Labels are looked at here as well, before anything is called ours."""
+    """Labels are also checked by the client before a sandbox counts as its own."""
     gone, _, _ = make(GONE), make({"team": "a"}, idle_s=9 * HOUR_S), make(WITHOUT)
     listing = DaytonaAPI.list
     monkeypatch.setattr(DaytonaAPI, "list", lambda service, labels: listing(service, {}))
@@ -161,7 +161,7 @@ def test_a_service_that_does_not_filter_is_not_believed(
 def test_a_service_that_cannot_be_asked_is_named(
     daytona: Emulated, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With where it was looked for; nothing is deleted."""
+    """The error has the service's address; nothing is deleted."""
     monkeypatch.setenv("DAYTONA_API_URL", "http://127.0.0.1:9/api")
     assert cli.main(["gc", "--yes"]) == 2
     assert "its API at http://127.0.0.1:9/api is unreachable" in capfd.readouterr().err

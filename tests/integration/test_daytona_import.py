@@ -1,4 +1,4 @@
-"""Daytona's SDK takes seconds to import: it is imported once, in a thread, and a start waits for what is left of it."""
+"""Daytona's SDK takes seconds to import: a thread imports it once, and a start waits only for the remaining time."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ print("ok")
 
 
 def test_a_start_does_not_wait_for_an_import_that_was_begun_earlier(daytona: Service) -> None:
-    """The import is done in a thread, once; when it is over, a client is made without another import."""
+    """A thread imports the SDK once; afterwards, a client is created without another import."""
     command = [sys.executable, "-W", "ignore", "-c", BEGUN_EARLIER]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert (done.stdout, done.returncode) == ("ok\n", 0), done.stderr
@@ -67,7 +67,7 @@ STARTS = "from daytona_kernel_interp import KernelInterpreter; KernelInterpreter
 
 
 def test_an_interrupt_does_not_wait_for_the_import(tmp_path: Path) -> None:
-    """Nor does the end of the process: here the import would never be over."""
+    """The end of the process does not wait either; here the import never ends."""
     (tmp_path / "daytona").mkdir()
     (tmp_path / "daytona" / "__init__.py").write_text(NEVER_IMPORTED)
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "DAYTONA_API_KEY": "dtn_key"}

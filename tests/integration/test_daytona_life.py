@@ -1,4 +1,4 @@
-"""Sandboxes at an emulated Daytona over time: kept up, stopped, started again, paused, without a host."""
+"""Sandboxes at an emulated Daytona over time: kept running, stopped, restarted, paused, without a host."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def interpreter(daytona: Service) -> Iterator[KernelInterpreter]:
 
 @contextlib.contextmanager
 def meanwhile(interpreter: KernelInterpreter, act: Callable[[], object]) -> Iterator[None]:
-    """Have ``act`` done by another thread as soon as a cell calls ``begun``."""
+    """Run ``act`` in another thread as soon as a cell calls ``begun``."""
     begun, failed = threading.Event(), []
     interpreter.tools["begun"] = begun.set
 
@@ -58,7 +58,7 @@ def running(interpreter: KernelInterpreter) -> RunningDaytonaSandbox:
 
 
 def test_a_host_keeps_its_sandbox_up_until_its_time_is_over(interpreter: KernelInterpreter, daytona: Service) -> None:
-    """A cell that calls nothing for an hour, then a session that runs none; a day after the create it is deleted."""
+    """It runs during a cell of an hour and an idle session, and is deleted a day after its creation."""
 
     def an_hour() -> None:
         for _ in range(5):
@@ -90,7 +90,7 @@ interpreter.execute("x = 42; import time; print(flush=True); time.sleep(60)")
 
 
 def test_a_kept_sandbox_of_a_dead_host_waits_and_is_taken_up(daytona: Service, hosts: Hosts) -> None:
-    """Until its auto-stop it runs on, variables and all; who takes it up stops it at shutdown."""
+    """It runs with its variables until its auto-stop; a process that attaches stops it at shutdown."""
     host = hosts.start(KEEPS, daytona.emulator.environment())
     session = host.line()
     host.send_signal(signal.SIGKILL)
@@ -112,7 +112,8 @@ def test_a_sandbox_that_was_restarted_is_told(daytona: Service) -> None:
         made = daytona.only["id"]
 
         def restart() -> None:
-            daytona.emulator.fail(Fault("api", "getSandbox", status=500, times=None))  # it is not seen stopped
+            # The host does not observe the stopped state.
+            daytona.emulator.fail(Fault("api", "getSandbox", status=500, times=None))
             daytona.ask("POST", f"/sandbox/{made}/stop")
             record = daytona.emulator._server.world.fleet.by_id(made)
             assert record is not None
@@ -132,7 +133,7 @@ def test_a_sandbox_that_was_restarted_is_told(daytona: Service) -> None:
 def test_a_sandbox_out_of_memory_is_told_when_the_service_notices(
     interpreter: KernelInterpreter, daytona: Service
 ) -> None:
-    """All in it is dead, the state says started for minutes more, no reason is given: the error names a likely one."""
+    """All processes are dead and the state is started for minutes, without a reason: the error names a likely one."""
     interpreter.execute("x = 1")
     made, sandbox = daytona.only["id"], running(interpreter)
 
@@ -148,7 +149,7 @@ def test_a_sandbox_out_of_memory_is_told_when_the_service_notices(
 
 
 def test_a_dead_daemon_is_waited_for_as_long_as_a_lost_link(daytona: Service) -> None:
-    """The state goes on saying started: after the link's lifetime the error says what answered last."""
+    """The state stays started: after the resume lifetime, the error has the last response."""
     with KernelInterpreter(sandbox=DaytonaSandbox(resume_lifetime=3)) as interpreter:
         interpreter.execute("x = 1")
         made = daytona.only["id"]
@@ -167,7 +168,7 @@ def vm(daytona: Service) -> Iterator[DaytonaSandbox]:
 
 
 def test_a_paused_sandbox_is_resumed_with_its_kernel(daytona: Service, vm: DaytonaSandbox) -> None:
-    """In the middle of a cell: it ends as if nothing had been, and variables are there."""
+    """A cell during the pause completes normally, and variables are kept."""
     with KernelInterpreter(sandbox=vm) as interpreter:
         pid = interpreter.execute("import os; x = 42; os.getpid()")
         made, states = daytona.only["id"], []

@@ -1,4 +1,4 @@
-"""Where the three secrets of a session at Daytona go: the API key, the preview's token, the relay's own secret."""
+"""Recipients of the three secrets of a session at Daytona: API key, preview token, relay secret."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 class Wire:
-    """All that reaches an emulator, byte for byte, by connection."""
+    """All bytes that an emulator receives, by connection."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.connections: dict[int, bytearray] = {}
-        self._handlers: list[RequestHandler] = []  # kept, so that none gets another's id
+        self._handlers: list[RequestHandler] = []  # kept, so that ids are not reused
         receive = RequestHandler.data_received
 
         def recorded(handler: RequestHandler, data: bytes) -> None:
@@ -40,11 +40,11 @@ class Wire:
         monkeypatch.setattr(RequestHandler, "data_received", recorded)
 
     def to_previews(self, domain: str) -> list[bytes]:
-        """Return what went to hosts of previews: there every connection is one upgrade."""
+        """Return the requests to preview hosts, where every connection is one upgrade."""
         return [bytes(data) for data in self.connections.values() if f".{domain}:".encode() in head_of(data)]
 
     def elsewhere(self, domain: str) -> list[bytes]:
-        """Return what went to the API and the toolboxes."""
+        """Return the requests to the API and the toolboxes."""
         return [bytes(data) for data in self.connections.values() if f".{domain}:".encode() not in head_of(data)]
 
 
@@ -67,9 +67,9 @@ def emulator(wire: Wire) -> Iterator[DaytonaEmulator]:
 def test_each_secret_goes_where_it_belongs_and_nowhere_else(
     upload: bool | None, wire: Wire, daytona: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Through a start, cells, a relay that is started again, a new token and an error.
+    """The session has a start, cells, a relay restart, a new token and an error.
 
-    Looked for on the wire, in the sandbox's processes and files, in logs of every level, in reprs and in errors.
+    The check covers the wire, the sandbox's processes and files, logs of all levels, reprs and errors.
     """
     caplog.set_level(logging.DEBUG)
     emulator = daytona.emulator
@@ -78,7 +78,7 @@ def test_each_secret_goes_where_it_belongs_and_nowhere_else(
     interpreter = KernelInterpreter(sandbox=DaytonaSandbox(upload=upload, env_vars={"COLOUR": "red"}))
 
     def look() -> None:
-        """Take note of the secrets that are used now, and of what may show them."""
+        """Record the current secrets, and the texts that may have them."""
         session = session_of(interpreter)
         secrets["token"].add(session.sandbox.address.headers[TOKEN_HEADER])
         secrets["relay"].add(session.sandbox.address.secret)
@@ -118,7 +118,7 @@ def test_each_secret_goes_where_it_belongs_and_nowhere_else(
 
 
 def check_wire(wire: Wire, emulator: DaytonaEmulator, secrets: dict[str, set[str]]) -> None:
-    """Previews get token and relay's secret, each in its header, and never the key; nothing secret is in a URL."""
+    """Previews get token and relay secret, each in its header, and never the key; no secret is in a URL."""
     every = [secret for kind in secrets.values() for secret in kind]
     previews, elsewhere = wire.to_previews(emulator._options.domain), wire.elsewhere(emulator._options.domain)
     assert previews

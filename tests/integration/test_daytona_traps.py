@@ -1,4 +1,4 @@
-"""What is odd at Daytona, in its SDK and in images, and must not be noticed."""
+"""Peculiarities of Daytona, its SDK and images that must not affect users."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def answer(sandbox: DaytonaSandbox = UPLOADED) -> Any:
 def test_a_stop_is_tried_again_while_the_service_is_busy(
     daytona: Service, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With the words that were seen under both statuses; nothing is logged as failed."""
+    """A stop is retried for the observed messages of both statuses, without a log of a failure."""
     caplog.set_level(logging.WARNING, logger="daytona_kernel_interp.sandboxes")
     daytona.emulator.fail(Fault("api", "stopSandbox", status=status, body=BUSY, times=2))
     assert answer(DaytonaSandbox(keep=True)) == 42
@@ -49,7 +49,7 @@ NO_LIMITS = Fault("api", "createSandbox", status=400, body='{"message": "ttlMinu
 
 
 def test_a_service_without_limits_to_whole_lives_will_do(daytona: Service) -> None:
-    """Where the limit was our idea; one that the user asked for is not left out in silence."""
+    """A default limit is omitted if it is not supported; a requested one raises an error."""
     daytona.emulator.fail(NO_LIMITS)
     with KernelInterpreter() as interpreter:
         assert interpreter.execute("6 * 7") == 42
@@ -60,13 +60,13 @@ def test_a_service_without_limits_to_whole_lives_will_do(daytona: Service) -> No
 
 
 def test_a_toolbox_session_that_is_there_already_is_ours(daytona: Service) -> None:
-    """A request that was repeated on the way made it; its name is ours alone."""
+    """A repeated request has created it, because its name is unique."""
     daytona.emulator.fail(Fault("toolbox", "createSession", status=409, after=True))
     assert answer() == 42
 
 
 def test_a_users_alarm_is_left_alone(daytona: Service) -> None:
-    """The SDK's sync client keeps its time by SIGALRM in the main thread; a timer of the user's own goes on here."""
+    """The SDK's sync client uses SIGALRM in the main thread; a timer of the user is not affected."""
     assert threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGALRM, lambda *_: None)
     timer = signal.setitimer(signal.ITIMER_REAL, 1000)
@@ -81,7 +81,7 @@ def test_a_users_alarm_is_left_alone(daytona: Service) -> None:
 
 
 def test_it_starts_from_any_thread(daytona: Service) -> None:
-    """There the sync client would throw exceptions into it."""
+    """In other threads the sync client would raise exceptions."""
     answers: list[Any] = []
     worker = threading.Thread(target=lambda: answers.append(answer()))
     worker.start()
@@ -90,7 +90,7 @@ def test_it_starts_from_any_thread(daytona: Service) -> None:
 
 
 def test_a_home_that_shells_trip_over_will_do(daytona: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is in its name."""
+    """The name of the home folder may have any characters."""
     name = "a home with 'quotes', $(spaces) and *"
     monkeypatch.setattr(world.Box, "home", property(lambda box: box.folder / name))
     with KernelInterpreter(sandbox=UPLOADED) as interpreter:
@@ -100,14 +100,14 @@ def test_a_home_that_shells_trip_over_will_do(daytona: Service, monkeypatch: pyt
 
 
 def test_a_home_that_cannot_be_used_is_not_needed(daytona: Service) -> None:
-    """What is brought goes to the folder of temporary files then."""
+    """Uploads then go to the temporary folder."""
     with KernelInterpreter(sandbox=DaytonaSandbox(upload=True, env_vars={"HOME": "/proc/no/such/home"})) as interpreter:
         ours = interpreter.execute("import daytona_kernel_interp; daytona_kernel_interp.__file__")
         assert ours.startswith(interpreter.execute("import os; os.environ['TMPDIR']"))
 
 
 def test_a_shell_of_other_rules_will_do(daytona: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the default snapshot it is zsh, where a pattern that matches nothing is an error."""
+    """The default snapshot has zsh, where a pattern without a match is an error."""
     shell = tmp_path / "shell"
     shell.write_text("#!/bin/sh\nexec bash -O failglob\n")
     shell.chmod(0o700)
@@ -125,7 +125,7 @@ def test_threads_are_as_many_as_the_sandbox_has_cores() -> None:
 
 
 def test_what_an_older_sdk_would_drop_is_told(daytona: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It leaves out in silence what its models do not know: the sandbox would be in another region."""
+    """It silently omits unknown options, so that the sandbox would be in another region."""
     from daytona import CreateSandboxFromSnapshotParams
 
     monkeypatch.delitem(CreateSandboxFromSnapshotParams.model_fields, "target")
@@ -134,14 +134,14 @@ def test_what_an_older_sdk_would_drop_is_told(daytona: Service, monkeypatch: pyt
 
 
 def cut(interpreter: KernelInterpreter) -> None:
-    """Break every socket of its link."""
+    """Abort all sockets of the link."""
     for stream in session_of(interpreter).tunnel._streams:
         if stream.carrier.socket is not None:
             stream.carrier.socket.abort()
 
 
 def test_old_servers_that_refuse_by_a_redirect(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A changed token is then answered with 307 to a login page; the new one is taken up."""
+    """A changed token gets 307 to a login page; the client then uses the new one."""
     with DaytonaEmulator(generation="old", busy_status=400) as emulator:
         for name, value in emulator.environment().items():
             monkeypatch.setenv(name, value)
@@ -159,7 +159,7 @@ def test_old_servers_that_refuse_by_a_redirect(monkeypatch: pytest.MonkeyPatch) 
 def test_what_the_service_does_with_a_sandbox_is_waited_for(
     daytona: Service, state: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A state that does not say that the kernel is gone is no reason to give it up."""
+    """The host keeps waiting in states in which the kernel may be alive."""
     with KernelInterpreter() as interpreter:
         interpreter.execute("x = 42")
         body = json.dumps({**daytona.only, "state": state})
@@ -172,6 +172,6 @@ def test_what_the_service_does_with_a_sandbox_is_waited_for(
 
 
 def test_a_python_that_is_nobodys_default(daytona: Service) -> None:
-    """The one that is named runs relay and kernel."""
+    """The named Python runs relay and kernel."""
     with KernelInterpreter(sandbox=DaytonaSandbox(python=sys.executable)) as interpreter:
         assert os.path.samefile(interpreter.execute("import sys; sys.executable"), sys.executable)

@@ -82,7 +82,7 @@ QUOTA = '{"message": "Total CPU limit exceeded"}'
 def test_the_doctor_says_what_to_do(
     daytona: Service, monkeypatch: pytest.MonkeyPatch, fault: Fault, wrong: str, words: str
 ) -> None:
-    """Each failure ends the checks with one sentence of advice; no sandbox is left."""
+    """Each failure ends the checks with one sentence of advice, and no sandbox is left."""
     monkeypatch.setattr(running, "_REFUSED_TIMEOUT_S", 0.5)
     daytona.emulator.fail(fault)
     ((what, advice),) = failed()
@@ -91,7 +91,7 @@ def test_the_doctor_says_what_to_do(
 
 
 def test_the_doctor_sees_websockets_that_do_not_pass(daytona: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where plain requests pass and WebSockets do not, the advice names the proxy."""
+    """If plain requests pass and WebSockets do not, the advice names the proxy."""
 
     async def refuse(*_: Any, **__: Any) -> None:
         raise ConnectionError("did not receive a valid HTTP response")
@@ -104,7 +104,7 @@ def test_the_doctor_sees_websockets_that_do_not_pass(daytona: Service, monkeypat
 
 
 def test_the_doctor_goes_on_where_it_can(daytona: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong clock and another region are reported, and the checks go on."""
+    """A wrong clock and another region are reported, and the checks continue."""
     monkeypatch.setenv("DAYTONA_TARGET", "mars")
     monkeypatch.setattr(running.RunningDaytonaSandbox, "region", "us")
     checks = list(doctor.run_checks(now=lambda: time.time() + 3600))

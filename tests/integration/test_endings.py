@@ -1,4 +1,4 @@
-"""Every way a cell can end: the documented class and text, prints kept, and the next cell as good as new."""
+"""All ends of a cell: the documented error class and text, kept prints, and a working next cell."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.dspy
 
 
 class Holder:
-    """An interpreter that is made anew where a test's code has ended the kernel."""
+    """An interpreter that is replaced after a test has ended its kernel."""
 
     def __init__(self) -> None:
         self.interpreter = self._make()
@@ -40,7 +40,7 @@ def holder() -> Iterator[Holder]:
 
 
 def check_next_cell(interpreter: KernelInterpreter) -> None:
-    """Prints, values, tools, SUBMIT, child processes and variables work as if nothing had been."""
+    """Check prints, values, tools, SUBMIT, child processes and variables."""
     assert interpreter.execute("print('next'); add(1, 2)") == "next\n3"
     assert interpreter.execute("import os; os.system('echo child; echo err >&2');") in ("child\nerr\n", "err\nchild\n")
     assert interpreter.execute("((lambda: add(2, 2))(), len('abc'), type(In).__name__, _ is not None)") == (
@@ -55,7 +55,7 @@ def check_next_cell(interpreter: KernelInterpreter) -> None:
 
 @pytest.fixture
 def interp(holder: Holder) -> Iterator[KernelInterpreter]:
-    """The shared interpreter; after the test the next cell has to be as good as new."""
+    """Provide the shared interpreter, and check the next cell after the test."""
     holder.interpreter.execute("kept = 'kept'")
     try:
         yield holder.interpreter
@@ -130,7 +130,7 @@ ENDS_IN_AN_ERROR = {
 
 @pytest.mark.parametrize("name", ENDS_IN_AN_ERROR)
 def test_errors_that_the_model_can_mend(interp: KernelInterpreter, name: str) -> None:
-    """DSPy's recoverable class, ``<Type>: <message>`` first, prints last; the kernel lives."""
+    """DSPy's recoverable class has ``<Type>: <message>`` first and prints last; the kernel stays alive."""
     code, begins = ENDS_IN_AN_ERROR[name]
     with pytest.raises(CodeExecutionError) as caught:
         interp.execute(f"print('printed')\n{code}")
@@ -144,7 +144,7 @@ def test_errors_that_the_model_can_mend(interp: KernelInterpreter, name: str) ->
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="exception groups came with Python 3.11")
 def test_exception_groups_show_every_part(interp: KernelInterpreter) -> None:
-    """The traceback has the parts, from the code's own lines on, and the prints stay prints."""
+    """The traceback has all parts, starting at the code's lines, and prints are separate."""
     with pytest.raises(CodeExecutionError) as caught:
         interp.execute("print('printed')\nraise ExceptionGroup('g', [ValueError('a'), KeyError('b')])")
     text = str(caught.value)
@@ -197,7 +197,7 @@ ENDS_WELL = {
 
 @pytest.mark.parametrize("name", ENDS_WELL)
 def test_endings_that_are_none(interp: KernelInterpreter, name: str) -> None:
-    """Prints are kept, whatever became of the stream they went to, and all that the cell took away is back."""
+    """Prints are kept for any change of their stream, and removed objects are restored."""
     code, shown = ENDS_WELL[name]
     result = interp.execute(f"print('printed')\n{code}")
     assert "printed\n" in result
@@ -207,7 +207,7 @@ def test_endings_that_are_none(interp: KernelInterpreter, name: str) -> None:
 
 
 def test_history_can_be_read_and_rewritten(interp: KernelInterpreter) -> None:
-    """``In``, ``Out`` and ``_`` are IPython's until code makes them its own, which holds as for any variable."""
+    """``In``, ``Out`` and ``_`` are IPython's until code assigns them, which is kept like any variable."""
     interp.execute("6 * 7")
     assert interp.execute("(_, Out[max(Out)], In[-2])") == (42, 42, "6 * 7")
     interp.execute("In[:] = []; Out.clear(); In = Out = _ = 5; _oh = None")
@@ -234,13 +234,13 @@ SUBMITS = {
 
 @pytest.mark.parametrize("name", SUBMITS)
 def test_the_first_submit_is_the_answer(interp: KernelInterpreter, name: str) -> None:
-    """Wherever it is called and whatever follows; what was printed is in the outputs."""
+    """The first SUBMIT counts at any place, with any later code; prints are in the outputs."""
     assert interp.execute(f"print('printed')\n{SUBMITS[name]}") == FinalOutput({"output": "first"})
     assert interp.outputs[0].text.startswith("printed\n")  # type: ignore[union-attr]
 
 
 def test_a_surrogate_in_an_answer_is_the_answers(interp: KernelInterpreter) -> None:
-    """SUBMIT does not change what it is given."""
+    """SUBMIT does not change its values."""
     assert interp.execute("SUBMIT('\\ud800')") == FinalOutput({"output": "\ud800"})
 
 
@@ -255,7 +255,7 @@ DEATHS = {
 
 @pytest.mark.parametrize("name", DEATHS)
 def test_deaths_of_the_kernel_end_the_session(name: str) -> None:
-    """The terminal class, how it died, the prints until then; later calls say the same."""
+    """The error has the terminal class, the cause and the prints; later calls raise the same."""
     code, how = DEATHS[name]
     with KernelInterpreter(sandbox="local") as interpreter:
         with pytest.raises(CodeInterpreterError, match=f"KernelDied: .*{how}.*all variables are lost") as caught:
@@ -269,7 +269,7 @@ def test_deaths_of_the_kernel_end_the_session(name: str) -> None:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_death_beside_a_message_neither_loses_nor_doubles_what_it_says(when: str) -> None:
-    """The process ends in the instant before, or after, the text it printed is in the journal."""
+    """The process ends right before or right after its text is in the journal."""
     code = f"""
 import os, signal
 from IPython import get_ipython
@@ -296,7 +296,7 @@ signal.pause()  # until its own output has ended it
 
 
 def test_what_arrives_while_the_journal_is_read_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel's last words are on their way, and in its journal."""
+    """A kernel's last output is in flight and in its journal; it appears once."""
     late: list[tuple[Channels, Any]] = []
     take, read = Channels._receive_iopub, KernelDriver._read_journal
 
@@ -325,7 +325,7 @@ def test_what_arrives_while_the_journal_is_read_is_told_once(monkeypatch: pytest
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells and limits a process's address space so")
 def test_running_out_of_memory_kills_nothing_but_the_cell() -> None:
-    """An allocation that the system refuses is a MemoryError of the cell; the kernel goes on."""
+    """A refused allocation is a MemoryError of the cell; the kernel stays alive."""
     with KernelInterpreter({"add": lambda a, b: a + b}, sandbox="local") as interpreter:
         interpreter.execute(
             "import resource\npages = int(open('/proc/self/statm').read().split()[0])\n"
@@ -338,7 +338,7 @@ def test_running_out_of_memory_kills_nothing_but_the_cell() -> None:
 
 
 def test_a_thread_that_prints_for_ever_disturbs_no_cell(interp: KernelInterpreter) -> None:
-    """Output after a cell's end is handed over with the next cell, marked as late; its thread goes on."""
+    """Output after a cell's end is delivered with the next cell, marked as late; its thread continues."""
     code = (
         "import threading\nstop, printed = threading.Event(), threading.Event()\n"
         "def loop():\n    while not stop.wait(0.001):\n        print('late', flush=True); printed.set()\n"

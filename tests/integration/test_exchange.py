@@ -1,4 +1,4 @@
-"""Values in and out of a real kernel: frames, images, arrays; get and put; what is not sent twice."""
+"""Values to and from a real kernel: frames, images, arrays; get and put; cached inputs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def shared() -> Iterator[KernelInterpreter]:
 
 @pytest.fixture
 def interp(shared: KernelInterpreter) -> Iterator[KernelInterpreter]:
-    """A running interpreter, its configuration as new after the test."""
+    """Provide a running interpreter, and restore its configuration after the test."""
     yield shared
     shared.tools.clear()
     shared.output_fields = None
@@ -75,7 +75,7 @@ def test_every_type_in_and_out(interp: KernelInterpreter, place: int) -> None:
 
 
 def test_get_and_put(interp: KernelInterpreter) -> None:
-    """Values of the session, without code; execution goes on as before."""
+    """get and put transfer values without code; execution is not affected."""
     interp.put(a=[1, (2,)], b="text")
     interp.execute("a.append(3); f = lambda: 1; c = len(b)")
     assert (interp.get("a"), interp.get("c")) == ([1, (2,), 3], 4)
@@ -92,7 +92,7 @@ def test_get_and_put(interp: KernelInterpreter) -> None:
 
 
 def test_a_model_reads_what_a_picture_is(interp: KernelInterpreter) -> None:
-    """The text names it with its size; the outputs have it whole."""
+    """The text has the image's size; the outputs have the complete image."""
     interp.execute("from IPython.display import display, HTML, JSON\nfrom PIL import Image")
     shown = interp.execute("display(Image.new('RGB', (64, 48)))\ndisplay(HTML('<b>x</b>'))\nprint('done')")
     assert shown == "[figure 64x48 PNG]\n[HTML, 8 characters]\ndone\n"
@@ -102,19 +102,19 @@ def test_a_model_reads_what_a_picture_is(interp: KernelInterpreter) -> None:
 
 
 def test_a_progress_bar_counts_once(interp: KernelInterpreter) -> None:
-    """A model reads its last state, without colours."""
+    """The text has its last state, without colours."""
     bar = "for i in range(3): print(f'\\r\\x1b[32m{i}/2', end='', file=sys.stderr)"
     assert interp.execute(f"import sys\n{bar}\nprint('\\x1b[0m', file=sys.stderr)") == "2/2\n"
 
 
 def test_a_display_that_is_updated_counts_once(interp: KernelInterpreter) -> None:
-    """Bars of notebooks are drawn so: a model reads the last state, where the first one stood."""
+    """Progress bars of notebooks do this: the text has the last state, at the first position."""
     code = "shown = display('0 %', display_id=True)\nfor n in range(100): shown.update(f'{n + 1} %')\nprint('over')"
     assert interp.execute(code) == "'100 %'\nover\n"
 
 
 def sent(interp: KernelInterpreter, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return the list that gets the size of each request's buffers."""
+    """Return a list to which the size of each request's buffers is appended."""
     sizes: list[int] = []
     kernel = session_of(interp).kernel
     run = kernel.run
@@ -131,7 +131,7 @@ def sent(interp: KernelInterpreter, monkeypatch: pytest.MonkeyPatch) -> list[int
 def test_an_input_that_did_not_change_is_sent_once(
     interp: KernelInterpreter, monkeypatch: pytest.MonkeyPatch, value: Any
 ) -> None:
-    """And is fresh in each cell all the same; after a change it is sent again."""
+    """Each cell has a new copy of it; after a change it is sent again."""
     interp.execute("import numpy")
     sizes = sent(interp, monkeypatch)
     change = "v += 'y'" if isinstance(value, str) else "v[0] = 5"
@@ -146,7 +146,7 @@ def test_an_input_that_did_not_change_is_sent_once(
 def test_a_kernel_that_lost_its_values_gets_them_again(
     interp: KernelInterpreter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The cell runs once, with its variables."""
+    """The values are sent again, and the cell runs once."""
     interp.execute("n = 0", {"v": LARGE})
     interp.execute(
         "import gc\nfor o in gc.get_objects():\n    if type(o).__name__ == 'InputCache': o._evict(o.keys[-1])"
@@ -160,7 +160,7 @@ def test_a_kernel_that_lost_its_values_gets_them_again(
 
 
 def test_a_missing_library_is_named_with_the_variable(interp: KernelInterpreter) -> None:
-    """The error says what to install where, and the session goes on."""
+    """The error names the package and the side, and the session continues."""
     interp.execute("import sys\nkept = {n: sys.modules.pop(n) for n in list(sys.modules) if 'polars' in n}\n"
                    "sys.modules['polars'] = None")  # fmt: skip
     try:
@@ -171,11 +171,11 @@ def test_a_missing_library_is_named_with_the_variable(interp: KernelInterpreter)
     assert interp.execute("v.height", {"v": pl.DataFrame({"a": [1]})}) == 1
 
 
-# --- what is shown -------------------------------------------------------------------------------------------
+# --- output --------------------------------------------------------------------------------------------------
 
 
 def test_nothing_that_is_shown_exceeds_a_message() -> None:
-    """A print, an error, a display and a value larger than the host takes at once: the session goes on."""
+    """The session continues after a print, an error, a display and a value above the message limit."""
     with KernelInterpreter(sandbox="local", max_value_bytes=1 << 20, max_output_chars=None) as own:
         size = 20 << 20
         assert own.execute(f"print('x' * {size}, end='')") == "x" * size
@@ -192,7 +192,7 @@ def test_nothing_that_is_shown_exceeds_a_message() -> None:
 
 
 def test_a_message_of_many_parts_is_no_way_around_the_limit() -> None:
-    """Each part is within ZMQ's limit, all together are not: it is lost, that is said, the session goes on."""
+    """A message whose parts exceed the limit in total is lost, which is reported, and the session continues."""
     send = (
         "kernel = get_ipython().kernel\n"
         "message = {'comm_id': 'x', 'data': {'op': 'value'}}, kernel.get_parent('shell')\n"
@@ -233,7 +233,7 @@ def test_files_and_folders_there_and_back(interp: KernelInterpreter, tmp_path: P
 
 
 def test_one_file(interp: KernelInterpreter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under its own name, if no other is given; what was there is replaced, though it was longer."""
+    """It keeps its name by default; a longer existing file is replaced."""
     monkeypatch.chdir(tmp_path)
     for text in ("long text", "short"):
         Path("one.txt").write_text(text)
@@ -243,7 +243,7 @@ def test_one_file(interp: KernelInterpreter, tmp_path: Path, monkeypatch: pytest
 
 
 def test_files_that_are_not_there(interp: KernelInterpreter, tmp_path: Path) -> None:
-    """The error is that of the side which lacks it."""
+    """The error is the one of the side without the file."""
     with pytest.raises(FileNotFoundError):
         interp.upload(tmp_path / "nothing")
     with pytest.raises(CodeExecutionError, match=r"download\(\): FileNotFoundError: .*nothing"):
@@ -254,7 +254,7 @@ def test_files_that_are_not_there(interp: KernelInterpreter, tmp_path: Path) -> 
 
 @pytest.fixture
 def hostile(interp: KernelInterpreter) -> Iterator[Callable[..., None]]:
-    """A sandbox that lists whatever it likes, and sends one byte for each piece that it is asked for."""
+    """Provide a sandbox with forged listings that sends one byte for each requested piece."""
 
     def install(*entries: Any, piece: bytes = b"x") -> None:
         interp.execute(
@@ -281,7 +281,7 @@ def hostile(interp: KernelInterpreter) -> Iterator[Callable[..., None]]:
 def test_a_sandbox_cannot_write_outside_of_the_folder(
     interp: KernelInterpreter, hostile: Callable[..., None], tmp_path: Path, entry: Any
 ) -> None:
-    """It may list whatever it likes."""
+    """Listed paths outside of the folder are refused."""
     hostile(entry)
     with pytest.raises(CodeInterpreterError, match="cannot be inside the folder"):
         interp.download("folder", tmp_path / "x")
@@ -291,7 +291,7 @@ def test_a_sandbox_cannot_write_outside_of_the_folder(
 def test_a_link_in_the_folder_is_no_way_out(
     interp: KernelInterpreter, hostile: Callable[..., None], tmp_path: Path
 ) -> None:
-    """A folder that a link stands for is not written to; a file that one stands for is replaced, not what it names."""
+    """A linked folder is not written to; a link to a file is replaced, not its target."""
     copy, outside = tmp_path / "copy", tmp_path / "outside"
     copy.mkdir()
     outside.mkdir()
@@ -309,7 +309,7 @@ def test_a_link_in_the_folder_is_no_way_out(
 def test_names_of_unfinished_files_are_nobodys(
     interp: KernelInterpreter, hostile: Callable[..., None], tmp_path: Path
 ) -> None:
-    """Whatever else is called so arrives as well."""
+    """Other files with such names are transferred too."""
     hostile(("", None), ("a.part", 1), ("a", 1), ("a.part.part", 1))
     copy = interp.download("folder", tmp_path / "copy")
     assert sorted(path.name for path in copy.iterdir()) == ["a", "a.part", "a.part.part"]
@@ -318,7 +318,7 @@ def test_names_of_unfinished_files_are_nobodys(
 def test_a_piece_that_is_none_is_refused(
     interp: KernelInterpreter, hostile: Callable[..., None], tmp_path: Path
 ) -> None:
-    """More than was asked for is not written, and nothing of the file is left."""
+    """A piece that is too long is not written, and the partial file is deleted."""
     hostile(("", 1), piece=b"xx")
     with pytest.raises(CodeInterpreterError, match="a piece of a file that was not requested"):
         interp.download("one", tmp_path / "one")
@@ -329,7 +329,7 @@ def test_a_piece_that_is_none_is_refused(
 def test_an_interrupted_download_leaves_no_half_file(
     interp: KernelInterpreter, tmp_path: Path, error: type[BaseException]
 ) -> None:
-    """Neither under its name, where the old one stays, nor under another; the next one works."""
+    """No partial file remains under any name, the old file is kept, and the next download works."""
     interp.execute("with open('large.bin', 'wb') as file: file.write(b'x' * (20 << 20))")
     target = tmp_path / "large.bin"
     target.write_text("old")
@@ -347,7 +347,7 @@ def test_an_interrupted_download_leaves_no_half_file(
 
 
 def test_empty_files_and_folders(interp: KernelInterpreter, tmp_path: Path) -> None:
-    """Each there and back; an empty file in the place of one that was not."""
+    """Empty files and folders are transferred in both directions; an empty file replaces another one."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("not empty yet")
     interp.upload(tmp_path / "file", "e/file")
@@ -364,7 +364,7 @@ def test_empty_files_and_folders(interp: KernelInterpreter, tmp_path: Path) -> N
 def test_frames_travel_as_arrow_once_each_side_knows_of_the_other(
     interp: KernelInterpreter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Into the cell, into a tool and back, and out through SUBMIT: each way as one stream."""
+    """Frames to the cell, to a tool and back, and in SUBMIT are one stream in each direction."""
     interp.execute("import pandas")  # its reply reports pyarrow
     frame = pd.DataFrame({"a": np.arange(20_000), "s": [f"text {n}" for n in range(20_000)]})
     interp.tools["same"], interp.output_fields = lambda f: f, [{"name": "answer"}]
@@ -384,7 +384,7 @@ assert b'"ipc"' in heads[-1]
     assert b'"ipc"' in bytes(encoded.buffers[0])
     submitted = interp.execute(f"{code}SUBMIT(back)", {"f": frame})
     pd.testing.assert_frame_equal(submitted.output["answer"], frame)
-    assert [b'"ipc"' in head for head in decoded] == [True, True]  # the tool's argument, the answer
+    assert [b'"ipc"' in head for head in decoded] == [True, True]  # the tool's argument, the result
 
 
 def _spy(heads: list[bytes]) -> Any:
