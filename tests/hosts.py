@@ -109,7 +109,7 @@ def _serve(control: socket.socket) -> str | None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     control.close()
     child = os.fork()
-    if child:  # tells how it ended
+    if child:  # reports the exit status
         _, status = os.waitpid(child, 0)
         os.write(fds[0], b"exit %d\n" % os.waitstatus_to_exitcode(status))
         os._exit(0)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
 PACKAGE = "daytona_kernel_interp"
-# multiprocessing keeps one such helper until its parent exits; it is nobody's to end.
+# multiprocessing keeps one such helper until its parent exits; it is not a leftover.
 _HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.semaphore_tracker")
 # A local kernel inherits no variable of the host but a few, and those named LC_*.
 _MARK = "LC_DKI_TEST_SESSION"

@@ -166,7 +166,7 @@ def _serve(orders: TextIO) -> None:
     with Proxy() as proxy, DaytonaEmulator() as emulator:
         world = emulator._server.world
         proxy.lead_to(int(world.address.rpartition(":")[2]))
-        world.address = f"127.0.0.1:{proxy.port}"  # what it tells of toolboxes and previews
+        world.address = f"127.0.0.1:{proxy.port}"  # its addresses of toolboxes and previews
         print(json.dumps(emulator.environment()), flush=True)
         for line in orders:
             proxy.faults = Faults(delay_s=float(line))

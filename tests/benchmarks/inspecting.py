@@ -108,10 +108,10 @@ def _costs(rounds: int) -> Iterator[Line]:
 
 
 def _cost(what: str, interpreter: KernelInterpreter, watched: _Watched, rounds: int) -> Line:
-    """Return what steps take longer while they are watched, as the median of many pairs.
+    """Return the additional time of steps with an observer, as the median of many pairs.
 
     Each watched block stands between two others, which it is compared with: a machine that gets slower or faster
-    meanwhile changes all three. Blocks are compared whole, with the steps in which somebody looked.
+    meanwhile changes all three. Whole blocks are compared, including the steps with an inspection.
     """
     pairs = []
     before = _block(interpreter)

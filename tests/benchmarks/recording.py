@@ -130,7 +130,7 @@ def _kernel(path: Path, rounds: int) -> dict[str, tuple[list[float], list[float]
 def _rlm_steps(folder: Path, pairs: int, runs: int) -> list[Line]:
     """Measure steps of whole ``dspy.RLM`` runs with a model that answers at once, beside runs with an idle callback.
 
-    What DSPy itself does for any callback is told apart.
+    The cost of DSPy's own callback handling is reported separately.
     """
     import dspy
     from dspy.utils.callback import BaseCallback

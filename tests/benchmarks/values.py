@@ -51,7 +51,7 @@ def _print_many():
 
 
 class Line(NamedTuple):
-    """One row: what was measured of ours, what is shown of a peer, and the target."""
+    """One row: the measured value, the value of a comparable library, and the target."""
 
     what: str
     ours: float

@@ -1,4 +1,4 @@
-"""Runs in a sandbox: an HTTP and WebSocket server that tells what reached it. Standard library only."""
+"""An HTTP and WebSocket server for a sandbox that reports the requests it receives. Standard library only."""
 
 from __future__ import annotations
 

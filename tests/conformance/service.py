@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 APP = Path(__file__).with_name("app.py")
 APP_PORT = "${DAYTONA_KERNEL_RELAY_PORT:-3456}"  # the variable is set where sandboxes share one loopback
-OTHER_PORT = 3457  # nobody listens here
+OTHER_PORT = 3457  # a closed port
 LABEL = "conformance"
 TOKEN_HEADER = "X-Daytona-Preview-Token"
 UNAUTHORIZED = (307, 401)  # old servers send to a login page, newer ones refuse
@@ -92,7 +92,7 @@ class Service:
         return found
 
     def params(self, **given: Any) -> CreateSandboxFromSnapshotParams:
-        """Return what to create: labelled as ours, and gone by itself should nobody delete it."""
+        """Return the parameters of a sandbox with the labels of this test and automatic deletion."""
         labels = {LABEL: self.run, **given.pop("labels", {})}
         return CreateSandboxFromSnapshotParams(
             **{"auto_stop_interval": 15, "auto_delete_interval": 30, **given}, labels=labels

@@ -163,7 +163,7 @@ def test_signed_url_expires(own: Callable[..., Local]) -> None:
 
 
 def test_public_is_remembered(own: Callable[..., Local]) -> None:
-    """A change of publicness through the API shows at once: the cache is told."""
+    """A change of ``public`` through the API has an immediate effect: the cache is updated."""
     _, service = own()
     made = service.server
     url = made.get_preview_link(service.port).url

@@ -134,7 +134,7 @@ def test_refuse(local: Local) -> None:
 
 
 def test_empty_502(local: Local) -> None:
-    """A 502 has no body, and strikes as often as it was told to."""
+    """A 502 has no body and applies the configured number of times."""
     assert local.service.preview("/").status_code == 200
     local.emulator.fail(Fault("preview", status=502, times=2))
     answers = [local.service.preview("/") for _ in range(3)]
@@ -284,7 +284,7 @@ def test_change_in_progress(own: Callable[..., Local], status: int) -> None:
 
 
 def test_create_that_hangs(local: Local) -> None:
-    """The SDK gives up and tells which sandbox was half made; it is refused to be deleted meanwhile."""
+    """The SDK gives up and names the unfinished sandbox, which cannot be deleted meanwhile."""
     local.emulator.fail(Fault("start", hang=True))
     with pytest.raises(DaytonaTimeoutError) as caught:
         local.service.sdk.create(local.service.params(), timeout=1)
@@ -384,7 +384,7 @@ def test_out_of_memory(own: Callable[..., Local]) -> None:
 
 
 def test_exec_whose_answer_is_lost(local: Local) -> None:
-    """The command ran although nobody was told."""
+    """The command ran although its response was lost."""
     local.emulator.fail(Fault("toolbox", operation="executeCommand", status=502, after=True))
     with pytest.raises(DaytonaBadGatewayError):
         local.service.shared.process.exec("echo once >> ran.txt")

@@ -65,7 +65,7 @@ def test_entrypoint_runs_at_each_start(local: Local) -> None:
 
 
 def test_entrypoint_may_end_by_itself(local: Local) -> None:
-    """At a stop the entrypoint is asked to end first; a forced stop asks nobody."""
+    """A stop sends SIGTERM to the entrypoint first; a forced stop kills it at once."""
     script = "trap 'echo asked >> asked; exit 0' TERM; echo ready >> ready; while :; do sleep 0.05; done"
     image = Image.base("python:3.12-slim").entrypoint(["sh", "-c", script])
     made = local.service.sdk.create(CreateSandboxFromImageParams(image=image))

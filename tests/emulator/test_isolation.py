@@ -103,7 +103,7 @@ def test_block_has_no_proxy(local: Local, outside: int, monkeypatch: pytest.Monk
 def test_egress_is_blocked_and_previews_work(local: Local) -> None:
     """With ``network_block_all`` nothing leads out, and previews, toolbox and files go on."""
     with local.service.sandbox(network_block_all=True) as made:
-        for host in ("192.0.2.1", "example.com"):  # RFC 5737: nobody's; and a name
+        for host in ("192.0.2.1", "example.com"):  # a documentation address (RFC 5737), and a name
             assert made.process.exec(DIAL.format(host=host, port=80)).exit_code != 0
         answer = made.process.exec(f"{DIAL.format(host='192.0.2.1', port=80)}")
         assert "Network is unreachable" in answer.result

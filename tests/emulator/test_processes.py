@@ -143,7 +143,7 @@ def test_wrong_options(wrong: dict[str, object], says: str) -> None:
 
 
 async def test_whoever_stops_waiting_leaves_no_answer_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request whose client has gone is answered all the same; its answer is nobody's, and its socket is closed."""
+    """A request of a cancelled client receives its reply; the reply is discarded and its socket closed."""
     machine = await Machine.start(isolated=False)
     release, left = processes._let_go, []
 

@@ -63,7 +63,7 @@ def test_nothing_listens(own: Callable[..., Local], generation: str, body: bytes
 
 
 def test_ports_of_the_daemon_that_are_not_there(local: Local) -> None:
-    """The web terminal's port is refused by name, not answered as if there were one."""
+    """The web terminal's port is refused with its name, because the emulator has no terminal."""
     link = local.service.shared.get_preview_link(22222)
     answer = local.service.plain.get(link.url, headers={TOKEN_HEADER: link.token})
     assert answer.status_code == 501

@@ -151,7 +151,7 @@ def test_what_is_not_emulated_says_so(local: Local, side: str) -> None:
     ids=lambda given: next(iter(given)),
 )
 def test_create_with_what_is_not_emulated(local: Local, given: dict[str, object]) -> None:
-    """What a created sandbox would have to do and cannot is refused by name."""
+    """Unsupported options of a create are refused with their names."""
     answer = local.service.api.post("/sandbox", json=given)
     assert answer.status_code == 501
     assert next(iter(given)) in answer.json()["message"]

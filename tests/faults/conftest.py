@@ -1,4 +1,4 @@
-"""A session behind a proxy, one a test: what a test does to its link is nobody else's."""
+"""A session behind a proxy for each test, so that link faults affect only one test."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PATIENT = LinkTimings(keepalive_s=0.75, dead_after_s=3.0, idle_keepalive_s=2.0, 
 
 @pytest.fixture(autouse=True)
 def _no_complaints(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Fail a test whose event loop caught what nobody else did."""
+    """Fail a test whose event loop has an unhandled exception."""
     yield
     complaints = [r.getMessage() for r in caplog.get_records("call") if r.name == "asyncio" and r.levelno > WARNING]
     assert complaints == []

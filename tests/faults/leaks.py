@@ -243,7 +243,7 @@ def _fleet(emulator: DaytonaEmulator) -> list[Record]:
 
 
 def _there(emulator: DaytonaEmulator) -> list[Record]:
-    """Return the sandboxes that nobody has begun to delete."""
+    """Return the sandboxes without a pending deletion."""
     return [record for record in _fleet(emulator) if record.state not in _ENDED]
 
 

@@ -61,7 +61,7 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
         self._listener: socket.socket | None = None
-        # Bound for as long as the proxy lives, so that nobody else gets the port while the proxy refuses.
+        # Bound for the lifetime of the proxy, so that no other process gets the port while the proxy refuses.
         self._reserved = self._bound(0)
         self.port = int(self._reserved.getsockname()[1])
         self.accept()
@@ -101,7 +101,7 @@ class Proxy:
         self._call(freeze)
 
     def refuse(self) -> None:
-        """Take no new connections, as if nobody listened, until :meth:`accept`."""
+        """Refuse new connections, as a closed port does, until :meth:`accept`."""
         self._call(self._stop_listening)
 
     def accept(self) -> None:
@@ -215,7 +215,7 @@ class Proxy:
 
 
 class _Wire:
-    """One direction of a link with a bandwidth; whoever asks waits for its turn."""
+    """One direction of a link with limited bandwidth, shared in order of the requests."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()

@@ -1,4 +1,4 @@
-"""What a relay is sent that no host of ours sends: each gets its close code, and nobody else notices."""
+"""Invalid input to a relay: each connection gets its close code, and other connections are unaffected."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from .proxy import Proxy
 
-TOO_BIG = 1009  # RFC 6455 §7.4.1; said by websockets, before a byte of ours looks at the message
+TOO_BIG = 1009  # RFC 6455 §7.4.1; sent by websockets before the relay reads the message
 MAX_GROWTH_BYTES = 64 * 1024 * 1024
 
 

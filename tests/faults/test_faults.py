@@ -88,7 +88,7 @@ def test_a_link_frozen_in_a_bulk_receive_is_noticed(driver: Driver, proxy: Proxy
 
 
 def test_a_link_that_froze_while_idle_is_noticed_by_the_next_cell(driver: Driver, proxy: Proxy) -> None:
-    """Nothing is waited for, so nobody looks; the next cell runs once all the same."""
+    """No call waits, so the loss is not noticed; the next cell runs exactly once."""
     driver.run("runs = 0")
     proxy.freeze()
     assert driver.value("runs += 1\nruns") == 1
@@ -126,7 +126,7 @@ def test_a_link_that_freezes_under_another_clients_cell(driver: Driver, proxy: P
 
 
 def test_a_kernel_that_does_not_read_is_no_dead_link(driver: Driver, proxy: Proxy, thread: ThreadPoolExecutor) -> None:
-    """A full window towards a stopped kernel: keepalives are answered all the while, and nobody dials."""
+    """A full window to a stopped kernel: keepalives have replies, and the host does not dial."""
     kernel = psutil.Process(driver.value("import os; os.getpid()"))
     data, dials = random.Random(2).randbytes(60 * MB), proxy.dials
     kernel.suspend()
@@ -293,7 +293,7 @@ def test_clients_that_leave_without_a_word_leave_nothing_behind(driver: Driver) 
         channel = KERNEL_CHANNELS[number % len(KERNEL_CHANNELS)]
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(f"{facts['ip']}-{facts[f'{channel}_port']}")
-            connection.recv(64)  # the greeting of whoever took the connection
+            connection.recv(64)  # the greeting of the process that accepted the connection
     with raw_client(driver.session.kernel.connection_file) as client:
         client.execute("1", reply=True, timeout=30)
 
@@ -340,6 +340,6 @@ def test_a_cell_queued_for_a_link_that_was_down_never_runs_after_its_error(drive
         driver.run("runs += 1")
     path = Path(folder) / f"kernel-{driver.session.kernel.id}.json"
     with raw_client(path) as client:  # past relay and tunnel
-        client.execute("time.sleep(4)", reply=True, timeout=30)  # twice as long as anybody waits before he dials again
+        client.execute("time.sleep(4)", reply=True, timeout=30)  # twice the longest wait before a new dial
         content = client.execute("", user_expressions={"runs": "runs"}, reply=True, timeout=30)["content"]
     assert content["user_expressions"]["runs"]["data"]["text/plain"] == "0"

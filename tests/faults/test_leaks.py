@@ -23,7 +23,9 @@ def test_sandboxes_are_deleted_or_end_by_themselves(
     hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At once by who made it; without a host after its auto-stop; and one that never started when its time is over."""
-    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))  # dead hosts leave records, by which others could take up
+    monkeypatch.setenv(
+        "JUPYTER_RUNTIME_DIR", str(tmp_path)
+    )  # dead hosts leave session files, with which others could attach
     rows = run(hosts)
     assert [(row.way, row.unlike) for row in rows if row.unlike] == []
     assert {row.way for row in rows if row.left} == LEFT | {STUCK}

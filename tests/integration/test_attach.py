@@ -83,7 +83,7 @@ def make_host(hosts: Hosts) -> Iterator[Callable[..., Host]]:
     for host in made:
         host.process.close()
         for record in records.list_records():
-            if record.id == host.session:  # nobody took it up
+            if record.id == host.session:  # no process attached
                 end_sandbox(record)
 
 
@@ -206,7 +206,7 @@ def test_a_session_without_a_host_ends_in_time(make_host: Callable[..., Host]) -
     until(lambda: not Path(record.sandbox["folder"]).exists())
     assert cli.main(["ls"]) == 0
     assert records.list_records() == []
-    record.write()  # as if nobody had looked
+    record.write()  # as before ``ls``, which deletes it
     with pytest.raises(CodeInterpreterError, match="its host and its sandbox are gone"):
         KernelInterpreter.attach(host.session)
     assert not record.path.exists()
@@ -240,7 +240,7 @@ def test_the_record_is_this_users_alone_and_goes_with_the_session() -> None:
 
 
 def test_detach_leaves_a_session_to_the_next(tmp_path: Path) -> None:
-    """An interpreter may let go while nothing runs; the session goes on under the next."""
+    """An idle interpreter can detach; the session continues under the next one."""
     first = KernelInterpreter(sandbox=LocalSandbox(cwd=tmp_path))
     first.execute("x = 1")
     session = first.session_id

@@ -131,7 +131,7 @@ def test_program_of_thought(interp: KernelInterpreter, code: str) -> None:
 
 
 def test_program_of_thought_mends_its_code(interp: KernelInterpreter) -> None:
-    """An error reaches the model with its type and line, and the mended code runs."""
+    """An error reaches the model with its type and line, and the corrected code runs."""
     own = interp if TAKES_FACTORY else interp.spawn()
 
     def code(prompt: str) -> str:
@@ -202,7 +202,7 @@ def shout(text: str) -> str:
 
 @pytest.mark.skipif(not hasattr(dspy, "Flex"), reason="DSPy before 3.3 has no Flex")
 def test_flex_runs_its_source_in_the_kernel() -> None:
-    """Prints of the generated module do not disturb its result; predictors and tools cross by name."""
+    """Prints of the generated module do not affect its result; predictors and tools are passed as names."""
     flex = dspy.Flex("q -> a", tools=[shout], interpreter_factory=KernelInterpreter)
     flex.load_state({"module_src": FLEX_SOURCE})
     with dspy.context(lm=model(b="from the host")):

@@ -56,7 +56,7 @@ def test_prints_before_an_error_are_kept(driver: Driver) -> None:
 
 
 def test_traceback_shows_the_models_own_lines_only(driver: Driver) -> None:
-    """Line numbers are those of the cell as sent, and no frame of ours or IPython's is shown."""
+    """Line numbers are those of the cell as sent, without frames of this package or IPython."""
     cell = driver.run("a = 1\ndef broken():\n    raise ValueError('no')\n\nbroken()").cell
     assert cell.error is not None
     assert "line 5" in cell.error.traceback

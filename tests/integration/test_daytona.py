@@ -194,7 +194,7 @@ def test_tokens_refused_at_the_start_are_waited_for(daytona: Service) -> None:
 
 
 def test_a_redirect_to_a_login_page_is_a_refusal(daytona: Service) -> None:
-    """As old servers refuse; nothing of ours goes to where it leads."""
+    """Old servers refuse with a redirect; the client sends nothing to its target."""
     elsewhere = {"Location": "http://127.0.0.1:9/login"}
     daytona.emulator.fail(Fault("preview", status=307, headers=elsewhere, times=3))
     with KernelInterpreter() as interpreter:

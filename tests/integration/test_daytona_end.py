@@ -46,5 +46,7 @@ def test_lost_sandboxes_are_listed_and_deleted(
         assert lost in shown.out
         assert "Deleted 1." in shown.err
         until(lambda: len(daytona.sandboxes) == 1, "the lost one's end")
-        assert [record.id for record in list_records()] == [interpreter.session_id]  # nobody can take the other up
+        assert [record.id for record in list_records()] == [
+            interpreter.session_id
+        ]  # no process can attach to the other
         assert interpreter.execute("1 + 1") == 2

@@ -58,7 +58,7 @@ def make(daytona: Emulated) -> Iterator[Callable[..., str]]:
 
 
 def typed(text: str, monkeypatch: pytest.MonkeyPatch, *, terminal: bool = True) -> None:
-    """Let somebody, or nobody, sit at the standard input."""
+    """Set the text of standard input, and whether it is a terminal."""
     stdin = io.StringIO(text)
     monkeypatch.setattr(stdin, "isatty", lambda: terminal)
     monkeypatch.setattr("sys.stdin", stdin)

@@ -106,7 +106,7 @@ def test_a_kept_sandbox_of_a_dead_host_waits_and_is_taken_up(daytona: Service, h
 
 
 def test_a_sandbox_that_was_restarted_is_told(daytona: Service) -> None:
-    """Somebody stopped and started it within a moment: it runs, its token is new, and the kernel is gone."""
+    """The sandbox was stopped and started again: it runs with a new token and without the kernel."""
     with KernelInterpreter(sandbox=DaytonaSandbox(keep=True)) as interpreter:
         interpreter.execute("x = 1")
         made = daytona.only["id"]
@@ -183,7 +183,7 @@ def test_a_paused_sandbox_is_resumed_with_its_kernel(daytona: Service, vm: Dayto
 
 
 def test_a_sandbox_that_was_left_and_paused_is_taken_up(daytona: Service, vm: DaytonaSandbox) -> None:
-    """It stays paused for as long as nobody wants it, though everybody's time goes on."""
+    """It stays paused without a request, although the clock advances."""
     first = KernelInterpreter(sandbox=vm)
     pid = first.execute("import os; x = 42; os.getpid()")
     session = first.session_id

@@ -117,7 +117,7 @@ def test_a_shell_of_other_rules_will_do(daytona: Service, tmp_path: Path, monkey
 
 
 def test_threads_are_as_many_as_the_sandbox_has_cores() -> None:
-    """``os.cpu_count()`` tells of the whole machine."""
+    """``os.cpu_count()`` returns the CPUs of the whole machine."""
     for cpu, count in ((1, "1"), (4, "4"), (0.5, "1")):
         found = thread_variables(SimpleNamespace(cpu=cpu))  # type: ignore[arg-type]
         assert found["OMP_NUM_THREADS"] == count

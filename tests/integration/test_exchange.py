@@ -209,7 +209,7 @@ def test_a_message_of_many_parts_is_no_way_around_the_limit() -> None:
 
 
 def test_files_and_folders_there_and_back(interp: KernelInterpreter, tmp_path: Path) -> None:
-    """Also empty ones, and one of several pieces, which is told as it goes."""
+    """Empty files are included, and one of several pieces with progress reports."""
     source = tmp_path / "source"
     (source / "inner" / "empty").mkdir(parents=True)
     (source / "a.txt").write_text("äöü")
@@ -365,7 +365,7 @@ def test_frames_travel_as_arrow_once_each_side_knows_of_the_other(
     interp: KernelInterpreter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Into the cell, into a tool and back, and out through SUBMIT: each way as one stream."""
-    interp.execute("import pandas")  # its reply tells of pyarrow
+    interp.execute("import pandas")  # its reply reports pyarrow
     frame = pd.DataFrame({"a": np.arange(20_000), "s": [f"text {n}" for n in range(20_000)]})
     interp.tools["same"], interp.output_fields = lambda f: f, [{"name": "answer"}]
     decoded: list[bytes] = []

@@ -51,7 +51,7 @@ def built(daytona: Service, snapshot: list[str], capfd: pytest.CaptureFixture[st
 
 
 def test_the_image_is_enough_without_a_network(daytona: Service, built: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No upload, no install, no relay of ours: the one that the image started serves, and the first cell runs."""
+    """No upload, install or relay start: the relay of the image serves, and the first cell runs."""
     monkeypatch.setenv("DAYTONA_KERNEL_SNAPSHOT", built)
     for fault in NOTHING_IS_BROUGHT:
         daytona.emulator.fail(fault)
@@ -62,7 +62,7 @@ def test_the_image_is_enough_without_a_network(daytona: Service, built: str, mon
 
 
 def test_the_image_needs_no_snapshot(daytona: Service) -> None:
-    """It is built at the create; whoever may not make snapshots can have it so."""
+    """The image is built at the create, which needs no permission to create snapshots."""
     daytona.emulator.fail(Fault("api", "createSnapshot", status=403, times=None))
     for fault in NOTHING_IS_BROUGHT:
         daytona.emulator.fail(fault)
@@ -90,7 +90,7 @@ def test_the_relay_of_the_image_is_replaced_when_it_dies(daytona: Service, built
 def test_a_sandbox_of_the_image_that_was_restarted_is_told(daytona: Service, built: str) -> None:
     """Its entrypoint runs again, and waits for a host: that is not the relay that had the kernel.
 
-    That relay may still have said itself that it was told to end.
+    The first relay may have reported its end before.
     """
     with KernelInterpreter(sandbox=DaytonaSandbox(snapshot=built)) as interpreter:
         interpreter.execute("x = 1")

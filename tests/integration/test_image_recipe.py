@@ -286,7 +286,7 @@ def test_what_it_cannot_do_is_told(start: Callable[..., Relay], given: dict[str,
 
 
 def test_without_a_token_it_says_what_it_waits_for(start: Callable[..., Relay]) -> None:
-    """Whoever runs it by hand is told what is missing; it listens on no port."""
+    """A manual start without settings prints what is missing and listens on no port."""
     _, said = start()
     assert "elsewhere set DAYTONA_KERNEL_TOKEN" in said
 

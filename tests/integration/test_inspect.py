@@ -103,7 +103,7 @@ def look_until(interpreter: KernelInterpreter, right: Callable[[Inspection], boo
 
 
 def test_variables_and_no_trace(shared: KernelInterpreter) -> None:
-    """Variables are told with what they are; the session's history, last value, count and output know nothing of it."""
+    """Variables are listed with their types; history, last value, execution count and output are unchanged."""
     shared.execute("x = 6 * 7\ndef f(a): return a\nx")
     before = shared.execute("_, len(Out), len(In), get_ipython().execution_count")
     outputs = shared.outputs
@@ -121,7 +121,7 @@ def test_variables_and_no_trace(shared: KernelInterpreter) -> None:
 
 
 def test_one_variable_by_name(shared: KernelInterpreter) -> None:
-    """A variable asked for by name shows its own text while no cell runs; one that is none is told."""
+    """A named variable has its full repr while no cell runs; an unknown name is reported."""
     shared.execute("class Point:\n    def __repr__(self): return 'Point(1,\\n 2)'\npoint = Point()")
     assert shared.inspect()["point"].preview == ""
     assert str(shared.inspect("point")) == "No cell runs.\npoint  Point\nPoint(1,\n 2)"
@@ -154,7 +154,7 @@ def test_private_names_are_counted(shared: KernelInterpreter) -> None:
 
 
 def test_while_a_cell_waits_for_a_tool(shared: KernelInterpreter) -> None:
-    """The running cell, its line, the call under way and its tasks are told; the look neither waits nor disturbs."""
+    """The running cell, its line, pending call and tasks are reported without a wait or a side effect."""
     asked, go_on = threading.Event(), threading.Event()
 
     def llm_query(prompt: str) -> str:
@@ -222,7 +222,7 @@ def test_when_native_code_holds_the_kernel(shared: KernelInterpreter) -> None:
 
 
 def test_hostile_variables(shared: KernelInterpreter) -> None:
-    """Whatever they do, they are told by their type, while a thread changes a dict and the namespace all the time."""
+    """Hostile objects are listed with their type while a thread changes a dict and the namespace."""
     shared.execute(HOSTILE)
     for _ in range(20):
         found = look_until(shared, lambda found: found.answered_by == "kernel")
@@ -239,7 +239,7 @@ def test_hostile_variables(shared: KernelInterpreter) -> None:
 
 
 def test_hostile_texts_by_name(shared: KernelInterpreter) -> None:
-    """Asked for by name, a text that never comes or raises is given up after a second; the kernel goes on."""
+    """The repr of a named variable that hangs or raises is abandoned after a second; the kernel continues."""
     shared.execute("class Raises:\n    def __repr__(self): raise SystemExit\nraises = Raises()")
     assert shared.inspect("raises")["raises"].preview == ""
     shared.execute("import time\nclass Slow:\n    def __repr__(self): time.sleep(3600)\nslow = Slow()")

@@ -1,4 +1,4 @@
-"""Kernel processes as the relay has them: how their ends are told, and who takes them over."""
+"""Kernel processes of the relay: reports of their ends, and adoption by another relay."""
 
 from __future__ import annotations
 
@@ -87,10 +87,10 @@ async def test_kernels_that_end_with_their_relay_are_told_apart(tmp_path: Path) 
 
 
 async def test_a_kernel_that_was_told_to_end_before_its_relay_ends_with_it(owner: Owner) -> None:
-    """Whoever stops a sandbox may signal every process in it, in any order."""
+    """A stop of the sandbox may signal all of its processes in any order."""
     os.kill(await owner.kernels.start("k", KEY), signal.SIGTERM)
     # The relay's own signal comes when the kernel has gone.
-    while owner.kernels.list_kernels()["k"]["alive"]:  # noqa: ASYNC110 - nothing tells of it until it is decided
+    while owner.kernels.list_kernels()["k"]["alive"]:  # noqa: ASYNC110 - there is no event for it
         await asyncio.sleep(0)
     owner.kernels.ending.set()
     assert (await owner.exit())["relay_ends"] is True
@@ -117,14 +117,14 @@ async def test_a_successor_adopts_what_lives(tmp_path: Path) -> None:
     assert second.kernels.list_kernels()["c"]["alive"] is False
     os.kill(pids[0], signal.SIGKILL)
     event = await second.exit()
-    assert (event["kernel"], event["code"]) == ("a", None)  # only a parent is told how
+    assert (event["kernel"], event["code"]) == ("a", None)  # only a parent receives the exit status
     await second.kernels.end_all()
     assert not psutil.pid_exists(pids[1]) or psutil.Process(pids[1]).status() == psutil.STATUS_ZOMBIE
     await first.kernels.end_all()
 
 
 async def test_a_kernel_without_an_owner_ends_itself(tmp_path: Path) -> None:
-    """Nobody opens its lifeline within the lifetime: it and its children go."""
+    """If no relay opens its lifeline within the lifetime, it and its children end."""
     owner = Owner(tmp_path, lifetime_s=0.5)
     await owner.kernels.start("k", KEY)
     owner.kernels._running["k"].close()

@@ -144,7 +144,7 @@ def test_shutdown_ends_a_running_execute() -> None:
 
 @dspy_contract
 def test_a_dead_kernel_is_terminal_and_says_so() -> None:
-    """Not a silent restart: the death is told, and again at each later call, until shutdown."""
+    """There is no silent restart: this call and each later one raise the error until shutdown."""
     with KernelInterpreter(sandbox="local") as interpreter:
         with pytest.raises(CodeInterpreterError, match=r"exit code 3.*all variables are lost") as caught:
             interpreter.execute("import os; os._exit(3)")

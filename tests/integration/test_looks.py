@@ -26,7 +26,7 @@ def look(driver: Driver, name: str | None = None) -> dict[str, Any]:
 
 
 def test_a_look_at_an_idle_kernel(driver: Driver) -> None:
-    """Variables of the code are told, and nothing that IPython or the bridge put there."""
+    """Variables of the code are listed, without those of IPython or the bridge."""
     driver.run("x = [1, 'a']\ndef f(a, *b): pass\nclass C: pass\nc = C()\nx")
     found = parse_inspection(look(driver), "")
     names = {variable.name: (variable.type, variable.preview) for variable in found.variables}
@@ -41,7 +41,7 @@ def test_a_look_at_an_idle_kernel(driver: Driver) -> None:
 
 
 def test_a_look_into_a_busy_loop(driver: Driver, tmp_path: Any) -> None:
-    """While Python code runs, its line, its tasks and its variables of this moment are told."""
+    """While Python code runs, its line, tasks and current variables are reported."""
     gate = tmp_path / "gate"
     code = (
         "import asyncio, os\nasync def fetch(): await asyncio.sleep(60)\ntask = asyncio.ensure_future(fetch())\n"

@@ -72,7 +72,7 @@ def recorded() -> Maker:
 
 
 class Listener(BaseCallback):
-    """Puts the calls of the main model into a recording, as DSPy tells of them."""
+    """A callback that adds the calls of the main model to a recording."""
 
     def __init__(self, maker: Maker) -> None:
         self._maker = maker
@@ -142,7 +142,7 @@ async def test_two_replays_do_not_meet(transcript: Transcript) -> None:
 
 
 def test_another_input_is_a_mismatch(transcript: Transcript) -> None:
-    """The model is asked what nobody asked it then: the run ends, and the text shows the input that differs."""
+    """A model request that was not recorded ends the run; the error shows the different input."""
     with dspy.context(lm=RecordedLM(transcript)), pytest.raises(ReplayMismatch) as caught:
         program(ReplayInterpreter(transcript))(q="y" * 50)
     changed = [line.split()[-1] for line in str(caught.value).splitlines() if line[:1] in "+-" and "y" * 9 in line]
@@ -228,7 +228,7 @@ def test_the_contract() -> None:
 
 
 async def test_every_way_to_call() -> None:
-    """start, execute, aexecute, the call itself, a context manager; outputs are told, and shown to on_output."""
+    """start, execute, aexecute, a call and a context manager work; outputs are returned and passed to on_output."""
     maker = Maker()
     for number in range(3):
         maker.add("1", value=number, outputs=[StreamText("stdout", str(number))])

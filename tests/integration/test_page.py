@@ -130,7 +130,7 @@ def test_calls_at_once_lie_beside_each_other(small: Page) -> None:
 
 
 def test_a_call_opens(small: Page) -> None:
-    """A call shows its arguments by name, its result, model, tokens, cost and when it began."""
+    """A call shows its named arguments, result, model, tokens, cost and start time."""
     details = small.locator("#s1-4")
     details.locator("summary").click()
     shown = details.locator(".body").inner_text()
@@ -163,7 +163,7 @@ def test_look_changes(small: Page, browser: Browser, tmp_path: Path) -> None:
 
 
 def test_keys_do_what_the_mouse_does(small: Page) -> None:
-    """Steps are reached, opened and closed, the timeline zoomed and the keys told without a mouse."""
+    """Steps, timeline zoom and the list of keys can be used without a mouse."""
     small.keyboard.press("j")
     small.keyboard.press("j")
     assert small.evaluate("document.activeElement.parentElement.id") == "s1"
@@ -342,7 +342,7 @@ def test_the_attacks_are_real(browser: Browser, tmp_path: Path) -> None:
 
 
 def _assert_first_visitor(browser: Browser, server: socket.socket) -> None:
-    """Nobody connected to ``server`` before this: what connects now comes first in its queue."""
+    """``server`` has no earlier connection, so the next one is first in its queue."""
     server.settimeout(15)
     context = browser.new_context()
     page = context.new_page()

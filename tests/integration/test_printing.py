@@ -55,7 +55,7 @@ def test_a_redrawn_line_counts_once_whichever_way(driver: Driver, way: str) -> N
 
 
 def test_a_bar_of_tqdm_counts_once_and_can_be_watched(driver: Driver) -> None:
-    """Its own way of drawing, beside prints; whoever watches sees it move."""
+    """A bar with its own display beside prints; observers receive its updates."""
     pytest.importorskip("tqdm", reason="tqdm is not installed in this environment")
     watched: list[str] = []
     code = (

@@ -1,4 +1,4 @@
-"""Links that cannot resume: the relay dies, and the kernel's journal tells what its host missed."""
+"""Links that cannot resume: the relay dies, and the host recovers missing output from the kernel's journal."""
 
 from __future__ import annotations
 

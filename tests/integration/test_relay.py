@@ -88,7 +88,7 @@ async def test_a_broken_frame_ends_its_own_stream_only(driver: Driver) -> None:
 
 
 def test_a_relay_that_is_not_there_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody listens: SandboxFailed with the address, and no secret in it."""
+    """A closed port raises SandboxFailed with the address and without the secret."""
     monkeypatch.setattr("daytona_kernel_interp.tunnel.dialer.DIAL_S", 0.1)
     with pytest.raises(SandboxFailed, match=r"ws://127\.0\.0\.1:1 cannot be reached") as caught:
         io_loop().run(Tunnel.open(RelayAddress("ws://127.0.0.1:1", "the-secret")))
@@ -148,7 +148,7 @@ def _look_for_secrets(driver: Driver, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_files_with_keys_are_the_users_alone(driver: Driver) -> None:
-    """Connection file and sockets lie in a folder that nobody else can enter."""
+    """Connection file and sockets are in a folder that other users cannot enter."""
     folder = driver.session.kernel.connection_file.parent
     assert folder.stat().st_mode & 0o077 == 0
 

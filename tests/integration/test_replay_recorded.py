@@ -81,7 +81,7 @@ async def test_the_whole_run_again_offline_async(recorded: tuple[Path, Any]) -> 
 
 
 def test_another_input_is_a_mismatch(recorded: tuple[Path, Any]) -> None:
-    """The first thing that nobody asked then ends the run."""
+    """The first request that was not recorded ends the run."""
     path, _ = recorded
     rlm = RLM("text, n: int -> answer: str, score: float", interpreter=ReplayInterpreter(path), tools=[look])
     with dspy.context(lm=Recording.load(path).lm()), pytest.raises(ReplayMismatch, match=r"^run\.ipynb|the recording"):
@@ -160,7 +160,7 @@ def test_a_missing_side_file(recorded: tuple[Path, Any], tmp_path: Path) -> None
 
 
 def test_a_tape_edited_by_hand(recorded: tuple[Path, Any], tmp_path: Path) -> None:
-    """Code that somebody changed is told as such, beside what it does now."""
+    """Changed code is reported as changed, together with its new result."""
     path, _ = recorded
     copied = tmp_path / "run.ipynb"
     copied.write_text(path.read_text(encoding="utf-8").replace("print(repr(error))", "print(str(error))"))
@@ -172,7 +172,7 @@ def test_a_tape_edited_by_hand(recorded: tuple[Path, Any], tmp_path: Path) -> No
 
 
 def test_a_notebook_of_somebody_else(tmp_path: Path) -> None:
-    """It is refused by name, with what can be done; asked for, its cells run and their outputs are compared."""
+    """It is refused with its name and a remedy; on request its cells run and their outputs are compared."""
     path = tmp_path / "other.ipynb"
     stream: Any = nbformat.v4.new_output("stream", name="stdout", text="2\n")
     failed: Any = nbformat.v4.new_output("error", ename="KeyError", evalue="1", traceback=["\x1b[0;31mKeyError\x1b[0m"])

@@ -139,7 +139,7 @@ def test_a_model_goes_in_through_a_tool_and_out(interp: KernelInterpreter) -> No
 
 
 def test_a_value_that_cannot_come_out_is_said_to_the_model(interp: KernelInterpreter) -> None:
-    """In the cell, so that the next step can mend it."""
+    """The error is raised in the cell, so that the next step can correct it."""
     result = run(
         signature("q", answer=Any),
         [ScriptedStep("Wrong.", "SUBMIT(x for x in q)"), ScriptedStep("Right.", "SUBMIT(list(q))")],

@@ -1,4 +1,4 @@
-"""A relay that waits for its order, as our image starts it: what it tells, whom it takes, and what it leaves."""
+"""A relay that waits for its start request, as in the sandbox image: its status file, accepted hosts, and leftovers."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def test_a_notebook_runs_at_daytona(
 ) -> None:
     """With a key in the environment and nothing else changed: its connections are cut there, and no sandbox is left."""
     service = Service(daytona_emulator)
-    daytona_emulator.fail(Fault("start", delay_s=0.01))  # harmless; whether it struck tells that a sandbox was started
+    daytona_emulator.fail(Fault("start", delay_s=0.01))  # harmless; its use shows that a sandbox was started
     _run("04_lost_connection", tmp_path, monkeypatch)
     assert list(daytona_emulator._server.world.faults) == []
     service.nothing_left()

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# Objects that the exported names take, return or raise. They are listed by name, not by module.
+# Objects that the exported names take, return or raise. They are listed with their names, without modules.
 REACHED: tuple[type, ...] = (
     *(CellError, DisplayData, ExecuteResult, StreamText),
     *(PendingCall, Inspection, RunningCell, Variable, Live, Record, SequenceRecord),

@@ -1,7 +1,7 @@
-"""``python -m tests.unit.bombs``: decode values that are a few bytes and say they are gigabytes, with little memory.
+"""``python -m tests.unit.bombs``: decode small values that claim to be gigabytes, in a process with limited memory.
 
-Prints by name what came of each. Each is to be refused; one that is not may well end the process, as Rust's and C++'s
-libraries do that run out of memory.
+Prints the name and the outcome of each. Each must be refused; one that is accepted can end the process, because
+libraries in Rust and C++ abort when they run out of memory.
 """
 
 from __future__ import annotations

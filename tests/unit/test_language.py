@@ -93,6 +93,15 @@ def test_docstrings_and_comments_are_plain() -> None:
     )
 
 
+def test_tests_are_plain() -> None:
+    """Docstrings and comments of the tests have at most one idiom in 2,000 words."""
+    check_idioms(
+        (f"{module.relative_to(ROOT)}:{line}", text)
+        for module in sorted((ROOT / "tests").rglob("*.py"))
+        for line, text in prose_of(module.read_text(encoding="utf-8"))
+    )
+
+
 def test_documents_are_plain() -> None:
     """README, docs and CHANGELOG have at most one idiom in 2,000 words."""
     check_idioms(

@@ -1,4 +1,4 @@
-"""``steps.py``: the last cells of a session, for those who watch it."""
+"""Tests of ``client.cell_history``: the last cells of a session, for observers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def over(cell: OutputCollector, **content: Any) -> OutputCollector:
 
 
 def test_a_step_from_begin_to_end() -> None:
-    """A running step is told with its time and output so far, and once more when it is over; then no more."""
+    """A running step is reported with its time and output so far, once more after its end, and not again."""
     steps, cell = CellHistory(), OutputCollector("1")
     steps.begin(cell, "print(1)", 10.0)
     cell.add(StreamText("stdout", "1\n"))
@@ -44,7 +44,7 @@ def test_a_step_from_begin_to_end() -> None:
     [({}, "done"), ({"status": "error", "ename": "ValueError", "evalue": "no", "traceback": []}, "failed")],
 )
 def test_how_steps_end(content: dict[str, Any], state: str) -> None:
-    """Its state says how a cell ended, and an error its text."""
+    """A step has the final state of its cell, and the text of an error."""
     steps, cell = CellHistory(), OutputCollector("1")
     steps.begin(cell, "x", 0.0)
     steps.end(over(cell, **content), 1.0)
@@ -54,7 +54,7 @@ def test_how_steps_end(content: dict[str, Any], state: str) -> None:
 
 
 def test_submitted_and_broken_off() -> None:
-    """A SUBMIT is told as such; a cell that neither ended nor failed was broken off."""
+    """The step of a SUBMIT has the state submitted; one that neither completed nor failed has the state ended."""
     steps, submitted, broken = CellHistory(), OutputCollector("1"), OutputCollector("2")
     submitted.submission = [b"{}"]
     for cell in (submitted, broken):
@@ -64,7 +64,7 @@ def test_submitted_and_broken_off() -> None:
 
 
 def test_steps_are_bounded() -> None:
-    """Only the last ones are kept, and of each the beginning of its code and the end of its output."""
+    """Only the last steps are kept, each with the beginning of its code and the end of its output."""
     steps = CellHistory()
     for number in range(MAX_STEPS + 20):
         cell = OutputCollector(str(number))
@@ -78,7 +78,7 @@ def test_steps_are_bounded() -> None:
 
 
 def test_values_and_files_are_no_steps() -> None:
-    """What moves a value or a file runs no code, and another cell's end changes nothing."""
+    """Transfers of values and files are not steps, and the end of another cell has no effect."""
     steps, cell = CellHistory(), OutputCollector("1")
     steps.begin(cell, "", 0.0)
     steps.end(cell, 1.0)
@@ -86,7 +86,7 @@ def test_values_and_files_are_no_steps() -> None:
 
 
 def test_the_tail_of_a_cell() -> None:
-    """The last characters of all that was shown, figures by name, and of a progress bar its last state."""
+    """The last characters of the output, with names for figures and the last state of progress bars."""
     cell = OutputCollector("1")
     cell.add(StreamText("stdout", "a" * 100 + "\n"))
     cell.add(DisplayData({"text/plain": "<Figure size 1x1>", "image/svg+xml": "<svg/>"}, {}))

@@ -1,4 +1,4 @@
-"""Tests of ``channels``: iopub's messages held back while the journal is read. What is sent is tested with kernels."""
+"""Tests of ``client.channels``: iopub messages are held back while the journal is read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def message(name: str) -> dict[str, Any]:
 
 
 async def test_what_the_journal_told_is_not_told_again(tmp_path: Path) -> None:
-    """Neither what was held back meanwhile, nor what was on its way and comes later; once each, in order."""
+    """Held back and late iopub messages do not repeat those of the journal; each comes once, in order."""
     taken: list[str] = []
     connection_file = write_connection_file(tmp_path, "k", "key")
     channels = Channels(connection_file, None, lambda _: None, lambda each: taken.append(each["header"]["msg_id"]))

@@ -1,4 +1,4 @@
-"""Inspect requests: the kernel and its relay get them at the same time, and the host adds what it knows."""
+"""Tests of ``client.inspect_request``: requests go to kernel and relay at the same time, and the host adds its data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NEVER = 3600.0
 
 
 class Side:
-    """A kernel's channels or a tunnel, as far as an inspection uses them: an answer or an error, after a delay."""
+    """A fake of a kernel's channels or a tunnel: a reply or an error after a delay."""
 
     def __init__(self, answer: Any, after_s: float = 0.0) -> None:
         self._answer, self._after_s = answer, after_s
@@ -68,7 +68,7 @@ async def inspect(
 
 
 async def test_the_kernel_is_heard_first() -> None:
-    """The kernel's answer counts, and the relay's is cancelled."""
+    """The kernel's reply is used, and the request to the relay is cancelled."""
     kernel, relay = Side({"variables": []}), Side({}, NEVER)
     assert await inspect(kernel, relay) == {"variables": [], "by": "kernel"}
     assert relay.cancelled
@@ -76,7 +76,7 @@ async def test_the_kernel_is_heard_first() -> None:
 
 
 async def test_the_relay_speaks_for_a_kernel_that_does_not() -> None:
-    """Its answer has the process's CPU and memory; the host adds its running cell, with the calls."""
+    """The relay's reply has CPU and memory of the process; the host adds the running cell with its calls."""
     kernel, relay = Side({}, NEVER), Side(STATUS)
     found = await inspect(kernel, relay, running=CELL)
     assert found == {"by": "relay", "summary": None, "age_s": None, "running": CELL, **STATUS}
@@ -85,7 +85,7 @@ async def test_the_relay_speaks_for_a_kernel_that_does_not() -> None:
 
 
 async def test_the_last_inspection_stands_in_for_a_kernel_that_does_not_answer() -> None:
-    """The answer has the kernel's last complete inspection with its age; one variable's is not kept."""
+    """The reply has the kernel's last complete inspection with its age; inspections of one variable are not kept."""
     client = InspectClient()
     await inspect(Side({"variables": [["a"]]}), Side({}, NEVER), client=client)
     await inspect(Side({"variables": [["b"]]}), Side({}, NEVER), "b", client=client)
@@ -103,7 +103,7 @@ async def test_an_older_relays_own_summary_does_not_count() -> None:
 
 
 async def test_of_one_variable_of_an_idle_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable's own repr may take a second: the relay's answer counts after that, or at once while a cell runs."""
+    """A variable's repr may take a second; after that the relay's reply is used, or at once while a cell runs."""
     monkeypatch.setattr(inspect_request, "REPR_S", 0.05)
     relay = Side({})
     assert (await inspect(Side({"variables": [1]}, 0.01), relay, "x"))["by"] == "kernel"
@@ -122,14 +122,14 @@ async def test_an_idle_kernel_is_given_time(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_a_relay_that_cannot_tell_is_no_end() -> None:
-    """One of another version refuses; the kernel is waited for."""
+    """If a relay of another version refuses, the kernel's reply is awaited."""
     found = await inspect(Side({"count": 1}, 0.05), Side(SandboxFailed("the relay has no operation 'look'")))
     assert found == {"count": 1, "by": "kernel"}
 
 
 @pytest.mark.parametrize("error", [SandboxGone("deleted"), TunnelLost("gone")])
 async def test_a_relay_that_is_gone_is(error: KernelError) -> None:
-    """Then nothing behind it answers either, and nobody waits for it."""
+    """Without the relay the kernel cannot reply either, and its request is cancelled."""
     kernel = Side({}, NEVER)
     with pytest.raises(type(error), match=str(error)):
         await inspect(kernel, Side(error))
@@ -137,7 +137,7 @@ async def test_a_relay_that_is_gone_is(error: KernelError) -> None:
 
 
 async def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a while that is an error, and nothing is left waiting."""
+    """Without any reply, the call raises an error after a timeout and leaves no request pending."""
     monkeypatch.setattr(inspect_request, "_ANSWER_S", 0.05)
     kernel, relay = Side({}, NEVER), Side({}, NEVER)
     with pytest.raises(TunnelLost, match="neither the kernel nor its relay answered"):

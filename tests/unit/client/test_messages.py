@@ -1,4 +1,4 @@
-"""Tests of ``messages``."""
+"""Tests of ``client.messages``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def parts(session: Session, content: Any = None, *buffers: bytes) -> list[Any]:
 
 
 def test_a_message_is_what_jupyter_client_makes_of_it_but_its_dates() -> None:
-    """All parts are the same, and a text that looks like a date stays a text."""
+    """All parts are equal to those of jupyter_client, except that texts which look like dates stay str."""
     sent = parts(Session(key=KEY), None, b"one", b"two")
     ours, theirs = parse(Session(key=KEY), sent), Session(key=KEY).deserialize(sent)
     assert ours.keys() == theirs.keys()
@@ -31,7 +31,7 @@ def test_a_message_is_what_jupyter_client_makes_of_it_but_its_dates() -> None:
 
 @pytest.mark.parametrize("broken", ["key", "content", "short", "empty"])
 def test_what_the_kernel_did_not_sign_is_refused(broken: str) -> None:
-    """Another key, a changed part, a part too few."""
+    """Messages with another key, a changed part or a missing part are refused."""
     sent = parts(Session(key=b"another" if broken == "key" else KEY))
     if broken == "content":
         sent[4] = b"{}"
@@ -41,6 +41,6 @@ def test_what_the_kernel_did_not_sign_is_refused(broken: str) -> None:
 
 
 def test_what_is_signed_and_no_message_is_refused() -> None:
-    """A kernel is code of a sandbox too."""
+    """A kernel can sign malformed messages, because it runs untrusted code."""
     with pytest.raises(ValueError, match="not JSON objects"):
         parse(Session(key=KEY), parts(Session(key=KEY), "[1]"))

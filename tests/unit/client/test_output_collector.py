@@ -1,4 +1,4 @@
-"""Tests of ``cell``."""
+"""Tests of ``client.output_collector``."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ BUSY = message("status", {"execution_state": "busy"})
 
 
 def feed(cell: OutputCollector, *messages: Message) -> list[CellEvent]:
-    """Hand ``messages`` to ``cell`` as the channel of each would."""
+    """Pass ``messages`` to ``cell`` as their channels do."""
     events: list[CellEvent] = []
     for one in messages:
         if one["header"]["msg_type"] == "execute_reply":
@@ -81,7 +81,7 @@ def feed(cell: OutputCollector, *messages: Message) -> list[CellEvent]:
 
 @pytest.mark.parametrize("order", list(itertools.permutations([reply(), IDLE, stream("x"), BUSY])))
 def test_a_cell_is_over_when_reply_and_idle_came(order: tuple[Message, ...]) -> None:
-    """Either may be first, and nothing else ends a cell."""
+    """Reply and idle end a cell in any order, and nothing else does."""
     cell = OutputCollector("m")
     for count in range(len(order) + 1):
         came = order[:count]
@@ -92,7 +92,7 @@ def test_a_cell_is_over_when_reply_and_idle_came(order: tuple[Message, ...]) -> 
 
 @given(st.lists(st.sampled_from([stream("x"), display("d"), result("r"), error(), BUSY, request({"op": "submit"})])))
 def test_output_alone_never_ends_a_cell(messages: list[Message]) -> None:
-    """Without both of reply and idle, whatever else comes, the cell goes on."""
+    """Without both reply and idle, the cell continues for any other messages."""
     neither, replied, idle = OutputCollector("m"), OutputCollector("m"), OutputCollector("m")
     feed(neither, *messages)
     feed(replied, reply(), *messages)
@@ -101,21 +101,21 @@ def test_output_alone_never_ends_a_cell(messages: list[Message]) -> None:
 
 
 def test_busy_after_idle_does_not_open_a_cell_again() -> None:
-    """Idle was said once; it stays said."""
+    """A busy status after idle has no effect."""
     cell = OutputCollector("m")
     feed(cell, IDLE, BUSY, reply())
     assert cell.finished
 
 
 def test_output_after_the_reply_counts() -> None:
-    """iopub may trail shell, so prints behind the reply are the cell's."""
+    """iopub may be later than shell, so prints after the reply belong to the cell."""
     cell = OutputCollector("m")
     feed(cell, stream("a"), reply(), stream("b"), IDLE)
     assert cell.text() == "ab"
 
 
 def test_neighbouring_texts_of_one_stream_are_one_output() -> None:
-    """Texts are joined until the stream changes or something else is shown."""
+    """Texts are joined until the stream changes or another output follows."""
     cell = OutputCollector("m")
     feed(cell, stream("a"), stream("b"), stream("e", "stderr"), stream("c"), display("d"), stream("f"))
     assert cell.outputs == [
@@ -130,7 +130,7 @@ def test_neighbouring_texts_of_one_stream_are_one_output() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), st.text(max_size=5)), max_size=20))
 def test_no_printed_character_is_lost_or_moved(pieces: list[tuple[str, str]]) -> None:
-    """However prints are cut into messages, the text is what was printed; each message is also an event."""
+    """The text equals the printed text for any split into messages; each message is also an event."""
     cell = OutputCollector("m", max_output_chars=10)
     events = feed(cell, *(stream(text, name) for name, text in pieces))
     whole = "".join(text for _, text in pieces)
@@ -140,7 +140,7 @@ def test_no_printed_character_is_lost_or_moved(pieces: list[tuple[str, str]]) ->
 
 
 def test_outputs_can_be_read_while_the_cell_runs() -> None:
-    """Looking at the outputs does not close the stream that is being written."""
+    """Reading the outputs does not end the current stream output."""
     cell = OutputCollector("m")
     feed(cell, stream("a"))
     assert cell.outputs == [StreamText("stdout", "a")]
@@ -149,7 +149,7 @@ def test_outputs_can_be_read_while_the_cell_runs() -> None:
 
 
 def test_the_text_leaves_out_value_and_error() -> None:
-    """The value's repr and the error are told apart from what was printed."""
+    """The value's repr and the error are separate from printed text."""
     cell = OutputCollector("m")
     feed(cell, stream("a\n"), result("42"), error(), reply("error"), IDLE)
     assert cell.text() == "a\n"
@@ -166,20 +166,20 @@ def test_without_a_value_there_is_no_value_text() -> None:
 
 
 def test_the_last_value_counts() -> None:
-    """Where code shows several results, the last is the value."""
+    """If code has several results, the last one is the value."""
     cell = OutputCollector("m")
     feed(cell, result("1"), stream("x"), result("2"))
     assert cell.value_text() == "2"
 
 
 def test_an_error_without_a_message_is_its_type() -> None:
-    """``raise ValueError`` is summed up without a colon."""
+    """The summary of ``raise ValueError`` has no colon."""
     assert CellError("ValueError", "", "").summary == "ValueError"
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations([error(), failed_reply(), IDLE])))
 def test_an_error_is_the_same_in_any_order(order: tuple[Message, ...]) -> None:
-    """Whether iopub or shell tells of the error first, it is one error, shown once."""
+    """An error that arrives on iopub and shell, in any order, is one error and shown once."""
     cell = OutputCollector("m")
     feed(cell, *order)
     assert cell.error == CellError("ValueError", "bad", "line 1\nValueError: bad")
@@ -187,14 +187,14 @@ def test_an_error_is_the_same_in_any_order(order: tuple[Message, ...]) -> None:
 
 
 def test_an_error_in_the_reply_alone_counts() -> None:
-    """A reply that tells of an error makes it the cell's, even if iopub showed none."""
+    """An error in the reply is the cell's error, also without one on iopub."""
     cell = OutputCollector("m")
     feed(cell, failed_reply())
     assert cell.error == CellError("ValueError", "bad", "line 1\nValueError: bad")
 
 
 def test_an_aborted_cell_did_not_run() -> None:
-    """A kernel that dropped the request says so, and that is an error."""
+    """If the kernel reports that it dropped the request, the cell has an error."""
     cell = OutputCollector("m")
     feed(cell, reply("aborted"), IDLE)
     assert cell.error is not None
@@ -211,14 +211,14 @@ def test_an_aborted_cell_did_not_run() -> None:
     ],
 )
 def test_the_reply_says_whether_the_code_compiled(metadata: Message, failed: bool) -> None:
-    """Only an explicit word of the kernel makes an error a compile error."""
+    """An error is a compile error only if the kernel marks it as such."""
     cell = OutputCollector("m")
     cell.receive_reply(message("execute_reply", {"status": "error"}, metadata=metadata))
     assert cell.failed_to_compile is failed
 
 
 def test_a_tool_call_is_an_event() -> None:
-    """A call carries its id, its name and the buffers as they came."""
+    """A call has its id, its name and the received buffers."""
     events = feed(OutputCollector("m"), request({"op": "call", "id": 7, "name": "f"}, b"[]"))
     assert events == [ToolCalled(7, "f", [b"[]"])]
 
@@ -232,21 +232,21 @@ def test_the_first_submission_counts() -> None:
 
 
 def test_what_submit_raises_is_no_error() -> None:
-    """The reply of a cell that ended by SUBMIT says error; the answer is what counts."""
+    """The reply of a cell that ended by SUBMIT has status error; the submission is its result."""
     cell = OutputCollector("m")
     feed(cell, request({"op": "submit"}, b"1"), reply("error", ename="SubmitSignal", evalue=""), IDLE)
     assert cell.error is None
 
 
 def test_an_error_after_submit_leaves_the_answer() -> None:
-    """Code that swallowed SUBMIT's exception and failed later has submitted all the same."""
+    """Code that caught SUBMIT's exception and failed later has still submitted."""
     cell = OutputCollector("m")
     feed(cell, request({"op": "submit"}, b"1"), error(), reply("error"), IDLE)
     assert cell.submission == [b"1"]
 
 
 def test_the_value_is_kept() -> None:
-    """What the kernel sent of the last expression is kept, and is no event."""
+    """The encoded value of the last expression is kept and is not an event."""
     cell = OutputCollector("m")
     assert feed(cell, request({"op": "value"}, b"42")) == []
     assert cell.value == [b"42"]
@@ -269,7 +269,7 @@ def test_the_value_is_kept() -> None:
     ],
 )
 def test_a_malformed_request_is_nothing(data: Any) -> None:
-    """Requests of other forms are dropped: other comms of the user's widgets pass here too."""
+    """Requests of other forms are ignored, because comm messages of widgets arrive here too."""
     cell = OutputCollector("m")
     assert feed(cell, request(data)) == []
     assert (cell.submission, cell.value) == (None, None)
@@ -289,7 +289,7 @@ def test_a_malformed_request_is_nothing(data: Any) -> None:
     ],
 )
 def test_what_is_no_output_is_none(kind: str, content: Message) -> None:
-    """A message without an output, or with a malformed one, shows nothing."""
+    """A message without an output or with a malformed one adds no output."""
     assert parse_output(message(kind, content)) is None
 
 
@@ -299,7 +299,7 @@ def updated(text: str, display_id: Any, kind: str = "update_display_data") -> Me
 
 
 def test_a_display_that_is_updated_counts_once() -> None:
-    """It stays where it is, in its last state, and takes the room of that alone; whoever watches is told of each."""
+    """An updated display keeps its place and counts only in its last state; observers receive each update."""
     cell = OutputCollector("1", max_output_chars=10)
     states = [event for number in range(100_000) for event in cell.receive_iopub(updated(f"{number}", "bar"))]
     assert len(states) == 100_000
@@ -313,7 +313,7 @@ def test_a_display_that_is_updated_counts_once() -> None:
 
 
 def test_an_id_that_is_none_updates_nothing() -> None:
-    """Neither one of another type nor another message's is a display's; each of those is an output of its own."""
+    """An id of another type or message does not refer to a display; each such display is a separate output."""
     cell = OutputCollector("1")
     text = stream("text\n")
     text["content"]["transient"] = {"display_id": "a"}
@@ -324,14 +324,14 @@ def test_an_id_that_is_none_updates_nothing() -> None:
 
 @pytest.mark.parametrize("kind", ["display_data", "update_display_data"])
 def test_a_display_keeps_every_representation(kind: str) -> None:
-    """Data and metadata stay as they came."""
+    """Data and metadata are unchanged."""
     data, metadata = {"image/png": "aGk=", "text/plain": "x"}, {"image/png": {"width": 1}}
     shown = parse_output(message(kind, {"data": data, "metadata": metadata}))
     assert shown == DisplayData(data, metadata)
 
 
 def test_a_result_is_told_apart_from_a_display() -> None:
-    """The last expression has a type of its own."""
+    """The last expression has a separate output type."""
     assert parse_output(result("1")) == ExecuteResult({"text/plain": "1"}, {})
 
 
@@ -343,14 +343,14 @@ _CONTENTS = st.dictionaries(_KEYS, strategies.JSON | st.fixed_dictionaries({"op"
 @strategies.FEW
 @given(st.lists(st.builds(message, _KINDS, _CONTENTS), max_size=3))
 def test_any_content_is_taken(messages: list[Message]) -> None:
-    """Whatever objects the kernel puts into its messages, the cell stands."""
+    """Any objects in the kernel's messages are accepted without an exception."""
     cell = OutputCollector("m", max_output_chars=10)
     feed(cell, *messages)
     assert isinstance(cell.text(), str)
     assert not cell.finished
 
 
-# --- a hostile kernel ignores the limit it was given ---------------------------------------------------
+# --- a hostile kernel ignores its output limit ----------------------------------------------------------
 
 
 def kept_chars(cell: OutputCollector) -> int:
@@ -360,7 +360,7 @@ def kept_chars(cell: OutputCollector) -> int:
 
 @pytest.mark.parametrize("size", [1000, 10_000, 1_000_000])
 def test_a_flood_of_text_is_bounded(size: int) -> None:
-    """Prints beyond twice the limit and some slack are refused, and the text says how many."""
+    """Prints beyond twice the limit and some slack are discarded, and the text has their number."""
     cell = OutputCollector("m", max_output_chars=1000)
     flood = 3_000_000 // size
     events = feed(cell, *itertools.repeat(stream("x" * size), flood))
@@ -370,7 +370,7 @@ def test_a_flood_of_text_is_bounded(size: int) -> None:
 
 
 def test_a_flood_of_outputs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The number of outputs has a limit of its own, also for empty ones."""
+    """The number of outputs has a separate limit, also for empty ones."""
     monkeypatch.setattr(cell_module, "MAX_OUTPUTS", 10)
     cell = OutputCollector("m", max_output_chars=1000)
     feed(cell, *[display(""), stream("", "stdout"), stream("", "stderr")] * 100)
@@ -388,14 +388,14 @@ def test_a_flood_of_outputs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["display", "result", "image", "error"],
 )
 def test_a_flood_of_large_outputs_is_bounded(big: Message) -> None:
-    """Whatever is shown counts, not only what is printed: the sum of it stays bounded."""
+    """Displays count as well as prints: the total size is limited."""
     cell = OutputCollector("m", max_output_chars=1000)
     feed(cell, *[big] * 100)
     assert kept_chars(cell) < 1_000_000
 
 
 def test_what_fits_into_the_limit_is_never_refused() -> None:
-    """A kernel that keeps to its limit, note and tail included, loses nothing."""
+    """A kernel within its limit, including note and tail, loses no output."""
     cell = OutputCollector("m", max_output_chars=1000)
     feed(cell, stream("x" * 500), stream("\n[... 1,234,567 characters left out ...]\n"), stream("y" * 500))
     assert "further outputs" not in cell.text()
@@ -403,14 +403,14 @@ def test_what_fits_into_the_limit_is_never_refused() -> None:
 
 
 def test_without_a_limit_nothing_is_refused() -> None:
-    """``max_output_chars=None`` is the caller's wish for everything."""
+    """With ``max_output_chars=None`` all output is kept."""
     cell = OutputCollector("m")
     feed(cell, *[stream("x" * 100_000)] * 20)
     assert len(cell.text()) == 2_000_000
 
 
 def test_a_small_value_comes_with_the_reply() -> None:
-    """The reply's metadata can hold the last expression; what is no text there is ignored."""
+    """The reply's metadata can have the last expression; values that are not str are ignored."""
     for value, taken in (("[1]", [b"[1]"]), (5, None), ("\ud800", [b"?"])):
         cell = OutputCollector("id")
         cell.receive_reply({**reply(), "metadata": {PREAMBLE_KEY: {"compiled": True, "value": value}}})

@@ -1,4 +1,4 @@
-"""Tests of ``shown``."""
+"""Tests of ``client.output_text``."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _PNG = base64.b64encode(
     ],
 )
 def test_plain_text(text: str, left: str) -> None:
-    """Colours go, and what a carriage return overwrote; lines stay."""
+    """Colours and text overwritten after a carriage return are removed; lines are kept."""
     assert plain_text(text) == left
 
 
 @given(st.text(st.sampled_from("ab\r\n\x1b[]0;m\\\x07")))
 def test_lines_are_kept(text: str) -> None:
-    """Whatever was overwritten, the number of lines is that of the text without what escapes it."""
+    """The number of lines equals that of the text without escape sequences, for any overwritten text."""
     assert "\r" not in plain_text(text)
     if "\x1b" not in text:
         assert plain_text(text).count("\n") == text.count("\n")
@@ -70,7 +70,7 @@ def test_lines_are_kept(text: str) -> None:
     ],
 )
 def test_describe(data: dict[str, Any], text: str) -> None:
-    """A picture is named with its size; other things where their own text says nothing."""
+    """The description of an image has its size; other displays are described if they have no text."""
     assert display_text(data) == text
 
 
@@ -87,5 +87,5 @@ def test_describe(data: dict[str, Any], text: str) -> None:
     ],
 )
 def test_a_bar_beside_prints_is_one_line(parts: list[tuple[str, str]], text: str) -> None:
-    """It stands where it was last drawn, and the other stream's lines stay as they are."""
+    """A bar is placed where it was last drawn, and lines of the other stream are unchanged."""
     assert plain_text(join_streams(parts)) == text

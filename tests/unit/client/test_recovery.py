@@ -1,4 +1,4 @@
-"""Tests of ``recovery``: what a host makes of the records of a journal, all of which may be false."""
+"""Tests of ``client.recovery``: records of a journal, all of which may be forged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEY = "5ec12e7" * 4
 
 
 class FakeTunnel:
-    """A tunnel whose journal is made up here."""
+    """A fake tunnel with a given journal."""
 
     def __init__(self, records: list[JournalRecord]) -> None:
         self.records = records
@@ -32,7 +32,7 @@ class FakeTunnel:
 
 
 def recovered(*records: JournalRecord) -> RecoveredJournal:
-    """Read these records."""
+    """Return the journal of these records as a host recovers it."""
     return asyncio.run(read_records(cast("Any", FakeTunnel(list(records))), "1-ab", KEY))
 
 
@@ -60,7 +60,7 @@ def pending(name: str, cell: str, text: str) -> JournalRecord:
 
 
 def texts(found: RecoveredJournal) -> list[str]:
-    """Return what the messages print."""
+    """Return the printed texts of the messages."""
     return [message["content"]["text"] for message in found.messages]
 
 
@@ -70,7 +70,7 @@ def test_an_empty_journal_tells_nothing() -> None:
 
 
 def test_a_cell_that_runs_is_started_and_not_ended() -> None:
-    """Its output so far is there, and no reply."""
+    """It has its output so far and no reply."""
     found = recovered(started("a"), published("1"), published("2"))
     assert (found.cell, found.replies, found.gap, found.unpublished) == ("a", {}, False, [])
     assert texts(found) == ["1", "2"]
@@ -79,21 +79,21 @@ def test_a_cell_that_runs_is_started_and_not_ended() -> None:
 
 
 def test_a_cell_that_ended_has_its_reply() -> None:
-    """With content and metadata as the kernel sent them."""
+    """The reply has the kernel's content and metadata."""
     found = recovered(started("a"), published("1"), ended("a", status="ok", execution_count=3))
     assert found.replies == {"a": {"content": {"status": "ok", "execution_count": 3}, "metadata": {}}}
     assert found.cell == "a"
 
 
 def test_the_last_cell_that_was_taken_up_counts() -> None:
-    """Each has its reply; which runs now is the last to start."""
+    """Each cell has its reply; the running one is the last that started."""
     found = recovered(started("a"), ended("a", status="ok"), started("b"), ended("b", status="error"), started("c"))
     assert found.cell == "c"
     assert {cell: reply["content"]["status"] for cell, reply in found.replies.items()} == {"a": "ok", "b": "error"}
 
 
 def test_what_a_dead_kernel_had_not_published_is_told_apart() -> None:
-    """It is text of a stream and of a cell, not a message."""
+    """Unpublished text belongs to a stream and a cell and is not a message."""
     found = recovered(started("a"), pending("stdout", "a", "out"), pending("stderr", "a", "err"))
     assert found.unpublished == [UnpublishedText("stdout", "a", "out"), UnpublishedText("stderr", "a", "err")]
     assert found.messages == []
@@ -101,7 +101,7 @@ def test_what_a_dead_kernel_had_not_published_is_told_apart() -> None:
 
 @pytest.mark.parametrize("kind", [RecordKind.GAP, RecordKind.OMITTED])
 def test_what_is_missing_is_known_to_be(kind: RecordKind) -> None:
-    """What comes behind a gap is still there."""
+    """Records after a gap are kept."""
     found = recovered(JournalRecord(kind, b""), started("a"), published("1"), ended("a", status="ok"))
     assert found.gap
     assert texts(found) == ["1"]
@@ -109,7 +109,7 @@ def test_what_is_missing_is_known_to_be(kind: RecordKind) -> None:
 
 
 def test_a_message_that_the_kernel_did_not_sign_is_dropped() -> None:
-    """Another key, or frames that are no message: whoever writes into the journal cannot speak for the kernel."""
+    """Journal records with another key or without a valid message are rejected: they are not from the kernel."""
     spoiled = published("2").payload.replace(b'"2"', b'"9"')
     found = recovered(published("1", key="0" * 20), JournalRecord(RecordKind.IOPUB, spoiled), published("3"))
     assert texts(found) == ["3"]
@@ -122,7 +122,7 @@ def test_a_message_that_comes_twice_is_one() -> None:
 
 
 def test_order_is_the_journals() -> None:
-    """A reply before its start, or output behind the reply: nothing is moved and nothing is dropped."""
+    """With a reply before its start, or output after the reply, no record is moved or dropped."""
     found = recovered(
         ended("a", status="ok"), published("2"), published("1"), started("a"), JournalRecord(RecordKind.LAST)
     )
@@ -131,7 +131,7 @@ def test_order_is_the_journals() -> None:
 
 
 def test_of_two_replies_the_later_counts() -> None:
-    """A cell that the kernel took up again has the outcome of its last run."""
+    """A cell that ran again has the result of its last run."""
     found = recovered(ended("a", status="error"), ended("a", status="ok"))
     assert found.replies["a"]["content"] == {"status": "ok"}
 
@@ -162,7 +162,7 @@ BAD = [
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda record: f"{record.kind.name} {record.payload[:12]!r}")
 def test_a_malformed_record_is_dropped_and_the_rest_read(bad: JournalRecord) -> None:
-    """One bad record costs itself, and that something is missing is known."""
+    """A malformed record is dropped and reported as a gap."""
     found = recovered(started("a"), published("1"), bad, published("2"), ended("b", status="ok"))
     assert texts(found) == ["1", "2"]
     assert (found.cell, list(found.replies), found.unpublished) == ("a", ["b"], [])
@@ -181,7 +181,7 @@ def test_a_malformed_record_is_dropped_and_the_rest_read(bad: JournalRecord) -> 
     )
 )
 def test_any_records_are_read(records: list[JournalRecord]) -> None:
-    """Whatever a sandbox makes up, nothing is raised, and no message comes of it without the key."""
+    """Any records are read without an exception, and none without the key is a message."""
     found = recovered(*records)
     assert found.messages == []
     assert found.ids == set()
@@ -189,7 +189,7 @@ def test_any_records_are_read(records: list[JournalRecord]) -> None:
 
 
 def test_the_journal_is_asked_for_what_is_wanted() -> None:
-    """Kernel, message and cell are passed on; a lost tunnel is the caller's to handle."""
+    """Kernel, message and cell are passed to the tunnel; the caller handles a lost tunnel."""
     tunnel = FakeTunnel([])
     asyncio.run(read_records(cast("Any", tunnel), "1-ab", KEY, after="m", cell="c"))
     assert tunnel.asked == ("1-ab", "m", "c")
@@ -203,7 +203,7 @@ def test_the_journal_is_asked_for_what_is_wanted() -> None:
 
 
 def test_the_key_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
-    """Dropped records are logged, the key that they were checked with is not."""
+    """Dropped records are logged without the key."""
     recovered(published("1", key="0" * 20), *BAD)
     assert caplog.records
     assert KEY not in caplog.text

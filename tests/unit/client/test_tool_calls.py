@@ -1,4 +1,4 @@
-"""Tests of ``calls``: tool calls made once, and replies that outlive the links they were sent on."""
+"""Tests of ``client.tool_calls``: calls are made once, and replies are repeated after a lost link."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Runner:
-    """A tool runner whose calls end when the test says so."""
+    """A tool runner whose calls the test completes."""
 
     def __init__(self) -> None:
         self.started: list[str] = []
@@ -41,7 +41,7 @@ class Runner:
 
 
 class Host:
-    """Calls, and all that they sent."""
+    """Tool calls and their sent messages."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[dict[str, Any], bytes]] = []
@@ -53,30 +53,30 @@ class Host:
         self.sent.append((data, b"".join(map(bytes, buffers))))
 
     def take(self, call_id: int, arguments: bytes = b"") -> None:
-        """Take a call of the tool that has its id's name."""
+        """Receive a call of the tool with the name of its id."""
         call = ToolCalled(call_id, str(call_id), [arguments])
         self.calls.start_call(call, cast("ToolRunner", self.runner), self.aborts.append)
 
     async def make(self, *ids: int) -> None:
-        """Take calls and let them begin."""
+        """Receive calls and start them."""
         for call_id in ids:
             self.take(call_id)
         await settle()
 
     async def answer(self, call_id: int, payload: bytes = b"result", op: str = "result") -> None:
-        """Have a call's tool return."""
+        """Complete a call's tool."""
         self.runner.results[str(call_id)].set_result(ToolReply(op, [payload]))
         await settle()
 
     def told(self) -> list[tuple[str, int]]:
-        """Return what was sent since the last look."""
+        """Return the messages sent since the last call."""
         found = [(data["op"], data["id"]) for data, _ in self.sent]
         self.sent.clear()
         return found
 
 
 async def settle() -> None:
-    """Let what is ready to run do so; a step of ours takes three turns of the loop at most."""
+    """Run the ready tasks; one step takes at most three turns of the event loop."""
     for _ in range(5):
         await asyncio.sleep(0)
 
@@ -87,7 +87,7 @@ def failure_in(sent: tuple[dict[str, Any], bytes]) -> ToolFailure:
 
 
 async def test_a_call_is_made_and_answered() -> None:
-    """The reply goes to the cell with the call's id, an error's as well; nothing is sent twice of itself."""
+    """A reply or error is sent to the cell with the call's id, and only once without a request."""
     host = Host()
     await host.make(1, 2)
     await host.answer(2, b"two", op="error")
@@ -96,7 +96,7 @@ async def test_a_call_is_made_and_answered() -> None:
 
 
 async def test_a_call_that_is_told_twice_is_made_once() -> None:
-    """While it runs, and while its reply is kept: a message may come again after a link was lost."""
+    """A repeated message after a lost link does not repeat the call, while it runs or its reply is kept."""
     host = Host()
     await host.make(1, 1, 1)
     assert host.runner.started == ["1"]
@@ -107,7 +107,7 @@ async def test_a_call_that_is_told_twice_is_made_once() -> None:
 
 
 async def test_a_reply_is_repeated_to_the_calls_that_wait() -> None:
-    """After a reconnection the cell says which wait: their replies come again, the very same, as often as asked."""
+    """After a reconnection the cell lists its pending calls, and the same replies are sent again, for each request."""
     host = Host()
     await host.make(1, 2, 3)
     await host.answer(1, b"one")
@@ -120,7 +120,7 @@ async def test_a_reply_is_repeated_to_the_calls_that_wait() -> None:
 
 
 async def test_a_fault_of_our_own_is_an_answer(caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever goes wrong about a call besides its tool, the cell does not wait for ever."""
+    """An internal error of a call is a reply too, so that the cell does not wait forever."""
     host = Host()
     await host.make(1)
     host.runner.results["1"].set_exception(RuntimeError("no thread can be started"))
@@ -130,7 +130,7 @@ async def test_a_fault_of_our_own_is_an_answer(caplog: pytest.LogCaptureFixture)
 
 
 async def test_a_call_under_way_is_left_alone() -> None:
-    """It is answered when its tool returns, over whatever link there is then."""
+    """The reply is sent when the tool returns, over the current link."""
     host = Host()
     await host.make(1)
     host.calls.resend_replies([1])
@@ -140,7 +140,7 @@ async def test_a_call_under_way_is_left_alone() -> None:
 
 
 async def test_a_call_without_a_reply_is_refused_and_not_made_again() -> None:
-    """One clear error in the cell, for which the tool was not run."""
+    """The cell gets one clear error, and the tool does not run."""
     host = Host()
     host.calls.resend_replies([7])
     assert "not repeated" in failure_in(host.sent[0]).message
@@ -149,7 +149,7 @@ async def test_a_call_without_a_reply_is_refused_and_not_made_again() -> None:
 
 
 async def test_kept_replies_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest go; one that is larger than the bound is kept alone, as it may be the one that was lost."""
+    """The oldest are dropped; a reply above the limit is kept alone, as it may be the lost one."""
     monkeypatch.setattr(calls, "STORED_REPLY_BYTES", 100)
     host = Host()
     await host.make(*range(6))
@@ -171,7 +171,7 @@ async def test_kept_replies_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_bytes_are_counted_whatever_they_are_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A view of numbers of four bytes each weighs four bytes each."""
+    """A memoryview counts its bytes, not its items."""
     monkeypatch.setattr(calls, "STORED_REPLY_BYTES", 100)
     host = Host()
     await host.make(1, 2)
@@ -184,7 +184,7 @@ async def test_bytes_are_counted_whatever_they_are_in(monkeypatch: pytest.Monkey
 
 
 async def test_the_end_of_a_cell_drops_its_replies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for them any more, and the next cell has the whole bound for its own."""
+    """They no longer have a waiting cell, and the next cell can use the whole limit."""
     monkeypatch.setattr(calls, "STORED_REPLY_BYTES", 100)
     host = Host()
     await host.make(1)
@@ -199,7 +199,7 @@ async def test_the_end_of_a_cell_drops_its_replies(monkeypatch: pytest.MonkeyPat
 
 
 async def test_calls_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One more is refused with the number; a call that ended makes room."""
+    """A call above the limit is refused with the number; the end of a call admits another."""
     monkeypatch.setattr(calls, "MAX_PENDING_CALLS", 3)
     host = Host()
     await host.make(1, 2, 3, 4)
@@ -211,7 +211,7 @@ async def test_calls_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 async def test_their_arguments_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Together: one call may have more; what was answered or refused counts no more."""
+    """The limit is for all calls together; completed and refused calls do not count."""
     monkeypatch.setattr(calls, "PENDING_CALL_BYTES", 100)
     host = Host()
     for call_id, size in ((1, 200), (2, 1)):
@@ -228,7 +228,7 @@ async def test_their_arguments_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 async def test_a_flood_under_one_id_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that repeats an id gets around no bound."""
+    """Repeated ids do not bypass the limit."""
     monkeypatch.setattr(calls, "MAX_PENDING_CALLS", 3)
     host = Host()
     await host.make(*[1] * 1000)
@@ -236,7 +236,7 @@ async def test_a_flood_under_one_id_is_one_call(monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_what_a_tool_raises_past_exceptions_is_the_hosts() -> None:
-    """A KeyboardInterrupt goes to the caller of execute, and no reply to the cell."""
+    """A KeyboardInterrupt is raised from execute, and the cell gets no reply."""
     host = Host()
     await host.make(1)
     aborted = ToolAborted(KeyboardInterrupt())
@@ -246,12 +246,12 @@ async def test_what_a_tool_raises_past_exceptions_is_the_hosts() -> None:
     assert host.told() == []
 
 
-# --- a host that takes a session over -----------------------------------------------------------------------------
+# --- a host that attaches to a session ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("all_read", "data"), [(True, {"op": "abandon", "upto": 9}), (False, {"op": "abandon"})])
 async def test_calls_of_a_cell_that_another_host_began_are_not_made(all_read: bool, data: dict[str, Any]) -> None:
-    """They may have been made by the host that died: those that were read, or else all that wait, raise HostLost."""
+    """The earlier host may have made them, so the calls that it read, or else all pending ones, raise HostLost."""
     host = Host()
     host.calls.begin_foreign_cell()
     await host.make(9, 2)
@@ -268,7 +268,7 @@ async def test_calls_of_a_cell_that_another_host_began_are_not_made(all_read: bo
 
 
 async def test_closing_drops_the_calls_under_way() -> None:
-    """They are cancelled and answered by nobody; closing again does nothing."""
+    """They are cancelled without a reply; a second close does nothing."""
     host = Host()
     await host.make(1, 2)
     await host.calls.aclose()

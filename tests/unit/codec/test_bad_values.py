@@ -1,4 +1,4 @@
-"""Values that users pass by mistake: one clear sentence, or a true round trip."""
+"""Values that users pass by mistake: an error of one clear sentence, or an exact round trip."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _generator() -> Any:
     ids=["circle", "deep", "generator", "text file", "open file", "lambda", "large"],
 )
 def test_it_is_refused_by_name_in_one_sentence(make: Callable[[], Any], says: str) -> None:
-    """The variable, what is wrong with it, and nothing else."""
+    """The error has the variable and the reason, and nothing else."""
     value = make()
     try:
         with pytest.raises(InvalidRequest) as caught:
@@ -76,13 +76,13 @@ def test_keys_that_are_not_equal_to_themselves_come_back() -> None:
 
 
 def test_an_int_of_a_million_digits_comes_back() -> None:
-    """Python limits decimal digits, and is slow with them; hexadecimal has neither trouble."""
+    """Python limits decimal digits and converts them slowly; hexadecimal has no limit and is fast."""
     value = 10**1_000_000
     assert loads(dumps([value, 1 - value])) == [value, 1 - value]
 
 
 def test_a_frame_with_mixed_columns_comes_back() -> None:
-    """Each cell of an object column crosses as what it is."""
+    """Each cell of an object column keeps its type."""
     pd = pytest.importorskip("pandas", reason="pandas is not installed in this environment")
     frame = pd.DataFrame({"mixed": [1, "a", None, (1, 2), b"x"], 5: [{1}, [2], {3: 4}, 2.5, True]})
     back = loads(dumps(frame))
@@ -92,11 +92,11 @@ def test_a_frame_with_mixed_columns_comes_back() -> None:
         dumps(pd.DataFrame({"f": [lambda: 1]}))
 
 
-# --- what it costs ----------------------------------------------------------------------------------------
+# --- memory and time ----------------------------------------------------------------------------------------
 
 
 def peak_of(work: Callable[[], object]) -> int:
-    """Return how many bytes are in use at most while it raises what it has to raise."""
+    """Return the peak memory in bytes of a call that must raise an error."""
     tracemalloc.start()
     try:
         with pytest.raises((ValueTooLarge, RemoteProtocolError)):
@@ -107,14 +107,14 @@ def peak_of(work: Callable[[], object]) -> int:
 
 
 def test_what_is_too_large_is_refused_before_it_is_encoded() -> None:
-    """A nested value of 32 MiB, large binary, a text: at the limit, with no copy of them made."""
+    """A nested value of 32 MiB, large bytes and a str are refused at the limit without a copy."""
     records = [{"id": number, "text": "lorem ipsum " * 20} for number in range(120_000)]
     for value in (records, bytearray(32 << 20), memoryview(bytes(32 << 20)), "é" * (16 << 20), [["x" * 1000] * 40_000]):
         assert peak_of(functools.partial(dumps, value, max_bytes=1 << 20)) < 8 << 20
 
 
 def test_an_array_that_repeats_its_memory_is_measured_first() -> None:
-    """A terabyte of zeros in eight bytes: it would be made whole to be sent."""
+    """A terabyte of zeros in eight bytes would be expanded by the encoder."""
     np = pytest.importorskip("numpy", reason="numpy is not installed in this environment")
     assert peak_of(lambda: dumps(np.broadcast_to(0.0, (1 << 37,)))) < 1 << 20
     assert loads(dumps(np.broadcast_to(1.5, (3,)))).tolist() == [1.5] * 3
@@ -122,7 +122,7 @@ def test_an_array_that_repeats_its_memory_is_measured_first() -> None:
 
 @pytest.mark.parametrize("part", ["[]", '{"a":1}', '{"$":"tuple","v":[]}'])
 def test_many_small_parts_are_refused_before_they_are_made(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few bytes each, and a hundred times that as objects; the far side says so before it sends them."""
+    """Parts of a few bytes that take a hundred times as much as objects are refused by the sender."""
     monkeypatch.setattr(unpacking, "MAX_UNPACKED_BYTES", 1 << 20)
     head = f"[{','.join([part] * 100_000)}]".encode()
     assert peak_of(lambda: loads([head])) < 2 * len(head) + (1 << 20)
@@ -132,7 +132,7 @@ def test_many_small_parts_are_refused_before_they_are_made(part: str, monkeypatc
 
 
 def test_the_estimate_of_what_parts_become_is_near() -> None:
-    """What is let through takes little more than the limit, whatever it consists of."""
+    """Accepted values take little more memory than the limit, for all kinds of parts."""
     for part in ("[]", '{"a":1}', '{"$":"tuple","v":[]}', '{"$":"set","v":[1.5]}', "1.5", "12345678", '"ab"', "{}"):
         head = f"[{','.join([part] * 10_000)}]".encode()
         estimate = head.count(b",") * unpacking.PART_BYTES
@@ -146,7 +146,7 @@ def test_the_estimate_of_what_parts_become_is_near() -> None:
 
 
 def test_damage_raises_nothing_else_and_costs_no_memory() -> None:
-    """Thousands of damaged values of every library, in a process that has no gigabyte to spare."""
+    """Thousands of damaged values of every library are decoded in a process with limited memory."""
     count = examples.scaled(4000)
     for library in ("numpy", "pandas", "polars", "pyarrow", "PIL"):
         pytest.importorskip(library, reason=f"{library} is not installed in this environment")
@@ -158,7 +158,7 @@ def test_damage_raises_nothing_else_and_costs_no_memory() -> None:
 
 
 def test_a_few_bytes_do_not_become_gigabytes() -> None:
-    """Each is refused before it takes the memory, or the time, that it would."""
+    """Each is refused before it takes the memory or the time."""
     for library in ("numpy", "polars", "pyarrow", "PIL"):
         pytest.importorskip(library, reason=f"{library} is not installed in this environment")
     command = [sys.executable, "-m", "tests.unit.bombs"]
@@ -169,20 +169,20 @@ def test_a_few_bytes_do_not_become_gigabytes() -> None:
 
 
 def test_an_image_of_as_many_pixels_as_may_be_sent_arrives() -> None:
-    """What it unpacks to is within what a value may take."""
+    """Its decoded size is within the limit."""
     image = pytest.importorskip("PIL.Image", reason="pillow is not installed in this environment")
     assert loads(dumps(image.new("L", (8192, 8192), 7))).getpixel((8191, 8191)) == 7
 
 
 def test_a_range_is_refused_before_it_is_a_list() -> None:
-    """It takes no memory where it is; as the last expression of a cell it is then shown as its repr."""
+    """A range takes no memory itself; as the last expression of a cell it is shown as its repr."""
     assert loads(dumps(range(3))) == [0, 1, 2]
     for value in (range(10**7), range(10**30), range(0, -(10**10), -1)):
         assert peak_of(functools.partial(dumps, value)) < 1 << 20
 
 
 def test_many_keys_of_different_hashes_come_back() -> None:
-    """A hash that a few of them share is no attack."""
+    """A few keys with the same hash are accepted."""
     keys = [*range(100_000), *(number * ((1 << 61) - 1) for number in range(1, 50)), -1, -2, 0.5, "a", (1, 2)]
     assert loads(dumps(dict.fromkeys(keys))) == dict.fromkeys(keys)
     assert loads(dumps(set(keys))) == set(keys)

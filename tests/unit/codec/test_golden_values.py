@@ -1,7 +1,7 @@
-"""Values of every library as they were written once: ``golden/values_v1.json`` stays as it is, for ever.
+"""Encoded values of every library in ``golden/values_v1.json``, which must never change.
 
-A value that was kept, such as a recorded session, is read by later versions too. ``python -m
-tests.unit.test_golden_values`` writes what the file lacks, and leaves alone what it has.
+Later versions must decode stored values, such as those of a recorded session. ``python -m
+tests.unit.codec.test_golden_values`` adds missing values to the file and keeps the existing ones.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def polars_frame() -> Any:
     )
 
 
-# The value, and whether frames in it go as Arrow.
+# The value, and whether its frames are encoded as Arrow.
 VALUES: dict[str, tuple[Callable[[], Any], bool]] = {
     "plain": (lambda: [(1, {2}, b"x"), Decimal("1.5"), datetime.timedelta(1), Record("Page", {"title": "t"})], False),
     "numpy array": (lambda: np.arange(6, dtype="<f4").reshape(2, 3).T, False),
@@ -94,7 +94,7 @@ VALUES: dict[str, tuple[Callable[[], Any], bool]] = {
     "PIL palette": (lambda: Image.frombytes("RGB", (2, 1), bytes([1, 2, 3, 4, 5, 6])).convert("P", palette=1), False),
     "PIL pixels": (lambda: Image.new("I;16", (2, 1), 258), False),
 }
-_MADE_BY_A_LIBRARY = re.compile(r'"[A-Za-z0-9+/]{120,}=*"')  # PNG and Arrow: their bytes depend on its version
+_MADE_BY_A_LIBRARY = re.compile(r'"[A-Za-z0-9+/]{120,}=*"')  # PNG and Arrow: the bytes depend on the library's version
 
 
 def encoded(name: str) -> str:
@@ -119,7 +119,7 @@ def same(left: Any, right: Any) -> bool:
 
 @pytest.mark.parametrize("name", VALUES)
 def test_what_was_written_once_is_read_for_ever(name: str) -> None:
-    """The bytes of the file are the value of today's library."""
+    """The bytes in the file decode to the value of the installed library."""
     golden = json.loads(FILE.read_text())[name]
     value = loads([golden.encode("ascii")])
     expected = VALUES[name][0]()
@@ -129,13 +129,13 @@ def test_what_was_written_once_is_read_for_ever(name: str) -> None:
 
 @pytest.mark.parametrize("name", VALUES)
 def test_what_is_written_is_what_was_written(name: str) -> None:
-    """But for what a library's own writer makes, byte by byte: anything else is another version of the format."""
+    """The encoded bytes are equal to those in the file, except for PNG and Arrow; others need a new format version."""
     golden = json.loads(FILE.read_text())[name]
     assert _MADE_BY_A_LIBRARY.sub('"..."', encoded(name)) == _MADE_BY_A_LIBRARY.sub('"..."', golden)
 
 
 def test_every_golden_value_is_looked_at() -> None:
-    """None is taken out of the test while the file has it."""
+    """Every value in the file has a test."""
     assert list(json.loads(FILE.read_text())) == list(VALUES)
 
 

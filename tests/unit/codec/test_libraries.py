@@ -1,4 +1,4 @@
-"""Tests of ``wire.libraries`` and the modules of each library's values."""
+"""Tests of ``codec.libraries`` and the codec module of each library."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def there_and_back(value: Any) -> Any:
     return loads([memoryview(bytes(buffer)) for buffer in dumps(value)])
 
 
-# --- the format: a change to any of these texts is another version ------------------------------------------
+# --- the format: a change to one of these texts requires a new version --------------------------------------
 
 _TWO_INTS = np.array([1, 2], "<i2")
 GOLDEN_V1: list[tuple[Any, str]] = [
@@ -64,7 +64,7 @@ GOLDEN_V1: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("value", "text"), GOLDEN_V1, ids=lambda item: type(item).__name__)
 def test_golden_texts(value: Any, text: str) -> None:
-    """The first buffer of a small value is this text, and this text is that value."""
+    """A small value encodes to this text, and this text decodes to the value."""
     assert [bytes(buffer) for buffer in dumps(value)] == [text.encode()]
     back = loads([text.encode()])
     assert type(back) is type(value)
@@ -96,7 +96,7 @@ ARRAYS = [
 
 @pytest.mark.parametrize("array", ARRAYS, ids=lambda array: f"{array.dtype}{array.shape}")
 def test_arrays_come_back_equal_and_writable(array: Any) -> None:
-    """dtype, byte order, shape and layout are kept; the memory is the receiver's own."""
+    """dtype, byte order, shape and layout are kept; the receiver owns the memory."""
     back = there_and_back(array)
     assert (back.dtype, back.shape) == (array.dtype, array.shape)
     assert back.flags.f_contiguous or not array.flags.f_contiguous
@@ -114,14 +114,14 @@ SCALARS += [np.str_(""), np.bytes_(b""), np.str_("é\U0001f600\0")]
 
 @pytest.mark.parametrize("scalar", SCALARS, ids=lambda scalar: str(scalar.dtype))
 def test_scalars_keep_their_type(scalar: Any) -> None:
-    """A numpy float is not a float, also within containers and as a key."""
+    """A numpy float stays a numpy float, also within containers and as a key."""
     for back in (there_and_back(scalar), there_and_back([scalar])[0], next(iter(there_and_back({scalar: 1})))):
         assert type(back) is type(scalar)
         np.testing.assert_equal(back, scalar)
 
 
 def test_a_large_array_is_not_copied_on_its_way_out() -> None:
-    """The buffer that is sent is the array's own memory."""
+    """The encoded buffer is the memory of the array."""
     array = np.zeros(LARGE_BYTES, np.uint8)
     buffers = dumps(array)
     array[5] = 7
@@ -129,7 +129,7 @@ def test_a_large_array_is_not_copied_on_its_way_out() -> None:
 
 
 def test_a_snapshot_is_a_copy() -> None:
-    """What a tool returned may change while it is on its way."""
+    """A tool may change its result while it is sent."""
     array = np.zeros(LARGE_BYTES, np.uint8)
     buffers = dumps(array, snapshot=True)
     array[5] = 7
@@ -137,7 +137,7 @@ def test_a_snapshot_is_a_copy() -> None:
 
 
 def test_json_form_of_numbers_and_arrays_is_plain() -> None:
-    """An answer without declared fields is JSON."""
+    """The result of SUBMIT without output fields is JSON."""
     form = json_form({"a": np.int64(1), "b": np.arange(2), "c": [np.float32(0.5)]})
     assert json.dumps(form) == '{"a": 1, "b": [0, 1], "c": [0.5]}'
 
@@ -204,7 +204,7 @@ COLUMNS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", COLUMNS)
 def test_pandas_columns_come_back_equal(name: str) -> None:
-    """Every dtype, with missing values and time zone; as column, as series and as index."""
+    """All dtypes, with missing values and time zones, as column, series and index."""
     frame = pd.DataFrame({name: COLUMNS[name], "n": range(5)})
     pd.testing.assert_frame_equal(there_and_back(frame), frame)
     pd.testing.assert_series_equal(there_and_back(frame[name][1:4]), frame[name][1:4])
@@ -214,7 +214,7 @@ def test_pandas_columns_come_back_equal(name: str) -> None:
 
 
 def test_pandas_frames_keep_their_labels() -> None:
-    """Several levels, repeated names, names that are no text, frequencies, nothing at all."""
+    """Multiple levels, repeated names, names that are not str, frequencies, and empty frames."""
     levels = pd.MultiIndex.from_product([["a", "b"], [1, 2]], names=["x", None])
     frames = [
         pd.DataFrame(np.ones((4, 2)), index=levels, columns=["a", "a"]),
@@ -244,7 +244,7 @@ def test_pandas_scalars_keep_their_type(value: Any) -> None:
 
 
 def test_a_frame_that_came_can_be_written_to() -> None:
-    """As every value, it is the receiver's own."""
+    """The receiver owns the memory of a decoded frame."""
     back = there_and_back(pd.DataFrame({"a": [1, 2], "s": ["x", "y"]}))
     back.loc[0, "a"] = 5
     back["b"] = back.a * 2
@@ -280,7 +280,7 @@ def polars_frame() -> Any:
 
 
 def test_polars_frames_come_back_equal() -> None:
-    """Every dtype, with nulls; whole, empty, and by series."""
+    """All dtypes, with nulls, as full and empty frames and as series."""
     frame = polars_frame()
     for expected in (frame, frame[:0], pl.DataFrame()):
         back = there_and_back(expected)
@@ -319,7 +319,7 @@ def test_images_come_back_equal(mode: str) -> None:
 
 
 def test_no_library_is_loaded_unless_it_is_needed() -> None:
-    """Neither by the codec, nor for values that are no library's."""
+    """The codec and values of builtin types import no library."""
     code = (
         "import sys; from daytona_kernel_interp.codec import values; values.loads(values.dumps([{1, 'a'}, 2j]));"
         f"print(sorted({set(libraries._MODULES)} & set(sys.modules)))"
@@ -331,7 +331,7 @@ def test_no_library_is_loaded_unless_it_is_needed() -> None:
     ("value", "name"), [(pd.Series([1]), "pandas"), (pl.Series([1]), "polars"), (Image.new("L", (1, 1)), "pillow")]
 )
 def test_a_missing_library_is_named(value: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what to do about it."""
+    """The error names the library and the remedy."""
     buffers = dumps(value)
     for module in libraries._MODULES.values():
         monkeypatch.delitem(sys.modules, f"daytona_kernel_interp.codec{module}", raising=False)
@@ -341,7 +341,7 @@ def test_a_missing_library_is_named(value: Any, name: str, monkeypatch: pytest.M
 
 
 def test_a_scalar_of_a_missing_library_arrives_as_what_it_is_like(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tool that returns a numpy float is of use in a sandbox without numpy."""
+    """A numpy float that a tool returns is a plain float in a sandbox without numpy."""
     buffers = dumps([np.float64(1.5), pd.Timestamp("2020")])
     for module in libraries._MODULES.values():
         monkeypatch.delitem(sys.modules, f"daytona_kernel_interp.codec{module}", raising=False)
@@ -350,7 +350,7 @@ def test_a_scalar_of_a_missing_library_arrives_as_what_it_is_like(monkeypatch: p
     assert loads(buffers) == [1.5, datetime.datetime(2020, 1, 1)]
 
 
-# --- what a hostile peer may send ---------------------------------------------------------------------------------
+# --- input of a hostile peer --------------------------------------------------------------------------------------
 
 
 def assert_refused(tag: str, tree: Any, *pieces: bytes) -> None:
@@ -377,19 +377,19 @@ def assert_refused(tag: str, tree: Any, *pieces: bytes) -> None:
     ],
 )
 def test_arrays_that_lie_are_refused(dtype: Any, shape: Any, data: bytes) -> None:
-    """Before any memory is taken for what they announce."""
+    """Wrong shapes are refused before memory is allocated for them."""
     assert_refused("numpy.array", [dtype, shape, "C"], data)
 
 
 def test_texts_whose_lengths_lie_are_refused() -> None:
-    """They must add up to the text that came, and no piece has a negative length."""
+    """The lengths must be positive and add up to the length of the text."""
     for lengths in ([5], [1, 1, 1], [-3, 2], [1 << 30]):
         assert_refused("numpy.texts", [[len(lengths)]], np.array(lengths, "<i4").tobytes(), b"ab")
 
 
 @pytest.mark.parametrize("offsets", [[0, 5], [0, 2, 1, 2], [-1, 2], [], [1, 2], [0, 1 << 62, 2]])
 def test_columns_of_texts_whose_offsets_lie_are_refused(offsets: list[int]) -> None:
-    """They are given to pyarrow, which believes them."""
+    """The offsets are passed to pyarrow, which does not check them."""
     for storage in ("python", "pyarrow"):
         column = ["string", storage, "nan", np.array(offsets, np.int64), np.frombuffer(b"ab", np.uint8), None]
         head = dumps(["", ["range", None, 0, 1, 1], column])[0]
@@ -397,7 +397,7 @@ def test_columns_of_texts_whose_offsets_lie_are_refused(offsets: list[int]) -> N
 
 
 def test_time_zones_name_no_file() -> None:
-    """pandas would look for a file behind some names."""
+    """pandas would open a file for some names."""
     for zone in ("dateutil/etc/passwd", "../../etc/passwd", "/etc/localtime", "tzlocal()", 5):
         assert_refused("pandas.scalar", [None, "timestamp", 0, zone, "ns"])
 
@@ -411,7 +411,7 @@ def png(width: int, height: int, rows: bytes) -> bytes:
 
 
 def test_an_image_that_lies_about_its_size_is_refused() -> None:
-    """A few bytes of PNG may unpack to gigabytes."""
+    """A small PNG can expand to gigabytes."""
     bomb = png(60_000, 60_000, b"\0" * 1000)
     assert_refused("PIL.png", ["L", 60_000, 60_000], bomb)
     assert_refused("PIL.png", ["L", 1, 1], bomb)
@@ -436,7 +436,7 @@ def stream(table: Any, **options: Any) -> bytes:
 
 
 def test_arrow_streams_that_could_harm_are_refused() -> None:
-    """Compressed ones may unpack to any size; classes of extension types run code; offsets may point anywhere."""
+    """Compressed streams can expand to any size, extension types run code, and offsets can be out of range."""
     plain = pa.table({"s": ["abc", "de"] * 100, "d": pa.array(["x" * 50] * 200).dictionary_encode()})
     uuids = pa.table({"u": pa.array([b"0" * 16], pa.binary(16)).cast(pa.uuid())})
     assert loads(dumps(plain)).equals(plain)
@@ -462,7 +462,7 @@ _SEEDS: list[Any] = [
 @strategies.FEW
 @given(st.sampled_from(range(len(_SEEDS))), st.data())
 def test_any_damage_is_survived(seed: int, data: st.DataObject) -> None:
-    """A true encoding with bytes changed, in its text or in a piece, is a value or refused."""
+    """A valid encoding with changed bytes in its text or a buffer is a value or refused."""
     head = bytearray(dumps(_SEEDS[seed])[0])
     for _ in range(data.draw(st.integers(1, 3))):
         place = data.draw(st.integers(0, len(head) - 1))
@@ -479,7 +479,7 @@ _TAGS += ["numpy.texts", "numpy.objects", "numpy.scalar", "pandas.scalar", "PIL.
 
 @given(st.sampled_from(_TAGS), strategies.JSON, st.lists(st.binary(max_size=20), max_size=3))
 def test_any_tree_is_a_value_or_refused(tag: str, tree: Any, pieces: list[bytes]) -> None:
-    """Whatever stands under a tag, nothing but RemoteProtocolError comes of it."""
+    """Any content of a tag is a value or raises RemoteProtocolError."""
     encoded = [base64.b64encode(piece).decode() for piece in pieces]
     with contextlib.suppress(RemoteProtocolError):
         loads([json.dumps({"$": tag, "v": [tree, encoded]}).encode()])

@@ -6,7 +6,7 @@ from daytona_kernel_interp.codec import png
 
 
 def test_size() -> None:
-    """Width and height come from the header chunk; anything else has no size."""
+    """Width and height are in the header chunk; other data has no size."""
     head = png.SIGNATURE + b"\0\0\0\rIHDR" + (640).to_bytes(4, "big") + (480).to_bytes(4, "big")
     assert png.size_of(head + b"more") == (640, 480)
     assert png.size_of(head[:-1]) is None

@@ -1,4 +1,4 @@
-"""Tests of frames that go as Arrow IPC: ``wire.pandas_arrow``, and its like in ``wire.polars_values``."""
+"""Tests of frames as Arrow IPC: ``codec.pandas_arrow``, and the same in ``codec.polars_codec``."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ BY_THEMSELVES = {
 
 
 def ways(value: Any) -> list[str]:
-    """Return how each column went."""
+    """Return the encoding of each column."""
     tree = json.loads(bytes(dumps(value, arrow=True)[0]))["v"][0]
     return [column[0] if column[0] == "ipc" else column[1] for column in ([tree[2]] if len(tree) == 3 else tree[2])]
 
@@ -66,7 +66,7 @@ def ways(value: Any) -> list[str]:
 @pytest.mark.parametrize("name", [*AS_ARROW, *BY_THEMSELVES, *COLUMNS])
 @pytest.mark.parametrize("rows", [5, 0])
 def test_pandas_columns_come_back_equal(name: str, rows: int) -> None:
-    """Whatever Arrow keeps of them, and whichever way they go; whole, empty, and as a part of a frame."""
+    """Columns with either encoding are equal after decoding: full, empty, and as a slice of a frame."""
     column = {**COLUMNS, **AS_ARROW, **BY_THEMSELVES}[name]
     frame = pd.DataFrame({"n": range(5), name: column}, index=INDEX)[:rows]
     frame.attrs["source"] = {"a": (1, 2)}
@@ -80,7 +80,7 @@ def test_pandas_columns_come_back_equal(name: str, rows: int) -> None:
 
 
 def test_a_frame_goes_in_one_stream() -> None:
-    """All columns that Arrow keeps are one buffer, beside the text that says what they are."""
+    """All columns that Arrow supports are one buffer, described by the text."""
     frame = pd.DataFrame({name: AS_ARROW[name] for name in AS_ARROW for _ in range(3)})
     large = pd.concat([frame] * 1000, ignore_index=True)
     assert len(dumps(large, arrow=True)) == 2
@@ -88,7 +88,7 @@ def test_a_frame_goes_in_one_stream() -> None:
 
 
 def test_what_came_can_be_written_to() -> None:
-    """Arrow's memory cannot; the frame's is its own."""
+    """Arrow's memory is read-only; a decoded frame owns a copy."""
     back = loads(dumps(pd.DataFrame({"a": [1, 2], "s": ["x", "y"], "t": pd.to_datetime([1, 2])}), arrow=True))
     back.loc[0, "a"], back.loc[1, "s"] = 5, "z"
     back["t"].to_numpy()
@@ -96,7 +96,7 @@ def test_what_came_can_be_written_to() -> None:
 
 
 def test_polars_frames_come_back_equal() -> None:
-    """Those dtypes that Arrow keeps go as Arrow, categories and their like by themselves."""
+    """Dtypes that Arrow keeps are encoded as Arrow; others, such as categories, separately."""
     frame = polars_frame()
     for expected in (frame, frame[:0], pl.concat([frame, frame], rechunk=False), pl.DataFrame()):
         back = loads(dumps(expected, arrow=True))
@@ -109,7 +109,7 @@ def test_polars_frames_come_back_equal() -> None:
     assert alone == {"category", "enum", "null"}
 
 
-# --- whether the far side has pyarrow ---------------------------------------------------------------------------
+# --- whether the peer has pyarrow -------------------------------------------------------------------------------
 
 
 _WITHOUT = """
@@ -130,7 +130,7 @@ except Exception as error:
 
 
 def test_without_pyarrow_everything_goes_by_columns() -> None:
-    """A side that lacks it says so, makes no stream, and names it where one comes all the same."""
+    """A side without pyarrow reports that, encodes no stream, and names pyarrow if it receives one."""
     (stream,) = dumps(pd.DataFrame({"a": [1, 2]}), arrow=True)
     done = subprocess.run([sys.executable, "-c", _WITHOUT], input=bytes(stream), capture_output=True, check=True)
     assert b"a value of pandas came, and pyarrow is not installed where it arrived" in done.stdout
@@ -138,7 +138,7 @@ def test_without_pyarrow_everything_goes_by_columns() -> None:
 
 
 def test_the_form_changes_with_the_kernel_and_not_under_a_kept_value() -> None:
-    """A frame goes as Arrow once the kernel has said that it can; one that it keeps is not sent anew for that."""
+    """Frames are encoded as Arrow after the kernel has reported pyarrow; a cached frame is not sent again."""
     inputs, frame = SentInputs(), pd.DataFrame({"a": np.arange(20_000)})
     first = inputs.encode("v", frame, None)
     assert b'"ipc"' not in bytes(first.buffers[0])
@@ -185,13 +185,13 @@ def tampered(column: Any, *arrays: Any) -> list[bytes]:
     ],
 )
 def test_a_column_that_is_not_what_it_says_is_refused(column: list[Any], array: Any) -> None:
-    """Another type, missing values where there can be none, another length, a name of a file as its zone."""
+    """Wrong type, unexpected missing values, wrong length, or a file name as time zone."""
     with pytest.raises(RemoteProtocolError):
         loads(tampered(column, array))
 
 
 def test_a_column_too_few_is_refused() -> None:
-    """A frame that names more columns than its stream has."""
+    """A frame with more columns than its stream."""
     with pytest.raises(RemoteProtocolError):
         loads(tampered(["numpy", "<i8"]))
 
@@ -203,7 +203,7 @@ _STREAMS = [dumps(seed, arrow=True) for seed in _SEEDS]
 @strategies.FEW
 @given(st.sampled_from(range(len(_SEEDS))), st.data())
 def test_any_damage_is_survived(seed: int, data: st.DataObject) -> None:
-    """A stream with bytes changed anywhere is a value or refused; so is its text."""
+    """A stream or text with changed bytes is a value or refused."""
     tree = json.loads(bytes(_STREAMS[seed][0]))
     stream = bytearray(base64.b64decode(tree["v"][1][0]))
     for _ in range(data.draw(st.integers(1, 4))):

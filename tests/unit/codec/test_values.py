@@ -1,4 +1,4 @@
-"""Tests of ``wire.values``."""
+"""Tests of ``codec.values``."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Level(enum.IntEnum):
     HIGH = 3
 
 
-# These texts are format 1, either way. A change to any of them is another version.
+# These texts are format 1 in both directions. A change to one of them requires a new version.
 GOLDEN_V1: list[tuple[Any, str]] = [
     (None, "null"),
     (True, "true"),
@@ -133,7 +133,7 @@ def test_golden_texts(value: Any, text: str) -> None:
 
 
 def test_golden_buffers() -> None:
-    """What is large stands in buffers of its own, counted from 1, in order."""
+    """Large parts are separate buffers, numbered from 1, in order."""
     text, data = "é" * LARGE_BYTES, bytes(LARGE_BYTES)
     buffers = dumps([text, data])
     assert buffers == [b'[{"$":"str_at","v":1},{"$":"bytes_at","v":2}]', text.encode(), data]
@@ -166,12 +166,12 @@ def test_large_pieces_come_back_equal(size: int) -> None:
 
 
 def test_adjacent_surrogates_stay_apart() -> None:
-    """Two surrogates that stand side by side are not the character they would make in UTF-16."""
+    """Two adjacent surrogates are not joined into the character that they encode in UTF-16."""
     assert loads(dumps("\ud83d\ude00")) == "\ud83d\ude00"
 
 
 def test_what_is_decoded_is_fresh() -> None:
-    """Two readings of the same buffers share nothing that can be changed."""
+    """Two decoded values of the same buffers share no mutable object."""
     buffers = dumps({"a": [1]})
     first = loads(buffers)
     first["a"].append(2)
@@ -206,12 +206,12 @@ def test_what_is_decoded_is_fresh() -> None:
     ids=lambda value: type(value).__name__,
 )
 def test_kin_of_supported_types_arrive_as_these(value: Any, arrives: Any) -> None:
-    """Subclasses and views cross as the plain type that they are at heart."""
+    """Subclasses and views are decoded as their plain base type."""
     assert same(loads(dumps(value)), arrives)
 
 
 def test_a_dataclass_arrives_as_a_record() -> None:
-    """Its fields read as items and as attributes, and keep their types; the class itself does not cross."""
+    """Fields are items and attributes and keep their types; the class is not sent."""
     page = loads(dumps(Page("t", [(1, 2)])))
     assert page == {"title": "t", "items": [(1, 2)]}
     assert (type(page), page.record_type) == (Record, "Page")
@@ -228,14 +228,14 @@ def test_a_namedtuple_also_reads_by_position() -> None:
 
 
 def test_a_missing_field_is_named() -> None:
-    """An attribute that is no field raises what attributes raise."""
+    """A missing field raises AttributeError."""
     with pytest.raises(AttributeError, match="Page has no field 'nope'"):
         _ = Record("Page", {}).nope
 
 
 @pytest.mark.parametrize("value", [Page("t", []), Point(1, 2)], ids=["dataclass", "namedtuple"])
 def test_a_record_crosses_again_unchanged(value: Any) -> None:
-    """What a cell got as a record, it can send back as the same record."""
+    """A cell can send a received record back unchanged."""
     once = loads(dumps(value))
     twice = loads(dumps(once))
     assert (type(twice), twice, twice.record_type) == (type(once), once, once.record_type)
@@ -266,7 +266,7 @@ def test_a_pydantic_model_arrives_as_a_record() -> None:
 
 
 def test_a_model_with_its_own_serializer_crosses_as_that() -> None:
-    """Where an author chose a serialized form, that is what crosses."""
+    """A custom serializer defines the encoded form."""
     pydantic = pytest.importorskip("pydantic")
 
     def as_text(self: Any) -> str:
@@ -285,7 +285,7 @@ def test_a_model_with_its_own_serializer_crosses_as_that() -> None:
     "value", [object(), len, int, sys, iter([]), lambda: 0, Page, ...], ids=lambda value: repr(value)[:20]
 )
 def test_what_no_codec_carries_is_refused_by_its_type(value: Any) -> None:
-    """The text names the type, however deep it lies."""
+    """The error names the type at any depth."""
     for holder in (value, [value], {"a": (value,)}, Page("t", [value])):
         with pytest.raises(UnsupportedValue, match=type(value).__name__):
             dumps(holder)
@@ -300,7 +300,7 @@ def test_what_no_codec_carries_is_refused_by_its_type(value: Any) -> None:
     ids=repr,
 )
 def test_what_is_encoded_can_be_decoded(value: Any) -> None:
-    """A key or set element that would arrive unhashable is refused where it is sent, or arrives hashable."""
+    """A key or set element that would be decoded as unhashable is refused by the encoder."""
     try:
         buffers = dumps(value)
     except UnsupportedValue:
@@ -309,7 +309,7 @@ def test_what_is_encoded_can_be_decoded(value: Any) -> None:
 
 
 def test_depth_has_a_limit() -> None:
-    """Nesting up to the limit crosses; beyond it, and in a circle, it is refused."""
+    """Nesting up to the limit is accepted; deeper nesting and circular references are refused."""
     deepest = nested(MAX_DEPTH + 1)
     assert loads(dumps(deepest)) == deepest
     with pytest.raises(UnsupportedValue, match="nests deeper"):
@@ -321,7 +321,7 @@ def test_depth_has_a_limit() -> None:
 
 
 def test_the_far_side_refuses_depth_too() -> None:
-    """What nests deeper than any sender of ours does ends as the peer's fault, also where json itself gives up."""
+    """Deeper nesting than an encoder produces is a protocol error, also if json raises RecursionError."""
     for depth in (MAX_DEPTH + 10, 100_000):
         with pytest.raises(RemoteProtocolError):
             loads([b"[" * depth + b"]" * depth])
@@ -330,7 +330,7 @@ def test_the_far_side_refuses_depth_too() -> None:
 @strategies.FEW
 @given(strategies.VALUES, st.integers(0, 400))
 def test_the_limit_holds(value: Any, limit: int) -> None:
-    """What dumps returns is never larger than the limit."""
+    """The result of dumps never exceeds the limit."""
     try:
         buffers = dumps(value, max_bytes=limit)
     except ValueTooLarge:
@@ -340,7 +340,7 @@ def test_the_limit_holds(value: Any, limit: int) -> None:
 
 @pytest.mark.parametrize("value", ["a" * 30_000, [0] * 10_000], ids=["text", "list"])
 def test_a_value_within_the_limit_passes(value: Any) -> None:
-    """A limit of exactly the encoded size is kept."""
+    """A limit of exactly the encoded size is accepted."""
     size = sum(map(len, dumps(value)))
     assert loads(dumps(value, max_bytes=size)) == value
     with pytest.raises(ValueTooLarge):
@@ -348,7 +348,7 @@ def test_a_value_within_the_limit_passes(value: Any) -> None:
 
 
 def test_a_large_value_is_refused_before_it_is_encoded_whole() -> None:
-    """The walk stops where the limit is passed: what comes later is not even looked at."""
+    """The encoder stops at the limit and does not examine later items."""
     with pytest.raises(ValueTooLarge):
         dumps([b"x" * 1000, object()], max_bytes=500)
 
@@ -380,21 +380,21 @@ def assert_taken_or_refused(buffers: list[Any]) -> None:
 @given(st.lists(st.binary(max_size=30), max_size=3))
 @example([])
 def test_any_buffers_are_a_value_or_refused(buffers: list[bytes]) -> None:
-    """Whatever bytes come, nothing but RemoteProtocolError comes of them."""
+    """Any bytes are a value or raise RemoteProtocolError."""
     assert_taken_or_refused(buffers)
 
 
 @given(_HOSTILE_TREES, st.lists(st.binary(max_size=5), max_size=2))
 @example({"$": "uuid", "v": 5}, [])
 def test_any_tree_of_tags_is_a_value_or_refused(tree: Any, rest: list[bytes]) -> None:
-    """Whatever stands under a tag, nothing but RemoteProtocolError comes of it."""
+    """Any content of a tag is a value or raises RemoteProtocolError."""
     assert_taken_or_refused([json.dumps(tree).encode(), *rest])
 
 
 @strategies.FEW
 @given(strategies.VALUES, st.data())
 def test_any_damage_is_survived(value: Any, data: st.DataObject) -> None:
-    """A true encoding with bytes changed, dropped or put in is a value or refused."""
+    """A valid encoding with changed, removed or inserted bytes is a value or refused."""
     head = bytearray(dumps(value)[0])
     for _ in range(data.draw(st.integers(1, 3))):
         place = data.draw(st.integers(0, max(0, len(head) - 1)))
@@ -430,7 +430,7 @@ def test_any_damage_is_survived(value: Any, data: st.DataObject) -> None:
     ],
 )
 def test_what_breaks_the_format_is_refused(text: str) -> None:
-    """Unknown tags, wrong forms and buffers that did not come are the peer's fault."""
+    """Unknown tags, wrong forms and missing buffers are protocol errors."""
     with pytest.raises(RemoteProtocolError):
         loads([text.encode(), b"\xff"])
 
@@ -442,7 +442,7 @@ def test_a_value_without_buffers_is_refused() -> None:
 
 
 def test_a_buffer_is_used_once() -> None:
-    """A few bytes that point to one buffer again and again must not become gigabytes."""
+    """Many references to one buffer must not expand to gigabytes."""
     with pytest.raises(RemoteProtocolError):
         loads([b'[{"$":"bytes_at","v":1},{"$":"bytes_at","v":1}]', b"x"])
 
@@ -470,26 +470,26 @@ def test_a_buffer_is_used_once() -> None:
     ids=repr,
 )
 def test_json_form(value: Any, form: Any) -> None:
-    """Sets become lists, dates ISO text, records their fields, the rest its repr."""
+    """Sets become lists, dates ISO text, records their fields, other values their repr."""
     assert same(json_form(value), form)
 
 
 @strategies.FEW
 @given(strategies.VALUES)
 def test_json_form_can_be_dumped(value: Any) -> None:
-    """json.dumps takes whatever json_form returns."""
+    """json.dumps accepts every result of json_form."""
     json.dumps(json_form(value))
 
 
 @strategies.FEW
 @given(strategies.JSON)
 def test_json_form_leaves_json_alone(value: Any) -> None:
-    """What is JSON already stays as it is."""
+    """JSON values are unchanged."""
     assert same(json_form(value), value)
 
 
 def test_json_form_of_a_circle_ends() -> None:
-    """A value that contains itself is cut off."""
+    """A value that contains itself is truncated."""
     circle: list[Any] = []
     circle.append(circle)
     assert "..." in json.dumps(json_form(circle))

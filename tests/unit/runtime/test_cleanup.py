@@ -1,4 +1,4 @@
-"""What happens to what is open when the process ends."""
+"""Tests of ``runtime.cleanup``: the close of open resources at the end of the process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def loop() -> Iterator[LoopThread]:
 
 
 class Open:
-    """Is closed when it is told to be done."""
+    """A resource whose close the test completes."""
 
     def __init__(self) -> None:
         self.begun, self.may_end, self.closed = threading.Event(), threading.Event(), False
@@ -46,7 +46,7 @@ async def _open(session: Open) -> None:
 
 
 def test_one_more_ctrl_c_does_not_keep_it_from_closing(loop: LoopThread) -> None:
-    """Who pressed it is told what goes on; all is closed when it returns."""
+    """A message explains the wait to the user; all resources are closed afterwards."""
     session = Open()
     loop.run(_open(session))
 
@@ -66,7 +66,7 @@ def test_one_more_ctrl_c_does_not_keep_it_from_closing(loop: LoopThread) -> None
 def test_ctrl_c_before_all_ends_are_begun(
     loop: LoopThread, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, begun: bool
 ) -> None:
-    """It comes while the first is told to end, just before or just after: each is closed once, and waited for."""
+    """Ctrl-C comes just before or after the first close begins: each resource is closed once and awaited."""
     sessions = [Open(), Open()]
     for session in sessions:
         loop.run(_open(session))
@@ -90,7 +90,7 @@ def test_ctrl_c_before_all_ends_are_begun(
 
 
 def test_the_second_ctrl_c_leaves(loop: LoopThread, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is waited for then; what is being closed goes on as long as the process lives."""
+    """The second Ctrl-C ends the wait; closes in progress continue while the process is alive."""
     session, told = Open(), threading.Event()
     loop.run(_open(session))
     monkeypatch.setattr(registry.log, "warning", lambda *_: told.set())
@@ -112,7 +112,7 @@ def test_the_second_ctrl_c_leaves(loop: LoopThread, monkeypatch: pytest.MonkeyPa
 
 
 def test_what_must_be_done_outlives_who_waited_for_it(loop: LoopThread) -> None:
-    """A caller that is cancelled stops waiting, and the end of the process waits instead."""
+    """If the waiting caller is cancelled, the end of the process waits instead."""
     work = Open()
 
     async def cancelled() -> None:

@@ -1,4 +1,4 @@
-"""Tests of ``loop``."""
+"""Tests of ``runtime.event_loop``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def thread() -> Iterator[LoopThread]:
-    """A loop of the test's own."""
+    """Provide a loop for one test."""
     thread = LoopThread("test-loop")
     yield thread
     thread.stop()
@@ -36,7 +36,7 @@ async def fail() -> None:
 
 
 class Tidy:
-    """Waits for ever, and notes that it cleaned up after its cancellation."""
+    """A coroutine that waits forever and records its clean-up after a cancellation."""
 
     def __init__(self) -> None:
         self.started, self.cleaned_up = threading.Event(), False
@@ -52,12 +52,12 @@ class Tidy:
 
 
 def test_a_coroutine_runs_in_the_loops_thread(thread: LoopThread) -> None:
-    """``run`` returns the result of a coroutine that ran elsewhere."""
+    """``run`` returns the result of a coroutine that ran in the loop's thread."""
     assert thread.run(name_of_thread()) == "test-loop"
 
 
 def test_an_exception_reaches_the_caller(thread: LoopThread) -> None:
-    """``run`` raises what the coroutine raised."""
+    """``run`` raises the exception of the coroutine."""
     with pytest.raises(KeyError, match="k"):
         thread.run(fail())
 
@@ -73,7 +73,7 @@ def test_submit_does_not_wait(thread: LoopThread) -> None:
 
 
 def test_waiting_for_oneself_is_refused(thread: LoopThread) -> None:
-    """A sync call from the loop's own thread raises where it would hang for ever."""
+    """A sync call from the loop's thread raises an error instead of a deadlock."""
 
     async def call_back() -> str:
         return thread.run(name_of_thread())
@@ -83,7 +83,7 @@ def test_waiting_for_oneself_is_refused(thread: LoopThread) -> None:
 
 
 def test_ctrl_c_waits_for_the_clean_up(thread: LoopThread) -> None:
-    """When the wait is broken, the coroutine has been cancelled and has cleaned up before the caller goes on."""
+    """After Ctrl-C, the coroutine is cancelled and has cleaned up before the caller continues."""
     tidy = Tidy()
     main = threading.get_ident()
 
@@ -112,7 +112,7 @@ async def test_the_callers_loop_goes_on(thread: LoopThread) -> None:
 
 
 async def test_an_exception_reaches_the_awaiting_caller(thread: LoopThread) -> None:
-    """``arun`` raises what the coroutine raised."""
+    """``arun`` raises the exception of the coroutine."""
     with pytest.raises(KeyError, match="k"):
         await thread.arun(fail())
 
@@ -132,7 +132,7 @@ async def test_cancelling_waits_for_the_clean_up(thread: LoopThread) -> None:
 
 
 async def test_cancelling_what_has_not_begun_does_not_hang(thread: LoopThread) -> None:
-    """A call that is cancelled before the busy loop came to it ends as soon as the loop is free."""
+    """A call that is cancelled before the busy loop started it ends as soon as the loop is free."""
     busy = threading.Event()
     thread.loop.call_soon_threadsafe(busy.wait, 10)
     task = asyncio.create_task(thread.arun(asyncio.sleep(0)))
@@ -161,7 +161,7 @@ def test_the_process_has_one_io_loop(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_forked_child_starts_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A child has its parent's object but not its thread, so it forgets it, and the lock that a thread may hold."""
+    """A child has its parent's object without the thread, so it drops it, with the lock that a thread may hold."""
     monkeypatch.setattr(loop_module, "_io_loop", None)
     monkeypatch.setattr(loop_module, "_lock", threading.Lock())
     parents = io_loop()
@@ -197,7 +197,7 @@ def test_a_pool_runs_side_by_side_up_to_its_limit(pool: DaemonThreads) -> None:
 
 
 def test_an_idle_thread_is_used_again(pool: DaemonThreads) -> None:
-    """Calls one after the other do not need a thread each, and none of them holds up the end of the process."""
+    """Sequential calls share a thread, and a thread does not delay the end of the process."""
     threads = {pool.submit(threading.current_thread).result(10) for _ in range(20)}
     assert len(threads) <= 2
     assert all(thread.daemon and thread.name == "test-pool" for thread in threads)
@@ -205,7 +205,7 @@ def test_an_idle_thread_is_used_again(pool: DaemonThreads) -> None:
 
 @pytest.mark.parametrize("error", [KeyError("k"), SystemExit(3)])
 def test_what_a_call_raises_is_in_its_future(pool: DaemonThreads, error: BaseException) -> None:
-    """Also what is no Exception; the thread goes on."""
+    """Any BaseException is set on the future; the thread continues."""
 
     def fail() -> None:
         raise error
@@ -215,7 +215,7 @@ def test_what_a_call_raises_is_in_its_future(pool: DaemonThreads, error: BaseExc
 
 
 def test_a_pool_that_was_shut_down_takes_no_work(pool: DaemonThreads) -> None:
-    """Said twice or once, ``shutdown`` is the end."""
+    """After one or two calls of ``shutdown``, no work is accepted."""
     pool.shutdown()
     pool.shutdown()
     with pytest.raises(RuntimeError, match="shut down"):
@@ -223,7 +223,7 @@ def test_a_pool_that_was_shut_down_takes_no_work(pool: DaemonThreads) -> None:
 
 
 def test_a_loop_keeps_nothing_of_its_callers_context() -> None:
-    """What a caller's context variables hold can go, although what was started for it runs on."""
+    """Values of a caller's context variables can be collected while its tasks still run."""
 
     class Held:
         pass
@@ -240,7 +240,7 @@ def test_a_loop_keeps_nothing_of_its_callers_context() -> None:
 
     def call() -> asyncio.Task[None]:
         variable.set(Held())
-        threads.append(LoopThread("test-loop"))  # a loop keeps the context that it is made in
+        threads.append(LoopThread("test-loop"))  # a loop keeps the context of its creation
         task = threads[0].run(begin())
         started.wait(10)
         return task

@@ -1,4 +1,4 @@
-"""Tests of ``records``: what one process of a user tells the next of a session."""
+"""Tests of session files, by which processes of a user find sessions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def record(session_id: str = ID, **changes: Any) -> SessionRecord:
 
 
 def test_a_record_is_found_as_it_was_written() -> None:
-    """Every field comes back, and the process that wrote it is seen to live."""
+    """All fields are read back, and the process that wrote the file is alive."""
     written = record()
     written.write()
     found = find_session(ID)
@@ -54,7 +54,7 @@ def test_a_record_is_found_as_it_was_written() -> None:
 
 
 def test_a_record_is_this_users_alone(folder: Path) -> None:
-    """The folder is 0700 and the file 0600, whatever the umask; nothing else is left behind."""
+    """The folder has mode 0700 and the file 0600 for any umask; no other file remains."""
     umask = os.umask(0)
     try:
         record().write()
@@ -68,7 +68,7 @@ def test_a_record_is_this_users_alone(folder: Path) -> None:
 
 
 def test_secrets_are_in_the_file_only() -> None:
-    """Neither the kernel's key nor the relay's secret shows in a repr."""
+    """The kernel's key and the relay's secret are not in a repr."""
     made = record()
     made.write()
     assert "5ec12e7" in made.path.read_text()
@@ -77,7 +77,7 @@ def test_secrets_are_in_the_file_only() -> None:
 
 
 def test_what_lies_in_the_way_of_a_record_is_not_written_through(folder: Path, tmp_path: Path) -> None:
-    """A link at the name under which the record is made is replaced, not followed, and no wide mode is kept."""
+    """A link at the path of the temporary file is replaced, not followed, and a wide mode is not kept."""
     made, victim = record(), tmp_path / "victim"
     victim.write_text("mine")
     folder.mkdir(mode=0o700)
@@ -91,7 +91,7 @@ def test_what_lies_in_the_way_of_a_record_is_not_written_through(folder: Path, t
 
 
 def test_the_newest_session_comes_first() -> None:
-    """And a record that is deleted is gone; again does nothing."""
+    """A deleted record is not listed; a second delete does nothing."""
     for number, name in enumerate((ID, OTHER)):
         record(name, started=float(number)).write()
     assert [found.id for found in list_records()] == [OTHER, ID]
@@ -101,7 +101,7 @@ def test_the_newest_session_comes_first() -> None:
 
 
 def test_without_a_folder_there_is_no_session() -> None:
-    """The error says which there are."""
+    """The error lists the existing sessions."""
     assert list_records() == []
     with pytest.raises(SessionNotFound, match=r"no session 'x'.*: none"):
         find_session("x")
@@ -110,11 +110,11 @@ def test_without_a_folder_there_is_no_session() -> None:
         find_session("x")
 
 
-# --- whose it is --------------------------------------------------------------------------------------------
+# --- ownership ----------------------------------------------------------------------------------------------
 
 
 def test_a_session_whose_host_ended_has_no_living_owner() -> None:
-    """Nor has one whose host's id went to another process, nor one that was let go."""
+    """The same holds if the process id was reused, or after a detach."""
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         record(pid=child.pid, mark=process_start_mark(child.pid)).write()
@@ -132,12 +132,12 @@ def test_a_session_whose_host_ended_has_no_living_owner() -> None:
 
 @pytest.mark.parametrize("pid", [0, -1, -os.getpid(), 2**22 + 1, 2**80], ids=["0", "-1", "-own", "2^22+1", "2^80"])
 def test_an_impossible_owner_does_not_live(pid: int) -> None:
-    """Whatever number stands there."""
+    """Any impossible process id counts as ended."""
     assert not record(pid=pid).host_lives
 
 
 def test_another_users_record_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder that several users share, each sees their own."""
+    """In a shared folder, a user sees only the user's own sessions."""
     record().write()
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     assert list_records() == []
@@ -147,7 +147,7 @@ def test_another_users_record_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_endpoints_of_a_killed_host_are_deleted(tmp_path: Path) -> None:
-    """Those of a living one stay, and so does every folder that is none of a tunnel."""
+    """Endpoints of a running host and unrelated folders are kept."""
     for name in ("dk-1", "other"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1-ab-1").touch()
@@ -160,11 +160,11 @@ def test_the_endpoints_of_a_killed_host_are_deleted(tmp_path: Path) -> None:
     assert (tmp_path / "other" / "1-ab-1").exists()
 
 
-# --- what is no record ----------------------------------------------------------------------------------------
+# --- invalid files --------------------------------------------------------------------------------------------
 
 
 def write_fields(folder: Path, text: str, session_id: str = ID) -> None:
-    """Write a record's file by hand."""
+    """Write a session file with the given fields."""
     folder.mkdir(mode=0o700, exist_ok=True)
     (folder / f"daytona-kernel-{session_id}.json").write_text(text)
 
@@ -220,7 +220,7 @@ CHANGES: list[dict[str, Any]] = [
     ids=lambda text: text[-40:],
 )
 def test_a_file_that_is_no_record_is_passed_over(folder: Path, text: str) -> None:
-    """Half of one, of another version, or made up: it hides no other session and breaks no listing."""
+    """A partial, foreign or invented file hides no session and raises no error in a listing."""
     write_fields(folder, json.dumps(FIELDS))
     assert [found.id for found in list_records()] == [ID]
     write_fields(folder, text)
@@ -231,7 +231,7 @@ def test_a_file_that_is_no_record_is_passed_over(folder: Path, text: str) -> Non
 @settings(examples.at_most(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(fields=strategies.JSON_OBJECTS)
 def test_any_fields_are_a_record_or_passed_over(folder: Path, fields: dict[str, Any]) -> None:
-    """And a record that is taken can be used: sorted, asked for its host, told by its id."""
+    """An accepted record can be sorted, checked for its host and found by its id."""
     write_fields(folder, json.dumps({**FIELDS, **fields}))
     for found in list_records():
         assert found.id == ID
@@ -240,7 +240,7 @@ def test_any_fields_are_a_record_or_passed_over(folder: Path, fields: dict[str, 
 
 
 def test_links_folders_and_pipes_are_no_records(folder: Path, tmp_path: Path) -> None:
-    """None is followed, entered or waited for."""
+    """Links are not followed, folders not entered, and FIFOs do not block."""
     secret = tmp_path / "elsewhere.json"
     secret.write_text(json.dumps(FIELDS))
     folder.mkdir()
@@ -255,7 +255,7 @@ def test_links_folders_and_pipes_are_no_records(folder: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("session_id", ["../elsewhere", "/etc/passwd", "", ".", "*", f"{ID}.json", ID.upper(), "\0"])
 def test_an_id_is_no_path(folder: Path, tmp_path: Path, session_id: str) -> None:
-    """Whoever names a session gets one of the list, whatever else lies on the disk."""
+    """An id only selects a listed session, not another file on the disk."""
     (tmp_path / "elsewhere.json").write_text(json.dumps(FIELDS))
     record().write()
     with pytest.raises(SessionNotFound, match=ID):
@@ -263,5 +263,5 @@ def test_an_id_is_no_path(folder: Path, tmp_path: Path, session_id: str) -> None
 
 
 def test_the_folder_is_jupyters(folder: Path) -> None:
-    """Where Jupyter keeps its connection files."""
+    """The folder is the one of Jupyter's connection files."""
     assert records._folder() == folder

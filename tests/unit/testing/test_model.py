@@ -1,4 +1,4 @@
-"""Sandbox states: whatever is asked in whatever order, records stay in known states and time acts on them."""
+"""Tests of sandbox states: any order of requests leads to known states, and timers apply."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def started(fleet: Fleet, now: float = NOW, **fields: float) -> Record:
 
 
 class Fleets(RuleBasedStateMachine):
-    """Users, time and the service's own limits act on sandboxes in any order."""
+    """A state machine of users, time and limits that act on sandboxes in any order."""
 
     changes = Bundle("changes")
 
@@ -128,7 +128,7 @@ TestFleets = Fleets.TestCase
 
 
 def test_every_change_ends() -> None:
-    """Each state that a change begins with has an ending, and each ending is at rest or goes on to one."""
+    """Each transitional state ends, and each end is a stable state or leads to one."""
     assert set(BEGINNINGS.values()) <= set(ENDINGS)
     for state in ENDINGS:
         seen = []
@@ -140,7 +140,7 @@ def test_every_change_ends() -> None:
 
 @given(idle=st.floats(0, 2000), minutes=st.integers(1, 30))
 def test_auto_stop_by_idleness(idle: float, minutes: int) -> None:
-    """A sandbox is due once it was idle for its interval, and at the next look at the latest."""
+    """A sandbox is due after its idle interval, at the latest at the next check."""
     fleet = Fleet()
     record = started(fleet, auto_stop=minutes)
     due = (record, Act.STOP) in fleet.due(NOW + idle)
@@ -151,7 +151,7 @@ def test_auto_stop_by_idleness(idle: float, minutes: int) -> None:
 
 
 def test_open_sockets_are_activity() -> None:
-    """No interval ends while a preview socket is open."""
+    """No interval expires while a preview socket is open."""
     fleet = Fleet()
     record = started(fleet)
     record.open_sockets = 1
@@ -161,7 +161,7 @@ def test_open_sockets_are_activity() -> None:
 
 
 def test_overtaken_change_ends_nothing() -> None:
-    """A change that another one has overtaken cannot end it."""
+    """A superseded change cannot end the later one."""
     fleet = Fleet()
     record = started(fleet)
     stopping = fleet.begin(record, Act.STOP, NOW)
@@ -174,7 +174,7 @@ def test_overtaken_change_ends_nothing() -> None:
 
 
 def test_names_before_and_after() -> None:
-    """A name is taken once, found after the ids, and free again when its sandbox is destroyed."""
+    """A name is unique, looked up after ids, and free again after its sandbox is destroyed."""
     fleet = Fleet()
     first = Record(ORGANIZATION, NOW, name="one")
     fleet.add(first)

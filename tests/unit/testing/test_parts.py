@@ -1,4 +1,4 @@
-"""The emulator's parts that need neither sockets nor processes: faults, names, images, paths of operations."""
+"""Tests of the emulator's parts without sockets or processes: faults, names, images, paths of operations."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ DOMAIN = {NAMES_VARIABLE: ".one.localhost=127.0.0.1,.two.test=::1"}
     ],
 )
 def test_resolver(host: str, address: str | None) -> None:
-    """Only names below its own domains are resolved."""
+    """Only names below the resolver's domains are resolved."""
     assert resolver(DOMAIN)(host) == address
 
 
 @pytest.mark.parametrize("text", ["one=127.0.0.1", ".one", ".one=nowhere"])
 def test_wrong_names(text: str) -> None:
-    """A variable that is none is refused."""
+    """A malformed variable is refused."""
     with pytest.raises(ValueError, match=r"."):
         resolver({NAMES_VARIABLE: text})("x")
 
 
 def test_resolving_is_taken_back() -> None:
-    """While it lasts every client in the process resolves the names; afterwards nothing is left of it."""
+    """Within the block all clients of the process resolve the names; afterwards the change is undone."""
     before: Callable[..., object] = socket.getaddrinfo
     with resolving(resolver(DOMAIN)), resolving(lambda host: None):
         (_, _, _, _, address), *_ = socket.getaddrinfo("3000-x.one.localhost", 80, type=socket.SOCK_STREAM)
@@ -75,7 +75,7 @@ faults = st.builds(
 
 @given(fault=faults)
 def test_fault_as_json(fault: Fault) -> None:
-    """A fault is the same after a trip through JSON."""
+    """A fault is equal after conversion to JSON and back."""
     assert fault_from_json(json.loads(json.dumps(dataclasses.asdict(fault)))) == fault
 
 
@@ -96,14 +96,14 @@ def test_fault_as_json(fault: Fault) -> None:
     ids=repr,
 )
 def test_wrong_fault_as_json(value: object) -> None:
-    """What is no fault is refused."""
+    """An object that is not a fault is refused."""
     with pytest.raises(ValueError, match="fault"):
         fault_from_json(value)
 
 
 @given(planned=st.lists(faults, max_size=6), places=st.lists(st.sampled_from(["api", "preview"]), max_size=12))
 def test_plan(planned: list[Fault], places: list[str]) -> None:
-    """A fault strikes where it was meant to, as often as it says, and never elsewhere."""
+    """A fault applies to its target, the given number of times, and to no other."""
     plan = FaultPlan()
     for fault in planned:
         plan.add(fault)
@@ -122,7 +122,7 @@ def test_plan(planned: list[Fault], places: list[str]) -> None:
 
 
 def test_shape_of_several() -> None:
-    """Faults that shape one stream are joined."""
+    """Faults that affect one stream are merged."""
     assert shape_of([Fault("preview", status=502)]) is None
     shape = shape_of([Fault("preview", delay_s=1), Fault("preview", cut_after_bytes=0), Fault("preview", refuse=True)])
     assert shape is not None
@@ -130,7 +130,7 @@ def test_shape_of_several() -> None:
 
 
 def test_dockerfile() -> None:
-    """Variables, folder and entrypoint are taken from a Dockerfile; CMD alone is ignored."""
+    """Variables, folder and entrypoint are read from a Dockerfile; CMD alone is ignored."""
     image = image_from_dockerfile(
         'FROM python:3.12-slim\n# a comment\nENV A=1 B="two words"\nENV C three\nRUN pip \\\n  install x\n'
         'WORKDIR /work\nENTRYPOINT ["python", "-c", "print(1)"]\nCMD ["ignored"]\n'
@@ -154,7 +154,7 @@ def test_dockerfile() -> None:
     ],
 )
 def test_tags(name: str, good: bool) -> None:
-    """A tag that moves, or none, is refused."""
+    """A mutable or missing tag is refused."""
     if good:
         check_tag(name)
     else:
@@ -164,7 +164,7 @@ def test_tags(name: str, good: bool) -> None:
 
 @pytest.mark.parametrize("side", [API, TOOLBOX])
 def test_operations_are_found_by_their_paths(side: str) -> None:
-    """Every listed operation is found by its own path, and parameters come unquoted."""
+    """Every listed operation is found by its path, and parameters are unquoted."""
     for operation in operations(side):
         found = match(side, operation.method, operation.path.replace("{", "p-").replace("}", "%2Fx"))
         assert found is not None

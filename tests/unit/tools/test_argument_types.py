@@ -1,4 +1,4 @@
-"""Tests of ``arguments``."""
+"""Tests of ``tools.argument_types``."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def called(tool: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
 
 
 def test_dicts_and_records_become_instances() -> None:
-    """Also within lists, unions, annotations and variable arguments."""
+    """Values within lists, unions, annotations and variable arguments are converted too."""
     arguments = called(search, {"text": "a"}, [Record("Place", {"x": 1}), {"x": 2, "y": 3}], {"text": "b", "limit": 1})
     assert arguments == {
         "query": Query(text="a"),
@@ -59,12 +59,12 @@ def test_dicts_and_records_become_instances() -> None:
 
 
 def test_nothing_else_is_converted() -> None:
-    """A text for an int stays one: that is the tool's affair."""
+    """A str for an int is unchanged; the tool must handle it."""
     assert called(search, {"text": "a"}, count="5")["count"] == "5"
 
 
 def test_what_does_not_fit_names_the_field() -> None:
-    """As the tool's error in the cell."""
+    """The cell gets the tool's error with the field."""
     with pytest.raises(pydantic.ValidationError, match=r"Query\ntext\n  Field required"):
         called(search, {})
     with pytest.raises(pydantic.ValidationError, match="valid integer"):
@@ -81,7 +81,7 @@ def wrapped(*args: Any, **kwargs: Any) -> Any:
 
 
 def test_what_cannot_be_read_is_left_alone() -> None:
-    """Annotations that exist for checkers only, builtins, and wrappers that show another signature than theirs."""
+    """Annotations for type checkers, builtins, and wrappers with a foreign signature are ignored."""
     assert called(unknown, {"text": "a"}, 1)["query"] == {"text": "a"}
     assert validate_arguments(print, {"arg0": {"text": "a"}}) == {"arg0": {"text": "a"}}
     assert called(wrapped, {"text": "a"})["query"] == Query(text="a")
@@ -91,7 +91,7 @@ def test_what_cannot_be_read_is_left_alone() -> None:
 
 
 def test_a_tool_is_not_kept_alive() -> None:
-    """It may hold the interpreter."""
+    """A tool is not kept alive, because it may refer to the interpreter."""
 
     def tool(query: Query) -> str:
         return query.text

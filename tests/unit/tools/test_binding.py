@@ -1,4 +1,4 @@
-"""Tests of ``tools``."""
+"""Tests of ``tools.binding``."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_tool_is_described_by_its_signature() -> None:
 
 
 def test_what_has_no_signature_is_described_without() -> None:
-    """A builtin whose signature nobody knows is still a tool."""
+    """A builtin without a signature can be a tool."""
     assert describe("getattr", getattr).parameters is None
 
 
@@ -80,13 +80,13 @@ def test_a_default_that_cannot_be_shown_is_dots() -> None:
 
 @pytest.mark.parametrize("name", ["", "two words", "class", "1st", "a-b", 5, None])
 def test_a_name_that_code_cannot_call_is_refused(name: Any) -> None:
-    """A tool is called by its name, so the name is an identifier."""
+    """The name of a tool must be an identifier."""
     with pytest.raises(InvalidTool, match="Invalid tool name"):
         describe(name, search)
 
 
 def test_what_cannot_be_called_is_refused() -> None:
-    """The text names the tool and what it is instead."""
+    """The error names the tool and its type."""
     tool: Any = 5
     with pytest.raises(InvalidTool, match="'five' is not callable but a int"):
         describe("five", tool)
@@ -135,7 +135,7 @@ _NAMELESS = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL
 @examples.at_most(50)
 @given(args=_ARGUMENTS, kwargs=_KEYWORDS)
 def test_a_bound_call_is_the_direct_call(tool: Tool, args: list[int], kwargs: dict[str, int]) -> None:
-    """By way of a dict of named arguments, a tool gets what a direct call gives it, or fails as that does."""
+    """A call with a dict of named arguments equals a direct call, or fails like it."""
     hidden = [p.name for p in inspect.signature(tool).parameters.values() if p.kind in _NAMELESS]
     assume(not kwargs.keys() & set(hidden))
     try:
@@ -149,24 +149,24 @@ def test_a_bound_call_is_the_direct_call(tool: Tool, args: list[int], kwargs: di
 
 @pytest.mark.parametrize("name", ["query", "rest"])
 def test_a_keyword_that_would_hide_an_argument_is_refused(name: str) -> None:
-    """Arguments by name have no room for a ``**kwargs`` key that is called like a parameter without a keyword."""
+    """A dict of arguments cannot have a ``**kwargs`` key with the name of a positional-only parameter."""
     with pytest.raises(TypeError, match=name):
         bind("search", search, ["q"], {name: "x"})
 
 
 def test_arguments_are_bound_by_name() -> None:
-    """DSPy's callbacks see arguments by name: those of ``**kwargs`` beside the others, of ``*args`` as a tuple."""
+    """DSPy's callbacks receive a dict of arguments: ``**kwargs`` as further keys, ``*args`` as a tuple."""
     arguments = bind("search", search, ["q", 5, "x", "y"], {"sort": True, "extra": 1})
     assert arguments == {"query": "q", "k": 5, "rest": ("x", "y"), "sort": True, "extra": 1}
 
 
 def test_defaults_are_left_to_the_tool() -> None:
-    """Only what the cell gave is bound."""
+    """Only arguments of the call are bound."""
     assert bind("search", search, ["q"], {}) == {"query": "q"}
 
 
 def test_a_tool_that_takes_keywords_only_is_called_so() -> None:
-    """DSPy wraps tools in objects that show the function's signature and take keywords only."""
+    """DSPy wraps tools in objects with the function's signature that accept only keywords."""
 
     class Wrapper:
         __signature__ = inspect.signature(lambda a, b=2: None)
@@ -186,7 +186,7 @@ def test_what_has_no_signature_is_called_as_it_came() -> None:
 
 
 def test_a_wrong_keyword_is_explained() -> None:
-    """The model reads the close match and the signature, without annotations that it cannot use."""
+    """The error has the close match and the signature without annotations."""
     with pytest.raises(TypeError) as refused:
         bind("plain", lambda query, limit=1: None, [], {"querry": "x", "query": "y"})
     text = str(refused.value)
@@ -200,13 +200,13 @@ def test_a_wrong_keyword_is_explained() -> None:
     [("llm_query", "prompt", "query"), ("llm_query", "prompt", "text"), ("llm_query_batched", "prompts", "queries")],
 )
 def test_near_misses_of_the_sub_lm_tools_are_mended(name: str, parameter: str, given: str) -> None:
-    """What models write for DSPy's own tools is taken as meant."""
+    """Similar parameter names for DSPy's tools are accepted."""
     tools = {"prompt": lambda prompt: prompt, "prompts": lambda prompts: prompts}
     assert bind(name, tools[parameter], [], {given: "x"}) == {parameter: "x"}
 
 
 def test_only_the_sub_lm_tools_are_mended() -> None:
-    """A user's tool is called with what the code wrote."""
+    """The arguments of a user's tool are unchanged."""
     with pytest.raises(TypeError):
         bind("ask", lambda prompt: prompt, [], {"query": "x"})
 
@@ -215,7 +215,7 @@ def test_only_the_sub_lm_tools_are_mended() -> None:
 
 
 def test_a_failure_tells_the_builtin_ancestors() -> None:
-    """Nearest first, and without Exception itself, which everything is."""
+    """The nearest ancestor is first, and Exception is omitted."""
 
     class Custom(FileNotFoundError):
         pass
@@ -225,7 +225,7 @@ def test_a_failure_tells_the_builtin_ancestors() -> None:
 
 
 def test_a_namesake_of_a_builtin_is_no_builtin() -> None:
-    """A class that is merely called like a builtin is not its kin."""
+    """A class with the name of a builtin exception is not one of its subclasses."""
     namesake = type("KeyError", (Exception,), {})
     assert failure(namesake("x")) == ToolFailure("KeyError", (), "x")
 
@@ -244,7 +244,7 @@ def test_a_message_that_cannot_be_made_is_empty() -> None:
 
 
 class Runner:
-    """A runner with its tools, as an interpreter drives it."""
+    """A tool runner with its tools, used like in an interpreter."""
 
     def __init__(self, **tools: Tool) -> None:
         self.runner = ToolRunner(self._invoke, 10_000)
@@ -260,7 +260,7 @@ class Runner:
         return self.runner.wait_for(result) if inspect.isawaitable(result) else result
 
     async def run(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Run one call and return what the cell would get, a failure as such."""
+        """Run one call and return the result or the failure for the cell."""
         reply = await self.runner.run(name, values.dumps([list(args), kwargs]))
         value = values.loads(reply.buffers)
         return ToolFailure.from_value(value) if reply.op == "error" else value
@@ -268,7 +268,7 @@ class Runner:
 
 @pytest.fixture
 def runners() -> Iterator[list[Runner]]:
-    """Runners that are closed after the test."""
+    """Provide tool runners that are closed after the test."""
     made: list[Runner] = []
     yield made
     for one in made:
@@ -303,13 +303,13 @@ async def test_a_tool_runs_in_a_thread_of_its_own(runners: list[Runner]) -> None
 
 
 async def test_a_failure_goes_back(runners: list[Runner]) -> None:
-    """The cell gets the facts of what the tool raised."""
+    """The cell gets type, ancestors and message of the tool's exception."""
     runner = make(runners, fail=lambda: dict[str, int]()["k"])
     assert await runner.run("fail") == ToolFailure("KeyError", ("KeyError", "LookupError"), "'k'")
 
 
 async def test_a_tool_that_was_not_offered_is_refused(runners: list[Runner]) -> None:
-    """A name from the sandbox reaches nothing but this cell's tools."""
+    """A name from the sandbox can only refer to this cell's tools."""
     runner = make(runners, tool=lambda: 1)
     assert (await runner.run("exec")).type == "NameError"
     assert (await runner.run("__class__")).type == "NameError"
@@ -320,7 +320,7 @@ async def test_a_tool_that_was_not_offered_is_refused(runners: list[Runner]) -> 
 
 
 async def test_a_wrong_call_is_the_cells_error(runners: list[Runner]) -> None:
-    """Arguments that do not fit never reach the tool."""
+    """The tool is not called with wrong arguments."""
     runner = make(runners, tool=lambda a: a)
     wrong = await runner.run("tool", 1, 2)
     assert (wrong.type, runner.invoked) == ("TypeError", [])
@@ -329,7 +329,7 @@ async def test_a_wrong_call_is_the_cells_error(runners: list[Runner]) -> None:
 
 @pytest.mark.parametrize("sent", [[], 5, [1, 2, 3], [[], []], [5, {}], [[], {1: 2}], "ab"])
 async def test_a_malformed_call_is_the_cells_error(runners: list[Runner], sent: Any) -> None:
-    """Whatever stands where arguments belong, the host stands."""
+    """Any value in place of arguments is an error in the cell, not in the host."""
     runner = make(runners, tool=lambda *args, **kwargs: 1)
     reply = await runner.runner.run("tool", values.dumps(sent))
     assert reply.op in ("error", "result")
@@ -338,20 +338,20 @@ async def test_a_malformed_call_is_the_cells_error(runners: list[Runner], sent: 
 
 
 async def test_a_result_that_no_codec_carries_goes_as_text(runners: list[Runner]) -> None:
-    """As DSPy's own interpreters do it."""
+    """Unsupported results are sent as text, as in DSPy's own interpreters."""
     runner = make(runners, tool=lambda: [type("Page", (), {"__str__": lambda self: "page"})()], one=lambda: int)
     assert await runner.run("one") == str(int)
     assert isinstance(await runner.run("tool"), str)
 
 
 async def test_a_result_beyond_the_limit_is_an_error(runners: list[Runner]) -> None:
-    """It is not cut and not sent."""
+    """A result above the limit is an error and is not truncated."""
     runner = make(runners, tool=lambda: "x" * 20_000)
     assert (await runner.run("tool")).type == "ValueTooLarge"
 
 
 async def test_each_call_sees_the_callers_context(runners: list[Runner]) -> None:
-    """Context variables of the ``execute`` call are visible, and what one call sets no other sees."""
+    """Context variables of the ``execute`` call are visible, and changes of one call are not visible to others."""
 
     def bump() -> int:
         ANSWER.set(ANSWER.get() + 1)
@@ -378,7 +378,7 @@ async def test_an_async_tool_runs_on_a_loop_of_its_own(runners: list[Runner]) ->
 
 
 async def test_an_async_tool_runs_on_the_callers_loop_if_that_is_free(runners: list[Runner]) -> None:
-    """Under ``aexecute`` a tool finds the loop that its clients and locks belong to."""
+    """Under ``aexecute`` a tool runs on the loop of its clients and locks."""
     here = asyncio.get_running_loop()
 
     async def tool() -> bool:
@@ -388,7 +388,7 @@ async def test_an_async_tool_runs_on_the_callers_loop_if_that_is_free(runners: l
 
 
 async def test_an_async_tools_failure_goes_back(runners: list[Runner]) -> None:
-    """It makes no difference to the cell how the tool was written."""
+    """Failures of async and sync tools are the same for the cell."""
 
     async def tool() -> None:
         raise ValueError("bad")
@@ -397,7 +397,7 @@ async def test_an_async_tools_failure_goes_back(runners: list[Runner]) -> None:
 
 
 async def test_an_async_tool_that_is_cancelled_by_itself_is_the_hosts(runners: list[Runner]) -> None:
-    """A CancelledError out of a tool's own code leaves the call by name, not as our own task's cancellation."""
+    """A CancelledError of a tool's code is an error with that name, not a cancellation of the calling task."""
 
     async def tool() -> None:
         raise asyncio.CancelledError
@@ -411,7 +411,7 @@ async def test_an_async_tool_that_is_cancelled_by_itself_is_the_hosts(runners: l
 
 
 async def test_the_end_of_the_cell_cancels_async_calls(runners: list[Runner]) -> None:
-    """What nobody waits for any more does not go on."""
+    """A call without a waiting caller is cancelled."""
     started, cancelled = asyncio.Event(), asyncio.Event()
 
     async def tool() -> None:
@@ -431,7 +431,7 @@ async def test_the_end_of_the_cell_cancels_async_calls(runners: list[Runner]) ->
 
 
 async def test_what_is_no_exception_is_the_hosts(runners: list[Runner]) -> None:
-    """A tool's KeyboardInterrupt and its like end the call on the host; they are no reply."""
+    """A KeyboardInterrupt or SystemExit of a tool ends the call on the host without a reply."""
 
     class Abort(BaseException):
         pass
@@ -445,7 +445,7 @@ async def test_what_is_no_exception_is_the_hosts(runners: list[Runner]) -> None:
 
 
 async def test_a_closed_runner_takes_no_calls(runners: list[Runner]) -> None:
-    """After ``close``, which may be said twice, nothing runs."""
+    """After ``close``, which may be called twice, no call runs."""
     runner = make(runners, tool=lambda: 1)
     runner.runner.close()
     with pytest.raises(RuntimeError):

@@ -1,4 +1,4 @@
-"""Tests of ``link.carrier`` and ``link.sockets``: real WebSockets on loopback, and peers that misbehave."""
+"""Tests of ``transport.carrier``: real WebSockets on loopback, and peers that violate the protocol."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WINDOW = 2 * MB
 
 
 class Local:
-    """A local end in memory that takes what it is told to take."""
+    """A local end in memory that accepts a configured number of bytes."""
 
     def __init__(self, *, takes: bool = True) -> None:
         self.takes = takes
@@ -198,7 +198,7 @@ async def closed_with(peer: ClientConnection) -> tuple[int | None, str | None]:
     ],
 )
 async def test_a_bad_message_ends_its_stream_and_no_other(messages: list[Any], code: int, why: str) -> None:
-    """Each has its close code and one clear reason; the stream beside it goes on."""
+    """Each has its close code and one clear reason; other streams continue."""
     bad, good = Shell(Local()), Shell(Local())
     async with served(bad, good) as url, bad_peer(f"{url}/0") as peer, bad_peer(f"{url}/1") as neighbour:
         await neighbour.send(data(0, b"one"))
@@ -216,7 +216,7 @@ async def test_a_bad_message_ends_its_stream_and_no_other(messages: list[Any], c
 
 
 async def test_a_frame_over_the_limit_costs_the_socket_only() -> None:
-    """The library refuses it unread with its own code, after which the stream may be resumed."""
+    """websockets refuses it unread with its own code, after which the stream can be resumed."""
     shell = Shell(Local())
     async with served(shell) as url:
         async with bad_peer(f"{url}/0") as peer:
@@ -230,7 +230,7 @@ async def test_a_frame_over_the_limit_costs_the_socket_only() -> None:
 
 
 async def test_a_peer_that_ignores_the_window_is_refused_and_costs_no_memory() -> None:
-    """It gets a window and a frame of room, whatever it sends."""
+    """At most a window and a frame are buffered."""
     shell = Shell(Local(takes=False))
     async with served(shell) as url, bad_peer(f"{url}/0") as peer:
         with contextlib.suppress(ConnectionClosed):
@@ -245,7 +245,7 @@ async def test_a_peer_that_ignores_the_window_is_refused_and_costs_no_memory() -
 
 
 async def test_a_port_that_does_not_speak_zmtp_is_refused() -> None:
-    """The stream ends with the code for it, and says what was wrong."""
+    """The stream ends with the code and the reason for it."""
     ours, kernel = socket.socketpair()
     end = SocketEnd(ConnectingEnd())
     shell = Shell(end)
@@ -271,7 +271,7 @@ async def test_a_reason_of_any_length_fits() -> None:
 
 
 async def test_fragments_are_one_message() -> None:
-    """A proxy may cut messages; the frame in them is whole."""
+    """A proxy may fragment messages; the frame is reassembled."""
     shell = Shell(Local())
     message = data(0, bytes(range(256)))
     async with served(shell) as url, bad_peer(f"{url}/0") as peer:
@@ -282,7 +282,7 @@ async def test_fragments_are_one_message() -> None:
 
 
 async def test_an_ack_of_its_own_follows_soon() -> None:
-    """A peer that only listens is told what was taken, without anything else to carry it."""
+    """A peer that sends nothing receives acks without data."""
     shell = Shell(Local())
     async with served(shell) as url, bad_peer(f"{url}/0") as peer:
         await peer.send(data(0, b"abc"))
@@ -290,7 +290,7 @@ async def test_an_ack_of_its_own_follows_soon() -> None:
 
 
 async def test_what_the_local_end_has_not_taken_is_not_acked() -> None:
-    """The ack follows when it has."""
+    """The ack follows after the local end has accepted the bytes."""
     shell = Shell(Local(takes=False))
     async with served(shell) as url, bad_peer(f"{url}/0") as peer:
         await peer.send(data(0, b"abc"))
@@ -302,7 +302,7 @@ async def test_what_the_local_end_has_not_taken_is_not_acked() -> None:
 
 
 async def test_the_end_is_delivered_with_the_last_byte_before_it() -> None:
-    """A FIN behind bytes that wait is not acked before them."""
+    """A FIN after pending bytes is not acked before them."""
     shell = Shell(Local(takes=False))
     async with served(shell) as url, bad_peer(f"{url}/0") as peer:
         await peer.send(data(0, b"abc"))
@@ -315,7 +315,7 @@ async def test_the_end_is_delivered_with_the_last_byte_before_it() -> None:
 
 
 async def test_a_stream_that_ended_both_ways_closes_well() -> None:
-    """Both FINs and all acks: code 1000, the local end is closed and not aborted, and its owner told once."""
+    """After both FINs and all acks: code 1000, a closed local end without an abort, and one callback to the owner."""
     shell = Shell(Local())
     async with served(shell) as url, bad_peer(f"{url}/0") as peer:
         shell.local.feed.feed(b"bye")
@@ -334,7 +334,7 @@ async def test_a_stream_that_ended_both_ways_closes_well() -> None:
 
 
 class FullSocket:
-    """A socket that takes nothing until it is told to."""
+    """A socket that accepts no bytes until it is released."""
 
     heard_at = 0.0
     writable = False
@@ -354,7 +354,7 @@ class FullSocket:
 
 
 async def test_a_stream_does_not_end_before_its_last_ack_is_sent() -> None:
-    """The peer waits for it, and would dial for it in vain."""
+    """The peer waits for the ack, and could not dial for it."""
     shell, sock = Shell(Local()), FullSocket()
     sock.writable = True
     shell.carrier.attach(sock)
@@ -386,7 +386,7 @@ async def test_what_comes_before_there_is_a_local_end_waits_for_it() -> None:
 
 
 async def test_a_peer_that_does_not_read_fills_no_memory() -> None:
-    """The socket takes no more than its buffers, the stream no more than its window; then the local end is paused."""
+    """The socket buffers its limit and the stream its window; then the local end is paused."""
     window = 24 * MB  # more than the operating system takes on loopback
     shell = Shell(Local(), window_bytes=window)
     async with served(shell) as url, bad_peer(f"{url}/0") as peer:
@@ -412,7 +412,7 @@ async def test_a_peer_that_does_not_read_fills_no_memory() -> None:
 
 
 async def test_a_socket_that_is_closing_takes_nothing() -> None:
-    """Whatever the other side of it still says."""
+    """Messages of the other side are ignored."""
     shell = Shell(Local())
     async with served(shell) as url, bad_peer(f"{url}/0") as peer:
         await peer.send(data(0, b"x"))
@@ -432,7 +432,7 @@ async def test_a_socket_that_is_closing_takes_nothing() -> None:
 
 
 async def test_sockets_aborted_in_mid_send_lose_and_repeat_nothing() -> None:
-    """Megabytes each way, over sockets that either end aborts while both send, arrive byte for byte."""
+    """Megabytes in both directions arrive unchanged over sockets that either end aborts."""
     rng = random.Random(5)
     near, far = Shell(Local()), Shell(Local())
     sent = {shell: rng.randbytes(12 * MB) for shell in (near, far)}
@@ -493,7 +493,7 @@ async def test_a_message_of_a_socket_that_was_replaced_is_nobodys() -> None:
 
 
 async def test_headers_stay_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """The library logs an upgrade's headers at level DEBUG, and ours hold secrets."""
+    """websockets logs the headers of an upgrade at level DEBUG, and they have secrets."""
     caplog.set_level("DEBUG")
     shell, near = Shell(Local()), Shell(Local())
     async with served(shell) as url:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 async def test_each_connection_is_handed_over(tmp_path: Path) -> None:
-    """Every accepted socket goes to the callback, non-blocking, and what the client wrote is in it."""
+    """The callback receives every accepted socket, non-blocking, with the bytes of the client."""
     path = tmp_path / "1-1"
     accepted: asyncio.Queue[socket.socket] = asyncio.Queue()
     listener = LocalListener(path, accepted.put_nowait)

@@ -1,4 +1,4 @@
-"""Tests of ``link.ends``, on real sockets."""
+"""Tests of ``transport.local_socket``, on real sockets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MB = 1 << 20
 
 
 class Recorder:
-    """A feed that notes what it is told, and wakes who waits for it."""
+    """A feed that records its calls and wakes waiting tests."""
 
     def __init__(self) -> None:
         self.got = b""
@@ -48,7 +48,7 @@ class Recorder:
         self._changed.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Return when the condition holds; looked at whenever something was told."""
+        """Wait until the condition holds; it is checked after each call."""
         while not condition():
             self._changed.clear()
             await self._changed.wait()
@@ -80,7 +80,7 @@ async def read(peer: socket.socket, size: int) -> bytes:
 
 
 async def test_bytes_pass_both_ways(sockets: tuple[socket.socket, socket.socket]) -> None:
-    """What the peer says is fed, what is written reaches it, and its end is told once."""
+    """Received bytes are fed, written bytes reach the peer, and EOF is reported once."""
     ours, peer = sockets
     end, feed = SocketEnd(), Recorder()
     end.open(feed)
@@ -99,7 +99,7 @@ async def test_bytes_pass_both_ways(sockets: tuple[socket.socket, socket.socket]
 
 
 async def test_what_is_written_before_the_socket_is_there_waits(sockets: tuple[socket.socket, socket.socket]) -> None:
-    """Order is kept, all of it counts as pending, and the end comes after it."""
+    """Order is kept, all bytes count as pending, and EOF follows them."""
     ours, peer = sockets
     end, feed = SocketEnd(), Recorder()
     end.open(feed)
@@ -115,7 +115,7 @@ async def test_what_is_written_before_the_socket_is_there_waits(sockets: tuple[s
 
 
 async def test_what_the_peer_does_not_read_is_pending(sockets: tuple[socket.socket, socket.socket]) -> None:
-    """And it is told when the operating system has taken all of it."""
+    """A callback reports that the operating system has accepted all bytes."""
     ours, peer = sockets
     end, feed = SocketEnd(), Recorder()
     end.open(feed)
@@ -131,7 +131,7 @@ async def test_what_the_peer_does_not_read_is_pending(sockets: tuple[socket.sock
 
 
 async def test_the_last_byte_that_is_taken_is_told(sockets: tuple[socket.socket, socket.socket]) -> None:
-    """However little is pending: an ack waits for it."""
+    """The callback comes for any number of pending bytes, because an ack depends on it."""
     ours, peer = sockets
     end, feed = SocketEnd(), Recorder()
     end.open(feed)
@@ -148,7 +148,7 @@ async def test_the_last_byte_that_is_taken_is_told(sockets: tuple[socket.socket,
 
 
 async def test_a_pause_stops_reading(sockets: tuple[socket.socket, socket.socket]) -> None:
-    """Paused before or after it connects, it leaves what the peer sends in the peer's socket."""
+    """A pause before or after the connect leaves unread bytes in the peer's socket."""
     ours, peer = sockets
     end, feed = SocketEnd(), Recorder()
     end.pause()
@@ -172,7 +172,7 @@ async def test_a_pause_stops_reading(sockets: tuple[socket.socket, socket.socket
 
 
 async def test_without_a_feed_nothing_is_read(sockets: tuple[socket.socket, socket.socket]) -> None:
-    """A stream may be connected before anybody takes its bytes; none is lost."""
+    """A stream may be connected before its bytes have a reader; no byte is lost."""
     ours, peer = sockets
     end, feed = SocketEnd(), Recorder()
     peer.send(b"early")
@@ -183,7 +183,7 @@ async def test_without_a_feed_nothing_is_read(sockets: tuple[socket.socket, sock
 
 
 async def test_a_reset_is_the_end_and_owes_nothing(sockets: tuple[socket.socket, socket.socket]) -> None:
-    """What a peer that is gone did not take never will be taken: it is not pending, so the stream can end."""
+    """Bytes for a disconnected peer are not pending, so the stream can end."""
     ours, peer = sockets
     end, feed = SocketEnd(), Recorder()
     end.open(feed)
@@ -198,7 +198,7 @@ async def test_a_reset_is_the_end_and_owes_nothing(sockets: tuple[socket.socket,
 
 
 async def test_close_still_sends_and_abort_does_not(sockets: tuple[socket.socket, socket.socket]) -> None:
-    """Nothing is fed after either."""
+    """No bytes are fed after either of them."""
     ours, peer = sockets
     end, feed = SocketEnd(), Recorder()
     end.open(feed)
@@ -219,7 +219,7 @@ async def test_close_still_sends_and_abort_does_not(sockets: tuple[socket.socket
 
 
 async def test_an_end_aborted_before_it_connects_stays_so(sockets: tuple[socket.socket, socket.socket]) -> None:
-    """The connection that comes too late is dropped, with what was to be written."""
+    """A late connection is closed, and pending bytes are discarded."""
     ours, peer = sockets
     end, feed = SocketEnd(), Recorder()
     end.open(feed)
@@ -251,7 +251,7 @@ async def test_a_client_is_greeted_at_once(sockets: tuple[socket.socket, socket.
 async def test_a_message_waits_for_the_kernel_and_counts_as_pending(
     sockets: tuple[socket.socket, socket.socket],
 ) -> None:
-    """READY goes out, the message behind it and the end when the kernel has answered; then all of it is taken."""
+    """READY is sent at once, the message and EOF after the kernel's reply; then no byte is pending."""
     ours, peer = sockets
     end, feed = SocketEnd(ConnectingEnd()), Recorder()
     end.open(feed)
@@ -272,7 +272,7 @@ async def test_a_message_waits_for_the_kernel_and_counts_as_pending(
 async def test_a_kernel_that_hangs_up_before_its_ready_owes_nothing(
     sockets: tuple[socket.socket, socket.socket],
 ) -> None:
-    """What was kept back for it never will be taken: it is not pending, so the stream can end."""
+    """Held back bytes are not pending, so the stream can end."""
     ours, peer = sockets
     end, feed = SocketEnd(ConnectingEnd()), Recorder()
     end.open(feed)
@@ -289,7 +289,7 @@ async def test_a_kernel_that_hangs_up_before_its_ready_owes_nothing(
 async def test_a_peer_that_does_not_speak_zmtp_breaks_the_end(
     sockets: tuple[socket.socket, socket.socket], said: bytes
 ) -> None:
-    """One clear error, and nothing of it is fed."""
+    """There is one clear error, and no byte is fed."""
     ours, peer = sockets
     end, feed = SocketEnd(ConnectingEnd()), Recorder()
     end.open(feed)
@@ -304,7 +304,7 @@ async def test_a_peer_that_does_not_speak_zmtp_breaks_the_end(
 async def test_a_stream_that_does_not_speak_zmtp_breaks_the_end(
     sockets: tuple[socket.socket, socket.socket],
 ) -> None:
-    """Written before or after it connects, nothing of it reaches the kernel."""
+    """Bytes that were written before or after the connect do not reach the kernel."""
     ours, peer = sockets
     end, feed = SocketEnd(ConnectingEnd()), Recorder()
     end.open(feed)
@@ -320,7 +320,7 @@ async def test_a_stream_that_does_not_speak_zmtp_breaks_the_end(
 
 
 async def test_a_function_gets_what_is_written() -> None:
-    """And its end once, however the stream ends; what was sent before there is a feed goes out first."""
+    """The function receives written bytes and one EOF for any end; bytes sent before the feed go first."""
     got: list[bytes] = []
     ends: list[int] = []
     end, feed = FunctionEnd(got.append, lambda: ends.append(1)), Recorder()

@@ -26,7 +26,7 @@ TIMES = LinkTimings(resume_lifetime_s=2.0)
 
 
 class FakeRelay:
-    """Says hello as a relay does, and then what a test wants."""
+    """A fake relay that sends a hello and then runs a function of the test."""
 
     def __init__(self, after_hello: Callable[[Any], Awaitable[None]]) -> None:
         self.streams = RelayStreams(boot="b00t")
@@ -47,7 +47,7 @@ class FakeRelay:
 
 @contextlib.asynccontextmanager
 async def dialled(relay: FakeRelay) -> AsyncIterator[tuple[DialedStream, asyncio.Future[KernelError]]]:
-    """Dial ``relay``; the future has why the stream ended."""
+    """Dial ``relay``; the future has the reason for the stream's end."""
     gone: asyncio.Future[KernelError] = asyncio.get_running_loop().create_future()
 
     async def never() -> None:
@@ -73,7 +73,7 @@ async def dialled(relay: FakeRelay) -> AsyncIterator[tuple[DialedStream, asyncio
     ids=["oversized", "garbage", "text", "gap"],
 )
 async def test_a_relay_that_breaks_the_protocol_is_dialled_once(message: bytes | str) -> None:
-    """What is no fault of the network does not pass by dialling again."""
+    """A protocol error is not dialled again, because it would occur again."""
     relay = FakeRelay(lambda connection: connection.send(message))
     async with dialled(relay) as (stream, gone):
         if isinstance(message, bytes) and len(message) > MAX_FRAME_BYTES:
@@ -84,7 +84,7 @@ async def test_a_relay_that_breaks_the_protocol_is_dialled_once(message: bytes |
 
 
 async def test_a_lost_socket_is_dialled_again() -> None:
-    """A close that is no verdict, and a reset, are the network's."""
+    """Non-final close codes and resets are faults of the network."""
     relay: FakeRelay
     third = asyncio.Event()
 
@@ -103,7 +103,7 @@ async def test_a_lost_socket_is_dialled_again() -> None:
 
 
 async def test_a_stream_that_ended_on_both_sides_needs_no_last_word() -> None:
-    """The relay had the last ack and forgot the stream; that its close was lost is no error."""
+    """The relay removed the stream after the last ack; a lost close is not an error."""
 
     async def finish(connection: Any) -> None:
         if relay.dials == 1:

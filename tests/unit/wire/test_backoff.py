@@ -20,7 +20,7 @@ def test_delays_double_up_to_the_last() -> None:
 
 @given(st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=40))
 def test_each_delay_is_drawn_from_its_upper_half(drawn: list[float]) -> None:
-    """Jitter takes up to half of a wait away, so many hosts do not dial in step and none waits nearly nothing."""
+    """Jitter shortens a wait by at most a half, so hosts do not dial at the same time and no wait is near zero."""
     numbers = iter(drawn)
     waits = list(islice(delays(lambda: next(numbers)), len(drawn)))
     for index, (wait_s, number) in enumerate(zip(waits, drawn, strict=True)):

@@ -43,13 +43,13 @@ def frames(draw: st.DrawFn) -> Frame:
 
 
 def test_version_is_the_one_that_the_golden_bytes_pin() -> None:
-    """A new wire version comes with golden bytes of its own."""
+    """A new wire version requires new golden bytes."""
     assert WIRE_VERSION == 2
 
 
 @pytest.mark.parametrize(("frame", "text"), GOLDEN)
 def test_golden_bytes(frame: Frame, text: str) -> None:
-    """This wire version has exactly these bytes, either way."""
+    """This wire version has exactly these bytes, in both directions."""
     data = bytes.fromhex(text)
     assert encode(frame) == data
     assert decode(data) == frame
@@ -57,7 +57,7 @@ def test_golden_bytes(frame: Frame, text: str) -> None:
 
 @given(frames())
 def test_what_is_encoded_decodes_to_itself(frame: Frame) -> None:
-    """A frame survives the wire unchanged."""
+    """A frame is equal after encoding and decoding."""
     assert decode(encode(frame)) == frame
 
 
@@ -68,7 +68,7 @@ _HEADERS = st.builds(struct.Struct("!BQQ").pack, st.integers(0, 5), st.integers(
 @example(b"")
 @example(bytes(HEADER_BYTES))
 def test_any_bytes_are_one_frame_or_refused(data: bytes) -> None:
-    """Bytes either decode to the one frame that has them, or are the peer's fault."""
+    """Any bytes decode to the only frame with these bytes, or raise RemoteProtocolError."""
     try:
         frame = decode(data)
     except RemoteProtocolError:
@@ -91,14 +91,14 @@ def test_a_larger_payload_is_our_fault_when_sent() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, HEADER_BYTES - 1, MAX_FRAME_BYTES + 1])
 def test_a_frame_of_an_impossible_size_is_refused(size: int) -> None:
-    """Whatever is shorter than a header or longer than the limit is refused by its size."""
+    """Frames that are shorter than a header or longer than the limit are refused because of their size."""
     with pytest.raises(RemoteProtocolError, match=f"this one {size}"):
         decode(bytes(size))
 
 
 @pytest.mark.parametrize("kind", [4, 5, 128, 255])
 def test_reserved_types_are_refused(kind: int) -> None:
-    """A type that this version does not know is refused, and named."""
+    """An unknown type is refused, and the error names it."""
     with pytest.raises(RemoteProtocolError, match=f"type {kind} "):
         decode(bytes([kind]) + bytes(HEADER_BYTES - 1))
 
@@ -108,14 +108,14 @@ def test_reserved_types_are_refused(kind: int) -> None:
     [(FrameType.DATA, b""), (FrameType.HELLO, b""), (FrameType.ACK, b"x"), (FrameType.FIN, b"x")],
 )
 def test_a_payload_where_none_belongs_is_refused(kind: FrameType, payload: bytes) -> None:
-    """DATA and HELLO carry something; ACK and FIN carry nothing."""
+    """DATA and HELLO have a payload; ACK and FIN have none."""
     with pytest.raises(RemoteProtocolError, match=f"{kind.name} frame with {len(payload)} bytes"):
         decode(bytes([kind]) + bytes(HEADER_BYTES - 1) + payload)
 
 
 @pytest.mark.parametrize(("offset", "fits"), [(U64 - 2, True), (U64 - 1, False), (U64, False)])
 def test_an_offset_leaves_room_for_its_payload(offset: int, fits: bool) -> None:
-    """No frame ends beyond the last offset that 64 bits hold."""
+    """No frame ends after the largest 64-bit offset."""
     data = struct.pack("!BQQ", FrameType.DATA, offset, 0) + b"xy"
     if fits:
         assert decode(data).offset == offset

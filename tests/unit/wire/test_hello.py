@@ -39,7 +39,7 @@ GOLDEN_RELAY_V2 = (b'{"boot": "00ff", "window": 16777216, "version": 2}', RelayH
 
 
 def test_golden_hellos() -> None:
-    """Wire version 2 has exactly these hellos, either way."""
+    """Wire version 2 has exactly these hellos, in both directions."""
     header, host = GOLDEN_HOST_V2
     assert host.to_header() == header
     assert parse_host_hello(header) == host
@@ -90,7 +90,7 @@ def test_a_close_reason_fits_into_a_close_frame(text: str) -> None:
 def test_hellos_survive_the_wire(
     stream: str, resume: str, kernel: str, window: int, generation: int, received: int, known: bool
 ) -> None:
-    """What one side says is what the other reads."""
+    """A hello is equal after encoding and decoding."""
     host = HostHello(stream, resume, kernel, window, generation, received, known)
     assert parse_host_hello(host.to_header()) == host
     relay = RelayHello(kernel, window)
@@ -99,7 +99,7 @@ def test_hellos_survive_the_wire(
 
 @given(st.text(max_size=40).map(lambda kernel: HostHello(STREAM, RESUME, kernel, 1)))
 def test_the_host_hello_fits_into_a_header(said: HostHello) -> None:
-    """The header is printable ASCII, so it holds no line break that would start another header."""
+    """The header is printable ASCII, so it has no line break that would start another header."""
     header = said.to_header()
     assert header.isascii()
     assert header.isprintable()
@@ -117,7 +117,7 @@ _NEAR_HELLOS = st.builds(
 @strategies.FEW
 @given(st.one_of(st.none(), st.text(), strategies.JSON.map(json.dumps), _NEAR_HELLOS))
 def test_any_header_is_a_hello_or_refused(header: str | None) -> None:
-    """Whatever a header holds, nothing but RemoteProtocolError comes of it."""
+    """Any header is a hello or raises RemoteProtocolError."""
     try:
         said = parse_host_hello(header)
     except RemoteProtocolError:
@@ -128,7 +128,7 @@ def test_any_header_is_a_hello_or_refused(header: str | None) -> None:
 @strategies.FEW
 @given(st.one_of(st.binary(), st.text().map(lambda t: t.encode("utf-8", "replace")), _NEAR_HELLOS.map(str.encode)))
 def test_any_payload_is_a_hello_or_refused(payload: bytes) -> None:
-    """Whatever a HELLO frame holds, nothing but RemoteProtocolError comes of it."""
+    """Any payload of a HELLO frame is a hello or raises RemoteProtocolError."""
     try:
         said = parse_relay_hello(payload)
     except RemoteProtocolError:
@@ -138,7 +138,7 @@ def test_any_payload_is_a_hello_or_refused(payload: bytes) -> None:
 
 @pytest.mark.parametrize("version", [0, 1, 3, "2", 2.0, True, None, [2], "x" * 500])
 def test_another_version_is_refused_and_named(version: Any) -> None:
-    """Both sides name both versions, and say what to do."""
+    """The errors of both sides name both versions and the remedy."""
     with pytest.raises(RemoteProtocolError, match="install the same") as refused:
         parse_host_hello(json.dumps({**HOST, "version": version}))
     assert f"version {repr(version)[:20]}, this side 2" in str(refused.value)
@@ -147,7 +147,7 @@ def test_another_version_is_refused_and_named(version: Any) -> None:
 
 
 def test_the_version_is_looked_at_first() -> None:
-    """A hello of a later version is told so, whatever else that version changed."""
+    """The refusal of a hello of a later version names the version, for any other changes in it."""
     with pytest.raises(RemoteProtocolError, match="speaks wire version 3"):
         parse_host_hello('{"version": 3}')
     with pytest.raises(RemoteProtocolError, match="speaks wire version 3"):
@@ -167,7 +167,7 @@ def test_the_version_is_looked_at_first() -> None:
     ],
 )
 def test_a_host_hello_with_a_bad_field_is_refused(name: str, values: list[Any]) -> None:
-    """Every field has its form, and the refusal names it."""
+    """Every field is checked, and the refusal names it."""
     for value in values:
         with pytest.raises(RemoteProtocolError, match=rf"hello (without|that|whose) .*\b{name}\b"):
             parse_host_hello(json.dumps({**HOST, name: value}))
@@ -181,7 +181,7 @@ def test_a_host_hello_with_a_bad_field_is_refused(name: str, values: list[Any]) 
     + [({"window": value}, "whose window") for value in (0, "9", None, True, 2**63 + 1)],
 )
 def test_a_relay_hello_with_a_bad_field_is_refused(changed: dict[str, Any], why: str) -> None:
-    """Every field has its form."""
+    """Every field is checked."""
     with pytest.raises(RemoteProtocolError, match=why):
         parse_relay_hello(json.dumps({**RELAY, **changed}).encode())
 
@@ -197,6 +197,6 @@ def test_a_relay_hello_with_a_bad_field_is_refused(changed: dict[str, Any], why:
     ],
 )
 def test_a_header_that_is_no_hello_is_refused(header: str | None, why: str) -> None:
-    """A missing, malformed, deeply nested or huge header is refused before anything is made of it."""
+    """A missing, malformed, deeply nested or huge header is refused before it is parsed."""
     with pytest.raises(RemoteProtocolError, match=why):
         parse_host_hello(header)

@@ -1,4 +1,4 @@
-"""Tests of ``wire.journal``: the records' format, cut, torn and spoiled anywhere."""
+"""Tests of ``wire.journal``: the format of records, and input that is split, truncated or damaged."""
 
 from __future__ import annotations
 
@@ -59,19 +59,19 @@ def test_golden_bytes() -> None:
 
 
 def test_the_whole_is_bounded() -> None:
-    """A journal is 64 MB and the segment that is written."""
+    """A journal has at most 64 MB plus the current segment."""
     assert journal.SEGMENT_BYTES * journal.MAX_SEGMENTS == 64 << 20
 
 
 @given(records=st.lists(RECORDS, max_size=8), places=st.lists(st.integers(0, 500), max_size=8))
 def test_records_survive_in_any_pieces(records: list[JournalRecord], places: list[int]) -> None:
-    """However the bytes are cut, the same records come out."""
+    """Records are equal for all ways to split the bytes."""
     assert read(strategies.cut(b"".join(map(encode_record, records)), places)) == records
 
 
 @given(records=st.lists(RECORDS, min_size=1, max_size=4))
 def test_a_torn_record_is_none(records: list[JournalRecord]) -> None:
-    """Cut at any byte, the whole records before it come out, and nothing is made of the rest."""
+    """Truncated at any byte, a journal has its complete records, and the rest is ignored."""
     data = b"".join(map(encode_record, records))
     for place in range(len(data)):
         found = read([data[:place]])
@@ -90,7 +90,7 @@ def test_a_torn_record_is_none(records: list[JournalRecord]) -> None:
 def test_a_spoiled_header_ends_the_journal(
     records: list[JournalRecord], number: int, header: bytes, places: list[int]
 ) -> None:
-    """What stands before garbage comes out; after it only what the garbage's own header claims, never a guess."""
+    """Records before garbage are read; after it, at most the record that the garbage's header describes."""
     number %= len(records)
     parts = [encode_record(record) for record in records]
     parts[number] = header + parts[number][HEADER_BYTES:]
@@ -102,7 +102,7 @@ def test_a_spoiled_header_ends_the_journal(
 
 @given(st.lists(st.binary(max_size=60), max_size=6))
 def test_any_bytes_are_records_or_refused(pieces: list[bytes]) -> None:
-    """Whatever a sandbox sends, nothing but RemoteProtocolError comes of it, and no more bytes than it sent."""
+    """Any bytes are records, not larger than the input, or raise RemoteProtocolError."""
     found = read(pieces)
     assert sum(len(encode_record(record)) for record in found) <= sum(map(len, pieces))
 
@@ -119,7 +119,7 @@ def test_any_bytes_are_records_or_refused(pieces: list[bytes]) -> None:
     ],
 )
 def test_a_header_that_is_none_is_refused_at_once(header: bytes, why: str) -> None:
-    """By its header alone: nothing is kept in wait for a record that is too large."""
+    """The header suffices: no bytes of a record that is too large are buffered."""
     with pytest.raises(RemoteProtocolError, match=why):
         list(JournalReader().feed(header))
 
@@ -141,7 +141,7 @@ def test_a_reader_holds_one_record_at_most() -> None:
 
 @given(st.lists(st.binary(max_size=20), max_size=8))
 def test_frames_survive(frames: list[bytes]) -> None:
-    """A message's frames come out as they went in, empty ones too; cut short at any byte they are refused."""
+    """The frames of a message are equal after decoding, including empty ones; a truncated message is refused."""
     payload = join_frames(frames)
     assert split_frames(payload) == frames
     edges = {len(join_frames(frames[:count])) for count in range(len(frames) + 1)}
@@ -155,7 +155,7 @@ def test_frames_survive(frames: list[bytes]) -> None:
 
 @given(st.binary(max_size=60))
 def test_any_payload_is_frames_or_refused(payload: bytes) -> None:
-    """Whatever a record holds, its frames are its bytes or it is refused."""
+    """Any payload has frames with exactly its bytes, or is refused."""
     try:
         frames = split_frames(payload)
     except RemoteProtocolError:
@@ -164,7 +164,7 @@ def test_any_payload_is_frames_or_refused(payload: bytes) -> None:
 
 
 def test_a_flood_of_frames_is_refused() -> None:
-    """Empty frames cost four bytes on the way and much more here."""
+    """An empty frame takes four bytes on the wire and much more memory."""
     assert len(split_frames(bytes(4 * MAX_FRAMES))) == MAX_FRAMES
     with pytest.raises(RemoteProtocolError, match="do not fit"):
         split_frames(bytes(4 * MAX_FRAMES + 4))

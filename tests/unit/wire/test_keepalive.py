@@ -1,4 +1,4 @@
-"""Tests of ``wire.link``: the rhythm of a link, and what a relay admits, refuses and forgets."""
+"""Tests of ``wire.keepalive``: the timing of a link, and the admission of streams by a relay."""
 
 from __future__ import annotations
 
@@ -47,22 +47,22 @@ def beats(watch: Watchdog, seconds: float, *, heard: bool, in_flight: bool = Tru
 
 
 def test_the_rhythm_is_the_documented_one() -> None:
-    """1 s and 4 s while busy, 15 s while idle, ten minutes to come back."""
+    """1 s and 4 s while busy, 15 s while idle, ten minutes to resume."""
     assert LinkTimings(1.0, 4.0, 15.0, 600.0) == TIMES
 
 
 def test_a_busy_link_is_asked_once_a_second() -> None:
-    """The first question comes a second after something began to be waited for, so that most cells cost none."""
+    """The first keepalive is sent a second after a wait began, so that most cells need none."""
     assert beats(Watchdog(TIMES, 0.0), 5, heard=True) == [1.5, 2.5, 3.5, 4.5]
 
 
 def test_a_silent_link_is_dead_after_four_seconds() -> None:
-    """It is asked meanwhile; with the tick of 0.5 s a dead link is known within 5 s of the first wait."""
+    """Keepalives are sent meanwhile; with ticks of 0.5 s a dead link is detected within 5 s of the first wait."""
     assert beats(Watchdog(TIMES, 0.0), 4.5, heard=False) == [1.5, 2.5, 3.5, -4.5]
 
 
 def test_silence_before_anything_was_waited_for_does_not_count() -> None:
-    """A link that was idle for hours gets its four seconds from when something is asked of it."""
+    """For a link that was idle for hours, the four seconds start with the next wait."""
     watch = Watchdog(TIMES, 0.0)
     assert watch.tick(9000.0, in_flight=False) is WatchdogAction.NOTHING
     assert [watch.tick(9000.5 + second, in_flight=True) for second in range(5)] == [
@@ -73,7 +73,7 @@ def test_silence_before_anything_was_waited_for_does_not_count() -> None:
 
 
 def test_whoever_ticks_late_asks_before_it_judges() -> None:
-    """A loop that was busy, or a machine that slept, has not listened: silence counts from when it is back."""
+    """After a busy event loop or a sleep of the machine, silence counts from the next tick."""
     watch = Watchdog(TIMES, 0.0)
     watch.tick(0.5, in_flight=True)
     assert watch.tick(9000.0, in_flight=True) is WatchdogAction.KEEPALIVE
@@ -84,7 +84,7 @@ def test_whoever_ticks_late_asks_before_it_judges() -> None:
 
 
 def test_an_end_of_the_wait_forgets_its_silence() -> None:
-    """Each time that something is waited for has four seconds of its own."""
+    """The four seconds start again with each wait."""
     watch = Watchdog(TIMES, 0.0)
     watch.tick(1.0, in_flight=True)
     for now in (2.0, 3.0, 4.0):
@@ -97,7 +97,7 @@ def test_an_end_of_the_wait_forgets_its_silence() -> None:
 
 
 def test_any_byte_is_a_sign_of_life() -> None:
-    """A reader that does not read stops the acks only: its relay answers, and the link lives."""
+    """A blocked reader stops only the acks: its relay replies to keepalives, and the link is alive."""
     watch = Watchdog(TIMES, 0.0)
     watch.tick(0.0, in_flight=True)
     for second in range(1, 3000):
@@ -112,17 +112,17 @@ def test_any_byte_is_a_sign_of_life() -> None:
 
 @pytest.mark.parametrize(("warm", "asked"), [(True, [15.0, 30.0, 45.0]), (False, [])])
 def test_an_idle_link_is_kept_warm_where_it_is_asked_for(warm: bool, asked: list[float]) -> None:
-    """One stream of an idle session is asked every 15 s."""
+    """One stream of an idle session sends a keepalive every 15 s."""
     assert beats(Watchdog(TIMES, 0.0), 59.5, heard=True, in_flight=False, warm=warm) == asked
 
 
 def test_an_idle_link_that_does_not_answer_is_dead() -> None:
-    """Four seconds after it was asked; before, its silence proves nothing."""
+    """It is dead four seconds after a keepalive; silence before is not a sign."""
     assert beats(Watchdog(TIMES, 0.0), 19.0, heard=False, in_flight=False, warm=True) == [15.0, -19.0]
 
 
 def test_an_idle_link_that_was_asked_late_is_asked_for_its_answer_anew() -> None:
-    """A machine that slept after the question has not listened for the answer."""
+    """After a sleep of the machine, another keepalive is sent before the link is declared dead."""
     watch = Watchdog(TIMES, 0.0)
     for second in range(1, 16):
         beat = watch.tick(float(second), in_flight=False, keep_warm=True)
@@ -137,7 +137,7 @@ def test_an_idle_link_that_was_asked_late_is_asked_for_its_answer_anew() -> None
 
 @given(st.lists(st.tuples(st.floats(0, 1.5), st.booleans(), st.booleans()), max_size=60))
 def test_only_silence_while_waiting_kills(steps: list[tuple[float, bool, bool]]) -> None:
-    """A link is dead exactly when four seconds of a wait passed without a byte."""
+    """A link is dead exactly after four seconds of a wait without a byte."""
     watch, now, since = Watchdog(TIMES, 0.0), 0.0, None
     heard_at = 0.0
     for wait_s, heard, in_flight in steps:
@@ -159,7 +159,7 @@ def hello_frame(received: int = 0, payload: bytes | None = None) -> bytes:
 
 
 def test_each_dial_is_a_generation() -> None:
-    """No hello is used twice; who dials, and with which secret, stays; the relay's answer makes the stream known."""
+    """No hello is used twice; stream id and secret stay the same; the relay's hello confirms the stream."""
     host = HostStream("1-ab", token_hex=token_hex, window_bytes=77)
     first, second = host.next_hello(), host.next_hello()
     assert (first.generation, second.generation, first.known) == (1, 2, False)
@@ -171,7 +171,7 @@ def test_each_dial_is_a_generation() -> None:
 
 
 def test_two_streams_share_nothing() -> None:
-    """Ids and secrets are random, of the length that the hello asks for."""
+    """Ids and secrets are random, with the length that the hello requires."""
     said = [HostStream("k", token_hex=token_hex).next_hello() for _ in range(3)]
     assert len({hello.stream for hello in said}) == len({hello.resume for hello in said}) == 3
 
@@ -190,7 +190,7 @@ def test_two_streams_share_nothing() -> None:
     ],
 )
 def test_a_relay_that_says_no_hello_is_refused(message: bytes, why: str) -> None:
-    """Garbage, another version and an offset from the future: the stream is as it was, and not known."""
+    """After garbage, another version or an offset that was not sent, the stream is unchanged and not confirmed."""
     host = HostStream("k", token_hex=token_hex)
     with pytest.raises(RemoteProtocolError, match=why):
         host.take_hello(message)
@@ -217,7 +217,7 @@ def refused(streams: RelayStreams, hello: HostHello, channel: str = "shell") -> 
 
 
 def test_a_stream_is_admitted_and_resumed() -> None:
-    """The first attachment makes the stream, the next goes on with it."""
+    """The first attachment creates the stream, the next resumes it."""
     streams, host = RelayStreams(boot="b00t"), HostStream("1-ab", token_hex=token_hex)
     answer = streams.admit("shell", host.next_hello())
     assert isinstance(answer, Admitted)
@@ -236,7 +236,7 @@ def test_a_stream_is_admitted_and_resumed() -> None:
 
 
 def test_a_relay_stream_keeps_its_secret_to_itself() -> None:
-    """No repr shows it."""
+    """The secret is in no repr."""
     host = HostStream("k", token_hex=token_hex)
     hello = host.next_hello()
     assert hello.resume not in repr(admitted(RelayStreams(boot="b00t"), hello))
@@ -246,7 +246,7 @@ def test_a_relay_stream_keeps_its_secret_to_itself() -> None:
     ("changes", "channel", "code"),
     [
         ({"resume": "0" * 64}, "shell", CloseCode.BAD_SECRET),
-        ({"resume": "0" * 64, "generation": 1}, "shell", CloseCode.BAD_SECRET),  # and nothing else is told
+        ({"resume": "0" * 64, "generation": 1}, "shell", CloseCode.BAD_SECRET),  # the secret is checked first
         ({"generation": 1}, "shell", CloseCode.STALE_GENERATION),
         ({"kernel": "2-cd"}, "shell", CloseCode.BAD_HELLO),
         ({}, "iopub", CloseCode.BAD_HELLO),
@@ -256,7 +256,7 @@ def test_a_relay_stream_keeps_its_secret_to_itself() -> None:
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(changes: dict[str, object], channel: str, code: CloseCode) -> None:
-    """Each refusal has its code, makes no stream, and leaves the others and its own as they were."""
+    """Each refusal has its code, creates no stream, and changes no existing one."""
     streams, host, other = (
         RelayStreams(boot="b00t"),
         HostStream("1-ab", token_hex=token_hex),
@@ -275,7 +275,7 @@ def test_what_does_not_fit_is_refused_by_name(changes: dict[str, object], channe
 
 
 def test_a_wrong_secret_does_not_use_a_generation_up() -> None:
-    """Who does not know the secret cannot lock the host out with a high generation."""
+    """A peer without the secret cannot exclude the host with a high generation."""
     streams, host = RelayStreams(boot="b00t"), HostStream("k", token_hex=token_hex)
     stream = admitted(streams, host.next_hello())
     refused(streams, replace(host.next_hello(), resume="0" * 64, generation=2**62))
@@ -283,7 +283,7 @@ def test_a_wrong_secret_does_not_use_a_generation_up() -> None:
 
 
 def test_a_flood_of_streams_is_refused_at_the_limit() -> None:
-    """The 65th stream and all after it are refused; the others go on, and an end makes room for one."""
+    """The 65th stream and later ones are refused; the others continue, and the end of one admits another."""
     streams = RelayStreams(boot="b00t")
     hosts = [HostStream("k", token_hex=token_hex) for _ in range(MAX_STREAMS)]
     found = [admitted(streams, host.next_hello()) for host in hosts]
@@ -298,7 +298,7 @@ def test_a_flood_of_streams_is_refused_at_the_limit() -> None:
 
 
 def test_a_detached_stream_waits_for_its_lifetime() -> None:
-    """The lifetime runs from the loss of the socket, ends with the next one, and starts anew with the next loss."""
+    """The lifetime starts with the loss of the socket, stops with the next socket, and starts again with its loss."""
     streams, host = RelayStreams(boot="b00t", lifetime_s=10), HostStream("k", token_hex=token_hex)
     stream = admitted(streams, host.next_hello())
     host.take_hello(encode(streams.hello_frame(stream)))
@@ -316,6 +316,6 @@ def test_a_detached_stream_waits_for_its_lifetime() -> None:
 
 
 def test_our_close_codes_are_final() -> None:
-    """After one of ours nobody dials; after a lost socket or a proxy's code the host does."""
+    """After a close code of this protocol the host does not dial; after a lost socket or a proxy's code it does."""
     assert {int(code) for code in CloseCode} == FINAL_CLOSES
     assert not FINAL_CLOSES & {1000, 1001, 1006, 1009, *range(1011, 1014)}

@@ -1,4 +1,4 @@
-"""Tests of ``wire.stream`` and ``wire.link`` together: two ends, and a network that does its worst between them."""
+"""Tests of ``wire.stream`` and ``wire.keepalive`` together: two ends, with all faults of a network between them."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ class Network:
     # --- what must hold -----------------------------------------------------------------------------
 
     def check(self) -> None:
-        """At every moment: what arrived is a prefix of what was written, and nobody holds more than a window."""
+        """At any time, the received bytes are a prefix of the written ones, and no end buffers more than a window."""
         for side in (HOST, RELAY):
             end, other = self.ends[side], self.ends[1 - side]
             assert other.written.startswith(end.got)
@@ -287,7 +287,7 @@ def do(net: Network, op: str, side: int, number: int) -> None:
 @examples.at_most(300)
 @given(window_bytes=st.integers(1, 300), steps=_STEPS)
 def test_every_byte_arrives_once_and_in_order(window_bytes: int, steps: list[tuple[str, int, int]]) -> None:
-    """Whatever the network cuts, delays, repeats and reorders, each end gets what the other wrote, then its end."""
+    """With cuts, delays, repetitions and reordering, each end receives the bytes that the other wrote, then EOF."""
     net = attached(window_bytes)
     for op, side, number in steps:
         do(net, op, side, number)
@@ -321,7 +321,7 @@ def exchange(cuts: list[int]) -> tuple[Network, int]:
 
 
 def test_a_cut_at_every_byte_loses_and_repeats_none() -> None:
-    """Cut at each byte of an exchange, and there again at each of some bytes, in a frame or between two."""
+    """The exchange is cut at each of its bytes, and again at some later bytes, within and between frames."""
     counts: Counter[str] = Counter()
     _, size = exchange([])
     assert size > 3 * HEADER_BYTES
@@ -337,7 +337,7 @@ def test_a_cut_at_every_byte_loses_and_repeats_none() -> None:
 
 
 def test_a_frame_that_repeats_and_goes_on_is_trimmed() -> None:
-    """The end that stopped in mid-frame gets the whole frame again and takes the rest of it."""
+    """An end with a partial frame receives the whole frame again and uses the rest of it."""
     net = attached(64)
     net.write(HOST, 29)
     net.pump(HOST)
@@ -351,7 +351,7 @@ def test_a_frame_that_repeats_and_goes_on_is_trimmed() -> None:
 
 @given(order=st.permutations(range(4)), writes=st.lists(st.integers(0, 50), min_size=4, max_size=4))
 def test_of_dials_out_of_order_the_latest_carries_the_stream(order: list[int], writes: list[int]) -> None:
-    """Dials may reach the relay in any order: once the last one is there, no earlier one gets in."""
+    """Dials may arrive in any order: after the latest one, earlier ones are refused."""
     net = Network(1000)
     for number in writes:
         net.write(HOST, number)
@@ -369,7 +369,7 @@ def test_of_dials_out_of_order_the_latest_carries_the_stream(order: list[int], w
 
 
 def test_a_reader_that_stops_stops_the_writer() -> None:
-    """Nothing is lost and nobody holds more than a window while one end does not read, over any number of sockets."""
+    """Without a reader at one end, no byte is lost and no end buffers more than a window, over many sockets."""
     net = attached(100)
     for _ in range(50):
         net.write(HOST, 9)

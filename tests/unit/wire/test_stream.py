@@ -1,4 +1,4 @@
-"""Tests of ``wire.stream``: two streams joined in memory, and each rule a peer can break."""
+"""Tests of ``wire.stream``: two streams joined in memory, and all rules that a peer can break."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ _STEPS = st.lists(
 
 @given(window_bytes=st.integers(1, 400), steps=_STEPS)
 def test_bytes_arrive_once_and_in_order(window_bytes: int, steps: list[tuple[str, int, int]]) -> None:
-    """Whatever the pieces and repetitions, each end gets exactly what the other wrote, then its end, once."""
+    """With any pieces and repetitions, each end receives exactly the written bytes, then EOF, once."""
     pair = Pair(window_bytes)
     written = [b"", b""]
     for step, index, number in steps:
@@ -123,7 +123,7 @@ def test_bytes_arrive_once_and_in_order(window_bytes: int, steps: list[tuple[str
 
 @given(window_bytes=st.integers(1, 1500), sizes=st.lists(st.integers(1, 500), max_size=25))
 def test_the_window_closes_and_opens(window_bytes: int, sizes: list[int]) -> None:
-    """A sender stops at the window however much it has, and goes on once the far socket took it."""
+    """A sender stops at the window, and continues after the peer's socket has accepted the bytes."""
     pair = Pair(window_bytes)
     sender, receiver = pair.ends
     for size in sizes:
@@ -144,7 +144,7 @@ def test_the_window_closes_and_opens(window_bytes: int, sizes: list[int]) -> Non
 
 
 def test_the_window_counts_what_is_not_acked() -> None:
-    """It closes when as many bytes as it has are under way, and one ack opens it."""
+    """The window is closed when all of it is in flight, and an ack opens it."""
     stream = Stream(window_bytes=10)
     stream.write(bytes(9))
     assert stream.window_open
@@ -155,7 +155,7 @@ def test_the_window_counts_what_is_not_acked() -> None:
 
 
 def test_a_write_goes_out_once() -> None:
-    """Within an attachment nothing is sent again."""
+    """Within an attachment, no byte is sent again."""
     stream = Stream()
     stream.write(b"ab")
     stream.write(b"c")
@@ -164,7 +164,7 @@ def test_a_write_goes_out_once() -> None:
 
 
 def test_finish_takes_one_offset_and_is_said_once() -> None:
-    """FIN stands behind the last byte."""
+    """FIN has the offset after the last byte."""
     stream = Stream()
     stream.write(b"abc")
     stream.finish()
@@ -173,7 +173,7 @@ def test_finish_takes_one_offset_and_is_said_once() -> None:
 
 
 def test_an_ack_waits_for_the_local_socket() -> None:
-    """Bytes count as stored when the local socket has them, not when they were received."""
+    """Bytes are acked after the local socket has accepted them, not on receipt."""
     stream = Stream(window_bytes=16)
     assert list(stream.receive(data(0, b"abcd"))) == [Received(b"abcd")]
     assert send(stream) == []
@@ -193,7 +193,7 @@ def test_small_deliveries_share_an_ack() -> None:
 
 
 def test_data_carries_the_ack_along() -> None:
-    """What is sent anyway says what was delivered, and no ack follows it."""
+    """A DATA frame carries the ack, and no separate ACK follows."""
     stream = Stream(window_bytes=80)
     list(stream.receive(data(0, bytes(5))))
     stream.delivered(5)
@@ -202,7 +202,7 @@ def test_data_carries_the_ack_along() -> None:
 
 
 def test_the_last_bytes_are_acked_at_once() -> None:
-    """After the peer's FIN the last delivery is acked, however small: the peer waits for it."""
+    """After the peer's FIN, the last delivery of any size is acked, because the peer waits for it."""
     stream = Stream()
     assert list(stream.receive(data(0, b"a"))) == [Received(b"a")]
     assert list(stream.receive(encode(Frame(FrameType.FIN, 1, 0)))) == [Received(finished=True)]
@@ -212,7 +212,7 @@ def test_the_last_bytes_are_acked_at_once() -> None:
 
 
 def test_finished_needs_both_ends_and_every_ack() -> None:
-    """A stream is over when both directions ended, our last byte was acked and theirs taken by the local socket."""
+    """A stream is finished after both directions have ended, sent bytes are acked and received ones delivered."""
     stream = Stream()
     stream.write(b"a")
     stream.finish()
@@ -226,7 +226,7 @@ def test_finished_needs_both_ends_and_every_ack() -> None:
 
 
 def test_an_overlap_brings_its_new_part_only() -> None:
-    """A frame that repeats bytes and brings more is trimmed."""
+    """A frame with old and new bytes is trimmed."""
     stream = Stream()
     list(stream.receive(data(0, b"abc")))
     assert list(stream.receive(data(1, b"bcde"))) == [Received(b"de")]
@@ -234,7 +234,7 @@ def test_an_overlap_brings_its_new_part_only() -> None:
 
 
 def test_old_acks_change_nothing() -> None:
-    """Acks are cumulative: a smaller one that comes late does not close the window again."""
+    """Acks are cumulative: a late smaller one does not close the window again."""
     stream = Stream(window_bytes=4)
     stream.write(b"abcd")
     list(stream.receive(encode(Frame(FrameType.ACK, 0, 4))))
@@ -243,7 +243,7 @@ def test_old_acks_change_nothing() -> None:
 
 
 def test_writing_after_the_end_is_our_fault() -> None:
-    """Nothing can follow our FIN."""
+    """A write after FIN raises LocalProtocolError."""
     stream = Stream()
     stream.finish()
     with pytest.raises(LocalProtocolError, match="after finish"):
@@ -251,7 +251,7 @@ def test_writing_after_the_end_is_our_fault() -> None:
 
 
 def test_a_write_beyond_one_frame_is_our_fault_and_leaves_no_trace() -> None:
-    """A payload that no frame carries is refused before any offset moves."""
+    """A payload above the frame limit is refused before an offset changes."""
     stream = Stream()
     with pytest.raises(LocalProtocolError, match="at most"):
         stream.write(bytes(MAX_PAYLOAD_BYTES + 1))
@@ -260,7 +260,7 @@ def test_a_write_beyond_one_frame_is_our_fault_and_leaves_no_trace() -> None:
 
 
 def test_claiming_more_than_came_is_our_fault() -> None:
-    """Nothing is acked that was never received."""
+    """Bytes that were not received cannot be acked."""
     stream = Stream()
     list(stream.receive(data(0, b"ab")))
     with pytest.raises(LocalProtocolError, match="more than was received"):
@@ -270,21 +270,21 @@ def test_claiming_more_than_came_is_our_fault() -> None:
 
 @pytest.mark.parametrize("kind", [FrameType.DATA, FrameType.FIN])
 def test_a_gap_is_refused(kind: FrameType) -> None:
-    """A lost byte cannot be mended, so what follows it is refused."""
+    """A lost byte cannot be recovered, so later bytes are refused."""
     with pytest.raises(RemoteProtocolError, match="expected offset 0, got 1"):
         list(Stream().receive(encode(Frame(kind, 1, 0, b"x" if kind is FrameType.DATA else b""))))
 
 
 @pytest.mark.parametrize("kind", list(FrameType))
 def test_an_ack_of_what_was_never_sent_is_refused(kind: FrameType) -> None:
-    """An ack lies at most at what was sent, whichever frame carries it."""
+    """An ack cannot exceed the sent offset, in any frame type."""
     payload = b"x" if kind in (FrameType.DATA, FrameType.HELLO) else b""
     with pytest.raises(RemoteProtocolError, match="beyond the 0 bytes"):
         list(Stream().receive(encode(Frame(kind, 0, 1, payload))))
 
 
 def test_data_after_the_end_is_refused() -> None:
-    """Nothing can follow the peer's FIN."""
+    """Data after the peer's FIN is refused."""
     stream = Stream()
     list(stream.receive(encode(Frame(FrameType.FIN, 0, 0))))
     with pytest.raises(RemoteProtocolError, match="after FIN"):
@@ -292,14 +292,14 @@ def test_data_after_the_end_is_refused() -> None:
 
 
 def test_a_stream_ends_once() -> None:
-    """A FIN that comes again, in its place or further on, brings no second end."""
+    """A repeated FIN, at the same or a later offset, is not a second EOF."""
     stream = Stream()
     ends = [list(stream.receive(encode(Frame(FrameType.FIN, offset, 0)))) for offset in (0, 0, 1)]
     assert ends == [[Received(finished=True)], [], []]
 
 
 def test_an_end_before_what_came_is_none() -> None:
-    """A FIN that stands where bytes already came ends nothing."""
+    """A FIN before received bytes is ignored."""
     stream = Stream()
     list(stream.receive(data(0, b"ab")))
     assert list(stream.receive(encode(Frame(FrameType.FIN, 1, 0)))) == []
@@ -313,7 +313,7 @@ def test_a_second_hello_is_refused() -> None:
 
 
 def test_a_peer_that_ignores_the_window_is_refused() -> None:
-    """No peer can make us hold more than the window and one frame; what the local socket took does not count."""
+    """A peer cannot make a stream buffer more than the window and one frame; delivered bytes do not count."""
     stream = Stream(window_bytes=1000)
     list(stream.receive(data(0, bytes(1000))))
     list(stream.receive(data(1000, bytes(MAX_PAYLOAD_BYTES))))
@@ -325,7 +325,7 @@ def test_a_peer_that_ignores_the_window_is_refused() -> None:
 
 
 def test_the_relay_answers_what_says_nothing_new() -> None:
-    """An ACK without news asks whether the link lives; the relay answers it, the host does not, so they do not echo."""
+    """An ACK without a new offset is a keepalive; the relay replies and the host does not, so there is no echo."""
     ask = encode(Frame(FrameType.ACK, 0, 0))
     relay, host = Stream(answers=True), Stream()
     for stream in (relay, host):
@@ -335,7 +335,7 @@ def test_the_relay_answers_what_says_nothing_new() -> None:
 
 
 def test_an_ack_with_news_asks_nothing() -> None:
-    """An ACK that moves is no question."""
+    """An ACK with a new offset is not a keepalive."""
     relay = Stream(answers=True)
     relay.write(b"x")
     send(relay)
@@ -344,7 +344,7 @@ def test_an_ack_with_news_asks_nothing() -> None:
 
 
 def test_a_question_goes_out_once() -> None:
-    """One wish is one ACK."""
+    """One request sends one ACK."""
     host = Stream()
     host.want_ack()
     host.want_ack()
@@ -353,7 +353,7 @@ def test_a_question_goes_out_once() -> None:
 
 
 def test_what_is_unacked_is_owed() -> None:
-    """The host asks for life only while something is owed to it."""
+    """Bytes are unacked until an ack covers them; the host sends keepalives only while there are some."""
     stream = Stream()
     assert not stream.unacked
     stream.write(b"ab")
@@ -372,7 +372,7 @@ def test_what_is_unacked_is_owed() -> None:
     [(0, [b"abc", b"de", b"f", b""]), (2, [b"abc", b"de", b"f", b""]), (3, [b"de", b"f", b""]), (6, [b""]), (7, [])],
 )
 def test_an_attachment_goes_on_where_the_peer_stopped(received: int, again: list[bytes]) -> None:
-    """What the peer has not is sent again in its old frames, the one in which it stopped from its start."""
+    """Missing bytes are sent again in their old frames; a partially received frame is sent from its start."""
     stream = Stream()
     for payload in (b"abc", b"de", b"f"):
         stream.write(payload)
@@ -385,7 +385,7 @@ def test_an_attachment_goes_on_where_the_peer_stopped(received: int, again: list
 
 
 def test_what_was_acked_is_kept_no_longer() -> None:
-    """A peer that asks for bytes which it acked cannot be helped."""
+    """A peer that requests acked bytes is refused."""
     stream = Stream()
     stream.write(b"abc")
     send(stream)
@@ -396,7 +396,7 @@ def test_what_was_acked_is_kept_no_longer() -> None:
 
 
 def test_an_offset_from_the_future_is_refused_and_changes_nothing() -> None:
-    """A peer cannot have received what was never written; the stream stays as it was."""
+    """An offset above the sent bytes is refused; the stream is unchanged."""
     stream = Stream()
     stream.write(b"abc")
     with pytest.raises(RemoteProtocolError, match="offset 4; kept are 0 to 3"):
@@ -405,7 +405,7 @@ def test_an_offset_from_the_future_is_refused_and_changes_nothing() -> None:
 
 
 def test_an_attachment_repeats_its_ack() -> None:
-    """An ack may have been lost with a socket, so each attachment says it anew."""
+    """An ack may be lost with a socket, so each attachment sends it again."""
     stream = Stream()
     list(stream.receive(data(0, b"ab")))
     stream.delivered(2)
@@ -417,7 +417,7 @@ def test_an_attachment_repeats_its_ack() -> None:
 
 
 def test_an_ack_in_mid_frame_keeps_the_frame() -> None:
-    """The part of a frame that the peer has is trimmed there, not here."""
+    """A partially received frame is trimmed by the receiver."""
     stream = Stream()
     stream.write(b"abcd")
     send(stream)
@@ -427,7 +427,7 @@ def test_an_ack_in_mid_frame_keeps_the_frame() -> None:
 
 
 def test_an_ack_between_frames_skips_none() -> None:
-    """An ack that comes while frames wait does not change which is next."""
+    """An ack does not change the order of queued frames."""
     stream = Stream()
     for payload in (b"a", b"b", b"c"):
         stream.write(payload)
@@ -440,7 +440,7 @@ def test_an_ack_between_frames_skips_none() -> None:
     st.lists(st.binary(max_size=40) | st.builds(data, st.integers(0, 4), st.binary(min_size=1, max_size=4)), max_size=8)
 )
 def test_any_messages_are_taken_or_refused(messages: list[bytes]) -> None:
-    """Whatever the peer sends, nothing but RemoteProtocolError comes of it."""
+    """Any messages of the peer are accepted or raise RemoteProtocolError."""
     stream = Stream()
     try:
         for message in messages:

@@ -1,4 +1,4 @@
-"""Tests of ``wire.zmtp``, against libzmq itself wherever it can play a part."""
+"""Tests of ``wire.zmtp``, with libzmq as the peer where possible."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_every_kernel_channel_has_a_socket_type() -> None:
     ("channel", "kind"), [("shell", zmq.DEALER), ("control", zmq.DEALER), ("stdin", zmq.DEALER), ("hb", zmq.REQ)]
 )
 def test_a_client_of_libzmq_takes_us_for_the_kernel(channel: str, kind: int) -> None:
-    """It sends its READY, which names its identity, and its first message, without a byte of a kernel."""
+    """The client sends READY, with its identity, and its first message before any byte of a kernel."""
     end = AcceptingEnd(channel)
     with socket.create_server(("127.0.0.1", 0)) as server, libzmq(kind) as client:
         client.identity = b"me"
@@ -155,7 +155,7 @@ def test_a_server_of_libzmq_takes_us_for_the_client(byte_by_byte: bool) -> None:
 
 
 def test_libzmq_refuses_a_message_before_its_ready() -> None:
-    """Why the client's first message is kept back: without that libzmq hangs up."""
+    """libzmq disconnects if a message precedes READY, so the client's first message is held back."""
     with libzmq(zmq.ROUTER) as server:
         port = server.bind_to_random_port("tcp://127.0.0.1")
         with socket.create_connection(("127.0.0.1", port), WAIT_MS / 1000) as connection:
@@ -167,7 +167,7 @@ def test_libzmq_refuses_a_message_before_its_ready() -> None:
 
 
 def test_both_ends_together_carry_libzmq_to_libzmq() -> None:
-    """A client and a server that never spoke to each other directly exchange messages."""
+    """A client and a server without a direct handshake exchange messages."""
     accepting, connecting = AcceptingEnd("shell"), ConnectingEnd()
     with libzmq(zmq.ROUTER) as server, libzmq(zmq.DEALER) as client, socket.create_server(("127.0.0.1", 0)) as us:
         port = server.bind_to_random_port("tcp://127.0.0.1")
@@ -201,7 +201,7 @@ def test_both_ends_together_carry_libzmq_to_libzmq() -> None:
 
 @given(rest=st.binary(max_size=30), places=st.lists(st.integers(0, 200), max_size=8), minor=st.integers(0, 255))
 def test_the_handshake_may_come_in_any_pieces(rest: bytes, places: list[int], minor: int) -> None:
-    """Of the client all but its greeting goes on; of the kernel all but greeting and READY; however cut."""
+    """The client's bytes are forwarded without the greeting, the kernel's without greeting and READY, for any split."""
     greeting = GREETING[:11] + bytes((minor,)) + GREETING[12:]
     assert take(AcceptingEnd("shell"), strategies.cut(greeting + READY + rest, places)) == READY + rest
     assert take(ConnectingEnd(), strategies.cut(greeting + READY + rest, places)) == rest
@@ -240,7 +240,7 @@ def test_what_is_kept_back_goes_out_once_the_kernel_is_ready(
 
 @pytest.mark.parametrize("first", [b"\x00\x05hello", b"\x04\x0b\x05ERROR\x04nope", b"\x06" + b"\xff" * 8])
 def test_a_stream_that_begins_with_no_ready_is_refused(first: bytes) -> None:
-    """Nothing of it reaches the kernel."""
+    """No byte of it reaches the kernel."""
     with pytest.raises(RemoteProtocolError, match="ZMTP peer"):
         ConnectingEnd().send(first)
 
@@ -260,7 +260,7 @@ BAD_GREETINGS = [
 
 @pytest.mark.parametrize(("greeting", "why"), BAD_GREETINGS)
 def test_a_bad_greeting_is_refused_by_either_end(greeting: bytes, why: str) -> None:
-    """Another protocol, an older one or another mechanism: nothing of it gets into the stream."""
+    """Another protocol, version or mechanism is refused, and no byte of it enters the stream."""
     for end in (AcceptingEnd("shell"), ConnectingEnd()):
         assert end.receive(greeting[:40]) == b""
         with pytest.raises(RemoteProtocolError, match=why):
@@ -268,7 +268,7 @@ def test_a_bad_greeting_is_refused_by_either_end(greeting: bytes, why: str) -> N
 
 
 def test_libzmq_with_curve_is_refused() -> None:
-    """A real client that wants CURVE gets the sentence that says what to do."""
+    """A client with CURVE is refused with an error that names the remedy."""
     end = AcceptingEnd("shell")
     with socket.create_server(("127.0.0.1", 0)) as server, libzmq(zmq.DEALER) as client:
         public, secret = zmq.curve_keypair()
@@ -294,13 +294,13 @@ def test_libzmq_with_curve_is_refused() -> None:
     ],
 )
 def test_an_answer_that_is_no_ready_is_refused(answer: bytes, why: str) -> None:
-    """An ERROR, a message, a READY without end: refused as soon as it shows, whatever else would come."""
+    """An ERROR, a message or an endless READY is refused as soon as it is recognised."""
     with pytest.raises(RemoteProtocolError, match=why):
         take(ConnectingEnd(), [GREETING, *(bytes((byte,)) for byte in answer)])
 
 
 def test_a_handshake_holds_a_bounded_number_of_bytes() -> None:
-    """The largest READY passes; nothing is held after it, and of a client never more than a greeting."""
+    """The largest READY is accepted; no bytes are buffered after it, and of a client at most a greeting."""
     end = ConnectingEnd()
     body = b"\x05READY" + bytes(LARGEST_READY - 6)
     data = GREETING + b"\x06" + struct.pack("!Q", len(body)) + body
@@ -314,7 +314,7 @@ def test_a_handshake_holds_a_bounded_number_of_bytes() -> None:
 
 @given(st.lists(st.binary(max_size=80), max_size=6))
 def test_any_bytes_are_taken_or_refused(pieces: list[bytes]) -> None:
-    """Whatever a local peer sends, nothing but RemoteProtocolError comes of it, and no more comes out than went in."""
+    """Any bytes of a local peer are accepted, without growing, or raise RemoteProtocolError."""
     for end in (AcceptingEnd("hb"), ConnectingEnd()):
         with suppress(RemoteProtocolError):
             assert len(take(end, [GREETING, *pieces])) <= sum(map(len, pieces))
@@ -322,7 +322,7 @@ def test_any_bytes_are_taken_or_refused(pieces: list[bytes]) -> None:
 
 @given(st.binary(min_size=64, max_size=64))
 def test_any_greeting_is_one_or_refused(greeting: bytes) -> None:
-    """Sixty-four bytes of anything are a greeting of ZMTP 3 with NULL, or the peer's fault."""
+    """Any 64 bytes are a greeting of ZMTP 3 with NULL, or raise RemoteProtocolError."""
     try:
         check_greeting(greeting)
     except RemoteProtocolError:
@@ -348,7 +348,7 @@ def frames(*sizes: int) -> bytes:
 def test_a_message_has_a_limit_whatever_its_frames(
     messages: list[list[int]], limit_bytes: int, places: list[int]
 ) -> None:
-    """One that exceeds it is refused when it is announced, those before it pass, however the bytes came."""
+    """A message above the limit is refused at its header; earlier ones pass, for any split of the bytes."""
     end, passed = AcceptingEnd("iopub", limit_bytes), b""
     fits = [sum(size + 256 for size in sizes) <= limit_bytes for sizes in messages]
     data = b"".join(frames(*sizes) for sizes in messages)
@@ -363,6 +363,6 @@ def test_a_message_has_a_limit_whatever_its_frames(
 
 
 def test_without_a_limit_every_message_passes() -> None:
-    """Clients that are not ours have limits of their own."""
+    """Other clients have their own limits."""
     data = frames(1000, 1000, 1000)
     assert AcceptingEnd("iopub").send(data) == data
