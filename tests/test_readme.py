@@ -145,5 +145,7 @@ def test_names_of_modules_are_true() -> None:
     package = PROJECT / "daytona_kernel_interp"
     named = set(re.findall(r"`([a-z_/]+(?:\.py|/))`", page))
     assert {name for name in named if not (package / name).exists()} == set()
-    rooms = {path.name for path in package.glob("*.py")} | {f"{path.parent.name}/" for path in package.glob("*/*.py")}
-    assert rooms - named == set()
+    existing = {path.name for path in package.glob("*.py")} | {
+        f"{path.parent.name}/" for path in package.glob("*/*.py")
+    }
+    assert existing - named == set()

@@ -7,6 +7,8 @@ and history, ``_`` and the execution count stay as they are.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import threading
 import time
 from pathlib import Path
@@ -120,9 +122,11 @@ class InspectHandler:
             try:
                 result = work()
             except BaseException as error:  # code of the value may raise anything, even SystemExit
-                loop.call_soon_threadsafe(fail, _message_of(error))
+                report: Callable[[], None] = functools.partial(fail, _message_of(error))
             else:
-                loop.call_soon_threadsafe(settle, result)
+                report = functools.partial(settle, result)
+            with contextlib.suppress(RuntimeError):  # the kernel's loop was closed meanwhile
+                loop.call_soon_threadsafe(report)
 
         threading.Thread(target=serve, name="inspect", daemon=True).start()
         self._stuck_threads += 1
