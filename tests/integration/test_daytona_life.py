@@ -114,7 +114,7 @@ def test_a_sandbox_that_was_restarted_is_told(daytona: Service) -> None:
         def restart() -> None:
             daytona.emulator.fail(Fault("api", "getSandbox", status=500, times=None))  # it is not seen stopped
             daytona.ask("POST", f"/sandbox/{made}/stop")
-            record = daytona.emulator._server.world.fleet.by_id(made)
+            record = daytona.emulator.server.world.fleet.by_id(made)
             assert record is not None
             until(lambda: record.state.value == "stopped", "the stop")
             daytona.ask("POST", f"/sandbox/{made}/start")
