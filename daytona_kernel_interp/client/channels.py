@@ -98,9 +98,9 @@ class Channels:
         A PUB socket drops messages for subscriptions it has not received yet. The first status message that arrives
         proves that the subscription was received.
         """
-        probes: set[asyncio.Future[None]] = set()
+        probes: list[asyncio.Future[None]] = []
         while not any(probe.done() for probe in probes):
-            probes.add(self._probe())
+            probes.append(self._probe())
             wait_s = _PROBE_S if len(probes) < _QUICK_PROBES else _SLOW_PROBE_S  # native code may block the kernel
             await asyncio.wait(probes, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
 

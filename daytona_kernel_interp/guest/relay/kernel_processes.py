@@ -39,7 +39,6 @@ import os
 import re
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -314,9 +313,10 @@ class KernelProcesses:
         process = self.running.get(kernel_id)
         if process is None:
             raise NoSuchKernel("no such kernel")
-        began, before = time.monotonic(), resource_usage(process.pid)
+        clock = asyncio.get_running_loop().time
+        began, before = clock(), resource_usage(process.pid)
         await asyncio.sleep(KERNEL_ANSWER_S)
-        now, after = time.monotonic(), resource_usage(process.pid)
+        now, after = clock(), resource_usage(process.pid)
         return {
             "cpu_percent": None if not before or not after else 100 * (after[0] - before[0]) / (now - began),
             "memory_bytes": after[1] if after else None,
