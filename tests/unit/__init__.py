@@ -1,4 +1,8 @@
-"""Unit tests: no kernel, no network. Modules at the top level without a test module here:
+"""Unit tests, one package for each package of ``daytona_kernel_interp``.
+
+A module without a test module of its name is listed in its package's docstring with the tests that cover it.
 
 covers: errors: tests/unit/interpreter/test_dspy_errors.py
+covers: __main__: tests/test_cli.py
+covers: provisioner: tests/unit/jupyter/test_kernelspec.py
 """
