@@ -45,7 +45,7 @@ class Channels:
         self._client = AsyncKernelClient(context=context)
         self._client.load_connection_file(str(connection_file))
         self._client.start_channels(stdin=False, hb=False)
-        self._on_shell, self._on_iopub = on_shell, on_iopub
+        self._on_shell, self.on_iopub = on_shell, on_iopub
         self._barriers: dict[str, asyncio.Future[None]] = {}
         self._shell_replies: dict[str, asyncio.Future[None]] = {}
         self._control_replies: dict[str, asyncio.Future[Message]] = {}  # pending requests on control, by msg_id
@@ -53,7 +53,7 @@ class Channels:
         self._known_ids: set[str] = set()  # ids of messages taken from the journal that may arrive here, too
         self._readers = [
             asyncio.create_task(self._read(self._client.shell_channel, self._receive_shell)),
-            asyncio.create_task(self._read(self._client.iopub_channel, self._receive_iopub)),
+            asyncio.create_task(self._read(self._client.iopub_channel, self.receive_iopub)),
             asyncio.create_task(self._read(self._client.control_channel, self._receive_control)),
         ]
 
@@ -98,9 +98,9 @@ class Channels:
         A PUB socket drops messages for subscriptions it has not received yet. The first status message that arrives
         proves that the subscription was received.
         """
-        probes: set[asyncio.Future[None]] = set()
+        probes: list[asyncio.Future[None]] = []
         while not any(probe.done() for probe in probes):
-            probes.add(self._probe())
+            probes.append(self._probe())
             wait_s = _PROBE_S if len(probes) < _QUICK_PROBES else _SLOW_PROBE_S  # native code may block the kernel
             await asyncio.wait(probes, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
 
@@ -129,7 +129,7 @@ class Channels:
         self._known_ids |= known  # messages published just before the journal was read are still in transit
         held, self._held_messages = self._held_messages or [], None
         for message in held:
-            self._guard(self._receive_iopub, message)
+            self._guard(self.receive_iopub, message)
 
     async def aclose(self) -> None:
         """Close the channels and drop what is queued. A second call does nothing."""
@@ -178,7 +178,8 @@ class Channels:
         if answer is not None and not answer.done() and message["msg_type"] == "comm_msg":
             answer.set_result(message)
 
-    def _receive_iopub(self, message: Message) -> None:
+    def receive_iopub(self, message: Message) -> None:
+        """Pass on an iopub message, or hold it until :meth:`release_iopub`; drop it if the journal had it."""
         parent = parent_id(message)
         if parent in self._barriers:
             if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
@@ -190,7 +191,7 @@ class Channels:
         elif message["header"]["msg_id"] in self._known_ids:
             self._known_ids.discard(message["header"]["msg_id"])
         else:
-            self._on_iopub(message)
+            self.on_iopub(message)
 
     def _probe(self) -> asyncio.Future[None]:
         message = self.session.msg("kernel_info_request", {})

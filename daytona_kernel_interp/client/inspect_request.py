@@ -50,20 +50,20 @@ class InspectClient:
             KernelError: If the relay is gone, or does not know the kernel.
         """
         loop = asyncio.get_running_loop()
-        tasks: set[asyncio.Task[Any]] = set()
+        tasks: list[asyncio.Task[Any]] = []
         kernel: asyncio.Task[Message] | None = None
         if channels is not None:
             request = {"op": "inspect"} if name is None else {"op": "inspect", "name": name}
             kernel = asyncio.create_task(channels.request_control(request))
-            tasks.add(kernel)
+            tasks.append(kernel)
         relay = asyncio.create_task(_request_status(tunnel, kernel_id, name, running_cell))
-        tasks.add(relay)
+        tasks.append(relay)
         end = loop.time() + _ANSWER_S
         try:
             with tunnel.in_flight():
                 while tasks and (left_s := end - loop.time()) > 0:
                     done, _ = await asyncio.wait(tasks, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-                    tasks -= done
+                    tasks = [task for task in tasks if task not in done]
                     if kernel is not None and kernel.done():
                         answer = _data_of(kernel.result())
                         if name is None:

@@ -56,7 +56,7 @@ class KernelDriver(KernelObserver):
         self._tunnel, self.max_value_bytes = tunnel, max_value_bytes
         self._channels: Channels | None = None
         self._calls, self._background_output = ToolCalls(self._send_control), BackgroundOutput()
-        self._execution: Execution | None = None
+        self.execution: Execution | None = None
         self._own_session_ids: set[str] = set()  # Jupyter sessions whose cells this host or its predecessor sent
         self._last_iopub_id: str | None = None  # msg_id of the last iopub message received
         self._dead: asyncio.Future[KernelError] = asyncio.get_running_loop().create_future()
@@ -173,7 +173,7 @@ class KernelDriver(KernelObserver):
             self._channels.release_iopub(set())
             self._calls.abandon_foreign_calls(all_read=False)
             return None
-        execution = self._execution = Execution(
+        execution = self.execution = Execution(
             OutputCollector(recovered.cell, max_output_chars=max_output_chars), tools, on_output
         )
         execution.sent_here, execution.reply_lost = False, True
@@ -190,8 +190,8 @@ class KernelDriver(KernelObserver):
 
     async def interrupt(self) -> None:
         """Interrupt the running cell, if any; variables survive."""
-        if self._execution is not None:
-            self._execution.interrupt_requested.set()
+        if self.execution is not None:
+            self.execution.interrupt_requested.set()
 
     async def inspect(self, name: str | None = None) -> dict[str, Any]:
         """Return the kernel's variables and its running cell, or one variable; see ``wire.inspect_messages``.
@@ -212,7 +212,7 @@ class KernelDriver(KernelObserver):
     async def _execute(
         self, execution: Execution, timeout_s: float | None, request: tuple[Message, list[values.Buffer]] | None
     ) -> ExecutionResult:
-        self._execution = execution
+        self.execution = execution
         try:
             with self._tunnel.in_flight():
                 if request is not None and self._channels is not None:
@@ -222,7 +222,7 @@ class KernelDriver(KernelObserver):
             await self._cancel(execution)
             raise
         finally:
-            self._execution = None
+            self.execution = None
             self.cell_history.end(execution.cell, asyncio.get_running_loop().time())
             self._calls.end_cell()
             execution.tools.end_cell()
@@ -323,14 +323,14 @@ class KernelDriver(KernelObserver):
     # --- messages -----------------------------------------------------------------------------------
 
     def _receive_reply(self, message: Message) -> None:
-        execution = self._execution
+        execution = self.execution
         if execution is None or parent_id(message) != execution.cell.msg_id or message["msg_type"] != "execute_reply":
             return
         execution.cell.receive_reply(message)
         self._check_finished(execution)
 
     def _receive_iopub(self, message: Message) -> None:
-        parent, execution = parent_id(message), self._execution
+        parent, execution = parent_id(message), self.execution
         if message["msg_type"] == "iopub_welcome":
             return  # sent to a new subscriber; not in the journal
         self._last_iopub_id = message["header"]["msg_id"]
@@ -454,18 +454,18 @@ class KernelDriver(KernelObserver):
         if not status.get("alive"):
             self.kernel_exited({**status, "kernel": self.id})
             return
-        if self._execution is not None:
-            self._execution.reply_lost = True
+        if self.execution is not None:
+            self.execution.reply_lost = True
         self._tunnel.reopen_kernel(self.id)
         channels = self._open_channels()
         channels.hold_iopub()
         # Without a limit: native code may block the kernel.
         await wait_all([asyncio.ensure_future(channels.wait_subscribed())], self._dead, math.inf)
-        cell = None if self._execution is None else self._execution.cell.msg_id
+        cell = None if self.execution is None else self.execution.cell.msg_id
         recovered = await self._read_journal(self._last_iopub_id, cell)
         self._apply_recovered(recovered)
         channels.release_iopub(recovered.ids)
-        execution = self._execution
+        execution = self.execution
         if execution is None:
             return
         self._send_control({"op": "pending"})
@@ -489,7 +489,7 @@ class KernelDriver(KernelObserver):
 
     def _apply_recovered(self, recovered: RecoveredJournal, *, messages: bool = True) -> None:
         """Apply the journal's records of the running cell: its reply and, unless excluded, its iopub messages."""
-        execution = self._execution
+        execution = self.execution
         if execution is not None and messages and recovered.gap and execution.started:
             execution.cell.add(StreamText("stderr", LOST_OUTPUT))
         for message in recovered.messages if messages else ():
@@ -513,7 +513,7 @@ class KernelDriver(KernelObserver):
 
     def kernel_exited(self, event: Mapping[str, Any]) -> None:
         """Handle the exit of the kernel's process; its last output is in the journal."""
-        self.relay_lost(kernel_died(event, self._execution.kill_reason if self._execution is not None else ""))
+        self.relay_lost(kernel_died(event, self.execution.kill_reason if self.execution is not None else ""))
 
     def relay_lost(self, error: KernelError) -> None:
         """Handle the loss of the relay: no further cell runs, and queued messages are dropped."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 EncodedParts = tuple[str, Any, list[Any]]
 
-_MODULES = {
+MODULES = {
     "numpy": ".numpy_codec",
     "pandas": ".pandas_codec",
     "polars": ".polars_codec",
@@ -60,7 +60,7 @@ def take_apart(value: Any, arrow: bool = False) -> EncodedParts | None:
     """Return the encoded form of ``value`` and its kind ``LIBRARY.KIND``, or None if no codec module supports it."""
     for cls in type(value).__mro__:
         library = cls.__module__.partition(".")[0]
-        if library in _MODULES and library in sys.modules:
+        if library in MODULES and library in sys.modules:
             parts: EncodedParts | None = _module(library).take_apart(value, arrow)
             if parts is not None:
                 return f"{library}.{parts[0]}", parts[1], parts[2]
@@ -91,7 +91,7 @@ def put_together(tag: str, tree: Any, buffers: Sequence[Any], claim: Callable[[i
         Exception: If tree or buffers are wrong.
     """
     library, _, kind = tag.partition(".")
-    if library not in _MODULES:
+    if library not in MODULES:
         raise RemoteProtocolError(f"values have no tag {tag[:40]!r}")
     try:
         return _module(library).put_together(kind, tree, buffers, claim)
@@ -107,4 +107,4 @@ def put_together(tag: str, tree: Any, buffers: Sequence[Any], claim: Callable[[i
 
 
 def _module(library: str) -> Any:
-    return importlib.import_module(_MODULES[library], __package__)
+    return importlib.import_module(MODULES[library], __package__)

@@ -27,7 +27,7 @@ from .libraries import UnsupportedValue
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-_DICTIONARY_BATCH, _RECORD_BATCH = 2, 3
+_DICTIONARY_BATCH, RECORD_BATCH = 2, 3
 _CONTINUATION = 0xFFFFFFFF
 _EXTENSION = b"ARROW:extension"
 _OLD_COMPRESSION = b"ARROW:experimental_compression"
@@ -54,7 +54,7 @@ def take_apart(value: Any, arrow: bool) -> tuple[str, Any, list[Any]] | None:
 def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[int], None]) -> Any:
     """Return the decoded object. It is immutable and shares the memory of its buffer."""
     (data,) = buffers
-    table = _read(memoryview(data))
+    table = read_stream(memoryview(data))
     if kind == "table":
         return table
     if kind == "schema":
@@ -85,7 +85,7 @@ def columns_of(data: Any, *, plain: bool = False) -> list[Any]:
     Raises:
         ValueError: If ``plain``, and polars would expand the type of a column, for example a dictionary.
     """
-    columns = list(_read(memoryview(data)).columns)
+    columns = list(read_stream(memoryview(data)).columns)
     if plain and not all(_is_plain(column.type) for column in columns):
         raise ValueError("a column of another Arrow type than it is sent as")
     return columns
@@ -109,7 +109,7 @@ def _stream(table: Any) -> memoryview:
     buffer = pa.allocate_buffer(size.size())  # a growing sink would copy its content repeatedly
     _write(table, pa.FixedSizeBufferWriter(buffer))
     data = memoryview(buffer).cast("B")
-    if _EXTENSION in next(_messages(data))[0]:
+    if _EXTENSION in next(ipc_messages(data))[0]:
         raise UnsupportedValue("an Arrow extension type cannot be sent: cast the column to its storage type")
     return data
 
@@ -119,14 +119,15 @@ def _write(table: Any, sink: Any) -> None:
         writer.write_table(table)
 
 
-def _read(data: memoryview) -> Any:
-    for place, (head, kind, header, body_bytes) in enumerate(_messages(data)):
+def read_stream(data: memoryview) -> Any:
+    """Return the table of an Arrow IPC stream, checked before pyarrow allocates memory for it."""
+    for place, (head, kind, header, body_bytes) in enumerate(ipc_messages(data)):
         if _OLD_COMPRESSION in head or (place == 0 and _EXTENSION in head):
             raise ValueError("a compressed batch, or an extension type")
-        if kind == _RECORD_BATCH:
+        if kind == RECORD_BATCH:
             _check_batch(head, header, body_bytes)
-        elif kind == _DICTIONARY_BATCH and (batch := _field(head, header, 1)) is not None:
-            _check_batch(head, _follow(head, batch), body_bytes)
+        elif kind == _DICTIONARY_BATCH and (batch := table_field(head, header, 1)) is not None:
+            _check_batch(head, follow_offset(head, batch), body_bytes)
     with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
         table = reader.read_all()
     for field in table.schema:
@@ -150,7 +151,7 @@ def _check_names(field: Any, depth: int) -> None:
 # --- the parts of a stream's messages that are checked before pyarrow reads them -----------------------------
 
 
-def _messages(data: memoryview) -> Iterator[tuple[bytes, int, int, int]]:
+def ipc_messages(data: memoryview) -> Iterator[tuple[bytes, int, int, int]]:
     """Yield each message's flatbuffer, the kind and the offset of its header's table, and the length of its body."""
     place = 0
     while place < len(data):
@@ -160,45 +161,45 @@ def _messages(data: memoryview) -> Iterator[tuple[bytes, int, int, int]]:
         if size == 0:
             return
         head = bytes(data[place + 8 : place + 8 + size])
-        root = _follow(head, 0)
-        kind, header, body = (_field(head, root, number) for number in (1, 2, 3))
+        root = follow_offset(head, 0)
+        kind, header, body = (table_field(head, root, number) for number in (1, 2, 3))
         if kind is None or header is None:
             raise ValueError("an Arrow message without a header")
         length = 0 if body is None else struct.unpack_from("<q", head, body)[0]
         if length < 0:
             raise ValueError("a message of negative length")
-        yield head, head[kind], _follow(head, header), length
+        yield head, head[kind], follow_offset(head, header), length
         place += 8 + size + length
 
 
 def _check_batch(head: bytes, batch: int, body_bytes: int) -> None:
     """Check that a record batch is not compressed, is not too long and uses no byte of its body twice."""
-    if _field(head, batch, 3) is not None:
+    if table_field(head, batch, 3) is not None:
         raise ValueError("a compressed batch")
-    if any(length > _MAX_ROWS for length, _ in _pairs(head, batch, 1)):
+    if any(length > _MAX_ROWS for length, _ in vector_pairs(head, batch, 1)):
         raise ValueError("a column of too many rows")
-    spans = sorted((start, start + size) for start, size in _pairs(head, batch, 2) if size)
+    spans = sorted((start, start + size) for start, size in vector_pairs(head, batch, 2) if size)
     if any(end > start for (_, end), (start, _) in pairwise([(0, 0), *spans, (body_bytes, 0)])):
         raise ValueError("buffers that overlap, or do not lie in their message")
 
 
-def _pairs(head: bytes, table: int, number: int) -> list[tuple[int, int]]:
+def vector_pairs(head: bytes, table: int, number: int) -> list[tuple[int, int]]:
     """Return a table's vector of structs of two int64: lengths and counts of nulls, offsets and lengths of buffers."""
-    place = _field(head, table, number)
+    place = table_field(head, table, number)
     if place is None:
         return []
-    start = _follow(head, place)
+    start = follow_offset(head, place)
     (count,) = struct.unpack_from("<I", head, start)
     flat = struct.unpack_from(f"<{2 * count}q", head, start + 4)
     return list(zip(flat[::2], flat[1::2], strict=True))
 
 
-def _follow(head: bytes, place: int) -> int:
+def follow_offset(head: bytes, place: int) -> int:
     """Return the position of the table that an offset refers to (FlatBuffers, "Internals")."""
     return place + int(struct.unpack_from("<I", head, place)[0])
 
 
-def _field(head: bytes, table: int, number: int) -> int | None:
+def table_field(head: bytes, table: int, number: int) -> int | None:
     """Return the position of a table's field, or None if the table does not have it."""
     vtable = table - int(struct.unpack_from("<i", head, table)[0])
     if vtable < 0:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 from typing import TYPE_CHECKING
 
 from ..client.kernel_driver import KernelDriver
@@ -15,6 +14,7 @@ from ..runtime import cleanup as registry
 from ..sandboxes.remote_relay import RunningRelaySandbox
 from ..sandboxes.select import adopt
 from ..tools.binding import Invoke, ToolRunner
+from ..tunnel.entropy import Entropy
 from ..tunnel.tunnel import Tunnel
 from ..wire.keepalive import LinkTimings
 from .monitor_server import MonitorServer
@@ -67,6 +67,7 @@ class KernelSession:
     async def _start(
         cls, description: Sandbox, invoke: Invoke, max_value_bytes: int | None, times: LinkTimings | None
     ) -> KernelSession:
+        entropy = Entropy()
         async with contextlib.AsyncExitStack() as stack:
             sandbox = await description.start()
             stack.push_async_callback(sandbox.stop)
@@ -75,12 +76,13 @@ class KernelSession:
                 sandbox.address,
                 restarter.restart_relay,
                 times or LinkTimings(resume_lifetime_s=sandbox.resume_lifetime_s),
+                entropy=entropy,
             )
             stack.push_async_callback(tunnel.aclose)
             if isinstance(sandbox, RunningRelaySandbox):  # the relay first closes streams that an earlier host has left
                 await tunnel.wait_open()
             kernel = await _start_kernel(tunnel, max_value_bytes)
-            session = cls(secrets.token_hex(4), sandbox, tunnel, kernel, ToolRunner(invoke, max_value_bytes))
+            session = cls(entropy.token_hex(4), sandbox, tunnel, kernel, ToolRunner(invoke, max_value_bytes))
             stack.push_async_callback(session.monitor_server.aclose)
             await session.monitor_server.open()
             session._write_record(restarter)
@@ -117,7 +119,7 @@ class KernelSession:
                 raise SessionNotFound(f"session {session_id} is over: {error}") from error
             stack.callback(sandbox.release)
             times = LinkTimings(resume_lifetime_s=sandbox.resume_lifetime_s)
-            tunnel = await Tunnel.open(address, restart_relay=revival.restart_relay, times=times)
+            tunnel = await Tunnel.open(address, restart_relay=revival.restart_relay, times=times, entropy=Entropy())
             stack.push_async_callback(tunnel.aclose)
             kernel = await KernelDriver.attach(tunnel, record.kernel, record.key, max_value_bytes=max_value_bytes)
             session = cls(session_id, sandbox, tunnel, kernel, ToolRunner(invoke, max_value_bytes))

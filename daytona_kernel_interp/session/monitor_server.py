@@ -36,7 +36,7 @@ class MonitorServer:
     def __init__(self, kernel: KernelDriver) -> None:
         self._kernel = kernel
         self._server: asyncio.Server | None = None
-        self._serving: set[asyncio.Task[None]] = set()
+        self._serving: dict[asyncio.Task[None], None] = {}
 
     async def open(self) -> None:
         """Listen on the socket; if that fails, the session works without observers."""
@@ -69,8 +69,8 @@ class MonitorServer:
             writer.close()
             return
         task = asyncio.create_task(self._serve(reader, writer))
-        self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
+        self._serving[task] = None
+        task.add_done_callback(lambda task: self._serving.pop(task, None))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -68,7 +68,7 @@ class DaytonaEmulator:
             raise ValueError(f"domain is a name with a dot in lower case, not {domain!r}")
         self.api_key = api_key or f"dtn_{secrets.token_hex(32)}"
         self._port = port
-        self._options = Options(
+        self.options = Options(
             isolated=can_isolate() if isolated is None else isolated,
             domain=domain,
             generation=generation,
@@ -98,7 +98,7 @@ class DaytonaEmulator:
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             loop = LoopThread("daytona-emulator")
             stack.callback(loop.stop)
-            server = loop.run(_make(self._options, folder))
+            server = loop.run(_make(self.options, folder))
             server.world.keys[self.api_key] = secrets.token_hex(8)
             stack.callback(lambda: loop.run(server.close()))
             loop.run(server.start(self._port))
@@ -114,17 +114,17 @@ class DaytonaEmulator:
     @property
     def api_url(self) -> str:
         """The value for ``DAYTONA_API_URL`` or ``DaytonaConfig.api_url``."""
-        return f"http://{self._server.world.address}/api"
+        return f"http://{self.server.world.address}/api"
 
     @property
     def control_url(self) -> str:
         """The URL to set faults and the clock over HTTP; see ``testing/control.py``."""
-        return f"http://{self._server.world.address}/control"
+        return f"http://{self.server.world.address}/control"
 
     @property
     def isolated(self) -> bool:
         """Whether each sandbox has a network namespace of its own."""
-        return self._options.isolated
+        return self.options.isolated
 
     @property
     def resolve(self) -> Resolver:
@@ -136,30 +136,30 @@ class DaytonaEmulator:
         return {
             "DAYTONA_API_KEY": self.api_key,
             "DAYTONA_API_URL": self.api_url if self._running else "",
-            NAMES_VARIABLE: f".{self._options.domain}={HOST}",
+            NAMES_VARIABLE: f".{self.options.domain}={HOST}",
         }
 
     def add_organization(self) -> str:
         """Return an API key of a new organisation, which has no access to the first one's sandboxes."""
         key = f"dtn_{secrets.token_hex(32)}"
-        self._call(lambda: self._server.world.keys.update({key: secrets.token_hex(8)}))
+        self._call(lambda: self.server.world.keys.update({key: secrets.token_hex(8)}))
         return key
 
     def fail(self, fault: Fault) -> None:
         """Add a fault to the plan."""
-        self._call(lambda: self._server.world.faults.add(fault))
+        self._call(lambda: self.server.world.faults.add(fault))
 
     def heal(self) -> None:
         """Remove all planned faults."""
-        self._call(self._server.world.faults.clear)
+        self._call(self.server.world.faults.clear)
 
     def fail_builds_with(self, text: str) -> None:
         """Make the build of every Dockerfile fail at the step that contains ``text``."""
-        self._call(lambda: self._server.world.images.fails.append(text))
+        self._call(lambda: self.server.world.images.fails.append(text))
 
     def advance(self, seconds: float) -> None:
         """Move the clock forward and wait until all timers due by then have run."""
-        self._run(self._server.world.advance(seconds))
+        self._run(self.server.world.advance(seconds))
 
     def out_of_memory(self, sandbox_id: str) -> None:
         """Kill all processes of a sandbox. Its state is ``started`` for 150 s, then ``stopped`` without a reason."""
@@ -175,16 +175,17 @@ class DaytonaEmulator:
 
     def forget_tokens(self) -> None:
         """Empty the preview proxy's caches."""
-        self._call(self._server.previews.forget)
+        self._call(self.server.previews.forget)
 
     @property
-    def _server(self) -> Server:
+    def server(self) -> Server:
+        """The running server, for tests that check its state; use it on the emulator's loop."""
         if self._running is None:
             raise RuntimeError("this emulator is not running; use it in a `with` block")
         return self._running[1]
 
     def _do(self, sandbox_id: str, what: str) -> None:
-        server = self._server
+        server = self.server
         record = server.world.fleet.by_id(sandbox_id)
         if record is None:
             raise ValueError(f"there is no sandbox {sandbox_id!r}")

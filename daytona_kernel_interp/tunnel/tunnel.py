@@ -122,7 +122,7 @@ class Tunnel:
         self._observers: dict[str, KernelObserver] = {}
         self._relay: DialedStream | None = None
         self._relay_end = FunctionEnd(lambda data: None)
-        self._streams: dict[DialedStream, None] = {}
+        self.streams: dict[DialedStream, None] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._in_flight = 0
         self._spawn(self._tick())
@@ -370,7 +370,7 @@ class Tunnel:
         self._fail(TunnelLost("the interpreter was shut down"))
         for kernel_id in list(self._kernels):
             self.close_kernel(kernel_id)
-        streams = list(self._streams)
+        streams = list(self.streams)
         for stream in streams:
             stream.close()
         tasks = list(self._tasks)
@@ -493,8 +493,8 @@ class Tunnel:
                 return
 
     def _track_stream(self, stream: DialedStream) -> DialedStream:
-        self._streams = {other: None for other in self._streams if not other.carrier.ended}
-        self._streams[stream] = None
+        self.streams = {other: None for other in self.streams if not other.carrier.ended}
+        self.streams[stream] = None
         return stream
 
     def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
@@ -518,7 +518,7 @@ class Tunnel:
             warm = any(kernel.personal for kernel in self._kernels.values())
             dead = [
                 s
-                for s in list(self._streams)
+                for s in list(self.streams)
                 if s.check_connection(now, in_flight=in_flight, keep_warm=warm or s is self._relay)
             ]
             if dead:  # other streams may be dead as well although nothing is in flight on them

@@ -164,7 +164,7 @@ def _serve(orders: TextIO) -> None:
     from tests.faults.proxy import Faults, Proxy
 
     with Proxy() as proxy, DaytonaEmulator() as emulator:
-        world = emulator._server.world
+        world = emulator.server.world
         proxy.lead_to(int(world.address.rpartition(":")[2]))
         world.address = f"127.0.0.1:{proxy.port}"  # its addresses of toolboxes and previews
         print(json.dumps(emulator.environment()), flush=True)

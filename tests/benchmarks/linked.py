@@ -111,16 +111,16 @@ class LinkedKernel:
 async def _folder_of(client: Client) -> Path:
     """Return the sandbox's folder, which the kernel knows."""
     found: list[str] = []
-    take = client.channels._on_iopub
+    take = client.channels.on_iopub
 
     def look(message: Message) -> None:
         if message["msg_type"] == "stream":
             found.append(message["content"]["text"])
         take(message)
 
-    client.channels._on_iopub = look
+    client.channels.on_iopub = look
     await client.time_cell("import os; print(os.environ['DAYTONA_KERNEL_FOLDER'])")
-    client.channels._on_iopub = take
+    client.channels.on_iopub = take
     return Path("".join(found).strip())
 
 

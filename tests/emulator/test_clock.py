@@ -83,7 +83,7 @@ def test_open_socket_is_activity(own: Callable[..., Local]) -> None:
         for _ in range(5):
             emulator.advance(14 * MINUTE_S)
         assert state(service, made.id) == "started"
-    record = emulator._server.world.fleet.by_id(made.id)
+    record = emulator.server.world.fleet.by_id(made.id)
     assert record is not None
     until(lambda: record.open_sockets == 0, "the proxy to notice")
     emulator.advance(14 * MINUTE_S)

@@ -233,7 +233,7 @@ def test_token_tried_too_early(own: Callable[..., Local]) -> None:
     """A refused token stays refused for 5 s, even if it has become valid."""
     emulator, service = own()
     link = service.server.get_preview_link(service.port)
-    record = emulator._server.world.fleet.by_id(service.server.id)
+    record = emulator.server.world.fleet.by_id(service.server.id)
     assert record is not None
     assert service.plain.get(link.url, headers={TOKEN_HEADER: "later"}).status_code == 401
     record.preview_token = "later"

@@ -114,11 +114,11 @@ def test_broken_sandbox_recovers(own: Callable[..., Local]) -> None:
     """``recover`` ends a recoverable error."""
     emulator, service = own()
     with service.sandbox() as made:
-        record = emulator._server.world.fleet.by_id(made.id)
+        record = emulator.server.world.fleet.by_id(made.id)
         assert record is not None
         made.stop()
-        change = emulator._server.world.fleet.begin(record, Act.START, 0.0)
-        emulator._server.world.fleet.fail(record, change, 0.0, "a disk was full", recoverable=True)
+        change = emulator.server.world.fleet.begin(record, Act.START, 0.0)
+        emulator.server.world.fleet.fail(record, change, 0.0, "a disk was full", recoverable=True)
         made.refresh_data()
         assert made.error_reason == "a disk was full"
         made.recover()

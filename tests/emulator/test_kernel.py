@@ -95,4 +95,4 @@ def test_cut_preview(own: Callable[..., Local]) -> None:
         interpreter.execute("import time")
         text = interpreter.execute("for n in range(1000):\n    print(n, 'x' * 50, flush=True)\n    time.sleep(0.001)")
         assert text == "".join(f"{n} {'x' * 50}\n" for n in range(1000))
-    assert list(emulator._server.world.faults) == []
+    assert list(emulator.server.world.faults) == []

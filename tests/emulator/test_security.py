@@ -79,7 +79,7 @@ def test_nothing_of_ours_in_the_sandbox(local: Local, monkeypatch: pytest.Monkey
 
 def test_key_is_not_shown(local: Local) -> None:
     """The key is in no repr, and a record's repr has no preview token."""
-    record = local.emulator._server.world.fleet.by_id(local.service.shared.id)
+    record = local.emulator.server.world.fleet.by_id(local.service.shared.id)
     assert record is not None
     assert local.emulator.api_key not in repr(local.emulator)
     assert record.preview_token not in repr(record)
@@ -123,7 +123,7 @@ def test_every_operation_is_listed(side: str, package: str) -> None:
 @pytest.mark.parametrize("side", [API, TOOLBOX])
 def test_what_is_not_emulated_says_so(local: Local, side: str) -> None:
     """Each operation is served, or refused with 501 and its name."""
-    server = local.emulator._server
+    server = local.emulator.server
     served = server.api.served() if side == API else server.toolbox.served()
     refused = [known for known in operations(side) if known.name not in served]
     assert len(served) + len(refused) == len(operations(side))

@@ -221,7 +221,7 @@ class Lane:
         try:
             said = host.line()
             if way.once == "busy":
-                until(lambda: len(list(emulator._server.world.faults)) < len(way.faults), way.once)
+                until(lambda: len(list(emulator.server.world.faults)) < len(way.faults), way.once)
             elif way.once:
                 there = way.once == "made"
                 until(lambda: bool({record.id for record in _there(emulator)} - before) == there, way.once)
@@ -239,7 +239,7 @@ class Lane:
 
 
 def _fleet(emulator: DaytonaEmulator) -> list[Record]:
-    return list(emulator._server.world.fleet)
+    return list(emulator.server.world.fleet)
 
 
 def _there(emulator: DaytonaEmulator) -> list[Record]:

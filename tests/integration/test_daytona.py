@@ -180,7 +180,7 @@ def test_a_new_token_is_taken_up(interpreter: KernelInterpreter, daytona: Servic
     emulator.rotate_token(daytona.only["id"])
     emulator.forget_tokens()
     emulator.fail(Fault("preview", cut_after_bytes=0, times=4))
-    for stream in session_of(interpreter).tunnel._streams:
+    for stream in session_of(interpreter).tunnel.streams:
         if stream.carrier.socket is not None:
             stream.carrier.socket.abort()
     assert interpreter.execute("x") == 1
@@ -299,7 +299,7 @@ def test_an_old_python_is_told() -> None:
     """The error has its version and the remedy."""
     found = ProbeResult("python3", (3, 8), (), installed=False, uploaded=False, folder="/f", cwd="/", port=4290)
     with pytest.raises(SandboxFailed, match=r"has Python 3\.8 .* needs 3\.10"):
-        starting._check_python(found, DaytonaSandbox())
+        starting.check_python(found, DaytonaSandbox())
 
 
 def test_a_sandbox_without_a_python_is_told(daytona: Service, tmp_path: Path) -> None:

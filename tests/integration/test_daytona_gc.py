@@ -42,7 +42,7 @@ def make(daytona: Emulated) -> Iterator[Callable[..., str]]:
     def made(labels: dict[str, str], idle_s: float = 0.0) -> str:
         sandbox_id = str(daytona.ask("POST", "/sandbox", {"labels": labels, "autoStopInterval": 0})["id"])
         until(lambda: state(sandbox_id) == "started", "its start")
-        record = daytona.emulator._server.world.fleet.by_id(sandbox_id)
+        record = daytona.emulator.server.world.fleet.by_id(sandbox_id)
         assert record is not None
         record.last_activity_at -= idle_s
         ids.append(sandbox_id)
@@ -113,7 +113,7 @@ def test_what_is_taken_up_while_the_question_stands_is_not_deleted(
     read = sys.stdin.readline
 
     def answer() -> str:
-        record = daytona.emulator._server.world.fleet.by_id(taken)
+        record = daytona.emulator.server.world.fleet.by_id(taken)
         assert record is not None
         record.labels = dict(ALIVE)
         return str(read())

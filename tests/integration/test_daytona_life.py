@@ -115,7 +115,7 @@ def test_a_sandbox_that_was_restarted_is_told(daytona: Service) -> None:
             # The host does not observe the stopped state.
             daytona.emulator.fail(Fault("api", "getSandbox", status=500, times=None))
             daytona.ask("POST", f"/sandbox/{made}/stop")
-            record = daytona.emulator._server.world.fleet.by_id(made)
+            record = daytona.emulator.server.world.fleet.by_id(made)
             assert record is not None
             until(lambda: record.state.value == "stopped", "the stop")
             daytona.ask("POST", f"/sandbox/{made}/start")

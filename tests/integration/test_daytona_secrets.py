@@ -84,7 +84,7 @@ def test_each_secret_goes_where_it_belongs_and_nowhere_else(
         secrets["relay"].add(session.sandbox.address.secret)
         shown.extend(map(repr, (interpreter, session, session.sandbox, session.sandbox.address, session.tunnel)))
         shown.append(repr(interpreter._sandbox))
-        box = emulator._server.world.boxes[daytona.only["id"]]
+        box = emulator.server.world.boxes[daytona.only["id"]]
         assert box.machine is not None
         for process in psutil.Process(box.machine.pid).children(recursive=True):
             shown.append(f"{process.cmdline()} {process.environ()}")
@@ -98,7 +98,7 @@ def test_each_secret_goes_where_it_belongs_and_nowhere_else(
         look()
         emulator.rotate_token(daytona.only["id"])
         emulator.forget_tokens()
-        for stream in session_of(interpreter).tunnel._streams:
+        for stream in session_of(interpreter).tunnel.streams:
             if stream.carrier.socket is not None:
                 stream.carrier.socket.abort()
         assert interpreter.execute("x") == 1
@@ -120,7 +120,7 @@ def test_each_secret_goes_where_it_belongs_and_nowhere_else(
 def check_wire(wire: Wire, emulator: DaytonaEmulator, secrets: dict[str, set[str]]) -> None:
     """Previews get token and relay secret, each in its header, and never the key; no secret is in a URL."""
     every = [secret for kind in secrets.values() for secret in kind]
-    previews, elsewhere = wire.to_previews(emulator._options.domain), wire.elsewhere(emulator._options.domain)
+    previews, elsewhere = wire.to_previews(emulator.options.domain), wire.elsewhere(emulator.options.domain)
     assert previews
     for data in previews:
         line, *headers = head_of(data).decode().split("\r\n")

@@ -135,7 +135,7 @@ def test_what_an_older_sdk_would_drop_is_told(daytona: Service, monkeypatch: pyt
 
 def cut(interpreter: KernelInterpreter) -> None:
     """Abort all sockets of the link."""
-    for stream in session_of(interpreter).tunnel._streams:
+    for stream in session_of(interpreter).tunnel.streams:
         if stream.carrier.socket is not None:
             stream.carrier.socket.abort()
 

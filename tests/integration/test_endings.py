@@ -298,7 +298,7 @@ signal.pause()  # until its own output has ended it
 def test_what_arrives_while_the_journal_is_read_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel's last output is in flight and in its journal; it appears once."""
     late: list[tuple[Channels, Any]] = []
-    take, read = Channels._receive_iopub, KernelDriver._read_journal
+    take, read = Channels.receive_iopub, KernelDriver._read_journal
 
     def take_later(self: Channels, message: Any) -> None:
         if message["content"].get("text") == "last words\n":
@@ -312,7 +312,7 @@ def test_what_arrives_while_the_journal_is_read_is_told_once(monkeypatch: pytest
             take(channels, message)
         return recovered
 
-    monkeypatch.setattr(Channels, "_receive_iopub", take_later)
+    monkeypatch.setattr(Channels, "receive_iopub", take_later)
     monkeypatch.setattr(KernelDriver, "_read_journal", read_and_receive)
     with KernelInterpreter(sandbox="local") as interpreter:
         with pytest.raises(CodeInterpreterError, match="KernelDied") as caught:

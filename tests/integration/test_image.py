@@ -95,7 +95,7 @@ def test_a_sandbox_of_the_image_that_was_restarted_is_told(daytona: Service, bui
     with KernelInterpreter(sandbox=DaytonaSandbox(snapshot=built)) as interpreter:
         interpreter.execute("x = 1")
         made = daytona.only["id"]
-        record = daytona.emulator._server.world.fleet.by_id(made)
+        record = daytona.emulator.server.world.fleet.by_id(made)
         assert record is not None
         record.auto_delete = -1  # otherwise a stop deletes it
         # The host does not observe the stopped state.

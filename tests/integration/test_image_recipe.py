@@ -104,7 +104,7 @@ def test_one_file_has_all_that_the_recipe_copies(tmp_path: Path) -> None:
 def test_a_step_of_one_file_writes_it(tmp_path: Path) -> None:
     """The shell and Python of a step write its file."""
     data = os.urandom(50_000)
-    step = image._write_file_step(f"{tmp_path}/below/file", data)
+    step = image.write_file_step(f"{tmp_path}/below/file", data)
     command = re.sub(r"\\\n", "", step).removeprefix("RUN ")
     path = f"{BIN}:{os.environ['PATH']}"
     subprocess.run(["sh", "-c", command], check=True, env={"PATH": path})

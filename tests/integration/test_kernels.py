@@ -110,7 +110,7 @@ async def test_a_successor_adopts_what_lives(tmp_path: Path) -> None:
     ports = [await first.kernels.port(name, "shell") for name in ("a", "b")]
     os.kill(await first.kernels.start("c", KEY), signal.SIGKILL)
     await first.exit()
-    for process in first.kernels._running.values():
+    for process in first.kernels.running.values():
         process.close()  # as after the end of its process
     assert second.kernels.adopt() == 2
     assert [await second.kernels.port(name, "shell") for name in ("a", "b")] == ports
@@ -127,5 +127,5 @@ async def test_a_kernel_without_an_owner_ends_itself(tmp_path: Path) -> None:
     """If no relay opens its lifeline within the lifetime, it and its children end."""
     owner = Owner(tmp_path, lifetime_s=0.5)
     await owner.kernels.start("k", KEY)
-    owner.kernels._running["k"].close()
+    owner.kernels.running["k"].close()
     assert (await owner.exit())["signal"] in ("SIGTERM", "SIGKILL")

@@ -37,6 +37,7 @@ from daytona_kernel_interp.session import kernel_session as session
 from daytona_kernel_interp.session import session_file as records
 from tests.access import session_of
 from tests.integration.test_attach import end_sandbox, until
+from tests.rendered import html_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,7 +96,7 @@ def test_the_newest_by_default(shared: KernelInterpreter) -> None:
     assert (found.session, found["x"].preview) == (shared.session_id, "41")
     assert live(shared.session_id).inspect("x")["x"].preview == "41"
     assert "x " in repr(live())
-    assert f"Session {shared.session_id}." in live()._repr_html_()
+    assert f"Session {shared.session_id}." in html_of(live())
     with pytest.raises(NameError, match="name 'nothing' is not defined in session"):
         live().inspect("nothing")
 
@@ -188,7 +189,7 @@ def test_a_failure_from_outside_stops_nothing(shared: KernelInterpreter, tmp_pat
         stock.execute(f"import os\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n1 / 0")
         until(lambda: shared.inspect().running is not None)
         cell = InThread(lambda: shared.execute("x"))
-        until(lambda: session_of(shared).kernel._execution is not None)
+        until(lambda: session_of(shared).kernel.execution is not None)
         gate.touch()
         assert cell.join() == 41
     finally:

@@ -10,6 +10,7 @@ import pytest
 from daytona_kernel_interp.monitor import widget
 from daytona_kernel_interp.monitor.inspection import Inspection, Variable
 from tests import browser
+from tests.rendered import html_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +52,7 @@ def test_a_click_on_a_heading_sorts(page: Any) -> None:
         Variable("a", "str", 900, (10, 10), "'x'"),
         Variable(EVIL, "C", None, None, ""),
     )
-    page.set_content(Inspection(variables)._repr_html_())
+    page.set_content(html_of(Inspection(variables)))
     assert page.title() == ""
     for heading, expected in (("Name", [EVIL, "a", "b"]), ("Size", [EVIL, "a", "b"]), ("Shape", [EVIL, "b", "a"])):
         page.click(f"th:has-text('{heading}')")

@@ -38,7 +38,7 @@ def test_a_notebook_runs_at_daytona(
     service = Service(daytona_emulator)
     daytona_emulator.fail(Fault("start", delay_s=0.01))  # harmless; its use shows that a sandbox was started
     _run("04_lost_connection", tmp_path, monkeypatch)
-    assert list(daytona_emulator._server.world.faults) == []
+    assert list(daytona_emulator.server.world.faults) == []
     service.nothing_left()
 
 

@@ -88,10 +88,10 @@ def _changed(data: bytes, field: int, pair: tuple[int, int]) -> bytes:
     """Return a stream whose batch says ``pair`` of each of its columns (nodes) or their buffers."""
 
     def change(head: bytearray, batch: int) -> None:
-        place = arrow_values._field(bytes(head), batch, field)
+        place = arrow_values.table_field(bytes(head), batch, field)
         assert place is not None
-        start = arrow_values._follow(bytes(head), place)
-        for number, (_, size) in enumerate(arrow_values._pairs(bytes(head), batch, field)):
+        start = arrow_values.follow_offset(bytes(head), place)
+        for number, (_, size) in enumerate(arrow_values.vector_pairs(bytes(head), batch, field)):
             if size or field == _NODES:  # not the masks, which are empty
                 struct.pack_into("<qq", head, start + 4 + 16 * number, *pair)
 
@@ -114,8 +114,8 @@ def _compressed() -> bytes:
 
 
 def _patched(data: bytes, change: Callable[[bytearray, int], None]) -> bytes:
-    *_, (head, kind, table, _) = arrow_values._messages(memoryview(data))
-    assert kind == arrow_values._RECORD_BATCH
+    *_, (head, kind, table, _) = arrow_values.ipc_messages(memoryview(data))
+    assert kind == arrow_values.RECORD_BATCH
     changed = bytearray(head)
     change(changed, table)
     assert changed != head
@@ -135,7 +135,7 @@ def _image() -> list[Buffer]:
 
 def main() -> None:
     made = bombs()
-    arrow_values._read(memoryview(_columns()))  # what the libraries load when they are first used
+    arrow_values.read_stream(memoryview(_columns()))  # what the libraries load when they are first used
     loads(dumps(pl.DataFrame({"a": [[1]]})))
     assert libraries.has_arrow()
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

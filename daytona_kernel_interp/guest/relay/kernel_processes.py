@@ -39,7 +39,6 @@ import os
 import re
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -217,7 +216,7 @@ class KernelProcesses:
         self.environment: Mapping[str, str] = environment or {}  # for kernels in whose environment they are not set
         self._spare_process: KernelProcess | None = None
         self._spawned = 0
-        self._running: dict[str, KernelProcess] = {}
+        self.running: dict[str, KernelProcess] = {}
         self._starting: dict[str, asyncio.Future[None]] = {}
         self._exit_events: dict[str, dict[str, object]] = {}  # of kernels that have ended
         self._watchers: set[asyncio.Task[None]] = set()
@@ -237,7 +236,7 @@ class KernelProcesses:
                 self._register(kernel_id, KernelProcess.adopt(self.files(kernel_id)))
             except (NoSuchKernel, ValueError):
                 self._exit_events[kernel_id] = _exit_event(kernel_id, None, "", oom=False)
-        return len(self._running)
+        return len(self.running)
 
     def files(self, kernel_id: str) -> KernelFiles:
         """Return the paths of a kernel's files.
@@ -281,18 +280,18 @@ class KernelProcesses:
         Raises:
             NoSuchKernel: If it did not start, or has ended.
         """
-        if kernel_id not in self._running and kernel_id not in self._exit_events:
+        if kernel_id not in self.running and kernel_id not in self._exit_events:
             # A stream of the kernel may arrive before the request that starts it.
             started = self._starting.setdefault(kernel_id, asyncio.get_running_loop().create_future())
             await asyncio.wait({started}, timeout=_START_S)
-        process = self._running.get(kernel_id)
+        process = self.running.get(kernel_id)
         if process is None:
             raise NoSuchKernel("no such kernel")
         return process.ports[channel]
 
     def signal(self, kernel_id: str, number: int) -> None:
         """Send a signal to a kernel's process group; do nothing if the kernel has ended."""
-        process = self._running.get(kernel_id)
+        process = self.running.get(kernel_id)
         if process is not None:
             process.signal(number)
 
@@ -301,7 +300,7 @@ class KernelProcesses:
         kernels: dict[str, dict[str, object]] = {
             kernel_id: {**event, "alive": False} for kernel_id, event in self._exit_events.items()
         }
-        for kernel_id, process in self._running.items():
+        for kernel_id, process in self.running.items():
             kernels[kernel_id] = {"alive": True, "pid": process.pid}
         return kernels
 
@@ -311,12 +310,13 @@ class KernelProcesses:
         Raises:
             NoSuchKernel: If it has ended.
         """
-        process = self._running.get(kernel_id)
+        process = self.running.get(kernel_id)
         if process is None:
             raise NoSuchKernel("no such kernel")
-        began, before = time.monotonic(), resource_usage(process.pid)
+        clock = asyncio.get_running_loop().time
+        began, before = clock(), resource_usage(process.pid)
         await asyncio.sleep(KERNEL_ANSWER_S)
-        now, after = time.monotonic(), resource_usage(process.pid)
+        now, after = clock(), resource_usage(process.pid)
         return {
             "cpu_percent": None if not before or not after else 100 * (after[0] - before[0]) / (now - began),
             "memory_bytes": after[1] if after else None,
@@ -325,7 +325,7 @@ class KernelProcesses:
     async def end_all(self) -> None:
         """End every kernel and the spare process: the relay ends."""
         self.ending.set()
-        processes = list(self._running.values())
+        processes = list(self.running.values())
         if self._spare_process is not None:
             processes.append(self._spare_process)
             self._spare_process = None
@@ -336,7 +336,7 @@ class KernelProcesses:
         return await KernelProcess.spawn(self._folder, self._cwd, self._spawned)
 
     def _register(self, kernel_id: str, process: KernelProcess) -> None:
-        self._running[kernel_id] = process
+        self.running[kernel_id] = process
         watcher = asyncio.create_task(self._watch(kernel_id, process))
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
@@ -351,7 +351,7 @@ class KernelProcesses:
     async def _watch(self, kernel_id: str, process: KernelProcess) -> None:
         code = await process.exited
         # Nothing is awaited until the kernel is in the other table, so that each request finds it in one of them.
-        del self._running[kernel_id]
+        del self.running[kernel_id]
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)  # no child process outlives its kernel
         process.close()

@@ -353,7 +353,7 @@ class RelayService:
         self._relay, self._kernels, self._attachment = relay, kernels, attachment
         self._lines = LineReader()
         self.local = FunctionEnd(self._take, self._hung_up)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
         self._inspect_tasks: dict[int, asyncio.Task[None]] = {}  # by the request's id
 
     def send(self, message: dict[str, object]) -> None:
@@ -365,8 +365,8 @@ class RelayService:
             for request in self._lines.feed(data):
                 # Each in a task: an interrupt must not wait until a kernel has started.
                 task = asyncio.create_task(self._answer(request))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._tasks[task] = None
+                task.add_done_callback(lambda task: self._tasks.pop(task, None))
                 if request.get("op") == "look" and type(number := request.get("id")) is int:
                     self._inspect_tasks[number] = task
                     task.add_done_callback(functools.partial(self._inspect_done, number))

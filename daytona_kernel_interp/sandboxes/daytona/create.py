@@ -123,7 +123,7 @@ async def _install_guest(
 ) -> SandboxPaths:
     """Upload and install what the sandbox lacks, and return the paths."""
     archive = guest_archive()
-    port = _check_python(probed, description)
+    port = check_python(probed, description)
     python, path = probed.python, ""
     async with contextlib.AsyncExitStack() as stack:
         if description.upload or (description.upload is None and not probed.installed):
@@ -143,7 +143,7 @@ async def _install_guest(
     return SandboxPaths(python, path, folder, probed.cwd, port)
 
 
-def _check_python(probed: ProbeResult, description: DaytonaSandbox) -> int:
+def check_python(probed: ProbeResult, description: DaytonaSandbox) -> int:
     """Return the relay's port, if the sandbox's Python is new enough."""
     if probed.version < _OLDEST_PYTHON:
         version = ".".join(map(str, probed.version))

@@ -96,9 +96,7 @@ class KernelImage:
             if line.startswith("COPY "):
                 *patterns, folder = line.split()[1:]
                 lines += [
-                    _write_file_step(f"{folder}{name}", files[name])
-                    for name in files
-                    if _matching_files(name, patterns)
+                    write_file_step(f"{folder}{name}", files[name]) for name in files if _matching_files(name, patterns)
                 ]
             else:
                 if line.startswith("USER ") and self.packages:
@@ -204,7 +202,7 @@ def _matching_files(name: str, patterns: list[str]) -> bool:
     return name in patterns or any(pattern.startswith("*") and name.endswith(pattern[1:]) for pattern in patterns)
 
 
-def _write_file_step(path: str, data: bytes) -> str:
+def write_file_step(path: str, data: bytes) -> str:
     """Return the Dockerfile step that writes a file."""
     text = base64.b85encode(bz2.compress(data)).decode("ascii").translate(_SAFE)
     if len(text) > _MAX_ARGUMENT:

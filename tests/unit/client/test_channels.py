@@ -23,11 +23,11 @@ async def test_what_the_journal_told_is_not_told_again(tmp_path: Path) -> None:
     try:
         channels.hold_iopub()
         for name in ("told", "held"):
-            channels._receive_iopub(message(name))
+            channels.receive_iopub(message(name))
         assert taken == []
         channels.release_iopub({"told", "told and on its way"})
         for name in ("told and on its way", "new"):
-            channels._receive_iopub(message(name))
+            channels.receive_iopub(message(name))
         assert taken == ["held", "new"]
         assert channels._known_ids == set()
     finally:

@@ -322,7 +322,7 @@ def test_no_library_is_loaded_unless_it_is_needed() -> None:
     """The codec and values of builtin types import no library."""
     code = (
         "import sys; from daytona_kernel_interp.codec import values; values.loads(values.dumps([{1, 'a'}, 2j]));"
-        f"print(sorted({set(libraries._MODULES)} & set(sys.modules)))"
+        f"print(sorted({set(libraries.MODULES)} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
@@ -333,7 +333,7 @@ def test_no_library_is_loaded_unless_it_is_needed() -> None:
 def test_a_missing_library_is_named(value: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the library and the remedy."""
     buffers = dumps(value)
-    for module in libraries._MODULES.values():
+    for module in libraries.MODULES.values():
         monkeypatch.delitem(sys.modules, f"daytona_kernel_interp.codec{module}", raising=False)
     monkeypatch.setitem(sys.modules, {"pillow": "PIL"}.get(name, name), None)
     with pytest.raises(MissingLibrary, match=f"install {name} there, or send plain Python"):
@@ -343,7 +343,7 @@ def test_a_missing_library_is_named(value: Any, name: str, monkeypatch: pytest.M
 def test_a_scalar_of_a_missing_library_arrives_as_what_it_is_like(monkeypatch: pytest.MonkeyPatch) -> None:
     """A numpy float that a tool returns is a plain float in a sandbox without numpy."""
     buffers = dumps([np.float64(1.5), pd.Timestamp("2020")])
-    for module in libraries._MODULES.values():
+    for module in libraries.MODULES.values():
         monkeypatch.delitem(sys.modules, f"daytona_kernel_interp.codec{module}", raising=False)
     monkeypatch.setitem(sys.modules, "numpy", None)
     monkeypatch.setitem(sys.modules, "pandas", None)
@@ -473,7 +473,7 @@ def test_any_damage_is_survived(seed: int, data: st.DataObject) -> None:
         loads([bytes(head)])
 
 
-_TAGS = [f"{library}.{kind}" for library in libraries._MODULES for kind in ("array", "frame", "series", "index", "x")]
+_TAGS = [f"{library}.{kind}" for library in libraries.MODULES for kind in ("array", "frame", "series", "index", "x")]
 _TAGS += ["numpy.texts", "numpy.objects", "numpy.scalar", "pandas.scalar", "PIL.png", "PIL.pixels", "pyarrow.table"]
 
 

@@ -21,6 +21,7 @@ from daytona_kernel_interp.monitor.inspection import (
     parse_row,
 )
 from tests import examples
+from tests.rendered import html_of
 
 EVIL = "<script>alert(1)</script>\" onclick='x' \x1b]0;t\x07 \u202e \ud800"
 LOOK: dict[str, Any] = {
@@ -83,7 +84,7 @@ def test_private_names_are_counted_and_shown_when_asked_for() -> None:
     found = parse_inspection({"variables": rows}, "")
     assert [row[0] for row in found.rows()] == ["x", "a"]
     assert found["_k"].preview == "'a'"
-    for shown in (str(found), found._repr_html_()):
+    for shown in (str(found), html_of(found)):
         assert "… and 2 private, of names that begin with an underscore." in shown
         assert "_k" not in shown
     whole = parse_inspection({"variables": rows}, "", private=True)
@@ -126,7 +127,7 @@ def test_whatever_a_sandbox_says_can_be_shown(look: Any) -> None:
     """No JSON value raises; invalid parts are left out."""
     found = parse_inspection(look if isinstance(look, dict) else {"variables": look}, "")
     assert isinstance(str(found), str)
-    assert isinstance(found._repr_html_(), str)
+    assert isinstance(html_of(found), str)
 
 
 @examples.at_most(40)
@@ -154,7 +155,7 @@ def test_nothing_of_a_sandbox_is_markup() -> None:
     running = {"code": EVIL, "number": 1, "elapsed_s": 1, "calls": [[EVIL, 1]], "tasks": [EVIL]}
     found = parse_inspection({"variables": [row], "running": running, "tools": [EVIL]}, EVIL).noted(EVIL)
     page = _Page()
-    page.feed(found._repr_html_())
+    page.feed(html_of(found))
     assert page.tags == {"div", "table", "thead", "tbody", "tr", "th", "td", "b", "code"}
     assert page.handlers == ["onclick"]  # ours
     assert not any(c in str(found.noted("")) for c in "\x1b\x07\u202e\ud800")

@@ -23,6 +23,7 @@ from daytona_kernel_interp.page.shown_values import as_text, heading, text_of
 from daytona_kernel_interp.recording.notebook_writer import write
 from daytona_kernel_interp.recording.recording import Recording
 from tests import examples
+from tests.rendered import html_of
 from tests.sessions import MemoryStore, long, small
 from tests.unit.transcripts import transcripts
 
@@ -179,7 +180,7 @@ def test_recording_shows_itself(recorded: Path, tmp_path: Path) -> None:
     recording = Recording.load(recorded)
     assert recording.to_html(tmp_path / "a.html") == (tmp_path / "a.html").read_text(encoding="utf-8")
     assert recording.to_jsonl(tmp_path / "a.jsonl") == (tmp_path / "a.jsonl").read_text(encoding="utf-8")
-    assert "5 steps" in recording._repr_html_()
+    assert "5 steps" in html_of(recording)
     assert f"<title>session {recording.facts.session_id}</title>" in recording.to_html()
 
 

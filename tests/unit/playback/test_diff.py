@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from daytona_kernel_interp.client.outputs import StreamText
 from daytona_kernel_interp.playback.diff import diff
+from tests.rendered import html_of
 from tests.transcripts import SEARCH, Maker
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def test_as_text() -> None:
     ]
     assert "step 1 of A, step 1 of B\n  calls:\n    --- A\n    +++ B\n" in text
     assert "-search('a') → x\n    +search('a') → y" in text
-    assert "<td>variables, output</td>" in found._repr_html_()
+    assert "<td>variables, output</td>" in html_of(found)
 
 
 def test_equal_runs() -> None:
@@ -92,4 +93,4 @@ def test_equal_runs() -> None:
 
 def test_html_is_escaped() -> None:
     """Untrusted code is text in the table."""
-    assert "<script>" not in diff(run("'<script>'"), run("1"))._repr_html_()
+    assert "<script>" not in html_of(diff(run("'<script>'"), run("1")))

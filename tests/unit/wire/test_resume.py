@@ -77,14 +77,14 @@ class Network:
     def admit(self, number: int) -> None:
         """One of the dials under way reaches the relay."""
         if self.dials:
-            self._admit(*self.dials.pop(number % len(self.dials)))
+            self.answer_hello(*self.dials.pop(number % len(self.dials)))
 
     def admit_again(self, number: int) -> None:
         """A dial that was made before reaches the relay, perhaps once more."""
         if self.dialled:
-            self._admit(*self.dialled[number % len(self.dialled)])
+            self.answer_hello(*self.dialled[number % len(self.dialled)])
 
-    def _admit(self, hello: HostHello, socket: Socket) -> None:
+    def answer_hello(self, hello: HostHello, socket: Socket) -> None:
         admitted = self.relays.admit("shell", hello)
         if isinstance(admitted, Refused):
             assert admitted.code is CloseCode.STALE_GENERATION
@@ -114,7 +114,7 @@ class Network:
 
     def recut(self, side: int, place: int) -> None:
         """Make two frames of the next DATA frame to ``side``."""
-        way = self._way(side)
+        way = self.path_of(side)
         if way:
             frame = decode(way[0])
             if frame.type is FrameType.DATA and 0 < place < len(frame.payload):
@@ -123,7 +123,7 @@ class Network:
 
     def arrive(self, side: int) -> None:
         """One message of the newest socket arrives; an end takes only what its own socket brings."""
-        way, socket = self._way(side), self.pending
+        way, socket = self.path_of(side), self.pending
         if not way:
             return
         message = way.pop(0)
@@ -185,7 +185,7 @@ class Network:
         if stream is not None and (stream.ack_owed or side == HOST):
             stream.want_ack()
 
-    def _way(self, side: int) -> list[bytes]:
+    def path_of(self, side: int) -> list[bytes]:
         return [] if self.pending is None else self.pending.ways[side]
 
     # --- what must hold -----------------------------------------------------------------------------
@@ -205,7 +205,7 @@ class Network:
         for _ in range(10_000):
             before = self._state()
             for side in (HOST, RELAY):
-                for _ in range(len(self._way(side))):
+                for _ in range(len(self.path_of(side))):
                     self.arrive(side)
                 while self.ends[side].waiting:
                     self.deliver(side, 10**6)
@@ -360,7 +360,7 @@ def test_of_dials_out_of_order_the_latest_carries_the_stream(order: list[int], w
     dials = list(net.dials)
     net.dials.clear()
     for index in order:
-        net._admit(*dials[index])
+        net.answer_hello(*dials[index])
     assert net.at_relay is last
     latest = [index for index in range(4) if all(order[j] < order[index] for j in range(index))]
     assert net.counts["admitted"] == len(latest)
@@ -384,6 +384,6 @@ def test_a_reader_that_stops_stops_the_writer() -> None:
         net.admit(-1)
         net.arrive(HOST)
         net.pump(HOST)
-        assert net._way(RELAY) == []  # all of it is there, waiting for the reader
+        assert net.path_of(RELAY) == []  # all of it is there, waiting for the reader
     net.finish()
     net.check_over()
