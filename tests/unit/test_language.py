@@ -142,3 +142,18 @@ def test_class_names_are_unique() -> None:
             if isinstance(node, ast.ClassDef):
                 places[node.name].append(name)
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def test_each_module_names_its_tests() -> None:
+    """A module has a test module of its name, or the package of its tests names existing files that cover it."""
+    missing = []
+    for module in MODULES:
+        folder = ROOT / "tests" / "unit" / module.parent.relative_to(PACKAGE)
+        if module.stem in ("__init__", "__main__") or (folder / f"test_{module.stem}.py").exists():
+            continue
+        package = folder / "__init__.py"
+        text = (ast.get_docstring(ast.parse(package.read_text(encoding="utf-8"))) if package.exists() else None) or ""
+        files = dict(re.findall(r"covers: (\w+): (.+)", text)).get(module.stem, "no test")
+        if not all((ROOT / file.strip()).is_file() for file in files.split(",")):
+            missing.append(f"{module.relative_to(PACKAGE)}: {files}")
+    assert missing == []
