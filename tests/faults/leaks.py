@@ -124,7 +124,7 @@ def ways(folder: Path) -> list[Way]:
         _fails("create hangs, and made one", "after 1 s", _api("createSandbox", hang=True, after=True), options=short),
         _fails(STUCK, "after 1 s", Fault("start", hang=True), options=short),
         _fails("it fails to start", "no room", Fault("start", error="no room")),
-        _fails("the first look fails", "cannot be used", _toolbox("executeCommand", status=502)),
+        _fails("the first look fails", "is not usable", _toolbox("executeCommand", status=502)),
         _fails("the first look hangs", "after 2 s", _toolbox("executeCommand", hang=True), options="start_timeout=2"),
         _fails("no toolbox session", "no relay can be started", _toolbox("createSession", status=500)),
         _fails("the upload fails", "could not be uploaded", _toolbox("uploadFiles", status=500, times=None)),
