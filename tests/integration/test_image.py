@@ -1,4 +1,4 @@
-"""Our image at a Daytona on loopback: built, started from, and what it spares a start."""
+"""The sandbox image at an emulated Daytona: builds, starts from it, and omitted steps of a start."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ NOTHING_IS_BROUGHT = (
 
 @pytest.fixture(scope="module")
 def snapshot() -> list[str]:
-    """The name of the snapshot, once it was built."""
+    """Return the name of the snapshot after its build."""
     return []
 
 
 @pytest.fixture
 def built(daytona: Service, snapshot: list[str], capfd: pytest.CaptureFixture[str]) -> str:
-    """The name of a snapshot that the command line made."""
+    """Provide the name of a snapshot that the command line created."""
     if not snapshot:
         assert cli.main(["image", "build", "--cpu", "2", "--memory", "2", "--disk", "4"]) == 0
         out, err = capfd.readouterr()
         found = re.fullmatch(r"export DAYTONA_KERNEL_SNAPSHOT=(daytona-kernel-\S+)\n", out)
         assert found is not None
         assert "building the snapshot" in err
-        assert "FROM python:3.13-slim" in err  # the service's own log
+        assert "FROM python:3.13-slim" in err  # the log of the service
         (made,) = (item for item in daytona.ask("GET", "/snapshots")["items"] if item["name"] == found[1])
         assert (made["cpu"], made["mem"], made["disk"]) == (2, 2, 4)
         snapshot.append(found[1])
@@ -77,7 +77,7 @@ def relay_pid(interpreter: KernelInterpreter) -> int:
 
 
 def test_the_relay_of_the_image_is_replaced_when_it_dies(daytona: Service, built: str) -> None:
-    """By one in a session; the kernel lives, and threads are those of the sandbox."""
+    """A relay in a session replaces it; the kernel stays alive, and threads fit the sandbox."""
     with KernelInterpreter(sandbox=DaytonaSandbox(snapshot=built)) as interpreter:
         assert interpreter.execute("import os; os.environ['OMP_NUM_THREADS']") == "2"
         pid = relay_pid(interpreter)
@@ -88,7 +88,7 @@ def test_the_relay_of_the_image_is_replaced_when_it_dies(daytona: Service, built
 
 
 def test_a_sandbox_of_the_image_that_was_restarted_is_told(daytona: Service, built: str) -> None:
-    """Its entrypoint runs again, and waits for a host: that is not the relay that had the kernel.
+    """Its entrypoint runs again and waits for a host; the new relay does not have the kernel.
 
     The first relay may have reported its end before.
     """
@@ -97,8 +97,9 @@ def test_a_sandbox_of_the_image_that_was_restarted_is_told(daytona: Service, bui
         made = daytona.only["id"]
         record = daytona.emulator.server.world.fleet.by_id(made)
         assert record is not None
-        record.auto_delete = -1  # a stop is its end otherwise
-        daytona.emulator.fail(Fault("api", "getSandbox", status=500, times=None))  # it is not seen stopped
+        record.auto_delete = -1  # otherwise a stop deletes it
+        # The host does not observe the stopped state.
+        daytona.emulator.fail(Fault("api", "getSandbox", status=500, times=None))
         daytona.ask("POST", f"/sandbox/{made}/stop")
         until(lambda: record.state.value == "stopped", "the stop")
         daytona.ask("POST", f"/sandbox/{made}/start")
@@ -110,7 +111,7 @@ def test_a_sandbox_of_the_image_that_was_restarted_is_told(daytona: Service, bui
 
 @pytest.mark.parametrize("wanted", [{"upload": True}, {"python": "python3"}, {"port": 4321}], ids=str)
 def test_a_relay_that_does_not_suit_is_ended(daytona: Service, built: str, wanted: dict[str, Any]) -> None:
-    """Then the host starts one of its own, brought there if that was asked for; for a port alone it suits."""
+    """The host starts another relay, uploaded on request; for a port alone it uses the image's relay."""
     with KernelInterpreter(sandbox=DaytonaSandbox(snapshot=built, **wanted)) as interpreter:
         listed = interpreter.execute(PROCESSES)
         assert isinstance(listed, list)
@@ -133,7 +134,7 @@ for process in pathlib.Path("/proc").glob("[0-9]*"):
 
 
 def test_a_relay_of_another_version_is_not_used(daytona: Service, built: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A snapshot that was built from an older package: the host brings its own relay."""
+    """For a snapshot of an older package, the host uploads its own relay."""
     older = runtime.guest_archive()
     monkeypatch.setattr(starting, "guest_archive", lambda: dataclasses.replace(older, digest="0" * 16))
     with KernelInterpreter(sandbox=DaytonaSandbox(snapshot=built)) as interpreter:
@@ -161,21 +162,21 @@ def test_a_snapshot_that_is_there_is_used(daytona: Service, built: str, capfd: p
 def test_a_failed_build_shows_its_end_and_leaves_nothing(
     daytona: Service, names: Callable[[], list[str]], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The last lines of the log are in the error, and no snapshot stays."""
+    """The error has the last lines of the log, and no snapshot remains."""
     before = names()
     daytona.emulator.fail_builds_with("no-such-package")
     assert cli.main(["image", "build", "--package", "no-such-package", "--name", "bad"]) == 1
     error = capfd.readouterr().err.partition("daytona-kernel: ")[2]
     assert "did not build the snapshot bad" in error
     assert "no-such-package' returned a non-zero code" in error.partition("The last lines of its build:")[2]
-    assert max(map(len, error.splitlines())) < 500  # though the Dockerfile has whole files in it
+    assert max(map(len, error.splitlines())) < 500  # although the Dockerfile has complete files in it
     assert names() == before
 
 
 def test_a_snapshot_that_was_there_before_is_not_deleted(
     daytona: Service, names: Callable[[], list[str]], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """By a build of the same name that fails, also where Daytona does not say whether there is one."""
+    """A failed build does not delete an existing snapshot of that name, also if Daytona does not report it."""
     assert cli.main(["image", "build", "--name", "precious"]) == 0
     before = names()
     daytona.emulator.fail(Fault("api", "createSnapshot", status=502, times=None))
@@ -202,7 +203,7 @@ def test_a_snapshot_that_cannot_be_made_is_told(
     fault: Fault,
     words: str,
 ) -> None:
-    """One sentence, and nothing left."""
+    """There is one sentence, and no snapshot is left."""
     before = names()
     daytona.emulator.fail(fault)
     assert cli.main(["image", "build", "--name", "other"]) == 1

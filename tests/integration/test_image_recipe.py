@@ -1,4 +1,4 @@
-"""The recipe of the sandbox's image: checked as it stands, and run from an environment made of the same files."""
+"""The recipe of the sandbox image: checks of its files, and runs in an environment of the same files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 RECIPE = PROJECT / "sandbox_image"
 TOKEN = "a-token-of-decent-length"
 BIN = Path(sys.executable).parent
-# Several steps in a row are what a Dockerfile without other files is made of.
+# A Dockerfile without other files needs several steps in a row.
 ONE_FILE = ("--ignore", "DL3059")
 
 Relay = tuple[subprocess.Popen[str], str]
@@ -44,27 +44,27 @@ def instructions(text: str) -> list[tuple[str, str]]:
 
 
 def variables(text: str) -> dict[str, str]:
-    """What ENV says, as Docker reads it: no tilde and no variable of the shell means anything."""
+    """Return the variables of ENV as Docker reads them, without expansion of tildes and shell variables."""
     words = [word for name, rest in instructions(text) if name == "ENV" for word in shlex.split(rest)]
     return dict(word.partition("=")[::2] for word in words)
 
 
 @pytest.mark.parametrize("options", [(), ("one file",)], ids=["as it lies there", "as one file"])
 def test_a_linter_finds_nothing(options: tuple[str, ...], tmp_path: Path) -> None:
-    """hadolint, at its strictest, on the recipe and on what Daytona gets."""
+    """hadolint, in its strictest mode, accepts the recipe and the Dockerfile for Daytona."""
     path = tmp_path / "Dockerfile"
     path.write_text(
         KernelImage(packages=("tabulate",)).dockerfile() if options else (RECIPE / "Dockerfile").read_text()
     )
     command = [BIN / "hadolint", "--no-color", "--failure-threshold", "style", *(ONE_FILE if options else ()), path]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    # A package that the user names without a version is the user's.
+    # A package without a version is the user's choice.
     found = [line[:200] for line in done.stdout.splitlines() if not (options and " DL3013" in line)]
     assert found == []
 
 
 def test_it_is_not_root_and_starts_the_relay() -> None:
-    """The last user is a number other than 0; the entrypoint is in the form that gets signals."""
+    """The last user is a number other than 0; the entrypoint has the form that receives signals."""
     found = instructions((RECIPE / "Dockerfile").read_text())
     assert [rest for word, rest in found if word == "USER"] == ["1000"]
     assert [json.loads(rest) for word, rest in found if word == "ENTRYPOINT"] == [image.entrypoint()]
@@ -72,7 +72,7 @@ def test_it_is_not_root_and_starts_the_relay() -> None:
 
 
 def test_every_pin_is_exact_and_none_comes_from_elsewhere() -> None:
-    """Name and version, nothing else; what is in both files is the same."""
+    """Pins have only name and version, and are equal in both files."""
     pins: dict[str, str] = {}
     for path in RECIPE.glob("requirements*.txt"):
         for line in path.read_text().splitlines():
@@ -83,7 +83,7 @@ def test_every_pin_is_exact_and_none_comes_from_elsewhere() -> None:
 
 
 def test_one_file_has_all_that_the_recipe_copies(tmp_path: Path) -> None:
-    """What its steps write is what the context would have; so are the packages, which come before the user."""
+    """Its steps write the files of the build context; packages are installed before the user is set."""
     wanted = KernelImage(packages=("torch>=2", "x[y]"), data=False)
     image.write_context(tmp_path, wanted)
     text = wanted.dockerfile()
@@ -102,7 +102,7 @@ def test_one_file_has_all_that_the_recipe_copies(tmp_path: Path) -> None:
 
 
 def test_a_step_of_one_file_writes_it(tmp_path: Path) -> None:
-    """By the shell and the Python that run it."""
+    """The shell and Python of a step write its file."""
     data = os.urandom(50_000)
     step = image.write_file_step(f"{tmp_path}/below/file", data)
     command = re.sub(r"\\\n", "", step).removeprefix("RUN ")
@@ -113,13 +113,13 @@ def test_a_step_of_one_file_writes_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("packages", ["torch", ("a\nRUN evil",), ("-r other.txt",)])
 def test_packages_that_are_none_are_refused(packages: tuple[str, ...]) -> None:
-    """One sentence says how they look."""
+    """One sentence describes the valid form."""
     with pytest.raises((TypeError, ValueError), match="requirements"):
         KernelImage(packages=packages)
 
 
 def test_the_wheel_is_what_the_host_has(tmp_path: Path) -> None:
-    """All its modules, with the same code on the same lines; by its hash a host knows it for its own."""
+    """It has all modules with the same code on the same lines; a host recognises it by its hash."""
     with zipfile.ZipFile(io.BytesIO(image.wheel())) as archive:
         archive.extractall(tmp_path)
     package = tmp_path / "daytona_kernel_interp"
@@ -131,7 +131,7 @@ def test_the_wheel_is_what_the_host_has(tmp_path: Path) -> None:
 
 
 def lines_of(code: types.CodeType) -> list[Any]:
-    """Return the names of the functions in compiled code, and on which lines they have code."""
+    """Return the names of the functions in compiled code, with their lines."""
     inner = [lines_of(value) for value in code.co_consts if isinstance(value, types.CodeType)]
     text = code.co_consts[:1] if code.co_consts and isinstance(code.co_consts[0], str) else ()
     lines = {line for _, _, line in code.co_lines() if line}
@@ -139,14 +139,14 @@ def lines_of(code: types.CodeType) -> list[Any]:
 
 
 def test_the_same_files_make_the_same_image() -> None:
-    """So its name says what is in it."""
+    """Its name identifies its contents."""
     assert image.wheel.__wrapped__() == image.wheel()
     assert KernelImage().name() == KernelImage().name() != KernelImage(data=False).name()
 
 
 @pytest.mark.timeout(300)
 def test_the_installed_package_has_the_recipe(tmp_path: Path) -> None:
-    """A wheel of this project brings it along, for those who have no repository."""
+    """A wheel of this project has the recipe, for users without the repository."""
     subprocess.run([BIN / "uv", "build", "--quiet", "--wheel", "--out-dir", tmp_path, PROJECT], check=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -166,7 +166,7 @@ def test_the_installed_package_has_the_recipe(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of programs of an environment made as the image is."""
+    """Provide the programs folder of an environment that is built like the image."""
     if not IMAGE.is_current():
         if find_python(IMAGE.version) is None:
             pytest.skip(f"there is no Python {IMAGE.version} here")
@@ -180,7 +180,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def start(environment: Path, tmp_path: Path) -> Iterator[Callable[..., Relay]]:
-    """Start the relay exactly as a container would, and return the process and where it listens."""
+    """Start the relay exactly as a container does, and return the process and its address."""
     home = tmp_path / "home"
     home.mkdir()
     processes = []
@@ -239,7 +239,7 @@ b"".join(seen).decode("latin-1")
 
 @pytest.mark.timeout(180)
 def test_cells_run_in_it_and_do_not_see_the_token(start: Callable[..., Relay]) -> None:
-    """As under `docker run -e`: every library is there, and the token in no environment, argument or file."""
+    """As with `docker run -e`, all libraries are installed, and the token is in no environment, argument or file."""
     _, url = start(DAYTONA_KERNEL_TOKEN=TOKEN, **LOOPBACK)
     with KernelInterpreter(sandbox=RelaySandbox(url, TOKEN)) as interpreter:
         version = tuple(map(int, IMAGE.version.split(".")))
@@ -253,7 +253,7 @@ def test_cells_run_in_it_and_do_not_see_the_token(start: Callable[..., Relay]) -
 
 @pytest.mark.parametrize("way", ["standard input", "a file"])
 def test_the_token_may_come_otherwise(start: Callable[..., Relay], tmp_path: Path, way: str) -> None:
-    """From standard input; or from a file, which is deleted."""
+    """The token is read from standard input, or from a file, which is deleted."""
     file = tmp_path / "token"
     if way == "a file":
         file.write_text(f"{TOKEN}\n")
@@ -278,7 +278,7 @@ def test_the_token_may_come_otherwise(start: Callable[..., Relay], tmp_path: Pat
     ],
 )
 def test_what_it_cannot_do_is_told(start: Callable[..., Relay], given: dict[str, str], words: str) -> None:
-    """One sentence, nothing that listens, and an exit code."""
+    """It prints one sentence, opens no port, and has an exit code."""
     process, said = start(**given)
     assert words in said
     assert "short" not in said
@@ -292,7 +292,7 @@ def test_without_a_token_it_says_what_it_waits_for(start: Callable[..., Relay]) 
 
 
 def test_prepare_knows_where_it_waits() -> None:
-    """Host and image agree on the variable, and on the program that is waited for."""
+    """Host and image use the same variable and the same program."""
     stated = variables((RECIPE / "Dockerfile").read_text())
     text = Path(prepare.__file__).read_text()
     assert set(re.findall(r"DAYTONA_KERNEL_WAITING", text)) <= set(stated)

@@ -1,4 +1,4 @@
-"""``interrupt()`` wherever a cell may be: in a tool, in C code, in an await that nothing ends, among large values."""
+"""``interrupt()`` in all places of a cell: a tool, C code, an endless await, and transfers of large values."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def interp(shared: KernelInterpreter) -> Iterator[KernelInterpreter]:
 def interrupted(
     interpreter: KernelInterpreter, code: str, variables: dict[str, Any] | None, ready: Callable[[float], bool]
 ) -> str:
-    """Run a cell, interrupt it from when ``ready`` says so until it ends, and return the text of its error."""
+    """Run a cell, interrupt it repeatedly after ``ready``, and return the text of its error."""
     over = threading.Event()
 
     def interrupt() -> None:
@@ -74,7 +74,7 @@ WAITS = {
 
 @pytest.mark.parametrize("name", WAITS)
 def test_an_interrupt_reaches(interp: KernelInterpreter, name: str) -> None:
-    """It ends as an interrupted cell, with its prints; variables and the next cell are fine."""
+    """It ends as an interrupted cell with its prints; variables are kept and the next cell works."""
     inside, release = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -112,7 +112,7 @@ kernel._cancelled, kernel._apply_preamble = Telling(maxlen=64), deaf
 
 
 def test_before_the_kernel_listens(interp: KernelInterpreter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel ignores SIGINT for an instant after it said busy: the cell does not begin all the same."""
+    """A kernel ignores SIGINT briefly after its busy status; the cell still does not begin."""
     monkeypatch.setattr("daytona_kernel_interp.client.kernel_driver.INTERRUPT_LADDER", (("interrupt", 60.0),))
     interp.execute(DEAF)
     interrupted(interp, "begun = True", None, at_once)
@@ -120,7 +120,7 @@ def test_before_the_kernel_listens(interp: KernelInterpreter, monkeypatch: pytes
 
 
 def test_while_a_variable_is_decoded(interp: KernelInterpreter) -> None:
-    """A large input is still on its way in: its cell does not begin, and says so."""
+    """During the transfer of a large input, the cell does not begin, and the error reports that."""
     rows = [{"n": number, "text": str(number)} for number in range(400_000)]
     text = interrupted(interp, "ran = True\nimport time; time.sleep(60)", {"rows": rows}, at_once)
     assert "line 2" not in text
@@ -128,7 +128,7 @@ def test_while_a_variable_is_decoded(interp: KernelInterpreter) -> None:
 
 
 def test_while_a_tools_result_is_decoded(interp: KernelInterpreter) -> None:
-    """The call ends in the interrupt; the tool is not called again, and later calls get their own results."""
+    """The interrupt ends the call; the tool is not called again, and later calls get their results."""
     gave, calls = threading.Event(), []
 
     def rows() -> list[dict[str, Any]]:
@@ -143,7 +143,7 @@ def test_while_a_tools_result_is_decoded(interp: KernelInterpreter) -> None:
 
 
 def test_only_a_timeout_kills_what_nothing_reaches() -> None:
-    """One call into C that never looks at signals: after its time the kernel dies, and the error says why."""
+    """A call into C that never checks signals: after the timeout the kernel is killed, and the error has the reason."""
     code = "print('printed', flush=True)\nsum(range(10**12))"
     with KernelInterpreter(sandbox="local", execution_timeout=1.0) as interpreter:
         interpreter.start()
@@ -154,7 +154,7 @@ def test_only_a_timeout_kills_what_nothing_reaches() -> None:
 
 
 def test_without_a_cell_nothing_happens(interp: KernelInterpreter) -> None:
-    """Before a start, between cells and after the end."""
+    """interrupt() has no effect before a start, between cells and after the end."""
     interp.interrupt()
     assert interp.execute("1 + 1") == 2
     other = KernelInterpreter(sandbox="local")

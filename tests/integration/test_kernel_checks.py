@@ -1,6 +1,6 @@
-"""jupyter_kernel_test, Jupyter's own checks of kernels, on ours through the tunnel.
+"""jupyter_kernel_test, Jupyter's checks of kernels, through the tunnel.
 
-Its check of a range of the history is left out: ipykernel 7.4 with IPython 9.18 fails it (it answers with session 0).
+Its check of a range of the history is omitted: ipykernel 7.4 with IPython 9.18 fails it (it answers with session 0).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 class TestKernel(jupyter_kernel_test.KernelTests):  # type: ignore[misc]
-    """Every check for which IPython has something to show."""
+    """The checks that apply to IPython."""
 
     kernel_name = LOCAL
     language_name = "python"
@@ -49,7 +49,7 @@ class TestKernel(jupyter_kernel_test.KernelTests):  # type: ignore[misc]
 
 
 class TestWelcome(jupyter_kernel_test.IopubWelcomeTests):  # type: ignore[misc]
-    """A subscriber is greeted (ipykernel 7)."""
+    """The check of the welcome message for subscribers (ipykernel 7)."""
 
     kernel_name = LOCAL
     support_iopub_welcome = True

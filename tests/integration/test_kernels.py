@@ -23,7 +23,7 @@ KEY = "0" * 64
 
 
 class Owner:
-    """What a relay is to its kernels."""
+    """A fake of the relay that owns kernels."""
 
     def __init__(self, folder: Path, lifetime_s: float = 60.0) -> None:
         self.kernels = KernelProcesses(folder, folder, lifetime_s)
@@ -45,7 +45,7 @@ async def owner(tmp_path: Path) -> AsyncIterator[Owner]:
     ("number", "code", "name"), [(signal.SIGKILL, -9, "SIGKILL"), (signal.SIGSEGV, -11, "SIGSEGV")]
 )
 async def test_an_exit_is_told_with_its_signal(owner: Owner, number: int, code: int, name: str) -> None:
-    """As soon as the process is gone, and with how."""
+    """The exit is reported at once, with code or signal."""
     pid = await owner.kernels.start("k", KEY)
     os.kill(pid, number)
     event = await owner.exit()
@@ -58,7 +58,7 @@ async def test_an_exit_is_told_with_its_signal(owner: Owner, number: int, code: 
 async def test_want_of_memory_is_named_where_the_group_counts_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A SIGKILL while the control group's count of such kills rose was the operating system's; another was not."""
+    """A SIGKILL with a rising count of out-of-memory kills in the control group was one of these; another was not."""
     kills = 3
     monkeypatch.setattr(guest_kernels, "oom_kills", lambda: kills)
     owner = Owner(tmp_path)
@@ -77,7 +77,7 @@ async def test_want_of_memory_is_named_where_the_group_counts_it(
 
 
 async def test_kernels_that_end_with_their_relay_are_told_apart(tmp_path: Path) -> None:
-    """As when a container is stopped: it was the relay that ended them, not their code."""
+    """If a container is stopped, the report names the relay's end, not the kernel's code."""
     owner = Owner(tmp_path)
     await owner.kernels.start("k", KEY)
     await owner.kernels.end_all()
@@ -89,7 +89,7 @@ async def test_kernels_that_end_with_their_relay_are_told_apart(tmp_path: Path) 
 async def test_a_kernel_that_was_told_to_end_before_its_relay_ends_with_it(owner: Owner) -> None:
     """A stop of the sandbox may signal all of its processes in any order."""
     os.kill(await owner.kernels.start("k", KEY), signal.SIGTERM)
-    # The relay's own signal comes when the kernel has gone.
+    # The relay is signalled after the kernel has ended.
     while owner.kernels.list_kernels()["k"]["alive"]:  # noqa: ASYNC110 - there is no event for it
         await asyncio.sleep(0)
     owner.kernels.ending.set()
@@ -97,21 +97,21 @@ async def test_a_kernel_that_was_told_to_end_before_its_relay_ends_with_it(owner
 
 
 async def test_a_kernel_that_somebody_told_to_end_ends_alone(owner: Owner) -> None:
-    """Its relay goes on, so it was not the sandbox that ended."""
+    """Its relay continues, so the sandbox has not ended."""
     os.kill(await owner.kernels.start("k", KEY), signal.SIGTERM)
     event = await owner.exit()
     assert (event["signal"], event["relay_ends"]) == ("SIGTERM", False)
 
 
 async def test_a_successor_adopts_what_lives(tmp_path: Path) -> None:
-    """The second owner has the kernels' ports, learns of their exits by pidfd, and ends them."""
+    """The second owner has the kernels' ports, detects their exits by pidfd, and ends them."""
     first, second = Owner(tmp_path), Owner(tmp_path)
     pids = [await first.kernels.start(name, KEY) for name in ("a", "b")]
     ports = [await first.kernels.port(name, "shell") for name in ("a", "b")]
     os.kill(await first.kernels.start("c", KEY), signal.SIGKILL)
     await first.exit()
     for process in first.kernels.running.values():
-        process.close()  # as if its process had ended
+        process.close()  # as after the end of its process
     assert second.kernels.adopt() == 2
     assert [await second.kernels.port(name, "shell") for name in ("a", "b")] == ports
     assert second.kernels.list_kernels()["c"]["alive"] is False

@@ -1,4 +1,4 @@
-"""How a session begins and ends: what shutdown, a lost reference, a fork, Ctrl-C or the program's end leave behind."""
+"""Starts and ends of sessions: shutdown, a lost reference, a fork, Ctrl-C and the program's end leave no trace."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from daytona_kernel_interp.runtime.event_loop import io_loop
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Marked one by one: how a program ends depends on no version of DSPy, and each one that ends takes seconds.
+# Marked individually: the end of a program does not depend on DSPy's version, and each such test takes seconds.
 dspy_contract = pytest.mark.dspy
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -47,7 +47,7 @@ def assert_gone(*pids: int) -> None:
 
 @dspy_contract
 def test_without_a_choice_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No key, no sandbox: the sentence names the key, sandbox="local", and what that means."""
+    """Without key and sandbox, the error names the key, sandbox="local" and its meaning."""
     for name in ("DAYTONA_API_KEY", "DAYTONA_KERNEL_SANDBOX"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(CodeInterpreterError) as caught:
@@ -58,13 +58,13 @@ def test_without_a_choice_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("sandbox", ["nowhere", 5, LocalSandbox])
 def test_an_unknown_sandbox_is_refused(sandbox: Any) -> None:
-    """The constructor's sentence names what was passed and what exists."""
+    """The constructor's error names the argument and the valid values."""
     with pytest.raises((TypeError, ValueError), match=r"sandbox .*'local'"):
         KernelInterpreter(sandbox=sandbox)
 
 
 def test_an_unknown_sandbox_of_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the start, which reads the environment."""
+    """The start, which reads the environment, raises the error."""
     monkeypatch.setenv("DAYTONA_KERNEL_SANDBOX", "nowhere")
     with pytest.raises(CodeInterpreterError, match=r"There is no sandbox 'nowhere'.*LocalSandbox"):
         KernelInterpreter().start()
@@ -79,7 +79,7 @@ def test_the_environment_can_choose(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dspy_contract
 def test_shutdown_ends_everything() -> None:
-    """Processes are gone, and a second shutdown does nothing."""
+    """All processes have ended, and a second shutdown does nothing."""
     interpreter = KernelInterpreter(sandbox="local")
     interpreter.shutdown()  # before start: legal
     interpreter = KernelInterpreter(sandbox="local")
@@ -94,7 +94,7 @@ def test_shutdown_ends_everything() -> None:
 @dspy_contract
 @pytest.mark.skipif(REOPENS, reason="DSPy before 3.3 uses an interpreter again after its shutdown")
 async def test_after_shutdown_the_session_is_over() -> None:
-    """From DSPy 3.3 neither start nor execute brings a session back; both say so, in DSPy's terminal class."""
+    """From DSPy 3.3 on, start and execute raise DSPy's terminal class after a shutdown."""
     interpreter = KernelInterpreter(sandbox="local")
     interpreter.shutdown()
     for call in (interpreter.start, lambda: interpreter.execute("1")):
@@ -108,7 +108,7 @@ async def test_after_shutdown_the_session_is_over() -> None:
 @dspy_contract
 @pytest.mark.skipif(not REOPENS, reason="from DSPy 3.3 on a session that was shut down stays so")
 def test_before_dspy_3_3_a_new_session_opens(caplog: pytest.LogCaptureFixture) -> None:
-    """After a shutdown, also of a dead kernel's session, start and execute open a fresh session and log that."""
+    """After a shutdown, also with a dead kernel, start and execute open a new session and log that."""
     with KernelInterpreter(sandbox="local") as interpreter:
         interpreter.execute("kept = 1")
         interpreter.shutdown()
@@ -126,7 +126,7 @@ def test_before_dspy_3_3_a_new_session_opens(caplog: pytest.LogCaptureFixture) -
 
 @dspy_contract
 def test_shutdown_ends_a_running_execute() -> None:
-    """From another thread; the execute ends in an error instead of waiting."""
+    """A shutdown from another thread ends execute with an error."""
     interpreter = KernelInterpreter(sandbox="local")
     running = threading.Event()
     interpreter.tools["running"] = running.set
@@ -165,11 +165,11 @@ def test_a_forgotten_interpreter_ends_its_sandbox() -> None:
 
 
 def test_a_forgotten_interpreter_may_be_collected_on_the_io_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The collector runs where it likes; the loop that is to end the sandbox does not wait for that itself."""
+    """The collector may run in any thread; the I/O loop must not wait for its own clean-up."""
     monkeypatch.setattr("daytona_kernel_interp.interpreter.session_access._CLOSE_S", 1000.0)
     interpreter = KernelInterpreter(sandbox="local")
     pids = [relay_pid(interpreter), int(interpreter.execute("os.getpid()"))]
-    interpreter.tools["itself"] = interpreter.execute  # a cycle: only the collector finds it
+    interpreter.tools["itself"] = interpreter.execute  # a reference cycle, which only the collector frees
     del interpreter
 
     async def collect() -> None:
@@ -181,7 +181,7 @@ def test_a_forgotten_interpreter_may_be_collected_on_the_io_loop(monkeypatch: py
 
 @pytest.mark.parametrize("ending", ["pass", "raise SystemExit(3)", "1/0"])
 def test_a_program_that_ends_leaves_nothing(ending: str, tmp_path: Path) -> None:
-    """Without any shutdown in it, however it ends."""
+    """No process remains after a program without a shutdown, for any end."""
     script = f"""
         from daytona_kernel_interp import KernelInterpreter
         interpreter = KernelInterpreter(sandbox="local")
@@ -197,7 +197,7 @@ def test_a_program_that_ends_leaves_nothing(ending: str, tmp_path: Path) -> None
 
 
 def test_a_tool_that_never_returns_does_not_hold_the_program() -> None:
-    """A timeout ends the cell and the program can end, though its tool's thread still waits."""
+    """A timeout ends the cell, and the program can end while its tool's thread still waits."""
     script = """
         import threading
         from daytona_kernel_interp import KernelInterpreter
@@ -240,7 +240,7 @@ def test_a_forked_child_does_not_touch_its_parents_sandbox(interp: KernelInterpr
 
 
 def test_ctrl_c_interrupts_the_cell_and_the_caller(tmp_path: Path) -> None:
-    """SIGINT at the host ends execute() with KeyboardInterrupt; the kernel and its variables live on."""
+    """SIGINT at the host ends execute() with KeyboardInterrupt; the kernel and its variables are kept."""
     script = """
         import os, signal
         from daytona_kernel_interp import KernelInterpreter

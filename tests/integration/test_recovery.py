@@ -36,7 +36,7 @@ def local(driver: Driver) -> RunningLocalSandbox:
 
 
 def wait_for_file(path: Path) -> None:
-    """Return when a cell made a file; 30 s at most."""
+    """Wait until a cell has created a file, at most 30 s."""
     end = time.monotonic() + 30
     while not path.exists():
         assert time.monotonic() < end
@@ -44,14 +44,14 @@ def wait_for_file(path: Path) -> None:
 
 
 def kill_relay(driver: Driver) -> None:
-    """Kill the relay and return when it is gone."""
+    """Kill the relay and wait for its end."""
     process = psutil.Process(local(driver).pid)
     process.kill()
     process.wait(10)
 
 
 def test_a_cell_survives_its_relay(own_driver: Driver) -> None:
-    """The relay is killed under a cell: the kernel runs on, a new relay takes it over, no output is missing."""
+    """The relay is killed during a cell: the kernel continues, a new relay adopts it, and no output is missing."""
     own_driver.run("x = 1")
     own_driver.tools["kill_relay"] = lambda: kill_relay(own_driver)
     code = "print('before')\nkill_relay()\nfor i in range(500):\n    print(i, flush=True)\nx += 1\nx"
@@ -62,7 +62,7 @@ def test_a_cell_survives_its_relay(own_driver: Driver) -> None:
 
 
 def test_a_cell_that_ends_long_after_the_recovery_is_heard(own_driver: Driver, tmp_path: Path) -> None:
-    """The kernel's reply goes to a connection that is gone; its end is heard all the same."""
+    """The kernel's reply goes to a lost connection, but the end of the cell is detected."""
     gate = tmp_path / "gate"
     own_driver.tools["kill_relay"] = lambda: kill_relay(own_driver)
     own_driver.tools["open_gate"] = gate.touch
@@ -80,7 +80,7 @@ def test_a_cell_that_ends_long_after_the_recovery_is_heard(own_driver: Driver, t
 def test_a_cell_that_ended_while_there_was_no_relay_is_told_in_full(
     own_driver: Driver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Output, reply and SUBMIT of a cell that ended unheard come from the journal."""
+    """Output, reply and SUBMIT of a cell that ended without a relay come from the journal."""
     done = tmp_path / "done"
     launch = RunningLocalSandbox.launch
 
@@ -107,7 +107,7 @@ def test_a_cell_that_ended_while_there_was_no_relay_is_told_in_full(
 
 
 def test_a_relay_killed_again_and_again_repeats_no_tool_call(own_driver: Driver) -> None:
-    """Each call is made once and answered, whichever relay is there when its reply leaves."""
+    """Each call is made once and gets its reply, through any relay."""
     calls: list[int] = []
 
     def note(number: int) -> int:
@@ -122,9 +122,9 @@ def test_a_relay_killed_again_and_again_repeats_no_tool_call(own_driver: Driver)
 
 
 def test_a_cell_that_did_not_reach_the_kernel_is_known_not_to_have_run(own_driver: Driver) -> None:
-    """The relay dies with the request inside: the error says so, the kernel lives, and nothing runs later."""
+    """The relay dies with the unsent request: the error reports that, the kernel is alive, and the cell never runs."""
     own_driver.value("runs = 0")
-    os.kill(local(own_driver).pid, signal.SIGSTOP)  # it takes the request's bytes, or not, and passes nothing on
+    os.kill(local(own_driver).pid, signal.SIGSTOP)  # it may read the request's bytes, but forwards none
     outcome: list[BaseException] = []
 
     def run() -> None:
@@ -146,7 +146,7 @@ def test_a_cell_that_did_not_reach_the_kernel_is_known_not_to_have_run(own_drive
 def test_what_was_queued_for_a_link_that_is_lost_for_good_never_runs(
     own_driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Relay and kernel beyond reach: the call ends in an error, and its request is nowhere any more."""
+    """With relay and kernel unreachable, the call raises an error, and its request is discarded."""
     kernel = psutil.Process(own_driver.value("import os; os.getpid()"))
 
     async def gone(sandbox: object) -> None:
@@ -164,7 +164,7 @@ def test_what_was_queued_for_a_link_that_is_lost_for_good_never_runs(
 
 
 def test_a_kernel_that_died_without_a_relay_is_told_with_its_output(own_driver: Driver) -> None:
-    """Both die at once: the error names the kernel's death, and has what it had printed."""
+    """If both die at once, the error reports the kernel's death with its output."""
     pid = own_driver.value("import os; os.getpid()")
 
     def kill_both() -> None:
@@ -181,7 +181,7 @@ def test_a_kernel_that_died_without_a_relay_is_told_with_its_output(own_driver: 
 
 @pytest.mark.parametrize("end", ["import os; os._exit(0)", "import ctypes; ctypes.string_at(0)"])
 def test_what_was_printed_in_the_last_instant_is_not_lost(own_driver: Driver, end: str) -> None:
-    """A process that ends without warning has said what it said, also what no thread had taken yet."""
+    """Output right before a process ends is kept, including text that no thread had read."""
     with pytest.raises(ExecutionAborted) as caught:
         own_driver.run(f"import sys\nfor i in range(1000):\n    print('line', i)\nsys.stderr.write('err ü')\n{end}")
     text = caught.value.cell.text()
@@ -190,7 +190,7 @@ def test_what_was_printed_in_the_last_instant_is_not_lost(own_driver: Driver, en
 
 
 def test_an_interrupt_reaches_a_cell_on_its_way(own_driver: Driver) -> None:
-    """A cell that is interrupted before the kernel got it does not run, or not on: both may reach it at once."""
+    """A cell that is interrupted before it reaches the kernel does not run, or is interrupted at once."""
     own_driver.value("ran = False")
     io_loop().run(own_driver.session.kernel.interrupt())
     kernel = psutil.Process(own_driver.value("import os; os.getpid()"))
@@ -201,7 +201,7 @@ def test_an_interrupt_reaches_a_cell_on_its_way(own_driver: Driver) -> None:
     while own_driver.session.kernel.execution is None:
         pass
     own_driver.interrupt()
-    threading.Event().wait(1.2)  # SIGINT waits in the stopped process; the request to raise, in its socket
+    threading.Event().wait(1.2)  # SIGINT is pending in the stopped process, the interrupt request in its socket
     kernel.resume()
     thread.join(30)
     assert outcome

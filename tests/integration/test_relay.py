@@ -1,4 +1,4 @@
-"""Relay, tunnel and local sandbox as processes: who may attach, who sees what, who outlives whom."""
+"""Relay, tunnel and local sandbox as processes: authentication, visibility of secrets, lifetimes."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ async def dial(address: RelayAddress, path: str, headers: dict[str, str]) -> Any
     "headers", [{}, {SECRET_HEADER: "guess"}, {SECRET_HEADER: "\u00e9".encode().decode("latin-1")}]
 )
 async def test_without_the_secret_nobody_attaches(driver: Driver, headers: dict[str, str]) -> None:
-    """The relay answers 401 before it looks at anything else."""
+    """The relay responds with 401 before any other check."""
     with pytest.raises(InvalidStatus) as caught:
         await dial(relay_of(driver), "/v2/shell", {**headers, HELLO_HEADER: HELLO})
     assert caught.value.response.status_code == 401
 
 
 async def test_an_unknown_channel_is_not_found(driver: Driver) -> None:
-    """A path that is no channel gets 404."""
+    """A path that is not a channel gets 404."""
     with pytest.raises(InvalidStatus) as caught:
         await dial(relay_of(driver), "/v2/files", {SECRET_HEADER: relay_of(driver).secret})
     assert caught.value.response.status_code == 404
@@ -67,7 +67,7 @@ async def test_an_unknown_channel_is_not_found(driver: Driver) -> None:
     ],
 )
 async def test_a_bad_hello_is_closed_with_its_code(driver: Driver, hello: str, code: CloseCode) -> None:
-    """Malformed, of another version, or for a kernel that is not there: each has its close code."""
+    """A malformed hello, another version and an unknown kernel each have a close code."""
     headers = {SECRET_HEADER: relay_of(driver).secret, HELLO_HEADER: hello}
     socket = await dial(relay_of(driver), "/v2/shell", headers)
     with pytest.raises(ConnectionClosed) as caught:
@@ -77,7 +77,7 @@ async def test_a_bad_hello_is_closed_with_its_code(driver: Driver, hello: str, c
 
 
 async def test_a_broken_frame_ends_its_own_stream_only(driver: Driver) -> None:
-    """Garbage on one stream closes that stream; the session's cells go on."""
+    """Garbage on one stream closes that stream; cells of the session continue."""
     headers = {SECRET_HEADER: relay_of(driver).secret, HELLO_HEADER: HELLO}
     socket = await dial(relay_of(driver), "/v2/hb", headers)
     await socket.recv()
@@ -96,7 +96,7 @@ def test_a_relay_that_is_not_there_is_a_clear_error(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_relay_of_another_version_is_named(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host of another wire version learns both versions."""
+    """The error for a host of another wire version has both versions."""
     monkeypatch.setattr("daytona_kernel_interp.wire.hello.HostHello.to_header", lambda _: json.dumps({"version": 1}))
     with pytest.raises(WireMismatch, match="speaks wire version 1, this side 2"):
         io_loop().run(Tunnel.open(relay_of(driver)))
@@ -104,7 +104,7 @@ def test_a_relay_of_another_version_is_named(driver: Driver, monkeypatch: pytest
 
 @pytest.mark.parametrize("line", [b'{"id": []}\n', b"[]\n", b"\xff\n", b"x" * (1 << 20) + b"xx"])
 async def test_a_hostile_relay_fails_the_session_and_nothing_else(line: bytes) -> None:
-    """Whatever a relay says on its own stream, a request to it ends in an error, not in a wait for ever."""
+    """Any bytes of a relay on its stream end a request with an error, not with an endless wait."""
     from websockets.asyncio.server import ServerConnection, serve
 
     from daytona_kernel_interp.wire.frames import Frame, FrameType, encode
@@ -154,7 +154,7 @@ def test_files_with_keys_are_the_users_alone(driver: Driver) -> None:
 
 
 def test_the_kernel_sees_an_allow_listed_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A key, a startup file and an IPython configuration planted on the host are not found in the kernel."""
+    """A key, a startup file and an IPython configuration of the host have no effect in the kernel."""
     startup = tmp_path / "startup.py"
     startup.write_text("planted = 'by PYTHONSTARTUP'")
     profile = tmp_path / "ipython" / "profile_default"
@@ -190,8 +190,8 @@ def test_the_kernel_sees_an_allow_listed_environment(monkeypatch: pytest.MonkeyP
     ],
 )
 def test_a_kernels_death_is_told_with_its_output(own_driver: Driver, code: str, exit_code: int, words: str) -> None:
-    """A kernel that dies in a cell: how, and the output that had left it; the next cell is refused."""
-    own_driver.tools["note"] = lambda: None  # its answer proves that the print before it has left the process
+    """If a kernel dies in a cell, the error has the cause and the published output; the next cell is refused."""
+    own_driver.tools["note"] = lambda: None  # its reply proves that the print before it has left the process
     with pytest.raises(ExecutionAborted) as caught:
         own_driver.run(f"print('before')\nnote()\n{code}")
     assert isinstance(caught.value.error, KernelDied)
@@ -203,7 +203,7 @@ def test_a_kernels_death_is_told_with_its_output(own_driver: Driver, code: str, 
 
 
 def test_code_that_nothing_interrupts_costs_the_kernel(own_driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Native code that never looks at signals ends with the kernel killed, and the error says so."""
+    """For native code that never checks signals, the kernel is killed, and the error reports that."""
     monkeypatch.setattr("daytona_kernel_interp.client.kernel_driver.LAST_INTERRUPT_S", 0.5)
     with pytest.raises(
         ExecutionAborted, match="nothing stopped the code, so the kernel was killed; all variables are lost"
@@ -212,7 +212,7 @@ def test_code_that_nothing_interrupts_costs_the_kernel(own_driver: Driver, monke
 
 
 def test_nothing_outlives_a_killed_host(tmp_path: Path) -> None:
-    """A host that is killed and has no successor: relay, kernel, its children and the folder go after the lifetime."""
+    """After the resume lifetime of a killed host, relay, kernel, its children and the folder are gone."""
     script = tmp_path / "host.py"
     script.write_text(
         textwrap.dedent(
@@ -282,6 +282,6 @@ def test_a_second_jupyter_client_can_join(driver: Driver) -> None:
     ],
 )
 def test_a_sandbox_that_cannot_start_says_why(sandbox: LocalSandbox, words: str) -> None:
-    """One sentence names what was asked for and what went wrong."""
+    """One sentence names the request and the reason."""
     with pytest.raises(SandboxFailed, match=words):
         io_loop().run(sandbox.start())

@@ -1,4 +1,4 @@
-"""A relay that was started by hand, and its hosts."""
+"""A relay that was started manually, and its hosts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOKEN = "a-secret-of-my-own"
 
 @pytest.fixture(params=["guest.relay", "guest"], ids=["name", "former name"])
 def url(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A relay that was started by hand, by each of its module names."""
+    """Provide the URL of a relay that was started manually, for each of its module names."""
     order = {"secret": TOKEN, "port": 0, "folder": str(tmp_path), "cwd": str(tmp_path), "lifetime_s": 60}
     relay = subprocess.Popen(
         [sys.executable, "-m", f"daytona_kernel_interp.{request.param}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -36,7 +36,7 @@ def url(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def test_hosts_come_and_go_and_the_relay_stays(url: str) -> None:
-    """Each gets a kernel of its own, which ends with it."""
+    """Each host gets its own kernel, which ends with the host."""
     pids = []
     for _ in range(2):
         with KernelInterpreter(sandbox=RelaySandbox(url, TOKEN)) as interpreter:
@@ -49,7 +49,7 @@ def test_hosts_come_and_go_and_the_relay_stays(url: str) -> None:
 
 
 def test_a_wrong_token_is_refused_at_once(url: str) -> None:
-    """With an error that does not show it."""
+    """The error does not show the token."""
     with pytest.raises(CodeInterpreterError, match=r"cannot be reached.*401") as caught:
         KernelInterpreter(sandbox=RelaySandbox(url, "wrong-token")).start()
     assert "wrong-token" not in str(caught.value)
@@ -57,6 +57,6 @@ def test_a_wrong_token_is_refused_at_once(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["localhost:1", "ftp://host", "ws://host/path", "ws://"])
 def test_an_address_that_is_none_is_refused(url: str) -> None:
-    """One sentence says how it looks."""
+    """One sentence describes the valid form."""
     with pytest.raises(ValueError, match="without a path"):
         RelaySandbox(url, TOKEN)

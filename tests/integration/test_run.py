@@ -69,7 +69,7 @@ def test_an_error_is_part_of_the_result(interp: KernelInterpreter, code: str, na
 
 
 def test_a_timeout_is_an_error_of_its_own(interp: KernelInterpreter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Named as ``execute`` names it."""
+    """The error has the same name as in ``execute``."""
     monkeypatch.setattr(interp, "execution_timeout", 0.5)
     result = interp.run("import time; print('on', flush=True); time.sleep(30)")
     assert result.error is not None
@@ -90,7 +90,7 @@ def test_a_submission_has_the_output_fields(interp: KernelInterpreter, monkeypat
 
 
 def test_a_wrong_call_raises(interp: KernelInterpreter) -> None:
-    """As for ``execute``: nothing was sent."""
+    """The error is the same as in ``execute``, and nothing is sent."""
     with pytest.raises(CodeInterpreterError, match="code must be a str"):
         interp.run(5)  # type: ignore[arg-type]
 

@@ -29,7 +29,7 @@ class Waiting:
 
     def __init__(self, folder: Path, module: str = "guest.relay.entrypoint") -> None:
         self.path = folder / "own" / "waiting"
-        # Its log is not read: it is for users who start it by hand.
+        # Its log is not read: it is for users who start it manually.
         self.process = subprocess.Popen(
             [sys.executable, "-m", f"daytona_kernel_interp.{module}"],
             env={"PATH": os.environ["PATH"], "HOME": str(folder), "DAYTONA_KERNEL_WAITING": str(self.path)},
@@ -38,12 +38,12 @@ class Waiting:
         until(self.listens, "its socket")
 
     def listens(self) -> bool:
-        """Whether it accepts connections; the socket's file exists a moment earlier."""
+        """Return whether it accepts connections; the socket's file exists a moment earlier."""
         with socket.socket(socket.AF_UNIX) as made:
             return made.connect_ex(str(self.path)) == 0
 
     def say(self, line: bytes) -> tuple[dict[str, Any], bytes]:
-        """Return the greeting, and the answer to one line."""
+        """Return the greeting and the reply to one line."""
         with socket.socket(socket.AF_UNIX) as made:
             made.settimeout(20)
             made.connect(str(self.path))
@@ -64,7 +64,7 @@ def waiting(tmp_path: Path) -> Iterator[Waiting]:
 
 
 def test_the_first_order_is_the_one_that_counts(waiting: Waiting) -> None:
-    """Noise is passed over; the answer has a secret of the relay's own, and then the socket is gone."""
+    """Malformed requests are ignored; the reply has a new secret of the relay, and then the socket is gone."""
     package = Path(daytona_kernel_interp.__file__).parent
     assert stat.S_IMODE(waiting.path.parent.stat().st_mode) == 0o700
     for noise in (b"", b"noise\n", b"[1]\n", b"x" * 100_000):
@@ -96,7 +96,7 @@ def test_the_former_module_name_starts_the_same_relay(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["an order", "SIGTERM"])
 def test_one_that_is_not_needed_ends(waiting: Waiting, how: str) -> None:
-    """With its kernel process, and leaves no socket."""
+    """It ends with its kernel process and leaves no socket."""
     if how == "SIGTERM":
         waiting.process.terminate()
     else:

@@ -1,6 +1,6 @@
-"""Unit tests of the guest.
+"""Unit tests of the guest side.
 
-covers: __main__: tests/integration/test_waiting_relay.py
 covers: entrypoint: tests/integration/test_waiting_relay.py
 covers: journal_files: tests/unit/guest/kernel/test_journal_writer.py
+covers: __main__: tests/integration/test_waiting_relay.py
 """

@@ -1,5 +1,7 @@
-"""Unit tests of the session; what needs a sandbox is covered by integration tests.
+"""Unit tests of sessions.
 
-covers: kernel_session: tests/integration/test_attach.py, tests/integration/test_lifetimes.py
+A session needs a sandbox with a kernel, so integration tests cover it.
+
+covers: kernel_session: tests/integration/test_cells.py, tests/integration/test_attach.py
 covers: monitor_server: tests/integration/test_live.py
 """

@@ -1,30 +1,32 @@
-"""Unit tests of the emulated Daytona; most of it is covered by the conformance checks and the emulator's own tests.
+"""Unit tests of the emulator.
 
-covers: __main__: tests/conformance, tests/emulator
-covers: api: tests/conformance, tests/emulator
-covers: bodies: tests/conformance, tests/emulator
-covers: clock: tests/conformance, tests/emulator
-covers: commands: tests/conformance, tests/emulator
-covers: control: tests/conformance, tests/emulator
-covers: egress: tests/conformance, tests/emulator
-covers: emulator: tests/conformance, tests/emulator
-covers: events: tests/conformance, tests/emulator
-covers: faults: tests/conformance, tests/emulator
-covers: files: tests/conformance, tests/emulator
-covers: images: tests/conformance, tests/emulator
-covers: interpreters: tests/conformance, tests/emulator
-covers: names: tests/conformance, tests/emulator
-covers: operations: tests/conformance, tests/emulator
-covers: pid1: tests/conformance, tests/emulator
-covers: pipes: tests/conformance, tests/emulator
-covers: plugin: tests/conformance, tests/emulator
-covers: preview: tests/conformance, tests/emulator
-covers: processes: tests/conformance, tests/emulator
-covers: server: tests/conformance, tests/emulator
-covers: sessions: tests/conformance, tests/emulator
-covers: toolbox: tests/conformance, tests/emulator
-covers: tube: tests/conformance, tests/emulator
-covers: upstream: tests/conformance, tests/emulator
-covers: worker: tests/conformance, tests/emulator
-covers: world: tests/conformance, tests/emulator
+Its service is tested through the SDK, by ``tests/conformance`` and ``tests/emulator``.
+
+covers: api: tests/conformance/test_sandboxes.py, tests/conformance/test_images.py
+covers: bodies: tests/conformance/test_sandboxes.py, tests/emulator/test_faults.py
+covers: clock: tests/emulator/test_clock.py
+covers: commands: tests/conformance/test_toolbox.py
+covers: control: tests/emulator/test_ways_in.py
+covers: egress: tests/emulator/test_isolation.py
+covers: emulator: tests/emulator/test_ways_in.py
+covers: events: tests/conformance/test_sandboxes.py
+covers: faults: tests/unit/testing/test_parts.py, tests/emulator/test_faults.py
+covers: files: tests/conformance/test_files.py, tests/emulator/test_security.py
+covers: images: tests/unit/testing/test_parts.py, tests/conformance/test_images.py
+covers: interpreters: tests/conformance/test_toolbox.py
+covers: names: tests/unit/testing/test_parts.py
+covers: operations: tests/unit/testing/test_parts.py, tests/emulator/test_security.py
+covers: pid1: tests/emulator/test_processes.py
+covers: pipes: tests/emulator/test_processes.py
+covers: plugin: tests/emulator/test_ways_in.py
+covers: preview: tests/conformance/test_previews.py, tests/emulator/test_refusals.py
+covers: processes: tests/emulator/test_processes.py
+covers: server: tests/emulator/test_security.py
+covers: sessions: tests/conformance/test_toolbox.py
+covers: toolbox: tests/conformance/test_toolbox.py
+covers: tube: tests/emulator/test_faults.py
+covers: upstream: tests/conformance/test_previews.py, tests/emulator/test_faults.py
+covers: worker: tests/conformance/test_toolbox.py
+covers: world: tests/emulator/test_clock.py, tests/emulator/test_pause.py
+covers: __main__: tests/emulator/test_ways_in.py
 """

@@ -1,4 +1,4 @@
-"""Unit tests of the transport.
+"""Unit tests of the transport, on real sockets.
 
-covers: websocket: tests/integration/test_relay.py, tests/faults/test_faults.py
+covers: websocket: tests/unit/transport/test_carrier.py
 """

@@ -1,6 +1,8 @@
-"""Unit tests of the tunnel; what needs a relay is covered by integration tests.
+"""Unit tests of the tunnel.
+
+A tunnel needs a relay, so integration tests and tests of link faults cover it.
 
 covers: entropy: tests/unit/tunnel/test_dialer.py
-covers: local_endpoints: tests/integration/test_kernels.py
-covers: tunnel: tests/integration/test_relay.py, tests/integration/test_backpressure.py, tests/faults/test_faults.py
+covers: local_endpoints: tests/unit/session/test_session_file.py, tests/integration/test_relay.py
+covers: tunnel: tests/integration/test_recovery.py, tests/faults/test_faults.py
 """

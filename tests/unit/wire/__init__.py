@@ -1,5 +1,5 @@
-"""Unit tests of the wire protocols.
+"""Unit tests of the wire formats and the rules of streams.
 
-covers: inspect_messages: tests/unit/guest/kernel/test_inspect_handler.py, tests/unit/client/test_inspect_request.py
-covers: protocol_errors: tests/unit/wire/test_frames.py, tests/unit/wire/test_stream.py
+covers: inspect_messages: tests/unit/client/test_inspect_request.py, tests/integration/test_inspect.py
+covers: protocol_errors: tests/unit/wire/test_frames.py
 """
