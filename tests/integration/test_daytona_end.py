@@ -36,7 +36,7 @@ def test_lost_sandboxes_are_listed_and_deleted(
     with KernelInterpreter() as interpreter:
         interpreter.start()
         assert cli.main(["gc", "--yes"]) == 0
-        assert "No sandbox at Daytona is lost" in capfd.readouterr().err
+        assert "No orphaned sandboxes at Daytona" in capfd.readouterr().err
         host.send_signal(signal.SIGKILL)
         host.wait()
         assert cli.main(["ls"]) == 0
