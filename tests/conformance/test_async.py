@@ -68,6 +68,7 @@ async def test_list(service: Service) -> None:
 
     from .service import LABEL
 
+    service.shared.refresh_data()  # the SDK can return from create() before it has stored the last state
     assert state_of(service.shared) == "started"
     async with AsyncDaytona(DaytonaConfig(api_key=service.api_key, api_url=service.api_url)) as daytona:
         query = ListSandboxesQuery(labels={LABEL: service.run}, limit=1)
