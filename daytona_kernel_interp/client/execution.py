@@ -105,7 +105,7 @@ def kernel_died(event: Mapping[str, Any], kill_reason: str) -> KernelDied:
     if oom:
         what = f"the kernel's process was killed because the sandbox ran out of memory ({how})"
     if event.get("relay_ends") is True:  # as when a container is stopped
-        what = "the sandbox's relay was told to end, and ended the kernel"
+        what = "the sandbox's relay received the signal to end and ended the kernel"
     if kill_reason:
         what = f"{kill_reason} and nothing stopped the code, so the kernel was killed"
     return KernelDied(

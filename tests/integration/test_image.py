@@ -105,7 +105,7 @@ def test_a_sandbox_of_the_image_that_was_restarted_is_told(daytona: Service, bui
         daytona.ask("POST", f"/sandbox/{made}/start")
         until(lambda: record.state.value == "started", "the start")
         daytona.emulator.heal()
-        with pytest.raises(CodeInterpreterError, match=r"was restarted|was told to end"):
+        with pytest.raises(CodeInterpreterError, match=r"was restarted|received the signal to end"):
             interpreter.execute("x")
 
 

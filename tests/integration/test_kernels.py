@@ -83,7 +83,7 @@ async def test_kernels_that_end_with_their_relay_are_told_apart(tmp_path: Path) 
     await owner.kernels.end_all()
     event = await owner.exit()
     assert event["relay_ends"] is True
-    assert str(kernel_died(event, "")).startswith("the sandbox's relay was told to end, and ended the kernel")
+    assert str(kernel_died(event, "")).startswith("the sandbox's relay received the signal to end and ended the kernel")
 
 
 async def test_a_kernel_that_was_told_to_end_before_its_relay_ends_with_it(owner: Owner) -> None:

@@ -80,7 +80,7 @@ async def _state_of(service: DaytonaAPI, name: str) -> str:
     """Return a snapshot's state, ``_ABSENT``, or ``_UNKNOWN`` if the request failed."""
     try:
         return await service.snapshot_state(name)
-    except Exception as error:  # whatever it is, the build itself then reports it
+    except Exception as error:  # the build reports the error itself
         return _ABSENT if getattr(error, "status_code", None) == 404 else _UNKNOWN
 
 
