@@ -2,8 +2,8 @@
 
 Requests and replies are JSON objects, one per line. The reply to ``{"op": "look", "name": str or null}`` is the result
 of ``KernelDriver.inspect``. The reply to ``{"op": "follow", "since": int}`` has ``look``, ``steps`` and ``change`` (see
-:class:`.steps.CellHistory`). The reply to a failed request is ``{"error": text}``, with ``class`` for an error of
-:mod:`..errors`. No request changes the session.
+:class:`..client.cell_history.CellHistory`). The reply to a failed request is ``{"error": text}``, with ``class`` for an
+error of :mod:`..errors`. No request changes the session.
 
 The socket is beside the kernel's local endpoints, in a folder that other users cannot enter. The host process also
 sends requests to the relay here, because a relay accepts one host only.

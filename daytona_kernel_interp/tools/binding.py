@@ -83,7 +83,7 @@ def describe(name: object, tool: Tool) -> ToolSpec:
             f"Invalid tool name {name!r}: a tool is called by its name, so it must be a Python identifier"
         )
     if not callable(tool):
-        raise InvalidTool(f"Tool {name!r} is not callable but a {type(tool).__name__}: pass a function")
+        raise InvalidTool(f"Tool {name!r} is not callable: pass a function, not {type(tool).__name__}")
     doc = inspect.getdoc(tool) or ""
     signature = _signature(tool)
     if signature is None:

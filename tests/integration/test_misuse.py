@@ -77,7 +77,7 @@ async def test_a_call_that_is_wrong(interp: KernelInterpreter, name: str, monkey
 BAD_SETTINGS: dict[str, tuple[str, Any, str]] = {
     "tools are a list": ("tools", [print], "tools must be a dict of names and functions, not list."),
     "a tool's name is none": ("tools", {"a b": print}, "Invalid tool name 'a b': a tool is called by its name, so it"),
-    "a tool is no function": ("tools", {"t": 5}, "Tool 't' is not callable but a int: pass a function."),
+    "a tool is no function": ("tools", {"t": 5}, "Tool 't' is not callable: pass a function, not int."),
     "fields are a dict": ("output_fields", {"name": "a"}, "output_fields must be a list of fields or None, not dict."),
     "a field is a text": (
         "output_fields",

@@ -33,7 +33,7 @@ WRONG: list[tuple[str, Any, type[Exception], str]] = [
     ("tools", [print], TypeError, "tools must be a dict of names and functions, not list."),
     ("tools", {"two words": print}, ValueError, "Invalid tool name 'two words': a tool is called by its name"),
     ("tools", {"class": print}, ValueError, "Invalid tool name 'class'"),
-    ("tools", {"five": 5}, TypeError, "Tool 'five' is not callable but a int: pass a function."),
+    ("tools", {"five": 5}, TypeError, "Tool 'five' is not callable: pass a function, not int."),
     ("sandbox", "dayton", ValueError, "There is no sandbox 'dayton'; did you mean 'daytona'?"),
     ("sandbox", "Local", ValueError, "There is no sandbox 'Local'; did you mean 'local'?"),
     ("sandbox", "moon", ValueError, "There is no sandbox 'moon'; pass 'daytona' or 'local', or a description."),

@@ -88,7 +88,7 @@ def test_a_name_that_code_cannot_call_is_refused(name: Any) -> None:
 def test_what_cannot_be_called_is_refused() -> None:
     """The error names the tool and its type."""
     tool: Any = 5
-    with pytest.raises(InvalidTool, match="'five' is not callable but a int"):
+    with pytest.raises(InvalidTool, match="'five' is not callable: pass a function, not int"):
         describe("five", tool)
 
 
