@@ -43,9 +43,10 @@ help: ## Show the targets
 demo: $(DEMO) ## Run the demo; ARGS="--model ..." lets a real model write the code
 	@$(BIN)/daytona-kernel demo $(ARGS)
 
-# The tests of one file share a kernel, so a file stays in one process. Workers are more than cores: tests often wait.
+# The tests of one file share a kernel, so a file stays in one process (conftest.py has the scheduler). Workers are more
+# than cores: tests often wait.
 PYTEST := $(KEYLESS) $(BIN)/python -m pytest
-PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
+PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test
 test: static browser ## Check everything; test the newest versions, and the oldest Python, ipykernel and DSPy
@@ -53,12 +54,12 @@ test: static browser ## Check everything; test the newest versions, and the olde
 	@$(PYTEST) tests $(PARALLEL) $(ARGS)
 
 .PHONY: test-matrix
-test-matrix: environments ## Run what depends on versions on all other Pythons, ipykernels and DSPys; and test-deep
+test-matrix: environments ## Run what depends on versions on all other Pythons, ipykernels and DSPys; test-deep; slow tests
 	@$(PYTEST) tests/matrix --matrix -n 2 --dist worksteal $(ARGS)
 
 .PHONY: test-deep
 test-deep: $(INSTALLED) ## Run the property tests with four times the examples
-	@$(PYTEST) tests -m hypothesis --hypothesis-profile=deep $(PARALLEL) $(ARGS)
+	@$(PYTEST) tests -m 'hypothesis and not slow' --hypothesis-profile=deep $(PARALLEL) $(ARGS)
 
 # A loop ends with the shell that started it, also when that is killed.
 .PHONY: test-busy
