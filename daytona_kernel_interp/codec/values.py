@@ -52,6 +52,7 @@ from typing import Any
 
 from ..wire.protocol_errors import RemoteProtocolError
 from . import libraries, unpacking
+from .hash_tables import check_hash_work
 from .libraries import UnsupportedValue as UnsupportedValue
 from .records import Record, SequenceRecord
 from .unpacking import MAX_VALUE_BYTES as MAX_VALUE_BYTES
@@ -401,7 +402,7 @@ class _Decoder:
             return self._record(value, depth)
         if tag == "dict":
             keys = [self.decode(key, depth + 1) for key, _ in value]
-            unpacking.check_hashes(keys)
+            check_hash_work(keys, for_set=False)
             return dict(zip(keys, [self.decode(item, depth + 1) for _, item in value], strict=True))
         container = _CONTAINERS.get(tag)
         if container is None and type(tag) is str and "." in tag:
@@ -412,7 +413,7 @@ class _Decoder:
             raise RemoteProtocolError(f"values have no tag {str(tag)[:40]!r}")
         items = [self.decode(item, depth + 1) for item in value]
         if container is not tuple:
-            unpacking.check_hashes(items)
+            check_hash_work(items, for_set=True)
         return container(items)
 
     def _large(self, tag: str, index: Any) -> str | bytes:
