@@ -16,13 +16,14 @@ that an installed version lacks. All of them exist in ipykernel 6.31 and 7.x unl
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ipykernel import ipkernel
-from ipykernel.iostream import OutStream
+from ipykernel.iostream import IOPubThread, OutStream
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.zmqshell import ZMQInteractiveShell
 
@@ -30,7 +31,7 @@ from .interrupts import cancelled_by_sigint
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     AcceptsParameters = Callable[[Callable[..., object], list[str]], dict[str, bool]]
 
@@ -56,6 +57,9 @@ PRIVATE_NAMES = (
     PrivateName(OutStream, "_setup_stream_redirects"),
     PrivateName(OutStream, "_should_watch"),
     PrivateName(OutStream, "_watch_pipe_fd"),
+    PrivateName(IOPubThread, "_events"),
+    PrivateName(IOPubThread, "_handle_event"),
+    PrivateName(IOPubThread, "_really_send"),
     PrivateName(ZMQInteractiveShell, "_format_exception_for_storage", since=("ipython", 9)),
     PrivateName(ZMQInteractiveShell, "_get_exc_info"),
     PrivateName(ZMQInteractiveShell, "_last_traceback"),
@@ -64,6 +68,7 @@ PRIVATE_NAMES = (
     PrivateName(IPythonKernel, "_allow_stdin"),
     PrivateName(IPythonKernel, "_cancel_on_sigint"),
     PrivateName(IPythonKernel, "_execute_sleep"),
+    PrivateName(IPythonKernel, "_supports_kernel_subshells", since=("ipykernel", 7)),
     PrivateName(ipkernel, "_accepts_parameters"),
 )
 
@@ -139,6 +144,46 @@ class HookedOutStream(OutStream):
             self._exc = sys.exc_info()
 
 
+class IOPubQueue:
+    """The queue of ipykernel's iopub thread, to which messages can be added without waking the thread."""
+
+    def __init__(self, thread: IOPubThread) -> None:
+        self.thread = thread
+        self.send: Callable[..., None] = thread.send_multipart  # adds a message and wakes the thread
+
+    def add(self, frames: Sequence[Any], *args: Any, **kwargs: Any) -> None:
+        """Add a message, which is sent after those before it when the thread wakes up."""
+        self.thread._events.append(functools.partial(self.thread._really_send, frames, *args, **kwargs))
+
+    def send_all(self) -> None:
+        """Send what is queued. Call it on the thread."""
+        self.thread._handle_event(None)
+
+    def watch(self, fd: int, readable: Callable[[], None]) -> None:
+        """Call ``readable`` on the thread whenever a file descriptor is readable, and read eight bytes from it."""
+
+        def handle(fd: int, events: int) -> None:
+            with contextlib.suppress(BlockingIOError):  # read by an earlier call
+                os.read(fd, 8)
+            readable()
+
+        loop = self.thread.io_loop
+        loop.add_callback(loop.add_handler, fd, handle, loop.READ)
+
+
+class NoShellChannelThread:
+    """Stands for ipykernel 7's shell-channel thread in a kernel without subshells.
+
+    That thread parses each request once more and passes it on to the main thread: two wake-ups for each cell. Without
+    it the main thread reads the shell socket, as in ipykernel 6. ``do_execute`` reads ``parent_thread`` all the same.
+    """
+
+    parent_thread = threading.main_thread()
+
+    def __bool__(self) -> bool:
+        return False
+
+
 class HookedShell(ZMQInteractiveShell):
     """``ZMQInteractiveShell``, whose tracebacks can be changed. Keeps no history of printed text and of errors."""
 
@@ -180,6 +225,7 @@ class HookedKernel(IPythonKernel):
     """``IPythonKernel`` whose interrupts reach every ``await``, without a pause before each reply."""
 
     session: Any
+    _supports_kernel_subshells = False  # see NoShellChannelThread
     _execute_sleep = 0  # ipykernel waits half a millisecond for output; here a flush precedes every reply
 
     @property

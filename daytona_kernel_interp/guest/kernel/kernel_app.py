@@ -28,6 +28,8 @@ from traitlets.config import Config
 
 from . import kernel as our_kernel
 from .interactive_kernel import InteractiveKernel
+from .iopub_batch import IOPubBatch
+from .ipykernel_compat import IOPubQueue, NoShellChannelThread
 from .journal_writer import JournalWriter, PendingText
 from .output import CellStream
 
@@ -63,6 +65,12 @@ class KernelApp(ipykernel.kernelapp.IPKernelApp):
             except (KeyboardInterrupt, SystemExit, asyncio.CancelledError):
                 continue
 
+    def init_control(self, context: Any) -> None:
+        """Let the main thread read the shell socket; ipykernel 7 has a thread for that."""
+        super().init_control(context)
+        if self.journal is not None:
+            self.shell_channel_thread = NoShellChannelThread()
+
     def init_iopub(self, context: Any) -> None:
         """Bind iopub without a high-water mark: beyond it, PUB would drop messages, even the idle status.
 
@@ -73,12 +81,12 @@ class KernelApp(ipykernel.kernelapp.IPKernelApp):
         journal = self.journal
         if journal is None:
             return
-        send, lock = self.iopub_thread.send_multipart, threading.Lock()
+        batch, lock = IOPubBatch(IOPubQueue(self.iopub_thread)), threading.Lock()
 
         def send_multipart(frames: Any, *args: Any, **kwargs: Any) -> None:
             with lock:  # the journal has the order in which messages are sent
                 journal.message_published(frames)
-                send(frames, *args, **kwargs)
+                batch.send(frames, *args, **kwargs)
 
         self.iopub_thread.send_multipart = send_multipart
 
