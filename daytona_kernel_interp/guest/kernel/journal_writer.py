@@ -159,6 +159,9 @@ class PendingText:
     """Printed text that is not published yet, in memory that outlives the process. Layout: ``guest/journal_files.py``.
 
     Positions count the bytes of a stream since the kernel started. Callers hold a lock for the stream.
+
+    Raises:
+        OSError: If the disk has no room for it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -166,7 +169,9 @@ class PendingText:
         size = len(STREAMS) * STREAM_BYTES
         fd = os.open(folder / PENDING_FILE, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            os.ftruncate(fd, size)
+            # Reserve the blocks: on a full disk, the first write to a page of a file with holes is SIGBUS, not an error.
+            reserve = getattr(os, "posix_fallocate", lambda fd, offset, size: os.ftruncate(fd, size))
+            reserve(fd, 0, size)
             self._memory = mmap.mmap(fd, size)
         finally:
             os.close(fd)

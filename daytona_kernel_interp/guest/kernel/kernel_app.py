@@ -126,7 +126,8 @@ def main() -> None:
     app = KernelApp.instance(connection_file=request["connection_file"], config=configured)
     if not personal:  # the front end of a person reads no journal
         journal = Path(request["journal"])
-        CellStream.pending, CellStream.pipe_folder = PendingText(journal), journal
+        with contextlib.suppress(OSError):  # a full disk costs the text that a dying kernel has not published
+            CellStream.pending, CellStream.pipe_folder = PendingText(journal), journal
         app.journal = JournalWriter(journal, CellStream.pending)
     with _without_debugpy():
         app.initialize()
