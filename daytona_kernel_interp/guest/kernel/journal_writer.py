@@ -169,7 +169,7 @@ class PendingText:
         size = len(STREAMS) * STREAM_BYTES
         fd = os.open(folder / PENDING_FILE, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            # Reserve the blocks: on a full disk, the first write to a page of a file with holes is SIGBUS, not an error.
+            # Reserve the blocks: on a full disk, a first write to a page of a file with holes is SIGBUS, not an error.
             reserve = getattr(os, "posix_fallocate", lambda fd, offset, size: os.ftruncate(fd, size))
             reserve(fd, 0, size)
             self._memory = mmap.mmap(fd, size)
