@@ -1,4 +1,4 @@
-"""Prompts in a session: ``jupyter console``, or a plain prompt whose cells run there."""
+"""``daytona-kernel console`` and ``attach``: ``jupyter console``, or a plain prompt whose cells run in a session."""
 
 from __future__ import annotations
 
@@ -15,14 +15,48 @@ from typing import TYPE_CHECKING
 from ..errors import KernelError
 from ..formatting import duration
 from ..monitor.live import live
+from ..monitor.shared_client import SharedClient
 from .run_commands import report_error, report_failure
-from .terminal import write_output
+from .session_client import AttachedClient, select_session
+from .terminal import CommandError, write_output
 
 if TYPE_CHECKING:
+    import argparse
+
     from ..session.session_file import SessionRecord
     from .session_client import SessionClient
 
 _QUIT_WORDS = frozenset({"exit", "exit()", "quit", "quit()"})
+
+
+def open_console(options: argparse.Namespace) -> int:
+    """Open a prompt in a session whose host lives: Jupyter's, on a terminal where it is installed."""
+    record = select_session(options.session, hosted=True)
+    if not record.host_lives:
+        raise CommandError(f"session {record.id} has no host: take it over with `daytona-kernel attach {record.id}`.")
+    if sys.stdin.isatty() and (code := open_jupyter_console(record)) is not None:
+        return code
+    with SharedClient(record) as client:
+        _run_prompt(client, record.id)
+    return 0
+
+
+def attach(options: argparse.Namespace) -> int:
+    """Take over a session without a host, show the end of its last cell, and open a prompt in it."""
+    record = select_session(options.session, hosted=False)
+    if record.host_lives:
+        raise CommandError(
+            f"session {record.id} has a host, process {record.pid}: join it with `daytona-kernel console {record.id}`."
+        )
+    with AttachedClient(record.id) as client:
+        try:
+            error = client.last_cell(write_output)
+            if error is not None:
+                report_error(error)
+        except KernelError as failure:
+            report_failure(failure)
+        _run_prompt(client, record.id)
+    return 0
 
 
 class Console(code.InteractiveConsole):
@@ -58,8 +92,7 @@ class Console(code.InteractiveConsole):
             return
 
 
-def run_prompt(client: SessionClient, session_id: str) -> None:
-    """Read cells from standard input and run them until the input ends."""
+def _run_prompt(client: SessionClient, session_id: str) -> None:
     Console(client).interact(_banner(session_id), exitmsg="")
 
 

@@ -1,4 +1,4 @@
-"""The checks of ``daytona-kernel doctor``: each step from the key to a cell in a sandbox at Daytona.
+"""``daytona-kernel doctor``: checks of each step from the key to a cell in a sandbox at Daytona.
 
 The steps depend on each other, so the first failure usually ends the checks. A failed check has advice: one sentence
 that says what to do. The sandbox that the checks create is deleted at the end.
@@ -12,6 +12,7 @@ import http.client
 import importlib.metadata
 import os
 import statistics
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -22,6 +23,7 @@ from urllib.parse import urlsplit
 from .. import __version__
 from ..config import DAYTONA_KEY_VARIABLE, DIAL_S, daytona_credential
 from ..errors import KernelError
+from ..formatting import duration
 from ..interpreter.interpreter import CodeInterpreterError, KernelInterpreter
 from ..runtime.event_loop import io_loop
 from ..sandboxes.daytona import DaytonaSandbox
@@ -29,8 +31,10 @@ from ..sandboxes.daytona.api import DaytonaAPI, begin_import
 from ..sandboxes.daytona.error_text import api_url, error_sentence, url_error
 from ..transport.websocket import connect_socket
 from ..wire.hello import NO_SUCH_CHANNEL, PATH_PREFIX, RELAY_CHANNEL, SECRET_HEADER
+from .terminal import FAILED, require_daytona_key, write
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Iterator
 
     from ..sandboxes.base import RelayAddress
@@ -103,6 +107,19 @@ class _Diagnosis:
             self.interpreter.shutdown()
         if self.running is not None:
             io_loop().run(self.running.stop())
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the checks and print their results."""
+    require_daytona_key()
+    failed = False
+    for check in run_checks(DaytonaSandbox(snapshot=options.snapshot)):
+        took = duration(check.took_s) if check.took_s else ""
+        write(sys.stdout, f"{'ok' if not check.advice else 'FAILED':8}{check.name:10}{took:>10}  {check.result}\n")
+        if check.advice:
+            failed = True
+            write(sys.stdout, f"{'':30}{check.advice}\n")
+    return FAILED if failed else 0
 
 
 def run_checks(sandbox: DaytonaSandbox | None = None, *, now: Callable[[], float] = time.time) -> Iterator[CheckResult]:

@@ -1,34 +1,27 @@
-"""``daytona-kernel run`` and ``exec``: code in a fresh kernel, or in the kernel of a running session."""
+"""``daytona-kernel demo``, ``run`` and ``exec``: code in a fresh kernel, or in the kernel of a running session."""
 
 from __future__ import annotations
 
-import argparse
 import functools
 import sys
-from pathlib import Path
+import tokenize
 from typing import TYPE_CHECKING
 
-from .terminal import (
-    FAILED,
-    CommandError,
-    add_sandbox_option,
-    complete_files,
-    is_session_id,
-    require_sandbox,
-    seconds,
-    sentence,
-    write,
-    write_output,
-)
+from .. import KernelInterpreter, demo
+from ..errors import KernelDied, KernelError, SessionNotFound
+from ..sandboxes.select import select_sandbox
+from .progress import show_start_progress
+from .session_client import InterpreterClient, open_session, select_session
+from .terminal import FAILED, CommandError, is_session_id, require_sandbox, write, write_output
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Mapping
+    from pathlib import Path
 
     from ..client.cell_result import CellResult
     from ..client.outputs import CellError
-    from ..errors import KernelError
     from .session_client import SessionClient
-    from .terminal import Commands
 
 # Runs first, so that the code finds what `python` would give it, and sys.exit() ends it without IPython's advice.
 _SCRIPT_SETUP = """
@@ -44,35 +37,19 @@ _EXIT_ARGUMENT = (
 )
 
 
-def add_commands(commands: Commands) -> None:
-    """Add ``run`` and ``exec``."""
-    run = commands.add_parser("run", help="run a script in a fresh kernel")
-    _add_kernel_options(run)
-    complete_files(run.add_argument("script", type=Path, metavar="SCRIPT.py"))
-    run.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="what the script finds in sys.argv")
-    run.set_defaults(command=_run)
-
-    execute = commands.add_parser("exec", help="run code in a kernel and show its last expression")
-    _add_kernel_options(execute)
-    execute.add_argument(
-        "--session",
-        nargs="?",
-        const="",
-        metavar="ID",
-        help="the kernel of a running session, else a fresh one; without ID: the only session on this machine",
-    )
-    execute.add_argument("code", nargs="?", metavar="CODE", help="the code; - reads it from standard input")
-    execute.set_defaults(command=_exec)
+def run_demo(options: argparse.Namespace) -> int:
+    """Run the demo to its answer."""
+    try:
+        demo.run(demo.DemoOptions(options.model, options.file, options.question, options.output, options.record))
+    except demo.InvalidDemoOptions as error:
+        raise CommandError(str(error)) from error
+    except demo.DemoFailed as error:
+        raise CommandError(str(error), FAILED) from error
+    return 0
 
 
-def _add_kernel_options(parser: argparse.ArgumentParser) -> None:
-    add_sandbox_option(parser)
-    parser.add_argument("--timeout", type=seconds, metavar="SECONDS", help="interrupt the code after this time")
-
-
-def _run(options: argparse.Namespace) -> int:
-    import tokenize
-
+def run_script(options: argparse.Namespace) -> int:
+    """Run a script in a fresh kernel."""
     path: Path = options.script
     try:
         with tokenize.open(path) as file:  # as Python reads it: UTF-8, or what the file declares
@@ -85,7 +62,8 @@ def _run(options: argparse.Namespace) -> int:
     return _run_in_fresh_kernel(options, code, variables, show_value=False)
 
 
-def _exec(options: argparse.Namespace) -> int:
+def run_code(options: argparse.Namespace) -> int:
+    """Run code in a fresh kernel or in that of a running session, and show its last expression."""
     session, code = options.session, options.code
     if code is None and session and not is_session_id(session):
         session, code = "", session  # `exec --session CODE`: argparse took the code for the id
@@ -106,12 +84,6 @@ def _run_in_fresh_kernel(
     options: argparse.Namespace, code: str, variables: Mapping[str, object], *, show_value: bool
 ) -> int:
     """Run ``code`` in a kernel of its own, with ``variables`` set, and return the exit code."""
-    from .. import KernelInterpreter
-    from ..errors import KernelError
-    from ..sandboxes.select import select_sandbox
-    from .progress import show_start_progress
-    from .session_client import InterpreterClient
-
     require_sandbox(options.sandbox)
     try:
         sandbox = select_sandbox(options.sandbox)
@@ -130,15 +102,12 @@ def _run_in_fresh_kernel(
 
 
 def _run_in_session(session: str, code: str, timeout_s: float | None) -> int:
-    from ..errors import KernelError, SessionNotFound
-    from .session_client import open_session, select_session
-
     record = select_session(session or None)
     try:
         with open_session(record) as client:
             return _report(client, client.run(code, timeout_s=timeout_s, on_output=write_output))
-    except SessionNotFound as error:
-        raise CommandError(sentence(error)) from error
+    except SessionNotFound:
+        raise
     except KernelError as error:
         report_failure(error)
         return FAILED
@@ -167,8 +136,6 @@ def report_error(error: CellError) -> None:
 
 def _exit_code(client: SessionClient) -> int:
     """Return what the last cell's ``sys.exit(argument)`` means to the shell; a text is written and means failure."""
-    from ..errors import KernelError
-
     try:
         result = client.run(_EXIT_ARGUMENT)
     except KernelError:
@@ -185,8 +152,6 @@ def _exit_code(client: SessionClient) -> int:
 
 def report_failure(error: KernelError) -> None:
     """Write why a session is over, with the last text that the kernel's process wrote to stderr."""
-    from ..errors import KernelDied
-
     write(sys.stderr, f"{type(error).__name__}: {error}\n")
     if isinstance(error, KernelDied) and (stderr := error.stderr.strip()):
         write(sys.stderr, f"Last output of the kernel's process:\n{stderr[-2000:]}\n")

@@ -7,7 +7,7 @@ attached for the time of the command, and detached afterwards, so that it lives 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from .. import KernelInterpreter
 from ..client.outputs import CellError
@@ -22,25 +22,6 @@ if TYPE_CHECKING:
 
     from ..client.cell_result import CellResult
     from ..client.outputs import Output
-
-
-class SessionClient(Protocol):
-    """Runs cells in one session."""
-
-    def run(
-        self,
-        code: str,
-        variables: Mapping[str, object] | None = None,
-        *,
-        timeout_s: float | None = None,
-        on_output: Callable[[Output], None] | None = None,
-    ) -> CellResult:
-        """Run one cell and return its result; ``on_output`` gets each output as it arrives.
-
-        Raises:
-            KernelError: If the session is over.
-            KeyboardInterrupt: At Ctrl-C, after the cell was interrupted.
-        """
 
 
 def select_session(session_id: str | None, *, hosted: bool | None = None) -> SessionRecord:
@@ -98,7 +79,12 @@ class InterpreterClient:
         timeout_s: float | None = None,
         on_output: Callable[[Output], None] | None = None,
     ) -> CellResult:
-        """Run one cell; see :meth:`SessionClient.run`."""
+        """Run one cell and return its result, as :meth:`SharedClient.run` does.
+
+        Raises:
+            KernelError: If the session is over.
+            KeyboardInterrupt: At Ctrl-C, after the cell was interrupted.
+        """
         self._interpreter.execution_timeout = timeout_s
         self._interpreter.on_output = on_output
         try:
@@ -154,3 +140,6 @@ def as_kernel_error(error: Exception) -> KernelError:
     """Return the package's own error behind one of the interpreter, whose text also has output and stderr."""
     cause = error.__cause__
     return cause if isinstance(cause, KernelError) else KernelError(str(error))
+
+
+SessionClient = SharedClient | InterpreterClient
