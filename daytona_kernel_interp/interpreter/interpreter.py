@@ -25,7 +25,7 @@ from .factory import InterpreterFactory
 from .instructions import ExecutionInstructions
 from .introspection import Introspection
 from .reattach import Reattachment
-from .request import CellRequest, prepare_request
+from .request import CellRequest, build_request
 from .result import cell_result
 from .session_access import SessionAccess
 from .transfer import Transfer
@@ -99,7 +99,8 @@ class KernelInterpreter:
         options.check_sandbox(sandbox)
         options.check_record(record)
         options.check_on_output(on_output)
-        self.tools: dict[str, Tool] = options.check_tools(tools)
+        options.check_tools({} if tools is None else tools)
+        self.tools: dict[str, Tool] = dict(tools or {})
         self.output_fields = output_fields
         self.execution_timeout = execution_timeout
         self.max_output_chars, self.max_value_bytes = max_output_chars, max_value_bytes
@@ -203,7 +204,7 @@ class KernelInterpreter:
     async def aexecute(self, code: str, variables: Mapping[str, object] | None = None) -> Any:
         """Like :meth:`execute`, without blocking the caller's loop; async tools run on it."""
         settings = self._settings()
-        request = prepare_request(code, variables, settings, self._access.sent_inputs)
+        request = build_request(code, variables, settings, self._access.sent_inputs)
         if self._access.session is None:
             await self._access.astart(settings)
         return await self._access.arun_cell("aexecute", request, settings, asyncio.get_running_loop())
@@ -445,7 +446,7 @@ class KernelInterpreter:
 
     def _prepare(self, code: str, variables: Mapping[str, object] | None, settings: CallSettings) -> CellRequest:
         """Return the request of a cell, and start the session if there is none; a wrong call starts nothing."""
-        request = prepare_request(code, variables, settings, self._access.sent_inputs)
+        request = build_request(code, variables, settings, self._access.sent_inputs)
         if self._access.session is None:
             self.start()
         return request

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn, TypedDict
 from ..sandboxes.base import Sandbox
 from ..sandboxes.daytona import DaytonaSandbox
 from ..tools.binding import InvalidTool, Tool, describe
-from ..wire.comm import OutputField
+from ..wire.comm import OutputField, ToolSpec
 
 if TYPE_CHECKING:
     from ..client.outputs import Output
@@ -59,10 +59,10 @@ class CallSettings:
 
     tools: Mapping[str, Tool]
     output_fields: Sequence[Mapping[str, object]] | None
-    execution_timeout: float | None
-    max_output_chars: int | None
-    max_value_bytes: int | None
-    on_output: Callable[[Output], None] | None
+    execution_timeout: float | None = None
+    max_output_chars: int | None = None
+    max_value_bytes: int | None = None
+    on_output: Callable[[Output], None] | None = None
     seed: int | None = None
 
     def limits(self) -> dict[str, float | None]:
@@ -70,14 +70,20 @@ class CallSettings:
         return {name: getattr(self, name) for name in _LIMITS}
 
     def check(self) -> None:
-        """Check what may have been changed since the constructor checked it.
+        """Check the limits, which may have been changed since the constructor checked them.
 
         Raises:
-            TypeError: If a setting has the wrong type.
-            ValueError: If its value cannot be used.
+            TypeError: If one is not a number; a size must be an int.
+            ValueError: If it is not positive. None: no limit.
         """
         for name, limit in self.limits().items():
-            check_limit(name, limit)
+            kinds = _LIMITS[name]
+            wanted = "a positive integer" if kinds is int else "a positive number"
+            text = f"{name} must be {wanted} or None, not {limit!r}."
+            if limit is not None and (isinstance(limit, bool) or not isinstance(limit, kinds)):
+                raise TypeError(text)
+            if limit is not None and not limit > 0:
+                raise ValueError(text)
 
 
 def refuse_options(class_name: str, unknown: Mapping[str, object], known: Sequence[str]) -> NoReturn:
@@ -96,41 +102,22 @@ def refuse_options(class_name: str, unknown: Mapping[str, object], known: Sequen
     raise TypeError(f"{text}; did you mean {similar[0]!r}?" if similar else f"{text}. Options: {', '.join(known)}.")
 
 
-def check_limit(name: str, limit: float | None) -> None:
-    """Check a time or a size: a positive number, or None for no limit.
-
-    Raises:
-        TypeError: If it is not a number; a size must be an int.
-        ValueError: If it is not positive.
-    """
-    kinds = _LIMITS[name]
-    if limit is None:
-        return
-    wanted = "a positive integer" if kinds is int else "a positive number"
-    text = f"{name} must be {wanted} or None, not {limit!r}."
-    if isinstance(limit, bool) or not isinstance(limit, kinds):
-        raise TypeError(text)
-    if not limit > 0:
-        raise ValueError(text)
-
-
-def check_tools(tools: Mapping[str, Tool] | None) -> dict[str, Tool]:
-    """Return a copy of ``tools``.
+def check_tools(tools: Mapping[str, Tool]) -> tuple[ToolSpec, ...]:
+    """Return the descriptions of ``tools``.
 
     Raises:
         TypeError: If it is not a mapping, or a tool cannot be called.
         ValueError: If a name is not an identifier.
     """
-    if tools is None:
-        return {}
     if not isinstance(tools, Mapping):
         raise TypeError(f"tools must be a dict of names and functions, not {type(tools).__name__}.")
+    specs = []
     for name, tool in tools.items():
         try:
-            describe(name, tool)
+            specs.append(describe(name, tool))
         except InvalidTool as error:
             raise (ValueError if callable(tool) else TypeError)(f"{error}.") from None
-    return dict(tools)
+    return tuple(specs)
 
 
 def check_output_fields(output_fields: Sequence[Mapping[str, object]] | None) -> tuple[OutputField, ...] | None:

@@ -11,7 +11,7 @@ from ..codec import values
 from ..wire.protocol_errors import RemoteProtocolError
 from .dspy_compat import CodeExecutionError, CodeInterpreterError
 from .dspy_errors import InvalidCall, UnreadableValue, VariableNotFound
-from .request import prepare_request
+from .request import build_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -134,7 +134,7 @@ class Transfer:
         self, what: str, variables: Mapping[str, object], requested: str | dict[str, object] | None
     ) -> OutputCollector:
         # First: a wrong call starts nothing.
-        request = prepare_request("", variables, self._settings, self._access.sent_inputs, requested)
+        request = build_request("", variables, self._settings, self._access.sent_inputs, requested)
         if self._access.session is None:
             self._start()
         cell = self._access.exchange(what, request, self._settings)
