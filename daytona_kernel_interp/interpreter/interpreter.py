@@ -1,8 +1,7 @@
 """``KernelInterpreter``: the public class, composed of parts.
 
 It keeps the configuration and checks it; everything else is done by its parts. :class:`.session_access.SessionAccess`
-lives as long as the interpreter and has the session. :class:`.transfer.Transfer`, :class:`.reattach.Reattachment` and
-:class:`.introspection.Introspection` are made for one call.
+lives as long as the interpreter and has the session; :class:`.transfer.Transfer` is made for one call.
 """
 
 from __future__ import annotations
@@ -18,13 +17,11 @@ from typing import TYPE_CHECKING, Any
 from .. import config
 from ..recording.recorder import Recorder
 from ..tools.binding import call, weak_method
-from . import options
+from . import introspection, options
 from .dspy_compat import CodeExecutionError, CodeInterpreterError, FinalOutput, with_callbacks
 from .dspy_errors import SessionNotFound
 from .factory import InterpreterFactory
 from .instructions import ExecutionInstructions
-from .introspection import Introspection
-from .reattach import Reattachment
 from .request import CellRequest, build_request
 from .result import cell_result
 from .session_access import SessionAccess
@@ -232,7 +229,7 @@ class KernelInterpreter:
                 raise
         result = self._access.last_result
         assert result is not None
-        return cell_result(result, settings.output_fields, settings.execution_timeout, time.monotonic() - started)
+        return cell_result(result, settings, time.monotonic() - started)
 
     def interrupt(self) -> None:
         """Interrupt the running cell, from another thread. Variables are kept; without a cell nothing happens."""
@@ -342,7 +339,7 @@ class KernelInterpreter:
             CodeInterpreterError: If its kernel is gone, or its relay cannot be reached.
         """
         interpreter = cls(tools, output_fields, **options)
-        interpreter._reattachment().attach(session_id)
+        interpreter._access.attach(session_id, interpreter._settings())
         return interpreter
 
     def resume(self) -> Any:
@@ -356,7 +353,7 @@ class KernelInterpreter:
             CodeExecutionError: As for :meth:`execute`.
             CodeInterpreterError: As for :meth:`execute`; and if there is no attached session, or a cell was run since.
         """
-        return self._reattachment().resume()
+        return self._access.resume(self._settings())
 
     def detach(self) -> None:
         """Leave the session without ending it: it waits for an :meth:`attach`, in any process, and then ends.
@@ -364,7 +361,7 @@ class KernelInterpreter:
         The sandbox's ``resume_lifetime`` says how long it waits. This interpreter is over. Without a session nothing
         happens.
         """
-        self._reattachment().detach()
+        self._access.detach()
 
     # --- what the session has and does --------------------------------------------------------------------
 
@@ -383,7 +380,7 @@ class KernelInterpreter:
             SessionNotFound: If there is no session. Also a CodeInterpreterError.
             CodeInterpreterError: If the kernel cannot be reached.
         """
-        return Introspection(self._access).inspect(name, private=private)
+        return introspection.inspect(self._access, name, private=private)
 
     def view(self) -> SessionView:
         """Return a widget that follows the session in JupyterLab (extra ``jupyter``), with two requests a second.
@@ -395,7 +392,7 @@ class KernelInterpreter:
             SessionNotFound: If there is no session. Also a CodeInterpreterError.
             ImportError: If anywidget is missing.
         """
-        return Introspection(self._access).view()
+        return introspection.view(self._access)
 
     @property
     def recording_wanted(self) -> bool:
@@ -453,9 +450,6 @@ class KernelInterpreter:
 
     def _transfer(self) -> Transfer:
         return Transfer(self._access, self._settings(), self.start)
-
-    def _reattachment(self) -> Reattachment:
-        return Reattachment(self._access, self._settings())
 
     # --- copies: a fresh, unstarted interpreter of the same configuration -----------------------------------
 

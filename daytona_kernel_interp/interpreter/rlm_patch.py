@@ -18,7 +18,7 @@ import functools
 import inspect
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import dspy
 
@@ -30,27 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Interpreter(Protocol):
-    """The protocol that DSPy asks of an interpreter."""
-
-    @property
-    def tools(self) -> dict[str, Callable[..., object]]:
-        """Names and host functions that code can call."""
-
-    def start(self) -> None:
-        """Start a session."""
-
-    def execute(self, code: str, variables: dict[str, Any] | None = None) -> object:
-        """Run code."""
-
-    def shutdown(self) -> None:
-        """End the session."""
-
-
 class LeaseFactory:
     """The interpreter factory of one caller's interpreter, which it lends to one run at a time."""
 
-    def __init__(self, interpreter: Interpreter) -> None:
+    def __init__(self, interpreter: dspy.CodeInterpreter) -> None:
         self._interpreter = interpreter
         self._lease_lock = threading.Lock()
         self._own_tools: dict[str, Callable[..., object]] = {}
@@ -63,7 +46,7 @@ class LeaseFactory:
             return self._own_instructions
         return str(getattr(self._interpreter, "execution_instructions", ""))
 
-    def __call__(self) -> Interpreter:
+    def __call__(self) -> dspy.CodeInterpreter:
         """Return a lease on the interpreter, or a fresh interpreter while it is lent.
 
         Raises:
@@ -74,7 +57,7 @@ class LeaseFactory:
             self._own_instructions = own_instructions
             self._own_tools = dict(self._interpreter.tools)
             return InterpreterLease(self._interpreter, self._lease_lock)
-        spawn: Callable[[], Interpreter] | None = getattr(self._interpreter, "spawn", None)
+        spawn: Callable[[], dspy.CodeInterpreter] | None = getattr(self._interpreter, "spawn", None)
         if spawn is None:
             raise CodeInterpreterError(
                 f"{type(self._interpreter).__name__} is in use by another run and has no spawn(): "
@@ -100,7 +83,7 @@ class InterpreterLease:
     The run's tools and output fields are removed from it then.
     """
 
-    def __init__(self, interpreter: Interpreter, lease_lock: threading.Lock) -> None:
+    def __init__(self, interpreter: dspy.CodeInterpreter, lease_lock: threading.Lock) -> None:
         fields = getattr(interpreter, "output_fields", None)
         self.__dict__["_lease"] = (interpreter, dict(interpreter.tools), fields)
         # Called once, by shutdown() or when a lease that was never returned is dropped.
