@@ -7,7 +7,6 @@ import binascii
 import builtins
 import inspect
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dspy
@@ -16,19 +15,19 @@ from dspy.utils.callback import BaseCallback
 from .. import KernelInterpreter, Recording
 from ..client.outputs import CellError, DisplayData, ExecuteResult, Output, StreamText
 from ..config import RLM_KEYWORD_VARIABLE
-from ..formatting import duration
+from ..formatting import duration, shorten
 from ..interpreter.dspy_compat import CodeInterpreterError
 from . import INSTALL, DemoFailed, InvalidDemoOptions
-from .screen import Screen, open_screen, short
+from .screen import Screen, short
 from .script import STEPS, classify_mistake, rule_based_lm, scripted_lm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from . import DemoOptions
+
 MAX_LLM_CALLS = 120
-
-
 SIGNATURE = "text: str, question: str -> answer: str, evidence: list[str]"
 INSTRUCTIONS = (
     "Answer the question about the text in two or three sentences; evidence is what the answer rests on, quoted from "
@@ -37,16 +36,10 @@ INSTRUCTIONS = (
 )
 
 
-@dataclass(frozen=True)
-class DemoTask:
-    """The task of a run. ``model`` None: the script."""
-
-    name: str
-    text: str
-    question: str
-    model: str | None
-    folder: Path
-    record: Path | None = None
+SCRIPT = (
+    "none. The steps were written in advance and a simple rule answers llm_query; the kernel, the bridge and DSPy are "
+    "real. --model lets a real model do it."
+)
 
 
 def exception_family(name: str) -> list[str]:
@@ -101,7 +94,7 @@ class DisplayingInterpreter(KernelInterpreter):
         self.figures += 1
         path = self._folder / f"figure-{self.figures}.png"
         path.write_bytes(image)
-        self._screen.figure(path)
+        self._screen.call("figure", str(path))
 
 
 class StepDisplay(BaseCallback):
@@ -121,8 +114,8 @@ class StepDisplay(BaseCallback):
             self._screen.code(_without_fence(code))
 
 
-def run_task(task: DemoTask) -> None:
-    """Run the RLM on ``task`` and show it.
+def run_task(options: DemoOptions, name: str, text: str) -> None:
+    """Run the RLM on ``text``, which has this name, and show it.
 
     Raises:
         InvalidDemoOptions: If the folder for figures cannot be made, or DSPy's keyword is switched off.
@@ -131,15 +124,14 @@ def run_task(task: DemoTask) -> None:
     if "interpreter" not in inspect.signature(dspy.RLM.__init__).parameters:
         raise InvalidDemoOptions(f"The demo needs the interpreter= keyword of dspy.RLM: unset {RLM_KEYWORD_VARIABLE}.")
     try:
-        task.folder.mkdir(parents=True, exist_ok=True)
+        options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InvalidDemoOptions(f"The folder {task.folder} cannot be made: {error.strerror}.") from error
-    screen = open_screen()
-    _show_heading(screen, task)
+        raise InvalidDemoOptions(f"The folder {options.output} cannot be made: {error.strerror}.") from error
+    screen = Screen()
+    _show_heading(screen, options, f"{name}, {len(text):,} characters")
     steps, began = StepDisplay(screen), time.monotonic()
-    interpreter = DisplayingInterpreter(screen, task.folder, task.record)
-    with interpreter:
-        prediction = _predict(task, interpreter, steps)
+    with DisplayingInterpreter(screen, options.output, options.record) as interpreter:
+        prediction = _predict(options, text, interpreter, steps)
     screen.title("Answer")
     screen.fact("answer", prediction.answer)
     for number, sentence in enumerate(prediction.evidence):
@@ -153,40 +145,33 @@ def run_task(task: DemoTask) -> None:
         screen.fact("recording", str(interpreter.recording))
 
 
-def _predict(task: DemoTask, interpreter: KernelInterpreter, steps: StepDisplay) -> Any:
+def _predict(options: DemoOptions, text: str, interpreter: KernelInterpreter, steps: StepDisplay) -> Any:
     build: Any = dspy.RLM  # from DSPy 3.3 on, this package adds the keyword `interpreter`
     signature = dspy.make_signature(SIGNATURE, INSTRUCTIONS)
-    if task.model is None:
+    if options.model is None:
         lm, sub_lm, tools = scripted_lm(STEPS), rule_based_lm("rule", classify_mistake), [exception_family]
     else:
-        lm, sub_lm, tools = dspy.LM(task.model), None, []
+        lm, sub_lm, tools = dspy.LM(options.model), None, []
     rlm = build(signature, interpreter=interpreter, max_llm_calls=MAX_LLM_CALLS, sub_lm=sub_lm, tools=tools)
     try:
-        callbacks = [steps] if task.record is None else [steps, Recording.callback()]
+        callbacks = [steps] if options.record is None else [steps, Recording.callback()]
         with dspy.context(lm=lm, callbacks=callbacks):
-            return rlm(text=task.text, question=task.question)
+            return rlm(text=text, question=options.question)
     except CodeInterpreterError as error:
         raise DemoFailed(_first_line(error)) from error
     except Exception as error:  # a provider of models may raise anything
-        if task.model is None:
+        if options.model is None:
             raise
-        raise DemoFailed(f"{task.model} did not answer: {_first_line(error)}") from error
+        raise DemoFailed(f"{options.model} did not answer: {_first_line(error)}") from error
 
 
-def _show_heading(screen: Screen, task: DemoTask) -> None:
+def _show_heading(screen: Screen, options: DemoOptions, text: str) -> None:
     screen.title("daytona-kernel demo")
-    screen.fact("text", f"{task.name}, {len(task.text):,} characters")
-    screen.fact("question", task.question)
-    if task.model is None:
-        screen.fact(
-            "model",
-            "none. The steps were written in advance and a simple rule answers llm_query; the kernel, the bridge and "
-            "DSPy are real. --model lets a real model do it.",
-        )
-    else:
-        screen.fact("model", task.model)
+    screen.fact("text", text)
+    screen.fact("question", str(options.question))
+    screen.fact("model", options.model or SCRIPT)
     screen.fact("sandbox", "local: a child process on this machine, without isolation")
-    if type(screen) is Screen:
+    if not screen.coloured:
         screen.fact("colours", f"none without rich: {INSTALL}")
 
 
@@ -205,5 +190,4 @@ def _without_fence(code: str) -> str:
 
 
 def _first_line(error: Exception, limit: int = 400) -> str:
-    text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-    return text if len(text) <= limit else f"{text[:limit]} …"
+    return shorten(f"{type(error).__name__}: {error}".splitlines()[0], limit)
