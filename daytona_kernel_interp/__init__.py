@@ -80,33 +80,22 @@ __all__ = [
 __version__ = "0.1.0"
 
 
-_HOMES = {
+_HOMES = {  # of all names that are no errors
     "CellError": ".client.outputs",
-    "CellNotRun": ".errors",
     "CellResult": ".client.cell_result",
     "DaytonaSandbox": ".sandboxes.daytona",
     "DisplayData": ".client.outputs",
     "ExecuteResult": ".client.outputs",
     "FinalOutput": ".interpreter.dspy_compat",
-    "HostLost": ".errors",
     "Inspection": ".monitor.inspection",
-    "KernelDied": ".errors",
-    "KernelError": ".errors",
     "KernelImage": ".sandboxes.daytona.snapshot_image",
     "KernelInterpreter": ".interpreter.interpreter",
     "LocalSandbox": ".sandboxes.local",
     "Recording": ".recording.recording",
-    "RecordingError": ".errors",
     "RelaySandbox": ".sandboxes.remote_relay",
     "ReplayInterpreter": ".playback.offline_interpreter",
-    "ReplayMismatch": ".errors",
-    "SandboxFailed": ".errors",
-    "SandboxGone": ".errors",
-    "SessionNotFound": ".errors",
     "StreamText": ".client.outputs",
     "Tolerance": ".playback.compare",
-    "TunnelLost": ".errors",
-    "WireMismatch": ".errors",
     "diff": ".playback.diff",
     "live": ".monitor.live",
     "replay": ".playback.replay",
@@ -115,11 +104,11 @@ _INTERPRETERS = {"KernelInterpreter", "ReplayInterpreter"}  # who touches one ma
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    value = getattr(importlib.import_module(_HOMES[name], __name__), name)
+    value = getattr(importlib.import_module(_HOMES.get(name, ".errors"), __name__), name)
     if name in _INTERPRETERS:
         from .interpreter.rlm_patch import install
 

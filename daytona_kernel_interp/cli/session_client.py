@@ -37,14 +37,14 @@ def select_session(session_id: str | None, *, hosted: bool | None = None) -> Ses
     try:
         if session_id is not None:
             return find_session(session_id)
-        found = [each for each in list_sessions() if hosted is None or hosted == (each.host is not None)]
+        found = [each for each in list_sessions() if hosted is None or hosted == each.host_lives]
         kind = {None: "", True: " with a host", False: " without a host"}[hosted]
         if not found:
             raise CommandError(f"No session{kind} is alive on this machine.")
         if len(found) > 1:
             ids = ", ".join(each.id for each in found)
             raise CommandError(f"{len(found)} sessions{kind} are alive on this machine: name one of {ids}.")
-        return find_session(found[0].id)
+        return found[0]
     except SessionNotFound as error:
         raise CommandError(sentence(error)) from error
 

@@ -9,7 +9,7 @@ from ..config import daytona_credential
 from ..errors import KernelError
 from ..formatting import table
 from ..monitor.live import live
-from ..monitor.shared_client import list_sessions
+from ..monitor.shared_client import list_sessions, session_row
 from .daytona_commands import find_sandboxes, show_sandboxes
 from .terminal import CommandError, is_session_id, sentence, write
 
@@ -23,7 +23,7 @@ def list_all(options: argparse.Namespace) -> int:
     if not sessions:
         write(sys.stderr, "No sessions on this machine.\n")
     else:
-        rows = [("SESSION", "HOST", "SANDBOX", "STARTED"), *(session.row() for session in sessions)]
+        rows = [("SESSION", "HOST", "SANDBOX", "STARTED"), *map(session_row, sessions)]
         write(sys.stdout, "".join(f"{line}\n" for line in table(rows)))
     if daytona_credential() is not None:
         show_sandboxes(find_sandboxes())

@@ -34,7 +34,7 @@ def inspect(access: SessionAccess, name: str | None, *, private: bool) -> Inspec
 def view(access: SessionAccess) -> SessionView:
     """Return a widget that follows the session; it does not keep the interpreter alive."""
     session, weak_access = access.current("view"), weakref.ref(access)
-    from ..monitor.widget import make_view  # needs the extra `jupyter`
+    from ..monitor.widget import SessionView  # needs the extra `jupyter`
 
     monitor_server = session.monitor_server
 
@@ -45,4 +45,4 @@ def view(access: SessionAccess) -> SessionView:
         del own  # a request may take long, and the interpreter may be dropped meanwhile
         return io_loop().run(monitor_server.follow(since))
 
-    return make_view(follow, session.id)
+    return SessionView(follow, session.id)

@@ -20,11 +20,7 @@ from .kernelspec import describe
 from .sandbox_kernel import SandboxKernel
 
 if TYPE_CHECKING:
-    import logging
-
     from jupyter_client.connect import KernelConnectionInfo
-
-    from ..sandboxes.base import Sandbox
 
 _SIGNALS = {signal.SIGINT: "interrupt", signal.SIGTERM: "terminate", signal.SIGKILL: "kill"}
 _CONSTRUCTOR_ARGUMENTS = frozenset({"kernel_id", "kernel_spec", "parent", "config", "log"})
@@ -65,7 +61,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         registry.install_sigterm_handler()
         if self._session is None:
             description = describe(self._options, env=kwargs.get("env") or {}, cwd=kwargs.get("cwd") or os.getcwd())
-            self._session = await io_loop().arun(_make_kernel(description, self.log))
+            self._session = SandboxKernel(description, self.log)
             try:
                 info = await io_loop().arun(self._session.start_kernel())
             except BaseException:  # a cancelled start must not leave a sandbox behind either
@@ -131,7 +127,3 @@ class SandboxProvisioner(KernelProvisionerBase):
         if self._session is not None:
             self._session.expect_end()
             await io_loop().arun(self._session.signal(how))
-
-
-async def _make_kernel(description: Sandbox, log: logging.Logger | logging.LoggerAdapter[Any]) -> SandboxKernel:
-    return SandboxKernel(description, log)  # a coroutine, so that it is constructed on the I/O loop

@@ -270,14 +270,12 @@ def _parsed(answer: Mapping[str, object], session: str) -> Inspection:
     by_relay = answer.get("by") == "relay"
     summary = answer.get("summary") if by_relay else answer
     found: Mapping[str, object] = summary if isinstance(summary, Mapping) else {}
-    variables = [parse_row(row) for row in _list(found.get("variables"))[:MAX_VARIABLES]]
+    variables = [parse_row(row) for row in as_list(found.get("variables"))[:MAX_VARIABLES]]
     return Inspection(
         variables=tuple(variable for variable in variables if variable is not None),
         running=parse_running(answer.get("running")),
         left_out=_count(found.get("left_out")) or 0,
-        tools=tuple(
-            clean(name, _NAME_CHARS) for name in _list(found.get("tools"))[:MAX_CALLS] if isinstance(name, str)
-        ),
+        tools=_names(found.get("tools")),
         cells=_count(found.get("count")) or 0,
         answered_by="relay" if by_relay else "kernel",
         age_s=_number(answer.get("age_s")),
@@ -315,16 +313,14 @@ def parse_running(running: object) -> RunningCell | None:
     """Return the running cell, or None if no cell runs or the data is invalid."""
     match running:
         case {"code": str(code), "number": number, "elapsed_s": elapsed, **rest}:
-            calls = [parse_call(call) for call in _list(rest.get("calls"))[:MAX_CALLS]]
+            calls = [parse_call(call) for call in as_list(rest.get("calls"))[:MAX_CALLS]]
             return RunningCell(
                 code=clean(code, CODE_CHARS, lines=True),
                 number=_count(number) or 0,
                 elapsed_s=_number(elapsed) or 0.0,
                 line=_count(rest.get("line")) or None,
                 calls=tuple(call for call in calls if call is not None),
-                tasks=tuple(
-                    clean(name, _NAME_CHARS) for name in _list(rest.get("tasks"))[:MAX_CALLS] if isinstance(name, str)
-                ),
+                tasks=_names(rest.get("tasks")),
             )
     return None
 
@@ -350,10 +346,11 @@ def clean(text: str, limit: int, *, lines: bool = False) -> str:
 
 
 def _names(value: object) -> tuple[str, ...]:
-    return tuple(clean(name, _NAME_CHARS) for name in _list(value)[:MAX_CALLS] if isinstance(name, str))
+    return tuple(clean(name, _NAME_CHARS) for name in as_list(value)[:MAX_CALLS] if isinstance(name, str))
 
 
-def _list(value: object) -> list[object]:
+def as_list(value: object) -> list[object]:
+    """Return ``value`` if it is a list, else an empty one."""
     return value if isinstance(value, list) else []
 
 

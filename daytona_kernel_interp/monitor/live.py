@@ -180,22 +180,24 @@ class Live:
 
     def view(self) -> SessionView:
         """Return a widget that follows the session in JupyterLab (extra ``jupyter``)."""
-        from .widget import make_view
+        from .widget import SessionView
 
-        return make_view(self.follow, self.session_id)
+        return SessionView(self.follow, self.session_id)
 
     def __repr__(self) -> str:
         """Return an inspection of this moment as text."""
-        return self._formatted(str, str)
+        return str(self._inspected())
 
     def _repr_html_(self) -> str:
-        return self._formatted(Inspection._repr_html_, lambda text: f"<div>{html.escape(text)}</div>")
+        found = self._inspected()
+        return f"<div>{html.escape(found)}</div>" if isinstance(found, str) else found._repr_html_()
 
-    def _formatted(self, show: Callable[[Inspection], str], otherwise: Callable[[str], str]) -> str:
+    def _inspected(self) -> Inspection | str:
+        """Return an inspection of this moment, or why there is none."""
         try:
-            return show(self.inspect())
+            return self.inspect()
         except KernelError as error:
-            return otherwise(f"Session {self.session_id}: {error}")
+            return f"Session {self.session_id}: {error}"
 
     def _request(self, request: dict[str, object]) -> dict[str, object]:
         """Return the host's answer to one request; see :mod:`..session.monitor_server`."""
@@ -205,7 +207,11 @@ class Live:
                 connection.settimeout(_ANSWER_S)
                 connection.connect(str(path))
                 connection.sendall(json.dumps(request).encode("ascii") + b"\n")
-                answer = json.loads(_read_line(connection))
+                with connection.makefile("rb") as lines:
+                    line = lines.readline(_MAX_ANSWER_BYTES)
+            if not line.endswith(b"\n"):
+                raise ValueError("its host sent an incomplete answer")
+            answer = json.loads(line)
         except (OSError, ValueError, RecursionError) as error:
             raise self._ended_error(error) from error
         if not isinstance(answer, dict):
@@ -234,19 +240,6 @@ def _host_error(answer: Mapping[str, object]) -> KernelError:
     cls = getattr(errors, name, None) if isinstance(name, str) else None
     made = cls if isinstance(cls, type) and issubclass(cls, KernelError) else KernelError
     return made(clean(str(answer["error"]), 2000))
-
-
-def _read_line(connection: socket.socket) -> bytes:
-    pieces: list[bytes] = []
-    size = 0
-    while piece := connection.recv(1 << 16):
-        pieces.append(piece)
-        size += len(piece)
-        if piece.endswith(b"\n"):
-            return b"".join(pieces)
-        if size > _MAX_ANSWER_BYTES:
-            break
-    raise ValueError("its host sent an incomplete answer")
 
 
 def _stale(record: SessionRecord) -> str:

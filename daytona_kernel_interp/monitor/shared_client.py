@@ -10,7 +10,6 @@ import contextlib
 import datetime
 import queue
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import zmq
@@ -42,40 +41,23 @@ _ANSWER_S = 120.0  # for a large value
 _POLL_S = 0.2  # between checks of deadline and heartbeat while no message arrives
 
 
-@dataclass(frozen=True)
-class SessionSummary:
-    """One session of the list.
-
-    Attributes:
-        id: The session's id.
-        host: Process id of its host; None if that is gone.
-        sandbox: Kind of its sandbox.
-        started: Start time, in seconds since the epoch.
-    """
-
-    id: str
-    host: int | None
-    sandbox: str
-    started: float
-
-    def row(self) -> tuple[str, str, str, str]:
-        """Return the texts of a table's row: id, host, sandbox and start time."""
-        host = "gone" if self.host is None else f"process {self.host}"
-        started = datetime.datetime.fromtimestamp(self.started).isoformat(" ", "seconds")
-        return self.id, host, self.sandbox, started
-
-
-def list_sessions() -> list[SessionSummary]:
+def list_sessions() -> list[SessionRecord]:
     """Return this user's sessions on this machine, the newest first, and delete the records of ended ones."""
     listed = []
     for record in list_records():
         if record.host_lives or _sandbox_lives(record):
-            host = record.pid if record.host_lives else None
-            listed.append(SessionSummary(record.id, host, str(record.sandbox.get("kind", "?")), record.started))
+            listed.append(record)
         else:
             record.delete()
             record.remove_endpoints()
     return listed
+
+
+def session_row(record: SessionRecord) -> tuple[str, str, str, str]:
+    """Return the texts of a table's row: id, host, kind of sandbox and start time."""
+    host = f"process {record.pid}" if record.host_lives else "gone"
+    started = datetime.datetime.fromtimestamp(record.started).isoformat(" ", "seconds")
+    return record.id, host, str(record.sandbox.get("kind", "?")), started
 
 
 def _sandbox_lives(record: SessionRecord) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import KernelDied, KernelError, SessionNotFound
-from .inspection import Inspection, clean, parse_inspection
+from .inspection import Inspection, as_list, clean, parse_inspection
 
 try:
     import anywidget
@@ -63,7 +63,7 @@ class SessionView(anywidget.AnyWidget):
         answer = self._follow(self._change)
         look = answer.get("look")
         found = parse_inspection(look if isinstance(look, Mapping) else {}, self.session)
-        for step in map(_step, _list(answer.get("steps"))):
+        for step in map(_step, as_list(answer.get("steps"))):
             if step is not None:
                 self._last_change[step["number"]] = step
         change = answer.get("change")
@@ -86,11 +86,6 @@ class SessionView(anywidget.AnyWidget):
                     self.over = clean(str(error), _TAIL_CHARS)
                     return
             self._stop.wait(min(_MAX_POLL_S, max(POLL_S, _REST_FACTOR * (time.monotonic() - began))))
-
-
-def make_view(follow: Follow, session: str) -> SessionView:
-    """Return a view of the session that ``follow`` inspects."""
-    return SessionView(follow, session)
 
 
 def _now(inspection: Inspection) -> dict[str, Any]:
@@ -117,7 +112,3 @@ def _step(step: object) -> dict[str, Any] | None:
                 "error": clean(error, _TAIL_CHARS, lines=True) if isinstance(error, str) else "",
             }
     return None
-
-
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
