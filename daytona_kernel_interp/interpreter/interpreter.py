@@ -94,15 +94,15 @@ class KernelInterpreter:
             options.refuse_options(type(self).__name__, unknown, OPTION_NAMES)
         options.check_output_fields(output_fields)
         options.check_sandbox(sandbox)
-        options.check_record(record)
-        options.check_on_output(on_output)
+        for name, value in (("record", record), ("on_output", on_output), ("callbacks", callbacks)):
+            options.check_option(name, value)
         options.check_tools({} if tools is None else tools)
         self.tools: dict[str, Tool] = dict(tools or {})
         self.output_fields = output_fields
         self.execution_timeout = execution_timeout
         self.max_output_chars, self.max_value_bytes = max_output_chars, max_value_bytes
         self.on_output = on_output
-        self.callbacks: list[Any] = options.check_callbacks(callbacks)
+        self.callbacks: list[Any] = list(callbacks or ())
         self.seed: int | None = None if record is None else secrets.randbelow(1 << 32)  # of the kernel's generators
         self._settings().check()
         self._sandbox, self._record = sandbox, record

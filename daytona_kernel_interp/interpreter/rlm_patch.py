@@ -77,6 +77,11 @@ class LeaseFactory:
         return LeaseFactory, (self._interpreter,)
 
 
+def _lent(name: str) -> Any:
+    """Return a property that is the interpreter's attribute of this name."""
+    return property(lambda lease: getattr(lease._lease[0], name))
+
+
 class InterpreterLease:
     """An interpreter lent to one run: everything reaches the interpreter, but ``shutdown()`` only returns it.
 
@@ -112,22 +117,10 @@ class InterpreterLease:
     def __setattr__(self, name: str, value: object) -> None:
         setattr(self._lease[0], name, value)
 
-    # isinstance() against DSPy's protocol finds these four without __getattr__ (Python 3.12 and later).
-
-    @property
-    def tools(self) -> dict[str, Callable[..., object]]:
-        """The interpreter's tools."""
-        tools: dict[str, Callable[..., object]] = self._lease[0].tools
-        return tools
-
-    def start(self) -> None:
-        """Start the interpreter."""
-        self._lease[0].start()
-
-    def execute(self, code: str, variables: dict[str, Any] | None = None) -> object:
-        """Run code on the interpreter."""
-        result: object = self._lease[0].execute(code, variables)
-        return result
+    # isinstance() against DSPy's protocol finds these without __getattr__ (Python 3.12 and later).
+    tools = _lent("tools")
+    start = _lent("start")
+    execute = _lent("execute")
 
     def shutdown(self) -> None:
         """Return the interpreter as it was lent; its variables stay changed. Calling it again does nothing."""

@@ -15,7 +15,7 @@ from ..interpreter.instructions import ExecutionInstructions
 from ..interpreter.options import (
     CallSettings,
     InterpreterOptions,
-    check_on_output,
+    check_option,
     check_output_fields,
     check_tools,
     refuse_options,
@@ -88,7 +88,7 @@ class ReplayInterpreter:
         if unknown:
             refuse_options(type(self).__name__, unknown, _OPTION_NAMES)
         check_output_fields(output_fields)
-        check_on_output(on_output)
+        check_option("on_output", on_output)
         check_tools({} if tools is None else tools)
         self.tools: dict[str, Tool] = dict(tools or {})
         self.output_fields = output_fields
