@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
     from ..sandboxes.base import RelayAddress
     from ..sandboxes.daytona.sandbox import RunningDaytonaSandbox
-    from ..transport.websocket import Socket
 
 _CLOCK_S = 60.0
 _TIMES = 5
@@ -88,38 +87,37 @@ class _Diagnosis:
 
     def __init__(self, description: DaytonaSandbox, now: Callable[[], float]) -> None:
         self.description, self.now = description, now
-        self.running: RunningDaytonaSandbox | None = None
+        self.sandbox: RunningDaytonaSandbox | None = None
         self.interpreter: KernelInterpreter | None = None
 
     @property
-    def address(self) -> RelayAddress:
-        assert self.running is not None
-        return self.running.address
+    def running(self) -> RunningDaytonaSandbox:
+        assert self.sandbox is not None
+        return self.sandbox
 
     async def start(self) -> RunningDaytonaSandbox:
         """Return the sandbox that an earlier check started, so that the interpreter reuses it."""
-        assert self.running is not None
         return self.running
 
     def delete(self) -> None:
         """Delete the sandbox and close the interpreter."""
         if self.interpreter is not None:
             self.interpreter.shutdown()
-        if self.running is not None:
-            io_loop().run(self.running.stop())
+        if self.sandbox is not None:
+            io_loop().run(self.sandbox.stop())
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the checks and print their results."""
     require_daytona_key()
-    failed = False
+    exit_code = 0
     for check in run_checks(DaytonaSandbox(snapshot=options.snapshot)):
         took = duration(check.took_s) if check.took_s else ""
-        write(sys.stdout, f"{'ok' if not check.advice else 'FAILED':8}{check.name:10}{took:>10}  {check.result}\n")
+        write(sys.stdout, f"{'FAILED' if check.advice else 'ok':8}{check.name:10}{took:>10}  {check.result}\n")
         if check.advice:
-            failed = True
+            exit_code = FAILED
             write(sys.stdout, f"{'':30}{check.advice}\n")
-    return FAILED if failed else 0
+    return exit_code
 
 
 def run_checks(sandbox: DaytonaSandbox | None = None, *, now: Callable[[], float] = time.time) -> Iterator[CheckResult]:
@@ -135,7 +133,6 @@ def run_checks(sandbox: DaytonaSandbox | None = None, *, now: Callable[[], float
     steps: list[Callable[[_Diagnosis], Iterator[CheckResult]]] = [
         _key,
         _api,
-        _sdk,
         _snapshot,
         _sandbox,
         _preview,
@@ -200,6 +197,7 @@ def _api(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
     }.get(status, "Daytona or a proxy in front of it fails: try again later")
     yield CheckResult("API", api_url() if status == 200 else f"{api_url()} answers {status}", took_s, advice)
     yield _clock(server_date, diagnosis.now())
+    begin_import().result()  # here, so that the seconds of the SDK's import do not count as a later step's
 
 
 def _clock(server_time: str | None, now: float) -> CheckResult:
@@ -210,12 +208,6 @@ def _clock(server_time: str | None, now: float) -> CheckResult:
     return CheckResult("clock", f"{skew_s:+.0f} s from the API's", 0.0, advice, final=False)
 
 
-def _sdk(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
-    """Wait for the import of the SDK, so that its seconds do not count as a later step's duration."""
-    begin_import().result()
-    return iter(())
-
-
 def _snapshot(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
     name = diagnosis.description.snapshot_name
     if name is None or diagnosis.description.source_image is not None:
@@ -223,25 +215,25 @@ def _snapshot(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
             "snapshot", "Daytona's default; `daytona-kernel image build` makes one that starts faster", 0.0
         )
         return
-    state, error = io_loop().run(_state_of_snapshot(name))
-    if error is not None and getattr(error, "status_code", None) == 404:
-        advice = "no snapshot has this name: `daytona-kernel image build` makes one; or unset DAYTONA_KERNEL_SNAPSHOT"
-        yield CheckResult("snapshot", name, None, advice)
-    elif error is not None:  # a key may have permission to use snapshots and none to read them
-        yield CheckResult("snapshot", f"{name}: unknown ({error_sentence(error)})")
-    elif state == "active":
-        yield CheckResult("snapshot", f"{name} is active")
-    else:
-        advice = _SNAPSHOT_STATES.get(state, "it is being built: try again when it is active")
-        yield CheckResult("snapshot", f"{name} is {state}", None, advice)
+    try:
+        state = io_loop().run(_state_of_snapshot(name))
+    except Exception as error:  # the SDK's own classes, which only the SDK's module may import
+        if getattr(error, "status_code", None) == 404:
+            advice = (
+                "no snapshot has this name: `daytona-kernel image build` makes one; or unset DAYTONA_KERNEL_SNAPSHOT"
+            )
+            yield CheckResult("snapshot", name, None, advice)
+        else:  # a key may have permission to use snapshots and none to read them
+            yield CheckResult("snapshot", f"{name}: unknown ({error_sentence(error)})")
+        return
+    advice = _SNAPSHOT_STATES.get(state, "it is being built: try again when it is active")
+    yield CheckResult("snapshot", f"{name} is {state}", None, "" if state == "active" else advice)
 
 
-async def _state_of_snapshot(name: str) -> tuple[str, Exception | None]:
+async def _state_of_snapshot(name: str) -> str:
     service = await DaytonaAPI.connect()
     try:
-        return await service.snapshot_state(name), None
-    except Exception as error:  # the SDK's own classes, which only the SDK's module may import
-        return "", error
+        return await service.snapshot_state(name)
     finally:
         await service.aclose()
 
@@ -249,12 +241,12 @@ async def _state_of_snapshot(name: str) -> tuple[str, Exception | None]:
 def _sandbox(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
     target = diagnosis.description.target or os.environ.get("DAYTONA_TARGET")
     try:
-        diagnosis.running = io_loop().run(diagnosis.description.start())
+        sandbox = diagnosis.sandbox = io_loop().run(diagnosis.description.start())
     except KernelError as error:
         yield CheckResult("sandbox", "did not start", None, str(error))
         return
-    yield CheckResult("sandbox", f"{diagnosis.running.id} started, with a relay")
-    region = diagnosis.running.region
+    yield CheckResult("sandbox", f"{sandbox.id} started, with a relay")
+    region = sandbox.region
     if target and region and target != region:
         advice = "check DAYTONA_TARGET: the sandbox runs in another region than requested"
         yield CheckResult("region", f"{region}, not {target}", 0.0, advice, final=False)
@@ -264,7 +256,7 @@ def _sandbox(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
 
 def _preview(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
     """Send plain requests through the preview; the relay answers each with its own 404."""
-    address = diagnosis.address
+    address = diagnosis.running.address
     deadline = time.monotonic() + address.refused_timeout_s
     times: list[float] = []
     while len(times) < _TIMES:
@@ -301,19 +293,15 @@ def _http_get(address: RelayAddress) -> tuple[int, str]:
 class _NullSink:
     """A sink that ignores everything."""
 
-    def message(self, socket: Socket, data: bytes | None) -> None:
+    def message(self, *args: object, **kwargs: object) -> None:
         pass
 
-    def writable(self, socket: Socket) -> None:
-        pass
-
-    def lost(self, socket: Socket, code: int, reason: str) -> None:
-        pass
+    writable = lost = message
 
 
 def _websocket(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
     """Open a WebSocket without sending a hello: the relay accepts it, then closes it."""
-    address = diagnosis.address
+    address = diagnosis.running.address
 
     async def upgrade() -> None:
         headers = {**address.headers, SECRET_HEADER: address.secret}

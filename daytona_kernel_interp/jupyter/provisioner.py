@@ -59,16 +59,16 @@ class SandboxProvisioner(KernelProvisionerBase):
             SandboxFailed, TunnelLost, WireMismatch: If the start failed; a sandbox that was created is deleted.
         """
         registry.install_sigterm_handler()
+        starts = self._session is None
         if self._session is None:
             description = describe(self._options, env=kwargs.get("env") or {}, cwd=kwargs.get("cwd") or os.getcwd())
             self._session = SandboxKernel(description, self.log)
-            try:
-                info = await io_loop().arun(self._session.start_kernel())
-            except BaseException:  # a cancelled start must not leave a sandbox behind either
-                await self.cleanup()
-                raise
-        else:
+        try:
             info = await io_loop().arun(self._session.start_kernel())
+        except BaseException:  # a cancelled start must not leave a sandbox behind either
+            if starts:
+                await self.cleanup()
+            raise
         self._launched = True
         self.connection_info = cast("KernelConnectionInfo", {**info, "key": info["key"].encode("ascii")})
         return self.connection_info

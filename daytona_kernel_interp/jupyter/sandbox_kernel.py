@@ -23,7 +23,7 @@ from ..wire.keepalive import LinkTimings
 if TYPE_CHECKING:
     import logging
 
-    from ..sandboxes.base import RunningSandbox, Sandbox
+    from ..sandboxes.base import Sandbox
 
 _UNKNOWN_EXIT = 1  # the exit code where the real one is unknown
 _ENDPOINTS = "k"  # the name of the local endpoints, the same for each kernel
@@ -39,7 +39,7 @@ class SandboxKernel(KernelObserver):
     def __init__(self, description: Sandbox, log: logging.Logger | logging.LoggerAdapter[Any]) -> None:
         self._description, self._log = description, log
         self._folder, self._key = make_endpoints_folder(), secrets.token_hex(32)
-        self._sandbox: RunningSandbox | None = None
+        self._resources = contextlib.AsyncExitStack()  # sandbox and tunnel
         self._tunnel: Tunnel | None = None
         self._lost = False  # the sandbox, or the link to it
         self._kernel = ""
@@ -82,9 +82,10 @@ class SandboxKernel(KernelObserver):
             tunnel = await Tunnel.open(
                 sandbox.address, restart_relay=sandbox.restart_relay, times=times, folder=self._folder
             )
-            self._sandbox, self._tunnel, self._lost = sandbox, tunnel, False
+            stack.push_async_callback(tunnel.aclose)
+            self._tunnel, self._lost = tunnel, False
             registry.register(self)
-            stack.pop_all()
+            self._resources = stack.pop_all()
 
     def expect_end(self) -> None:
         """Expect the kernel's end, as after a request to shut down: it is not reported as a crash."""
@@ -113,13 +114,8 @@ class SandboxKernel(KernelObserver):
         shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _close_sandbox(self) -> None:
-        tunnel, self._tunnel = self._tunnel, None
-        sandbox, self._sandbox = self._sandbox, None
-        async with contextlib.AsyncExitStack() as stack:
-            if sandbox is not None:
-                stack.push_async_callback(sandbox.stop)
-            if tunnel is not None:
-                stack.push_async_callback(tunnel.aclose)
+        resources, self._resources, self._tunnel = self._resources, contextlib.AsyncExitStack(), None
+        await resources.aclose()
 
     # --- called by the tunnel ---------------------------------------------------------------------------
 
@@ -128,8 +124,8 @@ class SandboxKernel(KernelObserver):
         code = event.get("code")
         if not self._end_expected:
             error = kernel_died(event, "")
-            stderr = error.stderr.strip()[-1000:]
-            self._log.warning("%s.%s", _capital(str(error)), f"\n{stderr}" if stderr else "")
+            text, stderr = str(error), error.stderr.strip()[-1000:]
+            self._log.warning("%s%s.%s", text[:1].upper(), text[1:], f"\n{stderr}" if stderr else "")
         self._end(code if isinstance(code, int) else _UNKNOWN_EXIT)
 
     def streams_broken(self) -> None:
@@ -158,7 +154,3 @@ class SandboxKernel(KernelObserver):
         if not self._ended.is_set():
             self.exit_code = code
             self._ended.set()
-
-
-def _capital(sentence: str) -> str:
-    return sentence[:1].upper() + sentence[1:]
