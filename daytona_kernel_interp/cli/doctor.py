@@ -49,6 +49,7 @@ import platform, ipykernel, websockets
 f"Python {platform.python_version()}, ipykernel {ipykernel.__version__}, websockets {websockets.__version__}"
 """
 _SNAPSHOT_STATES = {
+    "missing": "no snapshot has this name: `daytona-kernel image build` makes one; or unset DAYTONA_KERNEL_SNAPSHOT",
     "inactive": "it has been inactive for long: activate it at Daytona, or make one with `daytona-kernel image build`",
     "build_failed": "delete it, and make one with `daytona-kernel image build`",
     "error": "delete it, and make one with `daytona-kernel image build`",
@@ -219,10 +220,7 @@ def _snapshot(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
         state = io_loop().run(_state_of_snapshot(name))
     except Exception as error:  # the SDK's own classes, which only the SDK's module may import
         if getattr(error, "status_code", None) == 404:
-            advice = (
-                "no snapshot has this name: `daytona-kernel image build` makes one; or unset DAYTONA_KERNEL_SNAPSHOT"
-            )
-            yield CheckResult("snapshot", name, None, advice)
+            yield CheckResult("snapshot", name, None, _SNAPSHOT_STATES["missing"])
         else:  # a key may have permission to use snapshots and none to read them
             yield CheckResult("snapshot", f"{name}: unknown ({error_sentence(error)})")
         return
