@@ -11,8 +11,8 @@ import pytest
 
 from daytona_kernel_interp import Recording, demo
 from daytona_kernel_interp.cli import command_line as cli
-from daytona_kernel_interp.demo import screen as screens
 from daytona_kernel_interp.demo.script import STEPS, ScriptedStep, classify_mistake, rule_based_lm, scripted_lm
+from daytona_kernel_interp.demo.session import Screen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -141,7 +141,7 @@ def test_without_matplotlib_it_says_what_to_install(
 def test_without_rich_it_is_plain_text(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where rich is missing, the same is shown in plain text."""
     _hide(monkeypatch, "rich")
-    screen = screens.Screen()
+    screen = Screen()
     screen.title("Step 1")
     screen.code("if x:\n    y")
     screen.output("half a ")
@@ -159,9 +159,9 @@ def test_without_rich_it_is_plain_text(capfd: pytest.CaptureFixture[str], monkey
 
 def test_output_cannot_steer_the_terminal(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Control characters of what the code printed do not reach the terminal, with rich and without it."""
-    coloured = screens.Screen()
+    coloured = Screen()
     _hide(monkeypatch, "rich")
-    for screen in (coloured, screens.Screen()):
+    for screen in (coloured, Screen()):
         screen.output("\x1b]0;title\x07 \x9b31m red [bold]\r\n")
     shown = capfd.readouterr().out
     assert not set("\x1b\x07\x9b\r") & set(shown)

@@ -1,21 +1,23 @@
 """The description of the runtime for the model: DSPy puts ``execution_instructions`` into the action prompt.
 
 DSPy (3.3.1 and later) reads the attribute from the interpreter *factory*, which may be the class itself, an
-:class:`~.factory.InterpreterFactory` or the factory that ``dspy.RLM(interpreter=...)`` makes.
+:class:`InterpreterFactory` or the factory that ``dspy.RLM(interpreter=...)`` makes.
 """
 
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ..tools.binding import InvalidTool, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from ..tools.binding import Tool
     from ..wire.comm import ToolSpec
+
+Interpreter = TypeVar("Interpreter")
 
 KERNEL_INSTRUCTIONS = (
     "The REPL is a live IPython kernel: all state (variables, imports, functions) stays between steps; magics, "
@@ -37,6 +39,35 @@ class ExecutionInstructions:
 
     def __get__(self, instance: object | None, owner: type) -> str:
         return self._text if instance is None else with_tools(self._text, getattr(instance, "tools", {}))
+
+
+class InterpreterFactory(Generic[Interpreter]):
+    """Creates interpreters of one configuration; ``KernelInterpreter.factory(...)`` returns one.
+
+    DSPy reads ``execution_instructions`` from the factory, and refuses a factory that is an interpreter itself: this
+    class has neither ``start``, ``execute`` nor ``shutdown``. It never changes, so its copies are the same object. It
+    can be pickled if its options can.
+    """
+
+    execution_instructions = ExecutionInstructions()
+
+    def __init__(
+        self, create: Callable[..., Interpreter], tools: Mapping[str, Tool], options: Mapping[str, object]
+    ) -> None:
+        self._create, self._options = create, dict(options)
+        self.tools = dict(tools)
+
+    def __call__(self) -> Interpreter:
+        """Return a new, unstarted interpreter."""
+        return self._create(dict(self.tools), **self._options)
+
+    def __copy__(self) -> InterpreterFactory[Interpreter]:
+        """Return the factory itself."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, object]) -> InterpreterFactory[Interpreter]:
+        """Return the factory itself."""
+        return self
 
 
 def with_tools(text: str, tools: Mapping[str, Tool]) -> str:

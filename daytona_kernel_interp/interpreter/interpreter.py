@@ -20,8 +20,7 @@ from ..tools.binding import call, weak_method
 from . import introspection, options
 from .dspy_compat import CodeExecutionError, CodeInterpreterError, FinalOutput, with_callbacks
 from .dspy_errors import SessionNotFound
-from .factory import InterpreterFactory
-from .instructions import ExecutionInstructions
+from .instructions import ExecutionInstructions, InterpreterFactory
 from .request import CellRequest, build_request
 from .result import cell_result
 from .session_access import SessionAccess
@@ -431,15 +430,12 @@ class KernelInterpreter:
     # --- parts for one call -------------------------------------------------------------------------------
 
     def _settings(self) -> CallSettings:
-        return options.CallSettings(
-            self.tools,
-            self.output_fields,
-            self.execution_timeout,
-            self.max_output_chars,
-            self.max_value_bytes,
-            self.on_output,
-            self.seed,
-        )
+        return options.CallSettings(self.tools, self.output_fields, seed=self.seed, **self._changeable())
+
+    def _changeable(self) -> dict[str, Any]:
+        """Return the keyword options that may be changed between calls."""
+        names = ("execution_timeout", "max_output_chars", "max_value_bytes", "on_output")
+        return {name: getattr(self, name) for name in names}
 
     def _prepare(self, code: str, variables: Mapping[str, object] | None, settings: CallSettings) -> CellRequest:
         """Return the request of a cell, and start the session if there is none; a wrong call starts nothing."""
@@ -453,16 +449,9 @@ class KernelInterpreter:
 
     # --- copies: a fresh, unstarted interpreter of the same configuration -----------------------------------
 
-    def _options(self) -> InterpreterOptions:
-        return {
-            "sandbox": self._sandbox,
-            "execution_timeout": self.execution_timeout,
-            "max_output_chars": self.max_output_chars,
-            "max_value_bytes": self.max_value_bytes,
-            "record": self._record,
-            "on_output": self.on_output,
-            "callbacks": self.callbacks,
-        }
+    def _options(self) -> dict[str, Any]:
+        own = {"sandbox": self._sandbox, "record": self._record, "callbacks": self.callbacks}
+        return {**own, **self._changeable()}
 
     def __copy__(self) -> KernelInterpreter:
         """Return a fresh interpreter: two objects never share a kernel."""
