@@ -78,10 +78,8 @@ def table(rows: Iterable[Sequence[str]], *, right: Collection[int] = (), max_wid
     widths = [min(max_width, max(map(len, column))) for column in zip(*cells, strict=True)][:-1]
     lines = []
     for row in cells:
-        padded = [
-            text.rjust(width) if i in right else text.ljust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=False))
-        ]
+        columns = enumerate(zip(row, widths, strict=False))
+        padded = [text.rjust(width) if i in right else text.ljust(width) for i, (text, width) in columns]
         lines.append("  ".join([*padded, row[-1]]).rstrip())
     return lines
 

@@ -48,9 +48,9 @@ def attach(options: argparse.Namespace) -> int:
         raise CommandError(
             f"session {record.id} has a host, process {record.pid}: join it with `daytona-kernel console {record.id}`."
         )
-    with AttachedClient(record.id) as client:
+    with AttachedClient(record.id, write_output) as client:
         try:
-            error = client.last_cell(write_output)
+            error = client.last_cell()
             if error is not None:
                 report_error(error)
         except KernelError as failure:

@@ -77,7 +77,13 @@ def run_code(options: argparse.Namespace) -> int:
         return _run_in_fresh_kernel(options, code, {"_argv": ["-c"]}, show_value=True)
     if options.sandbox is not None:
         raise CommandError("--sandbox is for a fresh kernel, --session names a running one: give one of them.")
-    return _run_in_session(session, code, options.timeout)
+    try:
+        with open_session(select_session(session or None)) as client:
+            return _report(client, client.run(code, timeout_s=options.timeout, on_output=write_output))
+    except SessionNotFound:
+        raise
+    except KernelError as error:
+        return report_failure(error)
 
 
 def _run_in_fresh_kernel(
@@ -97,20 +103,7 @@ def _run_in_fresh_kernel(
                 client.run(_SCRIPT_SETUP, variables)
             return _report(client, client.run(code, timeout_s=options.timeout, on_output=on_output))
         except KernelError as error:
-            report_failure(error)
-            return FAILED
-
-
-def _run_in_session(session: str, code: str, timeout_s: float | None) -> int:
-    record = select_session(session or None)
-    try:
-        with open_session(record) as client:
-            return _report(client, client.run(code, timeout_s=timeout_s, on_output=write_output))
-    except SessionNotFound:
-        raise
-    except KernelError as error:
-        report_failure(error)
-        return FAILED
+            return report_failure(error)
 
 
 def _report(client: SessionClient, result: CellResult) -> int:
@@ -150,8 +143,9 @@ def _exit_code(client: SessionClient) -> int:
     return FAILED
 
 
-def report_failure(error: KernelError) -> None:
-    """Write why a session is over, with the last text that the kernel's process wrote to stderr."""
+def report_failure(error: KernelError) -> int:
+    """Write why a session is over, with the last text of the kernel's process; return the exit code."""
     write(sys.stderr, f"{type(error).__name__}: {error}\n")
     if isinstance(error, KernelDied) and (stderr := error.stderr.strip()):
         write(sys.stderr, f"Last output of the kernel's process:\n{stderr[-2000:]}\n")
+    return FAILED

@@ -15,7 +15,7 @@ from ..errors import KernelError, SessionNotFound
 from ..interpreter.interpreter import CodeInterpreterError
 from ..monitor.shared_client import SharedClient, list_sessions
 from ..session.session_file import SessionRecord, find_session
-from .terminal import CommandError, sentence
+from .terminal import CommandError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -32,21 +32,19 @@ def select_session(session_id: str | None, *, hosted: bool | None = None) -> Ses
         hosted: Where no id is given: whether only sessions with a host count, or only those without; None: all.
 
     Raises:
-        CommandError: If there is no such session, or there are several and no id was given.
+        SessionNotFound: If there is no session with this id.
+        CommandError: If there is none or several, and no id was given.
     """
-    try:
-        if session_id is not None:
-            return find_session(session_id)
-        found = [each for each in list_sessions() if hosted is None or hosted == each.host_lives]
-        kind = {None: "", True: " with a host", False: " without a host"}[hosted]
-        if not found:
-            raise CommandError(f"No session{kind} is alive on this machine.")
-        if len(found) > 1:
-            ids = ", ".join(each.id for each in found)
-            raise CommandError(f"{len(found)} sessions{kind} are alive on this machine: name one of {ids}.")
-        return found[0]
-    except SessionNotFound as error:
-        raise CommandError(sentence(error)) from error
+    if session_id is not None:
+        return find_session(session_id)
+    found = [each for each in list_sessions() if hosted is None or hosted == each.host_lives]
+    kind = {None: "", True: " with a host", False: " without a host"}[hosted]
+    if not found:
+        raise CommandError(f"No session{kind} is alive on this machine.")
+    if len(found) > 1:
+        ids = ", ".join(each.id for each in found)
+        raise CommandError(f"{len(found)} sessions{kind} are alive on this machine: name one of {ids}.")
+    return found[0]
 
 
 @contextlib.contextmanager
@@ -61,7 +59,7 @@ def open_session(record: SessionRecord) -> Iterator[SessionClient]:
             yield shared
     else:
         with AttachedClient(record.id) as attached:
-            attached.last_cell(lambda output: None)
+            attached.last_cell()
             yield attached
 
 
@@ -96,19 +94,17 @@ class InterpreterClient:
 class AttachedClient(InterpreterClient):
     """Runs cells in a session whose host is gone, as its host. :meth:`last_cell` must be called first.
 
+    ``on_output`` gets the outputs of that cell.
+
     Raises:
         SessionNotFound: If nothing is left of the session.
     """
 
-    def __init__(self, session_id: str) -> None:
-        self._early_outputs: list[Output] = []  # of the last cell, before last_cell() says where they go
+    def __init__(self, session_id: str, on_output: Callable[[Output], None] | None = None) -> None:
         try:
-            interpreter = KernelInterpreter.attach(
-                session_id, max_output_chars=None, on_output=self._early_outputs.append
-            )
+            super().__init__(KernelInterpreter.attach(session_id, max_output_chars=None, on_output=on_output))
         except CodeInterpreterError as error:
             raise SessionNotFound(str(error.__cause__ or error)) from error
-        super().__init__(interpreter)
 
     def __enter__(self) -> AttachedClient:
         return self
@@ -116,15 +112,12 @@ class AttachedClient(InterpreterClient):
     def __exit__(self, *_: object) -> None:
         self._interpreter.detach()
 
-    def last_cell(self, on_output: Callable[[Output], None]) -> CellError | None:
+    def last_cell(self) -> CellError | None:
         """Wait for the cell that ran when the session was attached, and return its error, if any.
 
         Raises:
             KernelError: If the session is over.
         """
-        self._interpreter.on_output = on_output
-        for output in self._early_outputs:
-            on_output(output)
         try:
             self._interpreter.resume()
         except (CodeInterpreterError, SyntaxError) as error:  # before DSPy 3.3 the class does not tell them apart

@@ -6,7 +6,6 @@ cells go through the kernel's own channels, with :class:`.shared_client.SharedCl
 
 from __future__ import annotations
 
-import functools
 import html
 import json
 import keyword
@@ -55,19 +54,21 @@ def live(
     Raises:
         SessionNotFound: If there is no such session, or its host is gone; the text says since when and what is left.
     """
-    make = functools.partial(Live, write=write, execution_timeout=execution_timeout, on_output=on_output)
+    note = ""
     if session_id is not None:
         record = find_session(session_id)
         if not record.host_lives:
             raise SessionNotFound(_stale(record))
-        return make(record)
-    found = list_records()
-    alive = [record for record in found if record.host_lives]
-    if not alive:
-        last = f" {_stale(found[0])}" if found else ""
-        raise SessionNotFound(f"No session is alive on this machine: start a KernelInterpreter first.{last}")
-    note = f"Session {alive[0].id}, the newest of {len(alive)}: {', '.join(record.id for record in alive)}."
-    return make(alive[0], note=note if len(alive) > 1 else "")
+    else:
+        found = list_records()
+        alive = [record for record in found if record.host_lives]
+        if not alive:
+            last = f" {_stale(found[0])}" if found else ""
+            raise SessionNotFound(f"No session is alive on this machine: start a KernelInterpreter first.{last}")
+        record = alive[0]
+        if len(alive) > 1:
+            note = f"Session {record.id}, the newest of {len(alive)}: {', '.join(each.id for each in alive)}."
+    return Live(record, write=write, note=note, execution_timeout=execution_timeout, on_output=on_output)
 
 
 class Live:
@@ -250,17 +251,13 @@ def _stale(record: SessionRecord) -> str:
         fate = f"its host, process {record.pid}, is gone; its last heartbeat was at {seen}, {ago} ago"
     else:
         fate = f"its host detached from it at {seen}, {ago} ago"
-    return f"Session {record.id} has no host: {fate}. {_remaining_text(record)}"
-
-
-def _remaining_text(record: SessionRecord) -> str:
     kind = str(record.sandbox.get("kind", "?"))
-    try:
-        lives = adopt(record.sandbox).may_be_alive()
-    except KernelError:
-        return "Nothing is left of its sandbox."
-    if not lives:
-        return "Its sandbox is gone too."
     # The processes of a local sandbox were checked. A request to another kind could wake it, so none was made.
     may = "still lives" if kind == "local" else "may still live"
-    return f"Its sandbox ({kind}) {may}: KernelInterpreter.attach({record.id!r}) takes it over."
+    left = f"Its sandbox ({kind}) {may}: KernelInterpreter.attach({record.id!r}) takes it over."
+    try:
+        if not adopt(record.sandbox).may_be_alive():
+            left = "Its sandbox is gone too."
+    except KernelError:
+        left = "Nothing is left of its sandbox."
+    return f"Session {record.id} has no host: {fate}. {left}"

@@ -102,14 +102,17 @@ class SharedClient:
         """
         request_ids = set()
         for _ in range(int(_READY_S / _PROBE_S)):
-            message = self._client.session.msg("kernel_info_request", {})
-            request_ids.add(message["header"]["msg_id"])
-            self._client.control_channel.send(message)
+            request_ids.add(self._send_control("kernel_info_request", {}))
             with contextlib.suppress(queue.Empty):
                 while True:
                     if self._client.get_iopub_msg(timeout=_PROBE_S)["parent_header"].get("msg_id") in request_ids:
                         return
         raise RuntimeError(f"no message arrived within {_READY_S:g} s; native code may block it")
+
+    def _send_control(self, kind: str, content: dict[str, Any]) -> str:
+        message = self._client.session.msg(kind, content)
+        self._client.control_channel.send(message)
+        return str(message["header"]["msg_id"])
 
     def request_control(self, request: dict[str, object]) -> tuple[dict[str, object], list[values.Buffer]]:
         """Send an inspect request on control (see :mod:`..wire.inspect_messages`); return the answer and its buffers.
@@ -117,14 +120,13 @@ class SharedClient:
         Raises:
             SessionNotFound: If the kernel does not answer.
         """
-        message = self._client.session.msg("comm_msg", {"comm_id": "", "data": request})
-        self._client.control_channel.send(message)
+        request_id = self._send_control("comm_msg", {"comm_id": "", "data": request})
         end = time.monotonic() + _ANSWER_S
         while (left_s := end - time.monotonic()) > 0:
             with contextlib.suppress(queue.Empty):
                 answer = self._client.get_control_msg(timeout=min(_POLL_S, left_s))
                 data = answer["content"].get("data")
-                if answer["parent_header"].get("msg_id") == message["header"]["msg_id"] and isinstance(data, dict):
+                if answer["parent_header"].get("msg_id") == request_id and isinstance(data, dict):
                     return data, answer["buffers"]
             if not self._client.is_alive():
                 break
@@ -222,9 +224,9 @@ class SharedClient:
 
     def _interrupt(self, cell: OutputCollector, on_output: Callable[[Output], None] | None) -> None:
         content = {"comm_id": "", "data": {"op": "withhold" if self._cell_started else "raise", "cell": cell.msg_id}}
-        self._client.control_channel.send(self._client.session.msg("comm_msg", content))
+        self._send_control("comm_msg", content)
         if self._cell_started:  # else it waits behind another client's cell, which must not be interrupted
-            self._client.control_channel.send(self._client.session.msg("interrupt_request", {}))
+            self._send_control("interrupt_request", {})
             self._follow_cell(cell, _INTERRUPT_S, on_output)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import KernelDied, KernelError, SessionNotFound
-from .inspection import Inspection, as_list, clean, parse_inspection
+from .inspection import Inspection, RunningCell, as_list, clean, parse_inspection
 
 try:
     import anywidget
@@ -89,13 +89,13 @@ class SessionView(anywidget.AnyWidget):
 
 
 def _now(inspection: Inspection) -> dict[str, Any]:
-    running = inspection.running
+    running = inspection.running or RunningCell("", 0, 0.0)
     return {
         "headings": list(inspection.headings()),
         "footings": list(inspection.footings()),
-        "code": "" if running is None else running.code,
-        "line": None if running is None else running.line,
-        "calls": [] if running is None else [[call.name, round(call.elapsed_s, 1)] for call in running.calls],
+        "code": running.code,
+        "line": running.line,
+        "calls": [[call.name, round(call.elapsed_s, 1)] for call in running.calls],
     }
 
 
