@@ -70,7 +70,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog=PROGRAM, description="Python cells in a real IPython kernel, inside a sandbox.")
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = _Commands(parser)
-    _add_demo(commands)
     _add_code_commands(commands)
     _add_session_commands(commands)
     _add_recording_commands(commands)
@@ -97,17 +96,6 @@ class _Commands:
         return parser
 
 
-def _add_demo(commands: _Commands) -> None:
-    demo = commands.add("demo", "run_commands.run_demo", "watch an RLM work on a long text; needs no key")
-    demo.add_argument(
-        "--model", nargs="?", const="", metavar="NAME", help="ask this model, not a script; the key is read from .env"
-    )
-    demo.add_path("--file", metavar="PATH", help="the text to work on (with --model)")
-    demo.add_path("--record", metavar="PATH", help="record the session in this notebook")
-    demo.add_path("--output", default=Path("demo-output"), metavar="FOLDER", help="where figures go (%(default)s)")
-    demo.add_argument("--question", metavar="TEXT", help="what to ask about it (with --model)")
-
-
 def _add_sandbox_option(parser: _Parser) -> None:
     parser.add_argument(
         "--sandbox",
@@ -117,6 +105,15 @@ def _add_sandbox_option(parser: _Parser) -> None:
 
 
 def _add_code_commands(commands: _Commands) -> None:
+    demo = commands.add("demo", "run_commands.run_demo", "watch an RLM work on a long text; needs no key")
+    demo.add_argument(
+        "--model", nargs="?", const="", metavar="NAME", help="ask this model, not a script; the key is read from .env"
+    )
+    demo.add_path("--file", metavar="PATH", help="the text to work on (with --model)")
+    demo.add_path("--record", metavar="PATH", help="record the session in this notebook")
+    demo.add_path("--output", default=Path("demo-output"), metavar="FOLDER", help="where figures go (%(default)s)")
+    demo.add_argument("--question", metavar="TEXT", help="what to ask about it (with --model)")
+
     run = commands.add("run", "run_commands.run_script", "run a script in a fresh kernel")
     execute = commands.add("exec", "run_commands.run_code", "run code in a kernel and show its last expression")
     for parser in (run, execute):

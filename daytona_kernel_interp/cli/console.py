@@ -16,15 +16,14 @@ from ..errors import KernelError
 from ..formatting import duration
 from ..monitor.live import live
 from ..monitor.shared_client import SharedClient
-from .run_commands import report_error, report_failure
-from .session_client import AttachedClient, select_session
+from .run_commands import AttachedClient, report_error, report_failure, select_session
 from .terminal import CommandError, write_output
 
 if TYPE_CHECKING:
     import argparse
 
     from ..session.session_file import SessionRecord
-    from .session_client import SessionClient
+    from .run_commands import SessionClient
 
 _QUIT_WORDS = frozenset({"exit", "exit()", "quit", "quit()"})
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from ..tools.binding import InvalidTool, describe
+from ..tools.binding import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -76,7 +76,7 @@ def with_tools(text: str, tools: Mapping[str, Tool]) -> str:
     for name, tool in tools.items():
         try:
             spec = describe(name, tool)
-        except InvalidTool:  # the next execute() refuses it
+        except (TypeError, ValueError):  # the next execute() refuses it
             continue
         doc = spec.doc.replace("\n", "  ") or "No description"
         lines.append(f"- `{name}({_parameters(spec, tool)})` - {doc}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
 from ..sandboxes.base import Sandbox
 from ..sandboxes.daytona import DaytonaSandbox
-from ..tools.binding import InvalidTool, Tool, describe
+from ..tools.binding import Tool, describe
 from ..wire.comm import OutputField, ToolSpec
 
 if TYPE_CHECKING:
@@ -131,13 +131,7 @@ def check_tools(tools: Mapping[str, Tool]) -> tuple[ToolSpec, ...]:
     """
     if not isinstance(tools, Mapping):
         raise TypeError(f"tools must be a dict of names and functions, not {type(tools).__name__}.")
-    specs = []
-    for name, tool in tools.items():
-        try:
-            specs.append(describe(name, tool))
-        except InvalidTool as error:
-            raise (ValueError if callable(tool) else TypeError)(f"{error}.") from None
-    return tuple(specs)
+    return tuple(describe(name, tool) for name, tool in tools.items())
 
 
 def check_output_fields(output_fields: Sequence[Mapping[str, object]] | None) -> tuple[OutputField, ...] | None:

@@ -39,10 +39,6 @@ KEYWORD_CORRECTIONS: Mapping[str, tuple[str, Sequence[str]]] = {
 }
 
 
-class InvalidTool(ValueError):
-    """A tool that cannot be offered to a cell."""
-
-
 class ToolAborted(Exception):
     """Carries a tool's BaseException, such as KeyboardInterrupt, to the caller's thread.
 
@@ -78,14 +74,15 @@ def describe(name: object, tool: Tool) -> ToolSpec:
     """Return the description of ``tool`` that is sent to the cell.
 
     Raises:
-        InvalidTool: If the name is not an identifier or the tool is not callable.
+        ValueError: If the name is not an identifier.
+        TypeError: If the tool cannot be called.
     """
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
-        raise InvalidTool(
-            f"Invalid tool name {name!r}: a tool is called by its name, so it must be a Python identifier"
+        raise ValueError(
+            f"Invalid tool name {name!r}: a tool is called by its name, so it must be a Python identifier."
         )
     if not callable(tool):
-        raise InvalidTool(f"Tool {name!r} is not callable: pass a function, not {type(tool).__name__}")
+        raise TypeError(f"Tool {name!r} is not callable: pass a function, not {type(tool).__name__}.")
     doc = inspect.getdoc(tool) or ""
     signature = _signature(tool)
     if signature is None:

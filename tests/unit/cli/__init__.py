@@ -7,7 +7,6 @@ covers: daytona_commands: tests/integration/test_daytona_gc.py, tests/integratio
 covers: doctor: tests/integration/test_doctor.py
 covers: kernel_commands: tests/unit/jupyter/test_kernelspec.py
 covers: recording_commands: tests/integration/test_replay_recorded.py, tests/unit/page/test_html.py
-covers: run_commands: tests/test_cli.py, tests/test_demo.py
-covers: session_client: tests/integration/test_attach.py
+covers: run_commands: tests/test_cli.py, tests/test_demo.py, tests/integration/test_attach.py
 covers: session_commands: tests/integration/test_attach.py, tests/integration/test_live.py
 """
