@@ -6,9 +6,8 @@ import code
 import codeop
 import contextlib
 import importlib.util
+import os
 import shlex
-import signal
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -33,8 +32,8 @@ def open_console(options: argparse.Namespace) -> int:
     record = select_session(options.session, hosted=True)
     if not record.host_lives:
         raise CommandError(f"session {record.id} has no host: take it over with `daytona-kernel attach {record.id}`.")
-    if sys.stdin.isatty() and (code := open_jupyter_console(record)) is not None:
-        return code
+    if sys.stdin.isatty():
+        open_jupyter_console(record)
     with SharedClient(record) as client:
         _run_prompt(client, record.id)
     return 0
@@ -95,10 +94,10 @@ def _run_prompt(client: SessionClient, session_id: str) -> None:
     Console(client).interact(_banner(session_id), exitmsg="")
 
 
-def open_jupyter_console(record: SessionRecord) -> int | None:
-    """Run ``jupyter console`` on a session whose host lives, and return its exit code.
+def open_jupyter_console(record: SessionRecord) -> None:
+    """Become ``jupyter console`` on a session whose host lives.
 
-    Returns None if the program is not installed here; the command that opens it elsewhere is printed then.
+    Returns if the program is not installed here; the command that opens it elsewhere is printed then.
     """
     if importlib.util.find_spec("jupyter_console") is None:
         print(
@@ -106,14 +105,9 @@ def open_jupyter_console(record: SessionRecord) -> int | None:
             f"    jupyter console --existing {shlex.quote(record.connection_file)}",
             file=sys.stderr,
         )
-        return None
+        return
     print(f"{_banner(record.id)}{_running_cell_text(record.id)}", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "jupyter_console", "--existing", record.connection_file]
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the console handles Ctrl-C: it interrupts the cell
-    try:
-        return subprocess.Popen(command, preexec_fn=_restore_sigint).wait()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    os.execv(sys.executable, [sys.executable, "-m", "jupyter_console", "--existing", record.connection_file])
 
 
 def _banner(session_id: str) -> str:
@@ -126,7 +120,3 @@ def _running_cell_text(session_id: str) -> str:
         if (running := live(session_id).inspect().running) is not None:
             return f" A cell has run for {duration(running.elapsed_s)}; the console answers when it has ended."
     return ""
-
-
-def _restore_sigint() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -72,12 +72,12 @@ class DisplayingInterpreter(KernelInterpreter):
         except Exception as error:  # shown and raised again
             self._screen.call(_request(tool_name, kwargs), f"{type(error).__name__}: {error}", error=True)
             raise
-        if tool_name == "llm_query_batched" and isinstance(result, list):
+        if tool_name == "llm_query_batched" and isinstance(result, list) and result:
             self.prompts += len(result)
-            self._screen.call(_request(tool_name, kwargs), f"{len(result)} answers, first {short(result[:1])[1:-1]}")
+            self._screen.call(_request(tool_name, kwargs), f"{len(result)} answers, first {_short(result[0])}")
         else:
             self.prompts += tool_name == "llm_query"
-            self._screen.call(_request(tool_name, kwargs), short(result))
+            self._screen.call(_request(tool_name, kwargs), _short(result))
         return result
 
     def _show(self, output: Output) -> None:
@@ -181,11 +181,15 @@ def _show_heading(screen: Screen, options: DemoOptions, text: str) -> None:
         screen.fact("colours", f"none without rich: {INSTALL}")
 
 
+def _short(value: object) -> str:
+    return shorten(repr(value), 60)
+
+
 def _request(name: str, kwargs: Mapping[str, object]) -> str:
     prompts = kwargs.get("prompts")
     if name == "llm_query_batched" and isinstance(prompts, list):
         return f"{name}({len(prompts)} prompts)"
-    return f"{name}({', '.join(short(value) for value in kwargs.values())})"
+    return f"{name}({', '.join(_short(value) for value in kwargs.values())})"
 
 
 def _without_fence(code: str) -> str:
@@ -266,12 +270,6 @@ class Screen:
         from rich.text import Text
 
         self._console.print(Text.assemble(*parts), soft_wrap=True)
-
-
-def short(value: object, limit: int = 60) -> str:
-    """Return ``value``'s repr, cut in the middle to ``limit`` characters."""
-    text = repr(value)
-    return text if len(text) <= limit else f"{text[: limit - 12]} … {text[-9:]}"
 
 
 def _clean(text: str) -> str:

@@ -19,7 +19,6 @@ from ..recording.recorder import Recorder
 from ..tools.binding import call, weak_method
 from . import introspection, options
 from .dspy_compat import CodeExecutionError, CodeInterpreterError, FinalOutput, with_callbacks
-from .dspy_errors import SessionNotFound
 from .instructions import ExecutionInstructions, InterpreterFactory
 from .request import CellRequest, build_request
 from .result import cell_result
@@ -410,9 +409,7 @@ class KernelInterpreter:
         Raises:
             SessionNotFound: If there is no session. Also a CodeInterpreterError.
         """
-        if self._access.session is None:
-            raise SessionNotFound("There is no session: call start() first.")
-        return self._access.session.id
+        return self._access.current().id
 
     @property
     def connection_file(self) -> str:
@@ -423,9 +420,7 @@ class KernelInterpreter:
         Raises:
             SessionNotFound: If there is no session. Also a CodeInterpreterError.
         """
-        if self._access.session is None:
-            raise SessionNotFound("There is no kernel to connect to: call start() first.")
-        return str(self._access.session.kernel.connection_file)
+        return str(self._access.current("There is no kernel to connect to").kernel.connection_file)
 
     # --- parts for one call -------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def inspect(access: SessionAccess, name: str | None, *, private: bool) -> Inspection:
     """Return the session's variables and running code, or one variable; allowed in any thread."""
-    session = access.current("inspect")
+    session = access.current("inspect(): there is no session")
     if name is not None and not isinstance(name, str):
         raise InvalidCall(f"inspect() takes the name of one variable or no name, not {name!r}.")
     try:
@@ -33,7 +33,7 @@ def inspect(access: SessionAccess, name: str | None, *, private: bool) -> Inspec
 
 def view(access: SessionAccess) -> SessionView:
     """Return a widget that follows the session; it does not keep the interpreter alive."""
-    session, weak_access = access.current("view"), weakref.ref(access)
+    session, weak_access = access.current("view(): there is no session"), weakref.ref(access)
     from ..monitor.widget import SessionView  # needs the extra `jupyter`
 
     monitor_server = session.monitor_server

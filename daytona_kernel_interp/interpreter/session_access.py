@@ -234,10 +234,9 @@ class SessionAccess:
     ) -> Coroutine[None, None, ExecutionResult]:
         """Return the coroutine that runs a cell on the I/O loop. None of its steps comes back to this module."""
         self._check_not_ended()
-        if self.session is None:
-            raise SessionNotFound("There is no session: call start() first.")
+        session = self.current()
         self._attached, self.last_result = False, None
-        return self.session.run_cell(
+        return session.run_cell(
             request.code,
             request.buffers,
             settings.tools,
@@ -268,14 +267,14 @@ class SessionAccess:
 
     # --- rules --------------------------------------------------------------------------------------
 
-    def current(self, what: str) -> KernelSession:
-        """Return the running session for a call that may happen beside a cell.
+    def current(self, missing: str = "There is no session") -> KernelSession:
+        """Return the running session.
 
         Raises:
-            SessionNotFound: If this process has none.
+            SessionNotFound: If this process has none; the text begins with ``missing``.
         """
         if self.session is None or self._pid != os.getpid():
-            raise SessionNotFound(f"{what}(): there is no session: call start() first.")
+            raise SessionNotFound(f"{missing}: call start() first.")
         return self.session
 
     @contextlib.contextmanager
