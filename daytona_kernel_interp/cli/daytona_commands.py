@@ -14,7 +14,7 @@ from ..sandboxes.daytona.snapshot_build import build_snapshot
 from ..sandboxes.daytona.snapshot_image import KernelImage, write_context
 from ..session.session_file import forget_sandboxes, list_records
 from .progress import Progress
-from .terminal import FAILED, CommandError, require_daytona_key, sentence, write
+from .terminal import FAILED, CommandError, refusing, require_daytona_key, write
 
 if TYPE_CHECKING:
     import argparse
@@ -46,10 +46,8 @@ def collect_garbage(options: argparse.Namespace) -> int:
         shown = {sandbox.id for sandbox in orphaned}  # one may have been attached meanwhile
         orphaned = [sandbox for sandbox in find() if sandbox.id in shown]
     ids = [sandbox.id for sandbox in orphaned]
-    try:
+    with refusing(SandboxFailed, exit_code=FAILED):
         io_loop().run(orphans.delete_sandboxes(ids))
-    except SandboxFailed as error:
-        raise CommandError(sentence(error), FAILED) from error
     forget_sandboxes(set(ids))
     write(sys.stderr, f"Deleted {len(ids)}.\n")
     return 0
@@ -62,10 +60,8 @@ def find_sandboxes() -> list[ManagedSandbox]:
         CommandError: If Daytona cannot be reached or refuses.
     """
     in_use = {str(record.sandbox.get("id")) for record in list_records() if record.host_lives}
-    try:
+    with refusing(SandboxFailed):
         return io_loop().run(orphans.find_sandboxes(in_use))
-    except SandboxFailed as error:
-        raise CommandError(sentence(error)) from error
 
 
 def show_sandboxes(found: Sequence[ManagedSandbox]) -> None:
@@ -106,7 +102,5 @@ def write_image(options: argparse.Namespace) -> int:
 
 
 def _image(options: argparse.Namespace) -> KernelImage:
-    try:
+    with refusing(TypeError, ValueError):
         return KernelImage(packages=tuple(options.package), data=not options.no_data)
-    except (TypeError, ValueError) as error:
-        raise CommandError(sentence(error)) from error

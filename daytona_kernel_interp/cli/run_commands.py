@@ -20,7 +20,7 @@ from ..monitor.shared_client import SharedClient, list_sessions
 from ..sandboxes.select import select_sandbox
 from ..session.session_file import SessionRecord, find_session
 from .progress import show_start_progress
-from .terminal import FAILED, CommandError, is_session_id, require_sandbox, write, write_output
+from .terminal import FAILED, CommandError, is_session_id, refusing, require_sandbox, write, write_output
 
 if TYPE_CHECKING:
     import argparse
@@ -98,10 +98,8 @@ def _run_in_fresh_kernel(
 ) -> int:
     """Run ``code`` in a kernel of its own, with ``variables`` set, and return the exit code."""
     require_sandbox(options.sandbox)
-    try:
+    with refusing(KernelError):
         sandbox = select_sandbox(options.sandbox)
-    except KernelError as error:
-        raise CommandError(str(error)) from error
     with KernelInterpreter(sandbox=sandbox, max_output_chars=None) as interpreter:
         client = InterpreterClient(interpreter)
         on_output = functools.partial(write_output, show_value=show_value)

@@ -11,7 +11,7 @@ from ..formatting import table
 from ..monitor.live import live
 from ..monitor.shared_client import list_sessions, session_row
 from .daytona_commands import find_sandboxes, show_sandboxes
-from .terminal import CommandError, is_session_id, sentence, write
+from .terminal import is_session_id, refusing, write
 
 if TYPE_CHECKING:
     import argparse
@@ -35,8 +35,6 @@ def inspect(options: argparse.Namespace) -> int:
     session, name = options.session, options.name
     if session is not None and name is None and not is_session_id(session):
         session, name = None, session  # `inspect NAME`
-    try:
+    with refusing(KernelError, NameError):
         write(sys.stdout, f"{live(session).inspect(name, private=options.private)}\n")
-    except (KernelError, NameError) as error:
-        raise CommandError(sentence(error)) from error
     return 0

@@ -7,10 +7,13 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from ..client.outputs import DisplayData, ExecuteResult, Output, StreamText
 from ..config import DAYTONA_KEY_VARIABLE, SANDBOX_VARIABLE, daytona_credential, sandbox_choice
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PROGRAM = "daytona-kernel"
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -30,6 +33,19 @@ class CommandError(Exception):
 def sentence(error: object) -> str:
     """Return the text of an error with one full stop at its end."""
     return f"{str(error).rstrip('.')}."
+
+
+@contextlib.contextmanager
+def refusing(*errors: type[Exception], exit_code: int = BAD_INPUT) -> Iterator[None]:
+    """End the command with the sentence of any of ``errors`` that is raised here.
+
+    Raises:
+        CommandError: If one is.
+    """
+    try:
+        yield
+    except errors as error:
+        raise CommandError(sentence(error), exit_code) from error
 
 
 def write(file: TextIO, text: str) -> None:
