@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .. import config
 from ..recording.recorder import Recorder
 from ..tools.binding import call, weak_method
-from . import introspection, options
+from . import options
 from .dspy_compat import CodeExecutionError, CodeInterpreterError, FinalOutput, with_callbacks
 from .instructions import ExecutionInstructions, InterpreterFactory
 from .request import CellRequest, build_request
@@ -378,7 +378,7 @@ class KernelInterpreter:
             SessionNotFound: If there is no session. Also a CodeInterpreterError.
             CodeInterpreterError: If the kernel cannot be reached.
         """
-        return introspection.inspect(self._access, name, private=private)
+        return self._access.inspect(name, private=private)
 
     def view(self) -> SessionView:
         """Return a widget that follows the session in JupyterLab (extra ``jupyter``), with two requests a second.
@@ -390,7 +390,7 @@ class KernelInterpreter:
             SessionNotFound: If there is no session. Also a CodeInterpreterError.
             ImportError: If anywidget is missing.
         """
-        return introspection.view(self._access)
+        return self._access.view()
 
     @property
     def recording_wanted(self) -> bool:

@@ -1,6 +1,6 @@
 """The session of one interpreter: started once, used by one call at a time, and over after its first fatal error.
 
-``KernelInterpreter`` and its parts (:mod:`.transfer`, :mod:`.introspection`) share one :class:`SessionAccess`. It holds
+``KernelInterpreter`` and its part :mod:`.transfer` share one :class:`SessionAccess`. It holds
 no reference to the interpreter: when an interpreter is dropped without a shutdown, its ``SessionAccess`` is dropped
 with it, and a finalizer closes the session. A session is started, or adopted from a host that is gone.
 
@@ -18,10 +18,12 @@ import logging
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from .. import errors
 from ..client.execution import ExecutionAborted
 from ..errors import CellNotRun, KernelError, RecordingError
+from ..monitor.inspection import Inspection, parse_inspection
 from ..recording.recorder import begin_recording, begin_step
 from ..runtime import cleanup
 from ..runtime.event_loop import io_loop
@@ -29,7 +31,7 @@ from ..sandboxes.select import select_sandbox
 from ..session.kernel_session import KernelSession
 from ..tools.binding import ToolAborted
 from .dspy_compat import REOPENS, CodeInterpreterError
-from .dspy_errors import SessionNotFound, to_dspy_error
+from .dspy_errors import InvalidCall, SessionNotFound, VariableNotFound, to_dspy_error
 from .result import conclude, error_text
 from .sent_inputs import SentInputs
 
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from ..client.execution import ExecutionResult
     from ..client.output_collector import OutputCollector
     from ..client.outputs import Output
+    from ..monitor.widget import SessionView
     from ..recording.recorder import NullStep, Recorder
     from ..recording.step_recorder import StepRecorder
     from ..sandboxes.base import Sandbox
@@ -264,6 +267,35 @@ class SessionAccess:
         session = self.session
         if session is not None:
             io_loop().run(session.kernel.interrupt())
+
+    # --- beside a cell, in any thread ---------------------------------------------------------------
+
+    def inspect(self, name: str | None, *, private: bool) -> Inspection:
+        """Return the session's variables and running code, or one variable."""
+        session = self.current("inspect(): there is no session")
+        if name is not None and not isinstance(name, str):
+            raise InvalidCall(f"inspect() takes the name of one variable or no name, not {name!r}.")
+        try:
+            answer = io_loop().run(session.kernel.inspect(name))
+        except KernelError as error:
+            raise to_dspy_error(error, f"inspect(): {type(error).__name__}: {error}") from error
+        if answer.get("missing") is True:
+            raise VariableNotFound(f"inspect(): NameError: name {name!r} is not defined")
+        return parse_inspection(answer, session.id, name, private=private)
+
+    def view(self) -> SessionView:
+        """Return a widget that follows the session; it does not keep the interpreter alive."""
+        session, weak_self = self.current("view(): there is no session"), weakref.ref(self)
+        from ..monitor.widget import SessionView  # needs the extra `jupyter`
+
+        def follow(since: int) -> dict[str, Any]:
+            own = weak_self()
+            if own is None or own.session is not session:
+                raise errors.SessionNotFound("the interpreter was shut down")
+            del own  # a request may take long, and the interpreter may be dropped meanwhile
+            return io_loop().run(session.monitor_server.follow(since))
+
+        return SessionView(follow, session.id)
 
     # --- rules --------------------------------------------------------------------------------------
 
