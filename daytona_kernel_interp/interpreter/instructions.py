@@ -34,11 +34,10 @@ _PREFIXES = {int(inspect.Parameter.VAR_POSITIONAL): "*", int(inspect.Parameter.V
 class ExecutionInstructions:
     """Descriptor of ``execution_instructions``: the text, and on an instance also the tools in its ``tools`` dict."""
 
-    def __init__(self, text: str = KERNEL_INSTRUCTIONS) -> None:
-        self._text = text
-
     def __get__(self, instance: object | None, owner: type) -> str:
-        return self._text if instance is None else with_tools(self._text, getattr(instance, "tools", {}))
+        return (
+            KERNEL_INSTRUCTIONS if instance is None else with_tools(KERNEL_INSTRUCTIONS, getattr(instance, "tools", {}))
+        )
 
 
 class InterpreterFactory(Generic[Interpreter]):

@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
+from ..codec import values
 from ..errors import KernelError, SessionNotFound, TunnelLost
 from ..formatting import duration
 from ..sandboxes.select import adopt
 from ..session.monitor_server import SOCKET_NAME
 from ..session.session_file import SessionRecord, find_session, list_records
+from ..wire.protocol_errors import RemoteProtocolError
 from .inspection import Inspection, clean, parse_inspection
+from .shared_client import SharedClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -133,10 +136,6 @@ class Live:
             TypeError: If the value cannot leave the sandbox, or a cell is running.
             KernelError: If the session's host or kernel is gone, or does not answer.
         """
-        from ..codec import values
-        from ..wire.protocol_errors import RemoteProtocolError
-        from .shared_client import SharedClient
-
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(f"get() takes the name of one variable, not {name!r}.")
         with SharedClient(self._record) as client:
@@ -163,9 +162,6 @@ class Live:
             TypeError: If a variable cannot be sent.
             KernelError: If the session's host or kernel is gone, or does not answer.
         """
-        from ..codec.values import UnsupportedValue, ValueTooLarge
-        from .shared_client import SharedClient
-
         if not self._write:
             raise PermissionError(
                 f"this view of session {self.session_id} is read-only: use live({self.session_id!r}, write=True)"
@@ -176,7 +172,7 @@ class Live:
         with SharedClient(self._record) as client:
             try:
                 return client.run(code, variables, timeout_s=self.execution_timeout, on_output=self.on_output)
-            except (UnsupportedValue, ValueTooLarge) as error:
+            except (values.UnsupportedValue, values.ValueTooLarge) as error:
                 raise TypeError(f"The variables cannot be sent to the kernel: {error}.") from error
 
     def view(self) -> SessionView:

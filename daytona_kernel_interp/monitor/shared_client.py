@@ -68,7 +68,7 @@ def _sandbox_lives(record: SessionRecord) -> bool:
 
 
 class SharedClient:
-    """One more Jupyter client of a session whose host lives.
+    """One more Jupyter client of a session whose host lives; a context manager, which leaves the session at its end.
 
     Raises:
         SessionNotFound: If the session's kernel does not answer.
@@ -92,7 +92,7 @@ class SharedClient:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._client.stop_channels()
 
     def _subscribe(self) -> None:
         """Wait until published messages arrive. Probes go on control, because a running cell blocks shell.
@@ -173,10 +173,6 @@ class SharedClient:
             submission=submission if isinstance(submission, dict) else None,
             duration_s=time.monotonic() - started,
         )
-
-    def close(self) -> None:
-        """Leave the session, which goes on."""
-        self._client.stop_channels()
 
     def _send(self, code: str, variables: Mapping[str, object]) -> str:
         """Send an execute_request with a preamble and return its message id."""
