@@ -82,16 +82,10 @@ class Console(code.InteractiveConsole):
                 report_failure(error)
         return False
 
-    def interact(self, banner: str | None = None, exitmsg: str | None = None) -> None:
-        """Read and run until the input ends."""
-        try:
-            super().interact(banner, exitmsg)
-        except EOFError:
-            return
-
 
 def _run_prompt(client: SessionClient, session_id: str) -> None:
-    Console(client).interact(_banner(session_id), exitmsg="")
+    with contextlib.suppress(EOFError):  # a word that quits
+        Console(client).interact(_banner(session_id), exitmsg="")
 
 
 def open_jupyter_console(record: SessionRecord) -> None:

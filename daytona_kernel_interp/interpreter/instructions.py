@@ -35,9 +35,7 @@ class ExecutionInstructions:
     """Descriptor of ``execution_instructions``: the text, and on an instance also the tools in its ``tools`` dict."""
 
     def __get__(self, instance: object | None, owner: type) -> str:
-        return (
-            KERNEL_INSTRUCTIONS if instance is None else with_tools(KERNEL_INSTRUCTIONS, getattr(instance, "tools", {}))
-        )
+        return with_tools(KERNEL_INSTRUCTIONS, getattr(instance, "tools", {}))
 
 
 class InterpreterFactory(Generic[Interpreter]):

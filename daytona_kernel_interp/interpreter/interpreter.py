@@ -448,16 +448,12 @@ class KernelInterpreter:
         own = {"sandbox": self._sandbox, "record": self._record, "callbacks": self.callbacks}
         return {**own, **self._changeable()}
 
-    def __copy__(self) -> KernelInterpreter:
+    def __deepcopy__(self, memo: dict[int, Any]) -> KernelInterpreter:
         """Return a fresh interpreter: two objects never share a kernel."""
         return self.spawn()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> KernelInterpreter:
-        """Return a fresh interpreter: kernels cannot be copied."""
-        return self.spawn()
-
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the configuration; tools must be picklable."""
+        """Pickle or copy the configuration; to be pickled, tools must be picklable."""
         return functools.partial(KernelInterpreter, **self._options()), (dict(self.tools), self.output_fields)
 
 

@@ -106,12 +106,8 @@ class InterpreterLease:
         """Return a deep copy of the interpreter: a lease cannot be copied."""
         return copy.deepcopy(self._lease[0], memo)
 
-    def __copy__(self) -> object:
-        """Return a copy of the interpreter: a lease cannot be copied."""
-        return copy.copy(self._lease[0])
-
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the interpreter, by its own rules."""
+        """Pickle or copy the interpreter, by its own rules: a lease cannot be copied."""
         return tuple(self._lease[0].__reduce__())
 
     def __setattr__(self, name: str, value: object) -> None:
