@@ -6,13 +6,14 @@ DSPy (3.3.1 and later) reads the attribute from the interpreter *factory*, which
 
 from __future__ import annotations
 
+import functools
 import inspect
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..tools.binding import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from ..tools.binding import Tool
     from ..wire.comm import ToolSpec
@@ -38,32 +39,23 @@ class ExecutionInstructions:
         return with_tools(KERNEL_INSTRUCTIONS, getattr(instance, "tools", {}))
 
 
-class InterpreterFactory(Generic[Interpreter]):
+class InterpreterFactory(functools.partial[Interpreter]):
     """Creates interpreters of one configuration; ``KernelInterpreter.factory(...)`` returns one.
 
     DSPy reads ``execution_instructions`` from the factory, and refuses a factory that is an interpreter itself: this
-    class has neither ``start``, ``execute`` nor ``shutdown``. It never changes, so its copies are the same object. It
-    can be pickled if its options can.
+    class has neither ``start``, ``execute`` nor ``shutdown``. It can be pickled if its options can.
     """
 
     execution_instructions = ExecutionInstructions()
 
-    def __init__(
-        self, create: Callable[..., Interpreter], tools: Mapping[str, Tool], options: Mapping[str, object]
-    ) -> None:
-        self._create, self._options = create, dict(options)
-        self.tools = dict(tools)
-
-    def __call__(self) -> Interpreter:
-        """Return a new, unstarted interpreter."""
-        return self._create(dict(self.tools), **self._options)
-
-    def __copy__(self) -> InterpreterFactory[Interpreter]:
-        """Return the factory itself."""
-        return self
+    @property
+    def tools(self) -> Mapping[str, Tool]:
+        """The tools of each interpreter."""
+        tools: Mapping[str, Tool] = self.args[0]
+        return tools
 
     def __deepcopy__(self, memo: dict[int, object]) -> InterpreterFactory[Interpreter]:
-        """Return the factory itself."""
+        """Return the factory itself: it never changes, and its tools need not be copyable."""
         return self
 
 

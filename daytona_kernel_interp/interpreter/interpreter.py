@@ -124,7 +124,7 @@ class KernelInterpreter:
             ValueError: As for the constructor.
         """
         checked = cls(tools, output_fields, **options)
-        return InterpreterFactory(cls, checked.tools, {"output_fields": output_fields, **options})
+        return InterpreterFactory(cls, checked.tools, output_fields, **options)
 
     # --- lifecycle ----------------------------------------------------------------------------------
 
