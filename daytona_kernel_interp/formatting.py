@@ -72,8 +72,6 @@ def table(rows: Iterable[Sequence[str]], *, right: Collection[int] = (), max_wid
         max_width: Width up to which a column is padded. The last column is never padded.
     """
     cells = [tuple(row) for row in rows]
-    if not cells:
-        return []
     widths = [min(max_width, max(map(len, column))) for column in zip(*cells, strict=True)][:-1]
     lines = []
     for row in cells:

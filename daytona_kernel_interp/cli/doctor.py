@@ -229,11 +229,8 @@ def _snapshot(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
 
 
 async def _state_of_snapshot(name: str) -> str:
-    service = await DaytonaAPI.connect()
-    try:
+    async with contextlib.aclosing(await DaytonaAPI.connect()) as service:
         return await service.snapshot_state(name)
-    finally:
-        await service.aclose()
 
 
 def _sandbox(diagnosis: _Diagnosis) -> Iterator[CheckResult]:

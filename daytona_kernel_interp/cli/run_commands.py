@@ -226,7 +226,7 @@ class InterpreterClient:
             raise as_kernel_error(error) from error
 
 
-class AttachedClient(InterpreterClient):
+class AttachedClient(InterpreterClient, contextlib.AbstractContextManager["AttachedClient"]):
     """Runs cells in a session whose host is gone, as its host. :meth:`last_cell` must be called first.
 
     ``on_output`` gets the outputs of that cell.
@@ -240,9 +240,6 @@ class AttachedClient(InterpreterClient):
             super().__init__(KernelInterpreter.attach(session_id, max_output_chars=None, on_output=on_output))
         except CodeInterpreterError as error:
             raise SessionNotFound(str(error.__cause__ or error)) from error
-
-    def __enter__(self) -> AttachedClient:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._interpreter.detach()

@@ -30,8 +30,6 @@ from ..wire.protocol_errors import RemoteProtocolError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from typing_extensions import Self
-
     from ..client.outputs import Output
 
 _READY_S = 10.0
@@ -67,7 +65,7 @@ def _sandbox_lives(record: SessionRecord) -> bool:
         return True  # a kind of sandbox that this version does not know: its record must not be deleted
 
 
-class SharedClient:
+class SharedClient(contextlib.AbstractContextManager["SharedClient"]):
     """One more Jupyter client of a session whose host lives; a context manager, which leaves the session at its end.
 
     Raises:
@@ -87,9 +85,6 @@ class SharedClient:
         except (OSError, RuntimeError) as error:
             self._client.stop_channels()
             raise SessionNotFound(f"the kernel of session {record.id} does not answer: {error}") from error
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._client.stop_channels()
