@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import builtins
 import importlib.util
 import inspect
@@ -87,20 +86,12 @@ class DisplayingInterpreter(KernelInterpreter):
             case CellError(traceback=traceback, summary=summary):
                 self._screen.output(f"{traceback or summary}\n", error=True)
             case DisplayData(data={"image/png": str(png)}):
-                self._save(png)
+                self.figures += 1
+                path = self._folder / f"figure-{self.figures}.png"
+                path.write_bytes(base64.b64decode(png))
+                self._screen.call("figure", str(path))
             case DisplayData(data=data) | ExecuteResult(data=data):
                 self._screen.output(f"{data.get('text/plain', '')}\n")
-
-    def _save(self, png: str) -> None:
-        try:
-            image = base64.b64decode(png)
-        except binascii.Error:
-            self._screen.output("(a figure that is no PNG)\n", error=True)
-            return
-        self.figures += 1
-        path = self._folder / f"figure-{self.figures}.png"
-        path.write_bytes(image)
-        self._screen.call("figure", str(path))
 
 
 class StepDisplay(BaseCallback):

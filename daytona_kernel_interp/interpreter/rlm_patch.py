@@ -68,12 +68,8 @@ class LeaseFactory:
         fresh.tools.update(self._own_tools)
         return fresh
 
-    def __deepcopy__(self, memo: dict[int, object]) -> LeaseFactory:
-        """Return a factory of a deep copy of the interpreter."""
-        return LeaseFactory(copy.deepcopy(self._interpreter, memo))
-
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the interpreter, by its own rules."""
+        """Pickle or copy the interpreter, by its own rules."""
         return LeaseFactory, (self._interpreter,)
 
 
