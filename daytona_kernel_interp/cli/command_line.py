@@ -194,7 +194,7 @@ def _add_daytona_commands(commands: _Commands) -> None:
     doctor.add_argument("--snapshot", metavar="NAME", help="start from this snapshot")
 
     collect = commands.add(
-        "gc", "daytona_commands.collect_garbage", "delete sandboxes at Daytona whose process is gone; asks first"
+        "gc", "session_commands.collect_garbage", "delete sandboxes at Daytona whose process is gone; asks first"
     )
     collect.add_argument(
         "--older-than", type=seconds, default=1.0, metavar="HOURS", help="also those idle for longer (%(default)g)"
@@ -204,13 +204,13 @@ def _add_daytona_commands(commands: _Commands) -> None:
     collect.add_argument("--yes", action="store_true", help="do not ask")
 
     image = _Commands(commands.add("image", "", "the sandbox's image: a snapshot of it at Daytona, or its build files"))
-    build = image.add("build", "daytona_commands.build_image", "make a snapshot of the image at Daytona; takes minutes")
+    build = image.add("build", "session_commands.build_image", "make a snapshot of the image at Daytona; takes minutes")
     build.add_argument("--name", metavar="NAME", help="name of the snapshot (else one made of version and contents)")
     for what, unit in (("cpu", "cores"), ("memory", "GiB"), ("disk", "GiB")):
         build.add_argument(f"--{what}", type=int, metavar="N", help=f"{unit} of each sandbox (else Daytona's default)")
     build.add_argument("--region", metavar="NAME", help="region of the snapshot (else the organization's default)")
     files = image.add(
-        "files", "daytona_commands.write_image", "write the files that `docker build` needs into a folder"
+        "files", "session_commands.write_image", "write the files that `docker build` needs into a folder"
     )
     files.add_path("folder", metavar="FOLDER")
     for parser in (build, files):
