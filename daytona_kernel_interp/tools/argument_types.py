@@ -11,12 +11,16 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import typing
+import weakref
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _MAX_DEPTH = 8
+# Built once: for a dataclass this takes almost as long as the rest of a call. Weak: a tool may hold the interpreter,
+# which must remain collectable.
+_validators_by_tool: weakref.WeakKeyDictionary[Any, dict[str, tuple[Any, bool]]] = weakref.WeakKeyDictionary()
 
 
 def validate_arguments(tool: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,6 +46,15 @@ def _convert(validator: tuple[Any, bool] | None, value: Any) -> Any:
 
 def _validators_of(tool: Callable[..., Any]) -> dict[str, tuple[Any, bool]]:
     """Return a validator for each parameter that needs one, and whether the parameter is variadic."""
+    try:
+        if tool not in _validators_by_tool:
+            _validators_by_tool[tool] = _build_validators(tool)
+        return _validators_by_tool[tool]
+    except (TypeError, KeyError):  # not hashable or weakly referable; or a bound method, which is new at each use
+        return _build_validators(tool)
+
+
+def _build_validators(tool: Callable[..., Any]) -> dict[str, tuple[Any, bool]]:
     wanted: dict[str, tuple[Any, bool]] = {}
     try:
         from pydantic import BaseModel, TypeAdapter  # optional: a kernel can be driven without pydantic
