@@ -17,68 +17,37 @@ TYPE_CHECKING = False  # type checkers know the name; importing typing would cos
 if TYPE_CHECKING:
     from typing import Any
 
-    from .client.cell_result import CellResult
-    from .client.outputs import CellError, DisplayData, ExecuteResult, StreamText
-    from .errors import (
-        CellNotRun,
-        HostLost,
-        KernelDied,
-        KernelError,
-        RecordingError,
-        ReplayMismatch,
-        SandboxFailed,
-        SandboxGone,
-        SessionNotFound,
-        TunnelLost,
-        WireMismatch,
-    )
-    from .interpreter.dspy_compat import FinalOutput
-    from .interpreter.interpreter import KernelInterpreter
-    from .monitor.inspection import Inspection
-    from .monitor.live import live
-    from .playback.compare import Tolerance
-    from .playback.diff import diff
-    from .playback.offline_interpreter import ReplayInterpreter
-    from .playback.replay import replay
-    from .recording.recording import Recording
-    from .sandboxes.daytona import DaytonaSandbox
-    from .sandboxes.daytona.snapshot_image import KernelImage
-    from .sandboxes.local import LocalSandbox
-    from .sandboxes.remote_relay import RelaySandbox
+    from .client.cell_result import CellResult as CellResult
+    from .client.outputs import CellError as CellError
+    from .client.outputs import DisplayData as DisplayData
+    from .client.outputs import ExecuteResult as ExecuteResult
+    from .client.outputs import StreamText as StreamText
+    from .errors import CellNotRun as CellNotRun
+    from .errors import HostLost as HostLost
+    from .errors import KernelDied as KernelDied
+    from .errors import KernelError as KernelError
+    from .errors import RecordingError as RecordingError
+    from .errors import ReplayMismatch as ReplayMismatch
+    from .errors import SandboxFailed as SandboxFailed
+    from .errors import SandboxGone as SandboxGone
+    from .errors import SessionNotFound as SessionNotFound
+    from .errors import TunnelLost as TunnelLost
+    from .errors import WireMismatch as WireMismatch
+    from .interpreter.dspy_compat import FinalOutput as FinalOutput
+    from .interpreter.interpreter import KernelInterpreter as KernelInterpreter
+    from .monitor.inspection import Inspection as Inspection
+    from .monitor.live import live as live
+    from .playback.compare import Tolerance as Tolerance
+    from .playback.diff import diff as diff
+    from .playback.offline_interpreter import ReplayInterpreter as ReplayInterpreter
+    from .playback.replay import replay as replay
+    from .recording.recording import Recording as Recording
+    from .sandboxes.daytona import DaytonaSandbox as DaytonaSandbox
+    from .sandboxes.daytona.snapshot_image import KernelImage as KernelImage
+    from .sandboxes.local import LocalSandbox as LocalSandbox
+    from .sandboxes.remote_relay import RelaySandbox as RelaySandbox
 
-__all__ = [
-    "CellError",
-    "CellNotRun",
-    "CellResult",
-    "DaytonaSandbox",
-    "DisplayData",
-    "ExecuteResult",
-    "FinalOutput",
-    "HostLost",
-    "Inspection",
-    "KernelDied",
-    "KernelError",
-    "KernelImage",
-    "KernelInterpreter",
-    "LocalSandbox",
-    "Recording",
-    "RecordingError",
-    "RelaySandbox",
-    "ReplayInterpreter",
-    "ReplayMismatch",
-    "SandboxFailed",
-    "SandboxGone",
-    "SessionNotFound",
-    "StreamText",
-    "Tolerance",
-    "TunnelLost",
-    "WireMismatch",
-    "diff",
-    "live",
-    "replay",
-]
 __version__ = "0.1.0"
-
 
 _HOMES = {
     "CellError": ".client.outputs",
@@ -111,6 +80,7 @@ _HOMES = {
     "live": ".monitor.live",
     "replay": ".playback.replay",
 }
+__all__ = [*_HOMES]
 _INTERPRETERS = {"KernelInterpreter", "ReplayInterpreter"}  # who touches one may write dspy.RLM(interpreter=...)
 
 

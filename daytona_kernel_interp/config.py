@@ -22,10 +22,8 @@ HEARTBEAT_S = 5.0  # interval in which a host updates its session's record
 
 # Steps of a timeout. Interrupts reach most code within milliseconds. Native code that never checks for signals does
 # not react to any of them; only then the kernel is killed.
-INTERRUPT_S = 0.5
-ASYNC_EXCEPTION_S = 0.5
 LAST_INTERRUPT_S = 4.0
-INTERRUPT_LADDER = (("interrupt", INTERRUPT_S), ("exception", ASYNC_EXCEPTION_S), ("interrupt", LAST_INTERRUPT_S))
+INTERRUPT_LADDER = (("interrupt", 0.5), ("exception", 0.5), ("interrupt", LAST_INTERRUPT_S))
 AFTER_SUBMIT_S = 5.0  # a cell that runs longer after SUBMIT is interrupted
 REPLY_GRACE_S = 1.0  # wait for the reply after idle, or for idle after the reply, of an interrupted cell
 

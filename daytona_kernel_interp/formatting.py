@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import heapq
 import math
 from typing import TYPE_CHECKING, TypeVar
 
@@ -73,15 +72,11 @@ def table(rows: Iterable[Sequence[str]], *, right: Collection[int] = (), max_wid
         max_width: Width up to which a column is padded. The last column is never padded.
     """
     cells = [tuple(row) for row in rows]
-    if not cells:
-        return []
     widths = [min(max_width, max(map(len, column))) for column in zip(*cells, strict=True)][:-1]
     lines = []
     for row in cells:
-        padded = [
-            text.rjust(width) if i in right else text.ljust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=False))
-        ]
+        columns = enumerate(zip(row, widths, strict=False))
+        padded = [text.rjust(width) if i in right else text.ljust(width) for i, (text, width) in columns]
         lines.append("  ".join([*padded, row[-1]]).rstrip())
     return lines
 
@@ -98,12 +93,10 @@ def most_similar(text: str, candidates: Iterable[tuple[T, str]]) -> T | None:
     for position, (candidate, other) in enumerate(candidates):
         matcher.set_seq1(other[:_COMPARED_CHARS])
         bounds.append((matcher.quick_ratio(), -position, candidate, other[:_COMPARED_CHARS]))
-    if len(bounds) == 1:
-        return bounds[0][2]
     best: T | None = None
     best_rank = (-1.0, 0)
     # A ratio takes up to 50 ms, its upper bound less than 1 ms: hundreds of candidates would take half a minute.
-    for bound, position, candidate, other in heapq.nlargest(_EXACT_RATIOS, bounds, key=lambda found: found[:2]):
+    for bound, position, candidate, other in sorted(bounds, key=lambda found: found[:2], reverse=True)[:_EXACT_RATIOS]:
         if bound < best_rank[0]:
             break
         matcher.set_seq1(other)

@@ -11,8 +11,8 @@ import pytest
 
 from daytona_kernel_interp import Recording, demo
 from daytona_kernel_interp.cli import command_line as cli
-from daytona_kernel_interp.demo import screen as screens
 from daytona_kernel_interp.demo.script import STEPS, ScriptedStep, classify_mistake, rule_based_lm, scripted_lm
+from daytona_kernel_interp.demo.session import Screen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +37,7 @@ def test_the_script_runs_to_its_answer(
     assert "model     none." in shown
     assert "without isolation" in shown
     assert re.findall(r"Step (\d)", shown) == [str(number) for number in range(1, len(STEPS) + 1)]
-    assert "exception_family('None') → KeyError" in shown.replace("->", "→")
+    assert "exception_family('None') → KeyError" in shown
     assert "left out: 'Python has no exception called None'" in shown
     assert re.search(r"llm_query_batched\(\d+ prompts\) .+ \d+ answers, first '", shown)
     assert "Traceback" not in shown
@@ -141,25 +141,27 @@ def test_without_matplotlib_it_says_what_to_install(
 def test_without_rich_it_is_plain_text(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where rich is missing, the same is shown in plain text."""
     _hide(monkeypatch, "rich")
-    screen = screens.open_screen()
+    screen = Screen()
     screen.title("Step 1")
     screen.code("if x:\n    y")
     screen.output("half a ")
     screen.output("line\nrest")
     screen.call("tool(1)", "2")
     lines = capfd.readouterr().out.splitlines()
-    assert [line for line in lines if line and not line.startswith("--")] == [
+    assert [line for line in lines if line and not line.startswith("──")] == [
         "    if x:",
         "        y",
-        "  | half a line",
-        "  | rest",
-        "  > tool(1) -> 2",
+        "  │ half a line",
+        "  │ rest",
+        "  ▶ tool(1) → 2",
     ]
 
 
-def test_output_cannot_steer_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    """Control characters of what the code printed do not reach the terminal."""
-    for screen in (screens.Screen(), screens.open_screen()):
+def test_output_cannot_steer_the_terminal(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control characters of what the code printed do not reach the terminal, with rich and without it."""
+    coloured = Screen()
+    _hide(monkeypatch, "rich")
+    for screen in (coloured, Screen()):
         screen.output("\x1b]0;title\x07 \x9b31m red [bold]\r\n")
     shown = capfd.readouterr().out
     assert not set("\x1b\x07\x9b\r") & set(shown)

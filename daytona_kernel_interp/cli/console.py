@@ -1,4 +1,4 @@
-"""Prompts in a session: ``jupyter console``, or a plain prompt whose cells run there."""
+"""``daytona-kernel console`` and ``attach``: ``jupyter console``, or a plain prompt whose cells run in a session."""
 
 from __future__ import annotations
 
@@ -6,23 +6,55 @@ import code
 import codeop
 import contextlib
 import importlib.util
+import os
 import shlex
-import signal
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 from ..errors import KernelError
 from ..formatting import duration
 from ..monitor.live import live
-from .run_commands import report_error, report_failure
-from .terminal import write_output
+from ..monitor.shared_client import SharedClient
+from .run_commands import AttachedClient, report_error, report_failure, select_session
+from .terminal import CommandError, write_output
 
 if TYPE_CHECKING:
+    import argparse
+
     from ..session.session_file import SessionRecord
-    from .session_client import SessionClient
+    from .run_commands import SessionClient
 
 _QUIT_WORDS = frozenset({"exit", "exit()", "quit", "quit()"})
+
+
+def open_console(options: argparse.Namespace) -> int:
+    """Open a prompt in a session whose host lives: Jupyter's, on a terminal where it is installed."""
+    record = select_session(options.session, hosted=True)
+    if not record.host_lives:
+        raise CommandError(f"session {record.id} has no host: take it over with `daytona-kernel attach {record.id}`.")
+    if sys.stdin.isatty():
+        open_jupyter_console(record)
+    with SharedClient(record) as client:
+        _run_prompt(client, record.id)
+    return 0
+
+
+def attach(options: argparse.Namespace) -> int:
+    """Take over a session without a host, show the end of its last cell, and open a prompt in it."""
+    record = select_session(options.session, hosted=False)
+    if record.host_lives:
+        raise CommandError(
+            f"session {record.id} has a host, process {record.pid}: join it with `daytona-kernel console {record.id}`."
+        )
+    with AttachedClient(record.id, write_output) as client:
+        try:
+            error = client.last_cell()
+            if error is not None:
+                report_error(error)
+        except KernelError as failure:
+            report_failure(failure)
+        _run_prompt(client, record.id)
+    return 0
 
 
 class Console(code.InteractiveConsole):
@@ -50,23 +82,16 @@ class Console(code.InteractiveConsole):
                 report_failure(error)
         return False
 
-    def interact(self, banner: str | None = None, exitmsg: str | None = None) -> None:
-        """Read and run until the input ends."""
-        try:
-            super().interact(banner, exitmsg)
-        except EOFError:
-            return
+
+def _run_prompt(client: SessionClient, session_id: str) -> None:
+    with contextlib.suppress(EOFError):  # a word that quits
+        Console(client).interact(_banner(session_id), exitmsg="")
 
 
-def run_prompt(client: SessionClient, session_id: str) -> None:
-    """Read cells from standard input and run them until the input ends."""
-    Console(client).interact(_banner(session_id), exitmsg="")
+def open_jupyter_console(record: SessionRecord) -> None:
+    """Become ``jupyter console`` on a session whose host lives.
 
-
-def open_jupyter_console(record: SessionRecord) -> int | None:
-    """Run ``jupyter console`` on a session whose host lives, and return its exit code.
-
-    Returns None if the program is not installed here; the command that opens it elsewhere is printed then.
+    Returns if the program is not installed here; the command that opens it elsewhere is printed then.
     """
     if importlib.util.find_spec("jupyter_console") is None:
         print(
@@ -74,14 +99,9 @@ def open_jupyter_console(record: SessionRecord) -> int | None:
             f"    jupyter console --existing {shlex.quote(record.connection_file)}",
             file=sys.stderr,
         )
-        return None
+        return
     print(f"{_banner(record.id)}{_running_cell_text(record.id)}", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "jupyter_console", "--existing", record.connection_file]
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the console handles Ctrl-C: it interrupts the cell
-    try:
-        return subprocess.Popen(command, preexec_fn=_restore_sigint).wait()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    os.execv(sys.executable, [sys.executable, "-m", "jupyter_console", "--existing", record.connection_file])
 
 
 def _banner(session_id: str) -> str:
@@ -94,7 +114,3 @@ def _running_cell_text(session_id: str) -> str:
         if (running := live(session_id).inspect().running) is not None:
             return f" A cell has run for {duration(running.elapsed_s)}; the console answers when it has ended."
     return ""
-
-
-def _restore_sigint() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""The checks of ``daytona-kernel doctor``: each step from the key to a cell in a sandbox at Daytona.
+"""``daytona-kernel doctor``: checks of each step from the key to a cell in a sandbox at Daytona.
 
 The steps depend on each other, so the first failure usually ends the checks. A failed check has advice: one sentence
 that says what to do. The sandbox that the checks create is deleted at the end.
@@ -12,6 +12,7 @@ import http.client
 import importlib.metadata
 import os
 import statistics
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -22,6 +23,7 @@ from urllib.parse import urlsplit
 from .. import __version__
 from ..config import DAYTONA_KEY_VARIABLE, DIAL_S, daytona_credential
 from ..errors import KernelError
+from ..formatting import duration
 from ..interpreter.interpreter import CodeInterpreterError, KernelInterpreter
 from ..runtime.event_loop import io_loop
 from ..sandboxes.daytona import DaytonaSandbox
@@ -29,13 +31,14 @@ from ..sandboxes.daytona.api import DaytonaAPI, begin_import
 from ..sandboxes.daytona.error_text import api_url, error_sentence, url_error
 from ..transport.websocket import connect_socket
 from ..wire.hello import NO_SUCH_CHANNEL, PATH_PREFIX, RELAY_CHANNEL, SECRET_HEADER
+from .terminal import FAILED, require_daytona_key, write
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Iterator
 
     from ..sandboxes.base import RelayAddress
     from ..sandboxes.daytona.sandbox import RunningDaytonaSandbox
-    from ..transport.websocket import Socket
 
 _CLOCK_S = 60.0
 _TIMES = 5
@@ -46,6 +49,7 @@ import platform, ipykernel, websockets
 f"Python {platform.python_version()}, ipykernel {ipykernel.__version__}, websockets {websockets.__version__}"
 """
 _SNAPSHOT_STATES = {
+    "missing": "no snapshot has this name: `daytona-kernel image build` makes one; or unset DAYTONA_KERNEL_SNAPSHOT",
     "inactive": "it has been inactive for long: activate it at Daytona, or make one with `daytona-kernel image build`",
     "build_failed": "delete it, and make one with `daytona-kernel image build`",
     "error": "delete it, and make one with `daytona-kernel image build`",
@@ -84,25 +88,37 @@ class _Diagnosis:
 
     def __init__(self, description: DaytonaSandbox, now: Callable[[], float]) -> None:
         self.description, self.now = description, now
-        self.running: RunningDaytonaSandbox | None = None
+        self.sandbox: RunningDaytonaSandbox | None = None
         self.interpreter: KernelInterpreter | None = None
 
     @property
-    def address(self) -> RelayAddress:
-        assert self.running is not None
-        return self.running.address
+    def running(self) -> RunningDaytonaSandbox:
+        assert self.sandbox is not None
+        return self.sandbox
 
     async def start(self) -> RunningDaytonaSandbox:
         """Return the sandbox that an earlier check started, so that the interpreter reuses it."""
-        assert self.running is not None
         return self.running
 
     def delete(self) -> None:
         """Delete the sandbox and close the interpreter."""
         if self.interpreter is not None:
             self.interpreter.shutdown()
-        if self.running is not None:
-            io_loop().run(self.running.stop())
+        if self.sandbox is not None:
+            io_loop().run(self.sandbox.stop())
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the checks and print their results."""
+    require_daytona_key()
+    exit_code = 0
+    for check in run_checks(DaytonaSandbox(snapshot=options.snapshot)):
+        took = duration(check.took_s) if check.took_s else ""
+        write(sys.stdout, f"{'FAILED' if check.advice else 'ok':8}{check.name:10}{took:>10}  {check.result}\n")
+        if check.advice:
+            exit_code = FAILED
+            write(sys.stdout, f"{'':30}{check.advice}\n")
+    return exit_code
 
 
 def run_checks(sandbox: DaytonaSandbox | None = None, *, now: Callable[[], float] = time.time) -> Iterator[CheckResult]:
@@ -118,7 +134,6 @@ def run_checks(sandbox: DaytonaSandbox | None = None, *, now: Callable[[], float
     steps: list[Callable[[_Diagnosis], Iterator[CheckResult]]] = [
         _key,
         _api,
-        _sdk,
         _snapshot,
         _sandbox,
         _preview,
@@ -183,6 +198,7 @@ def _api(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
     }.get(status, "Daytona or a proxy in front of it fails: try again later")
     yield CheckResult("API", api_url() if status == 200 else f"{api_url()} answers {status}", took_s, advice)
     yield _clock(server_date, diagnosis.now())
+    begin_import().result()  # here, so that the seconds of the SDK's import do not count as a later step's
 
 
 def _clock(server_time: str | None, now: float) -> CheckResult:
@@ -193,12 +209,6 @@ def _clock(server_time: str | None, now: float) -> CheckResult:
     return CheckResult("clock", f"{skew_s:+.0f} s from the API's", 0.0, advice, final=False)
 
 
-def _sdk(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
-    """Wait for the import of the SDK, so that its seconds do not count as a later step's duration."""
-    begin_import().result()
-    return iter(())
-
-
 def _snapshot(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
     name = diagnosis.description.snapshot_name
     if name is None or diagnosis.description.source_image is not None:
@@ -206,38 +216,32 @@ def _snapshot(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
             "snapshot", "Daytona's default; `daytona-kernel image build` makes one that starts faster", 0.0
         )
         return
-    state, error = io_loop().run(_state_of_snapshot(name))
-    if error is not None and getattr(error, "status_code", None) == 404:
-        advice = "no snapshot has this name: `daytona-kernel image build` makes one; or unset DAYTONA_KERNEL_SNAPSHOT"
-        yield CheckResult("snapshot", name, None, advice)
-    elif error is not None:  # a key may have permission to use snapshots and none to read them
-        yield CheckResult("snapshot", f"{name}: unknown ({error_sentence(error)})")
-    elif state == "active":
-        yield CheckResult("snapshot", f"{name} is active")
-    else:
-        advice = _SNAPSHOT_STATES.get(state, "it is being built: try again when it is active")
-        yield CheckResult("snapshot", f"{name} is {state}", None, advice)
-
-
-async def _state_of_snapshot(name: str) -> tuple[str, Exception | None]:
-    service = await DaytonaAPI.connect()
     try:
-        return await service.snapshot_state(name), None
+        state = io_loop().run(_state_of_snapshot(name))
     except Exception as error:  # the SDK's own classes, which only the SDK's module may import
-        return "", error
-    finally:
-        await service.aclose()
+        if getattr(error, "status_code", None) == 404:
+            yield CheckResult("snapshot", name, None, _SNAPSHOT_STATES["missing"])
+        else:  # a key may have permission to use snapshots and none to read them
+            yield CheckResult("snapshot", f"{name}: unknown ({error_sentence(error)})")
+        return
+    advice = _SNAPSHOT_STATES.get(state, "it is being built: try again when it is active")
+    yield CheckResult("snapshot", f"{name} is {state}", None, "" if state == "active" else advice)
+
+
+async def _state_of_snapshot(name: str) -> str:
+    async with contextlib.aclosing(await DaytonaAPI.connect()) as service:
+        return await service.snapshot_state(name)
 
 
 def _sandbox(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
     target = diagnosis.description.target or os.environ.get("DAYTONA_TARGET")
     try:
-        diagnosis.running = io_loop().run(diagnosis.description.start())
+        sandbox = diagnosis.sandbox = io_loop().run(diagnosis.description.start())
     except KernelError as error:
         yield CheckResult("sandbox", "did not start", None, str(error))
         return
-    yield CheckResult("sandbox", f"{diagnosis.running.id} started, with a relay")
-    region = diagnosis.running.region
+    yield CheckResult("sandbox", f"{sandbox.id} started, with a relay")
+    region = sandbox.region
     if target and region and target != region:
         advice = "check DAYTONA_TARGET: the sandbox runs in another region than requested"
         yield CheckResult("region", f"{region}, not {target}", 0.0, advice, final=False)
@@ -247,7 +251,7 @@ def _sandbox(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
 
 def _preview(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
     """Send plain requests through the preview; the relay answers each with its own 404."""
-    address = diagnosis.address
+    address = diagnosis.running.address
     deadline = time.monotonic() + address.refused_timeout_s
     times: list[float] = []
     while len(times) < _TIMES:
@@ -284,19 +288,15 @@ def _http_get(address: RelayAddress) -> tuple[int, str]:
 class _NullSink:
     """A sink that ignores everything."""
 
-    def message(self, socket: Socket, data: bytes | None) -> None:
+    def message(self, *args: object, **kwargs: object) -> None:
         pass
 
-    def writable(self, socket: Socket) -> None:
-        pass
-
-    def lost(self, socket: Socket, code: int, reason: str) -> None:
-        pass
+    writable = lost = message
 
 
 def _websocket(diagnosis: _Diagnosis) -> Iterator[CheckResult]:
     """Open a WebSocket without sending a hello: the relay accepts it, then closes it."""
-    address = diagnosis.address
+    address = diagnosis.running.address
 
     async def upgrade() -> None:
         headers = {**address.headers, SECRET_HEADER: address.secret}

@@ -8,55 +8,23 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
+from ..jupyter import kernelspec
+from ..jupyter.kernelspec import KERNELSPECS, InvalidOption, Kernelspec
 from .terminal import CommandError, sentence, write
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
-    from pathlib import Path
-
-    from ..jupyter.kernelspec import Kernelspec
-    from .terminal import Commands
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")  # jupyter_client's rule
 
 
-def add_commands(commands: Commands) -> None:
-    """Add ``install`` and ``uninstall``."""
-    install = commands.add_parser(
-        "install", help="add Python (Daytona) and Python (local sandbox) to Jupyter's list of kernels"
-    )
-    _add_location_options(install)
-    install.add_argument("--display-name", metavar="TEXT", help="the name that the list shows (with --sandbox)")
-    install.add_argument(
-        *("-o", "--option"),
-        dest="options",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of the sandbox, such as snapshot=mine or keep=true; may be repeated (with --sandbox)",
-    )
-    install.set_defaults(command=_install)
-    uninstall = commands.add_parser("uninstall", help="remove these kernels from Jupyter's list")
-    _add_location_options(uninstall)
-    uninstall.set_defaults(command=_uninstall, display_name=None, options=[])
-
-
-def _add_location_options(parser: argparse.ArgumentParser) -> None:
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--user", action="store_true", help="for this user, in all environments")
-    where.add_argument("--sys-prefix", action="store_true", help="for this Python's environment (the default)")
-    where.add_argument("--prefix", metavar="FOLDER", help="below FOLDER/share/jupyter")
-    parser.add_argument("--sandbox", choices=("daytona", "local"), help="only the kernel of this sandbox")
-    parser.add_argument("--name", metavar="NAME", help="the kernel's name in programs (with --sandbox)")
-
-
-def _install(options: argparse.Namespace) -> int:
-    from ..jupyter.kernelspec import InvalidOption, install
-
+def install(options: argparse.Namespace) -> int:
+    """Write the chosen kernelspecs."""
+    folder = kernelspec.folder(user=options.user, prefix=options.prefix)
     try:
         for spec in _chosen_kernelspecs(options):
-            target = install(spec, _folder(options))
+            target = kernelspec.install(spec, folder)
             write(sys.stdout, f"{spec.display_name}: {target}\n")
     except InvalidOption as error:
         raise CommandError(sentence(error)) from error
@@ -65,22 +33,15 @@ def _install(options: argparse.Namespace) -> int:
     return 0
 
 
-def _uninstall(options: argparse.Namespace) -> int:
-    from ..jupyter.kernelspec import uninstall
-
-    folder = _folder(options)
-    removed = [spec.name for spec in _chosen_kernelspecs(options) if uninstall(spec.name, folder)]
+def uninstall(options: argparse.Namespace) -> int:
+    """Delete the chosen kernelspecs."""
+    folder = kernelspec.folder(user=options.user, prefix=options.prefix)
+    removed = [spec.name for spec in _chosen_kernelspecs(options) if kernelspec.uninstall(spec.name, folder)]
     for name in removed:
         write(sys.stdout, f"{name} was removed from {folder}\n")
     if not removed:
         write(sys.stderr, f"No kernel of this package is in {folder}.\n")
     return 0
-
-
-def _folder(options: argparse.Namespace) -> Path:
-    from ..jupyter.kernelspec import folder
-
-    return folder(user=options.user, prefix=options.prefix)
 
 
 def _chosen_kernelspecs(options: argparse.Namespace) -> list[Kernelspec]:
@@ -89,8 +50,6 @@ def _chosen_kernelspecs(options: argparse.Namespace) -> list[Kernelspec]:
     Raises:
         CommandError: If the options contradict each other.
     """
-    from ..jupyter.kernelspec import KERNELSPECS
-
     if options.sandbox is None:
         if options.name or options.display_name or options.options:
             raise CommandError("names and options apply to one kernel: select it with --sandbox daytona or local.")

@@ -8,6 +8,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, TextIO
 
+from .terminal import write
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -52,9 +54,8 @@ class Progress:
         return f"{self.task} ... {seconds // 60}:{seconds % 60:02d}"
 
     def _write(self, text: str) -> None:
-        with self._lock, contextlib.suppress(BrokenPipeError):
-            self._file.write(text)
-            self._file.flush()
+        with self._lock:
+            write(self._file, text)
 
 
 class _ProgressHandler(logging.Handler):

@@ -6,10 +6,14 @@ import argparse
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING, Protocol, TextIO
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from ..client.outputs import DisplayData, ExecuteResult, Output, StreamText
+from ..config import DAYTONA_KEY_VARIABLE, SANDBOX_VARIABLE, daytona_credential, sandbox_choice
 
 if TYPE_CHECKING:
-    from ..client.outputs import Output
+    from collections.abc import Iterator
 
 PROGRAM = "daytona-kernel"
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -26,16 +30,22 @@ class CommandError(Exception):
         self.exit_code = exit_code
 
 
-class Commands(Protocol):
-    """Where a group adds its commands: what ``ArgumentParser.add_subparsers`` returns."""
-
-    def add_parser(self, name: str, *, help: str) -> argparse.ArgumentParser:
-        """Add a command and return its parser."""
-
-
 def sentence(error: object) -> str:
     """Return the text of an error with one full stop at its end."""
     return f"{str(error).rstrip('.')}."
+
+
+@contextlib.contextmanager
+def refusing(*errors: type[Exception], exit_code: int = BAD_INPUT) -> Iterator[None]:
+    """End the command with the sentence of any of ``errors`` that is raised here.
+
+    Raises:
+        CommandError: If one is.
+    """
+    try:
+        yield
+    except errors as error:
+        raise CommandError(sentence(error), exit_code) from error
 
 
 def write(file: TextIO, text: str) -> None:
@@ -50,32 +60,13 @@ def write(file: TextIO, text: str) -> None:
 
 def write_output(output: Output, *, show_value: bool = True) -> None:
     """Write one output of a cell as it arrives. The error is left to the command, which knows how the cell ended."""
-    from ..client.outputs import DisplayData, ExecuteResult, StreamText
-
     match output:
         case StreamText(name=name, text=text):
             write(sys.stderr if name == "stderr" else sys.stdout, text)
-        case ExecuteResult(data=data) if show_value:
+        case ExecuteResult() if not show_value:
+            pass
+        case ExecuteResult(data=data) | DisplayData(data=data):
             write(sys.stdout, f"{data.get('text/plain', '')}\n")
-        case DisplayData(data=data):
-            write(sys.stdout, f"{data.get('text/plain', '')}\n")
-
-
-def add_sandbox_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--sandbox``, the same for every command that starts a kernel."""
-    parser.add_argument(
-        "--sandbox",
-        choices=("local", "daytona"),
-        help="where the kernel runs (else DAYTONA_KERNEL_SANDBOX decides); local: on this machine, without isolation",
-    )
-
-
-def complete_files(*arguments: argparse.Action) -> None:
-    """Let shell completion propose files for these arguments."""
-    import shtab
-
-    for argument in arguments:
-        argument.complete = shtab.FILE  # type: ignore[attr-defined]
 
 
 def require_sandbox(name: str | None) -> None:
@@ -84,18 +75,11 @@ def require_sandbox(name: str | None) -> None:
     Raises:
         CommandError: If none does.
     """
-    from ..config import DAYTONA_KEY_VARIABLE, SANDBOX_VARIABLE, daytona_credential, sandbox_choice
-
     if (name or sandbox_choice() or daytona_credential()) is None:
         raise CommandError(
             f"No sandbox was chosen: set {DAYTONA_KEY_VARIABLE} for one at Daytona, give --sandbox or set "
             f"{SANDBOX_VARIABLE}. With --sandbox local the code runs on this machine as you, without isolation."
         )
-
-
-def is_session_id(text: str) -> bool:
-    """Return whether ``text`` has the form of a session's id: eight hexadecimal digits."""
-    return len(text) == 8 and set(text) <= set("0123456789abcdef")
 
 
 def require_daytona_key() -> None:
@@ -104,10 +88,13 @@ def require_daytona_key() -> None:
     Raises:
         CommandError: If none is set.
     """
-    from ..config import DAYTONA_KEY_VARIABLE, daytona_credential
-
     if daytona_credential() is None:
         raise CommandError(f"No key for Daytona: set {DAYTONA_KEY_VARIABLE}, in the environment or in .env.")
+
+
+def is_session_id(text: str) -> bool:
+    """Return whether ``text`` has the form of a session's id: eight hexadecimal digits."""
+    return len(text) == 8 and set(text) <= set("0123456789abcdef")
 
 
 def seconds(text: str) -> float:
@@ -119,7 +106,9 @@ def seconds(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
 
 
-def show_help(parser: argparse.ArgumentParser, _options: argparse.Namespace) -> int:
-    """Print usage and commands where no command was given. A missing command is missing input: exit code 2."""
-    write(sys.stderr, parser.format_help())
-    return BAD_INPUT
+def step_and_file(text: str) -> tuple[int, Path]:
+    """Parse ``N=FILE``."""
+    number, equals, path = text.partition("=")
+    if not (equals and number.isdecimal() and path):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form N=FILE")
+    return int(number), Path(path)

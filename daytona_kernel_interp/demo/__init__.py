@@ -7,6 +7,7 @@ import it.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 from dataclasses import dataclass
@@ -18,17 +19,8 @@ INSTALL = 'pip install -e ".[demo]"'
 REFERENCE_QUESTION = "Which mistakes does Python's own reference warn of, and which exceptions do they raise?"
 FILE_QUESTION = "What is this text about, and what are its main points?"
 
-# The environment variable with a provider's key. A provider that is not listed may need none, such as ollama.
-KEYS = {
-    "anthropic": "ANTHROPIC_API_KEY",
-    "deepseek": "DEEPSEEK_API_KEY",
-    "gemini": "GEMINI_API_KEY",
-    "groq": "GROQ_API_KEY",
-    "mistral": "MISTRAL_API_KEY",
-    "openai": "OPENAI_API_KEY",
-    "openrouter": "OPENROUTER_API_KEY",
-    "xai": "XAI_API_KEY",
-}
+# Providers whose key is in the environment variable PROVIDER_API_KEY. Another one may need none, such as ollama.
+_PROVIDERS = frozenset({"anthropic", "deepseek", "gemini", "groq", "mistral", "openai", "openrouter", "xai"})
 
 
 class InvalidDemoOptions(Exception):
@@ -57,19 +49,21 @@ def run(options: DemoOptions) -> None:
         InvalidDemoOptions: If the options cannot be used; nothing was started.
         DemoFailed: If there is no answer.
     """
-    _require_matplotlib()
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InvalidDemoOptions(f"The demo draws a figure, which needs matplotlib: {INSTALL}")
     if options.model is None and (options.file is not None or options.question is not None):
         raise InvalidDemoOptions("--file and --question need --model: the script knows one text and one question only.")
     model = None if options.model is None else options.model or DEFAULT_MODEL
-    text = reference_text() if options.file is None else _read(options.file)
+    if options.file is None:
+        name, text, question = "Python's reference (pydoc_data.topics)", reference_text(), REFERENCE_QUESTION
+    else:
+        name, text, question = str(options.file), _read(options.file), FILE_QUESTION
     if model is not None:
         _require_key(model)
-    default = REFERENCE_QUESTION if options.file is None else FILE_QUESTION
-    name = "Python's reference (pydoc_data.topics)" if options.file is None else str(options.file)
 
-    from .session import DemoTask, run_task
+    from .session import run_task
 
-    run_task(DemoTask(name, text, options.question or default, model, options.output, options.record))
+    run_task(dataclasses.replace(options, model=model, question=options.question or question), name, text)
 
 
 def reference_text() -> str:
@@ -79,17 +73,13 @@ def reference_text() -> str:
     return "\n\n".join(f"## {name}\n\n{body.strip()}" for name, body in sorted(topics.items()))
 
 
-def _require_matplotlib() -> None:
-    if importlib.util.find_spec("matplotlib") is None:
-        raise InvalidDemoOptions(f"The demo draws a figure, which needs matplotlib: {INSTALL}")
-
-
 def _require_key(model: str) -> None:
     from dotenv import find_dotenv, load_dotenv
 
     load_dotenv(find_dotenv(usecwd=True))
-    variable = KEYS.get(model.partition("/")[0])
-    if variable is not None and not os.environ.get(variable):
+    provider = model.partition("/")[0]
+    variable = f"{provider.upper()}_API_KEY"
+    if provider in _PROVIDERS and not os.environ.get(variable):
         raise InvalidDemoOptions(f"{model} needs a key: set {variable} in .env or in the environment.")
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import dspy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 
 @dataclass(frozen=True)
@@ -166,16 +166,8 @@ def rule_based_lm(name: str, answer: Callable[[str], str]) -> dspy.BaseLM:
 
 
 def _text(parts: Iterable[object]) -> str:
-    """Return the text of a prompt that may also have images."""
-    texts = (getattr(part, "text", None) for part in parts)
-    return "\n".join(text for text in texts if isinstance(text, str))
-
-
-class _Part:
-    """A part of a message in the older form."""
-
-    def __init__(self, part: dict[str, Any]) -> None:
-        self.text = part.get("text")
+    """Return the texts of a prompt's parts; an image has none."""
+    return "\n".join(part for part in parts if isinstance(part, str))
 
 
 class _Engine:
@@ -183,7 +175,8 @@ class _Engine:
         self._answer = answer
 
     def complete(self, request: Any) -> Any:
-        reply = dspy.lm15.Message.assistant([dspy.lm15.TextPart(self._answer(_text(request.messages[-1].parts)))])
+        prompt = _text(getattr(part, "text", None) for part in request.messages[-1].parts)
+        reply = dspy.lm15.Message.assistant([dspy.lm15.TextPart(self._answer(prompt))])
         usage = dspy.lm15.Usage(input_tokens=0, output_tokens=0, total_tokens=0)
         return dspy.lm15.Response(id=None, model=request.model, message=reply, finish_reason="stop", usage=usage)
 
@@ -198,10 +191,6 @@ class _AsyncEngine:
     async def complete(self, request: Any) -> Any:
         return self._engine.complete(request)
 
-    async def stream(self, request: Any) -> AsyncIterator[Any]:
-        for event in self._engine.stream(request):
-            yield event
-
 
 class _LegacyLM(dspy.BaseLM):
     def __init__(self, name: str, answer: Callable[[str], str]) -> None:
@@ -210,7 +199,7 @@ class _LegacyLM(dspy.BaseLM):
 
     def forward(self, prompt: str | None = None, messages: list[dict[str, Any]] | None = None, **kwargs: Any) -> Any:
         content = messages[-1]["content"] if messages else prompt or ""
-        text = self._answer(content if isinstance(content, str) else _text(map(_Part, content)))
+        text = self._answer(content if isinstance(content, str) else _text(part.get("text") for part in content))
         choice = SimpleNamespace(message=SimpleNamespace(content=text, tool_calls=None), finish_reason="stop")
         return SimpleNamespace(choices=[choice], usage={}, model=self.model)
 

@@ -1,13 +1,16 @@
-"""One run of the demo, from the interpreter to the answer."""
+"""One run of the demo, from the interpreter to the answer, and its display: in colours where rich is installed."""
 
 from __future__ import annotations
 
 import base64
-import binascii
 import builtins
+import importlib.util
 import inspect
+import re
+import sys
+import textwrap
+import threading
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dspy
@@ -16,19 +19,20 @@ from dspy.utils.callback import BaseCallback
 from .. import KernelInterpreter, Recording
 from ..client.outputs import CellError, DisplayData, ExecuteResult, Output, StreamText
 from ..config import RLM_KEYWORD_VARIABLE
-from ..formatting import duration
+from ..formatting import duration, shorten
 from ..interpreter.dspy_compat import CodeInterpreterError
 from . import INSTALL, DemoFailed, InvalidDemoOptions
-from .screen import Screen, open_screen, short
 from .script import STEPS, classify_mistake, rule_based_lm, scripted_lm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from . import DemoOptions
+
 MAX_LLM_CALLS = 120
-
-
+WIDTH = 100
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # text of the sandbox must not control the terminal
 SIGNATURE = "text: str, question: str -> answer: str, evidence: list[str]"
 INSTRUCTIONS = (
     "Answer the question about the text in two or three sentences; evidence is what the answer rests on, quoted from "
@@ -37,16 +41,10 @@ INSTRUCTIONS = (
 )
 
 
-@dataclass(frozen=True)
-class DemoTask:
-    """The task of a run. ``model`` None: the script."""
-
-    name: str
-    text: str
-    question: str
-    model: str | None
-    folder: Path
-    record: Path | None = None
+SCRIPT = (
+    "none. The steps were written in advance and a simple rule answers llm_query; the kernel, the bridge and DSPy are "
+    "real. --model lets a real model do it."
+)
 
 
 def exception_family(name: str) -> list[str]:
@@ -73,12 +71,12 @@ class DisplayingInterpreter(KernelInterpreter):
         except Exception as error:  # shown and raised again
             self._screen.call(_request(tool_name, kwargs), f"{type(error).__name__}: {error}", error=True)
             raise
-        if tool_name == "llm_query_batched" and isinstance(result, list):
+        if tool_name == "llm_query_batched" and isinstance(result, list) and result:
             self.prompts += len(result)
-            self._screen.call(_request(tool_name, kwargs), f"{len(result)} answers, first {short(result[:1])[1:-1]}")
+            self._screen.call(_request(tool_name, kwargs), f"{len(result)} answers, first {_short(result[0])}")
         else:
             self.prompts += tool_name == "llm_query"
-            self._screen.call(_request(tool_name, kwargs), short(result))
+            self._screen.call(_request(tool_name, kwargs), _short(result))
         return result
 
     def _show(self, output: Output) -> None:
@@ -88,20 +86,12 @@ class DisplayingInterpreter(KernelInterpreter):
             case CellError(traceback=traceback, summary=summary):
                 self._screen.output(f"{traceback or summary}\n", error=True)
             case DisplayData(data={"image/png": str(png)}):
-                self._save(png)
+                self.figures += 1
+                path = self._folder / f"figure-{self.figures}.png"
+                path.write_bytes(base64.b64decode(png))
+                self._screen.call("figure", str(path))
             case DisplayData(data=data) | ExecuteResult(data=data):
                 self._screen.output(f"{data.get('text/plain', '')}\n")
-
-    def _save(self, png: str) -> None:
-        try:
-            image = base64.b64decode(png)
-        except binascii.Error:
-            self._screen.output("(a figure that is no PNG)\n", error=True)
-            return
-        self.figures += 1
-        path = self._folder / f"figure-{self.figures}.png"
-        path.write_bytes(image)
-        self._screen.figure(path)
 
 
 class StepDisplay(BaseCallback):
@@ -121,8 +111,8 @@ class StepDisplay(BaseCallback):
             self._screen.code(_without_fence(code))
 
 
-def run_task(task: DemoTask) -> None:
-    """Run the RLM on ``task`` and show it.
+def run_task(options: DemoOptions, name: str, text: str) -> None:
+    """Run the RLM on ``text``, which has this name, and show it.
 
     Raises:
         InvalidDemoOptions: If the folder for figures cannot be made, or DSPy's keyword is switched off.
@@ -131,15 +121,14 @@ def run_task(task: DemoTask) -> None:
     if "interpreter" not in inspect.signature(dspy.RLM.__init__).parameters:
         raise InvalidDemoOptions(f"The demo needs the interpreter= keyword of dspy.RLM: unset {RLM_KEYWORD_VARIABLE}.")
     try:
-        task.folder.mkdir(parents=True, exist_ok=True)
+        options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InvalidDemoOptions(f"The folder {task.folder} cannot be made: {error.strerror}.") from error
-    screen = open_screen()
-    _show_heading(screen, task)
+        raise InvalidDemoOptions(f"The folder {options.output} cannot be made: {error.strerror}.") from error
+    screen = Screen()
+    _show_heading(screen, options, f"{name}, {len(text):,} characters")
     steps, began = StepDisplay(screen), time.monotonic()
-    interpreter = DisplayingInterpreter(screen, task.folder, task.record)
-    with interpreter:
-        prediction = _predict(task, interpreter, steps)
+    with DisplayingInterpreter(screen, options.output, options.record) as interpreter:
+        prediction = _predict(options, text, interpreter, steps)
     screen.title("Answer")
     screen.fact("answer", prediction.answer)
     for number, sentence in enumerate(prediction.evidence):
@@ -153,48 +142,45 @@ def run_task(task: DemoTask) -> None:
         screen.fact("recording", str(interpreter.recording))
 
 
-def _predict(task: DemoTask, interpreter: KernelInterpreter, steps: StepDisplay) -> Any:
+def _predict(options: DemoOptions, text: str, interpreter: KernelInterpreter, steps: StepDisplay) -> Any:
     build: Any = dspy.RLM  # from DSPy 3.3 on, this package adds the keyword `interpreter`
     signature = dspy.make_signature(SIGNATURE, INSTRUCTIONS)
-    if task.model is None:
+    if options.model is None:
         lm, sub_lm, tools = scripted_lm(STEPS), rule_based_lm("rule", classify_mistake), [exception_family]
     else:
-        lm, sub_lm, tools = dspy.LM(task.model), None, []
+        lm, sub_lm, tools = dspy.LM(options.model), None, []
     rlm = build(signature, interpreter=interpreter, max_llm_calls=MAX_LLM_CALLS, sub_lm=sub_lm, tools=tools)
     try:
-        callbacks = [steps] if task.record is None else [steps, Recording.callback()]
+        callbacks = [steps] if options.record is None else [steps, Recording.callback()]
         with dspy.context(lm=lm, callbacks=callbacks):
-            return rlm(text=task.text, question=task.question)
+            return rlm(text=text, question=options.question)
     except CodeInterpreterError as error:
         raise DemoFailed(_first_line(error)) from error
     except Exception as error:  # a provider of models may raise anything
-        if task.model is None:
+        if options.model is None:
             raise
-        raise DemoFailed(f"{task.model} did not answer: {_first_line(error)}") from error
+        raise DemoFailed(f"{options.model} did not answer: {_first_line(error)}") from error
 
 
-def _show_heading(screen: Screen, task: DemoTask) -> None:
+def _show_heading(screen: Screen, options: DemoOptions, text: str) -> None:
     screen.title("daytona-kernel demo")
-    screen.fact("text", f"{task.name}, {len(task.text):,} characters")
-    screen.fact("question", task.question)
-    if task.model is None:
-        screen.fact(
-            "model",
-            "none. The steps were written in advance and a simple rule answers llm_query; the kernel, the bridge and "
-            "DSPy are real. --model lets a real model do it.",
-        )
-    else:
-        screen.fact("model", task.model)
+    screen.fact("text", text)
+    screen.fact("question", str(options.question))
+    screen.fact("model", options.model or SCRIPT)
     screen.fact("sandbox", "local: a child process on this machine, without isolation")
-    if type(screen) is Screen:
+    if not screen.coloured:
         screen.fact("colours", f"none without rich: {INSTALL}")
+
+
+def _short(value: object) -> str:
+    return shorten(repr(value), 60)
 
 
 def _request(name: str, kwargs: Mapping[str, object]) -> str:
     prompts = kwargs.get("prompts")
     if name == "llm_query_batched" and isinstance(prompts, list):
         return f"{name}({len(prompts)} prompts)"
-    return f"{name}({', '.join(short(value) for value in kwargs.values())})"
+    return f"{name}({', '.join(_short(value) for value in kwargs.values())})"
 
 
 def _without_fence(code: str) -> str:
@@ -205,5 +191,77 @@ def _without_fence(code: str) -> str:
 
 
 def _first_line(error: Exception, limit: int = 400) -> str:
-    text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-    return text if len(text) <= limit else f"{text[:limit]} …"
+    return shorten(f"{type(error).__name__}: {error}".splitlines()[0], limit)
+
+
+class Screen:
+    """A display whose methods may be called in any thread; printed text is shown line by line."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._line = ""
+        self.coloured = importlib.util.find_spec("rich") is not None
+        if self.coloured:
+            from rich.console import Console
+
+            self._console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+
+    def title(self, text: str) -> None:
+        """Begin a part of the run."""
+        self._show((f"\n── {text} {'─' * (WIDTH - 4 - len(text))}", "bold cyan"))
+
+    def fact(self, name: str, text: str) -> None:
+        """Show one named line of the heading or the summary."""
+        for number, line in enumerate(textwrap.wrap(_clean(text), WIDTH - 12)):
+            self._show((f"  {name if number == 0 else '':<10}", "cyan"), (line, ""))
+
+    def reasoning(self, text: str) -> None:
+        """Show the model's reason for a step."""
+        self._show((f"{textwrap.fill(_clean(text), WIDTH)}\n", "italic"))
+
+    def code(self, code: str) -> None:
+        """Show the code of a step."""
+        text = f"{textwrap.indent(_clean(code), '    ')}\n"
+        if not self.coloured:
+            self._show((text, ""))
+            return
+        from rich.syntax import Syntax
+
+        with self._lock:
+            syntax = Syntax("", "python", theme="ansi_dark", background_color="default")
+            self._console.print(syntax.highlight(text), soft_wrap=True)
+
+    def output(self, text: str, *, error: bool = False) -> None:
+        """Show printed text; an unfinished line is shown when it ends."""
+        with self._lock:
+            *lines, self._line = (self._line + text).split("\n")
+            for line in lines:
+                self._print(("  │ ", "dim"), (_clean(line), "red" if error else ""))
+
+    def call(self, request: str, answer: str, *, error: bool = False) -> None:
+        """Show a tool call and its result."""
+        self._show(
+            ("  ▶ ", "magenta"),
+            (_clean(request), "magenta"),
+            (" → ", "dim"),
+            (_clean(answer), "red" if error else ""),
+        )
+
+    def _show(self, *parts: tuple[str, str]) -> None:
+        """Print texts and their styles as a line of its own, below an unfinished line of output."""
+        with self._lock:
+            if self._line:
+                self.output("\n")
+            self._print(*parts)
+
+    def _print(self, *parts: tuple[str, str]) -> None:
+        if not self.coloured:
+            print("".join(text for text, _ in parts), flush=True)
+            return
+        from rich.text import Text
+
+        self._console.print(Text.assemble(*parts), soft_wrap=True)
+
+
+def _clean(text: str) -> str:
+    return _CONTROL.sub("�", text.expandtabs(4))

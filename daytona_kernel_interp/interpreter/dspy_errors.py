@@ -10,22 +10,27 @@ from __future__ import annotations
 from .. import errors
 from .dspy_compat import CodeExecutionError, CodeInterpreterError
 
+_DERIVED: dict[type[errors.KernelError], type[CodeInterpreterError]] = {}
 
-def _derive(error: type[errors.KernelError], base: type[CodeInterpreterError]) -> type[CodeInterpreterError]:
+
+def _derive(
+    error: type[errors.KernelError], base: type[CodeInterpreterError] = CodeInterpreterError
+) -> type[CodeInterpreterError]:
     """Return the class of the same name that derives from ``error`` and from DSPy's ``base``."""
-    return type(error.__name__, (error, base), {"__module__": __name__, "__doc__": error.__doc__})
+    _DERIVED[error] = type(error.__name__, (error, base), {"__module__": __name__, "__doc__": error.__doc__})
+    return _DERIVED[error]
 
 
-KernelError = _derive(errors.KernelError, CodeInterpreterError)
-SandboxFailed = _derive(errors.SandboxFailed, CodeInterpreterError)
-SandboxGone = _derive(errors.SandboxGone, CodeInterpreterError)
-TunnelLost = _derive(errors.TunnelLost, CodeInterpreterError)
+KernelError = _derive(errors.KernelError)
+SandboxFailed = _derive(errors.SandboxFailed)
+SandboxGone = _derive(errors.SandboxGone)
+TunnelLost = _derive(errors.TunnelLost)
 CellNotRun = _derive(errors.CellNotRun, CodeExecutionError)  # the kernel is alive: the model may run another cell
-WireMismatch = _derive(errors.WireMismatch, CodeInterpreterError)
-KernelDied = _derive(errors.KernelDied, CodeInterpreterError)
-SessionNotFound = _derive(errors.SessionNotFound, CodeInterpreterError)  # also: no session was started yet
-RecordingError = _derive(errors.RecordingError, CodeInterpreterError)
-ReplayMismatch = _derive(errors.ReplayMismatch, CodeInterpreterError)
+WireMismatch = _derive(errors.WireMismatch)
+KernelDied = _derive(errors.KernelDied)
+SessionNotFound = _derive(errors.SessionNotFound)  # also: no session was started yet
+RecordingError = _derive(errors.RecordingError)
+ReplayMismatch = _derive(errors.ReplayMismatch)
 
 
 class InvalidCall(CodeInterpreterError, ValueError):
@@ -42,20 +47,6 @@ class VariableNotFound(CodeExecutionError, NameError):  # type: ignore[valid-typ
 
 class UnreadableValue(CodeExecutionError, TypeError):  # type: ignore[valid-type,misc]
     """The value of a variable cannot leave the sandbox."""
-
-
-_DERIVED: dict[type[errors.KernelError], type[CodeInterpreterError]] = {
-    errors.KernelError: KernelError,
-    errors.SandboxFailed: SandboxFailed,
-    errors.SandboxGone: SandboxGone,
-    errors.TunnelLost: TunnelLost,
-    errors.CellNotRun: CellNotRun,
-    errors.WireMismatch: WireMismatch,
-    errors.KernelDied: KernelDied,
-    errors.SessionNotFound: SessionNotFound,
-    errors.RecordingError: RecordingError,
-    errors.ReplayMismatch: ReplayMismatch,
-}
 
 
 def to_dspy_error(error: errors.KernelError, text: str) -> CodeInterpreterError:

@@ -1,21 +1,24 @@
 """The description of the runtime for the model: DSPy puts ``execution_instructions`` into the action prompt.
 
 DSPy (3.3.1 and later) reads the attribute from the interpreter *factory*, which may be the class itself, an
-:class:`~.factory.InterpreterFactory` or the factory that ``dspy.RLM(interpreter=...)`` makes.
+:class:`InterpreterFactory` or the factory that ``dspy.RLM(interpreter=...)`` makes.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from ..tools.binding import InvalidTool, describe
+from ..tools.binding import describe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..tools.binding import Tool
     from ..wire.comm import ToolSpec
+
+Interpreter = TypeVar("Interpreter")
 
 KERNEL_INSTRUCTIONS = (
     "The REPL is a live IPython kernel: all state (variables, imports, functions) stays between steps; magics, "
@@ -32,11 +35,28 @@ _PREFIXES = {int(inspect.Parameter.VAR_POSITIONAL): "*", int(inspect.Parameter.V
 class ExecutionInstructions:
     """Descriptor of ``execution_instructions``: the text, and on an instance also the tools in its ``tools`` dict."""
 
-    def __init__(self, text: str = KERNEL_INSTRUCTIONS) -> None:
-        self._text = text
-
     def __get__(self, instance: object | None, owner: type) -> str:
-        return self._text if instance is None else with_tools(self._text, getattr(instance, "tools", {}))
+        return with_tools(KERNEL_INSTRUCTIONS, getattr(instance, "tools", {}))
+
+
+class InterpreterFactory(functools.partial[Interpreter]):
+    """Creates interpreters of one configuration; ``KernelInterpreter.factory(...)`` returns one.
+
+    DSPy reads ``execution_instructions`` from the factory, and refuses a factory that is an interpreter itself: this
+    class has neither ``start``, ``execute`` nor ``shutdown``. It can be pickled if its options can.
+    """
+
+    execution_instructions = ExecutionInstructions()
+
+    @property
+    def tools(self) -> Mapping[str, Tool]:
+        """The tools of each interpreter."""
+        tools: Mapping[str, Tool] = self.args[0]
+        return tools
+
+    def __deepcopy__(self, memo: dict[int, object]) -> InterpreterFactory[Interpreter]:
+        """Return the factory itself: it never changes, and its tools need not be copyable."""
+        return self
 
 
 def with_tools(text: str, tools: Mapping[str, Tool]) -> str:
@@ -45,7 +65,7 @@ def with_tools(text: str, tools: Mapping[str, Tool]) -> str:
     for name, tool in tools.items():
         try:
             spec = describe(name, tool)
-        except InvalidTool:  # the next execute() refuses it
+        except (TypeError, ValueError):  # the next execute() refuses it
             continue
         doc = spec.doc.replace("\n", "  ") or "No description"
         lines.append(f"- `{name}({_parameters(spec, tool)})` - {doc}")

@@ -1,8 +1,7 @@
 """``KernelInterpreter``: the public class, composed of parts.
 
 It keeps the configuration and checks it; everything else is done by its parts. :class:`.session_access.SessionAccess`
-lives as long as the interpreter and has the session. :class:`.transfer.Transfer`, :class:`.reattach.Reattachment` and
-:class:`.introspection.Introspection` are made for one call.
+lives as long as the interpreter and has the session; :class:`.transfer.Transfer` is made for one call.
 """
 
 from __future__ import annotations
@@ -20,12 +19,8 @@ from ..recording.recorder import Recorder
 from ..tools.binding import call, weak_method
 from . import options
 from .dspy_compat import CodeExecutionError, CodeInterpreterError, FinalOutput, with_callbacks
-from .dspy_errors import SessionNotFound
-from .factory import InterpreterFactory
-from .instructions import ExecutionInstructions
-from .introspection import Introspection
-from .reattach import Reattachment
-from .request import CellRequest, prepare_request
+from .instructions import ExecutionInstructions, InterpreterFactory
+from .request import CellRequest, build_request
 from .result import cell_result
 from .session_access import SessionAccess
 from .transfer import Transfer
@@ -97,14 +92,15 @@ class KernelInterpreter:
             options.refuse_options(type(self).__name__, unknown, OPTION_NAMES)
         options.check_output_fields(output_fields)
         options.check_sandbox(sandbox)
-        options.check_record(record)
-        options.check_on_output(on_output)
-        self.tools: dict[str, Tool] = options.check_tools(tools)
+        for name, value in (("record", record), ("on_output", on_output), ("callbacks", callbacks)):
+            options.check_option(name, value)
+        options.check_tools({} if tools is None else tools)
+        self.tools: dict[str, Tool] = dict(tools or {})
         self.output_fields = output_fields
         self.execution_timeout = execution_timeout
         self.max_output_chars, self.max_value_bytes = max_output_chars, max_value_bytes
         self.on_output = on_output
-        self.callbacks: list[Any] = options.check_callbacks(callbacks)
+        self.callbacks: list[Any] = list(callbacks or ())
         self.seed: int | None = None if record is None else secrets.randbelow(1 << 32)  # of the kernel's generators
         self._settings().check()
         self._sandbox, self._record = sandbox, record
@@ -128,7 +124,7 @@ class KernelInterpreter:
             ValueError: As for the constructor.
         """
         checked = cls(tools, output_fields, **options)
-        return InterpreterFactory(cls, checked.tools, {"output_fields": output_fields, **options})
+        return InterpreterFactory(cls, checked.tools, output_fields, **options)
 
     # --- lifecycle ----------------------------------------------------------------------------------
 
@@ -203,7 +199,7 @@ class KernelInterpreter:
     async def aexecute(self, code: str, variables: Mapping[str, object] | None = None) -> Any:
         """Like :meth:`execute`, without blocking the caller's loop; async tools run on it."""
         settings = self._settings()
-        request = prepare_request(code, variables, settings, self._access.sent_inputs)
+        request = build_request(code, variables, settings, self._access.sent_inputs)
         if self._access.session is None:
             await self._access.astart(settings)
         return await self._access.arun_cell("aexecute", request, settings, asyncio.get_running_loop())
@@ -231,7 +227,7 @@ class KernelInterpreter:
                 raise
         result = self._access.last_result
         assert result is not None
-        return cell_result(result, settings.output_fields, settings.execution_timeout, time.monotonic() - started)
+        return cell_result(result, settings, time.monotonic() - started)
 
     def interrupt(self) -> None:
         """Interrupt the running cell, from another thread. Variables are kept; without a cell nothing happens."""
@@ -341,7 +337,7 @@ class KernelInterpreter:
             CodeInterpreterError: If its kernel is gone, or its relay cannot be reached.
         """
         interpreter = cls(tools, output_fields, **options)
-        interpreter._reattachment().attach(session_id)
+        interpreter._access.attach(session_id, interpreter._settings())
         return interpreter
 
     def resume(self) -> Any:
@@ -355,7 +351,7 @@ class KernelInterpreter:
             CodeExecutionError: As for :meth:`execute`.
             CodeInterpreterError: As for :meth:`execute`; and if there is no attached session, or a cell was run since.
         """
-        return self._reattachment().resume()
+        return self._access.resume(self._settings())
 
     def detach(self) -> None:
         """Leave the session without ending it: it waits for an :meth:`attach`, in any process, and then ends.
@@ -363,7 +359,7 @@ class KernelInterpreter:
         The sandbox's ``resume_lifetime`` says how long it waits. This interpreter is over. Without a session nothing
         happens.
         """
-        self._reattachment().detach()
+        self._access.detach()
 
     # --- what the session has and does --------------------------------------------------------------------
 
@@ -382,7 +378,7 @@ class KernelInterpreter:
             SessionNotFound: If there is no session. Also a CodeInterpreterError.
             CodeInterpreterError: If the kernel cannot be reached.
         """
-        return Introspection(self._access).inspect(name, private=private)
+        return self._access.inspect(name, private=private)
 
     def view(self) -> SessionView:
         """Return a widget that follows the session in JupyterLab (extra ``jupyter``), with two requests a second.
@@ -394,7 +390,7 @@ class KernelInterpreter:
             SessionNotFound: If there is no session. Also a CodeInterpreterError.
             ImportError: If anywidget is missing.
         """
-        return Introspection(self._access).view()
+        return self._access.view()
 
     @property
     def recording_wanted(self) -> bool:
@@ -413,9 +409,7 @@ class KernelInterpreter:
         Raises:
             SessionNotFound: If there is no session. Also a CodeInterpreterError.
         """
-        if self._access.session is None:
-            raise SessionNotFound("There is no session: call start() first.")
-        return self._access.session.id
+        return self._access.current().id
 
     @property
     def connection_file(self) -> str:
@@ -426,26 +420,21 @@ class KernelInterpreter:
         Raises:
             SessionNotFound: If there is no session. Also a CodeInterpreterError.
         """
-        if self._access.session is None:
-            raise SessionNotFound("There is no kernel to connect to: call start() first.")
-        return str(self._access.session.kernel.connection_file)
+        return str(self._access.current("There is no kernel to connect to").kernel.connection_file)
 
     # --- parts for one call -------------------------------------------------------------------------------
 
     def _settings(self) -> CallSettings:
-        return options.CallSettings(
-            self.tools,
-            self.output_fields,
-            self.execution_timeout,
-            self.max_output_chars,
-            self.max_value_bytes,
-            self.on_output,
-            self.seed,
-        )
+        return options.CallSettings(self.tools, self.output_fields, seed=self.seed, **self._changeable())
+
+    def _changeable(self) -> dict[str, Any]:
+        """Return the keyword options that may be changed between calls."""
+        names = ("execution_timeout", "max_output_chars", "max_value_bytes", "on_output")
+        return {name: getattr(self, name) for name in names}
 
     def _prepare(self, code: str, variables: Mapping[str, object] | None, settings: CallSettings) -> CellRequest:
         """Return the request of a cell, and start the session if there is none; a wrong call starts nothing."""
-        request = prepare_request(code, variables, settings, self._access.sent_inputs)
+        request = build_request(code, variables, settings, self._access.sent_inputs)
         if self._access.session is None:
             self.start()
         return request
@@ -453,32 +442,18 @@ class KernelInterpreter:
     def _transfer(self) -> Transfer:
         return Transfer(self._access, self._settings(), self.start)
 
-    def _reattachment(self) -> Reattachment:
-        return Reattachment(self._access, self._settings())
-
     # --- copies: a fresh, unstarted interpreter of the same configuration -----------------------------------
 
-    def _options(self) -> InterpreterOptions:
-        return {
-            "sandbox": self._sandbox,
-            "execution_timeout": self.execution_timeout,
-            "max_output_chars": self.max_output_chars,
-            "max_value_bytes": self.max_value_bytes,
-            "record": self._record,
-            "on_output": self.on_output,
-            "callbacks": self.callbacks,
-        }
+    def _options(self) -> dict[str, Any]:
+        own = {"sandbox": self._sandbox, "record": self._record, "callbacks": self.callbacks}
+        return {**own, **self._changeable()}
 
-    def __copy__(self) -> KernelInterpreter:
+    def __deepcopy__(self, memo: dict[int, Any]) -> KernelInterpreter:
         """Return a fresh interpreter: two objects never share a kernel."""
         return self.spawn()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> KernelInterpreter:
-        """Return a fresh interpreter: kernels cannot be copied."""
-        return self.spawn()
-
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the configuration; tools must be picklable."""
+        """Pickle or copy the configuration; to be pickled, tools must be picklable."""
         return functools.partial(KernelInterpreter, **self._options()), (dict(self.tools), self.output_fields)
 
 

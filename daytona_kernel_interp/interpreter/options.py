@@ -10,21 +10,28 @@ import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, NoReturn, TypedDict
+from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
 from ..sandboxes.base import Sandbox
 from ..sandboxes.daytona import DaytonaSandbox
-from ..tools.binding import InvalidTool, Tool, describe
-from ..wire.comm import OutputField
+from ..tools.binding import Tool, describe
+from ..wire.comm import OutputField, ToolSpec
 
 if TYPE_CHECKING:
     from ..client.outputs import Output
 
 _SANDBOX_NAMES = ("daytona", "local")
-_LIMITS: dict[str, type | tuple[type, ...]] = {
-    "execution_timeout": (int, float),
-    "max_output_chars": int,
-    "max_value_bytes": int,
+_LIMITS = ("execution_timeout", "max_output_chars", "max_value_bytes")
+
+# Options whose types are checked here: the types, and the words for them.
+_TYPES: dict[str, tuple[Any, str]] = {
+    "output_fields": ((list, tuple), "a list of fields or None"),
+    "execution_timeout": ((int, float), "a positive number or None"),
+    "max_output_chars": (int, "a positive integer or None"),
+    "max_value_bytes": (int, "a positive integer or None"),
+    "record": ((str, os.PathLike), "the path of a notebook or None"),
+    "on_output": (Callable, "a function that takes an output, or None"),
+    "callbacks": ((list, tuple), "a list of DSPy callbacks or None"),
 }
 
 # Options of other DSPy interpreters, above all of the DaytonaInterpreter in Daytona's guide.
@@ -59,10 +66,10 @@ class CallSettings:
 
     tools: Mapping[str, Tool]
     output_fields: Sequence[Mapping[str, object]] | None
-    execution_timeout: float | None
-    max_output_chars: int | None
-    max_value_bytes: int | None
-    on_output: Callable[[Output], None] | None
+    execution_timeout: float | None = None
+    max_output_chars: int | None = None
+    max_value_bytes: int | None = None
+    on_output: Callable[[Output], None] | None = None
     seed: int | None = None
 
     def limits(self) -> dict[str, float | None]:
@@ -70,14 +77,33 @@ class CallSettings:
         return {name: getattr(self, name) for name in _LIMITS}
 
     def check(self) -> None:
-        """Check what may have been changed since the constructor checked it.
+        """Check the limits, which may have been changed since the constructor checked them.
 
         Raises:
-            TypeError: If a setting has the wrong type.
-            ValueError: If its value cannot be used.
+            TypeError: If one is not a number; a size must be an int.
+            ValueError: If it is not positive. None: no limit.
         """
         for name, limit in self.limits().items():
-            check_limit(name, limit)
+            check_option(name, limit)
+
+
+def check_option(name: str, value: Any) -> None:
+    """Check the type of an option, and the value of a limit or of a recording's path. None is always allowed.
+
+    Raises:
+        TypeError: If the value has the wrong type; a size must be an int.
+        ValueError: If a limit is not positive, or the path is empty or a folder.
+    """
+    if value is None:
+        return
+    types, wanted = _TYPES[name]
+    if not isinstance(value, types) or isinstance(value, bool):
+        shown = type(value).__name__ if name in ("output_fields", "record", "callbacks") else repr(value)
+        raise TypeError(f"{name} must be {wanted}, not {shown}.")
+    if name in _LIMITS and not value > 0:
+        raise ValueError(f"{name} must be {wanted}, not {value!r}.")
+    if name == "record" and (not os.fspath(value) or os.path.isdir(value)):
+        raise ValueError(f"record must be the path of a notebook, not {os.fspath(value)!r}.")
 
 
 def refuse_options(class_name: str, unknown: Mapping[str, object], known: Sequence[str]) -> NoReturn:
@@ -96,41 +122,16 @@ def refuse_options(class_name: str, unknown: Mapping[str, object], known: Sequen
     raise TypeError(f"{text}; did you mean {similar[0]!r}?" if similar else f"{text}. Options: {', '.join(known)}.")
 
 
-def check_limit(name: str, limit: float | None) -> None:
-    """Check a time or a size: a positive number, or None for no limit.
-
-    Raises:
-        TypeError: If it is not a number; a size must be an int.
-        ValueError: If it is not positive.
-    """
-    kinds = _LIMITS[name]
-    if limit is None:
-        return
-    wanted = "a positive integer" if kinds is int else "a positive number"
-    text = f"{name} must be {wanted} or None, not {limit!r}."
-    if isinstance(limit, bool) or not isinstance(limit, kinds):
-        raise TypeError(text)
-    if not limit > 0:
-        raise ValueError(text)
-
-
-def check_tools(tools: Mapping[str, Tool] | None) -> dict[str, Tool]:
-    """Return a copy of ``tools``.
+def check_tools(tools: Mapping[str, Tool]) -> tuple[ToolSpec, ...]:
+    """Return the descriptions of ``tools``.
 
     Raises:
         TypeError: If it is not a mapping, or a tool cannot be called.
         ValueError: If a name is not an identifier.
     """
-    if tools is None:
-        return {}
     if not isinstance(tools, Mapping):
         raise TypeError(f"tools must be a dict of names and functions, not {type(tools).__name__}.")
-    for name, tool in tools.items():
-        try:
-            describe(name, tool)
-        except InvalidTool as error:
-            raise (ValueError if callable(tool) else TypeError)(f"{error}.") from None
-    return dict(tools)
+    return tuple(describe(name, tool) for name, tool in tools.items())
 
 
 def check_output_fields(output_fields: Sequence[Mapping[str, object]] | None) -> tuple[OutputField, ...] | None:
@@ -140,11 +141,11 @@ def check_output_fields(output_fields: Sequence[Mapping[str, object]] | None) ->
         TypeError: If it is not a list of field dicts.
         ValueError: If two fields have the same name.
     """
+    check_option("output_fields", output_fields)
     if output_fields is None:
         return None
-    if not isinstance(output_fields, (list, tuple)):
-        raise TypeError(f"output_fields must be a list of fields or None, not {type(output_fields).__name__}.")
     checked: list[OutputField] = []
+    given: Any
     for given in output_fields:
         if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
             raise TypeError(f'An output field is {{"name": str, "type": str}}, "type" optional; not {given!r}.')
@@ -172,39 +173,3 @@ def check_sandbox(sandbox: Sandbox | str | None) -> None:
         raise TypeError(
             f"sandbox must be {names}, or a description such as DaytonaSandbox() or LocalSandbox(), not {shown}."
         )
-
-
-def check_record(record: str | os.PathLike[str] | None) -> None:
-    """Check the path of a recording.
-
-    Raises:
-        TypeError: If it is not a path.
-        ValueError: If it is empty, or a folder.
-    """
-    if record is None:
-        return
-    if not isinstance(record, (str, os.PathLike)):
-        raise TypeError(f"record must be the path of a notebook or None, not {type(record).__name__}.")
-    if not os.fspath(record) or os.path.isdir(record):
-        raise ValueError(f"record must be the path of a notebook, not {os.fspath(record)!r}.")
-
-
-def check_on_output(on_output: Callable[[Output], None] | None) -> None:
-    """Check that ``on_output`` can be called.
-
-    Raises:
-        TypeError: If it cannot.
-    """
-    if on_output is not None and not callable(on_output):
-        raise TypeError(f"on_output must be a function that takes an output, or None, not {on_output!r}.")
-
-
-def check_callbacks(callbacks: Sequence[object] | None) -> list[object]:
-    """Return a copy of ``callbacks``.
-
-    Raises:
-        TypeError: If it is not a list.
-    """
-    if callbacks is not None and not isinstance(callbacks, (list, tuple)):
-        raise TypeError(f"callbacks must be a list of DSPy callbacks or None, not {type(callbacks).__name__}.")
-    return list(callbacks or ())

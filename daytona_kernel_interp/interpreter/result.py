@@ -18,17 +18,13 @@ if TYPE_CHECKING:
 
     from ..client.execution import ExecutionResult
     from ..client.output_collector import OutputCollector
+    from .options import CallSettings
 
+_SYNTAX_ERRORS = ("SyntaxError", "IndentationError", "TabError")
 BACKGROUND_NOTE = "[printed after an earlier cell had ended]\n"
 
 
-def conclude(
-    result: ExecutionResult,
-    output_fields: Sequence[Mapping[str, object]] | None,
-    execution_timeout: float | None,
-    *,
-    raw_only: bool,
-) -> object:
+def conclude(result: ExecutionResult, settings: CallSettings, *, raw_only: bool) -> object:
     """Return what ``execute`` returns for a cell, or raise its error.
 
     Raises:
@@ -38,23 +34,19 @@ def conclude(
     """
     cell = result.cell
     if cell.submission is not None:
-        return FinalOutput(submission_of(cell, output_fields))
-    text = printed_text(result)
-    error = error_of(result, execution_timeout)
+        return FinalOutput(submission_of(cell, settings.output_fields))
+    late = result.background_output
+    text = (BACKGROUND_NOTE + late if late else "") + cell.text()
+    error = error_of(result, settings.execution_timeout)
     if error is None:
         return execute_result(cell, text, raw_only=raw_only)
-    message = error_text(error.summary, error, text)
-    if error is cell.error and is_syntax_error(cell):
+    message = error_text(error.summary, error.traceback, text)
+    if error is cell.error and cell.failed_to_compile and error.name in _SYNTAX_ERRORS:
         raise SyntaxError(f"Invalid Python syntax. {message}")
     raise CodeExecutionError(message)
 
 
-def cell_result(
-    result: ExecutionResult,
-    output_fields: Sequence[Mapping[str, object]] | None,
-    execution_timeout: float | None,
-    duration_s: float,
-) -> CellResult:
+def cell_result(result: ExecutionResult, settings: CallSettings, duration_s: float) -> CellResult:
     """Return what ``run`` returns for a cell.
 
     Raises:
@@ -64,8 +56,8 @@ def cell_result(
     return CellResult(
         outputs=tuple(cell.outputs),
         value=_value_of(cell),
-        error=error_of(result, execution_timeout),
-        submission=None if cell.submission is None else submission_of(cell, output_fields),
+        error=error_of(result, settings.execution_timeout),
+        submission=None if cell.submission is None else submission_of(cell, settings.output_fields),
         duration_s=duration_s,
     )
 
@@ -82,12 +74,6 @@ def error_of(result: ExecutionResult, execution_timeout: float | None) -> CellEr
     if result.interrupted and (cell.error is not None or not cell.replied):
         return CellError("KeyboardInterrupt", "the cell was interrupted; variables kept", traceback)
     return cell.error
-
-
-def printed_text(result: ExecutionResult) -> str:
-    """Return what the cell printed, after what threads of earlier cells printed since those ended."""
-    late = result.background_output
-    return (BACKGROUND_NOTE + late if late else "") + result.cell.text()
 
 
 def execute_result(cell: OutputCollector, text: str, *, raw_only: bool) -> object:
@@ -107,49 +93,27 @@ def execute_result(cell: OutputCollector, text: str, *, raw_only: bool) -> objec
     return value if _visible(value) else shown
 
 
-def is_syntax_error(cell: OutputCollector) -> bool:
-    """Return whether the cell's own source does not compile; an ``exec`` that fails inside it does not count."""
-    names = ("SyntaxError", "IndentationError", "TabError")
-    return cell.error is not None and cell.failed_to_compile and cell.error.name in names
-
-
 def submission_of(cell: OutputCollector, output_fields: Sequence[Mapping[str, object]] | None) -> dict[str, object]:
     """Return the output fields that the cell submitted.
 
     Raises:
-        CodeInterpreterError: If the sandbox sent something else than these fields.
+        CodeInterpreterError: If the sandbox sent something else than these fields, in their order.
     """
     fields = check_output_fields(output_fields)
-    names = ["output"] if not fields else [field.name for field in fields]
+    names = [field.name for field in fields] if fields else ["output"]
     try:
-        return parse_submission(cell.submission or (), names)
+        answer: object = values.loads(cell.submission or ())
     except RemoteProtocolError as error:
-        raise CodeInterpreterError(f"The sandbox sent a malformed SUBMIT: {error}.") from error
-
-
-def parse_submission(buffers: Sequence[values.Buffer], names: Sequence[str]) -> dict[str, object]:
-    """Return the names and values of the submitted fields.
-
-    Raises:
-        RemoteProtocolError: If it is not a value, or its fields do not have these names in this order.
-    """
-    try:
-        answer: object = values.loads(buffers)
-    except RemoteProtocolError as error:
-        raise RemoteProtocolError(f"it is not a value: {error}") from error
-    if type(answer) is dict and all(type(name) is str for name in answer) and list(answer) == list(names):
+        raise CodeInterpreterError(f"The sandbox sent a malformed SUBMIT: it is not a value: {error}.") from error
+    if type(answer) is dict and all(type(name) is str for name in answer) and list(answer) == names:
         return answer
-    raise RemoteProtocolError("its fields are not the output fields")
+    raise CodeInterpreterError("The sandbox sent a malformed SUBMIT: its fields are not the output fields.")
 
 
-def error_text(summary: str, error: CellError | None, text: str) -> str:
+def error_text(summary: str, traceback: str, printed: str) -> str:
     """Return the whole text of an error: its summary, the traceback, then what was printed before."""
-    parts = [summary]
-    if error is not None and error.traceback:
-        parts.append(error.traceback)
-    if text:
-        parts.append(f"Output before the error:\n{text}")
-    return "\n".join(parts)
+    before = f"Output before the error:\n{printed}" if printed else ""
+    return "\n".join(part for part in (summary, traceback, before) if part)
 
 
 def _value_of(cell: OutputCollector) -> object:

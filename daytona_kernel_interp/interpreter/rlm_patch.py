@@ -18,7 +18,7 @@ import functools
 import inspect
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import dspy
 
@@ -30,27 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Interpreter(Protocol):
-    """The protocol that DSPy asks of an interpreter."""
-
-    @property
-    def tools(self) -> dict[str, Callable[..., object]]:
-        """Names and host functions that code can call."""
-
-    def start(self) -> None:
-        """Start a session."""
-
-    def execute(self, code: str, variables: dict[str, Any] | None = None) -> object:
-        """Run code."""
-
-    def shutdown(self) -> None:
-        """End the session."""
-
-
 class LeaseFactory:
     """The interpreter factory of one caller's interpreter, which it lends to one run at a time."""
 
-    def __init__(self, interpreter: Interpreter) -> None:
+    def __init__(self, interpreter: dspy.CodeInterpreter) -> None:
         self._interpreter = interpreter
         self._lease_lock = threading.Lock()
         self._own_tools: dict[str, Callable[..., object]] = {}
@@ -63,7 +46,7 @@ class LeaseFactory:
             return self._own_instructions
         return str(getattr(self._interpreter, "execution_instructions", ""))
 
-    def __call__(self) -> Interpreter:
+    def __call__(self) -> dspy.CodeInterpreter:
         """Return a lease on the interpreter, or a fresh interpreter while it is lent.
 
         Raises:
@@ -74,7 +57,7 @@ class LeaseFactory:
             self._own_instructions = own_instructions
             self._own_tools = dict(self._interpreter.tools)
             return InterpreterLease(self._interpreter, self._lease_lock)
-        spawn: Callable[[], Interpreter] | None = getattr(self._interpreter, "spawn", None)
+        spawn: Callable[[], dspy.CodeInterpreter] | None = getattr(self._interpreter, "spawn", None)
         if spawn is None:
             raise CodeInterpreterError(
                 f"{type(self._interpreter).__name__} is in use by another run and has no spawn(): "
@@ -85,13 +68,14 @@ class LeaseFactory:
         fresh.tools.update(self._own_tools)
         return fresh
 
-    def __deepcopy__(self, memo: dict[int, object]) -> LeaseFactory:
-        """Return a factory of a deep copy of the interpreter."""
-        return LeaseFactory(copy.deepcopy(self._interpreter, memo))
-
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the interpreter, by its own rules."""
+        """Pickle or copy the interpreter, by its own rules."""
         return LeaseFactory, (self._interpreter,)
+
+
+def _lent(name: str) -> Any:
+    """Return a property that is the interpreter's attribute of this name."""
+    return property(lambda lease: getattr(lease._lease[0], name))
 
 
 class InterpreterLease:
@@ -100,7 +84,7 @@ class InterpreterLease:
     The run's tools and output fields are removed from it then.
     """
 
-    def __init__(self, interpreter: Interpreter, lease_lock: threading.Lock) -> None:
+    def __init__(self, interpreter: dspy.CodeInterpreter, lease_lock: threading.Lock) -> None:
         fields = getattr(interpreter, "output_fields", None)
         self.__dict__["_lease"] = (interpreter, dict(interpreter.tools), fields)
         # Called once, by shutdown() or when a lease that was never returned is dropped.
@@ -118,33 +102,17 @@ class InterpreterLease:
         """Return a deep copy of the interpreter: a lease cannot be copied."""
         return copy.deepcopy(self._lease[0], memo)
 
-    def __copy__(self) -> object:
-        """Return a copy of the interpreter: a lease cannot be copied."""
-        return copy.copy(self._lease[0])
-
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the interpreter, by its own rules."""
+        """Pickle or copy the interpreter, by its own rules: a lease cannot be copied."""
         return tuple(self._lease[0].__reduce__())
 
     def __setattr__(self, name: str, value: object) -> None:
         setattr(self._lease[0], name, value)
 
-    # isinstance() against DSPy's protocol finds these four without __getattr__ (Python 3.12 and later).
-
-    @property
-    def tools(self) -> dict[str, Callable[..., object]]:
-        """The interpreter's tools."""
-        tools: dict[str, Callable[..., object]] = self._lease[0].tools
-        return tools
-
-    def start(self) -> None:
-        """Start the interpreter."""
-        self._lease[0].start()
-
-    def execute(self, code: str, variables: dict[str, Any] | None = None) -> object:
-        """Run code on the interpreter."""
-        result: object = self._lease[0].execute(code, variables)
-        return result
+    # isinstance() against DSPy's protocol finds these without __getattr__ (Python 3.12 and later).
+    tools = _lent("tools")
+    start = _lent("start")
+    execute = _lent("execute")
 
     def shutdown(self) -> None:
         """Return the interpreter as it was lent; its variables stay changed. Calling it again does nothing."""

@@ -70,14 +70,11 @@ class SentInputs:
             return EncodedInput("", buffers)
         key = hash_of(buffers)
         constant, mark = value if _is_constant(value) else None, _fingerprint(value) if exact else None
-        self._store(name, _SentValue(key, constant, mark, arrow))
-        return EncodedInput(key, () if key in self._cached_keys else buffers)
-
-    def _store(self, name: str, sent: _SentValue) -> None:
         self._sent.pop(name, None)
-        self._sent[name] = sent
+        self._sent[name] = _SentValue(key, constant, mark, arrow)
         if len(self._sent) > _MAX_NAMES:
             del self._sent[next(iter(self._sent))]
+        return EncodedInput(key, () if key in self._cached_keys else buffers)
 
 
 def _is_constant(value: object) -> bool:

@@ -1,8 +1,8 @@
 """The session of one interpreter: started once, used by one call at a time, and over after its first fatal error.
 
-``KernelInterpreter`` and its parts (:mod:`.transfer`, :mod:`.reattach`, :mod:`.introspection`) share one
-:class:`SessionAccess`. It holds no reference to the interpreter: when an interpreter is dropped without a shutdown,
-its ``SessionAccess`` is dropped with it, and a finalizer closes the session.
+``KernelInterpreter`` and its part :mod:`.transfer` share one :class:`SessionAccess`. It holds
+no reference to the interpreter: when an interpreter is dropped without a shutdown, its ``SessionAccess`` is dropped
+with it, and a finalizer closes the session. A session is started, or adopted from a host that is gone.
 
 Three things can end a session: ``shutdown``, ``detach`` and an error after which the kernel is gone or out of reach.
 From then on each call raises an error that repeats the reason. Only DSPy before 3.3 needs a new session after
@@ -18,10 +18,12 @@ import logging
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from .. import errors
 from ..client.execution import ExecutionAborted
 from ..errors import CellNotRun, KernelError, RecordingError
+from ..monitor.inspection import Inspection, parse_inspection
 from ..recording.recorder import begin_recording, begin_step
 from ..runtime import cleanup
 from ..runtime.event_loop import io_loop
@@ -29,7 +31,7 @@ from ..sandboxes.select import select_sandbox
 from ..session.kernel_session import KernelSession
 from ..tools.binding import ToolAborted
 from .dspy_compat import REOPENS, CodeInterpreterError
-from .dspy_errors import SessionNotFound, to_dspy_error
+from .dspy_errors import InvalidCall, SessionNotFound, VariableNotFound, to_dspy_error
 from .result import conclude, error_text
 from .sent_inputs import SentInputs
 
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from ..client.execution import ExecutionResult
     from ..client.output_collector import OutputCollector
     from ..client.outputs import Output
+    from ..monitor.widget import SessionView
     from ..recording.recorder import NullStep, Recorder
     from ..recording.step_recorder import StepRecorder
     from ..sandboxes.base import Sandbox
@@ -68,8 +71,6 @@ class SessionAccess:
         sent_inputs: The variables that the kernel keeps from earlier cells.
         outputs: The outputs of the last cell.
         last_result: How the last cell ended; None if it did not end with its kernel alive.
-        attached: Whether the session's last cell belongs to an earlier host and was not returned yet.
-        invoke: Calls a tool of the interpreter by its name.
     """
 
     def __init__(self, sandbox: Sandbox | str | None, invoke: Invoke, recorder: Recorder | None) -> None:
@@ -78,10 +79,10 @@ class SessionAccess:
         self.sent_inputs = SentInputs()
         self.outputs: list[Output] = []
         self.last_result: ExecutionResult | None = None
-        self._sandbox, self.invoke = sandbox, invoke
+        self._sandbox, self._invoke = sandbox, invoke
         self._lock = threading.Lock()  # held by the call that runs
         self._pid = os.getpid()
-        self.attached = False
+        self._attached = False  # whether the last cell belongs to an earlier host and was not returned yet
         self._ended: str | None = None  # why there will be no further cell
         self._finalizer: weakref.finalize[[KernelSession, int], SessionAccess] | None = None
 
@@ -105,17 +106,17 @@ class SessionAccess:
         if self.session is not None:
             return
         try:
-            session = await KernelSession.start(select_sandbox(self._sandbox), self.invoke, settings.max_value_bytes)
+            session = await KernelSession.start(select_sandbox(self._sandbox), self._invoke, settings.max_value_bytes)
         except KernelError as error:  # nothing was started, so a later call may try again
             raise to_dspy_error(error, str(error)) from error
         try:
             self._check_not_ended()  # shutdown() may have been called in another thread meanwhile
-            self.use_session(session, settings)
+            self._use_session(session, settings)
         except CodeInterpreterError:
             await session.aclose()
             raise
 
-    def use_session(self, session: KernelSession, settings: CallSettings) -> None:
+    def _use_session(self, session: KernelSession, settings: CallSettings) -> None:
         """Begin to use, and to record, a session that was started or adopted.
 
         Raises:
@@ -133,22 +134,49 @@ class SessionAccess:
         self._finalizer = weakref.finalize(self, _close_abandoned, session, self._pid)
         self._finalizer.atexit = False  # runtime.cleanup closes what is open at the end of the process
 
+    def attach(self, session_id: str, settings: CallSettings) -> None:
+        """Become the host of a session whose own host is gone, and wait for its last cell in the background."""
+        with self.exclusive("attach", starts=True), self._errors_for_dspy():
+            io_loop().run(self._adopt(session_id, settings, self._cell_context()))
+
+    async def _adopt(self, session_id: str, settings: CallSettings, context: contextvars.Context) -> None:
+        session = await KernelSession.adopt(session_id, self._invoke, settings.max_value_bytes)
+        try:
+            session.tools.begin_cell(settings.tools, context, None)
+            await session.adopt_last_cell(
+                timeout_s=settings.execution_timeout,
+                max_output_chars=settings.max_output_chars,
+                on_output=_guarded(settings.on_output),
+            )
+            self._use_session(session, settings)
+        except BaseException:  # re-raised: the session waits for another host
+            await session.release()
+            raise
+        self._attached = True
+
+    def detach(self) -> None:
+        """Leave the session without ending it."""
+        session = self._end("its session was detached")
+        if session is not None:
+            io_loop().run(session.release())
+        self._keep_open()
+
     def shutdown(self) -> None:
         """End the session and its sandbox; a call that runs in another thread ends in an error."""
-        session = self.end(_SHUT_DOWN)
+        session = self._end(_SHUT_DOWN)
         if session is not None:
             if self.recorder is not None:
                 self.recorder.shutting_down()
             io_loop().run(session.aclose())
-        self.keep_open()
+        self._keep_open()
 
-    def end(self, reason: str) -> KernelSession | None:
+    def _end(self, reason: str) -> KernelSession | None:
         """Refuse further calls for ``reason``; return the session that the caller has to close or release, if any."""
         self._ended = reason if REOPENS and reason == _SHUT_DOWN else self._ended or reason
         session, self.session = self.session, None
         return session if self._pid == os.getpid() else None
 
-    def keep_open(self) -> None:
+    def _keep_open(self) -> None:
         """Let the finalizer close nothing: the session was closed or released."""
         if self._finalizer is not None:
             self._finalizer.detach()
@@ -159,39 +187,43 @@ class SessionAccess:
         """Run a cell and return what ``execute`` returns, or raise its error."""
         with self.exclusive(what), begin_step(self.recorder, request) as step:
             result = self._run(request, settings, step)
-            return step.set_result(self.conclude(result, settings, raw_only=request.raw_only))
+            return step.set_result(self._conclude(result, settings, raw_only=request.raw_only))
 
     async def arun_cell(
         self, what: str, request: CellRequest, settings: CallSettings, caller_loop: asyncio.AbstractEventLoop
     ) -> object:
         """Run a cell without blocking ``caller_loop``, on which async tools run."""
         with self.exclusive(what), begin_step(self.recorder, request) as step:
-            context = self.cell_context()
-            try:
+            context = self._cell_context()
+            with self._errors_for_dspy():
                 result = await io_loop().arun(self._cell(request, settings, context, caller_loop, step))
                 if result.cell.input_evicted and request.complete_request is not None:  # nothing has run
                     whole = request.complete_request()
                     result = await io_loop().arun(self._cell(whole, settings, context, caller_loop, step))
-            except BaseException as error:  # re-raised, as the class that DSPy expects
-                self.raise_for_dspy(error)
             self._note_end(result, step)
-            return step.set_result(self.conclude(result, settings, raw_only=request.raw_only))
+            return step.set_result(self._conclude(result, settings, raw_only=request.raw_only))
 
     def exchange(self, what: str, request: CellRequest, settings: CallSettings) -> OutputCollector:
         """Run a request that moves values or files and has no code; only one that binds variables is recorded."""
         with self.exclusive(what), begin_step(self.recorder if request.variables else None, request) as step:
             return self._run(request, settings, step).cell
 
+    def resume(self, settings: CallSettings) -> object:
+        """Wait for the last cell of an attached session; return what ``execute`` would have, or raise its error."""
+        with self.exclusive("resume"):
+            if not self._attached or self.session is None:
+                raise CodeInterpreterError("resume() is for an interpreter from attach(), before its first execute().")
+            self._attached = False
+            with self._errors_for_dspy():
+                result = io_loop().run(self.session.last_cell())
+            return None if result is None else self._conclude(result, settings)
+
     def _run(self, request: CellRequest, settings: CallSettings, step: StepRecorder | NullStep) -> ExecutionResult:
-        context = self.cell_context()
-        try:
-            cell = self._cell(request, settings, context, None, step)
-            result = io_loop().run(cell)
+        context = self._cell_context()
+        with self._errors_for_dspy():
+            result = io_loop().run(self._cell(request, settings, context, None, step))
             if result.cell.input_evicted and request.complete_request is not None:  # nothing has run
-                cell = self._cell(request.complete_request(), settings, context, None, step)
-                result = io_loop().run(cell)
-        except BaseException as error:  # re-raised, as the class that DSPy expects
-            self.raise_for_dspy(error)
+                result = io_loop().run(self._cell(request.complete_request(), settings, context, None, step))
         self._note_end(result, step)
         return result
 
@@ -205,10 +237,9 @@ class SessionAccess:
     ) -> Coroutine[None, None, ExecutionResult]:
         """Return the coroutine that runs a cell on the I/O loop. None of its steps comes back to this module."""
         self._check_not_ended()
-        if self.session is None:
-            raise SessionNotFound("There is no session: call start() first.")
-        self.attached, self.last_result = False, None
-        return self.session.run_cell(
+        session = self.current()
+        self._attached, self.last_result = False, None
+        return session.run_cell(
             request.code,
             request.buffers,
             settings.tools,
@@ -217,7 +248,7 @@ class SessionAccess:
             observer=step.observer,
             timeout_s=settings.execution_timeout,
             max_output_chars=settings.max_output_chars,
-            on_output=guarded(settings.on_output),
+            on_output=_guarded(settings.on_output),
             on_sent=step.request_sent,
         )
 
@@ -226,10 +257,10 @@ class SessionAccess:
         self.last_result = result
         step.cell_ended(result)
 
-    def conclude(self, result: ExecutionResult, settings: CallSettings, *, raw_only: bool = False) -> object:
+    def _conclude(self, result: ExecutionResult, settings: CallSettings, *, raw_only: bool = False) -> object:
         """Keep the outputs of a cell, and return what ``execute`` returns for it, or raise its error."""
         self.outputs = result.cell.outputs
-        return conclude(result, settings.output_fields, settings.execution_timeout, raw_only=raw_only)
+        return conclude(result, settings, raw_only=raw_only)
 
     def interrupt(self) -> None:
         """Interrupt the running cell, if there is one."""
@@ -237,16 +268,45 @@ class SessionAccess:
         if session is not None:
             io_loop().run(session.kernel.interrupt())
 
+    # --- beside a cell, in any thread ---------------------------------------------------------------
+
+    def inspect(self, name: str | None, *, private: bool) -> Inspection:
+        """Return the session's variables and running code, or one variable."""
+        session = self.current("inspect(): there is no session")
+        if name is not None and not isinstance(name, str):
+            raise InvalidCall(f"inspect() takes the name of one variable or no name, not {name!r}.")
+        try:
+            answer = io_loop().run(session.kernel.inspect(name))
+        except KernelError as error:
+            raise to_dspy_error(error, f"inspect(): {type(error).__name__}: {error}") from error
+        if answer.get("missing") is True:
+            raise VariableNotFound(f"inspect(): NameError: name {name!r} is not defined")
+        return parse_inspection(answer, session.id, name, private=private)
+
+    def view(self) -> SessionView:
+        """Return a widget that follows the session; it does not keep the interpreter alive."""
+        session, weak_self = self.current("view(): there is no session"), weakref.ref(self)
+        from ..monitor.widget import SessionView  # needs the extra `jupyter`
+
+        def follow(since: int) -> dict[str, Any]:
+            own = weak_self()
+            if own is None or own.session is not session:
+                raise errors.SessionNotFound("the interpreter was shut down")
+            del own  # a request may take long, and the interpreter may be dropped meanwhile
+            return io_loop().run(session.monitor_server.follow(since))
+
+        return SessionView(follow, session.id)
+
     # --- rules --------------------------------------------------------------------------------------
 
-    def current(self, what: str) -> KernelSession:
-        """Return the running session for a call that may happen beside a cell.
+    def current(self, missing: str = "There is no session") -> KernelSession:
+        """Return the running session.
 
         Raises:
-            SessionNotFound: If this process has none.
+            SessionNotFound: If this process has none; the text begins with ``missing``.
         """
         if self.session is None or self._pid != os.getpid():
-            raise SessionNotFound(f"{what}(): there is no session: call start() first.")
+            raise SessionNotFound(f"{missing}: call start() first.")
         return self.session
 
     @contextlib.contextmanager
@@ -276,33 +336,35 @@ class SessionAccess:
         if self._ended is not None:
             raise CodeInterpreterError(f"This interpreter cannot run code any more: {self._ended}. Create a new one.")
 
-    def cell_context(self) -> contextvars.Context:
+    def _cell_context(self) -> contextvars.Context:
         """Return a copy of the caller's context, for tools: it has DSPy's settings, and marks this session as busy."""
         context = contextvars.copy_context()
         context.run(_executing.set, _executing.get() | {id(self)})
         return context
 
-    def raise_for_dspy(self, error: BaseException) -> NoReturn:
-        """Raise ``error`` as the class that DSPy expects. After all but CellNotRun the session is over."""
-        match error:
-            case ToolAborted():
-                raise error.error from None
-            case ExecutionAborted():
-                self.outputs = error.cell.outputs
-                cause, text = error.error, f"{type(error.error).__name__}: {error.error}"
-                if log_tail := getattr(cause, "stderr", "").strip():
-                    text += f"\nEnd of the kernel's log:\n{log_tail[-_LOG_TAIL_CHARS:]}"
-                self._ended = self._ended or str(cause)
-                raise to_dspy_error(cause, error_text(text, None, error.cell.text())) from cause
-            case KernelError() if not isinstance(error, CodeInterpreterError):
-                made = to_dspy_error(error, f"{type(error).__name__}: {error}")
-                if not isinstance(error, CellNotRun):  # the kernel is alive
-                    self._ended = self._ended or str(error)
-                raise made from error
-        raise error
+    @contextlib.contextmanager
+    def _errors_for_dspy(self) -> Iterator[None]:
+        """Raise errors as the classes that DSPy expects. After all but CellNotRun the session is over."""
+        try:
+            yield
+        except ToolAborted as aborted:
+            raise aborted.error from None
+        except ExecutionAborted as aborted:
+            self.outputs = aborted.cell.outputs
+            cause, text = aborted.error, f"{type(aborted.error).__name__}: {aborted.error}"
+            if log_tail := getattr(cause, "stderr", "").strip():
+                text += f"\nEnd of the kernel's log:\n{log_tail[-_LOG_TAIL_CHARS:]}"
+            self._ended = self._ended or str(cause)
+            raise to_dspy_error(cause, error_text(text, "", aborted.cell.text())) from cause
+        except CodeInterpreterError:
+            raise
+        except KernelError as error:
+            if not isinstance(error, CellNotRun):  # the kernel is alive
+                self._ended = self._ended or str(error)
+            raise to_dspy_error(error, f"{type(error).__name__}: {error}") from error
 
 
-def guarded(on_output: Callable[[Output], None] | None) -> Callable[[Output], None] | None:
+def _guarded(on_output: Callable[[Output], None] | None) -> Callable[[Output], None] | None:
     """Return ``on_output`` as a function whose errors do not end the cell."""
     return None if on_output is None else functools.partial(_report_output, on_output)
 

@@ -11,7 +11,7 @@ from ..codec import values
 from ..wire.protocol_errors import RemoteProtocolError
 from .dspy_compat import CodeExecutionError, CodeInterpreterError
 from .dspy_errors import InvalidCall, UnreadableValue, VariableNotFound
-from .request import prepare_request
+from .request import build_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +34,8 @@ class Transfer:
 
     def __init__(self, access: SessionAccess, settings: CallSettings, start: Callable[[], None]) -> None:
         self._access, self._settings, self._start = access, settings, start
+        limit = settings.max_value_bytes
+        self._chunk_bytes = _CHUNK_BYTES if limit is None else max(1, min(_CHUNK_BYTES, limit // 2))
 
     # --- values ---------------------------------------------------------------------------------------
 
@@ -62,9 +64,9 @@ class Transfer:
             if size is None:
                 self._request("upload", {"do": "folder", "path": there})
                 continue
-            with (source / name if name else source).open("rb") as file:
+            with (source / name).open("rb") as file:
                 at = 0
-                while (data := file.read(self._chunk_bytes())) or not at:
+                while (data := file.read(self._chunk_bytes)) or not at:
                     self._request("upload", {"do": "write", "path": there, "at": at, "data": data})
                     at, done = at + len(data), done + len(data)
                     if on_progress is not None:
@@ -105,7 +107,7 @@ class Transfer:
     def _read_chunks(self, path: str, size: int) -> Iterator[bytes]:
         at = 0
         while at < size:
-            chunk_bytes = min(self._chunk_bytes(), size - at)
+            chunk_bytes = min(self._chunk_bytes, size - at)
             data = self._request("download", {"do": "read", "path": path, "at": at, "size": chunk_bytes})
             if not isinstance(data, bytes) or len(data) > chunk_bytes:
                 raise CodeInterpreterError("The sandbox sent a piece of a file that was not requested.")
@@ -113,10 +115,6 @@ class Transfer:
                 return  # the file has become shorter meanwhile
             at += len(data)
             yield data
-
-    def _chunk_bytes(self) -> int:
-        limit = self._settings.max_value_bytes
-        return _CHUNK_BYTES if limit is None else max(1, min(_CHUNK_BYTES, limit // 2))
 
     # --- requests -------------------------------------------------------------------------------------
 
@@ -134,7 +132,7 @@ class Transfer:
         self, what: str, variables: Mapping[str, object], requested: str | dict[str, object] | None
     ) -> OutputCollector:
         # First: a wrong call starts nothing.
-        request = prepare_request("", variables, self._settings, self._access.sent_inputs, requested)
+        request = build_request("", variables, self._settings, self._access.sent_inputs, requested)
         if self._access.session is None:
             self._start()
         cell = self._access.exchange(what, request, self._settings)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
-from IPython.display import display, publish_display_data
+from IPython.display import publish_display_data
 
 from ..client.outputs import CellError, DisplayData, ExecuteResult, StreamText
 from ..errors import KernelError
 from ..formatting import table
 from ..monitor.live import live
-from ..monitor.shared_client import list_sessions
+from ..monitor.shared_client import list_sessions, session_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,11 +51,13 @@ class SandboxMagics(Magics):
         """List the sessions on this machine, the newest first."""
         if line.strip():
             raise UsageError(f"%sandbox_sessions lists all sessions and takes no arguments, not {line.strip()!r}")
-        rows = [session.row() for session in list_sessions()]
-        if not rows:
+        rows = [("Session", "Host", "Sandbox", "Started"), *map(session_row, list_sessions())]
+        if len(rows) == 1:
             print("No sessions on this machine.")
             return
-        display(_Table(("Session", "Host", "Sandbox", "Started"), rows))
+        lines = [_html_row("th", rows[0]), *(_html_row("td", row) for row in rows[1:])]
+        text_html = f"<table>{''.join(lines)}</table>"
+        publish_display_data({"text/plain": "\n".join(table(rows)), "text/html": text_html})
 
     @line_magic
     def sandbox_vars(self, line: str) -> Inspection:
@@ -84,22 +86,8 @@ class SandboxMagics(Magics):
         self.shell.user_ns[name] = value
 
 
-class _Table:
-    """Rows that are displayed as a table in a notebook and as columns elsewhere."""
-
-    def __init__(self, headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-        self._rows = [headings, *rows]
-
-    def __repr__(self) -> str:
-        return "\n".join(table(self._rows))
-
-    def _repr_html_(self) -> str:
-        tags = ["th", *["td"] * (len(self._rows) - 1)]
-        lines = [
-            "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
-            for tag, row in zip(tags, self._rows, strict=True)
-        ]
-        return f"<table><tr>{'</tr><tr>'.join(lines)}</tr></table>"
+def _html_row(tag: str, cells: Sequence[str]) -> str:
+    return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
 
 
 def _run_or_fail(work: Callable[[], T]) -> T:

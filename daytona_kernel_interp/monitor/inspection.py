@@ -102,10 +102,7 @@ class Inspection(Mapping[str, Variable]):
 
     def __getitem__(self, name: str) -> Variable:
         """Return the variable of that name."""
-        for variable in self.variables:
-            if variable.name == name:
-                return variable
-        raise KeyError(name)
+        return {variable.name: variable for variable in self.variables}[name]
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names of all variables."""
@@ -134,8 +131,8 @@ class Inspection(Mapping[str, Variable]):
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<div>{_escaped(line)}</div>" for line in self.headings())
-        foot = "".join(f"<div>{_escaped(line)}</div>" for line in self.footings())
+        head = "".join(f"<div>{html.escape(line)}</div>" for line in self.headings())
+        foot = "".join(f"<div>{html.escape(line)}</div>" for line in self.footings())
         return f"<div>{head}{_html_table(self.shown())}{foot}</div>"
 
     def headings(self) -> Iterator[str]:
@@ -149,7 +146,7 @@ class Inspection(Mapping[str, Variable]):
                 if running is None
                 else f" for {duration(running.elapsed_s)}: native code blocks it"
             )
-            yield f"The kernel does not answer{why}. {self._process_texts()}"
+            yield f"The kernel does not answer{why}. {', '.join(self._process_texts())}"
             age = "This host has not inspected it before." if self.age_s is None else ""
             yield age or f"Its variables as of {duration(self.age_s or 0.0)} ago:"
         if running is None:
@@ -163,10 +160,11 @@ class Inspection(Mapping[str, Variable]):
         if running.tasks:
             yield f"Tasks: {', '.join(running.tasks)}"
 
-    def _process_texts(self) -> str:
-        cpu = "" if self.cpu_percent is None else f"{self.cpu_percent:.0f} % CPU"
-        memory = "" if self.memory_bytes is None else f"{byte_size(self.memory_bytes)} of memory"
-        return ", ".join(part for part in (cpu, memory) if part)
+    def _process_texts(self) -> Iterator[str]:
+        if self.cpu_percent is not None:
+            yield f"{self.cpu_percent:.0f} % CPU"
+        if self.memory_bytes is not None:
+            yield f"{byte_size(self.memory_bytes)} of memory"
 
     def footings(self) -> Iterator[str]:
         """Yield the lines below the table, which count what it leaves out."""
@@ -231,12 +229,12 @@ def _html_table(variables: Sequence[Variable]) -> str:
         for heading in _HEADINGS
     )
     rows = "".join(_html_row(variable) for variable in variables)
-    sort = _escaped(" ".join(_SORT.split()))
+    sort = html.escape(" ".join(_SORT.split()))
     return f'<table><thead onclick="{sort}"><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
 
 
 def _html_row(variable: Variable) -> str:
-    name, kind, size, shape, preview = map(_escaped, _cells(variable))
+    name, kind, size, shape, preview = map(html.escape, _cells(variable))
     elements = "" if variable.shape is None else str(math.prod(variable.shape))
     long = "\n" in preview or len(preview) > _LINE_CHARS
     value = f"<pre>{preview}</pre>" if long else f"<code>{preview}</code>"
@@ -247,10 +245,6 @@ def _html_row(variable: Variable) -> str:
     )
 
 
-def _escaped(text: str) -> str:
-    return html.escape(text, quote=True)
-
-
 # --- parsing the sandbox's answer ---------------------------------------------------------------------------------
 
 
@@ -258,33 +252,28 @@ def parse_inspection(
     answer: Mapping[str, object], session: str, name: str | None = None, *, private: bool = False
 ) -> Inspection:
     """Return the inspection in an answer, of all variables or of ``name``; invalid parts are left out."""
-    found = _parsed(answer, session)
-    if name is None:
-        return dataclasses.replace(found, private=private)
-    # The kernel answers for that variable alone; its relay has only a summary of all.
-    named = tuple(variable for variable in found.variables if variable.name == clean(name, _NAME_CHARS))
-    return dataclasses.replace(found, variables=named, left_out=0, tools=(), private=True)
-
-
-def _parsed(answer: Mapping[str, object], session: str) -> Inspection:
     by_relay = answer.get("by") == "relay"
     summary = answer.get("summary") if by_relay else answer
-    found: Mapping[str, object] = summary if isinstance(summary, Mapping) else {}
-    variables = [parse_row(row) for row in _list(found.get("variables"))[:MAX_VARIABLES]]
-    return Inspection(
-        variables=tuple(variable for variable in variables if variable is not None),
+    given: Mapping[str, object] = summary if isinstance(summary, Mapping) else {}
+    rows = [parse_row(row) for row in as_list(given.get("variables"))[:MAX_VARIABLES]]
+    found = Inspection(
+        variables=tuple(variable for variable in rows if variable is not None),
         running=parse_running(answer.get("running")),
-        left_out=_count(found.get("left_out")) or 0,
-        tools=tuple(
-            clean(name, _NAME_CHARS) for name in _list(found.get("tools"))[:MAX_CALLS] if isinstance(name, str)
-        ),
-        cells=_count(found.get("count")) or 0,
+        left_out=_count(given.get("left_out")) or 0,
+        tools=_names(given.get("tools")),
+        cells=_count(given.get("count")) or 0,
         answered_by="relay" if by_relay else "kernel",
         age_s=_number(answer.get("age_s")),
         cpu_percent=_number(answer.get("cpu_percent")),
         memory_bytes=_count(answer.get("memory_bytes")),
         session=session,
+        private=private,
     )
+    if name is None:
+        return found
+    # The kernel answers for that variable alone; its relay has only a summary of all.
+    named = tuple(variable for variable in found.variables if variable.name == clean(name, _NAME_CHARS))
+    return dataclasses.replace(found, variables=named, left_out=0, tools=(), private=True)
 
 
 def parse_row(row: object) -> Variable | None:
@@ -315,16 +304,14 @@ def parse_running(running: object) -> RunningCell | None:
     """Return the running cell, or None if no cell runs or the data is invalid."""
     match running:
         case {"code": str(code), "number": number, "elapsed_s": elapsed, **rest}:
-            calls = [parse_call(call) for call in _list(rest.get("calls"))[:MAX_CALLS]]
+            calls = [parse_call(call) for call in as_list(rest.get("calls"))[:MAX_CALLS]]
             return RunningCell(
                 code=clean(code, CODE_CHARS, lines=True),
                 number=_count(number) or 0,
                 elapsed_s=_number(elapsed) or 0.0,
                 line=_count(rest.get("line")) or None,
                 calls=tuple(call for call in calls if call is not None),
-                tasks=tuple(
-                    clean(name, _NAME_CHARS) for name in _list(rest.get("tasks"))[:MAX_CALLS] if isinstance(name, str)
-                ),
+                tasks=_names(rest.get("tasks")),
             )
     return None
 
@@ -350,10 +337,11 @@ def clean(text: str, limit: int, *, lines: bool = False) -> str:
 
 
 def _names(value: object) -> tuple[str, ...]:
-    return tuple(clean(name, _NAME_CHARS) for name in _list(value)[:MAX_CALLS] if isinstance(name, str))
+    return tuple(clean(name, _NAME_CHARS) for name in as_list(value)[:MAX_CALLS] if isinstance(name, str))
 
 
-def _list(value: object) -> list[object]:
+def as_list(value: object) -> list[object]:
+    """Return ``value`` if it is a list, else an empty one."""
     return value if isinstance(value, list) else []
 
 

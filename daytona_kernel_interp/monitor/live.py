@@ -6,7 +6,6 @@ cells go through the kernel's own channels, with :class:`.shared_client.SharedCl
 
 from __future__ import annotations
 
-import functools
 import html
 import json
 import keyword
@@ -16,12 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
+from ..codec import values
 from ..errors import KernelError, SessionNotFound, TunnelLost
 from ..formatting import duration
 from ..sandboxes.select import adopt
 from ..session.monitor_server import SOCKET_NAME
 from ..session.session_file import SessionRecord, find_session, list_records
+from ..wire.protocol_errors import RemoteProtocolError
 from .inspection import Inspection, clean, parse_inspection
+from .shared_client import SharedClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -55,19 +57,21 @@ def live(
     Raises:
         SessionNotFound: If there is no such session, or its host is gone; the text says since when and what is left.
     """
-    make = functools.partial(Live, write=write, execution_timeout=execution_timeout, on_output=on_output)
+    note = ""
     if session_id is not None:
         record = find_session(session_id)
         if not record.host_lives:
             raise SessionNotFound(_stale(record))
-        return make(record)
-    found = list_records()
-    alive = [record for record in found if record.host_lives]
-    if not alive:
-        last = f" {_stale(found[0])}" if found else ""
-        raise SessionNotFound(f"No session is alive on this machine: start a KernelInterpreter first.{last}")
-    note = f"Session {alive[0].id}, the newest of {len(alive)}: {', '.join(record.id for record in alive)}."
-    return make(alive[0], note=note if len(alive) > 1 else "")
+    else:
+        found = list_records()
+        alive = [record for record in found if record.host_lives]
+        if not alive:
+            last = f" {_stale(found[0])}" if found else ""
+            raise SessionNotFound(f"No session is alive on this machine: start a KernelInterpreter first.{last}")
+        record = alive[0]
+        if len(alive) > 1:
+            note = f"Session {record.id}, the newest of {len(alive)}: {', '.join(each.id for each in alive)}."
+    return Live(record, write=write, note=note, execution_timeout=execution_timeout, on_output=on_output)
 
 
 class Live:
@@ -132,10 +136,6 @@ class Live:
             TypeError: If the value cannot leave the sandbox, or a cell is running.
             KernelError: If the session's host or kernel is gone, or does not answer.
         """
-        from ..codec import values
-        from ..wire.protocol_errors import RemoteProtocolError
-        from .shared_client import SharedClient
-
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(f"get() takes the name of one variable, not {name!r}.")
         with SharedClient(self._record) as client:
@@ -162,9 +162,6 @@ class Live:
             TypeError: If a variable cannot be sent.
             KernelError: If the session's host or kernel is gone, or does not answer.
         """
-        from ..codec.values import UnsupportedValue, ValueTooLarge
-        from .shared_client import SharedClient
-
         if not self._write:
             raise PermissionError(
                 f"this view of session {self.session_id} is read-only: use live({self.session_id!r}, write=True)"
@@ -175,27 +172,29 @@ class Live:
         with SharedClient(self._record) as client:
             try:
                 return client.run(code, variables, timeout_s=self.execution_timeout, on_output=self.on_output)
-            except (UnsupportedValue, ValueTooLarge) as error:
+            except (values.UnsupportedValue, values.ValueTooLarge) as error:
                 raise TypeError(f"The variables cannot be sent to the kernel: {error}.") from error
 
     def view(self) -> SessionView:
         """Return a widget that follows the session in JupyterLab (extra ``jupyter``)."""
-        from .widget import make_view
+        from .widget import SessionView
 
-        return make_view(self.follow, self.session_id)
+        return SessionView(self.follow, self.session_id)
 
     def __repr__(self) -> str:
         """Return an inspection of this moment as text."""
-        return self._formatted(str, str)
+        return str(self._inspected())
 
     def _repr_html_(self) -> str:
-        return self._formatted(Inspection._repr_html_, lambda text: f"<div>{html.escape(text)}</div>")
+        found = self._inspected()
+        return f"<div>{html.escape(found)}</div>" if isinstance(found, str) else found._repr_html_()
 
-    def _formatted(self, show: Callable[[Inspection], str], otherwise: Callable[[str], str]) -> str:
+    def _inspected(self) -> Inspection | str:
+        """Return an inspection of this moment, or why there is none."""
         try:
-            return show(self.inspect())
+            return self.inspect()
         except KernelError as error:
-            return otherwise(f"Session {self.session_id}: {error}")
+            return f"Session {self.session_id}: {error}"
 
     def _request(self, request: dict[str, object]) -> dict[str, object]:
         """Return the host's answer to one request; see :mod:`..session.monitor_server`."""
@@ -205,7 +204,11 @@ class Live:
                 connection.settimeout(_ANSWER_S)
                 connection.connect(str(path))
                 connection.sendall(json.dumps(request).encode("ascii") + b"\n")
-                answer = json.loads(_read_line(connection))
+                with connection.makefile("rb") as lines:
+                    line = lines.readline(_MAX_ANSWER_BYTES)
+            if not line.endswith(b"\n"):
+                raise ValueError("its host sent an incomplete answer")
+            answer = json.loads(line)
         except (OSError, ValueError, RecursionError) as error:
             raise self._ended_error(error) from error
         if not isinstance(answer, dict):
@@ -236,19 +239,6 @@ def _host_error(answer: Mapping[str, object]) -> KernelError:
     return made(clean(str(answer["error"]), 2000))
 
 
-def _read_line(connection: socket.socket) -> bytes:
-    pieces: list[bytes] = []
-    size = 0
-    while piece := connection.recv(1 << 16):
-        pieces.append(piece)
-        size += len(piece)
-        if piece.endswith(b"\n"):
-            return b"".join(pieces)
-        if size > _MAX_ANSWER_BYTES:
-            break
-    raise ValueError("its host sent an incomplete answer")
-
-
 def _stale(record: SessionRecord) -> str:
     """Return the sentences that describe a session without a host."""
     seen = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.last_seen))
@@ -257,17 +247,13 @@ def _stale(record: SessionRecord) -> str:
         fate = f"its host, process {record.pid}, is gone; its last heartbeat was at {seen}, {ago} ago"
     else:
         fate = f"its host detached from it at {seen}, {ago} ago"
-    return f"Session {record.id} has no host: {fate}. {_remaining_text(record)}"
-
-
-def _remaining_text(record: SessionRecord) -> str:
     kind = str(record.sandbox.get("kind", "?"))
-    try:
-        lives = adopt(record.sandbox).may_be_alive()
-    except KernelError:
-        return "Nothing is left of its sandbox."
-    if not lives:
-        return "Its sandbox is gone too."
     # The processes of a local sandbox were checked. A request to another kind could wake it, so none was made.
     may = "still lives" if kind == "local" else "may still live"
-    return f"Its sandbox ({kind}) {may}: KernelInterpreter.attach({record.id!r}) takes it over."
+    left = f"Its sandbox ({kind}) {may}: KernelInterpreter.attach({record.id!r}) takes it over."
+    try:
+        if not adopt(record.sandbox).may_be_alive():
+            left = "Its sandbox is gone too."
+    except KernelError:
+        left = "Nothing is left of its sandbox."
+    return f"Session {record.id} has no host: {fate}. {left}"

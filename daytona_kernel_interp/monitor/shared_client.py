@@ -10,7 +10,6 @@ import contextlib
 import datetime
 import queue
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import zmq
@@ -31,8 +30,6 @@ from ..wire.protocol_errors import RemoteProtocolError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from typing_extensions import Self
-
     from ..client.outputs import Output
 
 _READY_S = 10.0
@@ -42,40 +39,23 @@ _ANSWER_S = 120.0  # for a large value
 _POLL_S = 0.2  # between checks of deadline and heartbeat while no message arrives
 
 
-@dataclass(frozen=True)
-class SessionSummary:
-    """One session of the list.
-
-    Attributes:
-        id: The session's id.
-        host: Process id of its host; None if that is gone.
-        sandbox: Kind of its sandbox.
-        started: Start time, in seconds since the epoch.
-    """
-
-    id: str
-    host: int | None
-    sandbox: str
-    started: float
-
-    def row(self) -> tuple[str, str, str, str]:
-        """Return the texts of a table's row: id, host, sandbox and start time."""
-        host = "gone" if self.host is None else f"process {self.host}"
-        started = datetime.datetime.fromtimestamp(self.started).isoformat(" ", "seconds")
-        return self.id, host, self.sandbox, started
-
-
-def list_sessions() -> list[SessionSummary]:
+def list_sessions() -> list[SessionRecord]:
     """Return this user's sessions on this machine, the newest first, and delete the records of ended ones."""
     listed = []
     for record in list_records():
         if record.host_lives or _sandbox_lives(record):
-            host = record.pid if record.host_lives else None
-            listed.append(SessionSummary(record.id, host, str(record.sandbox.get("kind", "?")), record.started))
+            listed.append(record)
         else:
             record.delete()
             record.remove_endpoints()
     return listed
+
+
+def session_row(record: SessionRecord) -> tuple[str, str, str, str]:
+    """Return the texts of a table's row: id, host, kind of sandbox and start time."""
+    host = f"process {record.pid}" if record.host_lives else "gone"
+    started = datetime.datetime.fromtimestamp(record.started).isoformat(" ", "seconds")
+    return record.id, host, str(record.sandbox.get("kind", "?")), started
 
 
 def _sandbox_lives(record: SessionRecord) -> bool:
@@ -85,8 +65,8 @@ def _sandbox_lives(record: SessionRecord) -> bool:
         return True  # a kind of sandbox that this version does not know: its record must not be deleted
 
 
-class SharedClient:
-    """One more Jupyter client of a session whose host lives.
+class SharedClient(contextlib.AbstractContextManager["SharedClient"]):
+    """One more Jupyter client of a session whose host lives; a context manager, which leaves the session at its end.
 
     Raises:
         SessionNotFound: If the session's kernel does not answer.
@@ -106,11 +86,8 @@ class SharedClient:
             self._client.stop_channels()
             raise SessionNotFound(f"the kernel of session {record.id} does not answer: {error}") from error
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._client.stop_channels()
 
     def _subscribe(self) -> None:
         """Wait until published messages arrive. Probes go on control, because a running cell blocks shell.
@@ -120,14 +97,17 @@ class SharedClient:
         """
         request_ids = set()
         for _ in range(int(_READY_S / _PROBE_S)):
-            message = self._client.session.msg("kernel_info_request", {})
-            request_ids.add(message["header"]["msg_id"])
-            self._client.control_channel.send(message)
+            request_ids.add(self._send_control("kernel_info_request", {}))
             with contextlib.suppress(queue.Empty):
                 while True:
                     if self._client.get_iopub_msg(timeout=_PROBE_S)["parent_header"].get("msg_id") in request_ids:
                         return
         raise RuntimeError(f"no message arrived within {_READY_S:g} s; native code may block it")
+
+    def _send_control(self, kind: str, content: dict[str, Any]) -> str:
+        message = self._client.session.msg(kind, content)
+        self._client.control_channel.send(message)
+        return str(message["header"]["msg_id"])
 
     def request_control(self, request: dict[str, object]) -> tuple[dict[str, object], list[values.Buffer]]:
         """Send an inspect request on control (see :mod:`..wire.inspect_messages`); return the answer and its buffers.
@@ -135,14 +115,13 @@ class SharedClient:
         Raises:
             SessionNotFound: If the kernel does not answer.
         """
-        message = self._client.session.msg("comm_msg", {"comm_id": "", "data": request})
-        self._client.control_channel.send(message)
+        request_id = self._send_control("comm_msg", {"comm_id": "", "data": request})
         end = time.monotonic() + _ANSWER_S
         while (left_s := end - time.monotonic()) > 0:
             with contextlib.suppress(queue.Empty):
                 answer = self._client.get_control_msg(timeout=min(_POLL_S, left_s))
                 data = answer["content"].get("data")
-                if answer["parent_header"].get("msg_id") == message["header"]["msg_id"] and isinstance(data, dict):
+                if answer["parent_header"].get("msg_id") == request_id and isinstance(data, dict):
                     return data, answer["buffers"]
             if not self._client.is_alive():
                 break
@@ -190,10 +169,6 @@ class SharedClient:
             duration_s=time.monotonic() - started,
         )
 
-    def close(self) -> None:
-        """Leave the session, which goes on."""
-        self._client.stop_channels()
-
     def _send(self, code: str, variables: Mapping[str, object]) -> str:
         """Send an execute_request with a preamble and return its message id."""
         preamble = Preamble(
@@ -240,9 +215,9 @@ class SharedClient:
 
     def _interrupt(self, cell: OutputCollector, on_output: Callable[[Output], None] | None) -> None:
         content = {"comm_id": "", "data": {"op": "withhold" if self._cell_started else "raise", "cell": cell.msg_id}}
-        self._client.control_channel.send(self._client.session.msg("comm_msg", content))
+        self._send_control("comm_msg", content)
         if self._cell_started:  # else it waits behind another client's cell, which must not be interrupted
-            self._client.control_channel.send(self._client.session.msg("interrupt_request", {}))
+            self._send_control("interrupt_request", {})
             self._follow_cell(cell, _INTERRUPT_S, on_output)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import KernelDied, KernelError, SessionNotFound
-from .inspection import Inspection, clean, parse_inspection
+from .inspection import Inspection, RunningCell, as_list, clean, parse_inspection
 
 try:
     import anywidget
@@ -63,7 +63,7 @@ class SessionView(anywidget.AnyWidget):
         answer = self._follow(self._change)
         look = answer.get("look")
         found = parse_inspection(look if isinstance(look, Mapping) else {}, self.session)
-        for step in map(_step, _list(answer.get("steps"))):
+        for step in map(_step, as_list(answer.get("steps"))):
             if step is not None:
                 self._last_change[step["number"]] = step
         change = answer.get("change")
@@ -88,19 +88,14 @@ class SessionView(anywidget.AnyWidget):
             self._stop.wait(min(_MAX_POLL_S, max(POLL_S, _REST_FACTOR * (time.monotonic() - began))))
 
 
-def make_view(follow: Follow, session: str) -> SessionView:
-    """Return a view of the session that ``follow`` inspects."""
-    return SessionView(follow, session)
-
-
 def _now(inspection: Inspection) -> dict[str, Any]:
-    running = inspection.running
+    running = inspection.running or RunningCell("", 0, 0.0)
     return {
         "headings": list(inspection.headings()),
         "footings": list(inspection.footings()),
-        "code": "" if running is None else running.code,
-        "line": None if running is None else running.line,
-        "calls": [] if running is None else [[call.name, round(call.elapsed_s, 1)] for call in running.calls],
+        "code": running.code,
+        "line": running.line,
+        "calls": [[call.name, round(call.elapsed_s, 1)] for call in running.calls],
     }
 
 
@@ -117,7 +112,3 @@ def _step(step: object) -> dict[str, Any] | None:
                 "error": clean(error, _TAIL_CHARS, lines=True) if isinstance(error, str) else "",
             }
     return None
-
-
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []

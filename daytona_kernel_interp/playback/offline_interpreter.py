@@ -13,13 +13,14 @@ from ..interpreter import dspy_errors
 from ..interpreter.dspy_compat import REOPENS, CodeExecutionError, CodeInterpreterError, FinalOutput, with_callbacks
 from ..interpreter.instructions import ExecutionInstructions
 from ..interpreter.options import (
+    CallSettings,
     InterpreterOptions,
-    check_on_output,
+    check_option,
     check_output_fields,
     check_tools,
     refuse_options,
 )
-from ..interpreter.request import InvalidRequest, build_request, call_error
+from ..interpreter.request import build_request
 from ..recording.load import open_run
 from .matcher import RecordingMatcher
 
@@ -87,8 +88,9 @@ class ReplayInterpreter:
         if unknown:
             refuse_options(type(self).__name__, unknown, _OPTION_NAMES)
         check_output_fields(output_fields)
-        check_on_output(on_output)
-        self.tools: dict[str, Tool] = check_tools(tools)
+        check_option("on_output", on_output)
+        check_tools({} if tools is None else tools)
+        self.tools: dict[str, Tool] = dict(tools or {})
         self.output_fields = output_fields
         self.on_output = on_output
         self.callbacks = list(callbacks or [])
@@ -223,18 +225,9 @@ class ReplayInterpreter:
 
     def _find(self, code: str, variables: Mapping[str, object] | None) -> Entry | None:
         try:
-            request = build_request(
-                code,
-                variables,
-                self.tools,
-                self.output_fields,
-                max_output_chars=None,
-                max_value_bytes=None,
-                inputs=self._matcher.inputs,
-            )
+            settings = CallSettings(self.tools, self.output_fields)
+            request = build_request(code, variables, settings, self._matcher.inputs)
             return self._matcher.step(code, variables or {}, request.tools, self.output_fields, request.variables)
-        except InvalidRequest as error:
-            raise call_error(error) from error.__cause__
         except ReplayMismatch as error:
             raise self._finished_error(str(error)) from None
 

@@ -33,20 +33,18 @@ class Closable(Protocol):
         """Close the resource. A second call does nothing."""
 
 
-_open: dict[Closable, asyncio.AbstractEventLoop] = {}
 _process_ending = threading.Event()
-_starting: dict[asyncio.Task[Any], asyncio.AbstractEventLoop] = {}
-_finishing: dict[asyncio.Task[Any], asyncio.AbstractEventLoop] = {}
-_ends: dict[object, asyncio.Task[Any]] = {}  # the closings that close_all() has begun
+# What the end of the process ends: how each resource or task is ended, and on which loop.
+_open: dict[object, tuple[Callable[[], Coroutine[Any, Any, object]], asyncio.AbstractEventLoop]] = {}
+_ends: dict[object, asyncio.Task[Any]] = {}  # those that close_all() has begun
 
 
 def register(session: Closable) -> None:
     """Register a resource to be closed when the process ends. Call this on the resource's loop."""
-    _at_exit()
-    _open[session] = asyncio.get_running_loop()
+    _track(session, functools.partial(_close, session))
 
 
-def unregister(session: Closable) -> None:
+def unregister(session: object) -> None:
     """Stop tracking a resource that was closed or handed to another process."""
     _open.pop(session, None)
 
@@ -54,14 +52,13 @@ def unregister(session: Closable) -> None:
 @contextlib.contextmanager
 def cancel_on_exit() -> Iterator[None]:
     """Cancel the current task if the process ends inside this context, and give it time to clean up."""
-    _at_exit()
     task = asyncio.current_task()
     assert task is not None
-    _starting[task] = asyncio.get_running_loop()
+    _track(task, functools.partial(_cancel, task))
     try:
         yield
     finally:
-        _starting.pop(task, None)
+        unregister(task)
 
 
 async def run_to_completion(work: Coroutine[Any, Any, None]) -> None:
@@ -69,11 +66,15 @@ async def run_to_completion(work: Coroutine[Any, Any, None]) -> None:
 
     The process waits for the operation before it exits.
     """
-    _at_exit()
     task = asyncio.ensure_future(work)
-    _finishing[task] = asyncio.get_running_loop()
-    task.add_done_callback(_finishing.pop)
+    _track(task, functools.partial(asyncio.wait, {task}, timeout=_CLOSE_S))
+    task.add_done_callback(unregister)
     await asyncio.shield(task)
+
+
+def _track(what: object, end: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    _at_exit()
+    _open[what] = end, asyncio.get_running_loop()
 
 
 def process_ending() -> bool:
@@ -104,12 +105,8 @@ def close_all() -> None:
 
 def _begin_closing_all() -> list[concurrent.futures.Future[Any]]:
     futures: list[concurrent.futures.Future[Any]] = []
-    for task, loop in list(_starting.items()):
-        _submit(_run_once(task, functools.partial(_cancelled, task)), loop, futures)
-    for session, loop in list(_open.items()):
-        _submit(_run_once(session, functools.partial(_closed, session)), loop, futures)
-    for task, loop in list(_finishing.items()):
-        _submit(_over(task), loop, futures)
+    for what, (end, loop) in list(_open.items()):
+        _submit(_run_once(what, end), loop, futures)
     return futures
 
 
@@ -136,7 +133,7 @@ def _terminate(number: int, frame: object) -> None:
     os.kill(os.getpid(), number)
 
 
-async def _run_once(what: object, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
+async def _run_once(what: object, end: Callable[[], Coroutine[Any, Any, object]]) -> None:
     task = _ends.get(what)
     if task is None:
         task = _ends[what] = asyncio.ensure_future(end())
@@ -144,18 +141,14 @@ async def _run_once(what: object, end: Callable[[], Coroutine[Any, Any, None]]) 
     await asyncio.wait({task})
 
 
-async def _closed(session: Closable) -> None:
+async def _close(session: Closable) -> None:
     with contextlib.suppress(Exception):
         await asyncio.wait_for(session.aclose(), _CLOSE_S)
-    _open.pop(session, None)
+    unregister(session)
 
 
-async def _cancelled(task: asyncio.Task[Any]) -> None:
+async def _cancel(task: asyncio.Task[Any]) -> None:
     task.cancel()
-    await asyncio.wait({task}, timeout=_CLOSE_S)
-
-
-async def _over(task: asyncio.Task[Any]) -> None:
     await asyncio.wait({task}, timeout=_CLOSE_S)
 
 
@@ -171,8 +164,6 @@ def _end() -> None:
 
 def _forget_after_fork() -> None:
     _open.clear()  # the resources belong to the parent
-    _starting.clear()
-    _finishing.clear()
     _ends.clear()
 
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _MAX_DEPTH = 8
-# Weak: a tool may hold the interpreter, which must remain collectable.
+# Built once: for a dataclass this takes almost as long as the rest of a call. Weak: a tool may hold the interpreter,
+# which must remain collectable.
 _validators_by_tool: weakref.WeakKeyDictionary[Any, dict[str, tuple[Any, bool]]] = weakref.WeakKeyDictionary()
 
 
@@ -30,7 +31,8 @@ def validate_arguments(tool: Callable[..., Any], arguments: Mapping[str, Any]) -
     """
     if "__signature__" in getattr(tool, "__dict__", {}):  # a wrapper that validates itself, such as DSPy's
         return dict(arguments)
-    return {name: _convert(_validators_of(tool).get(name), value) for name, value in arguments.items()}
+    validators = _validators_of(tool)
+    return {name: _convert(validators.get(name), value) for name, value in arguments.items()}
 
 
 def _convert(validator: tuple[Any, bool] | None, value: Any) -> Any:
@@ -48,10 +50,7 @@ def _validators_of(tool: Callable[..., Any]) -> dict[str, tuple[Any, bool]]:
         if tool not in _validators_by_tool:
             _validators_by_tool[tool] = _build_validators(tool)
         return _validators_by_tool[tool]
-    except (
-        TypeError,
-        KeyError,
-    ):  # not hashable or not weakly referable; or a bound method, which is new at each use
+    except (TypeError, KeyError):  # not hashable or weakly referable; or a bound method, which is new at each use
         return _build_validators(tool)
 
 

@@ -12,15 +12,17 @@ import keyword
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..codec import values
 from ..config import MAX_TOOL_THREADS
 from ..runtime.event_loop import DaemonThreads, LoopThread
 from ..wire.comm import Parameter, ToolFailure, ToolSpec
 from .argument_types import validate_arguments
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 Tool = Callable[..., Any]
 Invoke = Callable[[str, dict[str, Any]], Any]
@@ -35,10 +37,6 @@ KEYWORD_CORRECTIONS: Mapping[str, tuple[str, Sequence[str]]] = {
         ("queries", "questions", "texts", "messages", "inputs", "batch", "prompt", "prompt_list"),
     ),
 }
-
-
-class InvalidTool(ValueError):
-    """A tool that cannot be offered to a cell."""
 
 
 class ToolAborted(Exception):
@@ -76,14 +74,15 @@ def describe(name: object, tool: Tool) -> ToolSpec:
     """Return the description of ``tool`` that is sent to the cell.
 
     Raises:
-        InvalidTool: If the name is not an identifier or the tool is not callable.
+        ValueError: If the name is not an identifier.
+        TypeError: If the tool cannot be called.
     """
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
-        raise InvalidTool(
-            f"Invalid tool name {name!r}: a tool is called by its name, so it must be a Python identifier"
+        raise ValueError(
+            f"Invalid tool name {name!r}: a tool is called by its name, so it must be a Python identifier."
         )
     if not callable(tool):
-        raise InvalidTool(f"Tool {name!r} is not callable: pass a function, not {type(tool).__name__}")
+        raise TypeError(f"Tool {name!r} is not callable: pass a function, not {type(tool).__name__}.")
     doc = inspect.getdoc(tool) or ""
     signature = _signature(tool)
     if signature is None:
@@ -203,7 +202,9 @@ class ToolRunner:
         References to the caller's tools and context are cleared: they may hold the interpreter, which the session must
         not keep alive.
         """
-        for future in list(self._awaiting):
+        with self._lock:
+            awaiting = list(self._awaiting)
+        for future in awaiting:
             future.cancel()
         self._tools, self._context, self._caller_loop = {}, contextvars.Context(), None
         self._observer = None
@@ -239,33 +240,26 @@ class ToolRunner:
 
     def wait_for(self, awaitable: Awaitable[Any]) -> Any:
         """Await the coroutine of an async tool, called from its worker thread, and return the result."""
-        loop = self._caller_loop or self._own_loop()
-        future: Future[Any] = Future()
 
-        async def settle() -> None:
+        async def settle() -> tuple[Any, BaseException | None]:
             # Caught here and not left to the task: asyncio lets a KeyboardInterrupt end the whole loop.
             try:
-                result = await awaitable
+                return await awaitable, None
             except BaseException as error:
-                if not future.cancelled():
-                    future.set_exception(error)
-            else:
-                if not future.cancelled():
-                    future.set_result(result)
+                return None, error
 
-        def start() -> None:
-            if future.cancelled():
-                return
-            task = asyncio.ensure_future(settle())
-            future.add_done_callback(lambda done: loop.call_soon_threadsafe(task.cancel) if done.cancelled() else None)
-
-        self._awaiting.add(future)
+        loop = self._caller_loop or self._own_loop()
+        with self._lock:  # end_cell() finds every call that has started
+            # The task gets a copy of this thread's context, which is this call's own.
+            future = asyncio.run_coroutine_threadsafe(settle(), loop)
+            self._awaiting.add(future)
         try:
-            # A task copies the context it is created in, which is this call's own copy.
-            loop.call_soon_threadsafe(start, context=contextvars.copy_context())
-            return future.result()
+            result, error = future.result()
         finally:
             self._awaiting.discard(future)
+        if error is not None:
+            raise error
+        return result
 
     def _own_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
@@ -315,19 +309,16 @@ def _plain(signature: inspect.Signature) -> inspect.Signature:
 
 
 def _correct_keywords(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    mended = dict(kwargs)
-    if name in KEYWORD_CORRECTIONS:
-        wanted, misses = KEYWORD_CORRECTIONS[name]
-        for miss in misses:
-            if miss in mended and wanted not in mended:
-                mended[wanted] = mended.pop(miss)
-    return mended
+    corrected = dict(kwargs)
+    wanted, misses = KEYWORD_CORRECTIONS.get(name, ("", ()))
+    for miss in misses:
+        if miss in corrected and wanted not in corrected:
+            corrected[wanted] = corrected.pop(miss)
+    return corrected
 
 
 def _signature_hint(signature: inspect.Signature, kwargs: Mapping[str, Any]) -> str:
     names = list(signature.parameters)
-    for keyword_name in kwargs:
-        if keyword_name not in names:
-            close = difflib.get_close_matches(keyword_name, names, n=1)
-            return f"; did you mean {close[0]!r}?" if close else ""
-    return ""
+    unknown = next((keyword_name for keyword_name in kwargs if keyword_name not in names), "")
+    close = difflib.get_close_matches(unknown, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -506,7 +506,7 @@ def test_console_prints_the_command_without_the_program(
     from daytona_kernel_interp.cli import console
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert console.open_jupyter_console(records.find_session(shared.session_id)) is None
+    console.open_jupyter_console(records.find_session(shared.session_id))
     assert f"jupyter console --existing {shared.connection_file}" in capfd.readouterr().err
 
 

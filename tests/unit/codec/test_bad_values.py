@@ -16,7 +16,10 @@ import pytest
 
 from daytona_kernel_interp.codec import unpacking
 from daytona_kernel_interp.codec.values import ValueTooLarge, dumps, loads
-from daytona_kernel_interp.interpreter.request import InvalidRequest, build_request
+from daytona_kernel_interp.interpreter.dspy_errors import UnsendableValue
+from daytona_kernel_interp.interpreter.options import CallSettings
+from daytona_kernel_interp.interpreter.request import build_request
+from daytona_kernel_interp.interpreter.sent_inputs import SentInputs
 from daytona_kernel_interp.wire.protocol_errors import RemoteProtocolError
 from tests import examples
 
@@ -58,8 +61,8 @@ def test_it_is_refused_by_name_in_one_sentence(make: Callable[[], Any], says: st
     """The error has the variable and the reason, and nothing else."""
     value = make()
     try:
-        with pytest.raises(InvalidRequest) as caught:
-            build_request("", {"v": value}, {}, None, max_output_chars=None, max_value_bytes=1000)
+        with pytest.raises(UnsendableValue) as caught:
+            build_request("", {"v": value}, CallSettings({}, None, max_value_bytes=1000), SentInputs())
     finally:
         if hasattr(value, "close"):
             value.close()

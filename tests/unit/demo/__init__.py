@@ -1,6 +1,5 @@
 """The demo is tested as a whole, with a real kernel:
 
-covers: screen: tests/test_demo.py
 covers: script: tests/test_demo.py
 covers: session: tests/test_demo.py
 """

@@ -11,7 +11,7 @@ pytest.importorskip("dspy")
 from daytona_kernel_interp.codec import values
 from daytona_kernel_interp.interpreter.dspy_errors import InvalidCall, UnsendableValue
 from daytona_kernel_interp.interpreter.options import CallSettings
-from daytona_kernel_interp.interpreter.request import build_request, prepare_request
+from daytona_kernel_interp.interpreter.request import build_request
 from daytona_kernel_interp.interpreter.sent_inputs import SentInputs
 from daytona_kernel_interp.wire.comm import OutputField, Preamble
 
@@ -38,7 +38,7 @@ def preamble(buffers: list[Any], count: int = 1) -> Preamble:
 
 def test_a_request_has_what_the_cell_needs() -> None:
     """Variables, tools, fields, limits and the seed are in the preamble."""
-    request = prepare_request(
+    request = build_request(
         "1",
         {"a": [1]},
         settings(tools={"t": print}, output_fields=[{"name": "b", "type": "int"}], seed=7),
@@ -54,10 +54,10 @@ def test_a_request_has_what_the_cell_needs() -> None:
 def test_a_large_variable_is_sent_once() -> None:
     """The next request names it; should the kernel have lost it, a complete request can be built."""
     inputs = SentInputs()
-    first = prepare_request("1", {"a": LARGE}, settings(), inputs)
+    first = build_request("1", {"a": LARGE}, settings(), inputs)
     assert sum(map(len, first.buffers)) > len(LARGE)
     inputs.set_cached_keys([first.variables["a"].key])
-    second = prepare_request("1", {"a": LARGE}, settings(), inputs)
+    second = build_request("1", {"a": LARGE}, settings(), inputs)
     assert sum(map(len, second.buffers)) < 10_000
     assert second.complete_request is not None
     assert sum(map(len, second.complete_request().buffers)) > len(LARGE)
@@ -84,18 +84,18 @@ def test_a_wrong_call_is_refused(what: str, value: Any, changed: dict[str, Any],
     """An unsendable value is a TypeError, everything else a ValueError; both end a run of DSPy."""
     code, variables = (value, None) if what == "code" else ("1", value if what == "variables" else None)
     with pytest.raises(error) as caught:
-        prepare_request(code, variables, settings(**changed), SentInputs())
+        build_request(code, variables, settings(**changed), SentInputs())
     assert isinstance(caught.value, TypeError if error is UnsendableValue else ValueError)
 
 
 def test_a_lone_surrogate_is_a_syntax_error() -> None:
     """Source text is UTF-8."""
     with pytest.raises(SyntaxError, match="A lone surrogate at position 1"):
-        prepare_request("'\ud800'", None, settings(), SentInputs())
+        build_request("'\ud800'", None, settings(), SentInputs())
 
 
 def test_cells_of_flex_get_the_bare_value() -> None:
     """Their variables begin with ``__dspy_`` and go in JSON's form."""
-    request = build_request("1", {"__dspy_a": (1,)}, {}, None, max_output_chars=None, max_value_bytes=None)
+    request = build_request("1", {"__dspy_a": (1,)}, settings(), SentInputs())
     assert request.raw_only
     assert preamble(request.buffers).variables == {"__dspy_a": [1]}

@@ -10,8 +10,8 @@ from hypothesis import given
 from daytona_kernel_interp.client.output_collector import OutputCollector
 from daytona_kernel_interp.codec.records import Record, SequenceRecord
 from daytona_kernel_interp.codec.values import dumps
-from daytona_kernel_interp.interpreter.result import execute_result, parse_submission
-from daytona_kernel_interp.wire.protocol_errors import RemoteProtocolError
+from daytona_kernel_interp.interpreter.dspy_compat import CodeInterpreterError
+from daytona_kernel_interp.interpreter.result import execute_result, submission_of
 from tests.unit import strategies
 
 HUGE = 10**100_000  # Python refuses to write it
@@ -49,7 +49,11 @@ def test_any_value_is_returned_or_shown(value: Any) -> None:
 
 def test_an_answer_is_a_dict_of_the_fields() -> None:
     """Anything else is refused, whatever its ``==`` returns."""
-    assert parse_submission(dumps({"a": HUGE}), ["a"]) == {"a": HUGE}
+    fields = [{"name": "a"}]
+    submitted = OutputCollector("1")
+    submitted.submission = dumps({"a": HUGE})
+    assert submission_of(submitted, fields) == {"a": HUGE}
     for value in [HUGE, [], "a", {"b": 1}, {1: 2}, {("a",): 1}, Record("x", {"a": 1}), *library_values()]:
-        with pytest.raises(RemoteProtocolError, match="are not the output fields"):
-            parse_submission(dumps(value), ["a"])
+        submitted.submission = dumps(value)
+        with pytest.raises(CodeInterpreterError, match="are not the output fields"):
+            submission_of(submitted, fields)

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from daytona_kernel_interp.codec import values
 from daytona_kernel_interp.codec.values import LARGE_BYTES
 from daytona_kernel_interp.guest.kernel.input_cache import InputCache, ValueForgotten, resolve
-from daytona_kernel_interp.interpreter.request import CellRequest, InvalidRequest, build_request
+from daytona_kernel_interp.interpreter.dspy_errors import UnsendableValue
+from daytona_kernel_interp.interpreter.options import CallSettings
+from daytona_kernel_interp.interpreter.request import CellRequest, build_request
 from daytona_kernel_interp.interpreter.sent_inputs import SentInputs
 from daytona_kernel_interp.playback import canonical
 from daytona_kernel_interp.wire.comm import Preamble
@@ -33,7 +35,7 @@ class Pair:
         self.sent = 0
 
     def request(self, **variables: Any) -> CellRequest:
-        return build_request("", variables, {}, None, max_output_chars=None, max_value_bytes=None, inputs=self.inputs)
+        return build_request("", variables, CallSettings({}, None), self.inputs)
 
     def send(self, **variables: Any) -> dict[str, Any]:
         """Send variables and return them as they arrive."""
@@ -199,10 +201,10 @@ def test_a_variable_that_cannot_be_decoded_is_named() -> None:
 
 def test_a_variable_that_cannot_be_sent_is_named() -> None:
     """A value that is too large is refused, alone or together with others."""
-    with pytest.raises(InvalidRequest, match="Variable 'v' cannot be sent to the kernel: Unsupported value type"):
+    with pytest.raises(UnsendableValue, match="Variable 'v' cannot be sent to the kernel: Unsupported value type"):
         Pair().request(v=lambda: None)
-    limits: dict[str, Any] = {"max_output_chars": None, "max_value_bytes": 100}
-    with pytest.raises(InvalidRequest, match=r"Variable 'v' .* more than 100 bytes"):
-        build_request("", {"v": "x" * 200}, {}, None, **limits)
-    with pytest.raises(InvalidRequest, match="more than 100 bytes"):
-        build_request("", {"v": "x" * 60, "w": "x" * 60}, {}, None, **limits)
+    limited = CallSettings({}, None, max_value_bytes=100)
+    with pytest.raises(UnsendableValue, match=r"Variable 'v' .* more than 100 bytes"):
+        build_request("", {"v": "x" * 200}, limited, SentInputs())
+    with pytest.raises(UnsendableValue, match="more than 100 bytes"):
+        build_request("", {"v": "x" * 60, "w": "x" * 60}, limited, SentInputs())

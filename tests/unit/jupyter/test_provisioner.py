@@ -9,7 +9,7 @@ import pytest
 
 from daytona_kernel_interp import LocalSandbox
 from daytona_kernel_interp.errors import TunnelLost
-from daytona_kernel_interp.jupyter.sandbox_kernel import SandboxKernel
+from daytona_kernel_interp.jupyter.provisioner import SandboxKernel
 
 
 class Silent:
@@ -32,7 +32,7 @@ async def test_why_a_kernel_is_not_interrupted(
     error: Exception | None, why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The program's log gets one sentence, and the program goes on."""
-    monkeypatch.setattr("daytona_kernel_interp.jupyter.sandbox_kernel.DIAL_S", 0.01)
+    monkeypatch.setattr("daytona_kernel_interp.jupyter.provisioner.DIAL_S", 0.01)
     session = SandboxKernel(LocalSandbox(), logging.getLogger("test"))
     try:
         monkeypatch.setattr(session, "_tunnel", Silent(error))

@@ -1,17 +1,39 @@
-"""``daytona-kernel completion``: scripts that the shells accept and that complete commands, options and files."""
+"""The parser: each command has its function, and the completion scripts complete commands, options and files."""
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
-from daytona_kernel_interp.cli import main
+from daytona_kernel_interp.cli import command_line, main
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+
+def functions(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yield the functions of all commands below ``parser``."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                if (name := command.get_default("command")) is not None:
+                    yield name
+                yield from functions(command)
+
+
+def test_every_command_has_its_function() -> None:
+    """The names in the parser are those of functions in the modules of the package."""
+    names = list(functions(command_line.build_parser()))
+    assert len(names) == 17
+    for name in names:
+        module, _, function = name.partition(".")
+        assert callable(getattr(importlib.import_module(f"daytona_kernel_interp.cli.{module}"), function)), name
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
