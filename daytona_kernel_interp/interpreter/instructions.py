@@ -28,7 +28,6 @@ KERNEL_INSTRUCTIONS = (
     "changes under other names. End with SUBMIT(...)."
 )
 
-_MAX_DEFAULT_CHARS = 16  # a longer default may be a secret, and would go to the model's provider
 _PREFIXES = {int(inspect.Parameter.VAR_POSITIONAL): "*", int(inspect.Parameter.VAR_KEYWORD): "**"}
 
 
@@ -82,7 +81,6 @@ def _parameters(spec: ToolSpec, tool: Tool) -> str:
         if annotation is not inspect.Parameter.empty:
             text += f": {annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)}"
         if parameter.default is not None:
-            default = parameter.default if len(parameter.default) <= _MAX_DEFAULT_CHARS else "..."
-            text += f"={default}" if annotation is inspect.Parameter.empty else f" = {default}"
+            text += f"={parameter.default}" if annotation is inspect.Parameter.empty else f" = {parameter.default}"
         parts.append(_PREFIXES.get(parameter.kind, "") + text)
     return ", ".join(parts)

@@ -6,9 +6,11 @@ import asyncio
 import builtins
 import contextvars
 import difflib
+import enum
 import functools
 import inspect
 import keyword
+import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 Tool = Callable[..., Any]
 Invoke = Callable[[str, dict[str, Any]], Any]
 
+_MAX_DEFAULT_CHARS = 16  # of a text; a longer one may be a key
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 # Keywords that models use for the parameter of DSPy's sub-LM tools; refusing them would cost an iteration.
@@ -87,8 +90,12 @@ def describe(name: object, tool: Tool) -> ToolSpec:
     signature = _signature(tool)
     if signature is None:
         return ToolSpec(name, doc)
-    parameters = signature.parameters.values()
-    return ToolSpec(name, doc, tuple(Parameter(p.name, int(p.kind), _default_repr(p)) for p in parameters))
+    parameters = _plain(signature).parameters.values()
+    return ToolSpec(
+        name,
+        doc,
+        tuple(Parameter(p.name, int(p.kind), None if p.default is p.empty else repr(p.default)) for p in parameters),
+    )
 
 
 def bind(name: str, tool: Tool, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -294,17 +301,34 @@ def _signature(tool: Tool) -> inspect.Signature | None:
         return None  # builtins without a signature
 
 
-def _default_repr(parameter: inspect.Parameter) -> str | None:
-    if parameter.default is parameter.empty:
-        return None
-    try:
-        return repr(parameter.default)
-    except Exception:
-        return "..."
+class _ShownDefault:
+    """A default value as others may see it: its repr if that cannot be a secret, and otherwise an ellipsis.
+
+    A default may be a key, or an object with one. It would reach the sandbox with the tool's signature, and the model
+    with a TypeError about it. Short texts are shown, unless they are the value of an environment variable.
+    """
+
+    def __init__(self, default: object) -> None:
+        short = type(default) is str and len(default) <= _MAX_DEFAULT_CHARS and default not in os.environ.values()
+        if isinstance(default, enum.Enum):  # without its value
+            self._text = f"{type(default).__name__}.{default.name}"
+        else:
+            shown = short or default is None or type(default) in (bool, int, float, complex)
+            self._text = repr(default) if shown else "..."
+
+    def __repr__(self) -> str:
+        return self._text
 
 
 def _plain(signature: inspect.Signature) -> inspect.Signature:
-    bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    """Return the signature without annotations, and with defaults that may be shown."""
+    empty = inspect.Parameter.empty
+    bare = [
+        parameter.replace(
+            annotation=empty, default=empty if parameter.default is empty else _ShownDefault(parameter.default)
+        )
+        for parameter in signature.parameters.values()
+    ]
     return signature.replace(parameters=bare, return_annotation=inspect.Signature.empty)
 
 

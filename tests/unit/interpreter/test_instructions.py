@@ -15,7 +15,7 @@ from tests.snapshots.file_formats import GOLDEN
 pytestmark = pytest.mark.dspy
 
 
-def search(query: str, limit: int = 5, *, key="0123456789abcdef") -> list[str]:  # type: ignore[no-untyped-def]
+def search(query: str, limit: int = 5, *, key="0123456789abcdefg") -> list[str]:  # type: ignore[no-untyped-def]
     """Return the articles that match.
 
     The best comes first.

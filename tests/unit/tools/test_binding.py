@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import enum
 import inspect
 import threading
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,46 @@ def test_a_tool_is_described_by_its_signature() -> None:
 def test_what_has_no_signature_is_described_without() -> None:
     """A builtin without a signature can be a tool."""
     assert describe("getattr", getattr).parameters is None
+
+
+class Color(enum.Enum):
+    """A type of default whose members have values."""
+
+    RED = "0123456789"
+
+
+@pytest.mark.parametrize(
+    ("default", "shown"),
+    [
+        (None, "None"),
+        (False, "False"),
+        (-3, "-3"),
+        (1e-9, "1e-09"),
+        ("utf-8", "'utf-8'"),
+        ("sixteen letters.", "'sixteen letters.'"),
+        ("seventeen letters", "..."),
+        ("short-key", "..."),
+        (b"short", "..."),
+        (Color.RED, "Color.RED"),
+        (["a"], "..."),
+        ({"key": "short"}, "..."),
+        (object(), "..."),
+        (type("Text", (str,), {"__repr__": lambda self: "secret"})("a"), "..."),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_default_that_may_be_a_secret_is_dots(default: object, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the cell nor an error text has a default that may be a key or contain one."""
+    monkeypatch.setenv("SOME_KEY", "short-key")
+
+    def tool(query, option=default): ...  # type: ignore[no-untyped-def]
+
+    parameters = describe("tool", tool).parameters
+    assert parameters is not None
+    assert parameters[1].default == shown
+    with pytest.raises(TypeError) as caught:
+        bind("tool", tool, (), {"wrong": 1})
+    assert str(caught.value).endswith(f"Signature: tool(query, option={shown})")
 
 
 def test_a_default_that_cannot_be_shown_is_dots() -> None:
