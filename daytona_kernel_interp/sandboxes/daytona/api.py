@@ -35,7 +35,7 @@ from .sdk_params import create_params
 from .snapshot_image import KernelImage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from daytona import AsyncDaytona, AsyncSandbox, Image
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _REQUEST_S = 15.0
+_SCRIPT_S = 300.0
 _IMPORT_S = 30.0  # limit of the wait for the SDK's import before a fork
 _STATE_POLL_S = (0.0, 0.3, 1.0, 2.0)  # before each search for the sandbox of a create without an answer
 _BUSY_S = 30.0  # limit of another change of a sandbox's state
@@ -281,35 +282,6 @@ class DaytonaAPI:
         known = daytona_credential()
         return {**({} if known is None else known[1]), **default_headers(self._client)}
 
-    async def prepare(self, sandbox: AsyncSandbox, do: str, python: str | None, **facts: object) -> dict[str, Any]:
-        """Run ``probe_script.py`` in the sandbox, and return its answer.
-
-        Raises:
-            SandboxFailed: If the sandbox has no Python, or the script printed no answer.
-        """
-        from daytona import DaytonaError
-
-        candidates = " ".join(shlex.quote(name) for name in ([python] if python else ["python3", "python"]))
-        request = shlex.quote(json.dumps({"do": do, **facts}))
-        script = (
-            f'for python in {candidates}; do if command -v "$python" >/dev/null 2>&1; then '
-            f'exec "$python" -c {shlex.quote(_PREPARE)} {request}; fi; done; echo no python here; exit 127'
-        )
-        try:
-            # Not the image's shell: zsh would read some of this differently.
-            done = await sandbox.process.exec(f"sh -c {shlex.quote(script)} </dev/null", timeout=300)
-        except DaytonaError as error:
-            raise SandboxFailed(f"the new Daytona sandbox is not usable: {error_sentence(error)}") from error
-        for line in reversed(done.result.splitlines()):
-            if line.startswith(prepare.MARK):
-                with contextlib.suppress(ValueError, RecursionError):
-                    if isinstance(answer := json.loads(line[len(prepare.MARK) :]), dict):
-                        return answer
-        if done.exit_code == 127:
-            named = repr(python) if python else "Python"
-            raise SandboxFailed(f"the Daytona sandbox has no {named}: choose an image or snapshot that has one")
-        raise SandboxFailed(f"the Daytona sandbox could not be prepared: {done.result.strip()[-1000:]}")
-
 
 def _done(request: urllib.request.Request) -> bool:
     """Send a blocking request; return whether there is no reason to repeat it."""
@@ -331,3 +303,35 @@ def state_of(sandbox: AsyncSandbox) -> str:
 def _busy(error: Exception) -> bool:
     # Users have seen 409, and 400 with this text.
     return "state change in progress" in str(error).lower()
+
+
+async def run_script(
+    sandbox: AsyncSandbox, do: str, python: str | None, facts: Mapping[str, object], timeout_s: float = _SCRIPT_S
+) -> dict[str, Any]:
+    """Run ``probe_script.py`` in the sandbox, and return its answer.
+
+    Raises:
+        SandboxFailed: If the sandbox has no Python, or the script printed no answer.
+    """
+    candidates = " ".join(shlex.quote(name) for name in ([python] if python else ["python3", "python"]))
+    request = shlex.quote(json.dumps({"do": do, **facts}))
+    # Not in a folder in which cells may have written a json.py.
+    enter = f"cd {shlex.quote(str(facts['folder']))} 2>/dev/null; " if "folder" in facts else ""
+    script = (
+        f'{enter}for python in {candidates}; do if command -v "$python" >/dev/null 2>&1; then '
+        f'exec "$python" -c {shlex.quote(_PREPARE)} {request}; fi; done; echo no python here; exit 127'
+    )
+    try:
+        # Not the image's shell: zsh would read some of this differently.
+        done = await sandbox.process.exec(f"sh -c {shlex.quote(script)} </dev/null", timeout=int(timeout_s))
+    except Exception as error:  # the SDK passes on errors of its HTTP client
+        raise SandboxFailed(f"the Daytona sandbox is not usable: {error_sentence(error)}") from error
+    for line in reversed(done.result.splitlines()):
+        if line.startswith(prepare.MARK):
+            with contextlib.suppress(ValueError, RecursionError):
+                if isinstance(answer := json.loads(line[len(prepare.MARK) :]), dict):
+                    return answer
+    if done.exit_code == 127:
+        named = repr(python) if python else "Python"
+        raise SandboxFailed(f"the Daytona sandbox has no {named}: choose an image or snapshot that has one")
+    raise SandboxFailed(f"the Daytona sandbox could not be prepared: {done.result.strip()[-1000:]}")

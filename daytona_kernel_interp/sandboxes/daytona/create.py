@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, TypeVar
 from ...errors import SandboxFailed
 from ...formatting import byte_size
 from . import labels as owner
-from .api import DaytonaAPI
+from .api import DaytonaAPI, run_script
 from .guest_archive import REQUIREMENTS, guest_archive
-from .probe import ProbeResult, ServingRelay, parse_install, parse_probe
+from .probe import ProbeResult, SandboxPaths, parse_install, parse_probe
 from .probe_script import FIRST_PORT
-from .sandbox import RunningDaytonaSandbox, SandboxPaths, thread_variables
+from .sandbox import RunningDaytonaSandbox, thread_variables
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Coroutine
@@ -76,20 +76,15 @@ async def _start(service: DaytonaAPI, description: DaytonaSandbox, mark: str, ma
     # Each round trip counts: request what the probe will most probably require at the same time as the probe.
     async with _run_alongside(running.preview(port)) as link:
         request = _probe_request(description, sandbox)
-        probed = parse_probe(await service.prepare(sandbox, "look", description.python, **request))
-        if isinstance(probed, ServingRelay):
-            place = probed.paths
+        probed = parse_probe(await run_script(sandbox, "look", description.python, request))
+        if isinstance(probed, ProbeResult):
+            place = await _install_guest(sandbox, description, probed, request)
+            relay = await running.start_relay(place)
         else:
-            session = running.new_session()
-            async with _run_alongside(running.open_session(session)) as opened:
-                place = await _install_guest(service, sandbox, description, probed, request)
-                await opened
-        preview = await (link if place.port == port else _instead_of(link, running.preview(place.port)))
-    if isinstance(probed, ServingRelay):
-        log.info("the relay in Daytona sandbox %s is serving", sandbox.id)
-        running.use_relay(place, probed.secret, probed.process, preview)
-    else:
-        await running.launch(place, session, preview)
+            relay = probed
+        preview = await (link if relay.port == port else _instead_of(link, running.preview(relay.port)))
+    log.info("the relay in Daytona sandbox %s is serving", sandbox.id)
+    running.use_relay(relay, preview)
     return running
 
 
@@ -115,7 +110,6 @@ async def _instead_of(unneeded: asyncio.Future[Preview], needed: Awaitable[Previ
 
 
 async def _install_guest(
-    service: DaytonaAPI,
     sandbox: AsyncSandbox,
     description: DaytonaSandbox,
     probed: ProbeResult,
@@ -134,13 +128,13 @@ async def _install_guest(
                 stack.push_async_callback(asyncio.wait_for, uploaded, None)
         if probed.missing:
             log.info("installing %s in the sandbox", " and ".join(probed.missing), extra={"progress": True})
-            installed = await service.prepare(sandbox, "install", description.python, **request)
+            installed = await run_script(sandbox, "install", description.python, request)
             try:
                 python = parse_install(installed)
             except LookupError as error:
                 raise SandboxFailed(_install_error(probed.missing, str(error), description)) from None
     folder = f"{probed.folder}/session-{secrets.token_hex(4)}"
-    return SandboxPaths(python, path, folder, probed.cwd, port)
+    return SandboxPaths(python=python, path=path, folder=folder, cwd=probed.cwd, port=port)
 
 
 def check_python(probed: ProbeResult, description: DaytonaSandbox) -> int:

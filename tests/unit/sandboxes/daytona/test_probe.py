@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.errors import SandboxFailed
-from daytona_kernel_interp.sandboxes.daytona.probe import ProbeResult, ServingRelay, parse_install, parse_probe
+from daytona_kernel_interp.sandboxes.daytona.probe import (
+    ProbeResult,
+    ServingRelay,
+    parse_install,
+    parse_probe,
+    parse_start,
+)
 
 pytestmark = pytest.mark.python
 
@@ -26,6 +32,7 @@ FOUND: dict[str, Any] = {
 }
 RELAY: dict[str, Any] = {
     "python": "python3",
+    "path": "",
     "folder": "/f",
     "cwd": "/",
     "port": 4290,
@@ -50,13 +57,16 @@ def test_what_makes_sense_is_taken() -> None:
     assert taken.port is None
     serving = parse_probe({"relay": RELAY})
     assert isinstance(serving, ServingRelay)
-    assert (serving.paths.port, serving.secret, serving.process) == (4290, "s" * 43, "17 12345")
+    assert (serving.port, serving.secret, serving.process) == (4290, "s" * 43, "17 12345")
     without = parse_probe({"relay": {**RELAY, "started": ""}})
     assert isinstance(without, ServingRelay)
     assert without.process == "17"
     assert parse_install({"python": "/p"}) == "/p"
     with pytest.raises(LookupError, match="no network"):
         parse_install({"error": "no network"})
+    assert parse_start({"relay": RELAY}) == parse_probe({"relay": RELAY})
+    with pytest.raises(SandboxFailed, match="no relay can be started in the Daytona sandbox: no port"):
+        parse_start({"error": "no port"})
 
 
 @pytest.mark.parametrize(
@@ -75,6 +85,7 @@ def test_what_makes_sense_is_taken() -> None:
         {"started": "\u0663"},
         {"folder": "a\0b"},
         {"folder": "x" * 5000},
+        {"path": "x" * 5000},
         {"python": ""},
     ],
 )
