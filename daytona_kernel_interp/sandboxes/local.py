@@ -78,16 +78,15 @@ class LocalSandbox:
         try:
             sandbox.prepare()
             await asyncio.wait_for(sandbox.launch(), START_S)
-        except (OSError, ValueError, asyncio.TimeoutError) as error:
+        except BaseException as error:  # also when the caller is cancelled, nothing is left
             words = sandbox.log_tail()
             await sandbox.stop()
+            if not isinstance(error, (OSError, ValueError, asyncio.TimeoutError)):
+                raise
             raise SandboxFailed(
                 f"the local sandbox did not start with {self.python or sys.executable}: "
                 f"{str(error) or type(error).__name__}{words}"
             ) from error
-        except BaseException:  # also when the caller is cancelled, nothing is left
-            await sandbox.stop()
-            raise
         log.info("local sandbox started in %s: a child process of this one, without isolation", folder)
         return sandbox
 
@@ -157,7 +156,10 @@ class RunningLocalSandbox:
             self._work.mkdir()
         elif not self._work.is_dir():
             raise ValueError(f"its working folder {str(self._work)!r} does not exist")
-        self._lend_package()
+        # A folder from which the child imports this package, whether or not its Python has it.
+        runtime = self._folder / "runtime"
+        runtime.mkdir()
+        (runtime / _PACKAGE.name).symlink_to(_PACKAGE, target_is_directory=True)
 
     @property
     def _work(self) -> Path:
@@ -211,12 +213,6 @@ class RunningLocalSandbox:
 
     def _adopted_relay_alive(self) -> bool:
         return process_alive(self._pid, self._started)
-
-    def _lend_package(self) -> None:
-        """Create a folder from which the child imports this package, whether or not its Python has it."""
-        runtime = self._folder / "runtime"
-        runtime.mkdir()
-        (runtime / _PACKAGE.name).symlink_to(_PACKAGE, target_is_directory=True)
 
     def log_tail(self) -> str:
         """Return the end of the relay's log, for an error message."""

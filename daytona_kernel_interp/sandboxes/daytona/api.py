@@ -28,16 +28,14 @@ from ...runtime import cleanup as registry
 from ...wire.backoff import delays
 from . import labels as owner
 from . import probe_script as prepare
-from .build_log import BuildLog
 from .error_text import advice, api_url, error_sentence, url_error
-from .sdk_compat import default_headers
 from .sdk_params import create_params
-from .snapshot_image import KernelImage
+from .snapshot_image import BuildLog, KernelImage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Mapping
 
-    from daytona import AsyncDaytona, AsyncSandbox, Image
+    from daytona import AsyncDaytona, AsyncSandbox
 
     from . import DaytonaSandbox
     from .sdk_params import CreateParams
@@ -62,7 +60,7 @@ def begin_import() -> concurrent.futures.Future[None]:
 
     def load() -> None:
         try:
-            load_sdk()
+            from daytona import AsyncDaytona, DaytonaError  # noqa: F401 - takes seconds
         except BaseException as error:  # whatever an import raises belongs to the caller that waits for it
             done.set_exception(error)
         else:
@@ -75,18 +73,13 @@ def begin_import() -> concurrent.futures.Future[None]:
     return done
 
 
-def load_sdk() -> Any:
-    """Import the SDK, which takes seconds; call it in a thread."""
-    from daytona import AsyncDaytona, DaytonaError
-
-    return AsyncDaytona, DaytonaError
-
-
 class DaytonaAPI:
     """A client of the service. Use it from one event loop, and close it."""
 
     def __init__(self, client: AsyncDaytona) -> None:
-        self._client = client
+        self.client = client
+        credential = daytona_credential()
+        self._headers = {} if credential is None else credential[1]  # of blocking requests at the end of the process
 
     @classmethod
     async def connect(cls) -> DaytonaAPI:
@@ -114,7 +107,7 @@ class DaytonaAPI:
     async def aclose(self) -> None:
         """Close every connection."""
         with contextlib.suppress(Exception):  # the client is not used again, however its end goes
-            await asyncio.wait_for(self._client.close(), _REQUEST_S)  # type: ignore[no-untyped-call]
+            await asyncio.wait_for(self.client.close(), _REQUEST_S)  # type: ignore[no-untyped-call]
 
     async def create(self, description: DaytonaSandbox, labels: dict[str, str]) -> AsyncSandbox:
         """Create a sandbox, and wait until it has started.
@@ -139,13 +132,13 @@ class DaytonaAPI:
         from daytona import DaytonaError
 
         try:
-            return await self._client.create(params, timeout=0, **follow)
+            return await self.client.create(params, timeout=0, **follow)
         except DaytonaError as error:
             # Some servers or organisations may not support a limit to the whole life of a sandbox.
             if not ttl_is_default or error.status_code not in (400, 403, 422) or "ttl" not in str(error).lower():
                 raise
             params.ttl_minutes = None
-            return await self._client.create(params, timeout=0, **follow)
+            return await self.client.create(params, timeout=0, **follow)
 
     async def get(self, sandbox_id: str) -> AsyncSandbox:
         """Return a sandbox.
@@ -157,42 +150,22 @@ class DaytonaAPI:
         from daytona import DaytonaError
 
         try:
-            return await self._client.get(sandbox_id)
+            return await self.client.get(sandbox_id)
         except DaytonaError as error:
             if error.status_code == 404:
                 raise SandboxGone("the Daytona sandbox was deleted; kernel and variables are lost") from error
             raise SandboxFailed(f"the request for the Daytona sandbox failed: {error_sentence(error)}") from error
 
-    async def make_snapshot(
-        self,
-        name: str,
-        image: Image | str,
-        on_log: Callable[[str], None],
-        resources: tuple[int | None, int | None, int | None],
-        region: str | None,
-    ) -> None:
-        """Build a snapshot, and wait until it can be used; raise the SDK's own errors."""
-        from daytona import CreateSnapshotParams, Resources
-
-        cpu, memory, disk = resources
-        resources_wanted = Resources(cpu=cpu, memory=memory, disk=disk) if any(resources) else None
-        parameters = CreateSnapshotParams(name=name, image=image, resources=resources_wanted, region_id=region)
-        await self._client.snapshot.create(parameters, on_logs=on_log, timeout=0)
-
     async def snapshot_state(self, name: str) -> str:
         """Return a snapshot's state; raise the SDK's own errors."""
-        found = await self._client.snapshot.get(name)
+        found = await self.client.snapshot.get(name)
         return str(getattr(found.state, "value", found.state))
-
-    async def delete_snapshot(self, name: str) -> None:
-        """Delete a snapshot; raise the SDK's own errors."""
-        await self._client.snapshot.delete(name)
 
     async def list(self, labels: dict[str, str]) -> AsyncIterator[AsyncSandbox]:
         """Yield the sandboxes with these labels."""
         from daytona import ListSandboxesQuery
 
-        async for found in self._client.list(ListSandboxesQuery(labels=labels)):
+        async for found in self.client.list(ListSandboxesQuery(labels=labels)):
             yield found
 
     async def delete_failed_create(self, start: str, *, sure: bool, busy_s: float) -> None:
@@ -214,27 +187,16 @@ class DaytonaAPI:
                     return  # then the create was not allowed either
                 continue
             for made in found:
-                await self.delete(made.id, busy_s=busy_s)
+                await self.end(made.id, busy_s=busy_s)
             if found:
                 return
 
-    async def delete(self, sandbox_id: str, *, busy_s: float = _BUSY_S) -> None:
-        """Delete a sandbox; do nothing if it does not exist.
+    async def end(self, sandbox_id: str, *, delete: bool = True, busy_s: float = _BUSY_S) -> None:
+        """Delete a sandbox, or stop it and keep its disk. Do nothing if it does not exist.
 
         Raises:
             SandboxFailed: If Daytona does not do it in time.
         """
-        await self._end(sandbox_id, delete=True, busy_s=busy_s)
-
-    async def stop(self, sandbox_id: str) -> None:
-        """Stop a sandbox; its disk is kept.
-
-        Raises:
-            SandboxFailed: If Daytona does not do it in time.
-        """
-        await self._end(sandbox_id, delete=False, busy_s=_BUSY_S)
-
-    async def _end(self, sandbox_id: str, *, delete: bool, busy_s: float) -> None:
         from daytona import DaytonaError
 
         loop = asyncio.get_running_loop()
@@ -244,9 +206,9 @@ class DaytonaAPI:
             if registry.process_ending():
                 return await self._end_now(sandbox_id, delete=delete)
             try:
-                found = await self._client.get(sandbox_id)
+                found = await self.client.get(sandbox_id)
                 if delete:
-                    await self._client.delete(found, timeout=_REQUEST_S)
+                    await self.client.delete(found, timeout=_REQUEST_S)
                 elif state_of(found) not in ("stopped", "stopping", "archived"):
                     await found.stop(timeout=_REQUEST_S)
                 return
@@ -269,18 +231,13 @@ class DaytonaAPI:
         """
         path = f"{api_url()}/sandbox/{urllib.parse.quote(sandbox_id)}"
         request = urllib.request.Request(path if delete else f"{path}/stop", method="DELETE" if delete else "POST")
-        for name, value in self._headers().items():
+        for name, value in self._headers.items():
             request.add_unredirected_header(name, value)  # a redirect must not get the key
         deadline = time.monotonic() + _LAST_S
         while not _done(request):
             if time.monotonic() > deadline:
                 return
             await asyncio.sleep(_LAST_PAUSE_S)
-
-    def _headers(self) -> dict[str, str]:
-        """Return the headers of a blocking request: those of the client, which has had the key since its creation."""
-        known = daytona_credential()
-        return {**({} if known is None else known[1]), **default_headers(self._client)}
 
 
 def _done(request: urllib.request.Request) -> bool:

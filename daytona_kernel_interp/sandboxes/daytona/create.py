@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from ...errors import SandboxFailed
 from ...formatting import byte_size
@@ -18,14 +17,9 @@ from .probe_script import FIRST_PORT
 from .sandbox import RunningDaytonaSandbox, thread_variables
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Coroutine
-
     from daytona import AsyncSandbox
 
     from . import DaytonaSandbox
-    from .sandbox import Preview
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -74,17 +68,18 @@ async def _start(service: DaytonaAPI, description: DaytonaSandbox, mark: str, ma
     running = RunningDaytonaSandbox(description, service, sandbox, sandbox.id)
     port = description.port or FIRST_PORT
     # Each round trip counts: request what the probe will most probably require at the same time as the probe.
-    async with _run_alongside(running.preview(port)) as link:
+    expected = asyncio.ensure_future(running.preview(port))
+    try:
         request = _probe_request(description, sandbox)
-        probed = parse_probe(await run_script(sandbox, "look", description.python, request))
-        if isinstance(probed, ProbeResult):
-            place = await _install_guest(sandbox, description, probed, request)
-            relay = await running.start_relay(place)
-        else:
-            relay = probed
-        preview = await (link if relay.port == port else _instead_of(link, running.preview(relay.port)))
+        found = parse_probe(await run_script(sandbox, "look", description.python, request))
+        if isinstance(found, ProbeResult):
+            found = await running.start_relay(await _install_guest(sandbox, description, found, request))
+        preview = await (expected if found.port == port else running.preview(found.port))
+    finally:
+        expected.cancel()
+        await asyncio.gather(expected, return_exceptions=True)
     log.info("the relay in Daytona sandbox %s is serving", sandbox.id)
-    running.use_relay(relay, preview)
+    running.use_relay(found, preview)
     return running
 
 
@@ -104,11 +99,6 @@ def _probe_request(description: DaytonaSandbox, sandbox: AsyncSandbox) -> dict[s
     }
 
 
-async def _instead_of(unneeded: asyncio.Future[Preview], needed: Awaitable[Preview]) -> Preview:
-    unneeded.cancel()
-    return await needed
-
-
 async def _install_guest(
     sandbox: AsyncSandbox,
     description: DaytonaSandbox,
@@ -119,20 +109,18 @@ async def _install_guest(
     archive = guest_archive()
     port = check_python(probed, description)
     python, path = probed.python, ""
-    async with contextlib.AsyncExitStack() as stack:
-        if description.upload or (description.upload is None and not probed.installed):
-            path = f"{probed.folder}/{archive.file}"
-            if not probed.uploaded:
-                log.info("uploading the relay (%s)", byte_size(len(archive.data)), extra={"progress": True})
-                uploaded = await stack.enter_async_context(_run_alongside(_upload(sandbox, archive.data, path)))
-                stack.push_async_callback(asyncio.wait_for, uploaded, None)
-        if probed.missing:
-            log.info("installing %s in the sandbox", " and ".join(probed.missing), extra={"progress": True})
-            installed = await run_script(sandbox, "install", description.python, request)
-            try:
-                python = parse_install(installed)
-            except LookupError as error:
-                raise SandboxFailed(_install_error(probed.missing, str(error), description)) from None
+    if description.upload or (description.upload is None and not probed.installed):
+        path = f"{probed.folder}/{archive.file}"
+        if not probed.uploaded:
+            log.info("uploading the relay (%s)", byte_size(len(archive.data)), extra={"progress": True})
+            await _upload(sandbox, archive.data, path)
+    if probed.missing:
+        log.info("installing %s in the sandbox", " and ".join(probed.missing), extra={"progress": True})
+        installed = await run_script(sandbox, "install", description.python, request)
+        try:
+            python = parse_install(installed)
+        except LookupError as error:
+            raise SandboxFailed(_install_error(probed.missing, str(error), description)) from None
     folder = f"{probed.folder}/session-{secrets.token_hex(4)}"
     return SandboxPaths(python=python, path=path, folder=folder, cwd=probed.cwd, port=port)
 
@@ -168,18 +156,6 @@ async def _upload(sandbox: AsyncSandbox, data: bytes, path: str) -> None:
         raise SandboxFailed(f"the relay could not be uploaded to the Daytona sandbox: {error}") from error
 
 
-@contextlib.asynccontextmanager
-async def _run_alongside(work: Coroutine[object, object, T]) -> AsyncIterator[asyncio.Future[T]]:
-    """Run ``work`` at the same time as the block; cancel it if the block fails."""
-    task = asyncio.ensure_future(work)
-    try:
-        yield task
-    except BaseException:  # cancellation, too, must not leave the task behind
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        raise
-
-
 async def _clean_up(service: DaytonaAPI, mark: str, made: list[str], error: BaseException) -> None:
     """Delete the sandbox of a failed start, whether or not its create was answered.
 
@@ -194,7 +170,7 @@ async def _clean_up(service: DaytonaAPI, mark: str, made: list[str], error: Base
 async def _remove(service: DaytonaAPI, mark: str, made: list[str], error: BaseException) -> None:
     try:
         if made:
-            await service.delete(made[0], busy_s=_BUSY_S)
+            await service.end(made[0], busy_s=_BUSY_S)
         else:
             status = getattr(error.__cause__, "status_code", None)
             answered = status is not None and 400 <= status < 500  # then its sandbox, if any, exists by now

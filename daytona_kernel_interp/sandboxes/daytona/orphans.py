@@ -91,7 +91,7 @@ async def delete_sandboxes(sandbox_ids: Collection[str]) -> None:
     """
     service = await DaytonaAPI.connect()
     try:
-        ends = await asyncio.gather(*map(service.delete, sandbox_ids), return_exceptions=True)
+        ends = await asyncio.gather(*map(service.end, sandbox_ids), return_exceptions=True)
     finally:
         await service.aclose()
     failed = [end for end in ends if end is not None]

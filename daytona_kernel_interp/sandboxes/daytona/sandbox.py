@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -38,14 +38,6 @@ _RUNNING = ("started", "starting", "resuming")
 _GONE = ("destroyed", "destroying")
 _ENDED = ("stopped", "stopping", "archived", "archiving", "error", "build_failed")
 _DELETED = "the Daytona sandbox was deleted; kernel and variables are lost"
-
-
-@dataclass(frozen=True)
-class Preview:
-    """The public address of one port."""
-
-    url: str
-    token: str = field(repr=False)
 
 
 class RunningDaytonaSandbox:
@@ -118,8 +110,8 @@ class RunningDaytonaSandbox:
 
     # --- the relay ------------------------------------------------------------------------------------
 
-    async def preview(self, port: int) -> Preview:
-        """Return the URL and the token of a port's preview.
+    async def preview(self, port: int) -> RelayAddress:
+        """Return the address of a port's preview, without the relay's secret.
 
         Raises:
             SandboxFailed: If the request failed.
@@ -127,14 +119,17 @@ class RunningDaytonaSandbox:
         sandbox = await self._sdk_sandbox()
         try:
             link = await sandbox.get_preview_link(port, request_timeout=_REQUEST_S)
-            return Preview(str(link.url), str(link.token))
         except Exception as error:  # the SDK passes on errors of its HTTP client
             raise SandboxFailed(f"Daytona returned no preview of the sandbox: {error_sentence(error)}") from error
+        url = "ws" + str(link.url).removeprefix("http").rstrip("/")
+        name = urlsplit(url).hostname or ""
+        host = self._description.resolve(name) if self._description.resolve is not None else preview_address(name)
+        return RelayAddress(url, "", {TOKEN_HEADER: str(link.token)}, host, _REFUSED_TIMEOUT_S)
 
-    def use_relay(self, relay: ServingRelay, link: Preview) -> None:
+    def use_relay(self, relay: ServingRelay, preview: RelayAddress) -> None:
         """Use a relay that is serving."""
         self._paths, self._process = relay, relay.process
-        self._address = self._address_of(link, relay.secret)
+        self._address = replace(preview, secret=relay.secret)
 
     async def start_relay(self, place: SandboxPaths) -> ServingRelay:
         """Start a relay, which adopts the kernels that an earlier one left in its folder.
@@ -145,12 +140,6 @@ class RunningDaytonaSandbox:
         sandbox = await self._sdk_sandbox()
         facts = {"lifetime_s": self._description.resume_lifetime, "environment": thread_variables(sandbox)}
         return parse_start(await run_script(sandbox, "start", place.python, {**place.facts(), **facts}))
-
-    def _address_of(self, link: Preview, secret: str) -> RelayAddress:
-        url = "ws" + link.url.removeprefix("http").rstrip("/")
-        name = urlsplit(url).hostname or ""
-        host = self._description.resolve(name) if self._description.resolve is not None else preview_address(name)
-        return RelayAddress(url, secret, {TOKEN_HEADER: link.token}, host, _REFUSED_TIMEOUT_S)
 
     async def restart_relay(self) -> RelayAddress | None:
         """Determine why the relay cannot be reached, and repair it.
@@ -168,15 +157,15 @@ class RunningDaytonaSandbox:
         sandbox = await self._sdk_sandbox()
         await self._ensure_sandbox_runs(sandbox)
         assert self._paths is not None
-        link = await self.preview(self._paths.port)
-        address = self._address_of(link, self.address.secret)
+        preview = await self.preview(self._paths.port)
+        address = replace(preview, secret=self.address.secret)
         found = await self._check_processes(sandbox, self._paths)
         # The token changes at every start of the sandbox.
         if address.headers != self.address.headers and found.get("kernels") is False:
             raise SandboxGone("the Daytona sandbox was restarted: kernel and variables are lost")
         if found.get("relay") is False:
             log.info("starting the relay in Daytona sandbox %s again", self.id)
-            self.use_relay(await self.start_relay(self._paths), link)
+            self.use_relay(await self.start_relay(self._paths), preview)
             return self.address
         if address == self.address:
             return None
@@ -252,7 +241,7 @@ class RunningDaytonaSandbox:
     async def _end(self) -> None:
         try:
             service = self._api = self._api or await DaytonaAPI.connect()
-            await (service.stop if self._description.keep else service.delete)(self.id)
+            await service.end(self.id, delete=not self._description.keep)
         except SandboxFailed as error:
             minutes = self._description.effective_auto_stop_interval
             log.warning("%s; without a host it stops by itself after %d minutes", error, minutes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...errors import SandboxFailed
 
@@ -50,14 +50,9 @@ def create_params(description: DaytonaSandbox, labels: Mapping[str, str], image:
         )
     if image is None:
         return CreateSandboxFromSnapshotParams.model_validate({"snapshot": description.snapshot_name, **options})
-    resources = description.resources
+    resources: Any = description.resources
     if isinstance(resources, Mapping):
-        resources = Resources(
-            cpu=resources.get("cpu"),
-            memory=resources.get("memory"),
-            disk=resources.get("disk"),
-            gpu=resources.get("gpu"),
-        )
+        resources = Resources(**resources)
     return CreateSandboxFromImageParams.model_validate({"image": image, "resources": resources, **options})
 
 

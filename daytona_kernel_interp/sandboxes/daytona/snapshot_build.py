@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from ...errors import SandboxFailed
 from .api import DaytonaAPI
-from .build_log import BuildLog
 from .error_text import error_sentence
+from .snapshot_image import BuildLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,14 +42,18 @@ async def build_snapshot(
         SandboxFailed: If the build failed; the error has the end of the log, and no snapshot is left.
     """
     service = await DaytonaAPI.connect()
+    from daytona import CreateSnapshotParams, Resources
+
     build, absent = BuildLog(on_line), False
     try:
         if (state := await _state_of(service, name)) not in (_ABSENT, _UNKNOWN):
             return _already_exists(name, state)
         absent = state == _ABSENT
         started_at = time.monotonic()
+        resources = Resources(cpu=cpu, memory=memory, disk=disk) if cpu or memory or disk else None
         with image.for_sdk() as made:
-            await service.make_snapshot(name, made, build, (cpu, memory, disk), region)
+            params = CreateSnapshotParams(name=name, image=made, resources=resources, region_id=region)
+            await service.client.snapshot.create(params, on_logs=build, timeout=0)
         log.info("snapshot %s was built in %.0f s", name, time.monotonic() - started_at)
         return True
     except asyncio.CancelledError:
@@ -92,4 +96,4 @@ def _already_exists(name: str, state: str) -> bool:
 
 async def _delete_snapshot(service: DaytonaAPI, name: str) -> None:
     with contextlib.suppress(Exception):  # the error of the build is raised, not one of this
-        await asyncio.wait_for(service.delete_snapshot(name), _REQUEST_S)
+        await asyncio.wait_for(service.client.snapshot.delete(name), _REQUEST_S)

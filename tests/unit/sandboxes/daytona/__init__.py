@@ -9,5 +9,4 @@ covers: probe_script: tests/integration/test_daytona_traps.py, tests/integration
 covers: sandbox: tests/integration/test_daytona.py, tests/integration/test_daytona_life.py
 covers: sdk_params: tests/unit/sandboxes/daytona/test_daytona_sandbox.py
 covers: snapshot_build: tests/integration/test_image.py
-covers: snapshot_image: tests/integration/test_image_recipe.py
 """
