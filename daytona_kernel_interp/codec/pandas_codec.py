@@ -28,7 +28,7 @@ import pandas as pd
 
 from .libraries import UnsupportedValue
 from .numpy_codec import TEXT_BYTES
-from .pandas_compat import strings_from_arrow, text_dtype
+from .pandas_compat import text_dtype
 from .time_zones import zone_of, zone_text
 
 if TYPE_CHECKING:
@@ -209,52 +209,30 @@ def _texts(values: Any, dtype: Any) -> list[Any]:
     """Return strings as offsets into UTF-8, the layout of pyarrow."""
     missing = "NA" if dtype.na_value is pd.NA else "nan"
     there = np.asarray(values.notna())
-    offsets, data = _arrow_texts(values) if dtype.storage == "pyarrow" else _joined_texts(values)
-    return ["string", dtype.storage, missing, offsets, data, None if there.all() else there]
-
-
-def _arrow_texts(values: Any) -> tuple[Any, Any]:
-    import pyarrow
-
-    array = pyarrow.array(values)
-    if isinstance(array, pyarrow.ChunkedArray):
-        array = array.combine_chunks()
-    array = array.cast(pyarrow.large_string())
-    if not len(array):
-        return np.zeros(1, np.int64), np.zeros(0, np.uint8)
-    _, offsets, data = array.buffers()
-    places = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
-    used = np.frombuffer(data, np.uint8)[places[0] : places[-1]] if data is not None else np.zeros(0, np.uint8)
-    return places - places[0], used
-
-
-def _joined_texts(values: Any) -> tuple[Any, Any]:
     items = values.to_numpy(dtype=object, na_value="").tolist()
     text = "".join(items)
     data = text.encode("utf-8", "surrogatepass")
     sizes = map(len, items if len(data) == len(text) else (item.encode("utf-8", "surrogatepass") for item in items))
     offsets = np.zeros(len(items) + 1, np.int64)
     np.cumsum(np.fromiter(sizes, np.int64, len(items)), out=offsets[1:])
-    return offsets, np.frombuffer(data, np.uint8)
+    return ["string", dtype.storage, missing, offsets, np.frombuffer(data, np.uint8), None if there.all() else there]
 
 
 def _build_texts(storage: Any, missing: Any, offsets: Any, data: Any, there: Any) -> Any:
     _check_texts(offsets, data, there)
     if missing not in ("NA", "nan") or storage not in ("python", "pyarrow"):
         raise ValueError("not a dtype of texts")
+    items = _to_objects(offsets, data, there)
     try:
-        dtype = text_dtype(storage, missing)
-        if storage == "pyarrow" and dtype is not object:
-            return strings_from_arrow(dtype, _to_arrow(offsets, data, there))
+        return pd.array(items, dtype=text_dtype(storage, missing))
     except (ImportError, ValueError):  # pyarrow is not installed, or refuses lone surrogates
-        dtype = text_dtype("python", missing)
-    return pd.array(_to_objects(offsets, data, there), dtype=dtype)
+        return pd.array(items, dtype=text_dtype("python", missing))
 
 
 def _claim_texts(tree: Any, claim: Callable[[int], None]) -> None:
-    """Claim the memory of string columns that are built as objects; pyarrow's need no more than their buffers."""
+    """Claim the memory of string columns, which are built as objects."""
     match tree:
-        case ["string", "python", _, np.ndarray() as offsets, np.ndarray() as data, _]:
+        case ["string", _, _, np.ndarray() as offsets, np.ndarray() as data, _]:
             claim(TEXT_BYTES * offsets.size + data.size)
         case [*parts]:
             for part in parts:
@@ -268,16 +246,6 @@ def _check_texts(offsets: Any, data: Any, there: Any) -> None:
     rising = offsets.size and offsets[0] == 0 and offsets[-1] == data.size and (np.diff(offsets) >= 0).all()
     if not rising or (there is not None and there.size != offsets.size - 1):
         raise ValueError("the offsets of texts are wrong")
-
-
-def _to_arrow(offsets: Any, data: Any, there: Any) -> Any:
-    import pyarrow
-
-    valid = None if there is None else pyarrow.py_buffer(np.packbits(there, bitorder="little"))
-    buffers = [valid, pyarrow.py_buffer(offsets), pyarrow.py_buffer(data)]
-    array = pyarrow.Array.from_buffers(pyarrow.large_string(), offsets.size - 1, buffers)
-    array.validate(full=True)
-    return array
 
 
 def _to_objects(offsets: Any, data: Any, there: Any) -> Any:

@@ -15,18 +15,17 @@ case. A dtype is [name, parameter, ...]; a parameter that is a dtype has the sam
 from __future__ import annotations
 
 import math
-import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
 from .libraries import UnsupportedValue
+from .time_zones import ZONE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_ZONE = re.compile(r"[A-Za-z0-9_+-]{1,32}(/[A-Za-z0-9_+-]{1,32}){0,3}")
 _UNITS = ("ms", "us", "ns")
 _NUMBERS = ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64", "Float32", "Float64", "Boolean")
 _TEXTS = ("String", "Categorical", "Enum")
@@ -199,7 +198,7 @@ def _dtype(form: Any, depth: int) -> Any:
     match form:
         case [str(name)] if name in _BARE:
             return getattr(pl, name)()
-        case ["Datetime", str(unit), zone] if unit in _UNITS and _is_zone(zone):
+        case ["Datetime", str(unit), None | str() as zone] if unit in _UNITS and (zone is None or ZONE.fullmatch(zone)):
             return pl.Datetime(unit, zone)  # type: ignore[arg-type]
         case ["Duration", str(unit)] if unit in _UNITS:
             return pl.Duration(unit)  # type: ignore[arg-type]
@@ -214,7 +213,3 @@ def _dtype(form: Any, depth: int) -> Any:
         case ["Struct", [*fields]]:
             return pl.Struct({str(name): _dtype(inner, depth + 1) for name, inner in fields})
     raise ValueError("not a dtype")
-
-
-def _is_zone(zone: Any) -> bool:
-    return zone is None or (isinstance(zone, str) and _ZONE.fullmatch(zone) is not None)

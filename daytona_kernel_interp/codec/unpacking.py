@@ -35,20 +35,3 @@ def check_hashes(keys: Collection[Any]) -> None:
     """
     if len(keys) > _MAX_SAME_HASH and max(Counter(map(hash, keys)).values()) > _MAX_SAME_HASH:
         raise RemoteProtocolError("keys of one value have the same hash")
-
-
-class MemoryBudget:
-    """The memory that one value takes in addition to its buffers and its text."""
-
-    def __init__(self) -> None:
-        self._charged = 0
-
-    def charge(self, size: int) -> None:
-        """Count ``size`` bytes before they are allocated.
-
-        Raises:
-            RemoteProtocolError: If the total exceeds the limit.
-        """
-        self._charged += size
-        if self._charged > MAX_UNPACKED_BYTES:
-            raise RemoteProtocolError(f"a value would unpack to more than {MAX_UNPACKED_BYTES} bytes")

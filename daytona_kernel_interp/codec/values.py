@@ -376,7 +376,7 @@ class _Decoder:
     def __init__(self, buffers: Sequence[Buffer]) -> None:
         self._buffers = buffers
         self._used: set[int] = set()
-        self._budget = unpacking.MemoryBudget()
+        self._claimed = 0  # memory in addition to the buffers and the text
         self.exact = True
 
     def decode(self, tree: Any, depth: int) -> Any:
@@ -407,13 +407,19 @@ class _Decoder:
         if container is None and type(tag) is str and "." in tag:
             inner, pieces = value
             buffers = [self._piece(piece) for piece in pieces]
-            return libraries.put_together(tag, self.decode(inner, depth + 1), buffers, self._budget.charge)
+            return libraries.put_together(tag, self.decode(inner, depth + 1), buffers, self._claim)
         if container is None:
             raise RemoteProtocolError(f"values have no tag {str(tag)[:40]!r}")
         items = [self.decode(item, depth + 1) for item in value]
         if container is not tuple:
             unpacking.check_hashes(items)
         return container(items)
+
+    def _claim(self, size: int) -> None:
+        """Count ``size`` bytes before they are allocated."""
+        self._claimed += size
+        if self._claimed > unpacking.MAX_UNPACKED_BYTES:
+            raise RemoteProtocolError(f"a value would unpack to more than {unpacking.MAX_UNPACKED_BYTES} bytes")
 
     def _large(self, tag: str, index: Any) -> str | bytes:
         data = self._buffer(index)

@@ -106,11 +106,8 @@ class Carrier:
         """Queue bytes that the local end has read."""
         if self.ended:
             return
-        if len(data) <= MAX_PAYLOAD_BYTES:
-            self.stream.write(data)
-        else:
-            for start in range(0, len(data), MAX_PAYLOAD_BYTES):
-                self.stream.write(data[start : start + MAX_PAYLOAD_BYTES])
+        for start in range(0, len(data), MAX_PAYLOAD_BYTES):
+            self.stream.write(data[start : start + MAX_PAYLOAD_BYTES])
         if not self.stream.window_open and not self._paused and self._local is not None:
             self._paused = True
             self._local.pause()
