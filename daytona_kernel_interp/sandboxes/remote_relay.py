@@ -58,6 +58,10 @@ class RunningRelaySandbox:
     """A relay that was started elsewhere. It outlives its hosts, so a session ends its kernel itself."""
 
     def __init__(self, description: RelaySandbox) -> None:
+        parts = urlsplit(description.url)
+        url = f"{_SCHEMES[parts.scheme]}://{parts.netloc}"
+        self.address = RelayAddress(url, description.token, description.headers)
+        self.resume_lifetime_s = description.resume_lifetime
         self._description = description
 
     @classmethod
@@ -70,18 +74,6 @@ class RunningRelaySandbox:
         return cls(
             RelaySandbox(record["url"], record["token"], dict(record["headers"]), float(record["resume_lifetime"]))
         )
-
-    @property
-    def address(self) -> RelayAddress:
-        """The address of the relay."""
-        parts = urlsplit(self._description.url)
-        url = f"{_SCHEMES[parts.scheme]}://{parts.netloc}"
-        return RelayAddress(url, self._description.token, self._description.headers)
-
-    @property
-    def resume_lifetime_s(self) -> float:
-        """Seconds for which a lost link is dialed."""
-        return self._description.resume_lifetime
 
     def record(self) -> dict[str, Any] | None:
         """Return what :meth:`adopt` needs."""

@@ -85,16 +85,12 @@ class SocketEnd(asyncio.Protocol):
         if self._transport is None:
             if not self._lost:
                 self._early_data += data
-        elif self._handshake is None:
-            self._transport.write(data)
-        else:
-            try:
-                data = self._handshake.send(data)
-            except RemoteProtocolError as error:
-                if self._feed is not None:
-                    self._feed.local_failed(error)
-                return
-            self._transport.write(data)
+            return
+        try:
+            self._transport.write(data if self._handshake is None else self._handshake.send(data))
+        except RemoteProtocolError as error:
+            if self._feed is not None:
+                self._feed.local_failed(error)
 
     @property
     def pending(self) -> int:

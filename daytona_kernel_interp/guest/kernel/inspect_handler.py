@@ -21,7 +21,7 @@ import zmq
 
 from ...codec import values
 from ...wire.inspect_messages import CODE_CHARS, MAX_CALLS, NAMED_CHARS, REPR_S
-from .inspector import copy_namespace, describe_safely, is_large, line_of_thread, shown_tools, summarize, task_names
+from .inspector import copy_namespace, describe, is_large, line_of_thread, shown_tools, summarize, task_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,7 +82,7 @@ class InspectHandler:
         if type(name) is not str or name not in namespace:
             return {**answer, "missing": True}, []
         value = namespace[name]
-        row = describe_safely(name, value, NAMED_CHARS)
+        row = describe(name, value, NAMED_CHARS)
         answer["variables"] = [row]
         if with_value:
             try:

@@ -38,13 +38,16 @@ class RedrawBuffer:
             self._begun = text[-1] != "\n" if text else self._begun
             return text
         out: list[str] = []
-        line, *rest = text.split("\n")
-        self._apply_line(line, out)
-        for line in rest:
-            self._settle(out)
-            out.append("\n")
-            self._begun = False
-            self._apply_line(line, out)
+        for number, line in enumerate(text.split("\n")):
+            if number:
+                self._settle(out)
+                out.append("\n")
+                self._begun = False
+            first, *states = line.split("\r")
+            self._add(first, out)
+            for state in states:
+                self.pending = self._again = True
+                self._add(state, out)
         return "".join(out)
 
     def finish(self) -> str:
@@ -62,13 +65,6 @@ class RedrawBuffer:
         shown = "".join(["\r"] * self._begun + self._state)
         self._begun = True
         return shown
-
-    def _apply_line(self, line: str, out: list[str]) -> None:
-        first, *states = line.split("\r")
-        self._add(first, out)
-        for state in states:
-            self.pending = self._again = True
-            self._add(state, out)
 
     def _add(self, text: str, out: list[str]) -> None:
         if not text:
@@ -114,11 +110,10 @@ class LongLineLimiter:
             return text
         out: list[str] = []
         for start in range(0, len(text), 1 << 20):  # in pieces: of 1 GB there is no second copy
-            line, *rest = text[start : start + (1 << 20)].split("\n")
-            self._add(line, out)
-            for line in rest:
-                out.append(self.finish() + "\n")
-                self._size = 0
+            for number, line in enumerate(text[start : start + (1 << 20)].split("\n")):
+                if number:
+                    out.append(self.finish() + "\n")
+                    self._size = 0
                 self._add(line, out)
         return "".join(out)
 

@@ -48,9 +48,10 @@ class RunningDaytonaSandbox:
     ) -> None:
         self.id = sandbox_id
         self._description, self._api, self._sandbox = description, service, sandbox
-        self._paths: SandboxPaths | None = None
+        self._paths: SandboxPaths
         self._process = ""  # of the relay: process id and start time from /proc; empty: unknown
-        self._address: RelayAddress | None = None
+        self.address: RelayAddress  # as this process reaches it
+        self.resume_lifetime_s = description.resume_lifetime
         self._owned = sandbox is not None  # whether its labels name this process
         self._last_checked_at = float("-inf")
         self._preview_silent = False  # its state is started, but nothing in it answers
@@ -71,30 +72,18 @@ class RunningDaytonaSandbox:
         sandbox._paths = SandboxPaths.model_validate(record["place"])
         if not record["launched"]["session"]:  # earlier versions ran it in a toolbox session
             sandbox._process = str(record["launched"]["command"])
-        sandbox._address = RelayAddress(
+        sandbox.address = RelayAddress(
             str(record["url"]), str(record["secret"]), dict(record["headers"]), record["host"], _REFUSED_TIMEOUT_S
         )
         return sandbox
-
-    @property
-    def address(self) -> RelayAddress:
-        """The address of its relay, as this process reaches it."""
-        assert self._address is not None
-        return self._address
 
     @property
     def region(self) -> str:
         """The region in which it runs; an empty text if that is unknown."""
         return "" if self._sandbox is None else str(self._sandbox.target)
 
-    @property
-    def resume_lifetime_s(self) -> float:
-        """Seconds for which the relay waits for a host."""
-        return self._description.resume_lifetime
-
     def record(self) -> dict[str, Any] | None:
         """Return what :meth:`adopt` needs in addition to the key in the environment."""
-        assert self._paths is not None
         return {
             "kind": "daytona",
             "id": self.id,
@@ -129,7 +118,7 @@ class RunningDaytonaSandbox:
     def use_relay(self, relay: ServingRelay, preview: RelayAddress) -> None:
         """Use a relay that is serving."""
         self._paths, self._process = relay, relay.process
-        self._address = replace(preview, secret=relay.secret)
+        self.address = replace(preview, secret=relay.secret)
 
     async def start_relay(self, place: SandboxPaths) -> ServingRelay:
         """Start a relay, which adopts the kernels that an earlier one left in its folder.
@@ -156,7 +145,6 @@ class RunningDaytonaSandbox:
         self._last_checked_at = now
         sandbox = await self._sdk_sandbox()
         await self._ensure_sandbox_runs(sandbox)
-        assert self._paths is not None
         preview = await self.preview(self._paths.port)
         address = replace(preview, secret=self.address.secret)
         found = await self._check_processes(sandbox, self._paths)
@@ -169,7 +157,7 @@ class RunningDaytonaSandbox:
             return self.address
         if address == self.address:
             return None
-        self._address = address
+        self.address = address
         return address
 
     async def _ensure_sandbox_runs(self, sandbox: AsyncSandbox) -> None:
