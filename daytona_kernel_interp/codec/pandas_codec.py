@@ -12,7 +12,7 @@ kind       tree
 ========= ==================================================================================
 
 An index is ["range", name, start, stop, step], ["multi", names, [index, ...], [codes, ...]] or ["plain", name, column,
-freq]. A column is a list too, see ``_COLUMNS``; its arrays are numpy's. ["ipc", ...] is the next column of the Arrow
+freq]. A column is a list too, see ``_column``; its arrays are numpy's. ["ipc", ...] is the next column of the Arrow
 IPC stream, which is the only buffer in that case: see :mod:`.pandas_arrow`.
 """
 
@@ -177,32 +177,58 @@ def _streamed(*buffers: Any) -> list[Any]:
 def _column(values: Any) -> list[Any]:
     """Return the encoded values of a series or an index."""
     dtype = values.dtype
-    if isinstance(dtype, np.dtype):
-        return ["numpy", values.to_numpy()]
-    for kind, (take, _) in _COLUMNS.items():
-        if isinstance(dtype, kind):
-            return take(values, dtype)
-    if str(dtype) in _MASKED:
-        data = values.to_numpy(dtype=dtype.numpy_dtype, na_value=0)
-        return ["masked", str(dtype), data, np.asarray(values.isna())]
-    raise UnsupportedValue(f"pandas dtype {dtype} cannot be sent: convert the column with astype(object)")
+    match dtype:
+        case np.dtype():
+            return ["numpy", values.to_numpy()]
+        case pd.StringDtype():
+            return _texts(values, dtype)
+        case pd.CategoricalDtype():
+            codes = (values if isinstance(values, pd.Index) else values.cat).codes
+            return ["category", np.asarray(codes), _index(dtype.categories), dtype.ordered]
+        case pd.DatetimeTZDtype():
+            bare = (values if isinstance(values, pd.Index) else values.dt).tz_convert(None)
+            return ["zoned", zone_text(dtype.tz), bare.to_numpy()]
+        case pd.PeriodDtype():
+            periods = pd.PeriodIndex(values)
+            return ["period", periods.freqstr, periods.asi8]
+        case pd.IntervalDtype():
+            intervals = pd.IntervalIndex(values)
+            return ["interval", _column(intervals.left), _column(intervals.right), dtype.closed]
+        case pd.ArrowDtype():
+            import pyarrow
+
+            return ["arrow", pyarrow.array(values)]
+        case pd.SparseDtype():
+            raise UnsupportedValue("a sparse pandas column cannot be sent: make it dense with .sparse.to_dense()")
+    if str(dtype) not in _MASKED:
+        raise UnsupportedValue(f"pandas dtype {dtype} cannot be sent: convert the column with astype(object)")
+    data = values.to_numpy(dtype=dtype.numpy_dtype, na_value=0)
+    return ["masked", str(dtype), data, np.asarray(values.isna())]
 
 
 def _build_column(tree: Any, streamed: list[Any] | None = None) -> Any:
-    name, *parts = tree
-    if name == "ipc":
-        from .pandas_arrow import build_column
+    match tree:
+        case ["ipc", *parts]:
+            from .pandas_arrow import build_column
 
-        return build_column(parts, (streamed or []).pop())
-    if name == "numpy":
-        (array,) = parts
-        if not isinstance(array, np.ndarray) or array.ndim != 1:
-            raise ValueError("not a column")
-        return array
-    if name == "masked":
-        dtype, data, mask = parts
-        return _MASKED[dtype](data, mask)
-    return _BUILDERS[name](*parts)
+            return build_column(parts, (streamed or []).pop())
+        case ["numpy", np.ndarray(ndim=1) as array]:
+            return array
+        case ["masked", dtype, data, mask]:
+            return _MASKED[dtype](data, mask)
+        case ["string", "python" | "pyarrow" as storage, "NA" | "nan" as missing, offsets, data, there]:
+            return _build_texts(storage, missing, offsets, data, there)
+        case ["category", codes, categories, ordered]:
+            return pd.Categorical.from_codes(codes, _build_index(categories), ordered=bool(ordered))
+        case ["zoned", zone, moments]:
+            return pd.DatetimeIndex(moments, copy=False).tz_localize("UTC").tz_convert(zone_of(zone)).array
+        case ["period", str(freq), ordinals] if _FREQUENCY.fullmatch(freq):
+            return pd.PeriodIndex.from_ordinals(ordinals, freq=freq).array
+        case ["interval", left, right, closed]:
+            return pd.arrays.IntervalArray.from_arrays(_build_column(left), _build_column(right), closed=closed)
+        case ["arrow", array]:
+            return pd.arrays.ArrowExtensionArray(array)
+    raise ValueError("not a column")
 
 
 def _texts(values: Any, dtype: Any) -> list[Any]:
@@ -218,10 +244,8 @@ def _texts(values: Any, dtype: Any) -> list[Any]:
     return ["string", dtype.storage, missing, offsets, np.frombuffer(data, np.uint8), None if there.all() else there]
 
 
-def _build_texts(storage: Any, missing: Any, offsets: Any, data: Any, there: Any) -> Any:
+def _build_texts(storage: str, missing: str, offsets: Any, data: Any, there: Any) -> Any:
     _check_texts(offsets, data, there)
-    if missing not in ("NA", "nan") or storage not in ("python", "pyarrow"):
-        raise ValueError("not a dtype of texts")
     items = _to_objects(offsets, data, there)
     try:
         return pd.array(items, dtype=text_dtype(storage, missing))
@@ -259,80 +283,3 @@ def _to_objects(offsets: Any, data: Any, there: Any) -> Any:
     if there is not None:
         items[~there] = None
     return items
-
-
-def _categories(values: Any, dtype: Any) -> list[Any]:
-    codes = (values if isinstance(values, pd.Index) else values.cat).codes
-    return ["category", np.asarray(codes), _index(dtype.categories), dtype.ordered]
-
-
-def _build_categories(codes: Any, categories: Any, ordered: Any) -> Any:
-    return pd.Categorical.from_codes(codes, _build_index(categories), ordered=bool(ordered))
-
-
-def _zoned(values: Any, dtype: Any) -> list[Any]:
-    bare = values.tz_convert(None) if isinstance(values, pd.Index) else values.dt.tz_convert(None)
-    return ["zoned", zone_text(dtype.tz), bare.to_numpy()]
-
-
-def _build_zoned(zone: Any, moments: Any) -> Any:
-    return pd.DatetimeIndex(moments, copy=False).tz_localize("UTC").tz_convert(zone_of(zone)).array
-
-
-def _period(values: Any, dtype: Any) -> list[Any]:
-    index = pd.PeriodIndex(values)
-    return ["period", index.freqstr, index.asi8]
-
-
-def _build_period(freq: Any, ordinals: Any) -> Any:
-    if not isinstance(freq, str) or _FREQUENCY.fullmatch(freq) is None:
-        raise ValueError("not a frequency")
-    return pd.PeriodIndex.from_ordinals(ordinals, freq=freq).array
-
-
-def _interval(values: Any, dtype: Any) -> list[Any]:
-    index = pd.IntervalIndex(values)
-    return ["interval", _column(index.left), _column(index.right), dtype.closed]
-
-
-def _build_interval(left: Any, right: Any, closed: Any) -> Any:
-    return pd.arrays.IntervalArray.from_arrays(_build_column(left), _build_column(right), closed=closed)
-
-
-def _arrow(values: Any, dtype: Any) -> list[Any]:
-    import pyarrow
-
-    array = pyarrow.array(values)
-    return ["arrow", array]
-
-
-def _build_arrow(array: Any) -> Any:
-    import pyarrow
-
-    if not isinstance(array, (pyarrow.Array, pyarrow.ChunkedArray)):
-        raise ValueError("not an Arrow column")
-    return pd.arrays.ArrowExtensionArray(array)
-
-
-def _sparse(values: Any, dtype: Any) -> list[Any]:
-    raise UnsupportedValue("a sparse pandas column cannot be sent: make it dense with .sparse.to_dense()")
-
-
-# By dtype: the function that encodes a column, and the name in its tree.
-_COLUMNS: dict[type, tuple[Callable[[Any, Any], list[Any]], str]] = {
-    pd.StringDtype: (_texts, "string"),
-    pd.CategoricalDtype: (_categories, "category"),
-    pd.DatetimeTZDtype: (_zoned, "zoned"),
-    pd.PeriodDtype: (_period, "period"),
-    pd.IntervalDtype: (_interval, "interval"),
-    pd.ArrowDtype: (_arrow, "arrow"),
-    pd.SparseDtype: (_sparse, "sparse"),
-}
-_BUILDERS: dict[str, Callable[..., Any]] = {
-    "string": _build_texts,
-    "category": _build_categories,
-    "zoned": _build_zoned,
-    "period": _build_period,
-    "interval": _build_interval,
-    "arrow": _build_arrow,
-}

@@ -32,6 +32,7 @@ _TEXTS = ("String", "Categorical", "Enum")
 _MOMENTS = {"Date": np.int32, "Datetime": np.int64, "Duration": np.int64, "Time": np.int64}
 _BARE = (*_NUMBERS, "String", "Categorical", "Date", "Time", "Binary", "Null", "Int128")
 _AS_ARROW = (*_NUMBERS, *_MOMENTS, "String", "Binary", "Decimal")
+_PARAMETERS = {"Datetime": ("time_unit", "time_zone"), "Duration": ("time_unit",), "Decimal": ("precision", "scale")}
 _MAX_DEPTH = 32
 _SLOT_BYTES = 24  # per value of a column; of a str, without its characters
 
@@ -115,33 +116,31 @@ def _column(series: Any) -> list[Any]:
 
 
 def _build_column(name: Any, tree: Any, streamed: list[Any], claim: Callable[[int], None]) -> Any:
-    form, kind, *parts = tree
+    form, *parts = tree
     dtype = _dtype(form, 0)
     if not isinstance(name, str):
         raise ValueError("not a name")
-    if kind == "ipc" and not parts:
-        series = pl.Series(name, pl.from_arrow(streamed.pop()))
-        if series.dtype != dtype:
-            raise ValueError("a column has another dtype than its values")
-        return series
-    values, *rest = parts
-    if kind == "items" and not rest:
-        claim(_SLOT_BYTES * sum(map(_slots(form)[1], values)))
-        return pl.Series(name, values, dtype=dtype, strict=True)
-    (mask,) = rest
-    if kind != "array" or not isinstance(values, np.ndarray) or values.ndim != 1:
-        raise ValueError("not a column")
-    if form[0] in _TEXTS:
-        return pl.Series(name, values.tolist(), dtype=pl.String, strict=True).cast(dtype)
-    if values.dtype != _MOMENTS.get(form[0], form[0].lower().replace("boolean", "bool")):
-        raise ValueError("a column has another dtype than its values")
-    series = pl.Series(name, values)
-    if mask is not None:
-        if not isinstance(mask, np.ndarray) or mask.dtype != bool or mask.shape != values.shape:
-            raise ValueError("not a mask")
-        there = pl.Series(mask)
-        series = pl.select(pl.when(there).then(series).alias(name)).to_series()
-    return series.cast(dtype)
+    match parts:
+        case ["ipc"]:
+            series = pl.Series(name, pl.from_arrow(streamed.pop()))
+            if series.dtype != dtype:
+                raise ValueError("a column has another dtype than its values")
+            return series
+        case ["items", values]:
+            claim(_SLOT_BYTES * sum(map(_slots(form)[1], values)))
+            return pl.Series(name, values, dtype=dtype, strict=True)
+        case ["array", np.ndarray(ndim=1) as array, _] if form[0] in _TEXTS:
+            return pl.Series(name, array.tolist(), dtype=pl.String, strict=True).cast(dtype)
+        case ["array", np.ndarray(ndim=1) as array, mask]:
+            if array.dtype != _MOMENTS.get(form[0], form[0].lower().replace("boolean", "bool")):
+                raise ValueError("a column has another dtype than its values")
+            series = pl.Series(name, array)
+            if mask is not None:
+                if not isinstance(mask, np.ndarray) or mask.dtype != bool or mask.shape != array.shape:
+                    raise ValueError("not a mask")
+                series = pl.select(pl.when(pl.Series(mask)).then(series).alias(name)).to_series()
+            return series.cast(dtype)
+    raise ValueError("not a column")
 
 
 def _slots(form: Any) -> tuple[int, Callable[[Any], int]]:
@@ -173,12 +172,8 @@ def _slots(form: Any) -> tuple[int, Callable[[Any], int]]:
 
 def _dtype_form(dtype: Any) -> list[Any]:
     name = str(dtype.base_type())
-    if name == "Datetime":
-        return [name, dtype.time_unit, dtype.time_zone]
-    if name == "Duration":
-        return [name, dtype.time_unit]
-    if name == "Decimal":
-        return [name, dtype.precision, dtype.scale]
+    if name in _PARAMETERS:
+        return [name, *(getattr(dtype, parameter) for parameter in _PARAMETERS[name])]
     if name == "Enum":
         return [name, dtype.categories.to_list()]
     if name == "List":

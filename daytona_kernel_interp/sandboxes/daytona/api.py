@@ -275,45 +275,10 @@ def create_params(description: DaytonaSandbox, labels: Mapping[str, str], image:
     Raises:
         SandboxFailed: If the installed SDK is too old for one of the options.
     """
-    from daytona import CreateSandboxFromImageParams, CreateSandboxFromSnapshotParams, Resources, VolumeMount
-
-    if description.params is not None:
-        return _completed(description, labels)
-    volumes = description.volumes
-    if isinstance(volumes, Mapping):
-        volumes = [VolumeMount(volume_id=name, mount_path=path) for name, path in volumes.items()]
-    options: dict[str, object] = {
-        "env_vars": dict(description.env_vars) or None,
-        "labels": {**description.labels, **labels},
-        "public": False,
-        "auto_stop_interval": description.effective_auto_stop_interval,
-        "auto_delete_interval": None if description.keep else 0,
-        "ttl_minutes": description.effective_ttl_minutes or None,
-        "target": description.target,
-        "volumes": list(volumes) or None,
-        "network_block_all": description.network_block_all or None,
-        "network_allow_list": description.network_allow_list,
-        "domain_allow_list": description.domain_allow_list,
-    }
-    options = {name: value for name, value in options.items() if value is not None}
-    # The SDK's models drop a name that they do not know without an error.
-    if unknown := options.keys() - CreateSandboxFromSnapshotParams.model_fields.keys():
-        raise SandboxFailed(
-            f"this version of Daytona's SDK has no option {', '.join(sorted(unknown))}: "
-            "install a newer one with pip install --upgrade daytona"
-        )
-    if image is None:
-        return CreateSandboxFromSnapshotParams.model_validate({"snapshot": description.snapshot_name, **options})
-    resources: Any = description.resources
-    if isinstance(resources, Mapping):
-        resources = Resources(**resources)
-    return CreateSandboxFromImageParams.model_validate({"image": image, "resources": resources, **options})
-
-
-def _completed(description: DaytonaSandbox, labels: Mapping[str, str]) -> CreateParams:
-    """Return a copy of the description's ``params`` with its open options set."""
-    assert description.params is not None
-    params = description.params.model_copy(deep=True)
+    if description.params is None:
+        params = _params_of_options(description, image)
+    else:
+        params = description.params.model_copy(deep=True)
     params.labels = {**(params.labels or {}), **labels}
     params.auto_stop_interval = description.effective_auto_stop_interval
     if params.auto_delete_interval is None and not description.keep:
@@ -325,6 +290,37 @@ def _completed(description: DaytonaSandbox, labels: Mapping[str, str]) -> Create
     if hasattr(params, "snapshot"):
         params.snapshot = description.snapshot_name
     return params
+
+
+def _params_of_options(description: DaytonaSandbox, image: Image | str | None) -> CreateParams:
+    from daytona import CreateSandboxFromImageParams, CreateSandboxFromSnapshotParams, Resources, VolumeMount
+
+    volumes = description.volumes
+    if isinstance(volumes, Mapping):
+        volumes = [VolumeMount(volume_id=name, mount_path=path) for name, path in volumes.items()]
+    options: dict[str, Any] = {
+        "env_vars": dict(description.env_vars),
+        "labels": dict(description.labels),
+        "ttl_minutes": description.ttl_minutes,
+        "target": description.target,
+        "volumes": list(volumes),
+        "network_block_all": description.network_block_all,
+        "network_allow_list": description.network_allow_list,
+        "domain_allow_list": description.domain_allow_list,
+    }
+    options = {name: value for name, value in options.items() if value}
+    # The SDK's models drop a name that they do not know without an error.
+    if unknown := options.keys() - CreateSandboxFromSnapshotParams.model_fields.keys():
+        raise SandboxFailed(
+            f"this version of Daytona's SDK has no option {', '.join(sorted(unknown))}: "
+            "install a newer one with pip install --upgrade daytona"
+        )
+    if image is None:
+        return CreateSandboxFromSnapshotParams(**options)
+    resources: Any = description.resources
+    if isinstance(resources, Mapping):
+        resources = Resources(**resources)
+    return CreateSandboxFromImageParams(image=image, resources=resources, **options)
 
 
 async def run_script(
