@@ -302,7 +302,6 @@ def test_an_old_python_is_told() -> None:
         version=(3, 8),
         missing=(),
         installed=False,
-        uploaded=False,
         folder="/f",
         cwd="/",
         port=4290,

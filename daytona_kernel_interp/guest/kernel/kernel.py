@@ -323,16 +323,14 @@ class Kernel(HookedKernel):
         self, parent: Mapping[str, Mapping[str, str]], metadata: dict[str, object], reply_content: dict[str, object]
     ) -> dict[str, object]:
         """Add the facts for the host: whether the code compiled, the cached inputs, a small value."""
-        facts: dict[str, object] = {"compiled": not self._failed_to_compile, "kept": self._cached_keys()}
+        kept = [*self._input_cache.keys, *([HAS_ARROW] if has_arrow() else [])]
+        facts: dict[str, object] = {"compiled": not self._failed_to_compile, "kept": kept}
         if self._input_evicted:
             facts["forgotten"] = True
         if self._value is not None:
             facts["value"] = self._value
         self._journal.cell_ended(parent["header"]["msg_id"], reply_content, {PREAMBLE_KEY: facts})
         return {**super().finish_metadata(parent, metadata, reply_content), PREAMBLE_KEY: facts}
-
-    def _cached_keys(self) -> list[str]:
-        return [*self._input_cache.keys, *([HAS_ARROW] if has_arrow() else [])]
 
     # --- control: replies and interrupts -------------------------------------------------------------
 

@@ -69,11 +69,19 @@ async def _start(service: DaytonaAPI, description: DaytonaSandbox, mark: str, ma
     port = description.port or FIRST_PORT
     # Each round trip counts: request what the probe will most probably require at the same time as the probe.
     expected = asyncio.ensure_future(running.preview(port))
+    request = {
+        "runtime": guest_archive().digest,
+        "wanted": REQUIREMENTS,
+        "port": description.port,
+        "upload": bool(description.upload),
+        "take_waiting": description.python is None and not description.upload,
+        "lifetime_s": description.resume_lifetime,
+        "environment": thread_variables(sandbox),
+    }
     try:
-        request = _probe_request(description, sandbox)
         found = parse_probe(await run_script(sandbox, "look", description.python, request))
         if isinstance(found, ProbeResult):
-            found = await running.start_relay(await _install_guest(sandbox, description, found, request))
+            found = await running.start_relay(await _install_guest(sandbox, description, found))
         preview = await (expected if found.port == port else running.preview(found.port))
     finally:
         expected.cancel()
@@ -83,44 +91,21 @@ async def _start(service: DaytonaAPI, description: DaytonaSandbox, mark: str, ma
     return running
 
 
-def _probe_request(description: DaytonaSandbox, sandbox: AsyncSandbox) -> dict[str, object]:
-    """Return the probe's request."""
-    archive = guest_archive()
-    return {
-        "runtime": archive.digest,
-        "runtime_file": archive.file,
-        "runtime_sha256": archive.sha256,
-        "wanted": REQUIREMENTS,
-        "port": description.port,
-        "upload": bool(description.upload),
-        "take_waiting": description.python is None and not description.upload,
-        "lifetime_s": description.resume_lifetime,
-        "environment": thread_variables(sandbox),
-    }
-
-
-async def _install_guest(
-    sandbox: AsyncSandbox,
-    description: DaytonaSandbox,
-    probed: ProbeResult,
-    request: dict[str, object],
-) -> SandboxPaths:
+async def _install_guest(sandbox: AsyncSandbox, description: DaytonaSandbox, probed: ProbeResult) -> SandboxPaths:
     """Upload and install what the sandbox lacks, and return the paths."""
     archive = guest_archive()
     port = check_python(probed, description)
     python, path = probed.python, ""
     if description.upload or (description.upload is None and not probed.installed):
-        path = f"{probed.folder}/{archive.file}"
-        if not probed.uploaded:
-            log.info("uploading the relay (%s)", byte_size(len(archive.data)), extra={"progress": True})
-            await _upload(sandbox, archive.data, path)
+        path = f"{probed.folder}/runtime-{archive.digest}.zip"
+        log.info("uploading the relay (%s)", byte_size(len(archive.data)), extra={"progress": True})
+        await _upload(sandbox, archive.data, path)
     if probed.missing:
         log.info("installing %s in the sandbox", " and ".join(probed.missing), extra={"progress": True})
-        installed = await run_script(sandbox, "install", description.python, request)
-        try:
-            python = parse_install(installed)
-        except LookupError as error:
-            raise SandboxFailed(_install_error(probed.missing, str(error), description)) from None
+        installed = await run_script(sandbox, "install", description.python, {"wanted": REQUIREMENTS})
+        if "error" in installed:
+            raise SandboxFailed(_install_error(probed.missing, str(installed["error"]), description))
+        python = parse_install(installed)
     folder = f"{probed.folder}/session-{secrets.token_hex(4)}"
     return SandboxPaths(python=python, path=path, folder=folder, cwd=probed.cwd, port=port)
 

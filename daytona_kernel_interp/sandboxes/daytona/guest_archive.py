@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
 import zipfile
 from dataclasses import dataclass, field
@@ -26,16 +25,6 @@ class GuestArchive:
 
     digest: str
     data: bytes = field(repr=False)
-
-    @property
-    def file(self) -> str:
-        """The file's name in a sandbox."""
-        return f"runtime-{self.digest}.zip"
-
-    @property
-    def sha256(self) -> str:
-        """The file's own hash."""
-        return hashlib.sha256(self.data).hexdigest()
 
 
 @functools.cache

@@ -30,7 +30,6 @@ class ProbeResult(BaseModel):
     version: Annotated[tuple[_Number, ...], Field(strict=False)]
     missing: Annotated[tuple[_Package, ...], Field(strict=False)]  # requirements of the relay
     installed: bool  # the host's version of the package
-    uploaded: bool  # or the guest archive
     folder: _Text  # for this package's files
     cwd: _Text
     port: _Port | None  # None: taken
@@ -76,14 +75,11 @@ def parse_probe(answer: Mapping[str, object]) -> ProbeResult | ServingRelay:
 
 
 def parse_install(answer: Mapping[str, object]) -> str:
-    """Return the Python that has all requirements now.
+    """Return the Python that has all requirements after an installation.
 
     Raises:
         SandboxFailed: If the answer is invalid.
-        LookupError: If the installation failed; the message is its output.
     """
-    if "error" in answer:
-        raise LookupError(str(answer["error"]))
     return _parse(_Installed, answer).python
 
 

@@ -62,22 +62,18 @@ def probe(request):
     if relay is not None:
         return {"relay": relay}
     folder = _folder()
-    runtime = folder / str(request["runtime_file"])
     found = {
         "relay": None,
         "python": sys.executable,
         "version": list(sys.version_info[:2]),
         "missing": [name for name, oldest in _requirements(request) if not _is_installed(name, oldest)],
         "installed": _package_matches(str(request["runtime"])),
-        "uploaded": runtime.is_file() and hashlib.sha256(runtime.read_bytes()).hexdigest() == request["runtime_sha256"],
         "folder": str(folder),
         "cwd": os.getcwd(),
         "port": port,
     }  # type: dict[str, object]
-    complete = not found["missing"] and (found["installed"] or found["uploaded"])
-    if port is not None and complete and not request["upload"]:
-        path = "" if found["installed"] else str(runtime)
-        paths = {"path": path, "folder": f"{folder}/session-{os.urandom(4).hex()}", "cwd": os.getcwd(), "port": port}
+    if port is not None and found["installed"] and not found["missing"] and not request["upload"]:
+        paths = {"path": "", "folder": f"{folder}/session-{os.urandom(4).hex()}", "cwd": os.getcwd(), "port": port}
         found.update(start(dict(request, **paths)))
     return found
 
