@@ -29,7 +29,7 @@ from ...runtime import cleanup as registry
 from ...wire.backoff import delays
 from . import labels as owner
 from . import probe_script as prepare
-from .error_text import advice, api_url, error_sentence, url_error
+from .error_text import advice, api_url, error_sentence, sdk_errors, url_error
 from .snapshot_image import BuildLog, KernelImage
 
 if TYPE_CHECKING:
@@ -339,11 +339,9 @@ async def run_script(
         f'{enter}for python in {candidates}; do if command -v "$python" >/dev/null 2>&1; then '
         f'exec "$python" -c {shlex.quote(_PREPARE)} {request}; fi; done; echo no python here; exit 127'
     )
-    try:
+    with sdk_errors("the Daytona sandbox is not usable"):
         # Not the image's shell: zsh would read some of this differently.
         done = await sandbox.process.exec(f"sh -c {shlex.quote(script)} </dev/null", timeout=int(timeout_s))
-    except Exception as error:  # the SDK passes on errors of its HTTP client
-        raise SandboxFailed(f"the Daytona sandbox is not usable: {error_sentence(error)}") from error
     for line in reversed(done.result.splitlines()):
         if line.startswith(prepare.MARK):
             with contextlib.suppress(ValueError, RecursionError):

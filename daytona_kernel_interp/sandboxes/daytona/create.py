@@ -11,6 +11,7 @@ from ...errors import SandboxFailed
 from ...formatting import byte_size
 from . import labels as owner
 from .api import DaytonaAPI, run_script
+from .error_text import sdk_errors
 from .guest_archive import REQUIREMENTS, guest_archive
 from .probe import ProbeResult, SandboxPaths, parse_install, parse_probe
 from .probe_script import FIRST_PORT
@@ -99,7 +100,8 @@ async def _install_guest(sandbox: AsyncSandbox, description: DaytonaSandbox, pro
     if description.upload or (description.upload is None and not probed.installed):
         path = f"{probed.folder}/runtime-{archive.digest}.zip"
         log.info("uploading the relay (%s)", byte_size(len(archive.data)), extra={"progress": True})
-        await _upload(sandbox, archive.data, path)
+        with sdk_errors("the relay could not be uploaded to the Daytona sandbox"):
+            await sandbox.fs.upload_file(archive.data, path)
     if probed.missing:
         log.info("installing %s in the sandbox", " and ".join(probed.missing), extra={"progress": True})
         installed = await run_script(sandbox, "install", description.python, {"wanted": REQUIREMENTS})
@@ -130,15 +132,6 @@ def _install_error(missing: tuple[str, ...], reason: str, description: DaytonaSa
         f"{' and '.join(missing)} could not be installed in the Daytona sandbox{why}: "
         f"choose an image or snapshot that has them. Output: {reason}"
     )
-
-
-async def _upload(sandbox: AsyncSandbox, data: bytes, path: str) -> None:
-    from daytona import DaytonaError
-
-    try:
-        await sandbox.fs.upload_file(data, path)
-    except DaytonaError as error:
-        raise SandboxFailed(f"the relay could not be uploaded to the Daytona sandbox: {error}") from error
 
 
 async def _clean_up(service: DaytonaAPI, mark: str, made: list[str], error: BaseException) -> None:

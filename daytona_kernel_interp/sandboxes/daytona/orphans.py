@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ...errors import SandboxFailed
 from . import labels as owner
 from .api import DaytonaAPI, state_of
-from .error_text import api_url, error_sentence
+from .error_text import api_url, sdk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -59,13 +59,11 @@ async def find_sandboxes(in_use: Collection[str] = ()) -> list[ManagedSandbox]:
     """
     found = []
     async with contextlib.aclosing(await DaytonaAPI.connect()) as service:
-        try:
-            now = await asyncio.to_thread(_now)
+        now = await asyncio.to_thread(_now)
+        with sdk_errors("the list of Daytona sandboxes cannot be read"):
             async for sandbox in service.list({owner.PACKAGE_LABEL: "1"}):
                 if (sandbox.labels or {}).get(owner.PACKAGE_LABEL) == "1":  # in case the service ignores the query
                     found.append(_managed(sandbox, now, sandbox.id in in_use))
-        except Exception as error:  # the SDK passes on errors of its HTTP client and of its models
-            raise SandboxFailed(f"the list of Daytona sandboxes cannot be read: {error_sentence(error)}") from error
     return found
 
 

@@ -15,7 +15,7 @@ from ...runtime import cleanup as registry
 from ..base import RelayAddress
 from . import labels as owner
 from .api import DaytonaAPI, run_script, state_of
-from .error_text import error_sentence
+from .error_text import error_sentence, sdk_errors
 from .probe import SandboxPaths, ServingRelay, parse_start
 
 if TYPE_CHECKING:
@@ -106,10 +106,8 @@ class RunningDaytonaSandbox:
             SandboxFailed: If the request failed.
         """
         sandbox = await self._sdk_sandbox()
-        try:
+        with sdk_errors("Daytona returned no preview of the sandbox"):
             link = await sandbox.get_preview_link(port, request_timeout=_REQUEST_S)
-        except Exception as error:  # the SDK passes on errors of its HTTP client
-            raise SandboxFailed(f"Daytona returned no preview of the sandbox: {error_sentence(error)}") from error
         url = "ws" + str(link.url).removeprefix("http").rstrip("/")
         name = urlsplit(url).hostname or ""
         host = self._description.resolve(name) if self._description.resolve is not None else preview_address(name)
@@ -170,12 +168,8 @@ class RunningDaytonaSandbox:
         state = state_of(sandbox)
         if state in ("paused", "pausing"):
             log.info("resuming Daytona sandbox %s", self.id)
-            try:
+            with sdk_errors(f"the Daytona sandbox is {state} and was not resumed"):
                 await sandbox.start(timeout=_RESUME_S)
-            except Exception as error:  # the SDK passes on errors of its HTTP client
-                raise SandboxFailed(
-                    f"the Daytona sandbox is {state} and was not resumed: {error_sentence(error)}"
-                ) from error
         elif state in _GONE:
             raise self._gone_error(_DELETED, sandbox)
         elif state in _ENDED:

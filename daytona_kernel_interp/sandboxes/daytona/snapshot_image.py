@@ -86,7 +86,7 @@ class KernelImage:
                 raise ValueError(f"packages must be requirements such as 'torch>=2', not {requirement!r}")
         check_flag("data", self.data)
 
-    def recipe(self) -> tuple[str, dict[str, bytes]]:
+    def _recipe(self) -> tuple[str, dict[str, bytes]]:
         """Return the text of the recipe's Dockerfile, and the files that it copies, by name."""
         folder = recipe_folder()
         text = (folder / "Dockerfile").read_text(encoding="utf-8")
@@ -99,7 +99,7 @@ class KernelImage:
 
     def dockerfile(self) -> str:
         """Return the text of the Dockerfile, which needs no other file."""
-        text, files = self.recipe()
+        text, files = self._recipe()
         lines = []
         for line in text.splitlines():
             if line.startswith("COPY "):
@@ -172,7 +172,7 @@ def _without_prose(source: str) -> str:
 def write_context(folder: Path, image: KernelImage) -> None:
     """Write the files that ``docker build`` needs into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    text, files = image.recipe()
+    text, files = image._recipe()
     for name, data in {"Dockerfile": text.encode(), **files}.items():
         (folder / name).write_bytes(data)
 
