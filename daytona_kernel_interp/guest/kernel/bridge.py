@@ -156,10 +156,7 @@ class Bridge:
     ) -> int:
         if os.getpid() != self._pid:
             raise RuntimeError(f"{name}() can be called from the cell and its threads, not from a child process")
-        try:
-            buffers = self._dumps([list(args), kwargs], snapshot=True)
-        except (values.UnsupportedValue, values.ValueTooLarge) as error:
-            raise TypeError(f"{name}() cannot send this argument to the host: {error}") from None
+        buffers = self._dumps([list(args), kwargs], f"{name}() cannot send this argument to the host", snapshot=True)
         call_id = next(self._ids)
         self._calls[call_id] = (name, time.monotonic(), complete)
         self._send({"op": "call", "id": call_id, "name": name, **({"arrow": True} if has_arrow() else {})}, buffers)
@@ -178,13 +175,8 @@ class Bridge:
     def _submit_sender(self, *, json_only: bool) -> Callable[[dict[str, object]], None]:
         def send(fields: dict[str, object]) -> None:
             answer = values.json_form(fields) if json_only else fields
-            try:
-                buffers = self._dumps(answer)
-            except (values.UnsupportedValue, values.ValueTooLarge) as error:
-                raise TypeError(
-                    f"SUBMIT() cannot send this answer: {error}. Convert it to plain Python first"
-                ) from None
-            self._send({"op": "submit"}, buffers)
+            advice = ". Convert it to plain Python first"
+            self._send({"op": "submit"}, self._dumps(answer, "SUBMIT() cannot send this answer", advice))
 
         return send
 
@@ -195,7 +187,7 @@ class Bridge:
         of a small cell.
         """
         try:
-            buffers = self._dumps(value)
+            buffers = self._dumps(value, "")
             if len(buffers) == 1 and len(buffers[0]) <= SMALL_VALUE_BYTES:
                 return bytes(buffers[0]).decode("utf-8")
         except Exception:  # code of the value, such as its __iter__, may raise anything
@@ -214,14 +206,16 @@ class Bridge:
         if isinstance(requested, str) and requested not in namespace:
             raise NameError(f"name {requested!r} is not defined")
         answer = namespace[requested] if isinstance(requested, str) else handle_request(requested)
-        try:
-            buffers = self._dumps(answer, snapshot=True)
-        except (values.UnsupportedValue, values.ValueTooLarge) as error:
-            raise TypeError(f"variable {requested!r} cannot be sent to the host: {error}") from None
-        self._send({"op": "wanted"}, buffers)
+        failure = f"variable {requested!r} cannot be sent to the host"
+        self._send({"op": "wanted"}, self._dumps(answer, failure, snapshot=True))
 
-    def _dumps(self, value: object, *, snapshot: bool = False) -> list[values.Buffer]:
-        return values.dumps(value, max_bytes=self._max_value_bytes, snapshot=snapshot, arrow=self._host_has_arrow)
+    def _dumps(self, value: object, failure: str, advice: str = "", *, snapshot: bool = False) -> list[values.Buffer]:
+        """Return the encoded value; if there is none, raise TypeError with ``failure``, the reason and ``advice``."""
+        limit, arrow = self._max_value_bytes, self._host_has_arrow
+        try:
+            return values.dumps(value, max_bytes=self._max_value_bytes, snapshot=snapshot, arrow=self._host_has_arrow)
+        except (values.UnsupportedValue, values.ValueTooLarge) as error:
+            raise TypeError(f"{failure}: {error}{advice}") from None
 
     def _send(self, data: Mapping[str, object], buffers: Sequence[values.Buffer]) -> None:
         for stream in self._streams:  # first, so that printed text arrives before this message
