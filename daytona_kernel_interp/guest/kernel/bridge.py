@@ -211,7 +211,6 @@ class Bridge:
 
     def _dumps(self, value: object, failure: str, advice: str = "", *, snapshot: bool = False) -> list[values.Buffer]:
         """Return the encoded value; if there is none, raise TypeError with ``failure``, the reason and ``advice``."""
-        limit, arrow = self._max_value_bytes, self._host_has_arrow
         try:
             return values.dumps(value, max_bytes=self._max_value_bytes, snapshot=snapshot, arrow=self._host_has_arrow)
         except (values.UnsupportedValue, values.ValueTooLarge) as error:
