@@ -195,17 +195,23 @@ def install(request):
     # type: (dict[str, object]) -> dict[str, object]
     """Install the requirements into a virtual environment that also has the packages of the sandbox's Python."""
     environment = _folder() / "environment"
-    python = environment / "bin" / "python"
+    python = str(environment / "bin" / "python")
     requirements = [f"{name}>={'.'.join(map(str, oldest))}" for name, oldest in _requirements(request)]
-    make, fill = _tools(environment, python)
-    if make is None:
+    # Without pip: on Debian, ensurepip is in a package of its own.
+    make = [sys.executable, "-m", "venv", "--without-pip", "--system-site-packages", str(environment)]
+    uv = shutil.which("uv")
+    if uv is not None:
+        fill = [uv, "pip", "install", "--quiet", "--python", python]
+    elif importlib.util.find_spec("pip") is not None:
+        fill = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--disable-pip-version-check"]
+        fill += ["--retries", "1"]
+    else:
         return {"error": "it has neither pip nor uv"}
-    if not python.exists():
-        done = _run(make)
-        if done is not None:
-            return {"error": done}
-    done = _run([*fill, *requirements])
-    return {"python": str(python)} if done is None else {"error": done}
+    for command in (make, [*fill, *requirements]):
+        failure = _run(command)
+        if failure is not None:
+            return {"error": failure}
+    return {"python": python}
 
 
 def check(request):
@@ -225,21 +231,6 @@ def check(request):
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return {"relay": not pid or _is_alive(int(pid), started), "kernels": kernels}
-
-
-def _tools(environment, python):
-    # type: (pathlib.Path, pathlib.Path) -> tuple[list[str] | None, list[str]]
-    """Return the commands that create an environment and install into it; None for the first if no tool exists."""
-    uv = shutil.which("uv")
-    if uv is not None:
-        make = [uv, "venv", "--quiet", "--system-site-packages", "--python", sys.executable, str(environment)]
-        return make, [uv, "pip", "install", "--quiet", "--python", str(python)]
-    if importlib.util.find_spec("pip") is None:
-        return None, []
-    # Without pip: on Debian, ensurepip is in a package of its own.
-    make = [sys.executable, "-m", "venv", "--without-pip", "--system-site-packages", str(environment)]
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check"]
-    return make, [*pip, "--retries", "1"]
 
 
 def _run(command):
