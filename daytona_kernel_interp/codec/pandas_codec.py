@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .libraries import UnsupportedValue
+from .libraries import UnsupportedValue, arrow_columns, arrow_stream
 from .numpy_codec import TEXT_BYTES
 from .pandas_compat import text_dtype
 from .time_zones import zone_of, zone_text
@@ -64,7 +64,7 @@ def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[
         names = _build_index(columns)
         if len(names) != len(data):
             raise ValueError("a frame has another number of columns than of names")
-        streamed = _streamed(*buffers)
+        streamed = arrow_columns(buffers)
         arrays = {place: _as_series(_build_column(column, streamed)) for place, column in enumerate(data)}
         frame = _frame_of(arrays, _build_index(index))
         frame.columns = names
@@ -72,7 +72,7 @@ def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[
         return frame
     if kind == "series":
         name, index, column = tree
-        return _as_series(_build_column(column, _streamed(*buffers)), index=_build_index(index), name=name)
+        return _as_series(_build_column(column, arrow_columns(buffers)), index=_build_index(index), name=name)
     if kind == "index":
         return _build_index(tree)
     if kind == "scalar":
@@ -156,22 +156,11 @@ def _columns(series: list[Any], arrow: bool) -> tuple[list[list[Any]], list[Any]
     if not arrow:
         return [_column(one) for one in series], []
     from .pandas_arrow import take_column
-    from .pyarrow_codec import stream_of
 
     taken = [take_column(one) for one in series]
     columns = [_column(one) if parts is None else ["ipc", *parts[0]] for one, parts in zip(series, taken, strict=True)]
     streamed = [parts[1] for parts in taken if parts is not None]
-    return columns, [stream_of(streamed)] if streamed else []
-
-
-def _streamed(*buffers: Any) -> list[Any]:
-    """Return the columns of the stream in reverse order, or an empty list without a stream."""
-    if not buffers:
-        return []
-    from .pyarrow_codec import columns_of
-
-    (stream,) = buffers
-    return columns_of(stream)[::-1]
+    return columns, arrow_stream(streamed)
 
 
 def _column(values: Any) -> list[Any]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from .libraries import UnsupportedValue
+from .libraries import UnsupportedValue, arrow_columns, arrow_stream
 from .time_zones import ZONE
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def take_apart(value: Any, arrow: bool) -> tuple[str, Any, list[Any]] | None:
 def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[int], None]) -> Any:
     """Return the decoded frame or series."""
     try:
-        streamed = _streamed(*buffers)
+        streamed = arrow_columns(buffers, plain=True)
         if kind == "series":
             name, column = tree
             return _build_column(name, column, streamed, claim)
@@ -77,11 +77,7 @@ def _columns(series: list[Any], arrow: bool) -> tuple[list[list[Any]], list[Any]
             columns.append([_dtype_form(one.dtype), "ipc"])
         else:
             columns.append(_column(one))
-    if not streamed:
-        return columns, []
-    from .pyarrow_codec import stream_of
-
-    return columns, [stream_of(streamed)]
+    return columns, arrow_stream(streamed)
 
 
 def _goes_as_arrow(dtype: Any) -> bool:
@@ -90,15 +86,6 @@ def _goes_as_arrow(dtype: Any) -> bool:
     if name == "Struct":
         return all(_goes_as_arrow(field.dtype) for field in dtype.fields)
     return name in _AS_ARROW or (name in ("List", "Array") and _goes_as_arrow(dtype.inner))
-
-
-def _streamed(*buffers: Any) -> list[Any]:
-    if not buffers:
-        return []
-    from .pyarrow_codec import columns_of
-
-    (stream,) = buffers
-    return columns_of(stream, plain=True)[::-1]
 
 
 def _column(series: Any) -> list[Any]:

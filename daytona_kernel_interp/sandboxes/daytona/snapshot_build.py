@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import time
 from typing import TYPE_CHECKING
 
 from ...errors import SandboxFailed
@@ -17,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .snapshot_image import KernelImage
-
-log = logging.getLogger(__name__)
 
 _REQUEST_S = 15.0
 _ABSENT, _UNKNOWN = "absent", "unknown"
@@ -47,7 +43,7 @@ async def build_snapshot(
             return _already_exists(name, state)
         from daytona import CreateSnapshotParams, Resources
 
-        build, started_at = BuildLog(on_line), time.monotonic()
+        build = BuildLog(on_line)
         resources = Resources(cpu=cpu, memory=memory, disk=disk) if cpu or memory or disk else None
         try:
             with image.for_sdk() as made:
@@ -72,7 +68,6 @@ async def build_snapshot(
             raise SandboxFailed(
                 f"Daytona did not build the snapshot {name}: {error_sentence(error)}{advice}"
             ) from error
-        log.info("snapshot %s was built in %.0f s", name, time.monotonic() - started_at)
         return True
 
 
