@@ -77,14 +77,7 @@ class RunningRelaySandbox:
 
     def record(self) -> dict[str, Any] | None:
         """Return what :meth:`adopt` needs."""
-        wanted = self._description
-        return {
-            "kind": "relay",
-            "url": wanted.url,
-            "token": wanted.token,
-            "headers": dict(wanted.headers),
-            "resume_lifetime": wanted.resume_lifetime,
-        }
+        return {"kind": "relay", **vars(self._description), "headers": dict(self._description.headers)}
 
     async def restart_relay(self) -> RelayAddress | None:
         """Return None: this process cannot start the relay."""
