@@ -222,7 +222,8 @@ class DaytonaAPI:
             except DaytonaError as error:
                 if error.status_code in (404, 410):
                     return
-                final = error.status_code in (400, 401, 403) and not _busy(error)
+                busy = "state change in progress" in str(error).lower()  # seen with 409, and with 400
+                final = error.status_code in (400, 401, 403) and not busy
                 if final or loop.time() > deadline:
                     what = "deleted" if delete else "stopped"
                     raise SandboxFailed(
@@ -262,11 +263,6 @@ def _done(request: urllib.request.Request) -> bool:
 def state_of(sandbox: AsyncSandbox) -> str:
     """Return a sandbox's last known state."""
     return "unknown" if sandbox.state is None else str(getattr(sandbox.state, "value", sandbox.state))
-
-
-def _busy(error: Exception) -> bool:
-    # Users have seen 409, and 400 with this text.
-    return "state change in progress" in str(error).lower()
 
 
 def create_params(description: DaytonaSandbox, labels: Mapping[str, str], image: Image | str | None) -> CreateParams:
