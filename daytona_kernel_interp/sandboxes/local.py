@@ -162,7 +162,9 @@ class RunningLocalSandbox:
                 env=_environment(self._description.env, self._folder / "runtime"),
                 start_new_session=True,  # Ctrl-C in a terminal must reach the host only, which then interrupts the cell
             )
-        self.pid, self._started = self._process.pid, process_start_mark(self._process.pid)
+        self.pid = self._process.pid
+        with contextlib.suppress(ProcessLookupError):  # it has ended already
+            self._started = process_start_mark(self.pid)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         secret = secrets.token_urlsafe(32)
