@@ -255,7 +255,8 @@ class _Encoder:
             raise UnsupportedValue(f"Unsupported value type in a set or as a key: {type(value).__name__}")
         self.add_size(2)
         if _TAG not in value and all(type(key) is str for key in value):
-            return {self._key(key): self.encode(item, depth + 1) for key, item in value.items()}
+            self.add_size(sum(map(len, value)))
+            return {key: self.encode(item, depth + 1) for key, item in value.items()}
         pairs = [[self._hashable(key, depth), self.encode(item, depth + 1)] for key, item in value.items()]
         return _tagged("dict", pairs)
 
@@ -269,10 +270,6 @@ class _Encoder:
             return self.encode(value, depth + 1)
         finally:
             self._hashed -= 1
-
-    def _key(self, key: str) -> str:
-        self.add_size(len(key))
-        return key
 
     def _piece(self, data: bytes | memoryview) -> Any:
         if len(data) < LARGE_BYTES:
@@ -290,7 +287,8 @@ class _Encoder:
             return _tagged("tuple", [self.encode(item, depth + 1) for item in fields.values()])
         if self._hashed:
             raise UnsupportedValue(f"Unsupported value type in a set or as a key: {name}")
-        pairs = [[self._key(key), self.encode(item, depth + 1)] for key, item in fields.items()]
+        self.add_size(sum(map(len, fields.keys())))
+        pairs = [[key, self.encode(item, depth + 1)] for key, item in fields.items()]
         return _tagged("record", [name, pairs, positional])
 
 
