@@ -35,13 +35,7 @@ from .snapshot_image import BuildLog, KernelImage
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from daytona import (
-        AsyncDaytona,
-        AsyncSandbox,
-        CreateSandboxFromImageParams,
-        CreateSandboxFromSnapshotParams,
-        Image,
-    )
+    from daytona import AsyncDaytona, AsyncSandbox, CreateSandboxFromImageParams, CreateSandboxFromSnapshotParams, Image
 
     from . import DaytonaSandbox
 
