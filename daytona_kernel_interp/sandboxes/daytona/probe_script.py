@@ -28,7 +28,8 @@ ENTRYPOINTS = (ENTRYPOINT, "daytona_kernel_interp.guest.entrypoint")  # the seco
 FIRST_PORT = 4290  # the relay's port, if it is free
 _INSTALL_S = 280  # HTTP connections have been cut after 300 s
 _MAX_OUTPUT_CHARS = 1500
-_RELAY_S = 20.0  # limit of the start of a relay
+_RELAY_S = 20.0  # limit of the wait for the image's relay
+_START_S = 60.0  # limit of the start of another one
 _APPEARS_S = 0.5  # from the sandbox's start until the relay is among its processes
 
 
@@ -148,7 +149,7 @@ def start(request):
         assert process.stdout is not None
         with contextlib.suppress(OSError), process.stdin:
             process.stdin.write(json.dumps(given).encode() + b"\n")
-        if select.select([process.stdout], [], [], _RELAY_S)[0] and process.stdout.readline():
+        if select.select([process.stdout], [], [], _START_S)[0] and process.stdout.readline():
             facts = {"python": sys.executable, "pid": process.pid, "started": _started(process.pid)}
             return {"relay": dict(paths, secret=secret, **facts)}
         process.kill()
