@@ -16,8 +16,6 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from daytona_kernel_interp.sandboxes.daytona.api import load_sdk
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -126,7 +124,9 @@ def _serve(control: socket.socket) -> str | None:
 def _import() -> None:
     for name in ("demo.script", "interpreter.interpreter", "sandboxes.daytona.create"):
         importlib.import_module(f"daytona_kernel_interp.{name}")
-    load_sdk()
+    sdk = importlib.import_module("daytona")
+    assert sdk.AsyncDaytona  # loads it
+    assert sdk.DaytonaError
     gc.freeze()
 
 

@@ -106,5 +106,15 @@ def put_together(tag: str, tree: Any, buffers: Sequence[Any], claim: Callable[[i
         ) from None
 
 
+def arrow_stream(columns: list[Any]) -> list[Any]:
+    """Return a frame's buffers: the Arrow IPC stream of its ``columns``, or none without columns."""
+    return [_module("pyarrow").stream_of(columns)] if columns else []
+
+
+def arrow_columns(buffers: Sequence[Any], **options: bool) -> list[Any]:
+    """Return the columns in a frame's buffers, in reverse order."""
+    return _module("pyarrow").columns_of(*buffers, **options)[::-1] if buffers else []
+
+
 def _module(library: str) -> Any:
     return importlib.import_module(MODULES[library], __package__)

@@ -216,8 +216,11 @@ def _dtype(form: Any, depth: int = 0) -> np.dtype[Any]:
     if depth > _MAX_FIELD_DEPTH:
         raise ValueError("fields nest too deeply")
     if isinstance(form, (list, tuple)):
-        fields = [(str(name), _dtype(inner, depth + 1), _shape(shape)) for name, inner, shape in form]
-        dtype = np.lib.format.descr_to_dtype([_field_descr(*field) for field in fields])
+        described = np.lib.format.dtype_to_descr
+        fields: list[Any] = [
+            (str(name), described(_dtype(inner, depth + 1)), _shape(shape)) for name, inner, shape in form
+        ]
+        dtype = np.lib.format.descr_to_dtype(fields)
         if dtype.itemsize == 0:  # an array of it has any length without memory, until a conversion allocates it
             raise ValueError("not a dtype")
         return dtype
@@ -227,11 +230,6 @@ def _dtype(form: Any, depth: int = 0) -> np.dtype[Any]:
     if dtype.itemsize == 0 or not _is_portable(dtype):
         raise ValueError("not a dtype")
     return dtype
-
-
-def _field_descr(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
-    descr = np.lib.format.dtype_to_descr(dtype)
-    return (name, descr, shape) if shape else (name, descr)
 
 
 def _is_portable(dtype: np.dtype[Any]) -> bool:

@@ -12,7 +12,7 @@ kind       tree
 ========= ==================================================================================
 
 An index is ["range", name, start, stop, step], ["multi", names, [index, ...], [codes, ...]] or ["plain", name, column,
-freq]. A column is a list too, see ``_COLUMNS``; its arrays are numpy's. ["ipc", ...] is the next column of the Arrow
+freq]. A column is a list too, see ``_column``; its arrays are numpy's. ["ipc", ...] is the next column of the Arrow
 IPC stream, which is the only buffer in that case: see :mod:`.pandas_arrow`.
 """
 
@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .libraries import UnsupportedValue
+from .libraries import UnsupportedValue, arrow_columns, arrow_stream
 from .numpy_codec import TEXT_BYTES
-from .pandas_compat import strings_from_arrow, text_dtype
+from .pandas_compat import text_dtype
 from .time_zones import zone_of, zone_text
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[
         names = _build_index(columns)
         if len(names) != len(data):
             raise ValueError("a frame has another number of columns than of names")
-        streamed = _streamed(*buffers)
+        streamed = arrow_columns(buffers)
         arrays = {place: _as_series(_build_column(column, streamed)) for place, column in enumerate(data)}
         frame = _frame_of(arrays, _build_index(index))
         frame.columns = names
@@ -72,7 +72,7 @@ def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[
         return frame
     if kind == "series":
         name, index, column = tree
-        return _as_series(_build_column(column, _streamed(*buffers)), index=_build_index(index), name=name)
+        return _as_series(_build_column(column, arrow_columns(buffers)), index=_build_index(index), name=name)
     if kind == "index":
         return _build_index(tree)
     if kind == "scalar":
@@ -156,105 +156,96 @@ def _columns(series: list[Any], arrow: bool) -> tuple[list[list[Any]], list[Any]
     if not arrow:
         return [_column(one) for one in series], []
     from .pandas_arrow import take_column
-    from .pyarrow_codec import stream_of
 
     taken = [take_column(one) for one in series]
     columns = [_column(one) if parts is None else ["ipc", *parts[0]] for one, parts in zip(series, taken, strict=True)]
     streamed = [parts[1] for parts in taken if parts is not None]
-    return columns, [stream_of(streamed)] if streamed else []
-
-
-def _streamed(*buffers: Any) -> list[Any]:
-    """Return the columns of the stream in reverse order, or an empty list without a stream."""
-    if not buffers:
-        return []
-    from .pyarrow_codec import columns_of
-
-    (stream,) = buffers
-    return columns_of(stream)[::-1]
+    return columns, arrow_stream(streamed)
 
 
 def _column(values: Any) -> list[Any]:
     """Return the encoded values of a series or an index."""
     dtype = values.dtype
-    if isinstance(dtype, np.dtype):
-        return ["numpy", values.to_numpy()]
-    for kind, (take, _) in _COLUMNS.items():
-        if isinstance(dtype, kind):
-            return take(values, dtype)
-    if str(dtype) in _MASKED:
-        data = values.to_numpy(dtype=dtype.numpy_dtype, na_value=0)
-        return ["masked", str(dtype), data, np.asarray(values.isna())]
-    raise UnsupportedValue(f"pandas dtype {dtype} cannot be sent: convert the column with astype(object)")
+    match dtype:
+        case np.dtype():
+            return ["numpy", values.to_numpy()]
+        case pd.StringDtype():
+            return _texts(values, dtype)
+        case pd.CategoricalDtype():
+            codes = (values if isinstance(values, pd.Index) else values.cat).codes
+            return ["category", np.asarray(codes), _index(dtype.categories), dtype.ordered]
+        case pd.DatetimeTZDtype():
+            bare = (values if isinstance(values, pd.Index) else values.dt).tz_convert(None)
+            return ["zoned", zone_text(dtype.tz), bare.to_numpy()]
+        case pd.PeriodDtype():
+            periods = pd.PeriodIndex(values)
+            return ["period", periods.freqstr, periods.asi8]
+        case pd.IntervalDtype():
+            intervals = pd.IntervalIndex(values)
+            return ["interval", _column(intervals.left), _column(intervals.right), dtype.closed]
+        case pd.ArrowDtype():
+            import pyarrow
+
+            return ["arrow", pyarrow.array(values)]
+        case pd.SparseDtype():
+            raise UnsupportedValue("a sparse pandas column cannot be sent: make it dense with .sparse.to_dense()")
+    if str(dtype) not in _MASKED:
+        raise UnsupportedValue(f"pandas dtype {dtype} cannot be sent: convert the column with astype(object)")
+    data = values.to_numpy(dtype=dtype.numpy_dtype, na_value=0)
+    return ["masked", str(dtype), data, np.asarray(values.isna())]
 
 
 def _build_column(tree: Any, streamed: list[Any] | None = None) -> Any:
-    name, *parts = tree
-    if name == "ipc":
-        from .pandas_arrow import build_column
+    match tree:
+        case ["ipc", *parts]:
+            from .pandas_arrow import build_column
 
-        return build_column(parts, (streamed or []).pop())
-    if name == "numpy":
-        (array,) = parts
-        if not isinstance(array, np.ndarray) or array.ndim != 1:
-            raise ValueError("not a column")
-        return array
-    if name == "masked":
-        dtype, data, mask = parts
-        return _MASKED[dtype](data, mask)
-    return _BUILDERS[name](*parts)
+            return build_column(parts, (streamed or []).pop())
+        case ["numpy", np.ndarray(ndim=1) as array]:
+            return array
+        case ["masked", dtype, data, mask]:
+            return _MASKED[dtype](data, mask)
+        case ["string", "python" | "pyarrow" as storage, "NA" | "nan" as missing, offsets, data, there]:
+            return _build_texts(storage, missing, offsets, data, there)
+        case ["category", codes, categories, ordered]:
+            return pd.Categorical.from_codes(codes, _build_index(categories), ordered=bool(ordered))
+        case ["zoned", zone, moments]:
+            return pd.DatetimeIndex(moments, copy=False).tz_localize("UTC").tz_convert(zone_of(zone)).array
+        case ["period", str(freq), ordinals] if _FREQUENCY.fullmatch(freq):
+            return pd.PeriodIndex.from_ordinals(ordinals, freq=freq).array
+        case ["interval", left, right, closed]:
+            return pd.arrays.IntervalArray.from_arrays(_build_column(left), _build_column(right), closed=closed)
+        case ["arrow", array]:
+            return pd.arrays.ArrowExtensionArray(array)
+    raise ValueError("not a column")
 
 
 def _texts(values: Any, dtype: Any) -> list[Any]:
     """Return strings as offsets into UTF-8, the layout of pyarrow."""
     missing = "NA" if dtype.na_value is pd.NA else "nan"
     there = np.asarray(values.notna())
-    offsets, data = _arrow_texts(values) if dtype.storage == "pyarrow" else _joined_texts(values)
-    return ["string", dtype.storage, missing, offsets, data, None if there.all() else there]
-
-
-def _arrow_texts(values: Any) -> tuple[Any, Any]:
-    import pyarrow
-
-    array = pyarrow.array(values)
-    if isinstance(array, pyarrow.ChunkedArray):
-        array = array.combine_chunks()
-    array = array.cast(pyarrow.large_string())
-    if not len(array):
-        return np.zeros(1, np.int64), np.zeros(0, np.uint8)
-    _, offsets, data = array.buffers()
-    places = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
-    used = np.frombuffer(data, np.uint8)[places[0] : places[-1]] if data is not None else np.zeros(0, np.uint8)
-    return places - places[0], used
-
-
-def _joined_texts(values: Any) -> tuple[Any, Any]:
     items = values.to_numpy(dtype=object, na_value="").tolist()
     text = "".join(items)
     data = text.encode("utf-8", "surrogatepass")
     sizes = map(len, items if len(data) == len(text) else (item.encode("utf-8", "surrogatepass") for item in items))
     offsets = np.zeros(len(items) + 1, np.int64)
     np.cumsum(np.fromiter(sizes, np.int64, len(items)), out=offsets[1:])
-    return offsets, np.frombuffer(data, np.uint8)
+    return ["string", dtype.storage, missing, offsets, np.frombuffer(data, np.uint8), None if there.all() else there]
 
 
-def _build_texts(storage: Any, missing: Any, offsets: Any, data: Any, there: Any) -> Any:
+def _build_texts(storage: str, missing: str, offsets: Any, data: Any, there: Any) -> Any:
     _check_texts(offsets, data, there)
-    if missing not in ("NA", "nan") or storage not in ("python", "pyarrow"):
-        raise ValueError("not a dtype of texts")
+    items = _to_objects(offsets, data, there)
     try:
-        dtype = text_dtype(storage, missing)
-        if storage == "pyarrow" and dtype is not object:
-            return strings_from_arrow(dtype, _to_arrow(offsets, data, there))
+        return pd.array(items, dtype=text_dtype(storage, missing))
     except (ImportError, ValueError):  # pyarrow is not installed, or refuses lone surrogates
-        dtype = text_dtype("python", missing)
-    return pd.array(_to_objects(offsets, data, there), dtype=dtype)
+        return pd.array(items, dtype=text_dtype("python", missing))
 
 
 def _claim_texts(tree: Any, claim: Callable[[int], None]) -> None:
-    """Claim the memory of string columns that are built as objects; pyarrow's need no more than their buffers."""
+    """Claim the memory of string columns, which are built as objects."""
     match tree:
-        case ["string", "python", _, np.ndarray() as offsets, np.ndarray() as data, _]:
+        case ["string", _, _, np.ndarray() as offsets, np.ndarray() as data, _]:
             claim(TEXT_BYTES * offsets.size + data.size)
         case [*parts]:
             for part in parts:
@@ -270,16 +261,6 @@ def _check_texts(offsets: Any, data: Any, there: Any) -> None:
         raise ValueError("the offsets of texts are wrong")
 
 
-def _to_arrow(offsets: Any, data: Any, there: Any) -> Any:
-    import pyarrow
-
-    valid = None if there is None else pyarrow.py_buffer(np.packbits(there, bitorder="little"))
-    buffers = [valid, pyarrow.py_buffer(offsets), pyarrow.py_buffer(data)]
-    array = pyarrow.Array.from_buffers(pyarrow.large_string(), offsets.size - 1, buffers)
-    array.validate(full=True)
-    return array
-
-
 def _to_objects(offsets: Any, data: Any, there: Any) -> Any:
     raw, ends = data.tobytes(), offsets.tolist()
     items: Any = np.empty(len(ends) - 1, object)
@@ -291,80 +272,3 @@ def _to_objects(offsets: Any, data: Any, there: Any) -> Any:
     if there is not None:
         items[~there] = None
     return items
-
-
-def _categories(values: Any, dtype: Any) -> list[Any]:
-    codes = (values if isinstance(values, pd.Index) else values.cat).codes
-    return ["category", np.asarray(codes), _index(dtype.categories), dtype.ordered]
-
-
-def _build_categories(codes: Any, categories: Any, ordered: Any) -> Any:
-    return pd.Categorical.from_codes(codes, _build_index(categories), ordered=bool(ordered))
-
-
-def _zoned(values: Any, dtype: Any) -> list[Any]:
-    bare = values.tz_convert(None) if isinstance(values, pd.Index) else values.dt.tz_convert(None)
-    return ["zoned", zone_text(dtype.tz), bare.to_numpy()]
-
-
-def _build_zoned(zone: Any, moments: Any) -> Any:
-    return pd.DatetimeIndex(moments, copy=False).tz_localize("UTC").tz_convert(zone_of(zone)).array
-
-
-def _period(values: Any, dtype: Any) -> list[Any]:
-    index = pd.PeriodIndex(values)
-    return ["period", index.freqstr, index.asi8]
-
-
-def _build_period(freq: Any, ordinals: Any) -> Any:
-    if not isinstance(freq, str) or _FREQUENCY.fullmatch(freq) is None:
-        raise ValueError("not a frequency")
-    return pd.PeriodIndex.from_ordinals(ordinals, freq=freq).array
-
-
-def _interval(values: Any, dtype: Any) -> list[Any]:
-    index = pd.IntervalIndex(values)
-    return ["interval", _column(index.left), _column(index.right), dtype.closed]
-
-
-def _build_interval(left: Any, right: Any, closed: Any) -> Any:
-    return pd.arrays.IntervalArray.from_arrays(_build_column(left), _build_column(right), closed=closed)
-
-
-def _arrow(values: Any, dtype: Any) -> list[Any]:
-    import pyarrow
-
-    array = pyarrow.array(values)
-    return ["arrow", array]
-
-
-def _build_arrow(array: Any) -> Any:
-    import pyarrow
-
-    if not isinstance(array, (pyarrow.Array, pyarrow.ChunkedArray)):
-        raise ValueError("not an Arrow column")
-    return pd.arrays.ArrowExtensionArray(array)
-
-
-def _sparse(values: Any, dtype: Any) -> list[Any]:
-    raise UnsupportedValue("a sparse pandas column cannot be sent: make it dense with .sparse.to_dense()")
-
-
-# By dtype: the function that encodes a column, and the name in its tree.
-_COLUMNS: dict[type, tuple[Callable[[Any, Any], list[Any]], str]] = {
-    pd.StringDtype: (_texts, "string"),
-    pd.CategoricalDtype: (_categories, "category"),
-    pd.DatetimeTZDtype: (_zoned, "zoned"),
-    pd.PeriodDtype: (_period, "period"),
-    pd.IntervalDtype: (_interval, "interval"),
-    pd.ArrowDtype: (_arrow, "arrow"),
-    pd.SparseDtype: (_sparse, "sparse"),
-}
-_BUILDERS: dict[str, Callable[..., Any]] = {
-    "string": _build_texts,
-    "category": _build_categories,
-    "zoned": _build_zoned,
-    "period": _build_period,
-    "interval": _build_interval,
-    "arrow": _build_arrow,
-}

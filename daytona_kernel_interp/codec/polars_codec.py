@@ -15,24 +15,24 @@ case. A dtype is [name, parameter, ...]; a parameter that is a dtype has the sam
 from __future__ import annotations
 
 import math
-import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from .libraries import UnsupportedValue
+from .libraries import UnsupportedValue, arrow_columns, arrow_stream
+from .time_zones import ZONE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_ZONE = re.compile(r"[A-Za-z0-9_+-]{1,32}(/[A-Za-z0-9_+-]{1,32}){0,3}")
 _UNITS = ("ms", "us", "ns")
 _NUMBERS = ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64", "Float32", "Float64", "Boolean")
 _TEXTS = ("String", "Categorical", "Enum")
 _MOMENTS = {"Date": np.int32, "Datetime": np.int64, "Duration": np.int64, "Time": np.int64}
 _BARE = (*_NUMBERS, "String", "Categorical", "Date", "Time", "Binary", "Null", "Int128")
 _AS_ARROW = (*_NUMBERS, *_MOMENTS, "String", "Binary", "Decimal")
+_PARAMETERS = {"Datetime": ("time_unit", "time_zone"), "Duration": ("time_unit",), "Decimal": ("precision", "scale")}
 _MAX_DEPTH = 32
 _SLOT_BYTES = 24  # per value of a column; of a str, without its characters
 
@@ -53,7 +53,7 @@ def take_apart(value: Any, arrow: bool) -> tuple[str, Any, list[Any]] | None:
 def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[int], None]) -> Any:
     """Return the decoded frame or series."""
     try:
-        streamed = _streamed(*buffers)
+        streamed = arrow_columns(buffers, plain=True)
         if kind == "series":
             name, column = tree
             return _build_column(name, column, streamed, claim)
@@ -77,11 +77,7 @@ def _columns(series: list[Any], arrow: bool) -> tuple[list[list[Any]], list[Any]
             columns.append([_dtype_form(one.dtype), "ipc"])
         else:
             columns.append(_column(one))
-    if not streamed:
-        return columns, []
-    from .pyarrow_codec import stream_of
-
-    return columns, [stream_of(streamed)]
+    return columns, arrow_stream(streamed)
 
 
 def _goes_as_arrow(dtype: Any) -> bool:
@@ -90,15 +86,6 @@ def _goes_as_arrow(dtype: Any) -> bool:
     if name == "Struct":
         return all(_goes_as_arrow(field.dtype) for field in dtype.fields)
     return name in _AS_ARROW or (name in ("List", "Array") and _goes_as_arrow(dtype.inner))
-
-
-def _streamed(*buffers: Any) -> list[Any]:
-    if not buffers:
-        return []
-    from .pyarrow_codec import columns_of
-
-    (stream,) = buffers
-    return columns_of(stream, plain=True)[::-1]
 
 
 def _column(series: Any) -> list[Any]:
@@ -116,33 +103,31 @@ def _column(series: Any) -> list[Any]:
 
 
 def _build_column(name: Any, tree: Any, streamed: list[Any], claim: Callable[[int], None]) -> Any:
-    form, kind, *parts = tree
+    form, *parts = tree
     dtype = _dtype(form, 0)
     if not isinstance(name, str):
         raise ValueError("not a name")
-    if kind == "ipc" and not parts:
-        series = pl.Series(name, pl.from_arrow(streamed.pop()))
-        if series.dtype != dtype:
-            raise ValueError("a column has another dtype than its values")
-        return series
-    values, *rest = parts
-    if kind == "items" and not rest:
-        claim(_SLOT_BYTES * sum(map(_slots(form)[1], values)))
-        return pl.Series(name, values, dtype=dtype, strict=True)
-    (mask,) = rest
-    if kind != "array" or not isinstance(values, np.ndarray) or values.ndim != 1:
-        raise ValueError("not a column")
-    if form[0] in _TEXTS:
-        return pl.Series(name, values.tolist(), dtype=pl.String, strict=True).cast(dtype)
-    if values.dtype != _MOMENTS.get(form[0], form[0].lower().replace("boolean", "bool")):
-        raise ValueError("a column has another dtype than its values")
-    series = pl.Series(name, values)
-    if mask is not None:
-        if not isinstance(mask, np.ndarray) or mask.dtype != bool or mask.shape != values.shape:
-            raise ValueError("not a mask")
-        there = pl.Series(mask)
-        series = pl.select(pl.when(there).then(series).alias(name)).to_series()
-    return series.cast(dtype)
+    match parts:
+        case ["ipc"]:
+            series = pl.Series(name, pl.from_arrow(streamed.pop()))
+            if series.dtype != dtype:
+                raise ValueError("a column has another dtype than its values")
+            return series
+        case ["items", values]:
+            claim(_SLOT_BYTES * sum(map(_slots(form)[1], values)))
+            return pl.Series(name, values, dtype=dtype, strict=True)
+        case ["array", np.ndarray(ndim=1) as array, _] if form[0] in _TEXTS:
+            return pl.Series(name, array.tolist(), dtype=pl.String, strict=True).cast(dtype)
+        case ["array", np.ndarray(ndim=1) as array, mask]:
+            if array.dtype != _MOMENTS.get(form[0], form[0].lower().replace("boolean", "bool")):
+                raise ValueError("a column has another dtype than its values")
+            series = pl.Series(name, array)
+            if mask is not None:
+                if not isinstance(mask, np.ndarray) or mask.dtype != bool or mask.shape != array.shape:
+                    raise ValueError("not a mask")
+                series = pl.select(pl.when(pl.Series(mask)).then(series).alias(name)).to_series()
+            return series.cast(dtype)
+    raise ValueError("not a column")
 
 
 def _slots(form: Any) -> tuple[int, Callable[[Any], int]]:
@@ -174,12 +159,8 @@ def _slots(form: Any) -> tuple[int, Callable[[Any], int]]:
 
 def _dtype_form(dtype: Any) -> list[Any]:
     name = str(dtype.base_type())
-    if name == "Datetime":
-        return [name, dtype.time_unit, dtype.time_zone]
-    if name == "Duration":
-        return [name, dtype.time_unit]
-    if name == "Decimal":
-        return [name, dtype.precision, dtype.scale]
+    if name in _PARAMETERS:
+        return [name, *(getattr(dtype, parameter) for parameter in _PARAMETERS[name])]
     if name == "Enum":
         return [name, dtype.categories.to_list()]
     if name == "List":
@@ -199,7 +180,7 @@ def _dtype(form: Any, depth: int) -> Any:
     match form:
         case [str(name)] if name in _BARE:
             return getattr(pl, name)()
-        case ["Datetime", str(unit), zone] if unit in _UNITS and _is_zone(zone):
+        case ["Datetime", str(unit), None | str() as zone] if unit in _UNITS and (zone is None or ZONE.fullmatch(zone)):
             return pl.Datetime(unit, zone)  # type: ignore[arg-type]
         case ["Duration", str(unit)] if unit in _UNITS:
             return pl.Duration(unit)  # type: ignore[arg-type]
@@ -214,7 +195,3 @@ def _dtype(form: Any, depth: int) -> Any:
         case ["Struct", [*fields]]:
             return pl.Struct({str(name): _dtype(inner, depth + 1) for name, inner in fields})
     raise ValueError("not a dtype")
-
-
-def _is_zone(zone: Any) -> bool:
-    return zone is None or (isinstance(zone, str) and _ZONE.fullmatch(zone) is not None)

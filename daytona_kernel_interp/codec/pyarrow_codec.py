@@ -66,7 +66,7 @@ def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[
     if kind == "chunked":
         return column
     if kind == "array":
-        return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [_empty(column)])
+        return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     raise ValueError("no such kind")
 
 
@@ -97,10 +97,6 @@ def _is_plain(kind: Any) -> bool:
         return all(_is_plain(kind.field(place).type) for place in range(kind.num_fields))
     flat = types.is_primitive(kind) or types.is_decimal(kind)
     return bool(flat or types.is_large_string(kind) or types.is_large_binary(kind))
-
-
-def _empty(column: Any) -> Any:
-    return pa.array([], column.type)
 
 
 def _stream(table: Any) -> memoryview:

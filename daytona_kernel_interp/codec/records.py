@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,12 +29,6 @@ class Record(dict[str, Any]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.record_type, dict(self))
-
-    def __copy__(self) -> Record:
-        return type(self)(self.record_type, self)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Record:
-        return type(self)(self.record_type, copy.deepcopy(dict(self), memo))
 
     def __repr__(self) -> str:
         return f"{self.record_type}({', '.join(f'{k}={v!r}' for k, v in self.items())})"

@@ -7,7 +7,7 @@ import re
 
 from .libraries import UnsupportedValue
 
-_ZONE = re.compile(r"[A-Za-z0-9_+-]{1,32}(/[A-Za-z0-9_+-]{1,32}){0,3}")
+ZONE = re.compile(r"[A-Za-z0-9_+-]{1,32}(/[A-Za-z0-9_+-]{1,32}){0,3}")
 _OFFSET = re.compile(r"UTC([+-])(\d\d):(\d\d)")
 
 
@@ -20,7 +20,7 @@ def zone_text(zone: datetime.tzinfo | None) -> str | None:
     if zone is None:
         return None
     name = str(getattr(zone, "key", None) or getattr(zone, "zone", None) or zone)
-    if _ZONE.fullmatch(name) or _OFFSET.fullmatch(name):
+    if ZONE.fullmatch(name) or _OFFSET.fullmatch(name):
         return name
     if (offset := zone.utcoffset(None)) is not None and offset.seconds % 60 == 0:
         return str(datetime.timezone(offset))
@@ -40,7 +40,7 @@ def zone_of(text: object) -> datetime.tzinfo | str | None:
     if found := _OFFSET.fullmatch(text):
         offset = datetime.timedelta(hours=int(found[2]), minutes=int(found[3]))
         return datetime.timezone(-offset if found[1] == "-" else offset)
-    if _ZONE.fullmatch(text) is None or text.startswith(
+    if ZONE.fullmatch(text) is None or text.startswith(
         "dateutil"
     ):  # for dateutil zones, pandas opens a file of that name
         raise ValueError("not a time zone")

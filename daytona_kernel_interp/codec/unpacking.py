@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from ..wire.protocol_errors import RemoteProtocolError
-
 MAX_VALUE_BYTES = 256 << 20
 # For the Python objects of one value, tree and result together: three bytes of JSON can take a hundred times as much.
 MAX_UNPACKED_BYTES = 8 * MAX_VALUE_BYTES
@@ -16,20 +14,3 @@ def json_size(head: bytes) -> int:
         return 0  # cannot exceed the limit
     containers = head.count(b"[") + head.count(b"{")
     return head.count(b",") * PART_BYTES + containers * (PART_BYTES + CONTAINER_BYTES)
-
-
-class MemoryBudget:
-    """The memory that one value takes in addition to its buffers and its text."""
-
-    def __init__(self) -> None:
-        self._charged = 0
-
-    def charge(self, size: int) -> None:
-        """Count ``size`` bytes before they are allocated.
-
-        Raises:
-            RemoteProtocolError: If the total exceeds the limit.
-        """
-        self._charged += size
-        if self._charged > MAX_UNPACKED_BYTES:
-            raise RemoteProtocolError(f"a value would unpack to more than {MAX_UNPACKED_BYTES} bytes")

@@ -236,11 +236,15 @@ class _Encoder:
             return _tagged("bytes", base64.b64encode(data).decode("ascii"))
         return self._buffer("bytes_at", data, counted=True)
 
-    def sequence(self, value: abc.Sequence[Any], depth: int) -> Any:
-        self.add_size(2)
+    def sequence(self, value: abc.Iterable[Any], depth: int) -> Any:
         if self._hashed:  # for example a range: lists are not hashable
-            return _tagged("tuple", [self.encode(item, depth + 1) for item in value])
+            return self.immutable_sequence(value, depth)
+        self.add_size(2)
         return [self.encode(item, depth + 1) for item in value]
+
+    def immutable_sequence(self, value: abc.Iterable[Any], depth: int) -> Any:
+        self.add_size(2)
+        return _tagged("tuple", [self.encode(item, depth + 1) for item in value])
 
     def numbers(self, value: range, depth: int) -> Any:
         if value[MAX_RANGE:]:
@@ -252,7 +256,8 @@ class _Encoder:
             raise UnsupportedValue(f"Unsupported value type in a set or as a key: {type(value).__name__}")
         self.add_size(2)
         if _TAG not in value and all(type(key) is str for key in value):
-            return {self._key(key): self.encode(item, depth + 1) for key, item in value.items()}
+            self.add_size(sum(map(len, value)))
+            return {key: self.encode(item, depth + 1) for key, item in value.items()}
         pairs = [[self._hashable(key, depth), self.encode(item, depth + 1)] for key, item in value.items()]
         return _tagged("dict", pairs)
 
@@ -266,10 +271,6 @@ class _Encoder:
             return self.encode(value, depth + 1)
         finally:
             self._hashed -= 1
-
-    def _key(self, key: str) -> str:
-        self.add_size(len(key))
-        return key
 
     def _piece(self, data: bytes | memoryview) -> Any:
         if len(data) < LARGE_BYTES:
@@ -287,7 +288,8 @@ class _Encoder:
             return _tagged("tuple", [self.encode(item, depth + 1) for item in fields.values()])
         if self._hashed:
             raise UnsupportedValue(f"Unsupported value type in a set or as a key: {name}")
-        pairs = [[self._key(key), self.encode(item, depth + 1)] for key, item in fields.items()]
+        self.add_size(sum(map(len, fields.keys())))
+        pairs = [[key, self.encode(item, depth + 1)] for key, item in fields.items()]
         return _tagged("record", [name, pairs, positional])
 
 
@@ -318,14 +320,6 @@ def _adapt(value: Any, *, models_only: bool) -> tuple[Any] | None:
     return adapt(value) or (None if models_only else adapt_other(value))
 
 
-def _as_list(tag: str) -> Callable[[_Encoder, Any, int], Any]:
-    def encode(encoder: _Encoder, value: abc.Iterable[Any], depth: int) -> Any:
-        encoder.add_size(2)
-        return _tagged(tag, [encoder.encode(item, depth + 1) for item in value])
-
-    return encode
-
-
 def _as_text(tag: str, to_text: Callable[[Any], Any]) -> Callable[[_Encoder, Any, int], Any]:
     def encode(encoder: _Encoder, value: Any, depth: int) -> Any:
         encoder.add_size(8)
@@ -347,7 +341,7 @@ _ENCODERS: dict[type, _Handler] = {
     memoryview: _Encoder.binary,
     list: _Encoder.sequence,
     dict: _Encoder.mapping,
-    tuple: _as_list("tuple"),
+    tuple: _Encoder.immutable_sequence,
     set: lambda encoder, value, depth: encoder.hashed("set", value, depth),
     frozenset: lambda encoder, value, depth: encoder.hashed("frozenset", value, depth),
     complex: _as_text("complex", lambda v: [repr(v.real), repr(v.imag)]),
@@ -377,7 +371,7 @@ class _Decoder:
     def __init__(self, buffers: Sequence[Buffer]) -> None:
         self._buffers = buffers
         self._used: set[int] = set()
-        self._budget = unpacking.MemoryBudget()
+        self._claimed = 0  # memory in addition to the buffers and the text
         self.exact = True
 
     def decode(self, tree: Any, depth: int) -> Any:
@@ -396,8 +390,10 @@ class _Decoder:
         leaf = _LEAVES.get(tag)
         if leaf is not None:
             return leaf(value)
-        if tag in ("str_at", "bytes_at"):
-            return self._large(tag, value)
+        if tag == "str_at":
+            return str(self._buffer(value), "utf-8")
+        if tag == "bytes_at":
+            return bytes(self._buffer(value))
         if tag == "record":
             return self._record(value, depth)
         if tag == "dict":
@@ -408,7 +404,7 @@ class _Decoder:
         if container is None and type(tag) is str and "." in tag:
             inner, pieces = value
             buffers = [self._piece(piece) for piece in pieces]
-            return libraries.put_together(tag, self.decode(inner, depth + 1), buffers, self._budget.charge)
+            return libraries.put_together(tag, self.decode(inner, depth + 1), buffers, self._claim)
         if container is None:
             raise RemoteProtocolError(f"values have no tag {str(tag)[:40]!r}")
         items = [self.decode(item, depth + 1) for item in value]
@@ -416,9 +412,11 @@ class _Decoder:
             check_hash_work(items, for_set=True)
         return container(items)
 
-    def _large(self, tag: str, index: Any) -> str | bytes:
-        data = self._buffer(index)
-        return str(data, "utf-8") if tag == "str_at" else bytes(data)
+    def _claim(self, size: int) -> None:
+        """Count ``size`` bytes before they are allocated."""
+        self._claimed += size
+        if self._claimed > unpacking.MAX_UNPACKED_BYTES:
+            raise RemoteProtocolError(f"a value would unpack to more than {unpacking.MAX_UNPACKED_BYTES} bytes")
 
     def _piece(self, piece: Any) -> Buffer:
         return base64.b64decode(piece, validate=True) if isinstance(piece, str) else self._buffer(piece)
@@ -437,15 +435,11 @@ class _Decoder:
         return kind(str(name), {str(key): self.decode(item, depth + 1) for key, item in pairs})
 
 
-def _hex_int(text: str) -> int:
-    return int(text, 16)  # parsing hexadecimal is linear and has no digit limit
-
-
 _LEAVES: dict[str, Callable[[Any], Any]] = {
     "text": lambda text: base64.b64decode(text, validate=True).decode("utf-8", "surrogatepass"),
     "bytes": lambda text: base64.b64decode(text, validate=True),
     "float": float,
-    "int": _hex_int,
+    "int": lambda text: int(text, 16),  # parsing hexadecimal is linear and has no digit limit
     "complex": lambda parts: complex(float(parts[0]), float(parts[1])),
     "datetime": datetime.datetime.fromisoformat,
     "date": datetime.date.fromisoformat,

@@ -78,16 +78,15 @@ class LocalSandbox:
         try:
             sandbox.prepare()
             await asyncio.wait_for(sandbox.launch(), START_S)
-        except (OSError, ValueError, asyncio.TimeoutError) as error:
+        except BaseException as error:  # also when the caller is cancelled, nothing is left
             words = sandbox.log_tail()
             await sandbox.stop()
+            if not isinstance(error, (OSError, ValueError, asyncio.TimeoutError)):
+                raise
             raise SandboxFailed(
                 f"the local sandbox did not start with {self.python or sys.executable}: "
                 f"{str(error) or type(error).__name__}{words}"
             ) from error
-        except BaseException:  # also when the caller is cancelled, nothing is left
-            await sandbox.stop()
-            raise
         log.info("local sandbox started in %s: a child process of this one, without isolation", folder)
         return sandbox
 
@@ -97,9 +96,10 @@ class RunningLocalSandbox:
 
     def __init__(self, description: LocalSandbox, folder: Path) -> None:
         self._description, self._folder = description, folder
+        self.address: RelayAddress
+        self.resume_lifetime_s = description.resume_lifetime
+        self.pid, self._started = 0, ""  # of the relay, which another process may have started
         self._process: asyncio.subprocess.Process | None = None
-        self._pid, self._started = 0, ""  # of an adopted relay, which another process started
-        self._address: RelayAddress | None = None
         self._stopped = False
 
     @classmethod
@@ -111,25 +111,9 @@ class RunningLocalSandbox:
         """
         description = LocalSandbox(record["python"], record["cwd"], record["env"], float(record["resume_lifetime"]))
         sandbox = cls(description, Path(record["folder"]))
-        sandbox._address = RelayAddress(record["url"], record["secret"])
-        sandbox._pid, sandbox._started = int(record["pid"]), str(record["started"])
+        sandbox.address = RelayAddress(record["url"], record["secret"])
+        sandbox.pid, sandbox._started = int(record["pid"]), str(record["started"])
         return sandbox
-
-    @property
-    def address(self) -> RelayAddress:
-        """The address of its relay."""
-        assert self._address is not None
-        return self._address
-
-    @property
-    def pid(self) -> int:
-        """The process id of the relay."""
-        return self._process.pid if self._process is not None else self._pid
-
-    @property
-    def resume_lifetime_s(self) -> float:
-        """Seconds for which the relay waits for a host."""
-        return self._description.resume_lifetime
 
     def record(self) -> dict[str, Any] | None:
         """Return what :meth:`adopt` needs."""
@@ -144,7 +128,7 @@ class RunningLocalSandbox:
             "url": self.address.url,
             "secret": self.address.secret,
             "pid": self.pid,
-            "started": process_start_mark(self.pid),
+            "started": self._started,
         }
 
     def prepare(self) -> None:
@@ -157,7 +141,10 @@ class RunningLocalSandbox:
             self._work.mkdir()
         elif not self._work.is_dir():
             raise ValueError(f"its working folder {str(self._work)!r} does not exist")
-        self._lend_package()
+        # A folder from which the child imports this package, whether or not its Python has it.
+        runtime = self._folder / "runtime"
+        runtime.mkdir()
+        (runtime / _PACKAGE.name).symlink_to(_PACKAGE, target_is_directory=True)
 
     @property
     def _work(self) -> Path:
@@ -175,6 +162,9 @@ class RunningLocalSandbox:
                 env=_environment(self._description.env, self._folder / "runtime"),
                 start_new_session=True,  # Ctrl-C in a terminal must reach the host only, which then interrupts the cell
             )
+        self.pid = self._process.pid
+        with contextlib.suppress(ProcessLookupError):  # it has ended already
+            self._started = process_start_mark(self.pid)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         secret = secrets.token_urlsafe(32)
@@ -183,10 +173,11 @@ class RunningLocalSandbox:
             "lifetime_s": self._description.resume_lifetime,
         }
         self._process.stdin.write(json.dumps(request).encode("ascii") + b"\n")
+        self._process.stdin.close()
         line = await self._process.stdout.readline()
         if not line:
             raise ValueError(f"its relay ended with exit code {await self._process.wait()}")
-        self._address = RelayAddress(f"ws://127.0.0.1:{json.loads(line)['port']}", secret)
+        self.address = RelayAddress(f"ws://127.0.0.1:{json.loads(line)['port']}", secret)
 
     async def restart_relay(self) -> RelayAddress | None:
         """Start the relay again if it has ended; the new relay adopts the kernels.
@@ -194,8 +185,7 @@ class RunningLocalSandbox:
         Raises:
             SandboxFailed: If it did not start.
         """
-        ended = self._process.returncode is not None if self._process is not None else not self._adopted_relay_alive()
-        if self._stopped or not ended or not self._folder.is_dir():
+        if self._stopped or process_alive(self.pid, self._started) or not self._folder.is_dir():
             return None
         try:
             await asyncio.wait_for(self.launch(), START_S)
@@ -205,18 +195,8 @@ class RunningLocalSandbox:
 
     def may_be_alive(self) -> bool:
         """Return whether relay or kernels are running."""
-        if self._process is not None:
-            return self._process.returncode is None
-        return self._adopted_relay_alive() or any(map(_process_alive, self._folder.glob("kernel-*.state")))
-
-    def _adopted_relay_alive(self) -> bool:
-        return process_alive(self._pid, self._started)
-
-    def _lend_package(self) -> None:
-        """Create a folder from which the child imports this package, whether or not its Python has it."""
-        runtime = self._folder / "runtime"
-        runtime.mkdir()
-        (runtime / _PACKAGE.name).symlink_to(_PACKAGE, target_is_directory=True)
+        kernels = self._folder.glob("kernel-*.state")
+        return process_alive(self.pid, self._started) or any(map(_process_alive, kernels))
 
     def log_tail(self) -> str:
         """Return the end of the relay's log, for an error message."""
@@ -228,27 +208,16 @@ class RunningLocalSandbox:
     async def stop(self) -> None:
         """End the relay and its kernels, and delete the folder."""
         self._stopped = True
-        process, self._process = self._process, None
-        if process is not None:
-            assert process.stdin is not None
-            with contextlib.suppress(OSError):
-                process.stdin.write(b"end\n")
-            process.stdin.close()
-            try:
-                await asyncio.wait_for(process.wait(), _STOP_S)
-            except asyncio.TimeoutError:
-                process.kill()
-                await process.wait()
-        elif self._pid and self._adopted_relay_alive():
-            await _end_process(self._pid, self._started)
+        if process_alive(self.pid, self._started):
+            await _end_process(self.pid, self._started)
+        if self._process is not None:
+            await self._process.wait()
         # Not in an executor: a process that is ending has none.
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def release(self) -> None:
         """Leave the sandbox running for a process that adopts it."""
         self._stopped = True
-        if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.close()
 
 
 def _process_alive(state: Path) -> bool:
@@ -261,7 +230,7 @@ def _process_alive(state: Path) -> bool:
 
 
 async def _end_process(pid: int, mark: str) -> None:
-    """End a relay that is not a child process, with SIGTERM; it then ends its kernels."""
+    """End a relay with SIGTERM; it then ends its kernels."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
         for _ in range(int(_STOP_S / 0.02)):

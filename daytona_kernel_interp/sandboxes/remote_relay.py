@@ -58,6 +58,10 @@ class RunningRelaySandbox:
     """A relay that was started elsewhere. It outlives its hosts, so a session ends its kernel itself."""
 
     def __init__(self, description: RelaySandbox) -> None:
+        parts = urlsplit(description.url)
+        url = f"{_SCHEMES[parts.scheme]}://{parts.netloc}"
+        self.address = RelayAddress(url, description.token, description.headers)
+        self.resume_lifetime_s = description.resume_lifetime
         self._description = description
 
     @classmethod
@@ -71,28 +75,9 @@ class RunningRelaySandbox:
             RelaySandbox(record["url"], record["token"], dict(record["headers"]), float(record["resume_lifetime"]))
         )
 
-    @property
-    def address(self) -> RelayAddress:
-        """The address of the relay."""
-        parts = urlsplit(self._description.url)
-        url = f"{_SCHEMES[parts.scheme]}://{parts.netloc}"
-        return RelayAddress(url, self._description.token, self._description.headers)
-
-    @property
-    def resume_lifetime_s(self) -> float:
-        """Seconds for which a lost link is dialed."""
-        return self._description.resume_lifetime
-
     def record(self) -> dict[str, Any] | None:
         """Return what :meth:`adopt` needs."""
-        wanted = self._description
-        return {
-            "kind": "relay",
-            "url": wanted.url,
-            "token": wanted.token,
-            "headers": dict(wanted.headers),
-            "resume_lifetime": wanted.resume_lifetime,
-        }
+        return {"kind": "relay", **vars(self._description), "headers": dict(self._description.headers)}
 
     async def restart_relay(self) -> RelayAddress | None:
         """Return None: this process cannot start the relay."""

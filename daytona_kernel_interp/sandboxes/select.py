@@ -8,7 +8,6 @@ from ..config import SANDBOX_VARIABLE, daytona_credential, sandbox_choice
 from ..errors import SandboxFailed, SessionNotFound
 from .base import Sandbox
 from .daytona import DaytonaSandbox
-from .daytona.sandbox import RunningDaytonaSandbox
 from .local import LocalSandbox, RunningLocalSandbox
 from .remote_relay import RunningRelaySandbox
 
@@ -60,6 +59,8 @@ def adopt(record: Mapping[str, object]) -> RunningSandbox:
             case "local":
                 return RunningLocalSandbox.adopt(record)
             case "daytona":
+                from .daytona.sandbox import RunningDaytonaSandbox  # imports pydantic
+
                 return RunningDaytonaSandbox.adopt(record)
             case "relay":
                 return RunningRelaySandbox.adopt(record)

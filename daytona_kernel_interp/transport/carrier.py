@@ -9,12 +9,11 @@ from ..wire.frames import MAX_PAYLOAD_BYTES
 from ..wire.hello import CloseCode, close_reason
 from ..wire.keepalive import ACK_DELAY_S
 from ..wire.protocol_errors import RemoteProtocolError, WindowOverrun
-from ..wire.stream import Received
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..wire.stream import Stream
+    from ..wire.stream import Received, Stream
     from .local_socket import LocalEnd
     from .websocket import Socket
 
@@ -35,8 +34,7 @@ class Carrier:
         self._loop = asyncio.get_running_loop()
         self._on_end = on_end
         self._local: LocalEnd | None = None
-        self._early_data = bytearray()  # received before the local end was connected
-        self._early_eof = False
+        self._early: list[Received] = []  # received before the local end was connected
         self._eof_written = False
         self._paused = False
         self._ack_timer: asyncio.TimerHandle | None = None
@@ -46,11 +44,9 @@ class Carrier:
         """Connect the stream to its local end."""
         self._local = local
         local.open(self)
-        early, self._early_data = self._early_data, bytearray()
-        if early:
-            self._deliver(Received(bytes(early)))
-        if self._early_eof:
-            self._deliver(Received(finished=True))
+        for received in self._early:
+            self._deliver(received)
+        self._early = []
         self._update()
 
     def attach(self, socket: Socket) -> None:
@@ -106,11 +102,8 @@ class Carrier:
         """Queue bytes that the local end has read."""
         if self.ended:
             return
-        if len(data) <= MAX_PAYLOAD_BYTES:
-            self.stream.write(data)
-        else:
-            for start in range(0, len(data), MAX_PAYLOAD_BYTES):
-                self.stream.write(data[start : start + MAX_PAYLOAD_BYTES])
+        for start in range(0, len(data), MAX_PAYLOAD_BYTES):
+            self.stream.write(data[start : start + MAX_PAYLOAD_BYTES])
         if not self.stream.window_open and not self._paused and self._local is not None:
             self._paused = True
             self._local.pause()
@@ -135,8 +128,7 @@ class Carrier:
 
     def _deliver(self, received: Received) -> None:
         if self._local is None:
-            self._early_data += received.payload
-            self._early_eof = self._early_eof or received.finished
+            self._early.append(received)
         elif received.finished:
             self._eof_written = True
             self._local.write_eof()

@@ -11,6 +11,8 @@ from ..wire.protocol_errors import RemoteProtocolError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..wire.zmtp import AcceptingEnd, ConnectingEnd
+
 
 class LocalInput(Protocol):
     """The receiver of a local end's bytes; implemented by the carrier."""
@@ -57,31 +59,13 @@ class LocalEnd(Protocol):
         """Close the end at once and drop its buffer."""
 
 
-class Handshake(Protocol):
-    """The handshake on a connection before its bytes belong to the stream; see ``wire.zmtp``."""
-
-    @property
-    def opening(self) -> bytes:
-        """The bytes to write at once."""
-
-    def receive(self, data: bytes) -> bytes:
-        """Process received bytes; return those that belong to the stream."""
-
-    def send(self, data: bytes) -> bytes:
-        """Accept bytes to be written; return those that may be written now."""
-
-    def release(self) -> bytes:
-        """Return the held bytes that may be written now."""
-
-    @property
-    def held(self) -> int:
-        """The number of held bytes."""
-
-
 class SocketEnd(asyncio.Protocol):
-    """A TCP or unix socket, connected now or later; bytes written before then are buffered."""
+    """A TCP or unix socket, connected now or later; bytes written before then are buffered.
 
-    def __init__(self, handshake: Handshake | None = None) -> None:
+    ``handshake`` is done before the connection's bytes belong to the stream.
+    """
+
+    def __init__(self, handshake: AcceptingEnd | ConnectingEnd | None = None) -> None:
         self._handshake = handshake
         self._feed: LocalInput | None = None
         self._transport: asyncio.Transport | None = None
@@ -101,16 +85,12 @@ class SocketEnd(asyncio.Protocol):
         if self._transport is None:
             if not self._lost:
                 self._early_data += data
-        elif self._handshake is None:
-            self._transport.write(data)
-        else:
-            try:
-                data = self._handshake.send(data)
-            except RemoteProtocolError as error:
-                if self._feed is not None:
-                    self._feed.local_failed(error)
-                return
-            self._transport.write(data)
+            return
+        try:
+            self._transport.write(data if self._handshake is None else self._handshake.send(data))
+        except RemoteProtocolError as error:
+            if self._feed is not None:
+                self._feed.local_failed(error)
 
     @property
     def pending(self) -> int:

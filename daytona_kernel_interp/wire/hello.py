@@ -100,26 +100,20 @@ def parse_host_hello(header: str | None) -> HostHello:
     Raises:
         RemoteProtocolError: If the hello is missing, malformed or of another version.
     """
-    fields = _parse(header or "")
-    stream, resume, kernel = (fields.get(name) for name in ("stream", "resume", "kernel"))
-    if not (isinstance(stream, str) and _STREAM_ID.fullmatch(stream)):
+    given = _parse(header or "")
+    fields: dict[str, Any] = {name: given.get(name) for name in HostHello.__annotations__}
+    hello = HostHello(**fields)
+    if not (isinstance(hello.stream, str) and _STREAM_ID.fullmatch(hello.stream)):
         raise RemoteProtocolError("hello without a stream id of 32 hex digits")
-    if not (isinstance(resume, str) and _RESUME_SECRET.fullmatch(resume)):
+    if not (isinstance(hello.resume, str) and _RESUME_SECRET.fullmatch(hello.resume)):
         raise RemoteProtocolError("hello without a resume secret of 64 hex digits")
-    if not isinstance(kernel, str):
+    if not isinstance(hello.kernel, str):
         raise RemoteProtocolError("hello without a kernel id")
-    known = fields.get("known")
-    if type(known) is not bool:
+    if type(hello.known) is not bool:
         raise RemoteProtocolError("hello without the field that says whether the stream is known")
-    return HostHello(
-        stream=stream,
-        resume=resume,
-        kernel=kernel,
-        window=_count(fields, "window", 1),
-        generation=_count(fields, "generation", 1),
-        received=_count(fields, "received", 0),
-        known=known,
-    )
+    for name, least in (("window", 1), ("generation", 1), ("received", 0)):
+        _count(given, name, least)
+    return hello
 
 
 def parse_relay_hello(payload: bytes) -> RelayHello:

@@ -126,15 +126,13 @@ def ways(folder: Path) -> list[Way]:
         _fails("it fails to start", "no room", Fault("start", error="no room")),
         _fails("the first look fails", "is not usable", _toolbox("executeCommand", status=502)),
         _fails("the first look hangs", "after 2 s", _toolbox("executeCommand", hang=True), options="start_timeout=2"),
-        _fails("no toolbox session", "no relay can be started", _toolbox("createSession", status=500)),
         _fails("the upload fails", "could not be uploaded", _toolbox("uploadFiles", status=500, times=None)),
         _fails(
             "the installation fails",
             "it has neither pip nor uv",
             options=f"python={str(folder / 'bare/bin/python')!r}, env_vars={{'PATH': '/usr/bin:/bin'}}",
         ),
-        _fails("the relay is not started", "no relay can be started", _toolbox("sessionExecuteCommand", status=500)),
-        _fails("an answer is lost", "no relay can be started", _toolbox("createSession", refuse=True, after=True)),
+        _fails("an answer is lost", "is not usable", _toolbox("executeCommand", refuse=True, after=True)),
         _fails("no preview link", "a planned fault", _api("getPortPreviewUrl", status=500)),
         _fails("the preview refuses", "cannot be reached", Fault("preview", status=403, times=None)),
         _fails(

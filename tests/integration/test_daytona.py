@@ -297,7 +297,15 @@ def test_a_port_that_is_taken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_old_python_is_told() -> None:
     """The error has its version and the remedy."""
-    found = ProbeResult("python3", (3, 8), (), installed=False, uploaded=False, folder="/f", cwd="/", port=4290)
+    found = ProbeResult(
+        python="python3",
+        version=(3, 8),
+        missing=(),
+        installed=False,
+        folder="/f",
+        cwd="/",
+        port=4290,
+    )
     with pytest.raises(SandboxFailed, match=r"has Python 3\.8 .* needs 3\.10"):
         starting.check_python(found, DaytonaSandbox())
 

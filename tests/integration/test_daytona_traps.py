@@ -59,12 +59,6 @@ def test_a_service_without_limits_to_whole_lives_will_do(daytona: Service) -> No
         answer(DaytonaSandbox(ttl_minutes=60))
 
 
-def test_a_toolbox_session_that_is_there_already_is_ours(daytona: Service) -> None:
-    """A repeated request has created it, because its name is unique."""
-    daytona.emulator.fail(Fault("toolbox", "createSession", status=409, after=True))
-    assert answer() == 42
-
-
 def test_a_users_alarm_is_left_alone(daytona: Service) -> None:
     """The SDK's sync client uses SIGALRM in the main thread; a timer of the user is not affected."""
     assert threading.current_thread() is threading.main_thread()

@@ -119,15 +119,16 @@ def test_the_doctor_tells_a_snapshot_that_cannot_be_used(daytona: Service) -> No
     async def states() -> dict[str, str]:
         service = await OurService.connect()
         try:
-            await service.make_snapshot("resting", "debian:12", lambda line: None, (None, None, None), None)
-            resting = await service._client.snapshot.get("resting")
+            snapshots = service.client.snapshot
+            await snapshots.create(CreateSnapshotParams(name="resting", image="debian:12"), timeout=0)
+            resting = await snapshots.get("resting")
             with contextlib.suppress(Exception):
-                await service.make_snapshot("broken", bad, lambda line: None, (None, None, None), None)
+                await snapshots.create(CreateSnapshotParams(name="broken", image=bad), timeout=0)
         finally:
             await service.aclose()
         return {"resting": resting.id}
 
-    from daytona import Image
+    from daytona import CreateSnapshotParams, Image
 
     daytona.emulator.fail_builds_with("no-such-file")
     bad = Image.base("debian:12").run_commands("cat no-such-file")

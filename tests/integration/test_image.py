@@ -77,7 +77,7 @@ def relay_pid(interpreter: KernelInterpreter) -> int:
 
 
 def test_the_relay_of_the_image_is_replaced_when_it_dies(daytona: Service, built: str) -> None:
-    """A relay in a session replaces it; the kernel stays alive, and threads fit the sandbox."""
+    """Another relay replaces it; the kernel stays alive, and threads fit the sandbox."""
     with KernelInterpreter(sandbox=DaytonaSandbox(snapshot=built)) as interpreter:
         assert interpreter.execute("import os; os.environ['OMP_NUM_THREADS']") == "2"
         pid = relay_pid(interpreter)
@@ -116,7 +116,7 @@ def test_a_relay_that_does_not_suit_is_ended(daytona: Service, built: str, wante
         listed = interpreter.execute(PROCESSES)
         assert isinstance(listed, list)
         assert len(listed) == 1
-        assert ("guest.relay.entrypoint" in listed[0]) == ("upload" not in wanted)
+        assert ("guest.relay.entrypoint" in listed[0]) == ("port" in wanted)
 
 
 PROCESSES = """

@@ -63,12 +63,18 @@ def test_a_linter_finds_nothing(options: tuple[str, ...], tmp_path: Path) -> Non
     assert found == []
 
 
+def entrypoint() -> list[str]:
+    """Return the entrypoint of the recipe."""
+    found = instructions((RECIPE / "Dockerfile").read_text())
+    (words,) = (json.loads(rest) for word, rest in found if word == "ENTRYPOINT")
+    return [str(word) for word in words]
+
+
 def test_it_is_not_root_and_starts_the_relay() -> None:
     """The last user is a number other than 0; the entrypoint has the form that receives signals."""
     found = instructions((RECIPE / "Dockerfile").read_text())
     assert [rest for word, rest in found if word == "USER"] == ["1000"]
-    assert [json.loads(rest) for word, rest in found if word == "ENTRYPOINT"] == [image.entrypoint()]
-    assert image.entrypoint()[-1] == "daytona_kernel_interp.guest.relay.entrypoint"
+    assert entrypoint()[-1] == "daytona_kernel_interp.guest.relay.entrypoint"
 
 
 def test_every_pin_is_exact_and_none_comes_from_elsewhere() -> None:
@@ -188,8 +194,8 @@ def start(environment: Path, tmp_path: Path) -> Iterator[Callable[..., Relay]]:
     def run(given: str = "", **more: str) -> Relay:
         stated = variables((RECIPE / "Dockerfile").read_text())
         process = subprocess.Popen(
-            image.entrypoint(),
-            executable=environment / image.entrypoint()[0],
+            entrypoint(),
+            executable=environment / entrypoint()[0],
             env={"PATH": f"{environment}:/usr/bin:/bin", "HOME": str(home), **stated, **more},
             cwd=home,
             stdin=subprocess.PIPE,
@@ -296,4 +302,4 @@ def test_prepare_knows_where_it_waits() -> None:
     stated = variables((RECIPE / "Dockerfile").read_text())
     text = Path(prepare.__file__).read_text()
     assert set(re.findall(r"DAYTONA_KERNEL_WAITING", text)) <= set(stated)
-    assert image.entrypoint()[-1] == prepare.ENTRYPOINT
+    assert entrypoint()[-1] == prepare.ENTRYPOINT

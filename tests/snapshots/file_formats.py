@@ -39,7 +39,7 @@ SANDBOXES: tuple[dict[str, Any], ...] = (
         "keep": True,
         "resume_lifetime": 60.0,
         "place": {"python": "python3", "path": "/p", "folder": "/f", "cwd": "/c", "port": 3000},
-        "launched": {"session": "daytona-kernel-0", "command": "5"},
+        "launched": {"session": "", "command": "5 6"},
         "url": "wss://host",
         "secret": "s",
         "headers": {"X-Header": "v"},

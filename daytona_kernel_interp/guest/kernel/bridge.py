@@ -34,15 +34,6 @@ Reply = tuple[Mapping[str, object], Sequence[values.Buffer]]
 # Names that begin_cell() binds in the namespace.
 _SUBMIT, _TOOL_ERROR = "SUBMIT", "ToolError"
 
-# By ``wire.comm.Parameter.kind``, whose numbers are Python's own.
-_PARAMETER_KINDS = (
-    inspect.Parameter.POSITIONAL_ONLY,
-    inspect.Parameter.POSITIONAL_OR_KEYWORD,
-    inspect.Parameter.VAR_POSITIONAL,
-    inspect.Parameter.KEYWORD_ONLY,
-    inspect.Parameter.VAR_KEYWORD,
-)
-
 
 class Flushable(Protocol):
     """An output stream of the kernel."""
@@ -58,8 +49,8 @@ class Bridge:
         self._session, self._iopub, self._streams = session, iopub_socket, streams
         self._comm_id: str | None = None
         self._parent: dict[str, object] = {}
-        self._reply_handlers: dict[int, Callable[[Reply], None]] = {}
-        self._pending_calls: dict[int, tuple[str, float]] = {}  # by id: the tool's name and the time of the call
+        # By id: the tool's name, the time of the call, and the function that takes the reply.
+        self._calls: dict[int, tuple[str, float, Callable[[Reply], None]]] = {}
         self._ids = itertools.count(1)
         self._specs: dict[str, tuple[ToolSpec, Callable[..., Any]]] = {}
         # SUBMIT's output fields, and the function.
@@ -138,7 +129,7 @@ class Bridge:
         try:
             reply = inbox.get()  # SIGINT interrupts this in the main thread
         finally:
-            self._discard_call(call_id)
+            self._calls.pop(call_id, None)
         return _result_or_error(reply)
 
     async def acall(self, name: str, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
@@ -157,7 +148,7 @@ class Bridge:
         try:
             reply = await future
         finally:
-            self._discard_call(call_id)
+            self._calls.pop(call_id, None)
         return _result_or_error(reply)
 
     def _send_call(
@@ -165,23 +156,15 @@ class Bridge:
     ) -> int:
         if os.getpid() != self._pid:
             raise RuntimeError(f"{name}() can be called from the cell and its threads, not from a child process")
-        try:
-            buffers = self._dumps([list(args), kwargs], snapshot=True)
-        except (values.UnsupportedValue, values.ValueTooLarge) as error:
-            raise TypeError(f"{name}() cannot send this argument to the host: {error}") from None
+        buffers = self._dumps([list(args), kwargs], f"{name}() cannot send this argument to the host", snapshot=True)
         call_id = next(self._ids)
-        self._pending_calls[call_id] = (name, time.monotonic())
-        self._reply_handlers[call_id] = complete
+        self._calls[call_id] = (name, time.monotonic(), complete)
         self._send({"op": "call", "id": call_id, "name": name, **({"arrow": True} if has_arrow() else {})}, buffers)
         return call_id
 
-    def _discard_call(self, call_id: int) -> None:
-        self._reply_handlers.pop(call_id, None)
-        self._pending_calls.pop(call_id, None)
-
     def pending_calls(self) -> list[tuple[str, float]]:
         """Return name and time (``time.monotonic``) of each pending call. Thread-safe."""
-        return list(dict.copy(self._pending_calls).values())
+        return [(name, since) for name, since, _ in dict.copy(self._calls).values()]
 
     def bound_callables(self) -> dict[str, object]:
         """Return the tools, ``SUBMIT`` and ``ToolError`` as bound in the namespace. Thread-safe."""
@@ -192,13 +175,8 @@ class Bridge:
     def _submit_sender(self, *, json_only: bool) -> Callable[[dict[str, object]], None]:
         def send(fields: dict[str, object]) -> None:
             answer = values.json_form(fields) if json_only else fields
-            try:
-                buffers = self._dumps(answer)
-            except (values.UnsupportedValue, values.ValueTooLarge) as error:
-                raise TypeError(
-                    f"SUBMIT() cannot send this answer: {error}. Convert it to plain Python first"
-                ) from None
-            self._send({"op": "submit"}, buffers)
+            advice = ". Convert it to plain Python first"
+            self._send({"op": "submit"}, self._dumps(answer, "SUBMIT() cannot send this answer", advice))
 
         return send
 
@@ -209,7 +187,7 @@ class Bridge:
         of a small cell.
         """
         try:
-            buffers = self._dumps(value)
+            buffers = self._dumps(value, "")
             if len(buffers) == 1 and len(buffers[0]) <= SMALL_VALUE_BYTES:
                 return bytes(buffers[0]).decode("utf-8")
         except Exception:  # code of the value, such as its __iter__, may raise anything
@@ -228,14 +206,15 @@ class Bridge:
         if isinstance(requested, str) and requested not in namespace:
             raise NameError(f"name {requested!r} is not defined")
         answer = namespace[requested] if isinstance(requested, str) else handle_request(requested)
-        try:
-            buffers = self._dumps(answer, snapshot=True)
-        except (values.UnsupportedValue, values.ValueTooLarge) as error:
-            raise TypeError(f"variable {requested!r} cannot be sent to the host: {error}") from None
-        self._send({"op": "wanted"}, buffers)
+        failure = f"variable {requested!r} cannot be sent to the host"
+        self._send({"op": "wanted"}, self._dumps(answer, failure, snapshot=True))
 
-    def _dumps(self, value: object, *, snapshot: bool = False) -> list[values.Buffer]:
-        return values.dumps(value, max_bytes=self._max_value_bytes, snapshot=snapshot, arrow=self._host_has_arrow)
+    def _dumps(self, value: object, failure: str, advice: str = "", *, snapshot: bool = False) -> list[values.Buffer]:
+        """Return the encoded value; if there is none, raise TypeError with ``failure``, the reason and ``advice``."""
+        try:
+            return values.dumps(value, max_bytes=self._max_value_bytes, snapshot=snapshot, arrow=self._host_has_arrow)
+        except (values.UnsupportedValue, values.ValueTooLarge) as error:
+            raise TypeError(f"{failure}: {error}{advice}") from None
 
     def _send(self, data: Mapping[str, object], buffers: Sequence[values.Buffer]) -> None:
         for stream in self._streams:  # first, so that printed text arrives before this message
@@ -253,10 +232,10 @@ class Bridge:
         if op == "raise":
             self._raise_in_cell(data.get("cell"), async_cell)
         elif op == "pending":
-            self._send({"op": "pending", "ids": sorted(self._reply_handlers)}, ())
+            self._send({"op": "pending", "ids": sorted(self._calls)}, ())
         elif op == "abandon":
             upto = data.get("upto")
-            calls = [call_id for call_id in self._reply_handlers if not isinstance(upto, int) or call_id <= upto]
+            calls = [call_id for call_id in self._calls if not isinstance(upto, int) or call_id <= upto]
             for call_id in calls:
                 self._complete(call_id, {**data, "op": "error"}, buffers)
             self._send({"op": "abandoned", "ids": calls}, ())
@@ -264,9 +243,9 @@ class Bridge:
             self._complete(data.get("id"), data, buffers)
 
     def _complete(self, call_id: object, data: Mapping[str, object], buffers: Sequence[values.Buffer]) -> None:
-        complete = self._reply_handlers.pop(call_id, None) if type(call_id) is int else None
-        if complete is not None:
-            complete((data, buffers))
+        call = self._calls.pop(call_id, None) if type(call_id) is int else None
+        if call is not None:
+            call[2]((data, buffers))
 
     def _raise_in_cell(self, msg_id: object, async_cell: bool) -> None:
         # Only while that cell runs: after its end the exception would be raised in kernel code. In an async cell, a
@@ -298,17 +277,12 @@ class _DefaultRepr:
 def _signature(spec: ToolSpec) -> inspect.Signature | None:
     if spec.parameters is None:
         return None
-    kinds = _PARAMETER_KINDS
+    parameters = []
     try:
-        return inspect.Signature(
-            [
-                inspect.Parameter(
-                    p.name,
-                    kinds[p.kind],
-                    default=inspect.Parameter.empty if p.default is None else _DefaultRepr(p.default),
-                )
-                for p in spec.parameters
-            ]
-        )
+        for p in spec.parameters:
+            default = inspect.Parameter.empty if p.default is None else _DefaultRepr(p.default)
+            # Parameter converts the number of a kind.
+            parameters.append(inspect.Parameter(p.name, p.kind, default=default))  # type: ignore[arg-type]
+        return inspect.Signature(parameters)
     except ValueError:
         return None

@@ -7,8 +7,7 @@ and history, ``_`` and the execution count stay as they are.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
+import concurrent.futures
 import threading
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ import zmq
 
 from ...codec import values
 from ...wire.inspect_messages import CODE_CHARS, MAX_CALLS, NAMED_CHARS, REPR_S
-from .inspector import copy_namespace, describe_safely, is_large, line_of_thread, shown_tools, summarize, task_names
+from .inspector import copy_namespace, describe, is_large, line_of_thread, shown_tools, summarize, task_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +82,7 @@ class InspectHandler:
         if type(name) is not str or name not in namespace:
             return {**answer, "missing": True}, []
         value = namespace[name]
-        row = describe_safely(name, value, NAMED_CHARS)
+        row = describe(name, value, NAMED_CHARS)
         answer["variables"] = [row]
         if with_value:
             try:
@@ -107,41 +106,24 @@ class InspectHandler:
 
     async def _run_in_thread(self, work: Callable[[], T], limit_s: float | None) -> T:
         """Run ``work``, which calls code of a value and may never return, in a thread of its own."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[T] = loop.create_future()
-
-        def settle(result: T) -> None:
-            if not done.done():
-                done.set_result(result)
-
-        def fail(message: str) -> None:
-            if not done.done():
-                done.set_exception(RuntimeError(message))
+        done: concurrent.futures.Future[T] = concurrent.futures.Future()
 
         def serve() -> None:
             try:
-                result = work()
+                done.set_result(work())
             except BaseException as error:  # code of the value may raise anything, even SystemExit
-                report: Callable[[], None] = functools.partial(fail, _message_of(error))
-            else:
-                report = functools.partial(settle, result)
-            with contextlib.suppress(RuntimeError):  # the kernel's loop was closed meanwhile
-                loop.call_soon_threadsafe(report)
+                done.set_exception(RuntimeError(_message_of(error)))
 
         threading.Thread(target=serve, name="inspect", daemon=True).start()
         self._stuck_threads += 1
-        try:
-            return await asyncio.wait_for(asyncio.shield(done), limit_s)
-        finally:
-            if done.done():
-                self._stuck_threads -= 1
-            else:
-                done.add_done_callback(self._thread_returned)
+        returned = asyncio.wrap_future(done)
+        returned.add_done_callback(self._thread_returned)
+        return await asyncio.wait_for(asyncio.shield(returned), limit_s)
 
-    def _thread_returned(self, done: asyncio.Future[T]) -> None:
+    def _thread_returned(self, returned: asyncio.Future[T]) -> None:
         self._stuck_threads -= 1
-        if not done.cancelled():
-            done.exception()
+        if not returned.cancelled():
+            returned.exception()
 
     def _running_cell(self) -> dict[str, object] | None:
         running, now = self._running, time.monotonic()

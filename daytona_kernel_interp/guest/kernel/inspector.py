@@ -56,7 +56,7 @@ def summarize(namespace: dict[str, object], hidden: Mapping[str, object]) -> tup
         if len(rows) >= MAX_VARIABLES or room <= 0:
             left_out += 1
             continue
-        row = describe_safely(name, value)
+        row = describe(name, value)
         room -= _cost(row)
         rows.append(row)
     return rows[::-1], left_out
@@ -67,16 +67,8 @@ def shown_tools(offered: Mapping[str, object]) -> list[str]:
     return [name for name, tool in offered.items() if type(tool) is not type and not _HIDDEN_NAMES.fullmatch(name)]
 
 
-def describe_safely(name: str, value: object, chars: int = PREVIEW_CHARS) -> Row:
-    """Return the row of one variable. If its description fails in any way, the row has the type only."""
-    try:
-        return describe(name, value, chars)
-    except BaseException:  # a finalizer, or an attribute of a library that code replaced, may even raise SystemExit
-        return [name[:200], type_name(type(value)), None, None, "", _VARIABLE]
-
-
 def describe(name: str, value: Any, chars: int = PREVIEW_CHARS) -> Row:
-    """Return the row of one variable without running any of its code."""
+    """Return the row of one variable without running any of its code. If a step fails, its preview is empty."""
     cls = type(value)
     size, shape, preview, kind = None, None, "", _VARIABLE
     try:
@@ -91,7 +83,9 @@ def describe(name: str, value: Any, chars: int = PREVIEW_CHARS) -> Row:
         else:
             facts = summary_of(value, cls)
             size, shape, preview = facts.size, facts.shape, _library_text(facts, chars)
-    except Exception:  # another thread changed the value, or the library raises an error of its own
+    except BaseException:
+        # Another thread changed the value, the library raises an error of its own, or a finalizer or an attribute of a
+        # library that code replaced raises anything, even SystemExit.
         preview = ""
     return [name[:200], type_name(cls), size, shape, preview, kind]
 

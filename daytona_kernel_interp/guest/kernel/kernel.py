@@ -186,21 +186,15 @@ class Kernel(HookedKernel):
         self._streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, CellStream)]
         self._folder = Path(os.environ["DAYTONA_KERNEL_FOLDER"])
         self._bridge = Bridge(self.session, self.iopub_socket, self._streams)
-        self._preamble: Preamble | None = None
         self._budget: OutputBudget
-        self._cell_refused: tuple[str, str] | None = None  # name and text of the error of a cell that must not run
         self._async_cell = False
-        self._failed_to_compile = False
         self._cells = 0
         self._host_ran = False  # a cell of the host was prepared, and with it the seed
         assert self.parent is not None
         self._journal: JournalWriter = self.parent.journal
         self._cancelled: deque[str] = deque(maxlen=64)  # cells interrupted before they started
         self._restorer = NamespaceRestorer(self.shell, self._streams)
-        self._error: BaseException | None = None  # the exception that ended the cell
-        self._value: str | None = None  # the encoded last expression, if it is small
         self._input_cache = InputCache()
-        self._input_evicted = False
         self._inspector = InspectHandler(self._bridge, self.shell)
         self.session.pack = pack
         # IPython's advice at a SystemExit, which is about its terminal.
@@ -214,9 +208,11 @@ class Kernel(HookedKernel):
 
     async def execute_request(self, stream: object, ident: object, parent: dict[str, Any]) -> None:
         """Apply the preamble in the request's buffers, then run the cell as ipykernel does."""
-        self._preamble, self._cell_refused, self._failed_to_compile = None, None, False
-        self._error = self._value = None
-        self._input_evicted = False
+        self._preamble: Preamble | None = None
+        self._cell_refused: tuple[str, str] | None = None  # name and text of the error of a cell that must not run
+        self._error: BaseException | None = None  # the exception that ended the cell
+        self._value: str | None = None  # the encoded last expression, if it is small
+        self._failed_to_compile = self._input_evicted = False
         self._restorer.restore()
         self._restorer.restore_descriptors()
         self.shell.forget_traceback()
@@ -323,16 +319,14 @@ class Kernel(HookedKernel):
         self, parent: Mapping[str, Mapping[str, str]], metadata: dict[str, object], reply_content: dict[str, object]
     ) -> dict[str, object]:
         """Add the facts for the host: whether the code compiled, the cached inputs, a small value."""
-        facts: dict[str, object] = {"compiled": not self._failed_to_compile, "kept": self._cached_keys()}
+        kept = [*self._input_cache.keys, *([HAS_ARROW] if has_arrow() else [])]
+        facts: dict[str, object] = {"compiled": not self._failed_to_compile, "kept": kept}
         if self._input_evicted:
             facts["forgotten"] = True
         if self._value is not None:
             facts["value"] = self._value
         self._journal.cell_ended(parent["header"]["msg_id"], reply_content, {PREAMBLE_KEY: facts})
         return {**super().finish_metadata(parent, metadata, reply_content), PREAMBLE_KEY: facts}
-
-    def _cached_keys(self) -> list[str]:
-        return [*self._input_cache.keys, *([HAS_ARROW] if has_arrow() else [])]
 
     # --- control: replies and interrupts -------------------------------------------------------------
 

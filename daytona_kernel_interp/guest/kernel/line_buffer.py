@@ -26,8 +26,7 @@ class RedrawBuffer:
         self._clock = clock
         self.pending = False  # whether the current line is a redrawn one
         self._again = False  # whether the next text replaces the state
-        self._state: list[str] = []
-        self._size = 0
+        self._state = ""
         self._begun = False  # whether part of the line was returned
         self._left = REDRAWN_CHARS
         self._shown_at = float("-inf")
@@ -38,13 +37,16 @@ class RedrawBuffer:
             self._begun = text[-1] != "\n" if text else self._begun
             return text
         out: list[str] = []
-        line, *rest = text.split("\n")
-        self._apply_line(line, out)
-        for line in rest:
-            self._settle(out)
-            out.append("\n")
-            self._begun = False
-            self._apply_line(line, out)
+        for number, line in enumerate(text.split("\n")):
+            if number:
+                self._settle(out)
+                out.append("\n")
+                self._begun = False
+            first, *states = line.split("\r")
+            self._add(first, out)
+            for state in states:
+                self.pending = self._again = True
+                self._add(state, out)
         return "".join(out)
 
     def finish(self) -> str:
@@ -55,20 +57,14 @@ class RedrawBuffer:
 
     def current_state(self) -> str:
         """Return the current state of a redrawn line, or "" if one was returned less than ``REDRAW_S`` ago."""
-        if not (self._state and self._size < self._left and self._clock() - self._shown_at >= REDRAW_S):
+        size = len(self._state)
+        if not (0 < size < self._left and self._clock() - self._shown_at >= REDRAW_S):
             return ""
-        self._left -= self._size + 1
+        self._left -= size + 1
         self._shown_at = self._clock()
-        shown = "".join(["\r"] * self._begun + self._state)
+        shown = "\r" * self._begun + self._state
         self._begun = True
         return shown
-
-    def _apply_line(self, line: str, out: list[str]) -> None:
-        first, *states = line.split("\r")
-        self._add(first, out)
-        for state in states:
-            self.pending = self._again = True
-            self._add(state, out)
 
     def _add(self, text: str, out: list[str]) -> None:
         if not text:
@@ -77,19 +73,16 @@ class RedrawBuffer:
             out.append(text)
             self._begun = True
             return
-        if self._again:
-            self._state, self._size, self._again = [], 0, False
-        self._state.append(text)
-        self._size += len(text)
-        if self._size > _STATE_CHARS:
+        self._state, self._again = text if self._again else self._state + text, False
+        if len(self._state) > _STATE_CHARS:
             self._settle(out)
 
     def _settle(self, out: list[str]) -> None:
         if self._state:
-            out += ["\r"] * self._begun + self._state
+            out += ["\r"] * self._begun + [self._state]
             self._begun = True
         self.pending = self._again = False
-        self._state, self._size = [], 0
+        self._state = ""
 
 
 class LongLineLimiter:
@@ -114,11 +107,10 @@ class LongLineLimiter:
             return text
         out: list[str] = []
         for start in range(0, len(text), 1 << 20):  # in pieces: of 1 GB there is no second copy
-            line, *rest = text[start : start + (1 << 20)].split("\n")
-            self._add(line, out)
-            for line in rest:
-                out.append(self.finish() + "\n")
-                self._size = 0
+            for number, line in enumerate(text[start : start + (1 << 20)].split("\n")):
+                if number:
+                    out.append(self.finish() + "\n")
+                    self._size = 0
                 self._add(line, out)
         return "".join(out)
 

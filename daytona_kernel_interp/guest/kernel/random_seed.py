@@ -34,7 +34,7 @@ def _seed_numpy(module: Any, seed: int) -> None:
 
 
 class _NumpyImportHook(importlib.abc.MetaPathFinder):
-    """Finds ``numpy.random`` by the other finders, and gives it a loader that seeds its generator."""
+    """Finds ``numpy.random`` by the other finders, and has its loader seed the generator."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -47,22 +47,12 @@ class _NumpyImportHook(importlib.abc.MetaPathFinder):
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _SeedingLoader(spec.loader, self._seed)
+            loader = spec.loader
+
+            def exec_module(module: ModuleType) -> None:
+                del vars(loader)["exec_module"]  # from now on the loader's own
+                loader.exec_module(module)
+                _seed_numpy(module, self._seed)
+
+            vars(loader)["exec_module"] = exec_module
         return spec
-
-
-class _SeedingLoader(importlib.abc.Loader):
-    """Loads ``numpy.random`` by its own loader, then seeds its generator."""
-
-    def __init__(self, loader: Any, seed: int) -> None:
-        self._loader, self._seed = loader, seed
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        module: ModuleType | None = self._loader.create_module(spec)
-        return module
-
-    def exec_module(self, module: ModuleType) -> None:
-        assert module.__spec__ is not None
-        module.__spec__.loader = module.__loader__ = self._loader
-        self._loader.exec_module(module)
-        _seed_numpy(module, self._seed)

@@ -19,6 +19,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,23 +29,22 @@ from ...runtime import cleanup as registry
 from ...wire.backoff import delays
 from . import labels as owner
 from . import probe_script as prepare
-from .build_log import BuildLog
-from .error_text import advice, api_url, error_sentence, url_error
-from .sdk_compat import default_headers
-from .sdk_params import create_params
-from .snapshot_image import KernelImage
+from .error_text import advice, api_url, error_sentence, sdk_errors, url_error
+from .snapshot_image import BuildLog, KernelImage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
-    from daytona import AsyncDaytona, AsyncSandbox, Image
+    from daytona import AsyncDaytona, AsyncSandbox, CreateSandboxFromImageParams, CreateSandboxFromSnapshotParams, Image
 
     from . import DaytonaSandbox
-    from .sdk_params import CreateParams
+
+    CreateParams = CreateSandboxFromSnapshotParams | CreateSandboxFromImageParams
 
 log = logging.getLogger(__name__)
 
 _REQUEST_S = 15.0
+_SCRIPT_S = 300.0
 _IMPORT_S = 30.0  # limit of the wait for the SDK's import before a fork
 _STATE_POLL_S = (0.0, 0.3, 1.0, 2.0)  # before each search for the sandbox of a create without an answer
 _BUSY_S = 30.0  # limit of another change of a sandbox's state
@@ -61,7 +61,7 @@ def begin_import() -> concurrent.futures.Future[None]:
 
     def load() -> None:
         try:
-            load_sdk()
+            from daytona import AsyncDaytona, DaytonaError  # noqa: F401 - takes seconds
         except BaseException as error:  # whatever an import raises belongs to the caller that waits for it
             done.set_exception(error)
         else:
@@ -74,18 +74,13 @@ def begin_import() -> concurrent.futures.Future[None]:
     return done
 
 
-def load_sdk() -> Any:
-    """Import the SDK, which takes seconds; call it in a thread."""
-    from daytona import AsyncDaytona, DaytonaError
-
-    return AsyncDaytona, DaytonaError
-
-
 class DaytonaAPI:
     """A client of the service. Use it from one event loop, and close it."""
 
     def __init__(self, client: AsyncDaytona) -> None:
-        self._client = client
+        self.client = client
+        credential = daytona_credential()
+        self._headers = {} if credential is None else credential[1]  # of blocking requests at the end of the process
 
     @classmethod
     async def connect(cls) -> DaytonaAPI:
@@ -113,7 +108,7 @@ class DaytonaAPI:
     async def aclose(self) -> None:
         """Close every connection."""
         with contextlib.suppress(Exception):  # the client is not used again, however its end goes
-            await asyncio.wait_for(self._client.close(), _REQUEST_S)  # type: ignore[no-untyped-call]
+            await asyncio.wait_for(self.client.close(), _REQUEST_S)  # type: ignore[no-untyped-call]
 
     async def create(self, description: DaytonaSandbox, labels: dict[str, str]) -> AsyncSandbox:
         """Create a sandbox, and wait until it has started.
@@ -138,13 +133,13 @@ class DaytonaAPI:
         from daytona import DaytonaError
 
         try:
-            return await self._client.create(params, timeout=0, **follow)
+            return await self.client.create(params, timeout=0, **follow)
         except DaytonaError as error:
             # Some servers or organisations may not support a limit to the whole life of a sandbox.
             if not ttl_is_default or error.status_code not in (400, 403, 422) or "ttl" not in str(error).lower():
                 raise
             params.ttl_minutes = None
-            return await self._client.create(params, timeout=0, **follow)
+            return await self.client.create(params, timeout=0, **follow)
 
     async def get(self, sandbox_id: str) -> AsyncSandbox:
         """Return a sandbox.
@@ -156,42 +151,22 @@ class DaytonaAPI:
         from daytona import DaytonaError
 
         try:
-            return await self._client.get(sandbox_id)
+            return await self.client.get(sandbox_id)
         except DaytonaError as error:
             if error.status_code == 404:
                 raise SandboxGone("the Daytona sandbox was deleted; kernel and variables are lost") from error
             raise SandboxFailed(f"the request for the Daytona sandbox failed: {error_sentence(error)}") from error
 
-    async def make_snapshot(
-        self,
-        name: str,
-        image: Image | str,
-        on_log: Callable[[str], None],
-        resources: tuple[int | None, int | None, int | None],
-        region: str | None,
-    ) -> None:
-        """Build a snapshot, and wait until it can be used; raise the SDK's own errors."""
-        from daytona import CreateSnapshotParams, Resources
-
-        cpu, memory, disk = resources
-        resources_wanted = Resources(cpu=cpu, memory=memory, disk=disk) if any(resources) else None
-        parameters = CreateSnapshotParams(name=name, image=image, resources=resources_wanted, region_id=region)
-        await self._client.snapshot.create(parameters, on_logs=on_log, timeout=0)
-
     async def snapshot_state(self, name: str) -> str:
         """Return a snapshot's state; raise the SDK's own errors."""
-        found = await self._client.snapshot.get(name)
+        found = await self.client.snapshot.get(name)
         return str(getattr(found.state, "value", found.state))
-
-    async def delete_snapshot(self, name: str) -> None:
-        """Delete a snapshot; raise the SDK's own errors."""
-        await self._client.snapshot.delete(name)
 
     async def list(self, labels: dict[str, str]) -> AsyncIterator[AsyncSandbox]:
         """Yield the sandboxes with these labels."""
         from daytona import ListSandboxesQuery
 
-        async for found in self._client.list(ListSandboxesQuery(labels=labels)):
+        async for found in self.client.list(ListSandboxesQuery(labels=labels)):
             yield found
 
     async def delete_failed_create(self, start: str, *, sure: bool, busy_s: float) -> None:
@@ -213,27 +188,16 @@ class DaytonaAPI:
                     return  # then the create was not allowed either
                 continue
             for made in found:
-                await self.delete(made.id, busy_s=busy_s)
+                await self.end(made.id, busy_s=busy_s)
             if found:
                 return
 
-    async def delete(self, sandbox_id: str, *, busy_s: float = _BUSY_S) -> None:
-        """Delete a sandbox; do nothing if it does not exist.
+    async def end(self, sandbox_id: str, *, delete: bool = True, busy_s: float = _BUSY_S) -> None:
+        """Delete a sandbox, or stop it and keep its disk. Do nothing if it does not exist.
 
         Raises:
             SandboxFailed: If Daytona does not do it in time.
         """
-        await self._end(sandbox_id, delete=True, busy_s=busy_s)
-
-    async def stop(self, sandbox_id: str) -> None:
-        """Stop a sandbox; its disk is kept.
-
-        Raises:
-            SandboxFailed: If Daytona does not do it in time.
-        """
-        await self._end(sandbox_id, delete=False, busy_s=_BUSY_S)
-
-    async def _end(self, sandbox_id: str, *, delete: bool, busy_s: float) -> None:
         from daytona import DaytonaError
 
         loop = asyncio.get_running_loop()
@@ -243,16 +207,17 @@ class DaytonaAPI:
             if registry.process_ending():
                 return await self._end_now(sandbox_id, delete=delete)
             try:
-                found = await self._client.get(sandbox_id)
+                found = await self.client.get(sandbox_id)
                 if delete:
-                    await self._client.delete(found, timeout=_REQUEST_S)
+                    await self.client.delete(found, timeout=_REQUEST_S)
                 elif state_of(found) not in ("stopped", "stopping", "archived"):
                     await found.stop(timeout=_REQUEST_S)
                 return
             except DaytonaError as error:
                 if error.status_code in (404, 410):
                     return
-                final = error.status_code in (400, 401, 403) and not _busy(error)
+                busy = "state change in progress" in str(error).lower()  # seen with 409, and with 400
+                final = error.status_code in (400, 401, 403) and not busy
                 if final or loop.time() > deadline:
                     what = "deleted" if delete else "stopped"
                     raise SandboxFailed(
@@ -268,47 +233,13 @@ class DaytonaAPI:
         """
         path = f"{api_url()}/sandbox/{urllib.parse.quote(sandbox_id)}"
         request = urllib.request.Request(path if delete else f"{path}/stop", method="DELETE" if delete else "POST")
-        for name, value in self._headers().items():
+        for name, value in self._headers.items():
             request.add_unredirected_header(name, value)  # a redirect must not get the key
         deadline = time.monotonic() + _LAST_S
         while not _done(request):
             if time.monotonic() > deadline:
                 return
             await asyncio.sleep(_LAST_PAUSE_S)
-
-    def _headers(self) -> dict[str, str]:
-        """Return the headers of a blocking request: those of the client, which has had the key since its creation."""
-        known = daytona_credential()
-        return {**({} if known is None else known[1]), **default_headers(self._client)}
-
-    async def prepare(self, sandbox: AsyncSandbox, do: str, python: str | None, **facts: object) -> dict[str, Any]:
-        """Run ``probe_script.py`` in the sandbox, and return its answer.
-
-        Raises:
-            SandboxFailed: If the sandbox has no Python, or the script printed no answer.
-        """
-        from daytona import DaytonaError
-
-        candidates = " ".join(shlex.quote(name) for name in ([python] if python else ["python3", "python"]))
-        request = shlex.quote(json.dumps({"do": do, **facts}))
-        script = (
-            f'for python in {candidates}; do if command -v "$python" >/dev/null 2>&1; then '
-            f'exec "$python" -c {shlex.quote(_PREPARE)} {request}; fi; done; echo no python here; exit 127'
-        )
-        try:
-            # Not the image's shell: zsh would read some of this differently.
-            done = await sandbox.process.exec(f"sh -c {shlex.quote(script)} </dev/null", timeout=300)
-        except DaytonaError as error:
-            raise SandboxFailed(f"the new Daytona sandbox is not usable: {error_sentence(error)}") from error
-        for line in reversed(done.result.splitlines()):
-            if line.startswith(prepare.MARK):
-                with contextlib.suppress(ValueError, RecursionError):
-                    if isinstance(answer := json.loads(line[len(prepare.MARK) :]), dict):
-                        return answer
-        if done.exit_code == 127:
-            named = repr(python) if python else "Python"
-            raise SandboxFailed(f"the Daytona sandbox has no {named}: choose an image or snapshot that has one")
-        raise SandboxFailed(f"the Daytona sandbox could not be prepared: {done.result.strip()[-1000:]}")
 
 
 def _done(request: urllib.request.Request) -> bool:
@@ -328,6 +259,85 @@ def state_of(sandbox: AsyncSandbox) -> str:
     return "unknown" if sandbox.state is None else str(getattr(sandbox.state, "value", sandbox.state))
 
 
-def _busy(error: Exception) -> bool:
-    # Users have seen 409, and 400 with this text.
-    return "state change in progress" in str(error).lower()
+def create_params(description: DaytonaSandbox, labels: Mapping[str, str], image: Image | str | None) -> CreateParams:
+    """Return the parameters of the create request; ``image`` is the description's as the SDK takes it.
+
+    Raises:
+        SandboxFailed: If the installed SDK is too old for one of the options.
+    """
+    if description.params is None:
+        params = _params_of_options(description, image)
+    else:
+        params = description.params.model_copy(deep=True)
+    params.labels = {**(params.labels or {}), **labels}
+    params.auto_stop_interval = description.effective_auto_stop_interval
+    if params.auto_delete_interval is None and not description.keep:
+        params.auto_delete_interval = 0
+    if hasattr(params, "ttl_minutes"):  # not in the oldest SDKs
+        params.ttl_minutes = description.effective_ttl_minutes or None
+    if params.public is None:
+        params.public = False
+    if hasattr(params, "snapshot"):
+        params.snapshot = description.snapshot_name
+    return params
+
+
+def _params_of_options(description: DaytonaSandbox, image: Image | str | None) -> CreateParams:
+    from daytona import CreateSandboxFromImageParams, CreateSandboxFromSnapshotParams, Resources, VolumeMount
+
+    volumes = description.volumes
+    if isinstance(volumes, Mapping):
+        volumes = [VolumeMount(volume_id=name, mount_path=path) for name, path in volumes.items()]
+    options: dict[str, Any] = {
+        "env_vars": dict(description.env_vars),
+        "labels": dict(description.labels),
+        "ttl_minutes": description.ttl_minutes,
+        "target": description.target,
+        "volumes": list(volumes),
+        "network_block_all": description.network_block_all,
+        "network_allow_list": description.network_allow_list,
+        "domain_allow_list": description.domain_allow_list,
+    }
+    options = {name: value for name, value in options.items() if value}
+    # The SDK's models drop a name that they do not know without an error.
+    if unknown := options.keys() - CreateSandboxFromSnapshotParams.model_fields.keys():
+        raise SandboxFailed(
+            f"this version of Daytona's SDK has no option {', '.join(sorted(unknown))}: "
+            "install a newer one with pip install --upgrade daytona"
+        )
+    if image is None:
+        return CreateSandboxFromSnapshotParams(**options)
+    resources: Any = description.resources
+    if isinstance(resources, Mapping):
+        resources = Resources(**resources)
+    return CreateSandboxFromImageParams(image=image, resources=resources, **options)
+
+
+async def run_script(
+    sandbox: AsyncSandbox, do: str, python: str | None, facts: Mapping[str, object], timeout_s: float = _SCRIPT_S
+) -> dict[str, Any]:
+    """Run ``probe_script.py`` in the sandbox, and return its answer.
+
+    Raises:
+        SandboxFailed: If the sandbox has no Python, or the script printed no answer.
+    """
+    candidates = " ".join(shlex.quote(name) for name in ([python] if python else ["python3", "python"]))
+    request = shlex.quote(json.dumps({"do": do, **facts}))
+    # Not in a folder in which cells may have written a json.py.
+    enter = f"cd {shlex.quote(str(facts['folder']))} 2>/dev/null; " if "folder" in facts else ""
+    script = (
+        f'{enter}for python in {candidates}; do if command -v "$python" >/dev/null 2>&1; then '
+        f'exec "$python" -c {shlex.quote(_PREPARE)} {request}; fi; done; echo no python here; exit 127'
+    )
+    with sdk_errors("the Daytona sandbox is not usable"):
+        # Not the image's shell: zsh would read some of this differently.
+        done = await sandbox.process.exec(f"sh -c {shlex.quote(script)} </dev/null", timeout=int(timeout_s))
+    for line in reversed(done.result.splitlines()):
+        if line.startswith(prepare.MARK):
+            with contextlib.suppress(ValueError, RecursionError):
+                if isinstance(answer := json.loads(line[len(prepare.MARK) :]), dict):
+                    return answer
+    if done.exit_code == 127:
+        named = repr(python) if python else "Python"
+        raise SandboxFailed(f"the Daytona sandbox has no {named}: choose an image or snapshot that has one")
+    raise SandboxFailed(f"the Daytona sandbox could not be prepared: {done.result.strip()[-1000:]}")

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from ...errors import SandboxFailed
 from ...formatting import byte_size
 from . import labels as owner
-from .api import DaytonaAPI
+from .api import DaytonaAPI, run_script
+from .error_text import sdk_errors
 from .guest_archive import REQUIREMENTS, guest_archive
-from .probe import ProbeResult, ServingRelay, parse_install, parse_probe
+from .probe import ProbeResult, SandboxPaths, parse_install, parse_probe
 from .probe_script import FIRST_PORT
-from .sandbox import RunningDaytonaSandbox, SandboxPaths, thread_variables
+from .sandbox import RunningDaytonaSandbox, thread_variables
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Coroutine
-
     from daytona import AsyncSandbox
 
     from . import DaytonaSandbox
-    from .sandbox import Preview
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -74,32 +69,9 @@ async def _start(service: DaytonaAPI, description: DaytonaSandbox, mark: str, ma
     running = RunningDaytonaSandbox(description, service, sandbox, sandbox.id)
     port = description.port or FIRST_PORT
     # Each round trip counts: request what the probe will most probably require at the same time as the probe.
-    async with _run_alongside(running.preview(port)) as link:
-        request = _probe_request(description, sandbox)
-        probed = parse_probe(await service.prepare(sandbox, "look", description.python, **request))
-        if isinstance(probed, ServingRelay):
-            place = probed.paths
-        else:
-            session = running.new_session()
-            async with _run_alongside(running.open_session(session)) as opened:
-                place = await _install_guest(service, sandbox, description, probed, request)
-                await opened
-        preview = await (link if place.port == port else _instead_of(link, running.preview(place.port)))
-    if isinstance(probed, ServingRelay):
-        log.info("the relay in Daytona sandbox %s is serving", sandbox.id)
-        running.use_relay(place, probed.secret, probed.process, preview)
-    else:
-        await running.launch(place, session, preview)
-    return running
-
-
-def _probe_request(description: DaytonaSandbox, sandbox: AsyncSandbox) -> dict[str, object]:
-    """Return the probe's request."""
-    archive = guest_archive()
-    return {
-        "runtime": archive.digest,
-        "runtime_file": archive.file,
-        "runtime_sha256": archive.sha256,
+    expected = asyncio.ensure_future(running.preview(port))
+    request = {
+        "runtime": guest_archive().digest,
         "wanted": REQUIREMENTS,
         "port": description.port,
         "upload": bool(description.upload),
@@ -107,40 +79,37 @@ def _probe_request(description: DaytonaSandbox, sandbox: AsyncSandbox) -> dict[s
         "lifetime_s": description.resume_lifetime,
         "environment": thread_variables(sandbox),
     }
+    try:
+        found = parse_probe(await run_script(sandbox, "look", description.python, request))
+        if isinstance(found, ProbeResult):
+            found = await running.start_relay(await _install_guest(sandbox, description, found))
+        preview = await (expected if found.port == port else running.preview(found.port))
+    finally:
+        expected.cancel()
+        await asyncio.gather(expected, return_exceptions=True)
+    log.info("the relay in Daytona sandbox %s is serving", sandbox.id)
+    running.use_relay(found, preview)
+    return running
 
 
-async def _instead_of(unneeded: asyncio.Future[Preview], needed: Awaitable[Preview]) -> Preview:
-    unneeded.cancel()
-    return await needed
-
-
-async def _install_guest(
-    service: DaytonaAPI,
-    sandbox: AsyncSandbox,
-    description: DaytonaSandbox,
-    probed: ProbeResult,
-    request: dict[str, object],
-) -> SandboxPaths:
+async def _install_guest(sandbox: AsyncSandbox, description: DaytonaSandbox, probed: ProbeResult) -> SandboxPaths:
     """Upload and install what the sandbox lacks, and return the paths."""
     archive = guest_archive()
     port = check_python(probed, description)
     python, path = probed.python, ""
-    async with contextlib.AsyncExitStack() as stack:
-        if description.upload or (description.upload is None and not probed.installed):
-            path = f"{probed.folder}/{archive.file}"
-            if not probed.uploaded:
-                log.info("uploading the relay (%s)", byte_size(len(archive.data)), extra={"progress": True})
-                uploaded = await stack.enter_async_context(_run_alongside(_upload(sandbox, archive.data, path)))
-                stack.push_async_callback(asyncio.wait_for, uploaded, None)
-        if probed.missing:
-            log.info("installing %s in the sandbox", " and ".join(probed.missing), extra={"progress": True})
-            installed = await service.prepare(sandbox, "install", description.python, **request)
-            try:
-                python = parse_install(installed)
-            except LookupError as error:
-                raise SandboxFailed(_install_error(probed.missing, str(error), description)) from None
+    if description.upload or (description.upload is None and not probed.installed):
+        path = f"{probed.folder}/runtime-{archive.digest}.zip"
+        log.info("uploading the relay (%s)", byte_size(len(archive.data)), extra={"progress": True})
+        with sdk_errors("the relay could not be uploaded to the Daytona sandbox"):
+            await sandbox.fs.upload_file(archive.data, path)
+    if probed.missing:
+        log.info("installing %s in the sandbox", " and ".join(probed.missing), extra={"progress": True})
+        installed = await run_script(sandbox, "install", description.python, {"wanted": REQUIREMENTS})
+        if "error" in installed:
+            raise SandboxFailed(_install_error(probed.missing, str(installed["error"]), description))
+        python = parse_install(installed)
     folder = f"{probed.folder}/session-{secrets.token_hex(4)}"
-    return SandboxPaths(python, path, folder, probed.cwd, port)
+    return SandboxPaths(python=python, path=path, folder=folder, cwd=probed.cwd, port=port)
 
 
 def check_python(probed: ProbeResult, description: DaytonaSandbox) -> int:
@@ -165,27 +134,6 @@ def _install_error(missing: tuple[str, ...], reason: str, description: DaytonaSa
     )
 
 
-async def _upload(sandbox: AsyncSandbox, data: bytes, path: str) -> None:
-    from daytona import DaytonaError
-
-    try:
-        await sandbox.fs.upload_file(data, path)
-    except DaytonaError as error:
-        raise SandboxFailed(f"the relay could not be uploaded to the Daytona sandbox: {error}") from error
-
-
-@contextlib.asynccontextmanager
-async def _run_alongside(work: Coroutine[object, object, T]) -> AsyncIterator[asyncio.Future[T]]:
-    """Run ``work`` at the same time as the block; cancel it if the block fails."""
-    task = asyncio.ensure_future(work)
-    try:
-        yield task
-    except BaseException:  # cancellation, too, must not leave the task behind
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        raise
-
-
 async def _clean_up(service: DaytonaAPI, mark: str, made: list[str], error: BaseException) -> None:
     """Delete the sandbox of a failed start, whether or not its create was answered.
 
@@ -200,7 +148,7 @@ async def _clean_up(service: DaytonaAPI, mark: str, made: list[str], error: Base
 async def _remove(service: DaytonaAPI, mark: str, made: list[str], error: BaseException) -> None:
     try:
         if made:
-            await service.delete(made[0], busy_s=_BUSY_S)
+            await service.end(made[0], busy_s=_BUSY_S)
         else:
             status = getattr(error.__cause__, "status_code", None)
             answered = status is not None and 400 <= status < 500  # then its sandbox, if any, exists by now

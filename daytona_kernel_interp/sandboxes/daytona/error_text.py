@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from typing import TYPE_CHECKING
 
+from ...errors import SandboxFailed
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from . import DaytonaSandbox
 
 _URL_VARIABLES = ("DAYTONA_API_URL", "DAYTONA_SERVER_URL")
@@ -40,6 +45,15 @@ def error_sentence(error: Exception) -> str:
     if "validation error" in text:  # from the SDK's models
         return f"{api_url()} sent an answer that is not the API's: check DAYTONA_API_URL, which must end in /api"
     return text
+
+
+@contextlib.contextmanager
+def sdk_errors(what: str) -> Iterator[None]:
+    """Raise any error of the block as ``SandboxFailed``: the SDK passes on those of its HTTP client and its models."""
+    try:
+        yield
+    except Exception as error:
+        raise SandboxFailed(f"{what}: {error_sentence(error)}") from error
 
 
 def api_url() -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import probe_script as prepare
 
-_PACKAGE = Path(__file__).resolve().parent.parent.parent
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PACKAGE = Path(__file__).resolve().parent.parent.parent
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can have; equal files make equal zips
 REQUIREMENTS = {"ipykernel": [6, 31], "websockets": [15]}  # of the guest; pyproject.toml has the same versions
 
@@ -23,25 +26,25 @@ class GuestArchive:
     digest: str
     data: bytes = field(repr=False)
 
-    @property
-    def file(self) -> str:
-        """The file's name in a sandbox."""
-        return f"runtime-{self.digest}.zip"
-
-    @property
-    def sha256(self) -> str:
-        """The file's own hash."""
-        return hashlib.sha256(self.data).hexdigest()
-
 
 @functools.cache
 def guest_archive() -> GuestArchive:
     """Return the guest archive, made from the installed files."""
+    return GuestArchive(prepare.digest(PACKAGE), make_zip(guest_modules(), zipfile.ZIP_DEFLATED))
+
+
+def guest_modules() -> dict[str, bytes]:
+    """Return the sources of the guest's modules, by name."""
+    above = PACKAGE.parent
+    return {path.relative_to(above).as_posix(): path.read_bytes() for path in prepare.modules(PACKAGE)}
+
+
+def make_zip(contents: Mapping[str, bytes], compression: int) -> bytes:
+    """Return a zip file with ``contents``, by name."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in prepare.modules(_PACKAGE):
-            entry = zipfile.ZipInfo(f"{_PACKAGE.name}/{path.relative_to(_PACKAGE).as_posix()}", _EPOCH)
-            entry.compress_type = zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in contents.items():
+            entry = zipfile.ZipInfo(name, _EPOCH)
             entry.external_attr = 0o644 << 16
-            archive.writestr(entry, path.read_bytes())
-    return GuestArchive(prepare.digest(_PACKAGE), buffer.getvalue())
+            archive.writestr(entry, data, compression)
+    return buffer.getvalue()

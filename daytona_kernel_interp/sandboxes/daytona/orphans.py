@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import email.utils
 import time
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING
 from ...errors import SandboxFailed
 from . import labels as owner
 from .api import DaytonaAPI, state_of
-from .error_text import api_url, error_sentence
+from .error_text import api_url, sdk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from daytona import AsyncSandbox
 
 _REQUEST_S = 5.0
 
@@ -55,32 +57,28 @@ async def find_sandboxes(in_use: Collection[str] = ()) -> list[ManagedSandbox]:
     Raises:
         SandboxFailed: If the request failed.
     """
-    service = await DaytonaAPI.connect()
-    try:
-        found, now = [], await asyncio.to_thread(_now)
-        async for sandbox in service.list({owner.PACKAGE_LABEL: "1"}):
-            labels, created_here = sandbox.labels or {}, owner.created_on_this_machine(sandbox.labels or {})
-            if labels.get(owner.PACKAGE_LABEL) != "1":  # in case the service ignores the query
-                continue
-            process = labels.get(owner.PROCESS_LABEL, "?").partition("-")[0]
-            found.append(
-                ManagedSandbox(
-                    id=sandbox.id,
-                    state=state_of(sandbox),
-                    owner=f"process {process}" if created_here else "another machine",
-                    host_lives=sandbox.id in in_use or owner.host_lives(labels),
-                    created_here=created_here,
-                    kept=owner.KEEP_LABEL in labels,
-                    idle_s=None
-                    if sandbox.id in in_use
-                    else _age_s(sandbox.last_activity_at or sandbox.created_at, now),
-                )
-            )
-        return found
-    except Exception as error:  # the SDK passes on errors of its HTTP client and of its models
-        raise SandboxFailed(f"the list of Daytona sandboxes cannot be read: {error_sentence(error)}") from error
-    finally:
-        await service.aclose()
+    found = []
+    async with contextlib.aclosing(await DaytonaAPI.connect()) as service:
+        now = await asyncio.to_thread(_now)
+        with sdk_errors("the list of Daytona sandboxes cannot be read"):
+            async for sandbox in service.list({owner.PACKAGE_LABEL: "1"}):
+                if (sandbox.labels or {}).get(owner.PACKAGE_LABEL) == "1":  # in case the service ignores the query
+                    found.append(_managed(sandbox, now, sandbox.id in in_use))
+    return found
+
+
+def _managed(sandbox: AsyncSandbox, now: float, in_use: bool) -> ManagedSandbox:
+    labels, created_here = sandbox.labels, owner.created_on_this_machine(sandbox.labels)
+    process = labels.get(owner.PROCESS_LABEL, "?").partition("-")[0]
+    return ManagedSandbox(
+        id=sandbox.id,
+        state=state_of(sandbox),
+        owner=f"process {process}" if created_here else "another machine",
+        host_lives=in_use or owner.host_lives(labels),
+        created_here=created_here,
+        kept=owner.KEEP_LABEL in labels,
+        idle_s=None if in_use else _age_s(sandbox.last_activity_at or sandbox.created_at, now),
+    )
 
 
 async def delete_sandboxes(sandbox_ids: Collection[str]) -> None:
@@ -89,11 +87,8 @@ async def delete_sandboxes(sandbox_ids: Collection[str]) -> None:
     Raises:
         SandboxFailed: If some were not deleted; the text names them. The others are deleted.
     """
-    service = await DaytonaAPI.connect()
-    try:
-        ends = await asyncio.gather(*map(service.delete, sandbox_ids), return_exceptions=True)
-    finally:
-        await service.aclose()
+    async with contextlib.aclosing(await DaytonaAPI.connect()) as service:
+        ends = await asyncio.gather(*map(service.end, sandbox_ids), return_exceptions=True)
     failed = [end for end in ends if end is not None]
     if failed:
         raise SandboxFailed("; ".join(map(str, failed))) from failed[0]

@@ -2,43 +2,66 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping  # noqa: TC003 - pydantic reads annotations
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...errors import SandboxFailed
-from .sandbox import SandboxPaths
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+_Text = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
+_Number = Annotated[int, Field(strict=True, ge=0, lt=1 << 32)]
+_Port = Annotated[int, Field(strict=True, gt=0, lt=1 << 16)]
+_Package = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
+_Answer = TypeVar("_Answer", bound=BaseModel)
 
-_SECRET = re.compile(r"[A-Za-z0-9_-]{20,100}")  # becomes a header
-_STARTED = re.compile(r"[0-9]{0,20}")  # becomes part of a shell command, as the texts do, which are quoted
-_PACKAGE = re.compile(r"[A-Za-z0-9._-]{1,100}")
-_MAX_CHARS = 4096
+_INVALID_ANSWER = (
+    "the Daytona sandbox sent an invalid answer: something in its image or snapshot interferes with its Python; "
+    "choose another one, or pass python="
+)
 
 
-@dataclass(frozen=True)
-class ProbeResult:
+class ProbeResult(BaseModel):
     """What a sandbox has, if none of its relays is serving this host."""
 
-    python: str
-    version: tuple[int, ...]
-    missing: tuple[str, ...]  # requirements of the relay
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    python: _Text
+    version: Annotated[tuple[_Number, ...], Field(strict=False)]
+    missing: Annotated[tuple[_Package, ...], Field(strict=False)]  # requirements of the relay
     installed: bool  # the host's version of the package
-    uploaded: bool  # or the guest archive
-    folder: str  # for this package's files
-    cwd: str
-    port: int | None  # None: taken
+    folder: _Text  # for this package's files
+    cwd: _Text
+    port: _Port | None  # None: taken
 
 
-@dataclass(frozen=True)
-class ServingRelay:
+class SandboxPaths(BaseModel):
+    """Paths in a sandbox, and the relay's port."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    python: _Text
+    path: Annotated[str, Field(max_length=4096)]  # of the guest archive, for PYTHONPATH; empty: Python has the package
+    folder: _Text  # of this session: journals, connection files, kernel states
+    cwd: _Text
+    port: _Port
+
+    def facts(self) -> dict[str, Any]:
+        """Return the fields of this class as JSON, without those of :class:`ServingRelay`."""
+        return self.model_dump(include=set(SandboxPaths.model_fields))
+
+
+class ServingRelay(SandboxPaths):
     """A relay that is serving this host."""
 
-    paths: SandboxPaths
-    secret: str
-    process: str  # pid and start time
+    secret: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{20,100}$", repr=False)]  # becomes a header
+    pid: _Number
+    started: Annotated[str, Field(pattern=r"^[0-9]{0,20}$")]
+
+    @property
+    def process(self) -> str:
+        """Process id and start time."""
+        return f"{self.pid} {self.started}".rstrip()
 
 
 def parse_probe(answer: Mapping[str, object]) -> ProbeResult | ServingRelay:
@@ -48,85 +71,35 @@ def parse_probe(answer: Mapping[str, object]) -> ProbeResult | ServingRelay:
         SandboxFailed: If the answer is invalid.
     """
     relay = answer.get("relay")
-    try:
-        return _parse_result(answer) if relay is None else _parse_relay(relay)
-    except (KeyError, TypeError, ValueError):
-        raise SandboxFailed(_INVALID_ANSWER) from None
+    return _parse(ProbeResult, answer) if relay is None else _parse(ServingRelay, relay)
 
 
 def parse_install(answer: Mapping[str, object]) -> str:
-    """Return the Python that has all requirements now.
+    """Return the Python that has all requirements after an installation.
 
     Raises:
         SandboxFailed: If the answer is invalid.
-        LookupError: If the installation failed; the message is its output.
+    """
+    return _parse(_Installed, answer).python
+
+
+def parse_start(answer: Mapping[str, object]) -> ServingRelay:
+    """Return the relay that was started.
+
+    Raises:
+        SandboxFailed: If it did not start, or the answer is invalid.
     """
     if "error" in answer:
-        raise LookupError(str(answer["error"]))
+        raise SandboxFailed(f"no relay can be started in the Daytona sandbox: {answer['error']}")
+    return _parse(ServingRelay, answer.get("relay"))
+
+
+class _Installed(BaseModel):
+    python: _Text
+
+
+def _parse(kind: type[_Answer], answer: object) -> _Answer:
     try:
-        return _text(answer["python"])
-    except (KeyError, ValueError):
+        return kind.model_validate(answer)
+    except ValidationError:
         raise SandboxFailed(_INVALID_ANSWER) from None
-
-
-_INVALID_ANSWER = (
-    "the Daytona sandbox sent an invalid answer: something in its image or snapshot interferes with its Python; "
-    "choose another one, or pass python="
-)
-
-
-def _parse_result(answer: Mapping[str, object]) -> ProbeResult:
-    return ProbeResult(
-        python=_text(answer["python"]),
-        version=tuple(map(_number, _list(answer["version"]))),
-        missing=tuple(_matching(_PACKAGE, name) for name in _list(answer["missing"])),
-        installed=answer["installed"] is True,
-        uploaded=answer["uploaded"] is True,
-        folder=_text(answer["folder"]),
-        cwd=_text(answer["cwd"]),
-        port=None if answer["port"] is None else _port(answer["port"]),
-    )
-
-
-def _parse_relay(answer: object) -> ServingRelay:
-    if not isinstance(answer, dict):
-        raise ValueError("not an object")
-    place = SandboxPaths(
-        python=_text(answer["python"]),
-        path="",
-        folder=_text(answer["folder"]),
-        cwd=_text(answer["cwd"]),
-        port=_port(answer["port"]),
-    )
-    process = f"{_number(answer['pid'])} {_matching(_STARTED, answer['started'])}".rstrip()
-    return ServingRelay(place, _matching(_SECRET, answer["secret"]), process)
-
-
-def _list(value: object) -> list[object]:
-    if not isinstance(value, list):
-        raise ValueError("not a list")
-    return value
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= _MAX_CHARS or "\0" in value:
-        raise ValueError("not a text")
-    return value
-
-
-def _matching(pattern: re.Pattern[str], value: object) -> str:
-    if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise ValueError("not such a text")
-    return value
-
-
-def _number(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 32:
-        raise ValueError("not a number")
-    return value
-
-
-def _port(value: object) -> int:
-    if not 0 < (port := _number(value)) < 1 << 16:
-        raise ValueError("not a port")
-    return port

@@ -5,11 +5,14 @@ library, and its syntax is old on purpose, so that a Python that is too old can 
 last line that it prints.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import json
 import os
 import pathlib
+import secrets
+import select
 import shutil
 import socket
 import subprocess
@@ -19,12 +22,14 @@ import time
 MARK = "daytona-kernel-answer:"
 PARTS = ("wire", "codec", "transport", "guest")  # of the package, with its __init__: what runs in a sandbox
 ORIGIN = "origin"  # a file in the image's package, with the hash of the sources
+RELAY = "daytona_kernel_interp.guest.relay"
 ENTRYPOINT = "daytona_kernel_interp.guest.relay.entrypoint"
 ENTRYPOINTS = (ENTRYPOINT, "daytona_kernel_interp.guest.entrypoint")  # the second is in images of earlier versions
 FIRST_PORT = 4290  # the relay's port, if it is free
 _INSTALL_S = 280  # HTTP connections have been cut after 300 s
 _MAX_OUTPUT_CHARS = 1500
-_RELAY_S = 20.0  # limit of the start of the image's relay
+_RELAY_S = 20.0  # limit of the wait for the image's relay
+_START_S = 60.0  # limit of the start of another one
 _APPEARS_S = 0.5  # from the sandbox's start until the relay is among its processes
 
 
@@ -58,25 +63,19 @@ def probe(request):
     if relay is not None:
         return {"relay": relay}
     folder = _folder()
-    runtime = folder / str(request["runtime_file"])
     found = {
         "relay": None,
         "python": sys.executable,
         "version": list(sys.version_info[:2]),
         "missing": [name for name, oldest in _requirements(request) if not _is_installed(name, oldest)],
         "installed": _package_matches(str(request["runtime"])),
-        "uploaded": runtime.is_file() and hashlib.sha256(runtime.read_bytes()).hexdigest() == request["runtime_sha256"],
         "folder": str(folder),
         "cwd": os.getcwd(),
         "port": port,
     }  # type: dict[str, object]
-    if (
-        port is not None
-        and not request["upload"]
-        and not found["missing"]
-        and (found["installed"] or found["uploaded"])
-    ):
-        found["relay"] = _new_relay(request, port, folder, "" if found["installed"] else str(runtime))
+    if port is not None and found["installed"] and not found["missing"] and not request["upload"]:
+        paths = {"path": "", "folder": f"{folder}/session-{os.urandom(4).hex()}", "cwd": os.getcwd(), "port": port}
+        found.update(start(dict(request, **paths)))
     return found
 
 
@@ -84,39 +83,25 @@ def _waiting_relay(request, port):
     # type: (dict[str, object], int) -> dict[str, object] | None
     """Send the start request to the image's relay and return its answer; end a relay of another version."""
     where = os.environ.get("DAYTONA_KERNEL_WAITING")
-    connection = _connection(os.path.expanduser(where), None) if where else None
-    return None if connection is None else _send_start_request(connection, request, port, None)
-
-
-def _new_relay(request, port, folder, path):
-    # type: (dict[str, object], int, pathlib.Path, str) -> dict[str, object] | None
-    """Start a relay as the image does, and return its answer to the start request; None if that fails."""
-    name = f"waiting-{os.urandom(4).hex()}"
-    env = dict(os.environ, DAYTONA_KERNEL_WAITING=str(folder / name))
-    if path:
-        env["PYTHONPATH"] = os.pathsep.join(filter(None, (path, env.get("PYTHONPATH"))))
-    with (folder / f"{name}.log").open("wb") as log:
-        # In a session of its own, and without the pipes: Daytona reads them until every process has closed them.
-        process = subprocess.Popen(
-            [sys.executable, "-m", ENTRYPOINT],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            env=env,
-        )
-    connection = _connection(str(folder / name), process)
-    answer = None if connection is None else _send_start_request(connection, request, port, process)
-    if answer is None:
-        process.kill()
-        process.wait()
+    connection = _connection(os.path.expanduser(where)) if where else None
+    if connection is None:
         return None
-    return answer
+    try:
+        with connection, connection.makefile("rwb") as lines:
+            package = pathlib.Path(json.loads(lines.readline())["package"])
+            good = bool(request["take_waiting"]) and digest(package) == request["runtime"]
+            given = {"lifetime_s": request["lifetime_s"], "environment": request["environment"], "port": port}
+            lines.write(json.dumps(given if good else {"end": True}).encode() + b"\n")
+            lines.flush()
+            answer = json.loads(lines.readline()) if good else None
+            return None if answer is None else dict(answer, path="", started=_started(int(answer["pid"])))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
-def _connection(path, process):
-    # type: (str, subprocess.Popen[bytes] | None) -> socket.socket | None
-    """Return a connection to the waiting relay: ``process``, or the image's, which may not have started yet."""
+def _connection(path):
+    # type: (str) -> socket.socket | None
+    """Return a connection to the image's relay, which may not have started yet."""
     started_at = time.monotonic()
     while time.monotonic() - started_at < _RELAY_S:
         made = socket.socket(socket.AF_UNIX)
@@ -126,37 +111,72 @@ def _connection(path, process):
             return made
         except OSError:
             made.close()
-        waited = time.monotonic() - started_at
-        if (waited > _APPEARS_S and not _relay_runs()) if process is None else process.poll() is not None:
+        if time.monotonic() - started_at > _APPEARS_S and not _relay_runs():
             break
         time.sleep(0.01)
     return None
 
 
-def _send_start_request(connection, request, port, process):
-    # type: (socket.socket, dict[str, object], int, subprocess.Popen[bytes] | None) -> dict[str, object] | None
-    """Send a relay its start request and return its answer; end the image's relay if it is not suitable."""
-    try:
-        with connection, connection.makefile("rwb") as lines:
-            package = pathlib.Path(json.loads(lines.readline())["package"])
-            good = process is not None or (bool(request["take_waiting"]) and digest(package) == request["runtime"])
-            given = {"lifetime_s": request["lifetime_s"], "environment": request["environment"], "port": port}
-            lines.write(json.dumps(given if good else {"end": True}).encode() + b"\n")
-            lines.flush()
-            answer = json.loads(lines.readline()) if good else None
-            return None if answer is None else dict(answer, started=_started(int(answer["pid"])))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def start(request):
+    # type: (dict[str, object]) -> dict[str, object]
+    """Start a relay in its folder and return its facts, or an error with the end of its log.
+
+    Its secret is made here: code in the sandbox could read arguments and files that a host writes.
+    """
+    paths = {name: request[name] for name in ("path", "folder", "cwd", "port")}
+    folder = pathlib.Path(str(paths["folder"]))
+    folder.mkdir(mode=0o700, exist_ok=True)
+    env = dict(os.environ)
+    if paths["path"]:
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(paths["path"]), env.get("PYTHONPATH"))))
+    secret = secrets.token_urlsafe(32)
+    given = dict(
+        paths, secret=secret, remove=True, lifetime_s=request["lifetime_s"], environment=request["environment"]
+    )
+    with (folder / "relay.log").open("a+b") as log:
+        # In a session of its own, and without the pipes: Daytona reads them until every process has closed them.
+        # In its folder, because cells may have written a json.py elsewhere.
+        process = subprocess.Popen(
+            [sys.executable, "-m", RELAY],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
+            env=env,
+            cwd=str(folder),
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with contextlib.suppress(OSError), process.stdin:
+            process.stdin.write(json.dumps(given).encode() + b"\n")
+        if select.select([process.stdout], [], [], _START_S)[0] and process.stdout.readline():
+            facts = {"python": sys.executable, "pid": process.pid, "started": _started(process.pid)}
+            return {"relay": dict(paths, secret=secret, **facts)}
+        process.kill()
+        code = process.wait()
+        log.seek(0)
+        text = log.read().decode("utf-8", "replace").strip()
+        return {"error": f"its relay ended with exit code {code}: {text[-_MAX_OUTPUT_CHARS:]}"}
 
 
 def _started(pid):
     # type: (int) -> str
-    """Return the start time of a process from /proc; an empty text where there is no /proc."""
+    """Return the start time of a process from /proc; an empty text for one that has ended, or without /proc."""
     try:
         # proc(5): the state follows the command in parentheses, the start time 19 fields later
-        return pathlib.Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[19]
+        fields = pathlib.Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
+        return "" if fields[0] == "Z" else fields[19]
     except (OSError, IndexError):
         return ""
+
+
+def _is_alive(pid, started):
+    # type: (int, str) -> bool
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return _started(pid) == started
 
 
 def _relay_runs():
@@ -176,51 +196,42 @@ def install(request):
     # type: (dict[str, object]) -> dict[str, object]
     """Install the requirements into a virtual environment that also has the packages of the sandbox's Python."""
     environment = _folder() / "environment"
-    python = environment / "bin" / "python"
+    python = str(environment / "bin" / "python")
     requirements = [f"{name}>={'.'.join(map(str, oldest))}" for name, oldest in _requirements(request)]
-    make, fill = _tools(environment, python)
-    if make is None:
-        return {"error": "it has neither pip nor uv"}
-    if not python.exists():
-        done = _run(make)
-        if done is not None:
-            return {"error": done}
-    done = _run([*fill, *requirements])
-    return {"python": str(python)} if done is None else {"error": done}
-
-
-def any_kernel_alive(request):
-    # type: (dict[str, object]) -> dict[str, object]
-    """Return whether a kernel of a relay's folder is alive; None if none was started.
-
-    A relay that ends on request, as at a stop of the sandbox, deletes its folder; ``was_made``: the folder existed.
-    """
-    found = False if request["was_made"] and not os.path.isdir(str(request["folder"])) else None
-    for path in pathlib.Path(str(request["folder"])).glob("kernel-*.state"):
-        found = found or False
-        try:
-            state = json.loads(path.read_text())
-            # proc(5): the state follows the command in parentheses, the start time 19 fields later
-            fields = pathlib.Path("/proc", str(int(state["pid"])), "stat").read_text().rpartition(")")[2].split()
-            found = found or (fields[0] != "Z" and fields[19] == state["started"])
-        except (OSError, ValueError, KeyError, IndexError):
-            continue
-    return {"lives": found}
-
-
-def _tools(environment, python):
-    # type: (pathlib.Path, pathlib.Path) -> tuple[list[str] | None, list[str]]
-    """Return the commands that create an environment and install into it; None for the first if no tool exists."""
-    uv = shutil.which("uv")
-    if uv is not None:
-        make = [uv, "venv", "--quiet", "--system-site-packages", "--python", sys.executable, str(environment)]
-        return make, [uv, "pip", "install", "--quiet", "--python", str(python)]
-    if importlib.util.find_spec("pip") is None:
-        return None, []
     # Without pip: on Debian, ensurepip is in a package of its own.
     make = [sys.executable, "-m", "venv", "--without-pip", "--system-site-packages", str(environment)]
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check"]
-    return make, [*pip, "--retries", "1"]
+    uv = shutil.which("uv")
+    if uv is not None:
+        fill = [uv, "pip", "install", "--quiet", "--python", python]
+    elif importlib.util.find_spec("pip") is not None:
+        fill = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--disable-pip-version-check"]
+        fill += ["--retries", "1"]
+    else:
+        return {"error": "it has neither pip nor uv"}
+    for command in (make, [*fill, *requirements]):
+        failure = _run(command)
+        if failure is not None:
+            return {"error": failure}
+    return {"python": python}
+
+
+def check(request):
+    # type: (dict[str, object]) -> dict[str, object]
+    """Return whether the relay is alive, and whether a kernel of its folder is; None if none was started.
+
+    A relay that ends on request, as at a stop of the sandbox, deletes its folder.
+    """
+    pid, _, started = str(request["process"]).partition(" ")
+    folder = pathlib.Path(str(request["folder"]))
+    kernels = None if folder.is_dir() else False
+    for path in folder.glob("kernel-*.state"):
+        kernels = kernels or False
+        try:
+            state = json.loads(path.read_text())
+            kernels = kernels or _is_alive(int(state["pid"]), state["started"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return {"relay": not pid or _is_alive(int(pid), started), "kernels": kernels}
 
 
 def _run(command):
@@ -303,5 +314,5 @@ def _free_port(wanted):
 
 if __name__ == "__main__":
     given = json.loads(sys.argv[1])
-    answer = {"install": install, "look": probe, "lives": any_kernel_alive}[given["do"]](given)
+    answer = {"look": probe, "install": install, "start": start, "check": check}[given["do"]](given)
     print(MARK + json.dumps(answer))

@@ -1,14 +1,11 @@
-"""A running sandbox at Daytona: launch its relay, check it, launch it again, and end the sandbox."""
+"""A running sandbox at Daytona: start its relay, check it, start it again, and end the sandbox."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
-import secrets
-import shlex
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -17,11 +14,12 @@ from ...errors import SandboxFailed, SandboxGone
 from ...runtime import cleanup as registry
 from ..base import RelayAddress
 from . import labels as owner
-from .api import DaytonaAPI, state_of
-from .error_text import error_sentence
+from .api import DaytonaAPI, run_script, state_of
+from .error_text import error_sentence, sdk_errors
+from .probe import SandboxPaths, ServingRelay, parse_start
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping
+    from collections.abc import Mapping
 
     from daytona import AsyncSandbox
 
@@ -42,33 +40,6 @@ _ENDED = ("stopped", "stopping", "archived", "archiving", "error", "build_failed
 _DELETED = "the Daytona sandbox was deleted; kernel and variables are lost"
 
 
-@dataclass(frozen=True)
-class SandboxPaths:
-    """Paths in a sandbox, and the relay's port."""
-
-    python: str
-    path: str  # of the guest archive, for PYTHONPATH; empty: Python has the package
-    folder: str  # of this session: journals, connection files, kernel states
-    cwd: str
-    port: int
-
-
-@dataclass(frozen=True)
-class Preview:
-    """The public address of one port."""
-
-    url: str
-    token: str = field(repr=False)
-
-
-@dataclass(frozen=True)
-class RelayCommand:
-    """A relay's process: a command of a toolbox session, or a process of its own."""
-
-    session: str  # empty: a process of its own
-    command: str  # without a session: process id and start time from /proc
-
-
 class RunningDaytonaSandbox:
     """A sandbox that this process created, or adopted from a host that has ended. Use it on the I/O loop."""
 
@@ -77,9 +48,10 @@ class RunningDaytonaSandbox:
     ) -> None:
         self.id = sandbox_id
         self._description, self._api, self._sandbox = description, service, sandbox
-        self._paths: SandboxPaths | None = None
-        self._relay_command: RelayCommand | None = None
-        self._address: RelayAddress | None = None
+        self._paths: SandboxPaths
+        self._process = ""  # of the relay: process id and start time from /proc; empty: unknown
+        self.address: RelayAddress  # as this process reaches it
+        self.resume_lifetime_s = description.resume_lifetime
         self._owned = sandbox is not None  # whether its labels name this process
         self._last_checked_at = float("-inf")
         self._preview_silent = False  # its state is started, but nothing in it answers
@@ -97,40 +69,28 @@ class RunningDaytonaSandbox:
 
         described = DaytonaSandbox(keep=bool(record["keep"]), resume_lifetime=float(record["resume_lifetime"]))
         sandbox = cls(described, None, None, str(record["id"]))
-        sandbox._paths = SandboxPaths(**record["place"])
-        sandbox._relay_command = RelayCommand(**record["launched"])
-        sandbox._address = RelayAddress(
+        sandbox._paths = SandboxPaths.model_validate(record["place"])
+        if not record["launched"]["session"]:  # earlier versions ran it in a toolbox session
+            sandbox._process = str(record["launched"]["command"])
+        sandbox.address = RelayAddress(
             str(record["url"]), str(record["secret"]), dict(record["headers"]), record["host"], _REFUSED_TIMEOUT_S
         )
         return sandbox
-
-    @property
-    def address(self) -> RelayAddress:
-        """The address of its relay, as this process reaches it."""
-        assert self._address is not None
-        return self._address
 
     @property
     def region(self) -> str:
         """The region in which it runs; an empty text if that is unknown."""
         return "" if self._sandbox is None else str(self._sandbox.target)
 
-    @property
-    def resume_lifetime_s(self) -> float:
-        """Seconds for which the relay waits for a host."""
-        return self._description.resume_lifetime
-
     def record(self) -> dict[str, Any] | None:
         """Return what :meth:`adopt` needs in addition to the key in the environment."""
-        assert self._paths is not None
-        assert self._relay_command is not None
         return {
             "kind": "daytona",
             "id": self.id,
             "keep": self._description.keep,
             "resume_lifetime": self._description.resume_lifetime,
-            "place": asdict(self._paths),
-            "launched": asdict(self._relay_command),
+            "place": self._paths.facts(),
+            "launched": {"session": "", "command": self._process},
             "url": self.address.url,
             "secret": self.address.secret,
             "headers": dict(self.address.headers),
@@ -139,87 +99,34 @@ class RunningDaytonaSandbox:
 
     # --- the relay ------------------------------------------------------------------------------------
 
-    @staticmethod
-    def new_session() -> str:
-        """Return a name for a new toolbox session."""
-        return f"daytona-kernel-{secrets.token_hex(4)}"
-
-    async def open_session(self, session: str) -> None:
-        """Create a toolbox session: a shell for one relay."""
-        sandbox = await self._sdk_sandbox()
-        try:
-            await sandbox.process.create_session(session, request_timeout=_REQUEST_S)
-        except Exception as error:  # the SDK passes on errors of its HTTP client
-            if getattr(error, "status_code", None) != 409:  # 409: a proxy has repeated the request
-                raise SandboxFailed(
-                    f"no relay can be started in the Daytona sandbox: {error_sentence(error)}"
-                ) from error
-
-    async def preview(self, port: int) -> Preview:
-        """Return the URL and the token of a port's preview.
+    async def preview(self, port: int) -> RelayAddress:
+        """Return the address of a port's preview, without the relay's secret.
 
         Raises:
             SandboxFailed: If the request failed.
         """
         sandbox = await self._sdk_sandbox()
-        try:
+        with sdk_errors("Daytona returned no preview of the sandbox"):
             link = await sandbox.get_preview_link(port, request_timeout=_REQUEST_S)
-            return Preview(str(link.url), str(link.token))
-        except Exception as error:  # the SDK passes on errors of its HTTP client
-            raise SandboxFailed(f"Daytona returned no preview of the sandbox: {error_sentence(error)}") from error
+        url = "ws" + str(link.url).removeprefix("http").rstrip("/")
+        name = urlsplit(url).hostname or ""
+        host = self._description.resolve(name) if self._description.resolve is not None else preview_address(name)
+        return RelayAddress(url, "", {TOKEN_HEADER: str(link.token)}, host, _REFUSED_TIMEOUT_S)
 
-    def use_relay(self, place: SandboxPaths, secret: str, process: str, link: Preview) -> None:
-        """Use a relay that the probe started: a process of its own, not a command of a toolbox session."""
-        self._paths, self._relay_command = place, RelayCommand("", process)
-        self._address = self._address_of(link, secret)
+    def use_relay(self, relay: ServingRelay, preview: RelayAddress) -> None:
+        """Use a relay that is serving."""
+        self._paths, self._process = relay, relay.process
+        self.address = replace(preview, secret=relay.secret)
 
-    async def launch(self, place: SandboxPaths, session: str, link: Preview) -> None:
-        """Start a relay in an open toolbox session; it is about to listen when this returns.
-
-        Its start request is a file in a folder of mode 0700, which the relay reads and deletes. Any code in the sandbox
-        could read arguments and environment.
+    async def start_relay(self, place: SandboxPaths) -> ServingRelay:
+        """Start a relay, which adopts the kernels that an earlier one left in its folder.
 
         Raises:
             SandboxFailed: If it cannot be started.
         """
-        from daytona import DaytonaError, SessionExecuteRequest
-
         sandbox = await self._sdk_sandbox()
-        secret = secrets.token_urlsafe(32)
-        start_file = f"{place.folder}-start-{secrets.token_hex(4)}.json"
-        start_request = {
-            **{"secret": secret, "port": place.port, "folder": place.folder, "cwd": place.cwd, "remove": True},
-            "lifetime_s": self._description.resume_lifetime,
-            "environment": thread_variables(sandbox),
-        }
-        request = SessionExecuteRequest(command=self._command(place, start_file), run_async=True)
-        try:
-            # The relay waits for its start request, so both requests can be sent at once.
-            _, started = await _gather(
-                sandbox.fs.upload_file(json.dumps(start_request).encode("ascii") + b"\n", start_file),
-                sandbox.process.execute_session_command(session, request, timeout=int(_REQUEST_S)),
-            )
-        except DaytonaError as error:
-            raise SandboxFailed(f"no relay can be started in the Daytona sandbox: {error_sentence(error)}") from error
-        self._paths, self._relay_command = place, RelayCommand(session, str(started.cmd_id))
-        self._address = self._address_of(link, secret)
-
-    def _command(self, place: SandboxPaths, start_file: str) -> str:
-        lines = []
-        if place.path:
-            lines.append(f"export PYTHONPATH={shlex.quote(place.path)}${{PYTHONPATH:+:$PYTHONPATH}}")
-        folder = shlex.quote(place.folder)
-        lines.append(
-            f"mkdir -p -m 700 {folder} && cd {folder} || exit"
-        )  # not a folder in which cells may have written a json.py
-        lines.append(f"exec {shlex.quote(place.python)} -m daytona_kernel_interp.guest.relay {shlex.quote(start_file)}")
-        return f"sh -c {shlex.quote('; '.join(lines))} </dev/null"
-
-    def _address_of(self, link: Preview, secret: str) -> RelayAddress:
-        url = "ws" + link.url.removeprefix("http").rstrip("/")
-        name = urlsplit(url).hostname or ""
-        host = self._description.resolve(name) if self._description.resolve is not None else preview_address(name)
-        return RelayAddress(url, secret, {TOKEN_HEADER: link.token}, host, _REFUSED_TIMEOUT_S)
+        facts = {"lifetime_s": self._description.resume_lifetime, "environment": thread_variables(sandbox)}
+        return parse_start(await run_script(sandbox, "start", place.python, {**place.facts(), **facts}))
 
     async def restart_relay(self) -> RelayAddress | None:
         """Determine why the relay cannot be reached, and repair it.
@@ -227,7 +134,7 @@ class RunningDaytonaSandbox:
         Start a relay that has ended, resume a paused sandbox, and use a token that has changed.
 
         Raises:
-            SandboxGone: If the sandbox was stopped, restarted or deleted, or its relay ended before it listened.
+            SandboxGone: If the sandbox was stopped, restarted or deleted.
             SandboxFailed: If a request failed, or if the relay cannot be started now.
         """
         now = asyncio.get_running_loop().time()
@@ -236,20 +143,19 @@ class RunningDaytonaSandbox:
         self._last_checked_at = now
         sandbox = await self._sdk_sandbox()
         await self._ensure_sandbox_runs(sandbox)
-        assert self._paths is not None
-        link = await self.preview(self._paths.port)
-        address = self._address_of(link, self.address.secret)
-        if address.headers != self.address.headers:  # the token changes at every start of the sandbox
-            await self._check_kernels_alive(sandbox, self._paths)
-        if await self._relay_ended(sandbox):
+        preview = await self.preview(self._paths.port)
+        address = replace(preview, secret=self.address.secret)
+        found = await self._check_processes(sandbox, self._paths)
+        # The token changes at every start of the sandbox.
+        if address.headers != self.address.headers and found.get("kernels") is False:
+            raise SandboxGone("the Daytona sandbox was restarted: kernel and variables are lost")
+        if found.get("relay") is False:
             log.info("starting the relay in Daytona sandbox %s again", self.id)
-            session = self.new_session()
-            await self.open_session(session)
-            await self.launch(self._paths, session, link)
+            self.use_relay(await self.start_relay(self._paths), preview)
             return self.address
         if address == self.address:
             return None
-        self._address = address
+        self.address = address
         return address
 
     async def _ensure_sandbox_runs(self, sandbox: AsyncSandbox) -> None:
@@ -262,12 +168,8 @@ class RunningDaytonaSandbox:
         state = state_of(sandbox)
         if state in ("paused", "pausing"):
             log.info("resuming Daytona sandbox %s", self.id)
-            try:
+            with sdk_errors(f"the Daytona sandbox is {state} and was not resumed"):
                 await sandbox.start(timeout=_RESUME_S)
-            except Exception as error:  # the SDK passes on errors of its HTTP client
-                raise SandboxFailed(
-                    f"the Daytona sandbox is {state} and was not resumed: {error_sentence(error)}"
-                ) from error
         elif state in _GONE:
             raise self._gone_error(_DELETED, sandbox)
         elif state in _ENDED:
@@ -281,51 +183,14 @@ class RunningDaytonaSandbox:
         hint = f"; nothing in it had answered before: it may have run out of its {sandbox.memory:g} GiB of memory"
         return SandboxGone(what + (hint if self._preview_silent else ""))
 
-    async def _relay_ended(self, sandbox: AsyncSandbox) -> bool:
-        """Return whether the relay's process has ended.
-
-        Raises:
-            SandboxGone: If it ended before it listened.
-        """
-        launched = self._relay_command
-        assert launched is not None
-        process = sandbox.process
+    async def _check_processes(self, sandbox: AsyncSandbox, place: SandboxPaths) -> Mapping[str, object]:
+        """Return whether the relay and any of its kernels are alive: False if not, something else if unknown."""
+        facts = {"folder": place.folder, "process": self._process}
         try:
-            if not launched.session:
-                return await self._process_ended(sandbox, *launched.command.split(" "))
-            command = await process.get_session_command(launched.session, launched.command, request_timeout=_REQUEST_S)
-            if command.exit_code is None:
-                return False
-            logs = await process.get_session_command_logs(
-                launched.session, launched.command, request_timeout=_REQUEST_S
-            )
-        except Exception as error:  # the SDK passes on errors of its HTTP client
-            if getattr(error, "status_code", None) in (404, 410):
-                return True  # a toolbox session ends with its sandbox, so the sandbox was restarted
-            self._preview_silent = getattr(error, "status_code", None) == 502
-            raise SandboxFailed(
-                f"the Daytona sandbox does not report the state of its relay: {error_sentence(error)}"
-            ) from error
-        if '"port"' not in (logs.stdout or ""):
-            log_text = (logs.stderr or logs.output or "").strip()[-1000:]
-            raise SandboxGone(f"the relay in the Daytona sandbox ended with exit code {command.exit_code}: {log_text}")
-        return True
-
-    async def _process_ended(self, sandbox: AsyncSandbox, pid: str, started: str = "") -> bool:
-        # Without /proc, as in an emulator on macOS, only the existence of the process is known.
-        command = (
-            f"if [ -e /proc/self/stat ]; then cat /proc/{int(pid)}/stat; else kill -0 {int(pid)} && echo '() S'; fi"
-        )
-        reply = await sandbox.process.exec(f"sh -c {shlex.quote(command)} </dev/null", timeout=int(_REQUEST_S))
-        state, *rest = reply.result.rpartition(")")[2].split() or ["Z"]
-        return reply.exit_code != 0 or state == "Z" or (started != "" and started not in rest)
-
-    async def _check_kernels_alive(self, sandbox: AsyncSandbox, place: SandboxPaths) -> None:
-        assert self._api is not None
-        was_made = self._relay_command is not None and not self._relay_command.session
-        found = await self._api.prepare(sandbox, "lives", place.python, folder=place.folder, was_made=was_made)
-        if found.get("lives") is False:
-            raise SandboxGone("the Daytona sandbox was restarted: kernel and variables are lost")
+            return await run_script(sandbox, "check", place.python, facts, _REQUEST_S)
+        except SandboxFailed as error:
+            self._preview_silent = getattr(error.__cause__, "status_code", None) == 502
+            raise
 
     async def _sdk_sandbox(self) -> AsyncSandbox:
         """Return the SDK's object; fetch that of an adopted sandbox at the first call."""
@@ -358,7 +223,7 @@ class RunningDaytonaSandbox:
     async def _end(self) -> None:
         try:
             service = self._api = self._api or await DaytonaAPI.connect()
-            await (service.stop if self._description.keep else service.delete)(self.id)
+            await service.end(self.id, delete=not self._description.keep)
         except SandboxFailed as error:
             minutes = self._description.effective_auto_stop_interval
             log.warning("%s; without a host it stops by itself after %d minutes", error, minutes)
@@ -379,15 +244,3 @@ class RunningDaytonaSandbox:
 def thread_variables(sandbox: AsyncSandbox) -> dict[str, str]:
     """Return the variables that limit the threads of numeric libraries; os.cpu_count() is that of the whole machine."""
     return dict.fromkeys(_THREADS, str(max(1, int(sandbox.cpu))))
-
-
-async def _gather(*work: Awaitable[Any]) -> list[Any]:
-    """Run awaitables concurrently; if one fails, cancel the others."""
-    tasks = [asyncio.ensure_future(each) for each in work]
-    try:
-        return list(await asyncio.gather(*tasks))
-    except BaseException:  # cancellation, too, must not leave tasks behind
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import time
 from typing import TYPE_CHECKING
 
 from ...errors import SandboxFailed
 from .api import DaytonaAPI
-from .build_log import BuildLog
 from .error_text import error_sentence
+from .snapshot_image import BuildLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .snapshot_image import KernelImage
-
-log = logging.getLogger(__name__)
 
 _REQUEST_S = 15.0
 _ABSENT, _UNKNOWN = "absent", "unknown"
@@ -41,39 +37,38 @@ async def build_snapshot(
     Raises:
         SandboxFailed: If the build failed; the error has the end of the log, and no snapshot is left.
     """
-    service = await DaytonaAPI.connect()
-    build, absent = BuildLog(on_line), False
-    try:
-        if (state := await _state_of(service, name)) not in (_ABSENT, _UNKNOWN):
+    async with contextlib.aclosing(await DaytonaAPI.connect()) as service:
+        state = await _state_of(service, name)
+        if state not in (_ABSENT, _UNKNOWN):
             return _already_exists(name, state)
-        absent = state == _ABSENT
-        started_at = time.monotonic()
-        with image.for_sdk() as made:
-            await service.make_snapshot(name, made, build, (cpu, memory, disk), region)
-        log.info("snapshot %s was built in %.0f s", name, time.monotonic() - started_at)
-        return True
-    except asyncio.CancelledError:
-        if absent:  # an earlier snapshot of this name must not be deleted
-            await asyncio.shield(_delete_snapshot(service, name))
-        raise
-    except SandboxFailed:
-        raise
-    except Exception as error:  # the SDK passes on errors of its HTTP client and of its models, too
-        status = getattr(error, "status_code", None)
-        if status == 409:
-            return _already_exists(name, await _state_of(service, name))
-        if status == 403:
+        from daytona import CreateSnapshotParams, Resources
+
+        build = BuildLog(on_line)
+        resources = Resources(cpu=cpu, memory=memory, disk=disk) if cpu or memory or disk else None
+        try:
+            with image.for_sdk() as made:
+                params = CreateSnapshotParams(name=name, image=made, resources=resources, region_id=region)
+                await service.client.snapshot.create(params, on_logs=build, timeout=0)
+        except asyncio.CancelledError:
+            if state == _ABSENT:  # an earlier snapshot of this name must not be deleted
+                await asyncio.shield(_delete_snapshot(service, name))
+            raise
+        except Exception as error:  # the SDK passes on errors of its HTTP client and of its models, too
+            status = getattr(error, "status_code", None)
+            if status == 409:
+                return _already_exists(name, await _state_of(service, name))
+            if state == _ABSENT and (status is None or status >= 500):
+                await _delete_snapshot(service, name)
+            advice = build.end()
+            if status == 403:
+                advice = (
+                    "; a key without the permission to create snapshots can still use "
+                    "DaytonaSandbox(image=KernelImage())"
+                )
             raise SandboxFailed(
-                f"Daytona did not build the snapshot {name}: {error_sentence(error)}; a key without the permission to "
-                "create snapshots can still use DaytonaSandbox(image=KernelImage())"
+                f"Daytona did not build the snapshot {name}: {error_sentence(error)}{advice}"
             ) from error
-        if absent and (status is None or status >= 500):
-            await _delete_snapshot(service, name)
-        raise SandboxFailed(
-            f"Daytona did not build the snapshot {name}: {error_sentence(error)}{build.end()}"
-        ) from error
-    finally:
-        await service.aclose()
+        return True
 
 
 async def _state_of(service: DaytonaAPI, name: str) -> str:
@@ -92,4 +87,4 @@ def _already_exists(name: str, state: str) -> bool:
 
 async def _delete_snapshot(service: DaytonaAPI, name: str) -> None:
     with contextlib.suppress(Exception):  # the error of the build is raised, not one of this
-        await asyncio.wait_for(service.delete_snapshot(name), _REQUEST_S)
+        await asyncio.wait_for(service.client.snapshot.delete(name), _REQUEST_S)

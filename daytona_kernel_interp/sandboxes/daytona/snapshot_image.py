@@ -1,4 +1,4 @@
-"""The kernel image: the recipe in ``sandbox_image/`` as a Dockerfile that needs no other file.
+"""The kernel image: the recipe in ``sandbox_image/`` as a Dockerfile that needs no other file, and logs of builds.
 
 Files next to a Dockerfile would need Daytona's object storage, and permissions of their own. So the files that the
 recipe copies are written into the Dockerfile: a wheel of the part of this package that runs in a sandbox, and the pins.
@@ -9,10 +9,12 @@ from __future__ import annotations
 import ast
 import base64
 import bz2
+import collections
 import contextlib
 import functools
 import hashlib
 import io
+import logging
 import re
 import shlex
 import tempfile
@@ -26,23 +28,22 @@ from ... import __version__
 from ...errors import SandboxFailed
 from ..option_checks import check_flag
 from . import probe_script as prepare
+from .guest_archive import PACKAGE, guest_modules, make_zip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from daytona import Image
 
+log = logging.getLogger(__name__)
 
 # A name, extras, and a version, URL or marker after it, or a URL; no option and no second requirement.
 _REQUIREMENT = re.compile(
     r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?[ ]*(?:\[[^\]\n]*\])?[ ]*(?:[=<>!~;@(][^\n]*)?|[a-z][a-z+]*://\S+"
 )
-_PACKAGE = Path(__file__).resolve().parent.parent.parent
-_EPOCH = (1980, 1, 1, 0, 0, 0)
-# Daytona's API accepts a body of at most 100 kB (the default of NestJS, unchanged in apps/api/src/main.ts).
-_MAX_DOCKERFILE = 96_000
+_LOG_LINES = 15
+_LOG_WIDTH = 240  # the kernel image's steps have up to 30,000 characters, and a build log repeats them
 _LINE = 16_000  # BuildKit refuses lines of 64 KiB, and Linux arguments of 128 KiB
-_MAX_ARGUMENT = 120_000
 # Base 85 without the characters that are special in a Dockerfile or in a shell's single quotes.
 _SAFE = str.maketrans("<$`#", ",.:/")
 _UNPACK = (
@@ -54,7 +55,7 @@ _UNPACK = (
 
 def recipe_folder() -> Path:
     """Return the folder of the recipe: next to the package in a checkout, inside it in an installation."""
-    found = [place / "sandbox_image" for place in (_PACKAGE.parent, _PACKAGE) if (place / "sandbox_image").is_dir()]
+    found = [place / "sandbox_image" for place in (PACKAGE.parent, PACKAGE) if (place / "sandbox_image").is_dir()]
     if not found:
         raise SandboxFailed("this installation has no recipe of the image: install the package's wheel again")
     return found[0]
@@ -85,22 +86,26 @@ class KernelImage:
                 raise ValueError(f"packages must be requirements such as 'torch>=2', not {requirement!r}")
         check_flag("data", self.data)
 
-    def dockerfile(self) -> str:
-        """Return the text of the Dockerfile, which needs no other file."""
-        files = {path.name: path.read_bytes() for path in sorted(recipe_folder().glob("requirements*.txt"))}
+    def _recipe(self) -> tuple[str, dict[str, bytes]]:
+        """Return the text of the recipe's Dockerfile, and the files that it copies, by name."""
+        folder = recipe_folder()
+        text = (folder / "Dockerfile").read_text(encoding="utf-8")
+        if self.packages:
+            text = text.replace("\nUSER ", f"\nRUN pip install {shlex.join(self.packages)}\nUSER ", 1)
+        files = {path.name: path.read_bytes() for path in sorted(folder.glob("requirements*.txt"))}
         if not self.data:
             files["requirements-data.txt"] = b""
-        files[wheel_name()] = wheel()
+        return text.replace("COPY *.whl", f"COPY {wheel_name()}"), {**files, wheel_name(): wheel()}
+
+    def dockerfile(self) -> str:
+        """Return the text of the Dockerfile, which needs no other file."""
+        text, files = self._recipe()
         lines = []
-        for line in (recipe_folder() / "Dockerfile").read_text(encoding="utf-8").splitlines():
+        for line in text.splitlines():
             if line.startswith("COPY "):
-                *patterns, folder = line.split()[1:]
-                lines += [
-                    write_file_step(f"{folder}{name}", files[name]) for name in files if _matching_files(name, patterns)
-                ]
+                *names, folder = line.split()[1:]
+                lines += [write_file_step(f"{folder}{name}", files[name]) for name in names]
             else:
-                if line.startswith("USER ") and self.packages:
-                    lines.append(f"RUN pip install {shlex.join(self.packages)}")
                 lines.append(line)
         return "\n".join(lines) + "\n"
 
@@ -110,26 +115,13 @@ class KernelImage:
 
     @contextlib.contextmanager
     def for_sdk(self) -> Iterator[Image]:
-        """Yield the image as the SDK's ``Image``, whose files exist for the time of the block."""
+        """Yield the image as the SDK's ``Image``, whose file exists for the time of the block."""
         from daytona import Image
 
         with tempfile.TemporaryDirectory(prefix="daytona-kernel-") as folder:
-            text = self.dockerfile()
-            if len(text) > _MAX_DOCKERFILE:  # then the files go through the object storage after all
-                text = write_context(Path(folder), self)
             path = Path(folder) / "Dockerfile"
-            path.write_text(text, encoding="utf-8")
+            path.write_text(self.dockerfile(), encoding="utf-8")
             yield Image.from_dockerfile(path)
-
-
-def entrypoint() -> list[str]:
-    """Return the entrypoint of the recipe."""
-    import json
-
-    (line,) = re.findall(
-        r"^ENTRYPOINT (\[.*\])$", (recipe_folder() / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE
-    )
-    return [str(word) for word in json.loads(line)]
 
 
 def wheel_name() -> str:
@@ -141,12 +133,12 @@ def wheel_name() -> str:
 def wheel() -> bytes:
     """Return a wheel of the guest, made from the installed files; equal files make equal wheels.
 
-    Comments and docstrings, a third of it, are left out because of the Dockerfile's size.
+    Comments and docstrings, a third of it, are left out because of the Dockerfile's size: Daytona's API accepts a body
+    of at most 100 kB (the default of NestJS, unchanged in apps/api/src/main.ts).
     """
     info = f"daytona_kernel_interp-{__version__}.dist-info"
-    files = {f"{_PACKAGE.name}/{path.relative_to(_PACKAGE).as_posix()}": path for path in prepare.modules(_PACKAGE)}
-    contents = {name: _without_prose(path.read_text(encoding="utf-8")).encode() for name, path in files.items()}
-    contents[f"{_PACKAGE.name}/{prepare.ORIGIN}"] = prepare.digest(_PACKAGE).encode()
+    contents = {name: _without_prose(data.decode()).encode() for name, data in guest_modules().items()}
+    contents[f"{PACKAGE.name}/{prepare.ORIGIN}"] = prepare.digest(PACKAGE).encode()
     contents[f"{info}/METADATA"] = (
         f"Metadata-Version: 2.1\nName: daytona-kernel-interp\nVersion: {__version__}\n"
         "Summary: The part of daytona-kernel-interp that runs in a sandbox.\nRequires-Python: >=3.10\n"
@@ -156,15 +148,8 @@ def wheel() -> bytes:
     ).encode()
     record = [f"{name},sha256={_urlsafe(data)},{len(data)}\n" for name, data in contents.items()]
     contents[f"{info}/RECORD"] = "".join([*record, f"{info}/RECORD,,\n"]).encode()
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(
-        buffer, "w"
-    ) as archive:  # not compressed: the Dockerfile compresses the whole, which is better
-        for name, data in contents.items():
-            entry = zipfile.ZipInfo(name, _EPOCH)
-            entry.external_attr = 0o644 << 16
-            archive.writestr(entry, data)
-    return buffer.getvalue()
+    # Not compressed: the Dockerfile compresses the whole, which is better.
+    return make_zip(contents, zipfile.ZIP_STORED)
 
 
 def _without_prose(source: str) -> str:
@@ -184,29 +169,17 @@ def _without_prose(source: str) -> str:
     return "".join(lines)
 
 
-def write_context(folder: Path, image: KernelImage | None = None) -> str:
-    """Write the files that ``docker build`` needs into a folder, and return the Dockerfile's text."""
+def write_context(folder: Path, image: KernelImage) -> None:
+    """Write the files that ``docker build`` needs into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = (recipe_folder() / "Dockerfile").read_text(encoding="utf-8").replace("COPY *.whl", f"COPY {wheel_name()}")
-    if image is not None and image.packages:
-        text = text.replace("\nUSER ", f"\nRUN pip install {shlex.join(image.packages)}\nUSER ", 1)
-    for path in recipe_folder().glob("requirements*.txt"):
-        empty = image is not None and not image.data and path.name == "requirements-data.txt"
-        (folder / path.name).write_bytes(b"" if empty else path.read_bytes())
-    (folder / wheel_name()).write_bytes(wheel())
-    (folder / "Dockerfile").write_text(text, encoding="utf-8")
-    return text
-
-
-def _matching_files(name: str, patterns: list[str]) -> bool:
-    return name in patterns or any(pattern.startswith("*") and name.endswith(pattern[1:]) for pattern in patterns)
+    text, files = image._recipe()
+    for name, data in {"Dockerfile": text.encode(), **files}.items():
+        (folder / name).write_bytes(data)
 
 
 def write_file_step(path: str, data: bytes) -> str:
     """Return the Dockerfile step that writes a file."""
     text = base64.b85encode(bz2.compress(data)).decode("ascii").translate(_SAFE)
-    if len(text) > _MAX_ARGUMENT:
-        raise SandboxFailed(f"{path} is too large for a Dockerfile")
     lines = "\\\n".join(text[at : at + _LINE] for at in range(0, len(text), _LINE))
     folder = path.rpartition("/")[0]
     return f"RUN mkdir -p {folder} && python -c '{_UNPACK}' {path} '{lines}'"
@@ -214,3 +187,23 @@ def write_file_step(path: str, data: bytes) -> str:
 
 def _urlsafe(data: bytes) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+
+
+class BuildLog:
+    """A callable that receives the pieces of a build's log: logs them, and keeps the end for the error if it fails."""
+
+    def __init__(self, on_line: Callable[[str], None] = lambda line: None) -> None:
+        self._on_line = on_line
+        self._last: collections.deque[str] = collections.deque(maxlen=_LOG_LINES)
+
+    def __call__(self, text: str) -> None:
+        """Log the lines of a piece."""
+        for line in filter(None, map(str.rstrip, text.splitlines())):
+            short = line if len(line) <= _LOG_WIDTH else f"{line[:_LOG_WIDTH]} ... ({len(line)} characters)"
+            self._last.append(short)
+            log.info("image: %s", short, extra={"progress": True})
+            self._on_line(short)
+
+    def end(self) -> str:
+        """Return the last lines, to be appended to a sentence; an empty text if there are none."""
+        return "\nThe last lines of its build:" + "".join(f"\n  {line}" for line in self._last) if self._last else ""

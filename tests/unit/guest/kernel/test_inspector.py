@@ -87,7 +87,7 @@ def test_code_that_runs_all_the_same_does_not_end_the_look(monkeypatch: pytest.M
     monkeypatch.setitem(inspecting._HANDLERS, id(complex), ("variable", None, _touch))
     rows, _ = summarize({"a": 1, "b": 2j, "c": 3}, {})
     assert [row[4] for row in rows] == ["1", "", "3"]
-    assert rows[1] == ["b", "complex", *_NOTHING]
+    assert rows[1] == ["b", "complex", sys.getsizeof(2j), *_NOTHING[1:]]
 
 
 def test_names_that_are_no_plain_text() -> None:

@@ -7,7 +7,5 @@ covers: guest_archive: tests/integration/test_image_recipe.py
 covers: orphans: tests/integration/test_daytona_gc.py
 covers: probe_script: tests/integration/test_daytona_traps.py, tests/integration/test_image.py
 covers: sandbox: tests/integration/test_daytona.py, tests/integration/test_daytona_life.py
-covers: sdk_params: tests/unit/sandboxes/daytona/test_daytona_sandbox.py
 covers: snapshot_build: tests/integration/test_image.py
-covers: snapshot_image: tests/integration/test_image_recipe.py
 """

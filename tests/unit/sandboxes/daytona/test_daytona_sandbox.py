@@ -10,7 +10,7 @@ from daytona import CreateSandboxFromImageParams, CreateSandboxFromSnapshotParam
 
 from daytona_kernel_interp import DaytonaSandbox, KernelImage
 from daytona_kernel_interp.sandboxes.daytona import REPLACED_OPTIONS
-from daytona_kernel_interp.sandboxes.daytona.sdk_params import create_params
+from daytona_kernel_interp.sandboxes.daytona.api import create_params
 
 LABELS = {"daytona-kernel": "1"}
 

@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.errors import SandboxFailed
-from daytona_kernel_interp.sandboxes.daytona.probe import ProbeResult, ServingRelay, parse_install, parse_probe
+from daytona_kernel_interp.sandboxes.daytona.probe import (
+    ProbeResult,
+    ServingRelay,
+    parse_install,
+    parse_probe,
+    parse_start,
+)
 
 pytestmark = pytest.mark.python
 
@@ -19,13 +25,13 @@ FOUND: dict[str, Any] = {
     "version": [3, 12],
     "missing": ["ipykernel"],
     "installed": False,
-    "uploaded": True,
     "folder": "/home/a b/.cache",
     "cwd": "/home/a b",
     "port": 4290,
 }
 RELAY: dict[str, Any] = {
     "python": "python3",
+    "path": "",
     "folder": "/f",
     "cwd": "/",
     "port": 4290,
@@ -44,19 +50,20 @@ def test_what_makes_sense_is_taken() -> None:
     """A probe with and without a relay, a taken port, a system without /proc, and an installation."""
     found = parse_probe(FOUND)
     assert isinstance(found, ProbeResult)
-    assert (found.version, found.missing, found.uploaded, found.port) == ((3, 12), ("ipykernel",), True, 4290)
+    assert (found.version, found.missing, found.installed, found.port) == ((3, 12), ("ipykernel",), False, 4290)
     taken = parse_probe({**FOUND, "port": None})
     assert isinstance(taken, ProbeResult)
     assert taken.port is None
     serving = parse_probe({"relay": RELAY})
     assert isinstance(serving, ServingRelay)
-    assert (serving.paths.port, serving.secret, serving.process) == (4290, "s" * 43, "17 12345")
+    assert (serving.port, serving.secret, serving.process) == (4290, "s" * 43, "17 12345")
     without = parse_probe({"relay": {**RELAY, "started": ""}})
     assert isinstance(without, ServingRelay)
     assert without.process == "17"
     assert parse_install({"python": "/p"}) == "/p"
-    with pytest.raises(LookupError, match="no network"):
-        parse_install({"error": "no network"})
+    assert parse_start({"relay": RELAY}) == parse_probe({"relay": RELAY})
+    with pytest.raises(SandboxFailed, match="no relay can be started in the Daytona sandbox: no port"):
+        parse_start({"error": "no port"})
 
 
 @pytest.mark.parametrize(
@@ -75,6 +82,7 @@ def test_what_makes_sense_is_taken() -> None:
         {"started": "\u0663"},
         {"folder": "a\0b"},
         {"folder": "x" * 5000},
+        {"path": "x" * 5000},
         {"python": ""},
     ],
 )

@@ -1,8 +1,8 @@
-"""Tests of ``build_log``."""
+"""Tests of ``snapshot_image``: the log of a build."""
 
 from __future__ import annotations
 
-from daytona_kernel_interp.sandboxes.daytona.build_log import BuildLog
+from daytona_kernel_interp.sandboxes.daytona.snapshot_image import BuildLog
 
 
 def test_lines_are_passed_on_and_the_last_ones_kept() -> None:
