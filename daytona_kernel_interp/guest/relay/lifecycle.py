@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .start_request import StartRequest
 
 
-async def run(request: StartRequest, listening: Callable[[int], None], *ends: Awaitable[object]) -> None:
+async def run(request: StartRequest, listening: Callable[[int], None]) -> None:
     """Start kernel processes, or adopt those of an earlier relay in the same folder, and serve until the end.
 
     Raises:
@@ -27,13 +27,11 @@ async def run(request: StartRequest, listening: Callable[[int], None], *ends: Aw
     # The kernel process imports while this process imports websockets: both take about the same time.
     if not kernels.adopt():
         await kernels.warm_up()
-    await serve(request, kernels, listening, *ends)
+    await serve(request, kernels, listening)
 
 
-async def serve(
-    request: StartRequest, kernels: KernelProcesses, listening: Callable[[int], None], *ends: Awaitable[object]
-) -> None:
-    """Listen until a host ends the relay, no host connects for its lifetime, a signal arrives, or one of ``ends``.
+async def serve(request: StartRequest, kernels: KernelProcesses, listening: Callable[[int], None]) -> None:
+    """Listen until a host ends the relay, no host connects for its lifetime, or a signal arrives.
 
     Then end the kernels. ``listening`` is called with the port.
 
@@ -44,7 +42,7 @@ async def serve(
         relay = load_relay()(request.secret, kernels, request.lifetime_s)
         server = await relay.listen(request.port, request.host)
         listening(server.sockets[0].getsockname()[1])
-        await wait_first(relay.wait_end(), kernels.ending.wait(), *ends)
+        await wait_first(relay.wait_end(), kernels.ending.wait())
         server.close()
     finally:
         await kernels.end_all()

@@ -3,10 +3,7 @@
 It is one JSON object on one line. Each way to start a relay delivers this line, or builds the same object:
 
 ``python -m daytona_kernel_interp.guest.relay``
-    reads it from standard input (``LocalSandbox``).
-``python -m daytona_kernel_interp.guest.relay FILE``
-    reads it from a file, waits for the file if necessary, and deletes it (a relay started through Daytona's toolbox,
-    whose commands have no standard input).
+    reads it from standard input (``LocalSandbox``, and relays that are uploaded to Daytona).
 ``python -m daytona_kernel_interp.guest.relay.entrypoint``
     builds it from environment variables if they have a token (a container), and otherwise reads it from a Unix socket
     (the image's relay in a Daytona sandbox, which has to be warm before its host exists).
@@ -14,7 +11,6 @@ It is one JSON object on one line. Each way to start a relay delivers this line,
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import json
 from collections.abc import Mapping
@@ -23,8 +19,6 @@ from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 MIN_SECRET_CHARS = 16  # on an address that other machines reach, where the secret alone protects the kernels
-_FILE_S = 60.0
-_POLL_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -87,30 +81,6 @@ def parse_start_request(line: bytes | str, **fixed: object) -> StartRequest:
         )
     except KeyError as error:
         raise ValueError(f"a start request without {error}") from None
-
-
-async def read_start_file(path: Path) -> bytes:
-    """Return the line in a file, and delete the file; wait for a file that the host is about to write.
-
-    Raises:
-        TimeoutError: If there is no complete line in time.
-    """
-    for _ in range(int(_FILE_S / _POLL_S)):
-        if line := _take_line(path):
-            return line
-        await asyncio.sleep(_POLL_S)
-    raise TimeoutError(f"no start request in {path} after {_FILE_S:g} s")
-
-
-def _take_line(path: Path) -> bytes:
-    try:
-        line = path.read_bytes()
-    except FileNotFoundError:
-        return b""
-    if not line.endswith(b"\n"):  # the host is still writing it
-        return b""
-    path.unlink()
-    return line
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,16 +1,14 @@
-"""Tests of ``guest.relay.start_request``: one parse function, and the file that delivers a request."""
+"""Tests of ``guest.relay.start_request``: one parse function for all ways to start a relay."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from daytona_kernel_interp.guest.relay import start_request
-from daytona_kernel_interp.guest.relay.start_request import StartRequest, parse_start_request, read_start_file
+from daytona_kernel_interp.guest.relay.start_request import StartRequest, parse_start_request
 
 pytestmark = pytest.mark.python
 
@@ -59,22 +57,3 @@ def test_the_secret_is_not_shown() -> None:
     shown = repr(parse_start_request(json.dumps({**FIELDS, "environment": {"KEY": "hush"}})))
     assert "sss" not in shown
     assert "hush" not in shown
-
-
-async def test_a_file_is_awaited_and_deleted(tmp_path: Path) -> None:
-    """The relay waits until the file ends in a complete line."""
-    path = tmp_path / "start.json"
-    path.write_text('{"port": ')
-    reading = asyncio.ensure_future(read_start_file(path))
-    await asyncio.sleep(0)
-    assert not reading.done()
-    path.write_text('{"port": 1}\n')
-    assert await reading == b'{"port": 1}\n'
-    assert not path.exists()
-
-
-async def test_a_file_that_never_comes_is_a_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The text has the path."""
-    monkeypatch.setattr(start_request, "_FILE_S", 0.02)
-    with pytest.raises(TimeoutError, match=r"no start request in .*start.json after"):
-        await read_start_file(tmp_path / "start.json")
