@@ -81,7 +81,7 @@ class Maker:
             f"msg-{len(self.entries)}",
             code,
             BEGAN + datetime.timedelta(seconds=len(self.entries)),
-            outcome or Outcome("returned", value=self.store.put(value)),
+            outcome or Outcome("returned", "ok", value=self.store.put(value)),
             {name: self.store.put(one) for name, one in (variables or {}).items()},
             tools,
             fields,
@@ -96,7 +96,7 @@ class Maker:
     def submitted(self, code: str, answer: dict[str, Any], **more: Any) -> Entry:
         """Add an entry that called SUBMIT."""
         fields = [{"name": name} for name in answer]
-        return self.add(code, Outcome("submitted", value=self.store.put(answer)), fields=fields, **more)
+        return self.add(code, Outcome("submitted", "ok", value=self.store.put(answer)), fields=fields, **more)
 
     def raised(self, code: str, error: str, text: str, ending: Any = "error", **more: Any) -> Entry:
         """Add an entry that raised."""

@@ -24,7 +24,6 @@ from ..page.shown_values import arguments, as_text, load, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from datetime import datetime
 
     from ..recording.model import Entry, LMCall, RecordedCall, Transcript, Usage, ValueLoader
 
@@ -44,7 +43,7 @@ def _metadata(transcript: Transcript) -> dict[str, Any]:
     model = next((usage.model for usage in usages if usage is not None and usage.model), None)
     return {
         "type": "metadata",
-        "timestamp": _timestamp(facts.began),
+        "timestamp": facts.began.isoformat(timespec="microseconds"),
         "root_model": model,
         "max_depth": 1,
         "max_iterations": None,
@@ -64,7 +63,7 @@ def _iterations(transcript: Transcript) -> Iterator[dict[str, Any]]:
         yield {
             "type": "iteration",
             "iteration": number,
-            "timestamp": _timestamp(entry.began),
+            "timestamp": entry.began.isoformat(timespec="microseconds"),
             "prompt": [] if request is None else _messages(request, transcript.store),
             "response": _response(entry),
             "code_blocks": [{"code": entry.code, "result": _result(entry, transcript)}],
@@ -75,10 +74,10 @@ def _iterations(transcript: Transcript) -> Iterator[dict[str, Any]]:
 
 def _requests(transcript: Transcript) -> dict[int, LMCall]:
     """Return the main model's last request before each step, by the step's index."""
-    requests = sorted((one for one in transcript.lm_calls if one.entry is None), key=lambda one: _timestamp(one.began))
+    requests = sorted((one for one in transcript.lm_calls if one.entry is None), key=lambda one: one.began)
     found: dict[int, LMCall] = {}
     for entry in transcript.entries:
-        before = [one for one in requests if _timestamp(one.began) <= _timestamp(entry.began)]
+        before = [one for one in requests if one.began <= entry.began]
         if before:
             found[entry.index] = before[-1]
             requests = requests[len(before) :]
@@ -170,8 +169,3 @@ def _plain(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
-
-
-def _timestamp(at: datetime) -> str:
-    """Return ISO 8601 in UTC, which sorts in the order of time."""
-    return timeline.in_utc(at).isoformat(timespec="microseconds")

@@ -29,19 +29,15 @@ _MAX_TICKS = 8
 
 @dataclass(frozen=True)
 class Bar:
-    """The bar of one span: position in percent and pixels, link target and texts."""
+    """The bar of one span: position in percent and pixels, link target and text."""
 
+    span: Span
     x: str
     width: str
     y: int
     height: int
-    kind: str
-    lane: int
     link: str
-    label: str
     title: str
-    failed: bool
-    open: bool
 
 
 @dataclass(frozen=True)
@@ -78,17 +74,13 @@ def _bar(span: Span, length_s: float, y: int, pitch: int) -> Bar:
     state = ", failed" if span.failed else ""
     took = "not answered" if span.open else duration(span.end_s - span.start_s)
     return Bar(
+        span,
         x=f"{span.start_s / length_s:.3%}",
         width=f"{(span.end_s - span.start_s) / length_s:.3%}",
         y=y + pitch * min(span.lane, _MAX_LANES - 1),
         height=pitch - (2 if pitch > 5 else 1),
-        kind=span.kind,
-        lane=span.lane,
         link=link,
-        label=span.name,
         title=f"{span.name}: {took}, {duration(span.start_s)} after the start{state}",
-        failed=span.failed,
-        open=span.open,
     )
 
 

@@ -36,10 +36,10 @@ def to_card(transcript: Transcript, title: str) -> str:
     ]
     if sums.failed:
         parts.insert(1, f"{sums.failed} failed")
-    if tokens := (sums.prompt_tokens or 0) + (sums.completion_tokens or 0):
+    if tokens := (sums.usage.prompt_tokens or 0) + (sums.usage.completion_tokens or 0):
         parts.append(f"{tokens:,} tokens")
-    if sums.cost_usd is not None:
-        parts.append(dollars(sums.cost_usd))
+    if sums.usage.cost_usd is not None:
+        parts.append(dollars(sums.usage.cost_usd))
     return "".join(
         [
             '<div style="max-width:860px;line-height:1.5">',

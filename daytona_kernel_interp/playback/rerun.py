@@ -187,8 +187,8 @@ class RerunInterpreter(KernelInterpreter):
                 ending = "interrupted"
             return Outcome("raised", ending, error=error_name(error), text=str(error))
         if isinstance(value, FinalOutput):
-            return Outcome("submitted", value=store.keep(values.dumps(value.output, max_bytes=None)))
-        return Outcome("returned", value=store.keep(values.dumps(value, max_bytes=None)))
+            return Outcome("submitted", "ok", value=store.keep(values.dumps(value.output, max_bytes=None)))
+        return Outcome("returned", "ok", value=store.keep(values.dumps(value, max_bytes=None)))
 
     def start(self) -> None:
         """Start the session, and answer its tool calls from the tape."""

@@ -9,10 +9,14 @@ All times are UTC; durations are seconds.
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Mapping, Sequence  # noqa: TC003 - pydantic evaluates the annotations, see schema.py
 from dataclasses import dataclass, field
-from datetime import datetime  # noqa: TC003 - as above
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+from pydantic import AfterValidator, PlainSerializer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,6 +31,26 @@ METADATA_KEY = "daytona_kernel_interp"
 DSPY_TOKEN = "__dspy_host_token"  # a variable of DSPy's setup step: a secret of the DSPy process
 LLM_TOOLS = ("llm_query", "llm_query_batched")  # DSPy's tools that call a language model
 SCHEMA_VERSION = 1  # of the metadata; the reader refuses a recording of another version
+
+
+def in_utc(moment: datetime) -> datetime:
+    """Return a time in UTC. A time without a zone, or too close to the limits of datetime, counts as UTC."""
+    with contextlib.suppress(OverflowError):
+        return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+    return moment.replace(tzinfo=timezone.utc)
+
+
+def rounded(value: float) -> float:
+    """Return a duration, or an amount of money, as it is written: rounded to a millionth, whole numbers as int.
+
+    JavaScript has no ``1.0``: a notebook that JupyterLab saved has ``1``, and the cell's hash must not change by that.
+    """
+    millionths = round(value * 1e6)
+    return millionths / 1e6 if millionths % 1_000_000 else millionths // 1_000_000
+
+
+Moment = Annotated[datetime, AfterValidator(in_utc), PlainSerializer(datetime.isoformat)]
+Rounded = Annotated[float, PlainSerializer(rounded)]
 
 
 @dataclass(frozen=True)
@@ -62,7 +86,20 @@ class Usage:
     model: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
-    cost_usd: float | None = None
+    cost_usd: Rounded | None = None
+
+
+def total_usage(usages: Iterable[Usage | None]) -> Usage | None:
+    """Return tokens and cost of several calls of language models together; None if nothing is known."""
+    known = [usage for usage in usages if usage is not None]
+    if not known:
+        return None
+    sums: dict[str, Any] = {}
+    for name in ("prompt_tokens", "completion_tokens", "cost_usd"):
+        numbers = [one for usage in known if (one := getattr(usage, name)) is not None and math.isfinite(one)]
+        sums[name] = sum(numbers) if numbers else None
+    models = sorted({usage.model for usage in known if usage.model is not None})
+    return Usage(", ".join(models) or None, **sums)
 
 
 @dataclass(frozen=True)
@@ -73,8 +110,8 @@ class RecordedCall:
         id: The number of the call since the kernel started; calls are stored in the order of their ids.
         name: The name of the tool.
         kind: ``"llm"`` for the tools by which DSPy offers a language model, such as ``llm_query``.
-        began_s: Seconds from the beginning of the cell.
-        elapsed_s: Seconds until the reply; None without one.
+        began_s: Rounded from the beginning of the cell.
+        elapsed_s: Rounded until the reply; None without one.
         arguments: ``(args, kwargs)`` as the cell passed them.
         result: The return value; None if the tool raised or there was no reply.
         error: The exception: type, names of its builtin base classes, message.
@@ -84,8 +121,8 @@ class RecordedCall:
     id: int
     name: str
     kind: Literal["tool", "llm"]
-    began_s: float
-    elapsed_s: float | None
+    began_s: Rounded
+    elapsed_s: Rounded | None
     arguments: ValueRef
     result: ValueRef | None = None
     error: tuple[str, tuple[str, ...], str] | None = None
@@ -106,7 +143,7 @@ class Outcome:
     """
 
     kind: Literal["submitted", "returned", "raised", "unfinished"]
-    ending: Ending = "ok"
+    ending: Ending
     value: ValueRef | None = None
     error: str = ""
     text: str = ""
@@ -162,8 +199,8 @@ class LMCall:
 
     call_id: str
     entry: int | None
-    began: datetime
-    elapsed_s: float | None
+    began: Moment
+    elapsed_s: Rounded | None
     request: ValueRef
     outputs: ValueRef | None = None
     usage: Usage | None = None
@@ -183,7 +220,7 @@ class SessionFacts:
     """
 
     session_id: str
-    began: datetime
+    began: Moment
     sandbox: str
     versions: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -17,11 +17,11 @@ from ..codec import values
 from ..errors import CellNotRun, KernelDied
 from ..wire.comm import ToolFailure
 from .call_tree import CompletedLMCall, Reasoning, enclosing_calls
-from .model import LLM_TOOLS, Entry, Outcome, RecordedCall, Usage, ValueRef
+from .model import LLM_TOOLS, Entry, Outcome, RecordedCall, ValueRef, total_usage
 from .value_store import INLINE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from concurrent.futures import Future
     from contextvars import Context
 
@@ -259,7 +259,7 @@ class StepRecorder:
             elapsed_s=time.perf_counter() - self._clock if over else None,
             late="" if self._result is None else self._result.background_output,
             reasoning=self.reasoning.reasoning,
-            usage=_total(self.reasoning.lm_calls) if self.reasoning.lm_calls else None,
+            usage=total_usage(call.usage for call in self.reasoning.lm_calls),
         )
 
     def lm_calls_in_tools(self) -> list[CompletedLMCall]:
@@ -314,34 +314,12 @@ class StepRecorder:
             arguments=self._ref(call.arguments),
             result=result,
             error=error,
-            usage=_total(call.lm_calls) if call.lm_calls else None,
+            usage=total_usage(lm_call.usage for lm_call in call.lm_calls),
         )
 
 
 def _field_to_json(field: OutputField) -> Mapping[str, str]:
     return {"name": field.name, **({"type": field.type} if field.type else {})}
-
-
-def _total(lm_calls: Sequence[CompletedLMCall]) -> Usage | None:
-    """Return tokens and cost of several calls of language models together; None if nothing is known."""
-    usages = [call.usage for call in lm_calls if call.usage is not None]
-    if not usages:
-        return None
-    models = sorted({usage.model for usage in usages if usage.model is not None})
-    return Usage(
-        model=", ".join(models) or None,
-        prompt_tokens=_sum_of_known(usage.prompt_tokens for usage in usages),
-        completion_tokens=_sum_of_known(usage.completion_tokens for usage in usages),
-        cost_usd=_sum_of_known(usage.cost_usd for usage in usages),
-    )
-
-
-Number = TypeVar("Number", int, float)
-
-
-def _sum_of_known(numbers: Iterable[Number | None]) -> Number | None:
-    known = [number for number in numbers if number is not None]
-    return sum(known) if known else None
 
 
 def error_name(error: BaseException) -> str:

@@ -20,6 +20,7 @@ from daytona_kernel_interp.export.rlm import to_jsonl
 from daytona_kernel_interp.page import html as report
 from daytona_kernel_interp.page.notebook_view import to_card
 from daytona_kernel_interp.page.shown_values import as_text, heading, text_of
+from daytona_kernel_interp.recording.model import in_utc
 from daytona_kernel_interp.recording.notebook_writer import write
 from daytona_kernel_interp.recording.recording import Recording
 from tests import examples
@@ -48,7 +49,7 @@ def test_every_session_can_be_shown(session: Transcript) -> None:
 @pytest.mark.parametrize("began", [datetime.min.replace(tzinfo=timezone(timedelta(hours=5))), datetime.max])
 def test_impossible_times_can_be_shown(seconds: Any, began: datetime) -> None:
     """A session with impossible times in its file is rendered without these times."""
-    session = small()
+    session, began = small(), in_utc(began)  # as the reader does
     calls = [replace(one, began_s=seconds or 0.0, elapsed_s=seconds) for one in session.entries[1].calls]
     entries = [replace(one, began=began, elapsed_s=seconds, calls=calls) for one in session.entries]
     asked = [replace(one, began=began, elapsed_s=seconds) for one in session.lm_calls]

@@ -27,7 +27,7 @@ FACTS = SessionFacts("abcd", BEGAN, "Local")
 
 def entry(index: int, code: str, kind: str = "ok") -> Entry:
     """Return an entry without a result."""
-    outcome = Outcome("raised", "error", error="KeyError", text="") if kind == "ok" else Outcome("unfinished")
+    outcome = Outcome("raised", "error", error="KeyError", text="") if kind == "ok" else Outcome("unfinished", "ok")
     return Entry(index, f"id-{index}", code, BEGAN, outcome)
 
 

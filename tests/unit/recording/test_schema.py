@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from daytona_kernel_interp.recording.model import rounded
 from daytona_kernel_interp.recording.schema import (
     entry_from_json,
     entry_to_json,
     facts_from_json,
     lm_call_from_json,
     reason_of,
-    seconds,
 )
 from tests.sessions import small
 
@@ -82,6 +82,12 @@ def test_moments_are_in_utc() -> None:
             assert (read, read.tzinfo) == (began, timezone.utc)
 
 
+def test_a_moment_at_the_limit_of_datetime_is_read() -> None:
+    """A moment that has no form in UTC keeps its clock time."""
+    facts = facts_from_json({"session_id": "", "sandbox": "", "began": "0001-01-01T00:00:00+14:00"})
+    assert facts.began == datetime(1, 1, 1, tzinfo=timezone.utc)
+
+
 def test_seconds_are_what_javascript_writes() -> None:
     """A whole number has no point, and nothing is longer than a millionth."""
-    assert [repr(seconds(one)) for one in (1.0, 0.1234567, None, 2.5)] == ["1", "0.123457", "None", "2.5"]
+    assert [repr(rounded(one)) for one in (1.0, 0.1234567, 2.5)] == ["1", "0.123457", "2.5"]
