@@ -16,11 +16,16 @@ from daytona_kernel_interp.recording.model import (
     SessionFacts,
     Transcript,
     ValueRef,
+    refs_in,
+    refs_of,
 )
+from daytona_kernel_interp.recording.notebook_writer import NotebookWriter
+from daytona_kernel_interp.recording.schema import tools_to_json
 from daytona_kernel_interp.wire.comm import Parameter, ToolSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from daytona_kernel_interp.client.outputs import Output
 
@@ -106,3 +111,32 @@ class Maker:
         return Transcript(
             SessionFacts("abcd1234", BEGAN, "local", **facts), list(self.entries), self.store, self.lm_calls
         )
+
+
+def write(transcript: Transcript, path: Path) -> Path:
+    """Write a transcript as the recorder writes a session, and return the notebook's path."""
+    writer = NotebookWriter(path, transcript.facts)
+    writer.callback = transcript.callback
+    waiting = [call for call in transcript.lm_calls if call.entry is None]
+    tools: Sequence[ToolSpec] = ()
+
+    def stored(refs: Sequence[ValueRef], inline: dict[str, str]) -> dict[str, str]:
+        for ref in refs:
+            writer.store_value(transcript.store.load(ref), ref.hash, inline)
+        return inline
+
+    for entry in transcript.entries:
+        before = [call for call in waiting if call.began <= entry.began]
+        waiting = waiting[len(before) :]
+        if before or entry.reasoning:
+            writer.add_model(before, entry.reasoning, stored(refs_of(before), {}))
+        made = [call for call in transcript.lm_calls if call.entry == entry.index]
+        inline: dict[str, str] = {}
+        if entry.tools != tools:
+            tools = entry.tools
+            writer.store_value(values.dumps(tools_to_json(tools), max_bytes=None), "", inline)
+        writer.put(entry, made, stored([*refs_in(entry), *refs_of(made)], inline), over=True)
+    if waiting:
+        writer.add_model(waiting, None, stored(refs_of(waiting), {}))
+    writer.close(complete=transcript.complete)
+    return writer.path

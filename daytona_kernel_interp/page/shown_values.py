@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..codec import values
 from ..errors import KernelError
 from ..formatting import one_line
-from ..recording.value_text import repr_of
+from ..recording.value_store import repr_of
 from ..wire.protocol_errors import ProtocolError
 from .timeline import is_setup
 

@@ -19,7 +19,7 @@ from ..codec import values
 from ..errors import RecordingError
 from ..formatting import shorten
 from ..recording.model import DSPY_TOKEN
-from ..recording.value_text import repr_of
+from ..recording.value_store import repr_of
 from ..wire.protocol_errors import RemoteProtocolError
 from .canonical import same_value
 from .compare_figures import same_pixels, size_of

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ..formatting import shorten, table
-from ..recording.load import open_run
+from ..recording.notebook_reader import open_run
 from .compare import EXACT, Comparison, Difference, Tolerance
 from .tape import diff_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..recording.load import RecordingSource
     from ..recording.model import Entry, Transcript
+    from ..recording.notebook_reader import RecordingSource
 
 _SIMILARITY = 0.5  # ratio from which on code counts as another version of the same step
 

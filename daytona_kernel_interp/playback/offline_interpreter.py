@@ -20,7 +20,7 @@ from ..interpreter.options import (
     refuse_options,
 )
 from ..interpreter.request import InvalidRequest, build_request, call_error
-from ..recording.load import open_run
+from ..recording.notebook_reader import open_run
 from .matcher import RecordingMatcher
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from typing_extensions import Never
 
     from ..client.outputs import Output
-    from ..recording.load import RecordingSource
     from ..recording.model import Entry, Outcome, ValueRef
+    from ..recording.notebook_reader import RecordingSource
     from ..sandboxes.base import Sandbox
     from ..tools.binding import Tool
 

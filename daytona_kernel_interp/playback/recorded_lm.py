@@ -16,15 +16,15 @@ from dspy.utils import callback
 from ..codec import values
 from ..errors import RecordingError, ReplayMismatch
 from ..formatting import most_similar
-from ..recording.load import open_run
+from ..recording.notebook_reader import open_run
 from .canonical import canonical
 from .tape import diff_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ..recording.load import RecordingSource
     from ..recording.model import LMCall, Transcript
+    from ..recording.notebook_reader import RecordingSource
 
 Match = Literal["request", "order"]
 _UNNAMED_MODEL = "recorded"

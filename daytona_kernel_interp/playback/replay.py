@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING
 
 from ..codec import values
 from ..errors import RecordingError
-from ..recording.load import open_run
 from ..recording.model import Entry, Transcript
-from ..recording.plain_notebook import read_plain_notebook, without_traceback
+from ..recording.notebook_reader import open_run, read_plain_notebook, without_traceback
 from ..recording.value_store import MemoryStore
 from ..sandboxes.select import select_sandbox
 from ..wire.protocol_errors import RemoteProtocolError
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ..interpreter.interpreter import KernelInterpreter
-    from ..recording.load import RecordingSource
+    from ..recording.notebook_reader import RecordingSource
     from ..sandboxes.base import Sandbox
     from ..tools.binding import Tool
 

@@ -1,4 +1,4 @@
-"""Write a session as a notebook: entry by entry while it runs, or a whole transcript at once.
+"""Write a session as a notebook, entry by entry while it runs.
 
 Theory of operation
 -------------------
@@ -41,25 +41,24 @@ import json
 import os
 import threading
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..codec import values
 from ..errors import RecordingError
 from . import markdown
 from .atomic_file import AtomicFile
-from .model import METADATA_KEY, SCHEMA_VERSION, Entry, LMCall, SessionFacts, ValueRef, refs_in, refs_of
+from .model import METADATA_KEY, SCHEMA_VERSION, Entry, LMCall, SessionFacts, ValueRef
 from .notebook_json import OPENING, CellJson, cell_hash, hash_of_parts, json_text, lines_of, output_to_json
 from .redaction import known_secrets
 from .schema import entry_to_json, facts_to_json, lm_call_to_json, tools_to_json
-from .value_store import HASH, ValueStore, folder_of, ref_to, value_of
-from .value_text import repr_of, summary_of, summary_of_call
+from .value_store import HASH, ValueStore, folder_of, ref_to, repr_of, summary_of, summary_of_call, value_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from ..wire.comm import ToolSpec
-    from .model import Transcript, ValueLoader
+    from .model import ValueLoader
 
 _SEPARATOR = ",\n"
 _ANSWER_CHARS = 20_000
@@ -159,71 +158,6 @@ def document_ending(facts: SessionFacts, *, complete: bool, callback: bool) -> t
     return before, f'{after}\n ],\n "metadata": {json_text(metadata)},\n "nbformat": 4,\n "nbformat_minor": 5\n}}\n'
 
 
-def store_tools(
-    tools: Sequence[ToolSpec], store: ValueStore, clean: Callable[[values.Buffer], values.Buffer] = lambda data: data
-) -> tuple[ValueRef | None, dict[str, str]]:
-    """Store the list of a cell's tools; return the reference to it and, if it is new and small, its text by hash.
-
-    ``clean`` removes secrets: a parameter's default may be one.
-    """
-    if not tools:
-        return None, {}
-    buffers = list(map(clean, values.dumps(tools_to_json(tools), max_bytes=None)))
-    ref = replace(ref_to(buffers), summary=", ".join(tool.name for tool in tools)[:120])
-    text = store.keep(ref, buffers)
-    return ref, {} if text is None else {ref.hash: text}
-
-
-# --- a whole transcript ------------------------------------------------------------------------------------
-
-
-def write(transcript: Transcript, path: str | os.PathLike[str]) -> None:
-    """Write a transcript as a notebook, and its large values beside it.
-
-    Raises:
-        RecordingError: If a value is missing in the transcript's store.
-        OSError: If the file cannot be written.
-    """
-    notebook = Path(path)
-    store = ValueStore(folder_of(notebook))
-    texts = list(map(json_text, _cells(transcript, store)))
-    before, after = document_ending(transcript.facts, complete=transcript.complete, callback=transcript.callback)
-    tail = f"{before}{len(transcript.entries):,}{after}"
-    unfinished = notebook.with_name(f".{notebook.name}.part")
-    unfinished.write_text(OPENING + _SEPARATOR.join([*texts, tail]), encoding="utf-8")
-    unfinished.replace(notebook)
-
-
-def _cells(transcript: Transcript, store: ValueStore) -> Iterator[CellJson]:
-    yield head_cell(transcript.facts)
-    waiting = [call for call in transcript.lm_calls if call.entry is None]
-    number = 0
-    for entry in transcript.entries:
-        before = [call for call in waiting if call.began <= entry.began]
-        waiting = waiting[len(before) :]
-        if before or entry.reasoning:
-            copied = _copy_values(transcript.store, store, refs_of(before))
-            yield model_cell(before, entry.reasoning, number, copied)
-            number += 1
-        made = [call for call in transcript.lm_calls if call.entry == entry.index]
-        tools, inline = store_tools(entry.tools, store)
-        inline |= _copy_values(transcript.store, store, [*refs_in(entry), *refs_of(made)])
-        yield from entry_cells(entry, tools, made, inline, answer_of(entry, transcript.store))
-    if waiting:
-        yield model_cell(waiting, None, number, _copy_values(transcript.store, store, refs_of(waiting)))
-
-
-def _copy_values(source: ValueLoader, target: ValueStore, refs: Iterable[ValueRef]) -> dict[str, str]:
-    """Copy values between stores; return the texts of those that are small and new."""
-    inline = {}
-    for ref in refs:
-        if ref.hash not in target:
-            text = target.keep(ref, source.load(ref))
-            if text is not None:
-                inline[ref.hash] = text
-    return inline
-
-
 # --- a session that runs -----------------------------------------------------------------------------------
 
 
@@ -303,9 +237,7 @@ class NotebookWriter:
     def put(self, entry: Entry, lm_calls: Sequence[LMCall], inline: dict[str, str], *, over: bool) -> None:
         """Write an entry; the next write replaces one that is not ``over``."""
         if entry.tools is not self._tools[0] and entry.tools != self._tools[0]:
-            ref, new = store_tools(entry.tools, self._store, known_secrets.scrub_bytes)
-            self._tools = (entry.tools, ref)
-            inline |= new
+            self._tools = entry.tools, self._store_tools(entry.tools, inline)
         answer = answer_of(entry, self._store)
         texts = list(map(_redacted_text, entry_cells(entry, self._tools[1], lm_calls, inline, answer)))
         if over:
@@ -313,6 +245,17 @@ class NotebookWriter:
             self._put(texts)
         else:
             self._put([], "".join([f"{text}{_SEPARATOR}" for text in texts]))
+
+    def _store_tools(self, tools: Sequence[ToolSpec], inline: dict[str, str]) -> ValueRef | None:
+        if not tools:
+            return None
+        # Without secrets: a parameter's default may be one.
+        buffers = list(map(known_secrets.scrub_bytes, values.dumps(tools_to_json(tools), max_bytes=None)))
+        ref = replace(ref_to(buffers), summary=", ".join(tool.name for tool in tools)[:120])
+        text = self._store.keep(ref, buffers)
+        if text is not None:
+            inline[ref.hash] = text
+        return ref
 
     def close(self, *, complete: bool) -> None:
         """Write the end of the notebook and release its files; an unfinished entry stays in it."""

@@ -21,11 +21,11 @@ from daytona_kernel_interp.page import html as report
 from daytona_kernel_interp.page.notebook_view import to_card
 from daytona_kernel_interp.page.shown_values import as_text, heading, text_of
 from daytona_kernel_interp.recording.model import in_utc
-from daytona_kernel_interp.recording.notebook_writer import write
 from daytona_kernel_interp.recording.recording import Recording
 from tests import examples
 from tests.rendered import html_of
 from tests.sessions import MemoryStore, long, small
+from tests.transcripts import write
 from tests.unit.transcripts import transcripts
 
 if TYPE_CHECKING:
@@ -159,9 +159,7 @@ def test_a_long_session_is_a_small_page() -> None:
 @pytest.fixture
 def recorded(tmp_path: Path) -> Path:
     """Return the path of a recording."""
-    path = tmp_path / "run.ipynb"
-    write(small(), path)
-    return path
+    return write(small(), tmp_path / "run.ipynb")
 
 
 def test_export_writes_beside_the_notebook(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
