@@ -120,23 +120,24 @@ def write(transcript: Transcript, path: Path) -> Path:
     waiting = [call for call in transcript.lm_calls if call.entry is None]
     tools: Sequence[ToolSpec] = ()
 
-    def stored(refs: Sequence[ValueRef], inline: dict[str, str]) -> dict[str, str]:
+    def store(refs: Sequence[ValueRef]) -> None:
         for ref in refs:
-            writer.store_value(transcript.store.load(ref), ref.hash, inline)
-        return inline
+            writer.store_value(transcript.store.load(ref), ref.hash)
 
     for entry in transcript.entries:
         before = [call for call in waiting if call.began <= entry.began]
         waiting = waiting[len(before) :]
         if before or entry.reasoning:
-            writer.add_model(before, entry.reasoning, stored(refs_of(before), {}))
+            store(refs_of(before))
+            writer.add_model(before, entry.reasoning)
         made = [call for call in transcript.lm_calls if call.entry == entry.index]
-        inline: dict[str, str] = {}
         if entry.tools != tools:
             tools = entry.tools
-            writer.store_value(values.dumps(tools_to_json(tools), max_bytes=None), "", inline)
-        writer.put(entry, made, stored([*refs_in(entry), *refs_of(made)], inline), over=True)
+            writer.store_value(values.dumps(tools_to_json(tools), max_bytes=None))
+        store([*refs_in(entry), *refs_of(made)])
+        writer.put(entry, made, over=True)
     if waiting:
-        writer.add_model(waiting, None, stored(refs_of(waiting), {}))
+        store(refs_of(waiting))
+        writer.add_model(waiting, None)
     writer.close(complete=transcript.complete)
     return writer.path

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 
 _SEPARATOR = ",\n"
 _ANSWER_CHARS = 20_000
-# Values up to this size are looked up by their bytes, which is faster than hashing them; at most so many are kept.
+# Values up to this size are looked up by their bytes, which is faster than describing them; at most so many are kept.
 _SMALL_BYTES = 256
 _MAX_SMALL = 4096
 
@@ -176,8 +176,7 @@ class NotebookWriter:
         self.closed = False
         self._facts = facts
         self._store = ValueStore(folder_of(self.path))
-        self._refs: dict[str, ValueRef] = {}
-        self._small: dict[tuple[bytes, bool], ValueRef] = {}
+        self._refs: dict[str | tuple[bytes, bool], ValueRef] = {}
         self._tools: tuple[Sequence[ToolSpec], ValueRef | None] = ((), None)
         self._model_cells = 0
         self._ending: tuple[tuple[bool, bool], tuple[str, str]] | None = None
@@ -187,58 +186,47 @@ class NotebookWriter:
         self._unwritten: list[str] = []  # cells that are written together with the next
         self._put([json_text(head_cell(facts))])
 
-    def store_value(
-        self, buffers: Sequence[values.Buffer], key: str, inline: dict[str, str], *, is_call: bool = False
-    ) -> ValueRef:
-        """Store a value and return the reference to it.
+    def store_value(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> ValueRef:
+        """Store a value and return the reference to it; the next cell that is written has a small one that is new.
 
         Args:
             buffers: Its encoding; may be empty for a value whose ``key`` was stored before.
             key: Its hash; empty if that is not known.
-            inline: Receives the text of a small value that is new, by its hash.
             is_call: Whether it is the arguments of a call, which have a summary of another form.
         """
         if not buffers:
             return self._refs.get(key) or ValueRef(key, 0, "a value that was not recorded")
-        small = (bytes(buffers[0]), is_call) if len(buffers) == 1 and len(buffers[0]) <= _SMALL_BYTES else None
-        ref = self._refs.get(key) if small is None else self._small.get(small)
-        if ref is not None:
-            return ref
-        summarize = summary_of_call if is_call else summary_of
-        clean: Sequence[values.Buffer]
-        if small is not None:
-            clean = (known_secrets.scrub_bytes(small[0]),)
-            ref = ref_to(clean, "", summarize)
-            if len(self._small) < _MAX_SMALL:
-                self._small[small] = ref
-        else:
-            clean = [known_secrets.scrub_bytes(buffer) for buffer in buffers]
-            changed = any(one is not other for one, other in zip(clean, buffers, strict=True))
-            ref = ref_to(clean, "" if changed else key, summarize)
-            self._refs[key or ref.hash] = ref
-        text = self._store.keep(ref, clean)
-        if text is not None:
-            inline[ref.hash] = text
+        is_small = len(buffers) == 1 and len(buffers[0]) <= _SMALL_BYTES
+        name = (bytes(buffers[0]), is_call) if is_small else key
+        if name in self._refs:
+            return self._refs[name]
+        clean = [known_secrets.scrub_bytes(buffer) for buffer in buffers]
+        changed = any(one is not other for one, other in zip(clean, buffers, strict=True))
+        ref = ref_to(clean, "" if changed or is_small else key, summary_of_call if is_call else summary_of)
+        self._store.keep(ref, clean)
+        if not is_small or len(self._refs) < _MAX_SMALL:
+            self._refs[name or ref.hash] = ref
         return ref
 
     def has(self, key: str) -> bool:
         """Return whether a large value was stored, by its hash."""
         return key in self._refs
 
-    def add_model(self, calls: Sequence[LMCall], reasoning: str | None, inline: dict[str, str]) -> None:
+    def add_model(self, calls: Sequence[LMCall], reasoning: str | None) -> None:
         """Add a cell for the model's calls between cells; the next :meth:`put` or :meth:`flush` writes it."""
-        self._unwritten.append(_redacted_text(model_cell(calls, reasoning, self._model_cells, inline)))
+        cell = model_cell(calls, reasoning, self._model_cells, self._store.take_new())
+        self._unwritten.append(_redacted_text(cell))
         self._model_cells += 1
 
     def flush(self) -> None:
         """Write the cells that were added."""
         self._put([])
 
-    def put(self, entry: Entry, lm_calls: Sequence[LMCall], inline: dict[str, str], *, over: bool) -> None:
+    def put(self, entry: Entry, lm_calls: Sequence[LMCall], *, over: bool) -> None:
         """Write an entry; the next write replaces one that is not ``over``."""
         if entry.tools is not self._tools[0] and entry.tools != self._tools[0]:
-            self._tools = entry.tools, self._store_tools(entry.tools, inline)
-        answer = answer_of(entry, self._store)
+            self._tools = entry.tools, self._store_tools(entry.tools)
+        inline, answer = self._store.take_new(keep=not over), answer_of(entry, self._store)
         texts = list(map(_redacted_text, entry_cells(entry, self._tools[1], lm_calls, inline, answer)))
         if over:
             self.entries += 1
@@ -246,15 +234,13 @@ class NotebookWriter:
         else:
             self._put([], "".join([f"{text}{_SEPARATOR}" for text in texts]))
 
-    def _store_tools(self, tools: Sequence[ToolSpec], inline: dict[str, str]) -> ValueRef | None:
+    def _store_tools(self, tools: Sequence[ToolSpec]) -> ValueRef | None:
         if not tools:
             return None
         # Without secrets: a parameter's default may be one.
         buffers = list(map(known_secrets.scrub_bytes, values.dumps(tools_to_json(tools), max_bytes=None)))
         ref = replace(ref_to(buffers), summary=", ".join(tool.name for tool in tools)[:120])
-        text = self._store.keep(ref, buffers)
-        if text is not None:
-            inline[ref.hash] = text
+        self._store.keep(ref, buffers)
         return ref
 
     def close(self, *, complete: bool) -> None:

@@ -48,15 +48,16 @@ from .call_tree import CompletedLMCall, Reasoning, tree
 from .model import LMCall, SessionFacts, ValueRef
 from .notebook_writer import NotebookWriter
 from .redaction import known_secrets
-from .step_recorder import LMResponse, StepRecorder, StoredValue
+from .step_recorder import StepRecorder, StoredValue
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from ..client.execution import ExecutionResult
     from ..codec import values
     from ..session.kernel_session import KernelSession
-    from .step_recorder import RecordableRequest, RecordableResult
+    from .step_recorder import RecordableRequest
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class NullStep:
     def __exit__(self, *exc_info: object) -> None:
         """Do nothing."""
 
-    def cell_ended(self, result: RecordableResult) -> None:
+    def cell_ended(self, result: ExecutionResult) -> None:
         """Do nothing."""
 
     def set_result(self, value: T) -> T:
@@ -122,7 +123,6 @@ class Recorder:
         self._values_thread = DaemonThreads(1, "daytona-kernel-values")
         self._writer: NotebookWriter | None = None
         self._step: StepRecorder | None = None
-        self._slow_timer: asyncio.TimerHandle | None = None
         self._secrets: tuple[str, ...] = ()
         self._shut_down = False
         # Whether a session that ended with a step still open was shut down; None: no such session.
@@ -168,11 +168,9 @@ class Recorder:
             if self._step is not None:
                 self._close_as_complete = complete
                 return
-            try:
+            with self._never_raising():
                 self.add_reasoning(Reasoning(tree.end_session(self)))
                 self._writer.close(complete=complete)
-            except Exception:  # recording must not break what it records
-                self._fail()
             known_secrets.discard(*self._secrets)
 
     # --- a step ------------------------------------------------------------------------------------------
@@ -180,11 +178,9 @@ class Recorder:
     def begin_step(self, request: RecordableRequest) -> StepRecorder | None:
         """Return the record of a call of ``execute`` that begins; None if the recording failed."""
         with self._lock:
-            try:
+            self._step = None
+            with self._never_raising():
                 self._step = StepRecorder(self, request, tree.begin_cell(self))
-            except Exception:  # recording must not break what it records
-                self._step = None
-                self._fail()
             return self._step
 
     def end_step(self, step: StepRecorder, error: BaseException | None) -> None:
@@ -195,23 +191,12 @@ class Recorder:
             if self._close_as_complete is not None:
                 self.session_closed(self._close_as_complete)
 
-    def check_slow_later(self) -> None:
-        """Start the timer that finds a slow step, on the I/O loop.
+    def check_slow_later(self, step: StepRecorder) -> None:
+        """Start the timer that finds out whether a step is slow, on the I/O loop."""
+        asyncio.get_running_loop().call_later(SLOW_S, self._check_slow, step)
 
-        One timer serves all steps: most have ended when it fires, and a timer for each would cost each of them.
-        """
-        if self._slow_timer is None:
-            self._slow_timer = asyncio.get_running_loop().call_later(SLOW_S, self._check_slow)
-
-    def _check_slow(self) -> None:
-        self._slow_timer, step, loop = None, self._step, asyncio.get_running_loop()
-        if step is None or step.sent_at is None or step.slow:
-            return
-        left_s = step.sent_at + SLOW_S - loop.time()
-        if left_s > 0:
-            self._slow_timer = loop.call_later(left_s, self._check_slow)
-        else:
-            step.slow = True
+    def _check_slow(self, step: StepRecorder) -> None:
+        if self._step is step:
             self._slow_steps_thread.submit(self._write_unfinished, step)
 
     def _write_unfinished(self, step: StepRecorder) -> None:
@@ -223,16 +208,14 @@ class Recorder:
         writer = self._writer
         if writer is None or writer.closed:
             return
-        try:
+        with self._never_raising():
             writer.callback = writer.callback or tree.callback_active
             if step.reasoning and not step.reasoning_written:
                 step.reasoning_written = True
-                self._write_reasoning(writer, step.lm_responses, step.reasoning.reasoning)
+                writer.add_model(self._lm_calls(step.reasoning.lm_calls), step.reasoning.reasoning)
             entry = step.entry(writer.entries, error, over=over, shut_down=self._shut_down)
-            responses = self.store_lm_calls(step.lm_calls_in_tools()) if entry.calls else ()
-            writer.put(entry, self._lm_calls(responses, entry.index, step.inline_values), step.inline_values, over=over)
-        except Exception:  # recording must not break what it records
-            self._fail()
+            lm_calls = self._lm_calls(step.lm_calls_in_tools(), entry.index) if entry.calls else ()
+            writer.put(entry, lm_calls, over=over)
 
     # --- models ------------------------------------------------------------------------------------------
 
@@ -240,37 +223,20 @@ class Recorder:
         """Write reasoning and calls of a model that no cell follows."""
         if not reasoning:
             return
-        with self._lock:
-            try:
-                if self._writer is not None and not self._writer.closed:
-                    self._write_reasoning(self._writer, self.store_lm_calls(reasoning.lm_calls), reasoning.reasoning)
-                    self._writer.flush()
-            except Exception:  # recording must not break what it records
-                self._fail()
+        with self._lock, self._never_raising():
+            if self._writer is not None and not self._writer.closed:
+                self._writer.add_model(self._lm_calls(reasoning.lm_calls), reasoning.reasoning)
+                self._writer.flush()
 
-    def store_lm_calls(self, lm_calls: Sequence[CompletedLMCall]) -> list[LMResponse]:
-        """Begin to store requests and outputs of calls of language models."""
-        return [
-            LMResponse(
-                call, self.store_value(call.request), None if call.outputs is None else self.store_value(call.outputs)
-            )
-            for call in lm_calls
-        ]
-
-    def _write_reasoning(self, writer: NotebookWriter, responses: Sequence[LMResponse], reasoning: str | None) -> None:
-        inline: dict[str, str] = {}
-        writer.add_model(self._lm_calls(responses, None, inline), reasoning, inline)
-
-    def _lm_calls(self, responses: Sequence[LMResponse], entry: int | None, inline: dict[str, str]) -> list[LMCall]:
-        calls = []
-        for one in sorted(responses, key=lambda one: one.call.began):
-            request = self.wait_stored(one.request, inline)
-            outputs = None if one.outputs is None else self.wait_stored(one.outputs, inline)
-            call = one.call
-            calls.append(
+    def _lm_calls(self, calls: Sequence[CompletedLMCall], entry: int | None = None) -> list[LMCall]:
+        made = []
+        for call in sorted(calls, key=lambda call: call.began):
+            request = self.wait_stored(StoredValue(call.request))
+            outputs = None if call.outputs is None else self.wait_stored(StoredValue(call.outputs))
+            made.append(
                 LMCall(call.call_id, entry, call.began, call.elapsed_s, request, outputs, call.usage, call.error)
             )
-        return calls
+        return made
 
     # --- values ----------------------------------------------------------------------------------------------
 
@@ -286,26 +252,25 @@ class Recorder:
         if writer is not None and not writer.closed and not writer.has(stored.key):
             stored.writing = self._values_thread.submit(self._store, stored)
 
-    def wait_stored(self, stored: StoredValue, inline: dict[str, str]) -> ValueRef:
-        """Wait until a value is stored and return the reference to it; ``inline`` gets the text of a new small one."""
-        if stored.writing is not None:
-            inline |= stored.writing.result()
-        elif stored.ref is None:
-            inline |= self._store(stored)
-        assert stored.ref is not None
+    def wait_stored(self, stored: StoredValue) -> ValueRef:
+        """Wait until a value is stored and return the reference to it."""
+        if stored.ref is None:
+            stored.ref = self._store(stored) if stored.writing is None else stored.writing.result()
         return stored.ref
 
-    def _store(self, stored: StoredValue) -> dict[str, str]:
+    def _store(self, stored: StoredValue) -> ValueRef:
         assert self._writer is not None
-        inline: dict[str, str] = {}
-        stored.ref = self._writer.store_value(stored.buffers, stored.key, inline, is_call=stored.is_call)
-        return inline
+        return self._writer.store_value(stored.buffers, stored.key, is_call=stored.is_call)
 
-    def _fail(self) -> None:
-        """Log the current exception, and end the recording."""
-        log.exception("recording to %s failed; the session goes on without it", self.notebook or self.path)
-        if self._writer is not None:
-            self._writer.abandon()
+    @contextlib.contextmanager
+    def _never_raising(self) -> Iterator[None]:
+        """Log an exception and end the recording: recording must not break what it records."""
+        try:
+            yield
+        except Exception:
+            log.exception("recording to %s failed; the session goes on without it", self.notebook or self.path)
+            if self._writer is not None:
+                self._writer.abandon()
 
 
 @functools.cache

@@ -112,6 +112,7 @@ class ValueStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._inline: dict[str, str] = {}
+        self._new: dict[str, str] = {}  # small values that no cell has yet
         self._beside: set[str] = set()  # hashes of the files that this store wrote
 
     def __contains__(self, key: str) -> bool:
@@ -121,20 +122,26 @@ class ValueStore:
         """Add small values from a notebook, by hash."""
         self._inline.update(values_by_hash)
 
-    def keep(self, ref: ValueRef, buffers: Sequence[values.Buffer]) -> str | None:
-        """Store a value; return its text if it is new and belongs into the notebook, else None.
+    def keep(self, ref: ValueRef, buffers: Sequence[values.Buffer]) -> None:
+        """Store a value: a small one for the notebook, see :meth:`take_new`, another one in a file.
 
         Raises:
             OSError: If its file cannot be written.
         """
         if ref.hash in self:
-            return None
+            return
         if len(buffers) == 1 and ref.size <= INLINE_BYTES:
-            text = self._inline[ref.hash] = bytes(buffers[0]).decode("ascii")
-            return text
-        self._write(ref.hash, buffers)
-        self._beside.add(ref.hash)
-        return None
+            self._inline[ref.hash] = self._new[ref.hash] = bytes(buffers[0]).decode("ascii")
+        else:
+            self._write(ref.hash, buffers)
+            self._beside.add(ref.hash)
+
+    def take_new(self, *, keep: bool = False) -> dict[str, str]:
+        """Return the texts of the small values that are new, by hash; they are new no more unless ``keep`` is set."""
+        new = self._new
+        if not keep:
+            self._new = {}
+        return new
 
     def load(self, ref: ValueRef) -> Sequence[values.Buffer]:
         """Return a value's encoding; see :class:`~.model.ValueLoader`.
