@@ -8,11 +8,9 @@ import pprint
 import re
 from typing import TYPE_CHECKING, Any
 
-from ..codec import values
-from ..errors import KernelError
+from ..errors import RecordingError
 from ..formatting import one_line
-from ..recording.value_store import repr_of
-from ..wire.protocol_errors import ProtocolError
+from ..recording.value_store import repr_of, value_of
 from .timeline import is_setup
 
 if TYPE_CHECKING:
@@ -34,8 +32,8 @@ def load(ref: ValueRef, store: ValueLoader) -> tuple[bool, Any]:
     if ref.size > MAX_DECODED_BYTES:
         return False, None
     try:
-        return True, values.loads(store.load(ref))
-    except (KernelError, ProtocolError, ValueError, TypeError, ImportError):
+        return True, value_of(store, ref)
+    except RecordingError:
         return False, None
 
 

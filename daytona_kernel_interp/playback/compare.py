@@ -22,7 +22,7 @@ from ..codec import values
 from ..errors import RecordingError
 from ..formatting import shorten
 from ..recording.model import DSPY_TOKEN
-from ..recording.value_store import repr_of
+from ..recording.value_store import repr_of, value_of
 from ..wire.protocol_errors import RemoteProtocolError
 from .canonical import same_value
 from .tape import call_text
@@ -271,7 +271,7 @@ class Comparison:
     def _both_empty(self, one: ValueRef | None, other: ValueRef | None) -> bool:
         """Return whether both are None or an empty text, which DSPy treats alike."""
         for store, ref in ((self._expected, one), (self._came, other)):
-            if ref is not None and (ref.size > len("null") or values.loads(store.load(ref)) not in (None, "")):
+            if ref is not None and (ref.size > len("null") or value_of(store, ref) not in (None, "")):
                 return False
         return True
 
@@ -320,8 +320,8 @@ def value_text(store: ValueLoader, ref: ValueRef | None) -> str:
     if ref.size > 10 * _MAX_TEXT:
         return ref.summary
     try:
-        value = values.loads(store.load(ref))
-    except (RecordingError, RemoteProtocolError):
+        value = value_of(store, ref)
+    except RecordingError:
         return ref.summary
     return shorten(shown_text(value), _MAX_TEXT)
 

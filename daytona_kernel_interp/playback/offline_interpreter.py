@@ -7,7 +7,6 @@ import functools
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..codec import values
 from ..errors import RecordingError, ReplayMismatch
 from ..interpreter import dspy_errors
 from ..interpreter.dspy_compat import REOPENS, CodeExecutionError, CodeInterpreterError, FinalOutput, with_callbacks
@@ -21,6 +20,7 @@ from ..interpreter.options import (
 )
 from ..interpreter.request import InvalidRequest, build_request, call_error
 from ..recording.notebook_reader import open_run
+from ..recording.value_store import value_of
 from .matcher import RecordingMatcher
 
 if TYPE_CHECKING:
@@ -262,21 +262,17 @@ class ReplayInterpreter:
         if ref is None:
             return None
         try:
-            return values.loads(self._transcript.store.load(ref))
+            return value_of(self._transcript.store, ref)
         except RecordingError as error:
             raise self._finished_error(str(error)) from error
 
     # --- copies ------------------------------------------------------------------------------------------
 
-    def __copy__(self) -> ReplayInterpreter:
+    def __deepcopy__(self, memo: dict[int, object]) -> ReplayInterpreter:
         """Return a new interpreter, as :meth:`spawn` does: two objects never share a position in a recording."""
         return self.spawn()
 
-    def __deepcopy__(self, memo: dict[int, object]) -> ReplayInterpreter:
-        """Return a new interpreter, as :meth:`spawn` does."""
-        return self.spawn()
-
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the configuration; tools must be picklable."""
+        """Pickle or copy the configuration; to be pickled, tools must be picklable."""
         create = functools.partial(ReplayInterpreter, on_output=self.on_output, callbacks=self.callbacks)
         return create, (self._recording, dict(self.tools), self.output_fields)

@@ -38,30 +38,30 @@ class TapeServer:
         self._store, self._given_values = recorded, store
         self.step = 0
         self.calls: list[RecordedCall] = []  # of the current step
-        self.unanswered: list[tuple[int, str, str]] = []  # step, tool and error text
+        self.unanswered: list[tuple[int, str]] = []  # step and error text
         self.live_answers: list[tuple[int, RecordedCall, RecordedCall]] = []  # step, recorded call, live call
 
     def begin(self, step: int) -> None:
         """Begin a step."""
         self.step, self.calls = step, []
 
-    def find_call(self, name: str, buffers: Sequence[Buffer]) -> RecordedCall | None:
-        """Return the recorded call. If the tape has none, return None, and note a call of a recorded tool."""
-        try:
-            return self.tape.take(self.step, name, buffers)
-        except ReplayMismatch as miss:
-            if name not in self.live:
-                self.unanswered.append((self.step, name, str(miss)))
-                return None
-        return None
+    def find_answer(self, name: str, buffers: Sequence[Buffer]) -> tuple[RecordedCall | None, ToolReply | None]:
+        """Return the recorded call, and its reply unless there was none or the tool is live.
 
-    def reply_to(self, call: RecordedCall | None) -> ToolReply | None:
-        """Return the recorded reply, None if there was none. A call that is not on the tape gets an error."""
-        if call is None:
-            return _error("ReplayMismatch", ("RuntimeError",), self.unanswered[-1][2])
+        A call of a recorded tool that is not on the tape is noted, and its reply is an error.
+        """
+        try:
+            call = self.tape.take(self.step, name, buffers)
+        except ReplayMismatch as miss:
+            if name in self.live:
+                return None, None
+            self.unanswered.append((self.step, str(miss)))
+            return None, _error("ReplayMismatch", ("RuntimeError",), str(miss))
         if call.error is not None:
-            return _error(*call.error)
-        return None if call.result is None else ToolReply("result", list(self._store.load(call.result)))
+            return call, _error(*call.error)
+        if call.result is None or name in self.live:
+            return call, None
+        return call, ToolReply("result", list(self._store.load(call.result)))
 
     def note(
         self, name: str, buffers: Sequence[Buffer], reply: ToolReply | None, recorded: RecordedCall | None
@@ -105,8 +105,7 @@ class _TapeRunner(ToolRunner):
         if server is None:  # the live tools are in use
             return await super().run(name, buffers, call_id, arrow=arrow)
         try:
-            recorded = server.find_call(name, buffers)
-            reply = None if name in server.live else server.reply_to(recorded)
+            recorded, reply = server.find_answer(name, buffers)
         except Exception as error:  # such as a missing value: without a reply the cell would wait forever
             raise ToolAborted(error) from error
         if name in server.live:
