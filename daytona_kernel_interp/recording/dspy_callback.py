@@ -81,10 +81,6 @@ class SessionCallback(BaseCallback):
         """Report the start of a cell."""
         tree.call_started(call_id, is_cell=True)
 
-    def on_interpreter_execute_end(self, call_id: str, outputs: object, exception: BaseException | None = None) -> None:
-        """Report the end of a cell."""
-        tree.call_ended(call_id)
-
     def on_interpreter_tool_call_start(self, call_id: str, instance: object, inputs: dict[str, object]) -> None:
         """Report the start of a tool call."""
         tree.call_started(call_id)
@@ -92,9 +88,10 @@ class SessionCallback(BaseCallback):
     def on_interpreter_tool_call_end(
         self, call_id: str, outputs: object, exception: BaseException | None = None
     ) -> None:
-        """Report the end of a tool call."""
+        """Report the end of a cell or a tool call."""
         tree.call_ended(call_id)
 
+    on_interpreter_execute_end = on_interpreter_tool_call_end
     on_tool_start = on_evaluate_start = on_compile_start = on_interpreter_tool_call_start
     on_tool_end = on_evaluate_end = on_compile_end = on_interpreter_tool_call_end
 

@@ -7,7 +7,7 @@ A recording is a notebook of nbformat 4.5, so that every program that opens note
 - one Markdown cell with the session's facts (``head_cell``);
 - for each entry: a Markdown cell with the model's reasoning and calls, if any (``model_cell``); the code cell with its
   outputs; a Markdown cell with tool calls, answer and ending, if any (both ``entry_cells``);
-- one Markdown cell that ends the document (``end_cell``), followed by the notebook's metadata.
+- one Markdown cell that ends the document, followed by the notebook's metadata (``document_ending``).
 
 A person reads the cells. A program reads the metadata under ``METADATA_KEY``, in the form of ``schemas/v1.json``. The
 code and the outputs stand only in the cell itself; the metadata has the rest of the entry, and a hash over all of it,
@@ -54,7 +54,7 @@ from .schema import entry_to_json, facts_to_json, lm_call_to_json, tools_to_json
 from .value_store import HASH, ValueStore, folder_of, ref_to, repr_of, summary_of, summary_of_call, value_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from ..wire.comm import ToolSpec
@@ -81,11 +81,6 @@ def head_cell(facts: SessionFacts) -> CellJson:
     """Return the first cell. It repeats the facts of the notebook's metadata, in case the file's end is cut off."""
     metadata = {"part": "head", "schema": SCHEMA_VERSION, "facts": facts_to_json(facts)}
     return _markdown_cell("head", markdown.session_summary(facts), **metadata)
-
-
-def end_cell(*, complete: bool, callback: bool, cells: int) -> CellJson:
-    """Return the last cell."""
-    return _markdown_cell("end", markdown.ending_summary(complete=complete, callback=callback, cells=cells), part="end")
 
 
 def model_cell(calls: Sequence[LMCall], reasoning: str | None, number: int, inline: Mapping[str, str]) -> CellJson:
@@ -144,18 +139,21 @@ def answer_of(entry: Entry, store: ValueLoader) -> dict[str, str] | None:
     return {name: text[:_ANSWER_CHARS] for name, text in shown.items()}
 
 
-def document_ending(facts: SessionFacts, *, complete: bool, callback: bool) -> tuple[str, str]:
-    """Return the end of the document as the text before and the text after the number of its cells."""
-    number = 7**20  # replaced by the caller; no text of the cell contains it
-    last = json_text(end_cell(complete=complete, callback=callback, cells=number))
-    before, _, after = last.partition(f"{number:,}")
-    own = {"schema": SCHEMA_VERSION, "facts": facts_to_json(facts), "complete": complete, "callback": callback}
+def document_ending(facts: SessionFacts, *, complete: bool, callback: bool, cells: int) -> str:
+    """Return the last cell, and the end of the document behind it."""
+    text = markdown.ending_summary(complete=complete, callback=callback, cells=cells)
     metadata = {
-        METADATA_KEY: own,
+        METADATA_KEY: {
+            "schema": SCHEMA_VERSION,
+            "facts": facts_to_json(facts),
+            "complete": complete,
+            "callback": callback,
+        },
         "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
-    return before, f'{after}\n ],\n "metadata": {json_text(metadata)},\n "nbformat": 4,\n "nbformat_minor": 5\n}}\n'
+    last = json_text(_markdown_cell("end", text, part="end"))
+    return f'{last}\n ],\n "metadata": {json_text(metadata)},\n "nbformat": 4,\n "nbformat_minor": 5\n}}\n'
 
 
 # --- a session that runs -----------------------------------------------------------------------------------
@@ -179,12 +177,10 @@ class NotebookWriter:
         self._refs: dict[str | tuple[bytes, bool], ValueRef] = {}
         self._tools: tuple[Sequence[ToolSpec], ValueRef | None] = ((), None)
         self._model_cells = 0
-        self._ending: tuple[tuple[bool, bool], tuple[str, str]] | None = None
         self._file = AtomicFile(self.path)
-        self._first = True
         self._unfinished = ""
-        self._unwritten: list[str] = []  # cells that are written together with the next
-        self._put([json_text(head_cell(facts))])
+        self._unwritten = [OPENING + json_text(head_cell(facts))]  # written together with the next cell
+        self.flush()
 
     def store_value(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> ValueRef:
         """Store a value and return the reference to it; the next cell that is written has a small one that is new.
@@ -262,13 +258,8 @@ class NotebookWriter:
         self._unfinished = unfinished
         text = _SEPARATOR.join([*self._unwritten, *settled, ""])
         self._unwritten.clear()
-        if self._first:
-            text, self._first = OPENING + text, False
-        if self._ending is None or self._ending[0] != (complete, self.callback):
-            made = document_ending(self._facts, complete=complete, callback=self.callback)
-            self._ending = (complete, self.callback), made
-        before, after = self._ending[1]
-        self._file.put(text, f"{unfinished}{before}{self.entries:,}{after}")
+        ending = document_ending(self._facts, complete=complete, callback=self.callback, cells=self.entries)
+        self._file.put(text, unfinished + ending)
 
 
 def _redacted_text(cell: CellJson) -> str:
@@ -287,27 +278,21 @@ def _claim_name(path: Path) -> tuple[Path, int]:
     """Return the first name that is free, and a lock on it that ends with this process."""
     if not path.parent.is_dir():
         raise RecordingError(f"{path} cannot be written: there is no folder {path.parent}.")
+    candidate = path
     with _lock:
-        for candidate in _names(path):
-            if candidate in _claimed_names:
-                continue
-            if not _is_free(candidate):
-                if candidate != path:
-                    continue
-                raise RecordingError(
-                    f"{path} is there and is no recording, so it is left as it is: give record= another name."
-                )
-            descriptor = _locked(folder_of(candidate))
-            if descriptor is not None:
-                _claimed_names.add(candidate)
-                return candidate, descriptor
+        for number in itertools.count(2):
+            if candidate not in _claimed_names:
+                if _is_free(candidate):
+                    descriptor = _locked(folder_of(candidate))
+                    if descriptor is not None:
+                        _claimed_names.add(candidate)
+                        return candidate, descriptor
+                elif candidate == path:
+                    raise RecordingError(
+                        f"{path} is there and is no recording, so it is left as it is: give record= another name."
+                    )
+            candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
     raise AssertionError("names do not end")
-
-
-def _names(path: Path) -> Iterator[Path]:
-    yield path
-    for number in itertools.count(2):
-        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
 def _is_free(path: Path) -> bool:

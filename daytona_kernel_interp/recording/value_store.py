@@ -41,7 +41,7 @@ def summary_of(buffers: Sequence[values.Buffer]) -> str:
     """Return a value's type and size, or the repr of a short value."""
     if len(buffers) == 1 and len(buffers[0]) <= _DECODED_BYTES:
         try:
-            return shorten(_small_repr(bytes(buffers[0])), _SUMMARY_CHARS)
+            return shorten(repr(_decode_small(bytes(buffers[0]))), _SUMMARY_CHARS)
         except Exception:  # decoding and repr run code of libraries, which may be missing or of another version
             pass
     head, size = bytes(buffers[0][: _DECODED_BYTES + 1]), sum(map(len, buffers))
@@ -65,17 +65,6 @@ def summary_of_call(buffers: Sequence[values.Buffer]) -> str:
         except Exception:  # the sandbox may send anything in their place, and repr runs code of libraries
             pass
     return summary_of(buffers)
-
-
-def _small_repr(encoding: bytes) -> str:
-    """Return a value's repr. Whole numbers and plain texts, the most frequent values, are not decoded for it."""
-    if encoding.isdigit():
-        return encoding.decode("ascii")
-    if len(encoding) > 1 and encoding[:1] == encoding[-1:] == b'"':
-        text = encoding[1:-1].decode("ascii")
-        if text.isprintable() and not ("\\" in text or "'" in text or '"' in text):
-            return f"'{text}'"
-    return repr(_decode_small(encoding))
 
 
 def _decode_small(encoding: bytes) -> Any:
