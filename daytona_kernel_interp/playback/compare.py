@@ -28,7 +28,7 @@ from .canonical import same_value
 from .tape import call_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from ..client.outputs import Output
     from ..recording.model import Entry, Outcome, RecordedCall, ValueLoader, ValueRef
@@ -50,6 +50,13 @@ _TIMES = re.compile(
     rf"|\b\d+(?:[.,]\d+)?(?:e-?\d+)?\s?{_UNIT}\b"
     r"|\b\d+(?:[.,]\d+)?\s?(?:it/s|s/it)"
     r"|datetime\.(?:datetime|date|time|timedelta)\([^()]*\)"
+)
+_MASKS = (
+    ("paths", _LIBRARY_FRAMES, ""),
+    ("paths", _PATHS, "<path>"),
+    ("ids", _IDS, "<id>"),
+    ("addresses", _ADDRESSES, "<address>"),
+    ("times", _TIMES, "<time>"),
 )
 _SIZE = re.compile(r"[\d.]+x[\d.]+")
 _MAX_PIXELS = 50_000_000
@@ -121,9 +128,10 @@ class Comparison:
         if late:
             yield Difference("output", f"background output: {expected.late}", f"background output: {came.late}")
         # The text of an outcome repeats the outputs. It is a difference of its own only if it says more.
-        ended = self.outcome(*(_short_outcome(entry) if outputs else entry.outcome for entry in (expected, came)))
-        if ended is not None and not ((outputs or late) and _repeats_outputs(expected, came)):
-            yield ended
+        if not ((outputs or late) and _repeats_outputs(expected, came)):
+            yield from self.outcome(
+                *(_short_outcome(entry) if outputs else entry.outcome for entry in (expected, came))
+            )
 
     def variables(self, expected: Entry, came: Entry) -> Iterator[Difference]:
         """Yield the variables whose values differ. DSPy's token differs in each process and does not count."""
@@ -163,8 +171,8 @@ class Comparison:
             if not self._same_output(*shown):
                 yield Difference("output", *map(output_text, shown))
 
-    def outcome(self, expected: Outcome, came: Outcome) -> Difference | None:
-        """Return the difference between two outcomes, None if there is none."""
+    def outcome(self, expected: Outcome, came: Outcome) -> Iterator[Difference]:
+        """Yield the difference between two outcomes."""
         alike = (
             expected.kind == came.kind
             and expected.ending == came.ending
@@ -172,17 +180,14 @@ class Comparison:
             and self.same_text(expected.text, came.text)
             and (self._same_ref(expected.value, came.value) or self._both_empty(expected.value, came.value))
         )
-        if alike:
-            return None
-        texts = (self._outcome_text(self._expected, expected), self._outcome_text(self._came, came))
-        return Difference("outcome", *texts)
+        if not alike:
+            texts = (self._outcome_text(self._expected, expected), self._outcome_text(self._came, came))
+            yield Difference("outcome", *texts)
 
     def same_text(self, one: str, other: str) -> bool:
         """Return whether two texts are equal within the tolerance."""
         if one == other:
             return True
-        if self._tolerance == EXACT:
-            return False
         one, other = self._plain(one), self._plain(other)
         rel = self._tolerance.floats
         if rel is None:
@@ -192,16 +197,8 @@ class Comparison:
         return all(map(lambda a, b: _close(float(a), float(b), rel), _NUMBERS.findall(one), _NUMBERS.findall(other)))
 
     def _plain(self, text: str) -> str:
-        tolerance = self._tolerance
-        patterns = (
-            (tolerance.paths, _LIBRARY_FRAMES, ""),
-            (tolerance.paths, _PATHS, "<path>"),
-            (tolerance.ids, _IDS, "<id>"),
-            (tolerance.addresses, _ADDRESSES, "<address>"),
-            (tolerance.times, _TIMES, "<time>"),
-        )
-        for wanted, pattern, name in patterns:
-            if wanted:
+        for option, pattern, name in _MASKS:
+            if getattr(self._tolerance, option):
                 text = pattern.sub(name, text)
         return text
 
@@ -210,13 +207,10 @@ class Comparison:
             texts = ((one.message, other.message), (one.traceback, other.traceback))
             return one.name == other.name and all(self.same_text(*pair) for pair in texts)
         if isinstance(one, (DisplayData, ExecuteResult)) and isinstance(other, (DisplayData, ExecuteResult)):
-            return type(one) is type(other) and self._same_data(one.data, other.data)
+            if type(one) is not type(other) or one.data.keys() != other.data.keys():
+                return False
+            return all(self._same_mime(mime, content, other.data[mime]) for mime, content in one.data.items())
         return False
-
-    def _same_data(self, one: Mapping[str, object], other: Mapping[str, object]) -> bool:
-        if one.keys() != other.keys():
-            return False
-        return all(self._same_mime(mime, content, other[mime]) for mime, content in one.items())
 
     def _same_mime(self, mime: str, one: object, other: object) -> bool:
         if one == other:

@@ -232,7 +232,7 @@ class ReplayInterpreter:
                 max_value_bytes=None,
                 inputs=self._matcher.inputs,
             )
-            return self._matcher.step(code, variables or {}, request.tools, self.output_fields, request.variables)
+            return self._matcher.step(request, variables or {})
         except InvalidRequest as error:
             raise call_error(error) from error.__cause__
         except ReplayMismatch as error:
