@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..client.output_text import plain_text
 from ..formatting import duration, one_line
-from . import charts, timeline
+from . import timeline
 from .shown_values import LAID_OUT_BYTES, arguments, as_text, dollars, load, step_title, text_of
 
 try:
@@ -67,7 +67,7 @@ def to_html(transcript: Transcript, title: str) -> str:
         tiles=_tiles(sums),
         notes=_notes(transcript),
         answer=next((step for step in reversed(steps) if step["state"] == "submitted"), None),
-        chart=charts.chart(timeline.session_spans(transcript), sums.elapsed_s),
+        chart=timeline.chart(timeline.session_spans(transcript), sums.elapsed_s),
         steps=steps,
     )
 
@@ -138,7 +138,7 @@ def _step(
         "reasoning": parts.markdown(entry.reasoning) if entry.reasoning else None,
         "code": code,
         "calls": [_call(call, entry, transcript, limit) for call in entry.calls],
-        "chart": charts.chart(spans, length_s, bar_px=18) if len(spans) > 1 else None,
+        "chart": timeline.chart(spans, length_s, bar_px=18) if len(spans) > 1 else None,
         "outputs": [parts.output_html(one, limit) for one in entry.outputs],
         "submitted": _submitted(entry, transcript, limit) if state == "submitted" else [],
         "error": parts.cut(plain_text(entry.outcome.text), limit) if state == "failed" else "",

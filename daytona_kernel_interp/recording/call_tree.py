@@ -32,16 +32,17 @@ class ReasoningOwner(Protocol):
         """Write reasoning and calls of a model that no cell follows."""
 
 
-class EnclosingCall(Protocol):
-    """A tool call of a recorded cell, during which other calls are made."""
+@dataclass
+class EnclosingCall:
+    """A tool call of a recorded cell, during which other calls are made.
 
-    @property
-    def owner(self) -> object:
-        """The recorder of the cell's session."""
+    Attributes:
+        owner: The recorder of the cell's session.
+        lm_calls: The calls of language models that the tool made; the callback appends to it.
+    """
 
-    @property
-    def lm_calls(self) -> list[CompletedLMCall]:
-        """The calls of language models that the tool made; the callback appends to it."""
+    owner: object
+    lm_calls: list[CompletedLMCall] = field(default_factory=list, init=False)
 
 
 @dataclass

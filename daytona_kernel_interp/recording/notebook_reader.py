@@ -216,7 +216,7 @@ class _NotebookReader:
     def _facts(self) -> SessionFacts:
         for holder in (self._document, *self._document["cells"][:1]):
             try:
-                return schema.facts_from_json(_own_metadata(holder)["facts"])
+                return schema.from_json(SessionFacts, _own_metadata(holder)["facts"])
             except _UNREADABLE:
                 continue
         self._problems.append("The session's facts (versions, options, seeds) are missing or cannot be read.")
@@ -227,7 +227,7 @@ class _NotebookReader:
         lm_calls = own.get("lm_calls")
         for data in lm_calls if isinstance(lm_calls, list) else ():
             try:
-                self._lm_calls.append(schema.lm_call_from_json(data))
+                self._lm_calls.append(schema.from_json(LMCall, data))
             except _UNREADABLE as error:
                 self._problems.append(f"A call of a language model cannot be read: {schema.reason_of(error)}.")
         if not isinstance(cell, dict) or cell.get("cell_type") != "code":
@@ -260,7 +260,7 @@ class _NotebookReader:
     def _tools_of(self, ref: ValueRef, number: int) -> tuple[ToolSpec, ...]:
         if ref.hash not in self._tools:
             try:
-                self._tools[ref.hash] = schema.tools_from_json(value_of(self._store, ref))
+                self._tools[ref.hash] = tuple(map(schema.tool_from_json, value_of(self._store, ref)))
             except (RecordingError, *_UNREADABLE) as error:
                 self._problems.append(f"The tools of step {number} cannot be read: {schema.reason_of(error)}")
                 self._tools[ref.hash] = ()

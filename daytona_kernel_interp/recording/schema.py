@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ..client.outputs import Output
 
 JsonObject = dict[str, object]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -94,25 +96,15 @@ class _ToolForm:
     parameters: tuple[tuple[str, int, str | None], ...] | None
 
 
-def facts_from_json(data: object) -> SessionFacts:
-    """Return the facts of a session from JSON."""
-    read: SessionFacts = _adapter(SessionFacts).validate_python(data)
+def from_json(form: type[T], data: object) -> T:
+    """Return the facts of a session, or a call of a language model, from JSON."""
+    read: T = _adapter(form).validate_python(data)  # type: ignore[arg-type]  # a class is hashable
     return read
 
 
-def lm_call_from_json(data: object) -> LMCall:
-    """Return a call of a language model from JSON."""
-    read: LMCall = _adapter(LMCall).validate_python(data)
-    return read
-
-
-def tools_from_json(data: Sequence[object]) -> tuple[ToolSpec, ...]:
-    """Return the tools of a cell from JSON."""
-    return tuple(_tool_from_json(tool) for tool in data)
-
-
-def _tool_from_json(data: object) -> ToolSpec:
-    tool: _ToolForm = _adapter(_ToolForm).validate_python(data)
+def tool_from_json(data: object) -> ToolSpec:
+    """Return a tool of a cell from JSON."""
+    tool = from_json(_ToolForm, data)
     parameters = None if tool.parameters is None else tuple(Parameter(*one) for one in tool.parameters)
     return ToolSpec(tool.name, tool.doc, parameters)
 
@@ -121,7 +113,7 @@ def entry_from_json(
     data: object, code: str, outputs: Sequence[Output], tools_of: Callable[[ValueRef], tuple[ToolSpec, ...]]
 ) -> Entry:
     """Return an entry from JSON, with the code and outputs of its cell; ``tools_of`` loads its tools."""
-    given = vars(_adapter(_EntryForm).validate_python(data))
+    given = vars(from_json(_EntryForm, data))
     tools = () if given["tools"] is None else tools_of(given["tools"])
     return Entry(**{**given, "code": code, "outputs": tuple(outputs), "tools": tools})
 

@@ -8,14 +8,14 @@ interpreter.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ..codec import values
 from ..errors import CellNotRun, KernelDied
 from ..wire.comm import ToolFailure
-from .call_tree import CompletedLMCall, Reasoning, enclosing_calls
+from .call_tree import CompletedLMCall, EnclosingCall, Reasoning, enclosing_calls
 from .model import LLM_TOOLS, Entry, Outcome, RecordedCall, ValueRef, total_usage
 from .value_store import INLINE_BYTES
 
@@ -90,10 +90,9 @@ class StoredValue:
 
 
 @dataclass
-class CallRecord:
+class CallRecord(EnclosingCall):
     """A tool call that runs or has ended."""
 
-    owner: StepOwner
     id: int
     name: str
     began_s: float
@@ -101,7 +100,6 @@ class CallRecord:
     op: str = ""  # of its reply
     reply_value: StoredValue | None = None
     elapsed_s: float | None = None
-    lm_calls: list[CompletedLMCall] = field(default_factory=list)
 
 
 class StepOwner(Protocol):

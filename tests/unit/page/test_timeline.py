@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from daytona_kernel_interp.page import charts, timeline
+from daytona_kernel_interp.page import timeline
 from daytona_kernel_interp.recording.model import Entry, LMCall, Outcome, Usage
 from tests.sessions import BEGAN, MODEL, MemoryStore, call, small
 
@@ -38,7 +38,7 @@ def test_lanes_hold_what_does_not_overlap(times: list[tuple[float | None, float 
     for lane in {span.lane for span in spans}:
         ours = sorted((span for span in spans if span.lane == lane), key=lambda span: (span.start_s, span.end_s))
         assert all(one.end_s <= other.start_s for one, other in itertools.pairwise(ours))
-    drawn = charts.chart(spans, 0.0)
+    drawn = timeline.chart(spans, 0.0)
     assert len(drawn.bars) == len(calls)
     assert all(0 <= float(bar.x[:-1]) + float(bar.width[:-1]) <= 100.01 for bar in drawn.bars)
     assert all(bar.y + bar.height <= drawn.height for bar in drawn.bars)
@@ -98,7 +98,7 @@ def test_a_time_before_the_beginning() -> None:
 @given(st.floats(min_value=1e-6, max_value=1e9))
 def test_ticks_are_few_and_inside(length_s: float) -> None:
     """For any length, the axis has at most nine ticks, the first at its beginning."""
-    ticks = charts.chart([], length_s).ticks
+    ticks = timeline.chart([], length_s).ticks
     assert 1 <= len(ticks) <= 9
     assert ticks[0] == ("0.000%", "0")
     assert all(float(x[:-1]) <= 100 and math.isfinite(float(x[:-1])) for x, _ in ticks)

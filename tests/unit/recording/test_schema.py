@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from daytona_kernel_interp.recording.model import rounded
+from daytona_kernel_interp.recording.model import LMCall, SessionFacts, rounded
 from daytona_kernel_interp.recording.schema import (
     entry_from_json,
     entry_to_json,
-    facts_from_json,
-    lm_call_from_json,
+    from_json,
     reason_of,
 )
 from tests.sessions import small
@@ -76,15 +75,15 @@ def test_moments_are_in_utc() -> None:
     for text in ("2026-01-02T03:00:00+00:00", "2026-01-02T05:00:00+02:00", "2026-01-02T03:00:00"):
         for read in (
             read_entry({**recorded(), "began": text}).began,
-            lm_call_from_json({**call, "began": text}).began,
-            facts_from_json({"session_id": "", "sandbox": "", "began": text}).began,
+            from_json(LMCall, {**call, "began": text}).began,
+            from_json(SessionFacts, {"session_id": "", "sandbox": "", "began": text}).began,
         ):
             assert (read, read.tzinfo) == (began, timezone.utc)
 
 
 def test_a_moment_at_the_limit_of_datetime_is_read() -> None:
     """A moment that has no form in UTC keeps its clock time."""
-    facts = facts_from_json({"session_id": "", "sandbox": "", "began": "0001-01-01T00:00:00+14:00"})
+    facts = from_json(SessionFacts, {"session_id": "", "sandbox": "", "began": "0001-01-01T00:00:00+14:00"})
     assert facts.began == datetime(1, 1, 1, tzinfo=timezone.utc)
 
 
