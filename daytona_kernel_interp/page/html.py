@@ -168,8 +168,8 @@ def _state(entry: Entry) -> tuple[str, str]:
 def _submitted(entry: Entry, transcript: Transcript, limit: int) -> list[tuple[str, str]]:
     if entry.outcome.value is None:
         return []
-    decoded, value = load(entry.outcome.value, transcript.store)
-    if not decoded or not isinstance(value, dict):
+    value = load(entry.outcome.value, transcript.store)
+    if not isinstance(value, dict):
         return [("", entry.outcome.value.summary)]
     laid_out = entry.outcome.value.size <= LAID_OUT_BYTES
     return [(str(name), parts.cut(as_text(one, laid_out=laid_out), limit)) for name, one in value.items()]

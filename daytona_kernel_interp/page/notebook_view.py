@@ -88,8 +88,7 @@ def _shown(entry: Entry, transcript: Transcript) -> str:
         else:
             parts.append(display_text(output.data))
     if entry.outcome.kind == "submitted" and entry.outcome.value is not None:
-        decoded, value = load(entry.outcome.value, transcript.store)
-        parts.append(f"SUBMIT {as_text(value) if decoded else entry.outcome.value.summary}")
+        parts.append(f"SUBMIT {as_text(load(entry.outcome.value, transcript.store))}")
     elif timeline.failed(entry) and not any(isinstance(output, CellError) for output in entry.outputs):
         parts.append(plain_text(entry.outcome.text) or entry.outcome.ending)
     return "\n".join(parts)

@@ -105,7 +105,7 @@ def test_dspys_preparations_are_no_step_of_the_model() -> None:
     assert "DSPy&#39;s setup" in page
     assert '<details class="step ok" id="s0">' in page
     assert '<details class="step ok calls" id="s1" open>' in page
-    assert to_jsonl(prepared).count('"type": "iteration"') == 4
+    assert to_jsonl(prepared).count('"type":"iteration"') == 4
     assert "DSPy&#x27;s setup" in to_card(prepared, "x")
 
 
