@@ -235,9 +235,6 @@ class _Replay:
         recorded = _recorded_tools(transcript)
         self._new_tools = {name: tool for name, tool in live_tools.items() if name not in recorded}
         self._comparison = Comparison(transcript.store, self._value_store, tolerance)
-        self._cause_comparisons = {
-            why: Comparison(transcript.store, self._value_store, one) for why, one in _KNOWN_CAUSES.items()
-        }
         self._nondeterminism = NondeterminismTracker()
         self._nondeterministic: dict[int, str] = {}  # by step: why it may differ from run to run
         self._divergences: list[Divergence] = []
@@ -347,8 +344,11 @@ class _Replay:
             return "live tool"
         if followed:
             return f"follows from step {', '.join(map(str, followed))}"
-        known = next((why for why, one in self._cause_comparisons.items() if not list(one.results(entry, came))), "")
-        return _nondeterministic_cause(self._nondeterministic[entry.index] or known) or edited
+        source = self._nondeterministic[entry.index]
+        for known, tolerance in _KNOWN_CAUSES.items():
+            comparison = Comparison(self._transcript.store, self._value_store, tolerance)
+            source = source or ("" if list(comparison.results(entry, came)) else known)
+        return _nondeterministic_cause(source) or edited
 
     def _edited(self, step: int) -> str:
         before = [edited for edited in sorted(self._edits) if edited <= step]

@@ -96,16 +96,12 @@ class CallTree:
         self._lock = threading.Lock()
         self._calls: dict[str, _OpenCall] = {}
         self._unclaimed: deque[CompletedLMCall] = deque(maxlen=_MAX_UNCLAIMED)
-        self.current: Callable[[], str | None] | None = None  # returns DSPy's id of the call that runs in this context
+        # Set by DSPy's callback, once it exists: returns DSPy's id of the call that runs in this context.
+        self.current: Callable[[], str | None] | None = None
 
     def __len__(self) -> int:
         """Return the number of calls that are kept: those that run, and those of models that no cell has claimed."""
         return len(self._calls) + len(self._unclaimed)
-
-    @property
-    def callback_active(self) -> bool:
-        """Whether DSPy's callback exists in this process."""
-        return self.current is not None
 
     # --- reports of the callback --------------------------------------------------------------------------
 

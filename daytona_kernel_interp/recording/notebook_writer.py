@@ -265,7 +265,7 @@ class NotebookWriter:
 def _redacted_text(cell: CellJson) -> str:
     """Return a cell as JSON, without secrets."""
     text = json_text(cell)
-    if not known_secrets.found_in(text):
+    if known_secrets.scrub(text) == text:
         return text
     # Replaced in the parsed JSON and not in the text, where an escape may surround a secret.
     redacted: CellJson = known_secrets.scrub_tree(json.loads(text))

@@ -37,6 +37,7 @@ import contextlib
 import functools
 import importlib.metadata
 import logging
+import os
 import platform
 import threading
 from datetime import datetime, timezone
@@ -51,7 +52,6 @@ from .redaction import known_secrets
 from .step_recorder import StepRecorder, StoredValue
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator, Mapping, Sequence
 
     from ..client.execution import ExecutionResult
@@ -146,7 +146,7 @@ class Recorder:
             self._close_as_complete, self._shut_down = None, False
             self._writer, self._secrets = NotebookWriter(self.path, facts), tuple(secrets)
             known_secrets.add(*secrets)
-            known_secrets.add_environment()
+            known_secrets.add_named(os.environ)
             if self._step is not None:  # the call of execute that starts the session
                 for stored in self._step.variables.values():
                     if stored.is_large:
@@ -209,7 +209,7 @@ class Recorder:
         if writer is None or writer.closed:
             return
         with self._never_raising():
-            writer.callback = writer.callback or tree.callback_active
+            writer.callback = writer.callback or tree.current is not None
             if step.reasoning and not step.reasoning_written:
                 step.reasoning_written = True
                 writer.add_model(self._lm_calls(step.reasoning.lm_calls), step.reasoning.reasoning)
