@@ -7,7 +7,7 @@ A recording is a notebook of nbformat 4.5, so that every program that opens note
 - one Markdown cell with the session's facts (``head_cell``);
 - for each entry: a Markdown cell with the model's reasoning and calls, if any (``model_cell``); the code cell with its
   outputs; a Markdown cell with tool calls, answer and ending, if any (both ``entry_cells``);
-- one Markdown cell that ends the document, followed by the notebook's metadata (``document_ending``).
+- one Markdown cell that ends the document, followed by the notebook's metadata (``document_metadata``).
 
 A person reads the cells. A program reads the metadata under ``METADATA_KEY``, in the form of ``schemas/v1.json``. The
 code and the outputs stand only in the cell itself; the metadata has the rest of the entry, and a hash over all of it,
@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import itertools
 import json
 import os
@@ -139,21 +140,15 @@ def answer_of(entry: Entry, store: ValueLoader) -> dict[str, str] | None:
     return {name: text[:_ANSWER_CHARS] for name, text in shown.items()}
 
 
-def document_ending(facts: SessionFacts, *, complete: bool, callback: bool, cells: int) -> str:
-    """Return the last cell, and the end of the document behind it."""
-    text = markdown.ending_summary(complete=complete, callback=callback, cells=cells)
+def document_metadata(facts: SessionFacts, *, complete: bool, callback: bool) -> str:
+    """Return the metadata of the notebook, and the end of the document behind it."""
+    own = {"schema": SCHEMA_VERSION, "facts": facts_to_json(facts), "complete": complete, "callback": callback}
     metadata = {
-        METADATA_KEY: {
-            "schema": SCHEMA_VERSION,
-            "facts": facts_to_json(facts),
-            "complete": complete,
-            "callback": callback,
-        },
+        METADATA_KEY: own,
         "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
-    last = json_text(_markdown_cell("end", text, part="end"))
-    return f'{last}\n ],\n "metadata": {json_text(metadata)},\n "nbformat": 4,\n "nbformat_minor": 5\n}}\n'
+    return f' "metadata": {json_text(metadata)},\n "nbformat": 4,\n "nbformat_minor": 5\n}}\n'
 
 
 # --- a session that runs -----------------------------------------------------------------------------------
@@ -172,7 +167,7 @@ class NotebookWriter:
         self.entries = 0
         self.callback = False
         self.closed = False
-        self._facts = facts
+        self._metadata = functools.cache(functools.partial(document_metadata, facts))
         self._store = ValueStore(folder_of(self.path))
         self._refs: dict[str | tuple[bytes, bool], ValueRef] = {}
         self._tools: tuple[Sequence[ToolSpec], ValueRef | None] = ((), None)
@@ -258,8 +253,10 @@ class NotebookWriter:
         self._unfinished = unfinished
         text = _SEPARATOR.join([*self._unwritten, *settled, ""])
         self._unwritten.clear()
-        ending = document_ending(self._facts, complete=complete, callback=self.callback, cells=self.entries)
-        self._file.put(text, unfinished + ending)
+        last = markdown.ending_summary(complete=complete, callback=self.callback, cells=self.entries)
+        end = json_text(_markdown_cell("end", last, part="end"))
+        metadata = self._metadata(complete=complete, callback=self.callback)
+        self._file.put(text, f"{unfinished}{end}\n ],\n{metadata}")
 
 
 def _redacted_text(cell: CellJson) -> str:

@@ -123,6 +123,7 @@ class Recorder:
         self._values_thread = DaemonThreads(1, "daytona-kernel-values")
         self._writer: NotebookWriter | None = None
         self._step: StepRecorder | None = None
+        self._slow_timer: asyncio.TimerHandle | None = None
         self._secrets: tuple[str, ...] = ()
         self._shut_down = False
         # Whether a session that ended with a step still open was shut down; None: no such session.
@@ -192,12 +193,16 @@ class Recorder:
                 self.session_closed(self._close_as_complete)
 
     def check_slow_later(self, step: StepRecorder) -> None:
-        """Start the timer that finds out whether a step is slow, on the I/O loop."""
-        asyncio.get_running_loop().call_later(SLOW_S, self._check_slow, step)
+        """Find out later whether a step is slow, on the I/O loop. One timer serves all steps, as most end before it."""
+        if self._slow_timer is None:
+            self._slow_timer = asyncio.get_running_loop().call_later(SLOW_S, self._check_slow, step)
 
     def _check_slow(self, step: StepRecorder) -> None:
+        self._slow_timer = None
         if self._step is step:
             self._slow_steps_thread.submit(self._write_unfinished, step)
+        elif self._step is not None:
+            self.check_slow_later(self._step)
 
     def _write_unfinished(self, step: StepRecorder) -> None:
         with self._lock:

@@ -26,7 +26,7 @@ JsonObject = dict[str, object]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass
 class _EntryForm:
     """An entry as it is written: without code and outputs, and with a reference to its tools."""
 
@@ -43,6 +43,9 @@ class _EntryForm:
     tools: ValueRef | None = None
     usage: Usage | None = None
     late: str = ""
+
+
+_ENTRY_FIELDS = [field.name for field in fields(_EntryForm)]
 
 
 @functools.cache
@@ -65,7 +68,7 @@ def lm_call_to_json(call: LMCall) -> JsonObject:
 
 def entry_to_json(entry: Entry, tools: ValueRef | None) -> JsonObject:
     """Return an entry as JSON without code and outputs, which stand in the cell; ``tools`` refers to its tools."""
-    given = {field.name: getattr(entry, field.name) for field in fields(_EntryForm)}
+    given = {name: getattr(entry, name) for name in _ENTRY_FIELDS}
     return _written(_EntryForm, _EntryForm(**{**given, "calls": tuple(entry.calls), "tools": tools}))
 
 
