@@ -52,7 +52,6 @@ class SessionCallback(BaseCallback):
     """The callback that fills the call tree. DSPy logs what its methods raise, and goes on."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._requests: dict[str, tuple[object, Mapping[str, Any], datetime, float]] = {}
         tree.current = ACTIVE_CALL_ID.get
 
@@ -103,13 +102,11 @@ class SessionCallback(BaseCallback):
         for given in (getattr(instance, "kwargs", None), inputs.get("kwargs")):
             if isinstance(given, Mapping):
                 known_secrets.add_named(given)
-        with self._lock:
-            self._requests[call_id] = (instance, dict(inputs), datetime.now(timezone.utc), time.perf_counter())
+        self._requests[call_id] = (instance, dict(inputs), datetime.now(timezone.utc), time.perf_counter())
 
     def on_lm_end(self, call_id: str, outputs: object, exception: BaseException | None = None) -> None:
         """Report a call of a language model with its outputs."""
-        with self._lock:
-            request = self._requests.pop(call_id, None)
+        request = self._requests.pop(call_id, None)
         if request is not None:
             instance, inputs, began, clock = request
             around = enclosing_calls.get()

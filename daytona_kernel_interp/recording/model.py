@@ -110,8 +110,8 @@ class RecordedCall:
         id: The number of the call since the kernel started; calls are stored in the order of their ids.
         name: The name of the tool.
         kind: ``"llm"`` for the tools by which DSPy offers a language model, such as ``llm_query``.
-        began_s: Rounded from the beginning of the cell.
-        elapsed_s: Rounded until the reply; None without one.
+        began_s: Seconds from the beginning of the cell.
+        elapsed_s: Seconds until the reply; None without one.
         arguments: ``(args, kwargs)`` as the cell passed them.
         result: The return value; None if the tool raised or there was no reply.
         error: The exception: type, names of its builtin base classes, message.

@@ -52,7 +52,7 @@ from .redaction import known_secrets
 from .step_recorder import StepRecorder, StoredValue
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from ..client.execution import ExecutionResult
     from ..codec import values
@@ -169,9 +169,11 @@ class Recorder:
             if self._step is not None:
                 self._close_as_complete = complete
                 return
-            with self._never_raising():
+            try:
                 self.add_reasoning(Reasoning(tree.end_session(self)))
                 self._writer.close(complete=complete)
+            except Exception:  # recording must not break what it records
+                self._fail()
             known_secrets.discard(*self._secrets)
 
     # --- a step ------------------------------------------------------------------------------------------
@@ -180,8 +182,10 @@ class Recorder:
         """Return the record of a call of ``execute`` that begins; None if the recording failed."""
         with self._lock:
             self._step = None
-            with self._never_raising():
+            try:
                 self._step = StepRecorder(self, request, tree.begin_cell(self))
+            except Exception:  # recording must not break what it records
+                self._fail()
             return self._step
 
     def end_step(self, step: StepRecorder, error: BaseException | None) -> None:
@@ -213,7 +217,7 @@ class Recorder:
         writer = self._writer
         if writer is None or writer.closed:
             return
-        with self._never_raising():
+        try:
             writer.callback = writer.callback or tree.current is not None
             if step.reasoning and not step.reasoning_written:
                 step.reasoning_written = True
@@ -221,6 +225,8 @@ class Recorder:
             entry = step.entry(writer.entries, error, over=over, shut_down=self._shut_down)
             lm_calls = self._lm_calls(step.lm_calls_in_tools(), entry.index) if entry.calls else ()
             writer.put(entry, lm_calls, over=over)
+        except Exception:  # recording must not break what it records
+            self._fail()
 
     # --- models ------------------------------------------------------------------------------------------
 
@@ -228,10 +234,13 @@ class Recorder:
         """Write reasoning and calls of a model that no cell follows."""
         if not reasoning:
             return
-        with self._lock, self._never_raising():
-            if self._writer is not None and not self._writer.closed:
-                self._writer.add_model(self._lm_calls(reasoning.lm_calls), reasoning.reasoning)
-                self._writer.flush()
+        with self._lock:
+            try:
+                if self._writer is not None and not self._writer.closed:
+                    self._writer.add_model(self._lm_calls(reasoning.lm_calls), reasoning.reasoning)
+                    self._writer.flush()
+            except Exception:  # recording must not break what it records
+                self._fail()
 
     def _lm_calls(self, calls: Sequence[CompletedLMCall], entry: int | None = None) -> list[LMCall]:
         made = []
@@ -267,15 +276,11 @@ class Recorder:
         assert self._writer is not None
         return self._writer.store_value(stored.buffers, stored.key, is_call=stored.is_call)
 
-    @contextlib.contextmanager
-    def _never_raising(self) -> Iterator[None]:
-        """Log an exception and end the recording: recording must not break what it records."""
-        try:
-            yield
-        except Exception:
-            log.exception("recording to %s failed; the session goes on without it", self.notebook or self.path)
-            if self._writer is not None:
-                self._writer.abandon()
+    def _fail(self) -> None:
+        """Log the current exception, and end the recording."""
+        log.exception("recording to %s failed; the session goes on without it", self.notebook or self.path)
+        if self._writer is not None:
+            self._writer.abandon()
 
 
 @functools.cache
