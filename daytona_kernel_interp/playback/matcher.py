@@ -44,7 +44,7 @@ class RecordingMatcher:
     @property
     def left(self) -> int:
         """The number of recorded steps that no call has matched yet."""
-        return sum(not _is_dspy_setup(entry.variables) for entry in self._entries[self._next :])
+        return sum(DSPY_TOKEN not in entry.variables for entry in self._entries[self._next :])
 
     def step(self, request: CellRequest, variables: Mapping[str, object]) -> Entry | None:
         """Return the recorded step that matches a call; None for DSPy's setup step if the recording has none.
@@ -54,13 +54,13 @@ class RecordingMatcher:
         Raises:
             ReplayMismatch: If the next step does not match. The text shows the difference from the most similar step.
         """
-        own = _is_dspy_setup(variables)
+        own = DSPY_TOKEN in variables
         # A program that runs on an older DSPy has no setup step: skip those of the recording.
-        while not own and self._next < len(self._entries) and _is_dspy_setup(self._entries[self._next].variables):
+        while not own and self._next < len(self._entries) and DSPY_TOKEN in self._entries[self._next].variables:
             self._next += 1
         entry = self._entries[self._next] if self._next < len(self._entries) else None
         if own:
-            if entry is None or not _is_dspy_setup(entry.variables):
+            if entry is None or DSPY_TOKEN not in entry.variables:
                 return None
             self._next += 1
             return entry
@@ -130,10 +130,6 @@ class RecordingMatcher:
 
     def _where(self, entry: Entry) -> str:
         return f"Step {entry.index} of {self._name}"
-
-
-def _is_dspy_setup(variables: Mapping[str, object]) -> bool:
-    return DSPY_TOKEN in variables
 
 
 def _shape(spec: ToolSpec) -> tuple[str, str]:

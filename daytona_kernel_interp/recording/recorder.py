@@ -150,8 +150,7 @@ class Recorder:
             known_secrets.add_named(os.environ)
             if self._step is not None:  # the call of execute that starts the session
                 for stored in self._step.variables.values():
-                    if stored.is_large:
-                        self._begin_to_store(stored)
+                    self._begin_to_store(stored)
 
     def shutting_down(self) -> None:
         """Note that the session is about to be shut down, which ends a running step."""
@@ -257,13 +256,12 @@ class Recorder:
     def store_value(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> StoredValue:
         """Begin to store a value: the value thread hashes and writes one that gets a file of its own."""
         stored = StoredValue(buffers, key, is_call)
-        if stored.is_large:
-            self._begin_to_store(stored)
+        self._begin_to_store(stored)
         return stored
 
     def _begin_to_store(self, stored: StoredValue) -> None:
         writer = self._writer
-        if writer is not None and not writer.closed and not writer.has(stored.key):
+        if stored.is_large and writer is not None and not writer.closed and not writer.has(stored.key):
             stored.writing = self._values_thread.submit(self._store, stored)
 
     def wait_stored(self, stored: StoredValue) -> ValueRef:
