@@ -20,7 +20,7 @@ Three threads take part:
   are known, because they may be the caller's memory, which a tool may change, and to save the caller the time.
 
 ``_lock`` protects the writer and the open step. The value thread takes no lock: a thread that holds the lock may wait
-for a value (``wait_stored``). Values that come before the session has begun are stored when ``begin`` opens the
+for a value. Values that come before the session has begun are stored when ``begin`` opens the
 notebook.
 
 Recording must not break what it records. Errors are raised only by ``begin``, before anything runs. Any later error
@@ -46,10 +46,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..runtime.event_loop import DaemonThreads
 from .call_tree import CompletedLMCall, Reasoning, tree
-from .model import LMCall, SessionFacts, ValueRef
+from .model import LMCall, SessionFacts
 from .notebook_writer import NotebookWriter
 from .redaction import known_secrets
-from .step_recorder import StepRecorder, StoredValue
+from .step_recorder import StepRecorder
+from .value_store import INLINE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,7 +58,8 @@ if TYPE_CHECKING:
     from ..client.execution import ExecutionResult
     from ..codec import values
     from ..session.kernel_session import KernelSession
-    from .step_recorder import RecordableRequest
+    from .model import ValueRef
+    from .step_recorder import PendingRef, RecordableRequest
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -149,8 +151,7 @@ class Recorder:
             known_secrets.add(*secrets)
             known_secrets.add_named(os.environ)
             if self._step is not None:  # the call of execute that starts the session
-                for stored in self._step.variables.values():
-                    self._begin_to_store(stored)
+                self._step.store_variables()
 
     def shutting_down(self) -> None:
         """Note that the session is about to be shut down, which ends a running step."""
@@ -244,8 +245,8 @@ class Recorder:
     def _lm_calls(self, calls: Sequence[CompletedLMCall], entry: int | None = None) -> list[LMCall]:
         made = []
         for call in sorted(calls, key=lambda call: call.began):
-            request = self.wait_stored(StoredValue(call.request))
-            outputs = None if call.outputs is None else self.wait_stored(StoredValue(call.outputs))
+            request = self._store(call.request)
+            outputs = None if call.outputs is None else self._store(call.outputs)
             made.append(
                 LMCall(call.call_id, entry, call.began, call.elapsed_s, request, outputs, call.usage, call.error)
             )
@@ -253,26 +254,20 @@ class Recorder:
 
     # --- values ----------------------------------------------------------------------------------------------
 
-    def store_value(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> StoredValue:
-        """Begin to store a value: the value thread hashes and writes one that gets a file of its own."""
-        stored = StoredValue(buffers, key, is_call)
-        self._begin_to_store(stored)
-        return stored
+    def store_value(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> PendingRef:
+        """Begin to store a value, if it gets a file of its own, on the value thread.
 
-    def _begin_to_store(self, stored: StoredValue) -> None:
-        writer = self._writer
-        if stored.is_large and writer is not None and not writer.closed and not writer.has(stored.key):
-            stored.writing = self._values_thread.submit(self._store, stored)
+        Its buffers may be the caller's own memory, which a tool may change.
+        """
+        store, writer = functools.partial(self._store, buffers, key, is_call=is_call), self._writer
+        is_large = len(buffers) > 1 or (len(buffers) == 1 and len(buffers[0]) > INLINE_BYTES)
+        if is_large and writer is not None and not writer.closed and not writer.has(key):
+            return self._values_thread.submit(store).result
+        return store
 
-    def wait_stored(self, stored: StoredValue) -> ValueRef:
-        """Wait until a value is stored and return the reference to it."""
-        if stored.ref is None:
-            stored.ref = self._store(stored) if stored.writing is None else stored.writing.result()
-        return stored.ref
-
-    def _store(self, stored: StoredValue) -> ValueRef:
+    def _store(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> ValueRef:
         assert self._writer is not None
-        return self._writer.store_value(stored.buffers, stored.key, is_call=stored.is_call)
+        return self._writer.store_value(buffers, key, is_call=is_call)
 
     def _fail(self) -> None:
         """Log the current exception, and end the recording."""

@@ -10,18 +10,16 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 from ..codec import values
 from ..errors import CellNotRun, KernelDied
 from ..wire.comm import ToolFailure
 from .call_tree import CompletedLMCall, EnclosingCall, Reasoning, enclosing_calls
 from .model import LLM_TOOLS, Entry, Outcome, RecordedCall, ValueRef, total_usage
-from .value_store import INLINE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from concurrent.futures import Future
+    from collections.abc import Callable, Mapping, Sequence
     from contextvars import Context
 
     from ..client.execution import ExecutionResult
@@ -70,23 +68,7 @@ class RecordableRequest(Protocol):
 # --- parts of a step -----------------------------------------------------------------------------------------
 
 
-@dataclass
-class StoredValue:
-    """A value that is stored, or is being stored on a thread.
-
-    Storing a large value begins at once: its buffers may be the caller's own memory, which a tool may change.
-    """
-
-    buffers: Sequence[values.Buffer]
-    key: str = ""  # its hash, if that is known
-    is_call: bool = False  # whether it is the arguments of a call
-    ref: ValueRef | None = None
-    writing: Future[ValueRef] | None = None
-
-    @property
-    def is_large(self) -> bool:
-        """Whether it gets a file of its own."""
-        return len(self.buffers) > 1 or (len(self.buffers) == 1 and len(self.buffers[0]) > INLINE_BYTES)
+PendingRef: TypeAlias = "Callable[[], ValueRef]"  # waits until a value is stored, and returns the reference to it
 
 
 @dataclass
@@ -96,20 +78,17 @@ class CallRecord(EnclosingCall):
     id: int
     name: str
     began_s: float
-    arguments: StoredValue
-    op: str = ""  # of its reply
-    reply_value: StoredValue | None = None
+    arguments: PendingRef
+    result: PendingRef | None = None
+    error: tuple[str, tuple[str, ...], str] | None = None
     elapsed_s: float | None = None
 
 
 class StepOwner(Protocol):
     """The recorder of the session that a step belongs to."""
 
-    def store_value(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> StoredValue:
+    def store_value(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> PendingRef:
         """Begin to store a value."""
-
-    def wait_stored(self, stored: StoredValue) -> ValueRef:
-        """Wait until a value is stored and return the reference to it."""
 
     def check_slow_later(self, step: StepRecorder) -> None:
         """Write the step before it ends if it is slow."""
@@ -130,7 +109,8 @@ class StepRecorder:
         self._cell: OutputCollector | None = None
         self._result: ExecutionResult | None = None
         self._calls: list[CallRecord] = []
-        self.variables = {name: owner.store_value(one.buffers, one.key) for name, one in request.variables.items()}
+        self._variables: dict[str, PendingRef] = {}
+        self.store_variables()
 
     def __enter__(self) -> StepRecorder:
         """Return the step."""
@@ -139,6 +119,11 @@ class StepRecorder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Write the step."""
         self._owner.end_step(self, error)
+
+    def store_variables(self) -> None:
+        """Begin to store the variables; again if the session has begun since the first time."""
+        given = self._request.variables
+        self._variables = {name: self._owner.store_value(one.buffers, one.key) for name, one in given.items()}
 
     # --- hooks, on the I/O loop ------------------------------------------------------------------------
 
@@ -164,7 +149,11 @@ class StepRecorder:
     def call_ended(self, call: CallRecord, op: str, buffers: Sequence[values.Buffer]) -> None:
         """Note the reply to a tool call."""
         call.elapsed_s = time.perf_counter() - self._clock - call.began_s
-        call.op, call.reply_value = op, self._owner.store_value(buffers)
+        if op == "error":
+            failure = ToolFailure.from_value(values.loads(buffers))
+            call.error = (failure.type, failure.bases, failure.message)
+        else:
+            call.result = self._owner.store_value(buffers)
 
     # --- hooks, in the caller's thread -------------------------------------------------------------------
 
@@ -196,11 +185,11 @@ class StepRecorder:
             code=request.code,
             began=self.began,
             outcome=self._outcome(error, shut_down=shut_down) if over else Outcome("unfinished", "unknown"),
-            variables={name: self._owner.wait_stored(one) for name, one in self.variables.items()},
+            variables={name: stored() for name, stored in self._variables.items()},
             tools=request.tools,
             output_fields=None if request.fields is None else tuple(map(_field_to_json, request.fields)),
             outputs=tuple(cell.outputs) if cell is not None and over else (),
-            calls=tuple(map(self._recorded_call, calls)),
+            calls=tuple(map(_recorded_call, calls)),
             elapsed_s=time.perf_counter() - self._clock if over else None,
             late="" if self._result is None else self._result.background_output,
             reasoning=self.reasoning.reasoning,
@@ -217,12 +206,12 @@ class StepRecorder:
         if error is not None:
             return Outcome("raised", ending, error=error_name(error), text=str(error))
         if self._cell is not None and self._cell.submission is not None:
-            return Outcome("submitted", ending, self._owner.wait_stored(StoredValue(self._cell.submission)))
+            return Outcome("submitted", ending, self._owner.store_value(self._cell.submission)())
         try:
             buffers = values.dumps(self.result_value, max_bytes=None)
         except values.UnsupportedValue:
             buffers = values.dumps(str(self.result_value), max_bytes=None)
-        return Outcome("returned", ending, self._owner.wait_stored(StoredValue(buffers)))
+        return Outcome("returned", ending, self._owner.store_value(buffers)())
 
     def _ending(self, error: BaseException | None, *, shut_down: bool) -> Ending:
         """Return how the cell itself ended, which ``error``, what the caller got, does not always say."""
@@ -240,24 +229,19 @@ class StepRecorder:
             return "died"
         return "unknown" if isinstance(error, Exception) else "interrupted"  # a cancelled call's cell is interrupted
 
-    def _recorded_call(self, call: CallRecord) -> RecordedCall:
-        error, result = None, None
-        if call.op == "error" and call.reply_value is not None:
-            failure = ToolFailure.from_value(values.loads(call.reply_value.buffers))
-            error = (failure.type, failure.bases, failure.message)
-        elif call.reply_value is not None:
-            result = self._owner.wait_stored(call.reply_value)
-        return RecordedCall(
-            id=call.id,
-            name=call.name,
-            kind="llm" if call.name in LLM_TOOLS else "tool",
-            began_s=call.began_s,
-            elapsed_s=call.elapsed_s,
-            arguments=self._owner.wait_stored(call.arguments),
-            result=result,
-            error=error,
-            usage=total_usage(lm_call.usage for lm_call in call.lm_calls),
-        )
+
+def _recorded_call(call: CallRecord) -> RecordedCall:
+    return RecordedCall(
+        id=call.id,
+        name=call.name,
+        kind="llm" if call.name in LLM_TOOLS else "tool",
+        began_s=call.began_s,
+        elapsed_s=call.elapsed_s,
+        arguments=call.arguments(),
+        result=None if call.result is None else call.result(),
+        error=call.error,
+        usage=total_usage(lm_call.usage for lm_call in call.lm_calls),
+    )
 
 
 def _field_to_json(field: OutputField) -> Mapping[str, str]:

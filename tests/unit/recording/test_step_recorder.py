@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,8 @@ from daytona_kernel_interp.client.outputs import CellError, StreamText
 from daytona_kernel_interp.codec import values
 from daytona_kernel_interp.errors import CellNotRun, KernelDied
 from daytona_kernel_interp.recording.call_tree import CompletedLMCall, Reasoning, enclosing_calls
-from daytona_kernel_interp.recording.model import Usage, ValueRef
-from daytona_kernel_interp.recording.step_recorder import StepRecorder, StoredValue
+from daytona_kernel_interp.recording.model import Usage
+from daytona_kernel_interp.recording.step_recorder import PendingRef, StepRecorder
 from daytona_kernel_interp.recording.value_store import MemoryStore, value_of
 from daytona_kernel_interp.wire.comm import OutputField, ToolFailure, ToolSpec
 
@@ -32,11 +33,8 @@ class Owner:
         self.ended: list[tuple[StepRecorder, BaseException | None]] = []
         self.checks = 0
 
-    def store_value(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> StoredValue:
-        return StoredValue(buffers, key, is_call)
-
-    def wait_stored(self, stored: StoredValue) -> ValueRef:
-        return self.store.keep(stored.buffers)
+    def store_value(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> PendingRef:
+        return functools.partial(self.store.keep, buffers)
 
     def check_slow_later(self, step: StepRecorder) -> None:
         self.checks += 1
