@@ -282,7 +282,8 @@ class _Replay:
             self._interpreter = None
 
     def _create_interpreter(self) -> RerunInterpreter:
-        interpreter = RerunInterpreter(sandbox=self._sandbox).use_tape(self._tape_server)
+        interpreter = RerunInterpreter(sandbox=self._sandbox)
+        interpreter.tape_server = self._tape_server
         for name in ("max_output_chars", "max_value_bytes"):
             limit = self._transcript.facts.options.get(name, 0)
             if limit is None or (type(limit) is int and limit > 0):  # a file can contain any value

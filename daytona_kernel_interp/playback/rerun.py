@@ -41,10 +41,6 @@ class TapeServer:
         self.unanswered: list[tuple[int, str]] = []  # step and error text
         self.live_answers: list[tuple[int, RecordedCall, RecordedCall]] = []  # step, recorded call, live call
 
-    def begin(self, step: int) -> None:
-        """Begin a step."""
-        self.step, self.calls = step, []
-
     def find_answer(self, name: str, buffers: Sequence[Buffer]) -> tuple[RecordedCall | None, ToolReply | None]:
         """Return the recorded call, and its reply unless there was none or the tool is live.
 
@@ -120,21 +116,16 @@ class _TapeRunner(ToolRunner):
 class RerunInterpreter(KernelInterpreter):
     """The interpreter of a replay. After :meth:`use_live_tools` it is an ordinary KernelInterpreter."""
 
-    _tape_server: TapeServer | None = None
+    tape_server: TapeServer | None = None
     _runner: _TapeRunner | None = None
-
-    def use_tape(self, server: TapeServer) -> RerunInterpreter:
-        """Answer tool calls with ``server`` from the start, and return the interpreter."""
-        self._tape_server = server
-        return self
 
     def use_live_tools(self) -> None:
         """Stop using the tape: from now on cells may call the live tools, and no other."""
         self.tools.clear()
-        if self._tape_server is not None:
-            self.tools.update(self._tape_server.live)
+        if self.tape_server is not None:
+            self.tools.update(self.tape_server.live)
         self.output_fields = None
-        self._tape_server = None
+        self.tape_server = None
         if self._runner is not None:
             self._runner.server = None
 
@@ -147,10 +138,10 @@ class RerunInterpreter(KernelInterpreter):
         new_tools: Mapping[str, Tool],
     ) -> Entry:
         """Run a recorded step, which may also call ``new_tools``, and return the entry of this run."""
-        assert self._tape_server is not None
-        self._tape_server.begin(entry.index)
+        assert self.tape_server is not None
+        self.tape_server.step, self.tape_server.calls = entry.index, []
         self.tools.clear()
-        self.tools.update({spec.name: self._tape_server.live.get(spec.name) or stub_tool(spec) for spec in entry.tools})
+        self.tools.update({spec.name: self.tape_server.live.get(spec.name) or stub_tool(spec) for spec in entry.tools})
         self.tools.update(new_tools)
         self.output_fields = None if entry.output_fields is None else [dict(field) for field in entry.output_fields]
         self.execution_timeout = timeout_s
@@ -163,7 +154,7 @@ class RerunInterpreter(KernelInterpreter):
             began=began,
             elapsed_s=(datetime.now(timezone.utc) - began).total_seconds(),
             outputs=self.outputs,
-            calls=list(self._tape_server.calls),
+            calls=list(self.tape_server.calls),
             outcome=outcome,
             late=result.background_output if result is not None else "",
         )
@@ -193,10 +184,10 @@ class RerunInterpreter(KernelInterpreter):
         """Start the session, and answer its tool calls from the tape."""
         super().start()
         session = self._access.session
-        if session is not None and self._tape_server is not None and self._runner is None:
+        if session is not None and self.tape_server is not None and self._runner is None:
             session.tools.close()
             session.tools = self._runner = _TapeRunner(
-                weak_method(self.invoke_tool), self.max_value_bytes, self._tape_server
+                weak_method(self.invoke_tool), self.max_value_bytes, self.tape_server
             )
 
 
