@@ -20,8 +20,7 @@ Three threads take part:
   are known, because they may be the caller's memory, which a tool may change, and to save the caller the time.
 
 ``_lock`` protects the writer and the open step. The value thread takes no lock: a thread that holds the lock may wait
-for a value. Values that come before the session has begun are stored when ``begin`` opens the
-notebook.
+for a value. Values that come before the session has begun are stored when ``begin`` opens the notebook.
 
 Recording must not break what it records. Errors are raised only by ``begin``, before anything runs. Any later error
 ends the recording: it is logged once, the notebook keeps what it has, and the session goes on.
