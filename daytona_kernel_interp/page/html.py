@@ -124,7 +124,7 @@ def _step(
 ) -> dict[str, Any]:
     """Return the texts and parts of a step in the template."""
     state, label = _state(entry)
-    length_s = timeline.cell_length_s(entry)
+    value, length_s = entry.outcome.value, timeline.cell_length_s(entry)
     return {
         "anchor": f"s{entry.index}",
         "number": entry.index,
@@ -142,7 +142,7 @@ def _step(
         "outputs": [parts.output_html(one, limit) for one in entry.outputs],
         "submitted": _submitted(entry, transcript, limit) if state == "submitted" else [],
         "error": parts.cut(plain_text(entry.outcome.text), limit) if state == "failed" else "",
-        "returned": _returned(entry, transcript, limit),
+        "returned": parts.cut(text_of(value, transcript.store), limit) if state == "ok" and value is not None else "",
         "late": parts.cut(plain_text(entry.late), limit),
         "variables": [(name, ref.summary) for name, ref in entry.variables.items()],
         "tools": [tool.name for tool in entry.tools if not tool.name.startswith("__dspy_")],  # DSPy's own
@@ -173,12 +173,6 @@ def _submitted(entry: Entry, transcript: Transcript, limit: int) -> list[tuple[s
         return [("", entry.outcome.value.summary)]
     laid_out = entry.outcome.value.size <= LAID_OUT_BYTES
     return [(str(name), parts.cut(as_text(one, laid_out=laid_out), limit)) for name, one in value.items()]
-
-
-def _returned(entry: Entry, transcript: Transcript, limit: int) -> str:
-    if entry.outcome.kind != "returned" or entry.outcome.value is None:
-        return ""
-    return parts.cut(text_of(entry.outcome.value, transcript.store), limit)
 
 
 def _call(call: RecordedCall, entry: Entry, transcript: Transcript, limit: int) -> dict[str, Any]:

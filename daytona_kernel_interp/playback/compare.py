@@ -144,9 +144,10 @@ class Comparison:
         """Yield the calls that only one entry has, or whose answers differ. Their order does not count."""
         left = list(came)
         for call in expected:
-            found = next((other for other in left if self._same_call(call, other)), None)
+            asked = [other for other in left if self._same_request(call, other)]
+            found = next((other for other in asked if not list(self.answers(call, other))), None)
             if found is None:
-                found = next((other for other in left if self._same_request(call, other)), None)
+                found = asked[0] if asked else None
                 answered = None if found is None else self._call_text(self._came, found)
                 yield Difference("calls", self._call_text(self._expected, call), answered or "(not called)")
             if found is not None:
@@ -271,9 +272,6 @@ class Comparison:
 
     def _same_request(self, one: RecordedCall, other: RecordedCall) -> bool:
         return one.name == other.name and self._same_ref(one.arguments, other.arguments)
-
-    def _same_call(self, one: RecordedCall, other: RecordedCall) -> bool:
-        return self._same_request(one, other) and one.error == other.error and self._same_ref(one.result, other.result)
 
     def _call_text(self, store: ValueLoader, call: RecordedCall) -> str:
         text = call_text(call.name, store.load(call.arguments))

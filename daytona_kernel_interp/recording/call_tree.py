@@ -149,7 +149,8 @@ class CallTree:
         if here is None:
             return Reasoning()
         with self._lock:
-            module = next((one for one in self._chain(here) if not self._is_cell(one)), None)
+            chain = [(one, self._calls.get(one)) for one in self._chain(here)]
+            module = next((one for one, call in chain if call is None or not call.is_cell), None)
             if module is None:
                 return Reasoning()
             call = self._calls.setdefault(module, _OpenCall(None, reported=False))
@@ -196,10 +197,6 @@ class CallTree:
             call = self._calls.get(call_id)
             call_id = None if call is None else call.parent
         return chain
-
-    def _is_cell(self, call_id: str) -> bool:
-        call = self._calls.get(call_id)
-        return call is not None and call.is_cell
 
     def _take_lm_calls(self, call_id: str, owner: ReasoningOwner) -> list[CompletedLMCall]:
         """Take the calls of models under a call, except those in tools of the owner's own cells."""

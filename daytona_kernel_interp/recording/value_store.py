@@ -102,10 +102,6 @@ class ValueStore:
         self.folder = folder
         self._inline: dict[str, str] = {}
         self._new: dict[str, str] = {}  # small values that no cell has yet
-        self._beside: set[str] = set()  # hashes of the files that this store wrote
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._inline or key in self._beside
 
     def add_inline(self, values_by_hash: Mapping[str, str]) -> None:
         """Add small values from a notebook, by hash."""
@@ -117,13 +113,12 @@ class ValueStore:
         Raises:
             OSError: If its file cannot be written.
         """
-        if ref.hash in self:
+        if ref.hash in self._inline:
             return
         if len(buffers) == 1 and ref.size <= INLINE_BYTES:
             self._inline[ref.hash] = self._new[ref.hash] = bytes(buffers[0]).decode("ascii")
         else:
             self._write(ref.hash, buffers)
-            self._beside.add(ref.hash)
 
     def take_new(self, *, keep: bool = False) -> dict[str, str]:
         """Return the texts of the small values that are new, by hash; they are new no more unless ``keep`` is set."""

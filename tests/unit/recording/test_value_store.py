@@ -41,7 +41,7 @@ def test_a_large_value_is_a_file_with_its_hash_as_name(tmp_path: Path) -> None:
     assert file.name == ref.hash == hashlib.sha256(file.read_bytes()).hexdigest()
     written = file.stat().st_mtime_ns
     other = ValueStore(store.folder)
-    assert (ref.hash in other, other.has(ref)) == (False, True)
+    assert other.has(ref)
     other.keep(ref, buffers)
     assert (file.stat().st_mtime_ns, value_of(other, ref)) == (written, value)
 
