@@ -230,8 +230,8 @@ class _Replay:
         self._transcript, self._name, self._sandbox, self._edits = transcript, name, sandbox, edits
         self._plain = plain  # a notebook that is not a recording: only outputs are known
         self._value_store = MemoryStore()
-        self._tape = Tape(transcript.entries, transcript.store)
-        self._tape_server = TapeServer(self._tape, transcript.store, self._value_store, live_tools)
+        tape = Tape(transcript.entries, transcript.store)
+        self._tape_server = TapeServer(tape, transcript.store, self._value_store, live_tools)
         recorded = _recorded_tools(transcript)
         self._new_tools = {name: tool for name, tool in live_tools.items() if name not in recorded}
         self._comparison = Comparison(transcript.store, self._value_store, tolerance)
@@ -363,7 +363,7 @@ class _Replay:
             self._divergences.append(Divergence(step, "calls", "(not called)", text, cause))
         ran = {entry.index for entry in self._actual_entries}
         for step in range(last + 1):
-            for call in self._tape.left(step) if step in ran else ():
+            for call in self._tape_server.tape.left(step) if step in ran else ():
                 text, cause = call_text(call.name, store.load(call.arguments)), self._edited(step)
                 self._divergences.append(Divergence(step, "calls", text, "(not called)", cause))
         for step, differs in self._live_differences():

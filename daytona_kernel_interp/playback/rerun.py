@@ -35,6 +35,7 @@ class TapeServer:
 
     def __init__(self, tape: Tape, recorded: ValueLoader, store: MemoryStore, live_tools: Mapping[str, Tool]) -> None:
         self.tape, self.live = tape, dict(live_tools)
+        self.active = True  # else the live tools run, without the tape
         self._store, self._given_values = recorded, store
         self.step = 0
         self.calls: list[RecordedCall] = []  # of the current step
@@ -85,7 +86,7 @@ class _TapeRunner(ToolRunner):
 
     def __init__(self, invoke: Invoke, max_value_bytes: int | None, server: TapeServer) -> None:
         super().__init__(invoke, max_value_bytes)
-        self.server: TapeServer | None = server
+        self._server = server
         self._over = asyncio.Event()
 
     def begin_cell(self, *args: Any) -> None:
@@ -97,8 +98,8 @@ class _TapeRunner(ToolRunner):
         self._over.set()
 
     async def run(self, name: str, buffers: Sequence[Buffer], call_id: int = 0, *, arrow: bool = False) -> ToolReply:
-        server = self.server
-        if server is None:  # the live tools are in use
+        server = self._server
+        if not server.active:
             return await super().run(name, buffers, call_id, arrow=arrow)
         try:
             recorded, reply = server.find_answer(name, buffers)
@@ -116,18 +117,14 @@ class _TapeRunner(ToolRunner):
 class RerunInterpreter(KernelInterpreter):
     """The interpreter of a replay. After :meth:`use_live_tools` it is an ordinary KernelInterpreter."""
 
-    tape_server: TapeServer | None = None
-    _runner: _TapeRunner | None = None
+    tape_server: TapeServer  # set before the start
 
     def use_live_tools(self) -> None:
         """Stop using the tape: from now on cells may call the live tools, and no other."""
         self.tools.clear()
-        if self.tape_server is not None:
-            self.tools.update(self.tape_server.live)
+        self.tools.update(self.tape_server.live)
         self.output_fields = None
-        self.tape_server = None
-        if self._runner is not None:
-            self._runner.server = None
+        self.tape_server.active = False
 
     def run_step(
         self,
@@ -138,7 +135,6 @@ class RerunInterpreter(KernelInterpreter):
         new_tools: Mapping[str, Tool],
     ) -> Entry:
         """Run a recorded step, which may also call ``new_tools``, and return the entry of this run."""
-        assert self.tape_server is not None
         self.tape_server.step, self.tape_server.calls = entry.index, []
         self.tools.clear()
         self.tools.update({spec.name: self.tape_server.live.get(spec.name) or stub_tool(spec) for spec in entry.tools})
@@ -184,11 +180,9 @@ class RerunInterpreter(KernelInterpreter):
         """Start the session, and answer its tool calls from the tape."""
         super().start()
         session = self._access.session
-        if session is not None and self.tape_server is not None and self._runner is None:
+        if session is not None and not isinstance(session.tools, _TapeRunner):
             session.tools.close()
-            session.tools = self._runner = _TapeRunner(
-                weak_method(self.invoke_tool), self.max_value_bytes, self.tape_server
-            )
+            session.tools = _TapeRunner(weak_method(self.invoke_tool), self.max_value_bytes, self.tape_server)
 
 
 def stub_tool(spec: ToolSpec) -> Tool:
