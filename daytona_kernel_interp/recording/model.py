@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from pydantic import AfterValidator, PlainSerializer
+from pydantic import AfterValidator
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,17 +40,7 @@ def in_utc(moment: datetime) -> datetime:
     return moment.replace(tzinfo=timezone.utc)
 
 
-def rounded(value: float) -> float:
-    """Return a duration, or an amount of money, as it is written: rounded to a millionth, whole numbers as int.
-
-    JavaScript has no ``1.0``: a notebook that JupyterLab saved has ``1``, and the cell's hash must not change by that.
-    """
-    millionths = round(value * 1e6)
-    return millionths / 1e6 if millionths % 1_000_000 else millionths // 1_000_000
-
-
-Moment = Annotated[datetime, AfterValidator(in_utc), PlainSerializer(datetime.isoformat)]
-Rounded = Annotated[float, PlainSerializer(rounded)]
+Moment = Annotated[datetime, AfterValidator(in_utc)]
 
 
 @dataclass(frozen=True)
@@ -86,7 +76,7 @@ class Usage:
     model: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
-    cost_usd: Rounded | None = None
+    cost_usd: float | None = None
 
 
 def total_usage(usages: Iterable[Usage | None]) -> Usage | None:
@@ -121,8 +111,8 @@ class RecordedCall:
     id: int
     name: str
     kind: Literal["tool", "llm"]
-    began_s: Rounded
-    elapsed_s: Rounded | None
+    began_s: float
+    elapsed_s: float | None
     arguments: ValueRef
     result: ValueRef | None = None
     error: tuple[str, tuple[str, ...], str] | None = None
@@ -200,7 +190,7 @@ class LMCall:
     call_id: str
     entry: int | None
     began: Moment
-    elapsed_s: Rounded | None
+    elapsed_s: float | None
     request: ValueRef
     outputs: ValueRef | None = None
     usage: Usage | None = None

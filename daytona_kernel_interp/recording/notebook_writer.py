@@ -51,7 +51,7 @@ from .atomic_file import AtomicFile
 from .model import METADATA_KEY, SCHEMA_VERSION, Entry, LMCall, SessionFacts, ValueRef
 from .notebook_json import OPENING, CellJson, cell_hash, hash_of_parts, json_text, lines_of, output_to_json
 from .redaction import known_secrets
-from .schema import entry_to_json, facts_to_json, lm_call_to_json, tools_to_json
+from .schema import entry_to_json, to_json, tools_to_json
 from .value_store import HASH, ValueStore, folder_of, ref_to, repr_of, summary_of, summary_of_call, value_of
 
 if TYPE_CHECKING:
@@ -80,13 +80,13 @@ def _markdown_cell(cell_id: str, text: str, **own: object) -> CellJson:
 
 def head_cell(facts: SessionFacts) -> CellJson:
     """Return the first cell. It repeats the facts of the notebook's metadata, in case the file's end is cut off."""
-    metadata = {"part": "head", "schema": SCHEMA_VERSION, "facts": facts_to_json(facts)}
+    metadata = {"part": "head", "schema": SCHEMA_VERSION, "facts": to_json(facts)}
     return _markdown_cell("head", markdown.session_summary(facts), **metadata)
 
 
 def model_cell(calls: Sequence[LMCall], reasoning: str | None, number: int, inline: Mapping[str, str]) -> CellJson:
     """Return the cell with the model's reasoning and calls; ``inline`` are the small values that are new with it."""
-    metadata = {"part": "model", "lm_calls": list(map(lm_call_to_json, calls)), "values": dict(inline)}
+    metadata = {"part": "model", "lm_calls": list(map(to_json, calls)), "values": dict(inline)}
     return _markdown_cell(f"model-{number}", markdown.lm_summary(calls, reasoning), **metadata)
 
 
@@ -107,7 +107,7 @@ def entry_cells(
         submitted: Its answer as text, by field.
     """
     outputs = [output_to_json(output, entry.index + 1) for output in entry.outputs]
-    entry_json, lm_calls_json = entry_to_json(entry, tools), list(map(lm_call_to_json, lm_calls))
+    entry_json, lm_calls_json = entry_to_json(entry, tools), list(map(to_json, lm_calls))
     own = {
         "part": "entry",
         "entry": entry_json,
@@ -142,7 +142,7 @@ def answer_of(entry: Entry, store: ValueLoader) -> dict[str, str] | None:
 
 def document_metadata(facts: SessionFacts, *, complete: bool, callback: bool) -> str:
     """Return the metadata of the notebook, and the end of the document behind it."""
-    own = {"schema": SCHEMA_VERSION, "facts": facts_to_json(facts), "complete": complete, "callback": callback}
+    own = {"schema": SCHEMA_VERSION, "facts": to_json(facts), "complete": complete, "callback": callback}
     metadata = {
         METADATA_KEY: own,
         "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},

@@ -33,6 +33,7 @@ class Secrets:
         # never changed in place.
         self._forms: tuple[str, ...] = ()
         self._encoded: tuple[tuple[bytes, bytes], ...] = ()  # form and replacement
+        self._shortest = _MIN_CHARS  # the length of the shortest encoded form
 
     def add(self, *texts: str) -> None:
         """Add texts; a text that is too short to be a secret is ignored."""
@@ -57,6 +58,7 @@ class Secrets:
                 *((form, replacement) for form in encoded),
                 *((form, b"A" * len(form)) for form in sorted(in_base64)),  # stays base64: "A" is zero
             )
+            self._shortest = min((len(form) for form, _ in self._encoded), default=_MIN_CHARS)
 
     def add_named(self, settings: Mapping[str, object]) -> None:
         """Add the values of settings with a name such as ``api_key``."""
@@ -71,6 +73,8 @@ class Secrets:
     def scrub_bytes(self, data: Buffer) -> Buffer:
         """Return a value's buffer with each secret replaced, also in base64; the same object if it contains none."""
         whole = data if isinstance(data, (bytes, bytearray)) else bytes(data)
+        if len(whole) < self._shortest:
+            return data
         found = False
         for form, replacement in self._encoded:
             if form in whole:

@@ -1,20 +1,21 @@
 """Convert the model to the JSON in the metadata of cells and notebook, and back; its form is ``schemas/v1.json``.
 
-pydantic writes the dataclasses of the model, in the order of their fields and without those that have their default,
-and reads them. It ignores keys that it does not know, which the schema forbids to write: a reader must be able to read
+The dataclasses of the model are written in the order of their fields, without those that have their default. pydantic
+reads them. It ignores keys that it does not know, which the schema forbids to write: a reader must be able to read
 what a later program of the same schema version adds.
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from ..wire.comm import Parameter, ToolSpec
-from .model import Entry, LMCall, Moment, Outcome, RecordedCall, Rounded, SessionFacts, Usage, ValueRef
+from .model import Entry, Moment, Outcome, RecordedCall, Usage, ValueRef
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,14 +27,14 @@ JsonObject = dict[str, object]
 T = TypeVar("T")
 
 
-@dataclass
+@dataclass(frozen=True)
 class _EntryForm:
     """An entry as it is written: without code and outputs, and with a reference to its tools."""
 
     index: int
     id: str
     began: Moment
-    elapsed_s: Rounded | None
+    elapsed_s: float | None
     outcome: Outcome
     # dict and tuple: pydantic reads these twice as fast as Mapping and Sequence.
     variables: dict[str, ValueRef]
@@ -45,36 +46,54 @@ class _EntryForm:
     late: str = ""
 
 
-_ENTRY_FIELDS = [field.name for field in fields(_EntryForm)]
-
-
-@functools.cache
-def _adapter(form: type[Any]) -> TypeAdapter[Any]:
-    return TypeAdapter(form)
-
-
 # --- to JSON ---------------------------------------------------------------------------------------------
 
 
-def facts_to_json(facts: SessionFacts) -> JsonObject:
-    """Return the facts of a session as JSON."""
-    return _written(SessionFacts, facts, exclude_defaults=False)
+def rounded(value: float) -> float:
+    """Return a duration, or an amount of money, as it is written: rounded to a millionth, whole numbers as int.
+
+    JavaScript has no ``1.0``: a notebook that JupyterLab saved has ``1``, and the cell's hash must not change by that.
+    """
+    millionths = round(value * 1e6)
+    return millionths / 1e6 if millionths % 1_000_000 else millionths // 1_000_000
 
 
-def lm_call_to_json(call: LMCall) -> JsonObject:
-    """Return a call of a language model as JSON."""
-    return _written(LMCall, call)
+@functools.cache
+def _fields(form: type[Any]) -> list[tuple[str, object]]:
+    return [(field.name, field.default) for field in fields(form)]
+
+
+def to_json(part: object, form: type[Any] | None = None, **replaced: object) -> JsonObject:
+    """Return a part of the model as JSON: its fields in their order, without those that have their default.
+
+    Args:
+        part: A dataclass of the model.
+        form: The dataclass that names the fields, if it is not that of ``part``.
+        replaced: Fields with another value than ``part`` has.
+    """
+    made: JsonObject = {}
+    for name, default in _fields(form or type(part)):  # type: ignore[arg-type]  # a class is hashable
+        item = replaced[name] if name in replaced else getattr(part, name)
+        if default is MISSING or item != default:
+            convert = _CONVERSIONS.get(type(item))
+            made[name] = item if convert is None else convert(item)
+    return made
+
+
+_CONVERSIONS: dict[type, Callable[[Any], object]] = {
+    float: rounded,
+    datetime: datetime.isoformat,
+    ValueRef: vars,
+    Usage: to_json,
+    Outcome: to_json,
+    tuple: lambda items: [to_json(item) if isinstance(item, RecordedCall) else item for item in items],
+    dict: lambda items: {name: vars(item) if isinstance(item, ValueRef) else item for name, item in items.items()},
+}
 
 
 def entry_to_json(entry: Entry, tools: ValueRef | None) -> JsonObject:
     """Return an entry as JSON without code and outputs, which stand in the cell; ``tools`` refers to its tools."""
-    given = {name: getattr(entry, name) for name in _ENTRY_FIELDS}
-    return _written(_EntryForm, _EntryForm(**{**given, "calls": tuple(entry.calls), "tools": tools}))
-
-
-def _written(form: type[Any], part: object, *, exclude_defaults: bool = True) -> JsonObject:
-    made: JsonObject = _adapter(form).dump_python(part, exclude_defaults=exclude_defaults, warnings=False)  # type: ignore[arg-type]  # a class is hashable
-    return made
+    return to_json(entry, _EntryForm, calls=tuple(entry.calls), tools=tools)
 
 
 def tools_to_json(tools: Sequence[ToolSpec]) -> list[JsonObject]:
@@ -90,6 +109,11 @@ def tools_to_json(tools: Sequence[ToolSpec]) -> list[JsonObject]:
 
 
 # --- from JSON: a function raises ValidationError, a ValueError, if the JSON has another form ----------------
+
+
+@functools.cache
+def _adapter(form: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(form)
 
 
 @dataclass(frozen=True)

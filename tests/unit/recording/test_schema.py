@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from daytona_kernel_interp.recording.model import LMCall, SessionFacts, rounded
+from daytona_kernel_interp.recording.model import LMCall, SessionFacts
 from daytona_kernel_interp.recording.schema import (
     entry_from_json,
     entry_to_json,
     from_json,
     reason_of,
+    rounded,
 )
 from tests.sessions import small
 
