@@ -120,8 +120,7 @@ class Recorder:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).absolute()
         self._lock = threading.RLock()
-        self._slow_steps_thread = DaemonThreads(1, "daytona-kernel-record")
-        self._values_thread = DaemonThreads(1, "daytona-kernel-values")
+        self._renew_threads()
         self._writer: NotebookWriter | None = None
         self._step: StepRecorder | None = None
         self._slow_timer: asyncio.TimerHandle | None = None
@@ -174,6 +173,14 @@ class Recorder:
             except Exception:  # recording must not break what it records
                 self._fail()
             known_secrets.discard(*self._secrets)
+            self._slow_steps_thread.shutdown()
+            self._values_thread.shutdown()
+            self._renew_threads()
+
+    def _renew_threads(self) -> None:
+        """Have pools for the next session; a pool has no thread before its first job."""
+        self._slow_steps_thread = DaemonThreads(1, "daytona-kernel-record")
+        self._values_thread = DaemonThreads(1, "daytona-kernel-values")
 
     # --- a step ------------------------------------------------------------------------------------------
 
