@@ -20,7 +20,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, NoReturn
 
-from ..client.execution import ExecutionAborted
+from ..client.execution_result import ExecutionAborted
 from ..errors import CellNotRun, KernelError, RecordingError
 from ..recording.recorder import begin_recording, begin_step
 from ..runtime import cleanup
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Coroutine, Iterator
 
-    from ..client.execution import ExecutionResult
+    from ..client.execution_result import ExecutionResult
     from ..client.output_collector import OutputCollector
     from ..client.outputs import Output
     from ..recording.recorder import NullStep, Recorder

@@ -12,7 +12,7 @@ import secrets
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from ..client.execution import kernel_died
+from ..client.execution_result import kernel_died
 from ..config import DIAL_S
 from ..errors import KernelError
 from ..runtime import cleanup as registry

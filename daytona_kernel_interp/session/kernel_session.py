@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import contextvars
     from collections.abc import Callable, Mapping
 
-    from ..client.execution import ExecutionResult
+    from ..client.execution_result import ExecutionResult
     from ..client.output_collector import OutputCollector
     from ..client.outputs import Output
     from ..codec import values
@@ -170,15 +170,17 @@ class KernelSession:
         Raises:
             KernelError: If the journal cannot be read.
         """
-        run = await self.kernel.find_last_cell(self.tools, max_output_chars=max_output_chars, on_output=on_output)
-        if run is not None:
-            self._last_cell = asyncio.create_task(self.kernel.resume(run, timeout_s))
+        cell = await self.kernel.find_last_cell(
+            self.tools, timeout_s=timeout_s, max_output_chars=max_output_chars, on_output=on_output
+        )
+        if cell is not None:
+            self._last_cell = asyncio.create_task(self.kernel.wait_ended(cell))
 
     async def last_cell(self) -> ExecutionResult | None:
         """Return the result of the adopted cell, or None without one.
 
         Raises:
-            ExecutionAborted, ToolAborted: As for :meth:`KernelDriver.resume`.
+            ExecutionAborted, ToolAborted: As for :meth:`KernelDriver.wait_ended`.
         """
         return None if self._last_cell is None else await self._last_cell
 
