@@ -35,6 +35,7 @@ CANCEL_S = 20.0  # limit for interrupting the cell of a cancelled call; below th
 LAST_OUTPUT_S = 30.0  # for reading the journal of a dead kernel, without a limit of time
 RETRY_JOURNAL_S = 0.5  # before a journal is read again that could not be read
 JOURNAL_SILENCE_S = 10.0  # a relay that sends no record of a journal for this long is silent
+CLOSE_S = 9.0  # for ending a session; then it goes on in the background
 RELAY_ANSWER_S = 10.0  # the same for its answer to a request that it answers at once
 HELD_BYTES = 64 << 20  # of messages that wait until a journal was read; then no more are taken from the socket
 

@@ -139,7 +139,10 @@ class SessionAccess:
         if session is not None:
             if self.recorder is not None:
                 self.recorder.shutting_down()
-            io_loop().run(session.aclose())
+            if io_loop().is_here:  # as in a __del__ that the garbage collector runs there: the loop has to do the work
+                io_loop().submit(session.aclose())
+            else:
+                io_loop().run(session.aclose())
         self.keep_open()
 
     def end(self, reason: str) -> KernelSession | None:

@@ -37,6 +37,7 @@ _open: dict[Closable, asyncio.AbstractEventLoop] = {}
 _process_ending = threading.Event()
 _starting: dict[asyncio.Task[Any], asyncio.AbstractEventLoop] = {}
 _finishing: dict[asyncio.Task[Any], asyncio.AbstractEventLoop] = {}
+_left: dict[asyncio.Task[Any], str] = {}  # what is left behind if such a task does not end
 _ends: dict[object, asyncio.Task[Any]] = {}  # the closings that close_all() has begun
 
 
@@ -69,11 +70,19 @@ async def run_to_completion(work: Coroutine[Any, Any, None]) -> None:
 
     The process waits for the operation before it exits.
     """
+    await asyncio.shield(begin(work))
+
+
+def begin(work: Coroutine[Any, Any, None], left: str = "") -> asyncio.Task[None]:
+    """Start an operation that must complete. The process waits for it before it exits, and names what is ``left``."""
     _at_exit()
     task = asyncio.ensure_future(work)
     _finishing[task] = asyncio.get_running_loop()
     task.add_done_callback(_finishing.pop)
-    await asyncio.shield(task)
+    if left:
+        _left[task] = left
+        task.add_done_callback(_left.pop)
+    return task
 
 
 def process_ending() -> bool:
@@ -93,13 +102,17 @@ def close_all() -> None:
     while True:
         try:
             # Repeated if Ctrl-C interrupted it. A closing that was begun before is waited for, not begun twice.
-            concurrent.futures.wait(_begin_closing_all(), max(0.0, deadline - time.monotonic()))
+            while closings := _begin_closing_all():  # a closing may have begun another, which goes on without it
+                if concurrent.futures.wait(closings, max(0.0, deadline - time.monotonic())).not_done:
+                    break
             break
         except KeyboardInterrupt:
             if warned:
                 raise
             warned = True
             log.warning("deleting sandboxes; press Ctrl-C again to leave them to their own time limits")
+    if left := ", ".join(sorted(_left.values())):
+        log.warning("the process ends before this is deleted: %s", left)
 
 
 def _begin_closing_all() -> list[concurrent.futures.Future[Any]]:
@@ -173,6 +186,7 @@ def _forget_after_fork() -> None:
     _open.clear()  # the resources belong to the parent
     _starting.clear()
     _finishing.clear()
+    _left.clear()
     _ends.clear()
 
 

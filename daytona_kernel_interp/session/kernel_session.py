@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from ..client.kernel_driver import KernelDriver
-from ..config import DIAL_S, HEARTBEAT_S
+from ..config import CLOSE_S, HEARTBEAT_S, KILL_ANSWER_S
 from ..errors import KernelError, SandboxGone, SessionNotFound
 from ..runtime import cleanup as registry
 from ..sandboxes.remote_relay import RunningRelaySandbox
@@ -46,6 +46,7 @@ class KernelSession:
         self._heartbeat_task: asyncio.Task[None] | None = None
         self.monitor_server = MonitorServer(kernel)
         self._last_cell: asyncio.Task[ExecutionResult] | None = None
+        self._closing: asyncio.Task[None] | None = None
         # Called after the close, with whether the sandbox was shut down as well.
         self.on_closed: Callable[[bool], None] = lambda shut_down: None
 
@@ -192,7 +193,18 @@ class KernelSession:
                 self._last_cell.exception()
 
     async def aclose(self) -> None:
-        """Close kernel, tunnel and sandbox; an exception of one step does not prevent the others."""
+        """Close kernel, tunnel and sandbox; an exception of one step does not prevent the others.
+
+        Returns after ``CLOSE_S`` at the latest. What is not done by then goes on in the background, and the end of the
+        process waits for it.
+        """
+        if self._closing is None:
+            self._closing = registry.begin(self._close(), _what_is_left(self.sandbox))
+        await asyncio.wait({self._closing}, timeout=CLOSE_S)
+        if self._closing.done():
+            self._closing.result()
+
+    async def _close(self) -> None:
         self.tools.close()
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self.on_closed, True)
@@ -210,7 +222,7 @@ class KernelSession:
 
     async def _end_kernel(self) -> None:
         with contextlib.suppress(KernelError, asyncio.TimeoutError):
-            await asyncio.wait_for(self.tunnel.signal(self.kernel.id, "kill"), DIAL_S)
+            await asyncio.wait_for(self.tunnel.signal(self.kernel.id, "kill"), KILL_ANSWER_S)
 
     async def release(self) -> None:
         """Close this host's side only; sandbox and kernel stay alive so that another process can attach."""
@@ -276,6 +288,16 @@ async def _start_kernel(tunnel: Tunnel, max_value_bytes: int | None) -> KernelDr
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
         raise
+
+
+def _what_is_left(sandbox: RunningSandbox) -> str:
+    """Return what remains of a sandbox that is not stopped, and the command that ends it."""
+    match sandbox.record():
+        case {"kind": "daytona", "id": str(sandbox_id)}:
+            return f"sandbox {sandbox_id} (`daytona-kernel gc` deletes it)"
+        case {"kind": "local", "pid": int(pid)}:
+            return f"the local sandbox of process {pid} (`kill {pid}` ends it)"
+    return ""
 
 
 class _RelayRestarter:
