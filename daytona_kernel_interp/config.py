@@ -24,7 +24,7 @@ HEARTBEAT_S = 5.0  # interval in which a host updates its session's record
 # not react to any of them; only then the kernel is killed.
 INTERRUPT_LADDER = (("interrupt", 0.5), ("exception", 0.5), ("interrupt", 4.0))
 SIGNAL_ANSWER_S = 2.5  # a relay that takes longer to send SIGINT is silent
-KILL_ANSWER_S = 4.0  # the same for SIGKILL, and for the report of the exit after it
+KILL_ANSWER_S = 3.5  # the same for SIGKILL, and for the report of the exit after it
 DROP_S = 5.0  # for taking back a request that is in transit, before the kernel is killed
 OVERRUN_S = 5.8  # from the interrupt of a cell that has to end to the end of its call, if relay and link answer
 AFTER_SUBMIT_S = 5.0  # a cell that runs longer after SUBMIT is interrupted

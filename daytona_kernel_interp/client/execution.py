@@ -42,20 +42,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..config import (
-    AFTER_SUBMIT_S,
-    CANCEL_S,
-    DROP_S,
-    INTERRUPT_LADDER,
-    KILL_ANSWER_S,
-    LAST_OUTPUT_S,
-    MAX_RECOVERIES,
-    OVERRUN_S,
-    PROBE_AGAIN_S,
-    REPLY_GRACE_S,
-    RETRY_JOURNAL_S,
-    SIGNAL_ANSWER_S,
-)
+from .. import config
 from ..errors import KernelError, SandboxFailed, TunnelLost
 from ..wire.protocol_errors import RemoteProtocolError
 from . import execution_events as events
@@ -69,6 +56,8 @@ _HALF_ENDED = (CellState.REPLIED, CellState.IDLE)
 _ACTIVE = (CellState.ADOPTING, *_UNDER_WAY)
 _OUTCOMES = tuple(CellState)[list(CellState).index(CellState.DONE) :]
 _RECOVERING = (LinkState.READING, LinkState.CHECKING, LinkState.CONFIRMING, LinkState.DRAINING, LinkState.SETTLING)
+_READING = (LinkState.READING, LinkState.CONFIRMING, LinkState.SETTLING, LinkState.LAST_READING)
+_OVER = (LinkState.DEAD, LinkState.LOST)
 _OPEN = (LinkState.STARTING, LinkState.CONNECTED, LinkState.REOPENING, *_RECOVERING)
 _LATE = (CellState.DYING, *_OUTCOMES)
 _CLIMBING = (StopState.SIGNALLING, StopState.WAITING)
@@ -129,7 +118,7 @@ class _Transition:
     def submit(self, _: events.Event) -> None:
         """Give the cell some seconds to end."""
         if self.state.submitted_until is None:
-            self._set(submitted_until=self.now + AFTER_SUBMIT_S)
+            self._set(submitted_until=self.now + config.AFTER_SUBMIT_S)
 
     def require_end(self, _: events.Event) -> None:
         """Climb the ladder, up to the kill."""
@@ -142,7 +131,7 @@ class _Transition:
 
     def cancel(self, _: events.Event) -> None:
         """Climb the ladder; leave the cell to itself if that does not end it."""
-        self._set(cancelled=True, limit_at=self.now + CANCEL_S, submitted_until=None)
+        self._set(cancelled=True, limit_at=self.now + config.CANCEL_S, submitted_until=None)
         if self.state.stop is not StopState.KILLING:
             self._set(must_end="")
         self.interrupt(_)
@@ -174,11 +163,11 @@ class _Transition:
 
     def reopen(self, _: events.Event) -> None:
         """Open new streams, unless that was tried too often."""
-        if self.state.recoveries >= MAX_RECOVERIES:
-            times = f"{MAX_RECOVERIES} times"
+        if self.state.recoveries >= config.MAX_RECOVERIES:
+            times = f"{config.MAX_RECOVERIES} times"
             self.lose(TunnelLost(f"the link was lost {times} while it was recovered; the outcome is unknown"))
             return
-        self._set(link=LinkState.REOPENING, link_at=None, retry_until=None, recoveries=self.state.recoveries + 1)
+        self._set(link=LinkState.REOPENING, link_at=None, reply_lost=True, recoveries=self.state.recoveries + 1)
         self.actions.append(events.ReopenStreams())
 
     def reopened(self, _: events.Event) -> None:
@@ -206,9 +195,9 @@ class _Transition:
                 return
             case CellState.ADOPTING:
                 self._finish(CellState.ABSENT)
-            case CellState.RUNNING:
+            case CellState.RUNNING if self.state.recoveries:  # the calls of an adopted cell are answered by HostLost
                 self.actions.append(events.AskPendingCalls())
-        self._connected(grace_s=0.0)
+        self._connected()
 
     def confirmed(self, event: events.JournalRead) -> None:
         """End the call if the cell was not started: it did not run, unless the journal has a gap."""
@@ -218,7 +207,7 @@ class _Transition:
             return
         if self.state.cell is CellState.SENT:
             self._finish(CellState.NOT_RUN)
-        self._connected(grace_s=0.0)
+        self._connected()
 
     def settled(self, event: events.JournalRead) -> None:
         """End the call: nothing of the cell is in transit."""
@@ -232,32 +221,21 @@ class _Transition:
         self._die(incomplete=event.gap)
 
     def retry(self, event: events.StepFailed) -> None:
-        """Read the journal again after a moment; give up after ``resume_lifetime``."""
+        """Read the journal again after a moment; give up after ``resume_lifetime``, or in time for a dead kernel."""
         until = self.state.retry_until
         until = self.now + self.state.lifetime_s if until is None else until
-        if self.now + RETRY_JOURNAL_S > until:
+        if self.now + config.RETRY_JOURNAL_S > until:
             self.lose(event.error)
         else:
-            self._set(link_at=self.now + RETRY_JOURNAL_S, retry_until=until)
-
-    def retry_last(self, _: events.Event) -> None:
-        """Read the journal again after a moment; give up in time, and say that output may be missing."""
-        if self.now + RETRY_JOURNAL_S > (self.state.retry_until or 0.0):
-            self._die(incomplete=True)
-        else:
-            self._set(link_at=self.now + RETRY_JOURNAL_S)
+            self._set(link_at=self.now + config.RETRY_JOURNAL_S, retry_until=until)
 
     def read_again(self, _: events.Event) -> None:
-        """Read the journal again."""
-        self._set(link_at=None)
-        self.actions.append(events.ReadJournal())
-
-    def read_last_again(self, _: events.Event) -> None:
-        """Read the journal again; after the time for it, end the call and say that output may be missing."""
-        if self.now >= (self.state.retry_until or 0.0):
-            self._die(incomplete=True)
+        """Read the journal again, if there is time left."""
+        if self.state.retry_until is not None and self.now >= self.state.retry_until:
+            self.lose(TunnelLost("the kernel's journal cannot be read; the outcome of the cell is unknown"))
         else:
-            self._set(link_at=self.state.retry_until)
+            dying = self.state.link is LinkState.LAST_READING
+            self._set(link_at=self.state.retry_until if dying else None)
             self.actions.append(events.ReadJournal())
 
     def drain(self, _: events.Event) -> None:
@@ -269,7 +247,7 @@ class _Transition:
 
     def drain_again(self, _: events.Event) -> None:
         """Ask for the barrier on control."""
-        self._set(link=LinkState.DRAINING, link_at=self.now + PROBE_AGAIN_S)
+        self._set(link=LinkState.DRAINING, link_at=self.now + config.PROBE_AGAIN_S)
         self.actions.append(events.AwaitBarrier("control"))
 
     def give_up_check(self, _: events.Event) -> None:
@@ -277,7 +255,7 @@ class _Transition:
         self.lose(TunnelLost("the link was lost, and the kernel did not say whether the cell reached it"))
 
     def fail(self, event: events.StepFailed | events.LinkLost) -> None:
-        """End the session: the outcome is unknown."""
+        """End the session: the outcome is unknown, or the kernel's death, and output may be missing."""
         self.lose(event.error)
 
     def exit(self, event: events.KernelExited) -> None:
@@ -286,18 +264,14 @@ class _Transition:
             self._set(error=event.error)
             self._die()
             return
-        until = self.now + LAST_OUTPUT_S
+        until = self.now + config.LAST_OUTPUT_S
         if (end_by := self.state.end_by) is None and self.state.cell_deadline is not None:
-            end_by = self.state.cell_deadline + OVERRUN_S
+            end_by = self.state.cell_deadline + config.OVERRUN_S
         if end_by is not None:
-            until = max(self.now + RETRY_JOURNAL_S, min(until, end_by))
+            until = max(self.now + config.RETRY_JOURNAL_S, min(until, end_by))
         self._set(cell=CellState.DYING, limit_at=None, submitted_until=None, stop=StopState.CALM, stop_at=None)
         self._set(link=LinkState.LAST_READING, link_at=until, retry_until=until, error=event.error)
         self.actions.append(events.ReadJournal())
-
-    def lose_last(self, _: events.Event) -> None:
-        """End the call in the kernel's death, and say that output may be missing."""
-        self._die(incomplete=True)
 
     # --- the ladder -----------------------------------------------------------------------------------
 
@@ -306,32 +280,38 @@ class _Transition:
         # Before the kernel listens to SIGINT, only the exception stops a cell.
         self._wait_rung(running=self.state.cell is CellState.SENT)
 
-    def signal_failed(self, _: events.Event) -> None:
-        """Try the next rung."""
-        self._next_rung()
-
     def killed(self, _: events.Event) -> None:
         """Wait for the report of the exit."""
-        self._set(stop_at=self.now + KILL_ANSWER_S)
+        self._set(stop_at=self.now + config.KILL_ANSWER_S)
 
     def give_up_kill(self, _: events.Event) -> None:
         """End the session: the relay does not confirm the kernel's death."""
-        self.lose(
-            TunnelLost("the relay did not confirm that the kernel was killed; the outcome of the cell is unknown")
-        )
+        error = "the relay did not confirm that the kernel was killed; the outcome of the cell is unknown"
+        self.lose(TunnelLost(error))
 
     def rung_over(self, event: events.StopDeadlinePassed) -> None:
         """Try the next rung. A request that is still in transit is dropped with its stream."""
         if self.state.cell is CellState.SENT and event.in_transit and self.state.link is LinkState.CONNECTED:
-            self._set(stop=StopState.DROPPING, stop_at=self.now + DROP_S if self.state.must_end else None)
+            self._set(stop=StopState.DROPPING, stop_at=self.now + config.DROP_S if self.state.must_end else None)
             self.reopen(event)
         else:
-            self._next_rung()
+            self.next_rung(event)
+
+    def next_rung(self, _: events.Event) -> None:
+        """Try the next rung; after the last, kill the kernel of a cell that has to end, and leave any other alone."""
+        if self.state.rung + 1 < len(config.INTERRUPT_LADDER):
+            self._climb(self.state.rung + 1)
+        elif self.state.must_end:
+            self.kill(_)
+        else:
+            self._set(stop=StopState.CALM, stop_at=None)
+            if self.state.cancelled:
+                self._finish(CellState.LEFT)
 
     def kill(self, _: events.Event) -> None:
         """Kill the kernel."""
         self._set(stop=StopState.KILLING, stop_at=None)
-        self.actions.append(events.SendSignal("kill", KILL_ANSWER_S))
+        self.actions.append(events.SendSignal("kill", config.KILL_ANSWER_S))
 
     def flushed(self, _: events.Event) -> None:
         """End the call."""
@@ -345,7 +325,7 @@ class _Transition:
 
     def lose(self, error: KernelError) -> None:
         """End the session because the relay cannot be used any more, or broke the protocol."""
-        if self.state.link in (LinkState.DEAD, LinkState.LOST):
+        if self.state.link in _OVER:
             return
         if self.state.link is LinkState.LAST_READING:
             self._die(incomplete=True)
@@ -370,7 +350,7 @@ class _Transition:
         state = self.state
         if state.stop is StopState.KILLING:
             return  # whatever the cell has done meanwhile, its kernel is about to end
-        ended_by = INTERRUPT_LADDER[state.rung][0] if state.stop in _CLIMBING else None
+        ended_by = config.INTERRUPT_LADDER[state.rung][0] if state.stop in _CLIMBING else None
         self._set(cell=outcome, limit_at=None, submitted_until=None, ended_by=ended_by, stop_at=None)
         if state.stop is StopState.SIGNALLING:
             self._set(stop=StopState.FLUSHING)
@@ -380,10 +360,11 @@ class _Transition:
 
     def _new_cell(self, cell: CellState, limit_at: float | None) -> None:
         self._set(cell=cell, limit_at=limit_at, submitted_until=None, end_by=None, cancelled=False, timed_out=False)
+        self._set(reply_lost=cell is CellState.ADOPTING)  # it went to the earlier host
         self._set(interrupted=False, gap=False, stop=StopState.CALM, stop_at=None, must_end="", ended_by=None)
 
     def _send_request(self) -> None:
-        self._set(cell=CellState.SENT, gap=False)
+        self._set(cell=CellState.SENT, gap=False, reply_lost=False)
         self.actions.append(events.SendRequest())
 
     def _half(self, other: CellState, this: CellState) -> None:
@@ -400,10 +381,12 @@ class _Transition:
         if self.state.link is LinkState.CHECKING:
             self._connected()
 
-    def _connected(self, grace_s: float = REPLY_GRACE_S) -> None:
-        """Enter the state in which messages arrive; a half-ended cell is settled after ``grace_s``."""
-        settle_at = self.now + grace_s if self.state.cell in _HALF_ENDED else None
-        self._set(link=LinkState.CONNECTED, link_at=settle_at, retry_until=None, recoveries=0)
+    def _connected(self) -> None:
+        """Enter the state in which messages arrive; a half-ended cell is settled after a moment."""
+        settle_at = None
+        if self.state.cell in _HALF_ENDED:
+            settle_at = self.now if self.state.reply_lost else self.now + config.REPLY_GRACE_S
+        self._set(link=LinkState.CONNECTED, link_at=settle_at, recoveries=0)
         if self.state.stop is StopState.DROPPING:
             self._climb(0)
         if self.state.cell is CellState.QUEUED:
@@ -424,30 +407,20 @@ class _Transition:
         if self.state.stop is StopState.KILLING:
             self._set(limit_at=None, submitted_until=None)
             return
-        self._set(must_end=why, end_by=self.now + OVERRUN_S, limit_at=None, submitted_until=None)
+        self._set(must_end=why, end_by=self.now + config.OVERRUN_S, limit_at=None, submitted_until=None)
         self._climb(0)
 
     def _climb(self, rung: int) -> None:
         self._set(rung=rung, interrupted=True)
-        if INTERRUPT_LADDER[rung][0] == "interrupt":
+        if config.INTERRUPT_LADDER[rung][0] == "interrupt":
             self._set(stop=StopState.SIGNALLING, stop_at=None)
-            self.actions.append(events.SendSignal("interrupt", SIGNAL_ANSWER_S))
+            self.actions.append(events.SendSignal("interrupt", config.SIGNAL_ANSWER_S))
         else:
             self._wait_rung(running=True)
 
     def _wait_rung(self, *, running: bool) -> None:
-        self._set(stop=StopState.WAITING, stop_at=self.now + INTERRUPT_LADDER[self.state.rung][1])
+        self._set(stop=StopState.WAITING, stop_at=self.now + config.INTERRUPT_LADDER[self.state.rung][1])
         self.actions.append(events.EndCode(running))
-
-    def _next_rung(self) -> None:
-        if self.state.rung + 1 < len(INTERRUPT_LADDER):
-            self._climb(self.state.rung + 1)
-        elif self.state.must_end:
-            self.kill(events.LimitPassed())
-        else:
-            self._set(stop=StopState.CALM, stop_at=None)
-            if self.state.cancelled:
-                self._finish(CellState.LEFT)
 
 
 Rule: TypeAlias = "Callable[[_Transition, Any], None]"
@@ -482,7 +455,7 @@ TRANSITIONS = _table(
     ((LinkState.STARTING,), events.KernelReady, _Transition.ready),
     ((LinkState.STARTING,), events.StreamsBroken, _Transition.break_start),
     ((LinkState.CONNECTED, LinkState.REOPENING, *_RECOVERING), events.StreamsBroken, _Transition.reopen),
-    ((LinkState.LAST_READING, LinkState.DEAD, LinkState.LOST), events.StreamsBroken, _Transition.ignore),
+    ((LinkState.LAST_READING, *_OVER), events.StreamsBroken, _Transition.ignore),
     ((LinkState.REOPENING,), events.StreamsReopened, _Transition.reopened),
     ((LinkState.DRAINING,), events.BarrierPassed, _Transition.draining_passed),
     ((LinkState.CHECKING,), events.BarrierPassed, _Transition.checking_passed),
@@ -493,21 +466,18 @@ TRANSITIONS = _table(
     ((LinkState.LAST_READING,), events.JournalRead, _Transition.last_read),
     ((LinkState.REOPENING, LinkState.CHECKING, LinkState.DRAINING), events.StepFailed, _Transition.fail),
     ((LinkState.CONNECTED,), events.StepFailed, _Transition.ignore),
-    ((LinkState.READING, LinkState.CONFIRMING, LinkState.SETTLING), events.StepFailed, _Transition.retry),
-    ((LinkState.LAST_READING,), events.StepFailed, _Transition.retry_last),
+    (_READING, events.StepFailed, _Transition.retry),
     ((LinkState.CONNECTED,), events.LinkDeadlinePassed, _Transition.drain),
     ((LinkState.DRAINING,), events.LinkDeadlinePassed, _Transition.drain_again),
     ((LinkState.CHECKING,), events.LinkDeadlinePassed, _Transition.give_up_check),
-    ((LinkState.READING, LinkState.CONFIRMING, LinkState.SETTLING), events.LinkDeadlinePassed, _Transition.read_again),
-    ((LinkState.LAST_READING,), events.LinkDeadlinePassed, _Transition.read_last_again),
+    (_READING, events.LinkDeadlinePassed, _Transition.read_again),
     (_OPEN, events.KernelExited, _Transition.exit),
-    ((LinkState.LAST_READING, LinkState.DEAD, LinkState.LOST), events.KernelExited, _Transition.ignore),
-    (_OPEN, events.LinkLost, _Transition.fail),
-    ((LinkState.LAST_READING,), events.LinkLost, _Transition.lose_last),
-    ((LinkState.DEAD, LinkState.LOST), events.LinkLost, _Transition.ignore),
+    ((LinkState.LAST_READING, *_OVER), events.KernelExited, _Transition.ignore),
+    ((*_OPEN, LinkState.LAST_READING), events.LinkLost, _Transition.fail),
+    (_OVER, events.LinkLost, _Transition.ignore),
     #
     ((StopState.SIGNALLING,), events.SignalSent, _Transition.signalled),
-    ((StopState.SIGNALLING,), events.SignalFailed, _Transition.signal_failed),
+    ((StopState.SIGNALLING,), events.SignalFailed, _Transition.next_rung),
     ((StopState.KILLING,), events.SignalSent, _Transition.killed),
     ((StopState.KILLING,), events.SignalFailed, _Transition.give_up_kill),
     ((StopState.CALM,), events.SignalSent, _Transition.ignore),

@@ -92,11 +92,12 @@ class Execution:
     cancelled: bool = False
     timed_out: bool = False
     interrupted: bool = False
-    gap: bool = False  # the journal lacked messages when it was read first
+    gap: bool = False  # the journal lacked messages when it was read since the request was sent
+    reply_lost: bool = False  # the connection of the request is gone; the journal has the reply
 
     # The link
     link_at: float | None = None
-    retry_until: float | None = None  # when the journal is not read again after a failure
+    retry_until: float | None = None  # until when a journal is read again after a failure
     recoveries: int = 0  # since messages last arrived
 
     # The ladder

@@ -84,7 +84,7 @@ class CellRun:
         msg_id = "" if request is None else request[0]["header"]["msg_id"]  # an adopted cell's id is in the journal
         self.outputs = OutputCollector(msg_id, max_output_chars=max_output_chars)
         self.tool_abort: ToolAborted | None = None
-        self.adopted = asyncio.Event()  # set when an adopted cell was found
+        self.looked_up = asyncio.Event()  # set when an adopted cell was found, or is known not to exist
         self.ended = asyncio.Event()
 
 
@@ -144,7 +144,8 @@ class KernelDriver(KernelObserver):
         return kernel
 
     async def _wait_ready(self, *started: Coroutine[Any, Any, None]) -> None:
-        ready: asyncio.Future[Any] = asyncio.gather(self._subscribe(self._open_channels()), *started)
+        steps = [asyncio.ensure_future(step) for step in (self._subscribe(self._open_channels()), *started)]
+        ready: asyncio.Future[Any] = asyncio.gather(*steps)
         try:
             with self._tunnel.in_flight():
                 await asyncio.wait({ready, self._over}, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
@@ -155,8 +156,9 @@ class KernelDriver(KernelObserver):
             ready.result()
             self._feed(events.KernelReady())
         except BaseException:
-            ready.cancel()
-            await asyncio.gather(ready, return_exceptions=True)
+            for step in steps:
+                step.cancel()
+            await asyncio.gather(ready, *steps, return_exceptions=True)
             await self.aclose()
             raise
 
@@ -197,6 +199,8 @@ class KernelDriver(KernelObserver):
                 lost.
             ToolAborted: If a host tool raised a BaseException that is no Exception. The cell was interrupted.
         """
+        if self.running is not None:  # its caller was cancelled, and it is being interrupted
+            await self.running.ended.wait()
         if self._execution.error is not None:
             raise self._execution.error
         cell = CellRun(tools, max_output_chars, on_output, (execute_request(self._session, code), preamble))
@@ -224,12 +228,9 @@ class KernelDriver(KernelObserver):
         cell = CellRun(tools, max_output_chars, on_output)
         self._calls.begin_foreign_cell()
         self._begin(cell, events.AdoptionBegun(self._limit_at(timeout_s)))
-        waits = [asyncio.ensure_future(event.wait()) for event in (cell.adopted, cell.ended)]
         with self._tunnel.in_flight():
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
-        if cell.adopted.is_set():
+            await cell.looked_up.wait()
+        if cell.outputs.msg_id:
             return cell
         self.running = None
         if self._execution.error is not None:
@@ -248,7 +249,8 @@ class KernelDriver(KernelObserver):
                     raise
             return self._result(cell)
         finally:
-            self.running = None
+            if cell.ended.is_set():
+                self.running = None
             self.cell_history.end(cell.outputs, self._loop.time())
             self._calls.end_cell()
             cell.tools.end_cell()
@@ -304,7 +306,10 @@ class KernelDriver(KernelObserver):
             while self._events:
                 self._execution, actions = advance(self._execution, self._events.popleft(), self._loop.time())
                 for action in actions:
-                    self._perform(action)
+                    try:
+                        self._perform(action)
+                    except Exception as error:  # a call must not wait for what was not begun
+                        self._events.append(_failed(error))
         finally:
             self._feeding = False
         if self._execution.error is not None and not self._over.done():
@@ -367,6 +372,7 @@ class KernelDriver(KernelObserver):
                 events.LinkLost(TunnelLost("the call was cancelled while the link was down; the outcome is unknown"))
             )
         if cell is not None:
+            cell.looked_up.set()
             cell.ended.set()
 
     def _replace(
@@ -384,10 +390,7 @@ class KernelDriver(KernelObserver):
         except KernelError as error:
             event = events.SignalFailed() if asyncio.current_task() is self._signal else events.StepFailed(error)
         except Exception as error:
-            log.exception("a task of the kernel's driver failed")
-            event = events.LinkLost(
-                TunnelLost(f"the kernel's driver failed: {error!r}; the outcome of the cell is unknown")
-            )
+            event = _failed(error)
         self._feed(event)
 
     async def _send_signal(self, name: str, answer_s: float) -> events.Event:
@@ -481,7 +484,7 @@ class KernelDriver(KernelObserver):
         if adopting and cell is not None and recovered.cell is not None:
             cell.outputs.msg_id = recovered.cell
             self._own_session_ids.add(recovered.cell.partition("_")[0])
-            cell.adopted.set()
+            cell.looked_up.set()
             self._feed(events.CellStarted())
         self._apply_recovered(recovered, messages=not only_reply)
         if self._execution.link is not LinkState.LAST_READING:
@@ -553,3 +556,9 @@ class KernelDriver(KernelObserver):
         self._tunnel.close_kernel(self.id)
         if self._timer is not None:
             self._timer.cancel()
+
+
+def _failed(error: Exception) -> events.Event:
+    """Return the event of an exception that nothing expects."""
+    log.error("the kernel's driver failed", exc_info=error)
+    return events.LinkLost(TunnelLost(f"the kernel's driver failed: {error!r}; the outcome of the cell is unknown"))

@@ -47,6 +47,7 @@ class KernelSession:
         self.monitor_server = MonitorServer(kernel)
         self._last_cell: asyncio.Task[ExecutionResult] | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._left = ""  # what remains of a sandbox that is not stopped, and the command that ends it
         # Called after the close, with whether the sandbox was shut down as well.
         self.on_closed: Callable[[bool], None] = lambda shut_down: None
 
@@ -199,7 +200,7 @@ class KernelSession:
         process waits for it.
         """
         if self._closing is None:
-            self._closing = registry.begin(self._close(), _what_is_left(self.sandbox))
+            self._closing = registry.begin(self._close(), self._left)
         await asyncio.wait({self._closing}, timeout=CLOSE_S)
         if self._closing.done():
             self._closing.result()
@@ -254,6 +255,11 @@ class KernelSession:
         facts = self.sandbox.record()
         if facts is None:
             return
+        match facts:
+            case {"kind": "daytona", "id": str(sandbox_id)}:
+                self._left = f"sandbox {sandbox_id} (`daytona-kernel gc` deletes it)"
+            case {"kind": "local", "pid": int(pid)}:
+                self._left = f"the local sandbox of process {pid} (`kill {pid}` ends it)"
         record = self._record = SessionRecord.of_this_process(
             self.id,
             kernel=self.kernel.id,
@@ -288,16 +294,6 @@ async def _start_kernel(tunnel: Tunnel, max_value_bytes: int | None) -> KernelDr
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
         raise
-
-
-def _what_is_left(sandbox: RunningSandbox) -> str:
-    """Return what remains of a sandbox that is not stopped, and the command that ends it."""
-    match sandbox.record():
-        case {"kind": "daytona", "id": str(sandbox_id)}:
-            return f"sandbox {sandbox_id} (`daytona-kernel gc` deletes it)"
-        case {"kind": "local", "pid": int(pid)}:
-            return f"the local sandbox of process {pid} (`kill {pid}` ends it)"
-    return ""
 
 
 class _RelayRestarter:

@@ -174,6 +174,7 @@ class DialedStream:
         self._answered = asyncio.Event()  # the hello arrived, or the socket was lost before it
         self._end_error: StreamGone | None = None
         self._unreachable = False  # the last dial was refused
+        self.attachments = 0
         self.opened: asyncio.Future[None] = self._loop.create_future()
         self._task = asyncio.create_task(self._keep_connected())
 
@@ -256,6 +257,7 @@ class DialedStream:
         if not self.opened.done():
             self.opened.set_result(None)
         self._unreachable = False
+        self.attachments += 1
         self.carrier.attach(socket)
         self._answered.set()
 

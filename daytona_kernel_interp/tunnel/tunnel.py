@@ -373,7 +373,7 @@ class Tunnel:
         end.send(to_line({"after": after, "cell": cell}))
         try:
             with self.in_flight():
-                await self._wait_answer(done, lambda: stream, JOURNAL_SILENCE_S, lambda: len(records))
+                await self._wait_answer(done, stream, JOURNAL_SILENCE_S, lambda: len(records))
             return done.result()[:-1]
         finally:
             stream.close()
@@ -419,12 +419,13 @@ class Tunnel:
     async def _request(self, op: str, answer_s: float, **args: Any) -> dict[str, Any]:
         if self._loss is not None:
             raise TunnelLost(str(self._loss)) from self._loss
+        assert self._relay is not None
         request_id = next(self._ids)
         reply = self._replies[request_id] = asyncio.get_running_loop().create_future()
         try:
             with self.in_flight():
                 self._relay_end.send(to_line({"id": request_id, "op": op, "args": args}))
-                await self._wait_answer(reply, lambda: self._relay, answer_s)
+                await self._wait_answer(reply, self._relay, answer_s)
             answer: dict[str, Any] = reply.result()
         except asyncio.CancelledError:
             if op == "look":
@@ -439,29 +440,33 @@ class Tunnel:
     async def _wait_answer(
         self,
         answer: asyncio.Future[Any],
-        stream: Callable[[], DialedStream | None],
+        stream: DialedStream,
         silence_s: float,
         progress: Callable[[], int] = lambda: 0,
     ) -> None:
-        """Wait for an answer that the relay gives on a stream.
+        """Wait for an answer that the relay gives on ``stream``.
 
-        Time counts from the last ``progress``, and only while the relay can answer: not while the link is down.
+        Silence counts from the last progress and the last attachment, which may have to send the answer again, and only
+        while the relay can answer: not while the link is down.
 
         Raises:
-            TunnelLost: If the relay is silent for ``silence_s``.
+            TunnelLost: If the relay is silent for ``silence_s``, or makes no progress over all attachments for
+                ``resume_lifetime`` longer.
         """
         loop = asyncio.get_running_loop()
-        left_s, seen = silence_s, progress()
+        seen, attachments = progress(), stream.attachments
+        left_s, until = silence_s, loop.time() + self.lifetime_s + silence_s
         try:
             while not answer.done():
                 began, slice_s = loop.time(), min(left_s, silence_s / _SLICES)
                 await asyncio.wait({answer}, timeout=slice_s)
-                carrier = stream()
                 if progress() != seen:
-                    seen, left_s = progress(), silence_s
-                elif carrier is not None and not carrier.down:
-                    left_s -= min(loop.time() - began, 2 * slice_s)  # more means that this loop was blocked
-                if left_s <= 0 and not answer.done():
+                    seen, left_s, until = progress(), silence_s, loop.time() + self.lifetime_s + silence_s
+                elif stream.attachments != attachments:
+                    attachments, left_s = stream.attachments, silence_s
+                elif not stream.down:
+                    left_s -= min(loop.time() - began, slice_s + 1.0)  # more means that this loop was blocked
+                if (left_s <= 0 or loop.time() > until) and not answer.done():
                     raise TunnelLost(f"the relay did not answer within {silence_s:g} s")
         finally:
             if not answer.cancel() and not answer.cancelled():
