@@ -185,9 +185,14 @@ class _Transition:
         """Read whether the cell was started."""
         self._read(LinkState.CONFIRMING)
 
-    def recovered(self, event: events.JournalRead) -> None:
+    def report_gap(self, _: events.Event) -> None:
+        """Say that output may be missing, if the cell has started."""
+        self._set(gap=True)
+        if self.state.cell in (CellState.RUNNING, CellState.DYING, *_HALF_ENDED):
+            self.actions.append(events.ReportLostOutput())
+
+    def recovered(self, _: events.Event) -> None:
         """Go on with the cell. Check one that was not started; send one that waits."""
-        self._report_gap(event)
         match self.state.cell:
             case CellState.SENT:
                 self._set(link=LinkState.CHECKING, link_at=self.now + self.state.lifetime_s, retry_until=None)
@@ -199,9 +204,8 @@ class _Transition:
                 self.actions.append(events.AskPendingCalls())
         self._connected()
 
-    def confirmed(self, event: events.JournalRead) -> None:
+    def confirmed(self, _: events.Event) -> None:
         """End the call if the cell was not started: it did not run, unless the journal has a gap."""
-        self._report_gap(event)
         if self.state.cell is CellState.SENT and self.state.gap:
             self.lose(TunnelLost("the link was lost together with the running cell's messages: its outcome is unknown"))
             return
@@ -209,16 +213,15 @@ class _Transition:
             self._finish(CellState.NOT_RUN)
         self._connected()
 
-    def settled(self, event: events.JournalRead) -> None:
+    def settled(self, _: events.Event) -> None:
         """End the call: nothing of the cell is in transit."""
-        self._report_gap(event)
         if self.state.cell in _HALF_ENDED:
             self._finish(CellState.DONE)
         self._connected()
 
-    def last_read(self, event: events.JournalRead) -> None:
+    def last_read(self, _: events.Event) -> None:
         """End the call in the kernel's death."""
-        self._die(incomplete=event.gap)
+        self._die()
 
     def retry(self, event: events.StepFailed) -> None:
         """Read the journal again after a moment; give up after ``resume_lifetime``, or in time for a dead kernel."""
@@ -398,11 +401,6 @@ class _Transition:
         self._set(link=state, link_at=None, retry_until=None)
         self.actions.append(events.ReadJournal())
 
-    def _report_gap(self, event: events.JournalRead) -> None:
-        self._set(gap=self.state.gap or event.gap)
-        if event.gap and self.state.cell in (CellState.RUNNING, *_HALF_ENDED):
-            self.actions.append(events.ReportLostOutput())
-
     def _require_end(self, why: str) -> None:
         if self.state.stop is StopState.KILLING:
             self._set(limit_at=None, submitted_until=None)
@@ -460,6 +458,7 @@ TRANSITIONS = _table(
     ((LinkState.DRAINING,), events.BarrierPassed, _Transition.draining_passed),
     ((LinkState.CHECKING,), events.BarrierPassed, _Transition.checking_passed),
     ((LinkState.CONNECTED,), events.BarrierPassed, _Transition.ignore),
+    (_READING, events.JournalGap, _Transition.report_gap),
     ((LinkState.READING,), events.JournalRead, _Transition.recovered),
     ((LinkState.CONFIRMING,), events.JournalRead, _Transition.confirmed),
     ((LinkState.SETTLING,), events.JournalRead, _Transition.settled),

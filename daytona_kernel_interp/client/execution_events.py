@@ -98,11 +98,12 @@ class BarrierPassed(LinkEvent):
     """The kernel has answered a request that came after all others on its channel."""
 
 
-@dataclass(frozen=True)
-class JournalRead(LinkEvent):
-    """The journal was read and its records were applied; ``gap`` says whether messages are missing in it."""
+class JournalGap(LinkEvent):
+    """The journal was read, and messages are missing in it; its records are applied next."""
 
-    gap: bool
+
+class JournalRead(LinkEvent):
+    """The journal was read, and its records were applied."""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ resolves. The execution then holds the outcome, which becomes a result or an exc
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import sys
 from collections import deque
@@ -338,19 +339,19 @@ class KernelDriver(KernelObserver):
                 if self._channels is not None and cell is not None and cell.request is not None:
                     self._channels.send(*cell.request)
             case events.SendSignal(name, answer_s):
-                self._signal = self._replace(self._signal, self._send_signal(name, answer_s))
+                self._signal = self._replace(self._signal, functools.partial(self._send_signal, name, answer_s))
             case events.EndCode(running):
                 if cell is not None:
                     self._send_control({"op": "raise" if running else "withhold", "cell": cell.outputs.msg_id})
             case events.ReopenStreams():
                 self._tunnel.suspend_kernel(self.id)  # at once: what is queued must not be sent later
-                self._step = self._replace(self._step, self._reopen())
+                self._step = self._replace(self._step, self._reopen)
             case events.AwaitBarrier(channel):
-                self._step = self._replace(self._step, self._pass_barrier(channel))
+                self._step = self._replace(self._step, functools.partial(self._pass_barrier, channel))
             case events.ReadJournal():
                 if self._channels is not None:
                     self._channels.hold_iopub()
-                self._step = self._replace(self._step, self._read())
+                self._step = self._replace(self._step, self._read)
             case events.AskPendingCalls():
                 self._send_control({"op": "pending"})
             case events.ReportLostOutput():
@@ -376,17 +377,17 @@ class KernelDriver(KernelObserver):
             cell.ended.set()
 
     def _replace(
-        self, old: asyncio.Task[None] | None, work: Coroutine[Any, Any, events.Event] | None
+        self, old: asyncio.Task[None] | None, work: Callable[[], Coroutine[Any, Any, events.Event]] | None
     ) -> asyncio.Task[None] | None:
         if old is not None and old is not asyncio.current_task():
             old.cancel()
         return None if work is None else asyncio.create_task(self._report(work))
 
-    async def _report(self, work: Coroutine[Any, Any, events.Event]) -> None:
+    async def _report(self, work: Callable[[], Coroutine[Any, Any, events.Event]]) -> None:
         """Feed the event in which a step or a signal ends, whatever happens in it."""
         try:
             with self._tunnel.in_flight():
-                event = await work
+                event = await work()
         except KernelError as error:
             event = events.SignalFailed() if asyncio.current_task() is self._signal else events.StepFailed(error)
         except Exception as error:
@@ -485,23 +486,23 @@ class KernelDriver(KernelObserver):
             cell.outputs.msg_id = recovered.cell
             self._own_session_ids.add(recovered.cell.partition("_")[0])
             cell.looked_up.set()
+        if cell is not None and cell.outputs.msg_id in recovered.started:
             self._feed(events.CellStarted())
+        if recovered.gap and not only_reply:
+            self._feed(events.JournalGap())
         self._apply_recovered(recovered, messages=not only_reply)
         if self._execution.link is not LinkState.LAST_READING:
             self._release(set() if only_reply else recovered.ids)
         if adopting:
             self._calls.abandon_foreign_calls(all_read=recovered.cell is not None and not recovered.gap)
-        return events.JournalRead(recovered.gap and not only_reply)
+        return events.JournalRead()
 
     async def _read_journal(self, after: str | None = None, cell: str | None = None) -> RecoveredJournal:
         return await read_records(self._tunnel, self.id, self.key, after, cell)
 
     def _apply_recovered(self, recovered: RecoveredJournal, *, messages: bool = True) -> None:
         """Apply the journal's records of the running cell: its reply and, unless excluded, its iopub messages."""
-        cell = self.running
-        if cell is not None and cell.outputs.msg_id in recovered.started and self._execution.cell is CellState.SENT:
-            self._feed(events.CellStarted())
-        malformed = 0
+        cell, malformed = self.running, 0
         for message in recovered.messages if messages else ():
             try:
                 # After a gap, messages of cells that ended long ago follow.
