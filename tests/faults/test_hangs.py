@@ -320,10 +320,20 @@ async def broken(*_: Any, **__: Any) -> Any:
     raise Broken("injected")
 
 
-@pytest.mark.parametrize(
-    "place",
-    ["the step's status", "the step's subscription", "the journal", "a channel's reader", "a signal", "the tick"],
-)
+PLACES = [
+    *("the step's status", "the step's subscription", "the journal", "a channel's reader", "a signal"),
+    *("the tick", "a dialler", "an action"),
+]
+
+
+def cut(driver: Driver) -> None:
+    """Lose every WebSocket of a driver's tunnel. For the I/O loop."""
+    for stream in list(driver.session.tunnel.streams):
+        if stream.carrier.socket is not None:
+            stream.carrier.socket.abort()
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_a_task_that_fails_ends_the_call(
     own: Driver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str
 ) -> None:
@@ -347,6 +357,12 @@ def test_a_task_that_fails_ends_the_call(
             act = lambda: None  # noqa: E731 - the call's own message is enough
         case "a signal":
             monkeypatch.setattr(Tunnel, "signal", broken)
+            act = own.interrupt
+        case "a dialler":
+            monkeypatch.setattr(dialer.Dialer, "dial", broken)
+            act = lambda: io_loop().loop.call_soon_threadsafe(cut, own)  # noqa: E731 - a call for the loop
+        case "an action":
+            monkeypatch.setattr(Channels, "send_control", lambda *_: (_ for _ in ()).throw(Broken("injected")))
             act = own.interrupt
         case "the tick":
             monkeypatch.setattr(dialer.DialedStream, "check_connection", lambda *_, **__: 1 / 0)
