@@ -129,12 +129,12 @@ class _Transition:
         if self.state.stop is StopState.CALM:
             self._climb(0)
 
-    def cancel(self, _: events.Event) -> None:
+    def cancel(self, event: events.Event) -> None:
         """Climb the ladder; leave the cell to itself if that does not end it."""
         self._set(cancelled=True, limit_at=self.now + config.CANCEL_S, submitted_until=None)
         if self.state.stop is not StopState.KILLING:
-            self._set(must_end="")
-        self.interrupt(_)
+            self._set(must_end="", end_by=None)
+        self.interrupt(event)
 
     def refuse(self, _: events.Event) -> None:
         """End the call: the request was not sent, and is dropped."""
@@ -196,7 +196,7 @@ class _Transition:
         match self.state.cell:
             case CellState.SENT:
                 self._set(link=LinkState.CHECKING, link_at=self.now + self.state.lifetime_s, retry_until=None)
-                self.actions += (events.AskPendingCalls(), events.AwaitBarrier("shell"))
+                self.actions.append(events.AwaitBarrier("shell"))
                 return
             case CellState.ADOPTING:
                 self._finish(CellState.ABSENT)
@@ -241,10 +241,10 @@ class _Transition:
             self._set(link_at=self.state.retry_until if dying else None)
             self.actions.append(events.ReadJournal())
 
-    def drain(self, _: events.Event) -> None:
+    def drain(self, event: events.Event) -> None:
         """Ask for the barrier on control, if reply or idle status is still missing."""
         if self.state.cell in _HALF_ENDED:
-            self.drain_again(_)
+            self.drain_again(event)
         else:
             self._connected()
 
@@ -279,7 +279,9 @@ class _Transition:
     # --- the ladder -----------------------------------------------------------------------------------
 
     def signalled(self, _: events.Event) -> None:
-        """Give the cell the rung's time."""
+        """Give the cell the rung's time; a cell that has to end has five seconds from the first SIGINT on."""
+        if self.state.must_end and not self.state.signalled:
+            self._set(signalled=True, end_by=self.now + config.OVERRUN_S)
         # Before the kernel listens to SIGINT, only the exception stops a cell.
         self._wait_rung(running=self.state.cell is CellState.SENT)
 
@@ -295,17 +297,20 @@ class _Transition:
     def rung_over(self, event: events.StopDeadlinePassed) -> None:
         """Try the next rung. A request that is still in transit is dropped with its stream."""
         if self.state.cell is CellState.SENT and event.in_transit and self.state.link is LinkState.CONNECTED:
-            self._set(stop=StopState.DROPPING, stop_at=self.now + config.DROP_S if self.state.must_end else None)
+            kill_at = None
+            if self.state.end_by is not None:
+                kill_at = max(self.now + config.DROP_S, self.state.end_by - config.LAST_WORDS_S)
+            self._set(stop=StopState.DROPPING, stop_at=kill_at)
             self.reopen(event)
         else:
             self.next_rung(event)
 
-    def next_rung(self, _: events.Event) -> None:
+    def next_rung(self, event: events.Event) -> None:
         """Try the next rung; after the last, kill the kernel of a cell that has to end, and leave any other alone."""
         if self.state.rung + 1 < len(config.INTERRUPT_LADDER):
             self._climb(self.state.rung + 1)
         elif self.state.must_end:
-            self.kill(_)
+            self.kill(event)
         else:
             self._set(stop=StopState.CALM, stop_at=None)
             if self.state.cancelled:
@@ -402,11 +407,10 @@ class _Transition:
         self.actions.append(events.ReadJournal())
 
     def _require_end(self, why: str) -> None:
-        if self.state.stop is StopState.KILLING:
-            self._set(limit_at=None, submitted_until=None)
-            return
-        self._set(must_end=why, end_by=self.now + config.OVERRUN_S, limit_at=None, submitted_until=None)
-        self._climb(0)
+        self._set(limit_at=None, submitted_until=None)
+        if not self.state.must_end:
+            self._set(must_end=why, signalled=False, end_by=self.now + config.OVERRUN_S)
+            self._climb(0)
 
     def _climb(self, rung: int) -> None:
         self._set(rung=rung, interrupted=True)
@@ -417,7 +421,10 @@ class _Transition:
             self._wait_rung(running=True)
 
     def _wait_rung(self, *, running: bool) -> None:
-        self._set(stop=StopState.WAITING, stop_at=self.now + config.INTERRUPT_LADDER[self.state.rung][1])
+        stop_at = self.now + config.INTERRUPT_LADDER[self.state.rung][1]
+        if self.state.end_by is not None:
+            stop_at = min(stop_at, max(self.now, self.state.end_by - config.LAST_WORDS_S))
+        self._set(stop=StopState.WAITING, stop_at=stop_at)
         self.actions.append(events.EndCode(running))
 
 

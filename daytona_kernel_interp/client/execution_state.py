@@ -104,6 +104,7 @@ class Execution:
     stop_at: float | None = None
     rung: int = 0
     must_end: str = ""  # why the kernel is killed if no interrupt ends the cell
+    signalled: bool = False  # whether the relay has sent SIGINT since the cell has to end
     ended_by: str | None = None  # the rung that ended the cell
 
     @property

@@ -283,27 +283,29 @@ def test_a_call_with_a_limit_ends_in_time(
 ) -> None:
     """From any state, a kernel that does not end costs 6 s beyond the limit, and a silent relay 10 s."""
     world = World()
-    for number, pause_s, _ in choices:
+    world.feed(events.KernelReady(), events.CellBegun(2.0))
+    for number, pause_s, _ in choices[:6]:
         world.choose(number, pause_s, in_transit=False)
-    if world.limit_at is None or world.ended or world.cancelled or world.now > world.limit_at:
-        return
+        if world.ended or world.cancelled or world.now > 2.0:
+            return
+    assert world.limit_at is not None
     until = max(world.limit_at, world.now) + (10.0 if silent else 6.0)
+    asked, answer_at = world.signal, world.now
     for _ in range(100):
         if world.ended:
             break
-        signal = world.signal
-        if signal is not None and silent:
-            world.now += signal.answer_s
-            world.feed(events.SignalFailed())
-        elif signal is not None:
-            world.feed(events.SignalSent())
-            if signal.name == "kill":
-                world.feed(events.KernelExited(DIED))
-        else:
-            deadline = world.execution.deadline
+        if world.signal is not None and world.signal is not asked:
+            asked, answer_at = world.signal, world.now + (world.signal.answer_s if silent else 0.0)
+        deadline = world.execution.deadline
+        if world.signal is None or (deadline is not None and deadline < answer_at):
             assert deadline is not None, world.execution
             world.now = max(world.now, deadline)
             world.feed(*world.expiring(in_transit=in_transit))
+            continue
+        world.now, killing = max(world.now, answer_at), world.signal.name == "kill"
+        world.feed(events.SignalFailed() if silent else events.SignalSent())
+        if killing and not silent:
+            world.feed(events.KernelExited(DIED))
     assert world.ended
     assert world.now <= until
 
