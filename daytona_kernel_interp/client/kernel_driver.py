@@ -8,8 +8,7 @@ value, and replaces it in :meth:`KernelDriver._feed` only: an event goes in, act
 performed by :meth:`KernelDriver._perform`. Events come from four places:
 
 * the caller: ``run``, ``interrupt``, a cancelled task;
-* the kernel's messages, live from ``channels`` or recovered from the journal. Both take the same way through
-  :meth:`KernelDriver._receive_iopub`, and the collector of the cell turns them into outputs, tool calls and a reply;
+* the kernel's messages, live from ``channels`` or recovered from the journal; ``cell_messages`` applies both;
 * the tunnel, which observes streams, relay and process (:class:`..tunnel.tunnel.KernelObserver`);
 * the timer, which is set to the execution's next deadline.
 
@@ -21,8 +20,8 @@ that has failed. The reader tasks of the channels report their exceptions in the
 
 While the journal is read, iopub messages are held in ``channels``. The records are applied, the messages that the
 journal had are dropped from the held ones, and the rest is released, all within one callback of the loop: a task that
-was cancelled has applied nothing. ``_last_iopub_id`` is the position up to which messages were applied, so reading
-again after a failure neither repeats nor skips any.
+was cancelled has applied nothing. ``CellMessages.last_iopub_id`` is the position up to which messages were applied, so
+reading again after a failure neither repeats nor skips any.
 
 A call of :meth:`KernelDriver.run` waits for the future of its :class:`CellRun`, which the action ``EndCall``
 resolves. The execution then holds the outcome, which becomes a result or an exception.
@@ -38,23 +37,20 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jupyter_client.session import Session
-
 from ..config import START_S
 from ..errors import CellNotRun, KernelError, SandboxFailed, TunnelLost
 from ..tunnel.tunnel import KernelObserver
 from . import execution_events as events
 from .cell_history import CellHistory
-from .channels import Channels, Message, execute_request, parent_id
+from .cell_messages import CellMessages, CellRun
+from .channels import Channels, execute_request
 from .execution import advance
-from .execution_result import BackgroundOutput, ExecutionAborted, ExecutionResult, kernel_died
+from .execution_result import ExecutionAborted, ExecutionResult, kernel_died
 from .execution_state import CellState, Execution, LinkState
 from .inspect_request import InspectClient
 from .messages import max_message_bytes
-from .output_collector import CellEvent, OutputArrived, OutputCollector, PendingCalls, Submitted, ToolCalled
 from .outputs import Output, StreamText
 from .recovery import LOST_OUTPUT, RecoveredJournal, read_records
-from .tool_calls import ToolCalls
 
 if sys.version_info >= (3, 11):
     from typing import assert_never
@@ -65,28 +61,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
     from ..codec import values
-    from ..tools.binding import ToolAborted, ToolRunner
+    from ..tools.binding import ToolRunner
     from ..tunnel.tunnel import Tunnel
+    from .output_collector import OutputCollector
 
 log = logging.getLogger(__name__)
-
-
-class CellRun:
-    """A call's cell: its request, and what has arrived of it. ``ended`` resolves when the execution has an outcome."""
-
-    def __init__(
-        self,
-        tools: ToolRunner,
-        max_output_chars: int | None,
-        on_output: Callable[[Output], None] | None,
-        request: tuple[Message, list[values.Buffer]] | None = None,
-    ) -> None:
-        self.tools, self.on_output, self.request = tools, on_output, request
-        msg_id = "" if request is None else request[0]["header"]["msg_id"]  # an adopted cell's id is in the journal
-        self.outputs = OutputCollector(msg_id, max_output_chars=max_output_chars)
-        self.tool_abort: ToolAborted | None = None
-        self.looked_up = asyncio.Event()  # set when an adopted cell was found, or is known not to exist
-        self.ended = asyncio.Event()
 
 
 class KernelDriver(KernelObserver):
@@ -103,12 +82,8 @@ class KernelDriver(KernelObserver):
         self._signal: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._over: asyncio.Future[KernelError] = self._loop.create_future()  # why there will be no further cell
-        self.running: CellRun | None = None
         self._channels: Channels | None = None
-        self._session = Session()  # makes requests; each client of the channels signs them with the kernel's key
-        self._own_session_ids = {self._session.session}  # of the cells that this host or its predecessor sent
-        self._last_iopub_id: str | None = None  # msg_id of the last iopub message that was applied
-        self._calls, self._background_output = ToolCalls(self._send_control), BackgroundOutput()
+        self._messages = CellMessages(self._feed, self._send_control)
         self.cell_history, self._inspect_client = CellHistory(), InspectClient()
         self.id, self.key, self.connection_file = "", "", Path()
 
@@ -166,14 +141,18 @@ class KernelDriver(KernelObserver):
     def _open_channels(self) -> Channels:
         self._tunnel.limit_messages(self.id, max_message_bytes(self.max_value_bytes))
         channels = self._channels = Channels(
-            self.connection_file, self.max_value_bytes, self._receive_reply, self._receive_iopub, self.relay_lost
+            self.connection_file,
+            self.max_value_bytes,
+            self._messages.receive_reply,
+            self._messages.receive_iopub,
+            self.relay_lost,
         )
         return channels
 
     async def _subscribe(self, channels: Channels) -> None:
         position = await channels.wait_subscribed()
-        if self._last_iopub_id is None:  # no message was applied yet, and the journal has all from there on
-            self._last_iopub_id = position
+        if self._messages.last_iopub_id is None:  # no message was applied yet, and the journal has all from there on
+            self._messages.last_iopub_id = position
 
     # --- calls --------------------------------------------------------------------------------------
 
@@ -204,7 +183,7 @@ class KernelDriver(KernelObserver):
             await self.running.ended.wait()
         if self._execution.error is not None:
             raise self._execution.error
-        cell = CellRun(tools, max_output_chars, on_output, (execute_request(self._session, code), preamble))
+        cell = CellRun(tools, max_output_chars, on_output, (execute_request(self._messages.session, code), preamble))
         self.cell_history.begin(cell.outputs, code, self._loop.time())
         if on_sent is not None:
             on_sent(cell.outputs)
@@ -227,13 +206,13 @@ class KernelDriver(KernelObserver):
             KernelError: If the journal cannot be read.
         """
         cell = CellRun(tools, max_output_chars, on_output)
-        self._calls.begin_foreign_cell()
+        self._messages.calls.begin_foreign_cell()
         self._begin(cell, events.AdoptionBegun(self._limit_at(timeout_s)))
         with self._tunnel.in_flight():
             await cell.looked_up.wait()
         if cell.outputs.msg_id:
             return cell
-        self.running = None
+        self._messages.running = None
         if self._execution.error is not None:
             raise self._execution.error
         return None
@@ -251,10 +230,15 @@ class KernelDriver(KernelObserver):
             return self._result(cell)
         finally:
             if cell.ended.is_set():
-                self.running = None
+                self._messages.running = None
             self.cell_history.end(cell.outputs, self._loop.time())
-            self._calls.end_cell()
+            self._messages.calls.end_cell()
             cell.tools.end_cell()
+
+    @property
+    def running(self) -> CellRun | None:
+        """The cell of the call that runs."""
+        return self._messages.running
 
     async def interrupt(self) -> None:
         """Interrupt the running cell, if any; variables survive."""
@@ -274,13 +258,13 @@ class KernelDriver(KernelObserver):
 
     def _running_cell(self) -> dict[str, object] | None:
         running = self.cell_history.running_cell(self._loop.time())
-        return None if running is None else {**running, "calls": self._calls.pending_calls()}
+        return None if running is None else {**running, "calls": self._messages.calls.pending_calls()}
 
     def _limit_at(self, timeout_s: float | None) -> float | None:
         return None if timeout_s is None else self._loop.time() + timeout_s
 
     def _begin(self, cell: CellRun, event: events.CellBegun | events.AdoptionBegun) -> None:
-        self.running = cell
+        self._messages.running = cell
         self._feed(event)
 
     def _result(self, cell: CellRun) -> ExecutionResult:
@@ -293,7 +277,9 @@ class KernelDriver(KernelObserver):
         if execution.cell is not CellState.DONE:
             assert execution.error is not None
             raise ExecutionAborted(execution.error, cell.outputs) from execution.error
-        return ExecutionResult(cell.outputs, self._background_output.take(), execution.ended_by, execution.timed_out)
+        return ExecutionResult(
+            cell.outputs, self._messages.background_output.take(), execution.ended_by, execution.timed_out
+        )
 
     # --- events and actions ---------------------------------------------------------------------------
 
@@ -414,61 +400,6 @@ class KernelDriver(KernelObserver):
         await self._subscribe(self._open_channels())
         return events.StreamsReopened()
 
-    # --- messages -----------------------------------------------------------------------------------
-
-    def _receive_reply(self, message: Message) -> None:
-        cell = self.running
-        if cell is None or parent_id(message) != cell.outputs.msg_id or message["msg_type"] != "execute_reply":
-            return
-        cell.outputs.receive_reply(message)
-        self._feed(events.ReplyReceived())
-
-    def _receive_iopub(self, message: Message) -> None:
-        parent, cell = parent_id(message), self.running
-        if message["msg_type"] == "iopub_welcome":
-            return  # sent to a new subscriber; not in the journal
-        self._last_iopub_id = message["header"]["msg_id"]
-        if cell is None or parent != cell.outputs.msg_id:
-            self._receive_foreign(message)
-            return
-        if self._execution.cell is CellState.SENT:
-            self._feed(events.CellStarted())
-        for event in cell.outputs.receive_iopub(message):
-            self._handle_event(cell, event)
-        if cell.outputs.idle:
-            self._feed(events.IdleReceived())
-
-    def _receive_foreign(self, message: Message) -> None:
-        """Handle a message of a cell that has ended, or of another client."""
-        data = message["content"].get("data")
-        own_cell = message["parent_header"].get("session") in self._own_session_ids
-        if message["msg_type"] == "stream" and own_cell:
-            self._background_output.add(str(message["content"].get("text", "")))
-        elif message["msg_type"] == "comm_msg" and isinstance(data, dict) and data.get("op") == "call":
-            reason = (
-                "the cell that made this call has ended"
-                if own_cell
-                else "tools can be called from cells of the session's host only"
-            )
-            self._calls.refuse_call(data.get("id"), reason)
-
-    def _handle_event(self, cell: CellRun, event: CellEvent) -> None:
-        match event:
-            case OutputArrived(output):
-                if cell.on_output is not None:
-                    cell.on_output(output)
-            case ToolCalled():
-                self._calls.start_call(event, cell.tools, lambda error: self._abort(cell, error))
-            case PendingCalls(ids):
-                self._calls.resend_replies(ids)
-            case Submitted():
-                self._feed(events.SubmissionReceived())
-
-    def _abort(self, cell: CellRun, error: ToolAborted) -> None:
-        if cell is self.running:
-            cell.tool_abort = error
-            self._feed(events.EndRequired())
-
     def _send_control(self, data: dict[str, Any], buffers: Any = ()) -> None:
         if self._channels is not None:
             self._channels.send_control(data, buffers)
@@ -480,46 +411,19 @@ class KernelDriver(KernelObserver):
         cell, adopting = self.running, self._execution.cell is CellState.ADOPTING
         # After the idle status, only the reply can be missing. It may be anywhere in the cell's part.
         only_reply = cell is not None and cell.outputs.idle
-        after = None if only_reply or adopting else self._last_iopub_id
+        after = None if only_reply or adopting else self._messages.last_iopub_id
         recovered = await self._read_journal(after, cell.outputs.msg_id or None if cell is not None else None)
-        if adopting and cell is not None and recovered.cell is not None:
-            cell.outputs.msg_id = recovered.cell
-            self._own_session_ids.add(recovered.cell.partition("_")[0])
-            cell.looked_up.set()
-        if cell is not None and cell.outputs.msg_id in recovered.started:
-            self._feed(events.CellStarted())
-        if recovered.gap and not only_reply:
-            self._feed(events.JournalGap())
-        self._apply_recovered(recovered, messages=not only_reply)
+        if adopting and recovered.cell is not None:
+            self._messages.adopt(recovered.cell)
+        self._messages.apply_recovered(recovered, messages=not only_reply)
         if self._execution.link is not LinkState.LAST_READING:
             self._release(set() if only_reply else recovered.ids)
         if adopting:
-            self._calls.abandon_foreign_calls(all_read=recovered.cell is not None and not recovered.gap)
+            self._messages.calls.abandon_foreign_calls(all_read=recovered.cell is not None and not recovered.gap)
         return events.JournalRead()
 
     async def _read_journal(self, after: str | None = None, cell: str | None = None) -> RecoveredJournal:
         return await read_records(self._tunnel, self.id, self.key, after, cell)
-
-    def _apply_recovered(self, recovered: RecoveredJournal, *, messages: bool = True) -> None:
-        """Apply the journal's records of the running cell: its reply and, unless excluded, its iopub messages."""
-        cell, malformed = self.running, 0
-        for message in recovered.messages if messages else ():
-            try:
-                # After a gap, messages of cells that ended long ago follow.
-                if not recovered.gap or (cell is not None and parent_id(message) == cell.outputs.msg_id):
-                    self._receive_iopub(message)
-            except Exception:  # the journal is evidence, not proof
-                malformed += 1
-        if malformed:
-            log.warning("dropped %d malformed messages of the journal of kernel %s", malformed, self.id)
-        if cell is None:
-            return
-        for text in recovered.unpublished:
-            if text.cell == cell.outputs.msg_id:
-                cell.outputs.add(StreamText(text.name, text.text))
-        if (reply := recovered.replies.get(cell.outputs.msg_id)) is not None and not cell.outputs.replied:
-            cell.outputs.receive_reply(reply)
-            self._feed(events.ReplyReceived())
 
     def _release(self, known: set[str] | None = None) -> None:
         if self._channels is not None:
@@ -552,7 +456,7 @@ class KernelDriver(KernelObserver):
             if task is not self._closing:
                 task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._calls.aclose()
+        await self._messages.calls.aclose()
         await self._close_channels()
         self._tunnel.close_kernel(self.id)
         if self._timer is not None:

@@ -2,6 +2,7 @@
 
 The driver needs a kernel, so integration tests cover it.
 
+covers: cell_messages: tests/integration/test_cells.py, tests/integration/test_recovery.py
 covers: cell_result: tests/integration/test_run.py
 covers: execution_events: tests/unit/client/test_execution.py
 covers: execution_result: tests/integration/test_cells.py, tests/integration/test_kernels.py
