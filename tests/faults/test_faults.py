@@ -141,6 +141,7 @@ def test_a_kernel_that_does_not_read_is_no_dead_link(driver: Driver, proxy: Prox
     assert proxy.dials == dials
 
 
+@pytest.mark.slow
 def test_a_host_that_does_not_read_is_no_dead_link(patient_driver: Driver, proxy: Proxy) -> None:
     """Another client does not read, so its window is full of iopub; both streams stay alive."""
     driver, rest_s = patient_driver, 1.5 * PATIENT.dead_after_s
@@ -301,6 +302,7 @@ def test_clients_that_leave_without_a_word_leave_nothing_behind(driver: Driver) 
 # --- a slow tunnel and much output -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_200_000_small_prints_through_a_slow_tunnel(driver: Driver, proxy: Proxy) -> None:
     """Without truncation in the kernel all lines arrive; with it, head, tail and count are exact."""
     proxy.faults = Faults(delay_s=0.02, bytes_per_s=4 * MB)
@@ -317,6 +319,7 @@ def test_200_000_small_prints_through_a_slow_tunnel(driver: Driver, proxy: Proxy
     assert f"\n[... {len(whole) - 2000:,} characters left out; " in text
 
 
+@pytest.mark.slow
 def test_20_000_messages_through_a_slow_tunnel(driver: Driver, proxy: Proxy) -> None:
     """Each flushed print is a message: more than the high-water marks of both sides together."""
     proxy.faults = Faults(delay_s=0.02, bytes_per_s=8 * MB)

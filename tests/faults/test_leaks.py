@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 LEFT = {"SIGKILL", "SIGKILL in a cell", "SIGKILL during the start", "detached, and nobody comes"}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_sandboxes_are_deleted_or_end_by_themselves(
     hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -7,6 +7,7 @@ import pytest
 from .soak import MINUTE, run
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_nothing_is_lost_through_a_link_that_is_cut_all_the_time() -> None:
     """Both ends of each connection are cut every 50 to 300 ms: each cell runs once, and all bytes arrive."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -21,6 +23,7 @@ def wait_until(holds: Callable[[], bool], limit_s: float) -> bool:
     return held
 
 
+@pytest.mark.slow
 def test_a_slow_host_loses_nothing(driver: Driver, tmp_path: Path) -> None:
     """While the host does not read, more output is printed than all queues hold; it arrives, with the idle status."""
     done = tmp_path / "done"

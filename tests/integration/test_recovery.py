@@ -189,6 +189,21 @@ def test_what_was_printed_in_the_last_instant_is_not_lost(own_driver: Driver, en
     assert "err ü" in text
 
 
+@pytest.mark.parametrize("end", ["os._exit(7)", "ctypes.PyDLL(None).abort()", "os.kill(os.getpid(), 9)"])
+def test_output_that_the_kernel_had_not_read_from_its_pipes_is_not_lost(own_driver: Driver, end: str) -> None:
+    """What C code or a child process writes right before the process ends is kept, also if nothing had read it."""
+    code = (
+        "import ctypes, os, sys\nprint('first')\n"
+        "for stream in (sys.stdout, sys.stderr):\n    stream._pipe_lock.acquire()\n"  # the reader waits for it
+        f"os.write(1, b'to stdout ')\nos.system('echo to stderr >&2')\nos.write(1, b'at the end')\n{end}"
+    )
+    with pytest.raises(ExecutionAborted) as caught:
+        own_driver.run(code)
+    assert caught.value.cell.text() == "first\nto stdout at the endto stderr\n"
+    assert isinstance(caught.value.error, KernelDied)
+    assert caught.value.error.stderr == "to stderr\n"
+
+
 def test_an_interrupt_reaches_a_cell_on_its_way(own_driver: Driver) -> None:
     """A cell that is interrupted before it reaches the kernel does not run, or is interrupted at once."""
     own_driver.value("ran = False")

@@ -1,4 +1,4 @@
-"""The tests that depend on Python, ipykernel or DSPy, on other versions of them, and the deep property tests.
+"""The tests that depend on Python, ipykernel or DSPy, on other versions of them; deep property tests; slow tests.
 
 ``make test`` runs the oldest combination, ``make test-matrix`` the others.
 """
@@ -47,8 +47,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 name = each.name if len(each.parts) == 1 else f"{each.name}-{part.replace(' or ', '-')}"
                 cases.append(pytest.param(each, ("-m", part), id=name))
     if matrix:
-        deep = ("-m", "hypothesis", f"--hypothesis-profile={examples.DEEP}")
+        deep = ("-m", "hypothesis and not slow", f"--hypothesis-profile={examples.DEEP}")
         cases.append(pytest.param(None, deep, id="deep-properties"))
+        cases.append(pytest.param(None, ("-m", "slow"), id="slow"))
     metafunc.parametrize(("environment", "options"), cases)
 
 

@@ -49,10 +49,15 @@ SANDBOXES: tuple[dict[str, Any], ...] = (
 )
 
 
+def start_marks() -> Any:
+    """Give every process the start mark "3": a mark depends on the machine, and it may have no process 2."""
+    return mock.patch("daytona_kernel_interp.sandboxes.local.process_start_mark", return_value="3")
+
+
 def session_files(folder: Path) -> str:
     """Return what a session's file has, for a sandbox of each kind; each sandbox goes through its own record."""
     files = {}
-    with mock.patch.dict("os.environ", {"JUPYTER_RUNTIME_DIR": str(folder)}):
+    with mock.patch.dict("os.environ", {"JUPYTER_RUNTIME_DIR": str(folder)}), start_marks():
         for number, sandbox in enumerate(SANDBOXES):
             record = SessionRecord(
                 id=f"0000000{number}",

@@ -16,7 +16,9 @@ that an installed version lacks. All of them exist in ipykernel 6.31 and 7.x unl
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ipykernel import ipkernel
@@ -49,7 +51,9 @@ PRIVATE_NAMES = (
     PrivateName(OutStream, "_flush_buffers"),
     PrivateName(OutStream, "_flush_pending"),
     PrivateName(OutStream, "_original_stdstream_copy"),
+    PrivateName(OutStream, "_original_stdstream_fd"),
     PrivateName(OutStream, "_rotate_buffers"),
+    PrivateName(OutStream, "_setup_stream_redirects"),
     PrivateName(OutStream, "_should_watch"),
     PrivateName(OutStream, "_watch_pipe_fd"),
     PrivateName(ZMQInteractiveShell, "_format_exception_for_storage", since=("ipython", 9)),
@@ -89,6 +93,10 @@ class HookedOutStream(OutStream):
         """A copy of file descriptor 1 or 2 as it was when the process started."""
         return int(self._original_stdstream_copy)
 
+    def open_pipe(self) -> tuple[int, int] | None:
+        """Return the read and the write end of the pipe to use, or None for the one that ipykernel made."""
+        return None
+
     def publish_buffered(self) -> None:
         """Publish what is buffered. Runs on the iopub thread."""
         super()._flush()
@@ -114,7 +122,17 @@ class HookedOutStream(OutStream):
     def _rotate_buffers(self) -> Any:
         return self.swap_buffers()
 
+    def _setup_stream_redirects(self, name: str) -> None:
+        self.redirected = threading.Event()
+        super()._setup_stream_redirects(name)  # starts the thread that reads the pipe
+        if (ends := self.open_pipe()) is not None:
+            for end, fd in zip(ends, (self.pipe_fd, self._original_stdstream_fd), strict=True):
+                os.dup2(end, fd, inheritable=fd != self.pipe_fd)
+                os.close(end)
+        self.redirected.set()
+
     def _watch_pipe_fd(self) -> None:
+        self.redirected.wait()
         try:
             self.read_pipe_until_closed()
         except Exception:  # as OutStream does for any error: close() prints what stands in _exc

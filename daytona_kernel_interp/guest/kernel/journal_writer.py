@@ -47,6 +47,8 @@ from ..journal_files import (
     MESSAGE_DELIMITER,
     PENDING_BYTES,
     PENDING_FILE,
+    PIPE_READ_BYTES,
+    READ_OFFSET,
     RING_OFFSET,
     SPAN,
     STREAM_BYTES,
@@ -193,6 +195,21 @@ class PendingText:
             CELL.pack_into(self._memory, base + CELL_OFFSET, len(raw), raw)
         self._ends[name] = end + len(data)
         SPAN.pack_into(self._memory, base, start, end + len(data))  # last: only then the text counts
+
+    def read_pipe(self, name: str, fd: int, most: int) -> bytes:
+        """Read at most ``most`` bytes of a stream's pipe into this memory, and return them.
+
+        The process may die before it has processed them. They stay in this memory until :meth:`pipe_read_done`.
+        """
+        at = stream_offset(name) + READ_OFFSET
+        with memoryview(self._memory) as memory, memory[at : at + min(most, PIPE_READ_BYTES)] as room:
+            size = os.readv(fd, [room])
+        return self._memory[at : at + size]
+
+    def pipe_read_done(self, name: str, size: int) -> None:
+        """Drop the ``size`` bytes read from a stream's pipe: :meth:`add` has been called with their text."""
+        at = stream_offset(name) + READ_OFFSET
+        self._memory[at : at + size] = bytes(size)
 
     def start(self, name: str) -> int:
         """Return the position from which a stream's text is not published."""

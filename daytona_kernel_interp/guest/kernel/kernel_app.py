@@ -118,7 +118,7 @@ def main() -> None:
     app = KernelApp.instance(connection_file=request["connection_file"], config=configured)
     if not personal:  # the front end of a person reads no journal
         journal = Path(request["journal"])
-        CellStream.pending = PendingText(journal)
+        CellStream.pending, CellStream.pipe_folder = PendingText(journal), journal
         app.journal = JournalWriter(journal, CellStream.pending)
     with _without_debugpy():
         app.initialize()

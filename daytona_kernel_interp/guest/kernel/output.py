@@ -32,7 +32,9 @@ that were there at the start: a background process that prints without pause wou
 
 *Death of the process.* Text in a buffer dies with the kernel. ``write_unlimited`` therefore adds it to ``PendingText``
 first, in memory that outlives the process, and ``publish_buffered`` removes it when the journal has the message. What
-child processes write to stderr is also saved for the relay, which quotes the end of it when the kernel dies.
+child processes write to stderr is also saved for the relay, which quotes the end of it when the kernel dies. The pipes
+are FIFOs of which the relay has a read end, too: it saves what this process had not read, such as the message of a C
+library that then aborts.
 
 ``CellStream`` replaces ipykernel's ``OutStream`` through ``IPKernelApp.outstream_class``. A wrapper around
 ``stream.write`` would not last: IPython swaps that method around every cell.
@@ -53,7 +55,7 @@ from typing import TYPE_CHECKING, Any
 from jupyter_client.jsonutil import json_default
 from jupyter_client.session import json_packer
 
-from ..journal_files import STDERR_BYTES
+from ..journal_files import PIPE_READ_BYTES, STDERR_BYTES, pipe_path
 from .ipykernel_compat import HookedOutStream
 from .line_buffer import LongLineLimiter, RedrawBuffer
 
@@ -64,7 +66,6 @@ if TYPE_CHECKING:
     from .journal_writer import PendingText
 
 SPOOL_BYTES = 256 << 20  # of the file with a cell's complete text
-_READ_BYTES = 64 * 1024
 _LATE_CHARS = 10_000  # of threads and child processes after the cell's end
 _LINE_CHARS = 10_000  # a line may have this many, or a quarter of the limit if that is more
 _MESSAGE_CHARS = 2 << 20  # of one message; the host closes the connection at a message that is too large
@@ -209,7 +210,7 @@ class OutputBudget:
     def _keep_tail(self, text: str) -> None:
         self._tail.append(text)
         self._tail_size += len(text)
-        if self._tail_size > 2 * self._tail_chars + _READ_BYTES:
+        if self._tail_size > 2 * self._tail_chars + PIPE_READ_BYTES:
             joined = "".join(self._tail)
             self._dropped += len(joined) - self._tail_chars
             self._tail = [joined[len(joined) - self._tail_chars :]]
@@ -260,6 +261,7 @@ class CellStream(HookedOutStream):
 
     flush_interval = 0.02
     pending: PendingText | None = None  # text not published yet, in case the process dies
+    pipe_folder: Path | None = None  # of the FIFOs that are used as pipes
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.budget: OutputBudget | None = None
@@ -276,12 +278,14 @@ class CellStream(HookedOutStream):
         """Write ``string`` within the cell's budget. The return value always counts all of it."""
         if not isinstance(string, str):
             raise TypeError(f"write() argument must be str, not {type(string).__name__}")
+        self._write_admitted(string)
+        return len(string)
+
+    def _write_admitted(self, string: str, read: int = 0) -> None:
         text = printable(string)
         if self.budget is not None:
             text = self.budget.admit(text, self.name)
-        if text:
-            self.write_unlimited(text)
-        return len(string)
+        self.write_unlimited(text, read)
 
     def close(self) -> None:
         """Send the buffered text and stay open: the stream belongs to the kernel, not to the cell."""
@@ -296,12 +300,19 @@ class CellStream(HookedOutStream):
         if self.has_unpublished or self._publishing:
             super().flush()
 
-    def write_unlimited(self, text: str) -> None:
-        """Write ``text`` past the budget: the note on the text left out, and the tail."""
-        if text and self.pending is not None and os.getpid() == self._pid:
+    def write_unlimited(self, text: str, read: int = 0) -> None:
+        """Write ``text`` past the budget: the note on the text left out, and the tail.
+
+        ``read`` bytes from the pipe are no longer unread: they are in ``text``, or the budget keeps them.
+        """
+        if self.pending is not None and os.getpid() == self._pid:
             with self._pending_lock:
-                self.pending.add(self.name, self.cell, text)
-                super().write(text)
+                if text:
+                    self.pending.add(self.name, self.cell, text)
+                if read:  # at once: between the two the process might die and the text appear twice
+                    self.pending.pipe_read_done(self.name, read)
+                if text:
+                    super().write(text)
         elif text:
             super().write(text)
 
@@ -336,6 +347,16 @@ class CellStream(HookedOutStream):
             with self._pending_lock:
                 self.pending.published(self.name, self._pending_text_end)
 
+    def open_pipe(self) -> tuple[int, int] | None:
+        """Make the FIFO of this stream and return its ends."""
+        if self.pipe_folder is None:
+            return None
+        path = pipe_path(self.pipe_folder, self.name)
+        os.mkfifo(path, 0o600)
+        read_end = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # would wait for a writer otherwise
+        os.set_blocking(read_end, True)
+        return read_end, os.open(path, os.O_WRONLY)
+
     def drain(self) -> None:
         """Read what child processes have written to the file descriptor up to now."""
         if not self.watches_pipe:
@@ -354,16 +375,18 @@ class CellStream(HookedOutStream):
             with self._pipe_lock:
                 if not poll.poll(0):
                     continue  # drain() has read it
-                if not self.watches_pipe or not self._read_pipe(_READ_BYTES):
+                if not self.watches_pipe or not self._read_pipe(PIPE_READ_BYTES):
                     return
 
     def _read_pipe(self, most: int) -> int:
         """Write what the pipe holds, which is not empty, and return the number of bytes. The caller has the lock."""
-        data = os.read(self.pipe_fd, min(most, _READ_BYTES))
+        if self.pending is not None and os.getpid() == self._pid:
+            data = self.pending.read_pipe(self.name, self.pipe_fd, most)
+        else:
+            data = os.read(self.pipe_fd, min(most, PIPE_READ_BYTES))
         if self.name == "stderr":  # the relay reads the end of it if the kernel dies
             self._save_stderr(data)
-        if text := self._decoder.decode(data):
-            self.write(text)
+        self._write_admitted(self._decoder.decode(data), read=len(data))
         return len(data)
 
     def _save_stderr(self, data: bytes) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from typing import TYPE_CHECKING
 
 from ...wire.journal import (
@@ -27,13 +28,16 @@ from ..journal_files import (
     MESSAGE_DELIMITER,
     PENDING_BYTES,
     PENDING_FILE,
+    READ_OFFSET,
     RING_OFFSET,
     SPAN,
     STREAM_BYTES,
     STREAMS,
+    UNREAD_BYTES,
     segment_path,
     segment_paths,
     stream_offset,
+    unread_path,
 )
 
 if TYPE_CHECKING:
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _READ_BYTES = 256 * 1024
+_STARTS = (RecordKind.STARTED, RecordKind.CONTINUED)
 
 
 class Journal:
@@ -66,27 +71,44 @@ class Journal:
             offset = 0
 
     def pending(self) -> list[JournalRecord]:
-        """Return the text that the kernel printed and did not publish, one PENDING record for each stream with text.
+        """Return the text that the kernel printed and did not publish, as PENDING records.
 
+        A stream has up to two: text that the process had not published, then output in its pipe that it had not read.
         Call it after the kernel has ended: text that a live kernel is publishing may be in both places.
         """
-        try:
-            with (self._folder / PENDING_FILE).open("rb") as file:
-                data = file.read(len(STREAMS) * STREAM_BYTES)
-        except OSError:
-            return []
+        data = _read_start(self._folder / PENDING_FILE, len(STREAMS) * STREAM_BYTES)
         records = []
         for name in STREAMS:
             part = data[stream_offset(name) :][:STREAM_BYTES]
             if text := self._pending_text(part):
                 length, cell = CELL.unpack_from(part, CELL_OFFSET)
-                content = {
-                    "name": name,
-                    "cell": cell[:length].decode("utf-8", "replace"),
-                    "text": text.decode("utf-8", "replace"),
-                }
-                records.append(JournalRecord(RecordKind.PENDING, json.dumps(content).encode()))
+                records.append(_pending_record(name, cell[:length], text))
+            if text := _read_start(unread_path(self._folder, name), UNREAD_BYTES):
+                records.append(_pending_record(name, self._running_cell(), text))
         return records
+
+    def save_unread(self, name: str, pipe_fd: int) -> bytes:
+        """Save and return the output of a dead kernel's stream that no text was made of, from the pipe and its buffer.
+
+        The pipe must not block. A process that left the kernel's group may still write to it.
+        """
+        buffer = _read_start(self._folder / PENDING_FILE, len(STREAMS) * STREAM_BYTES)[stream_offset(name) :]
+        data = buffer[READ_OFFSET:STREAM_BYTES].rstrip(b"\0")
+        with contextlib.suppress(OSError):
+            while len(data) < UNREAD_BYTES and (piece := os.read(pipe_fd, _READ_BYTES)):
+                data += piece
+        if data:
+            with contextlib.suppress(OSError):
+                unread_path(self._folder, name).write_bytes(data)
+        return data
+
+    def _running_cell(self) -> bytes:
+        """Return the id of the cell that started last."""
+        for path in reversed(segment_paths(self._folder)):
+            starts = [record.payload for record in _records(path) if record.kind in _STARTS]
+            if starts:
+                return starts[-1]
+        return b""
 
     def _pending_text(self, part: bytes) -> bytes:
         """Return the text in one stream's part of the file."""
@@ -98,7 +120,7 @@ class Journal:
             start = claimed
         if not start < end <= start + PENDING_BYTES:
             return b""
-        ring, place = part[RING_OFFSET:], start % PENDING_BYTES
+        ring, place = part[RING_OFFSET:READ_OFFSET], start % PENDING_BYTES
         return (ring[place:] + ring[:place])[: end - start]
 
 
@@ -154,6 +176,20 @@ def _pieces(path: Path, offset: int = 0) -> Iterator[bytes]:
         file.seek(offset)
         while piece := file.read(_READ_BYTES):
             yield piece
+
+
+def _read_start(path: Path, size: int) -> bytes:
+    """Return at most ``size`` bytes of a file; none if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError:
+        return b""
+
+
+def _pending_record(name: str, cell: bytes, text: bytes) -> JournalRecord:
+    content = {"name": name, "cell": cell.decode("utf-8", "replace"), "text": text.decode("utf-8", "replace")}
+    return JournalRecord(RecordKind.PENDING, json.dumps(content).encode())
 
 
 def _file_size(path: Path) -> int:

@@ -23,6 +23,8 @@ the child processes of a cell. When the kernel ends, the group is killed: no chi
 event with exit code, signal, the end of its standard error, and whether the kernel of the operating system killed a
 process of the control group for lack of memory since the last exit. What can go wrong there:
 
+- The kernel may not have read what was written to its file descriptors. The relay has a read end of both pipes and
+  saves the rest beside the journal.
 - SIGTERM to all processes of a sandbox may reach a kernel before its relay. The event says whether the relay ends as
   well (``relay_ends``), so the watcher waits a moment for the relay's own signal.
 - A kernel may end before it serves. Then :class:`KernelStartFailed` has the end of its standard error.
@@ -45,6 +47,7 @@ from typing import TYPE_CHECKING
 from ...transport.process_identity import process_start_mark
 from ...wire.hello import KERNEL_CHANNELS
 from ...wire.inspect_messages import KERNEL_ANSWER_S
+from ..journal_files import STREAMS, pipe_path
 from .journal_reader import Journal
 from .kernel_interface import KernelStartFailed, NoSuchKernel
 from .resource_usage import oom_kills, resource_usage
@@ -86,6 +89,7 @@ class KernelProcess:
         self._request_fd = -1
         self._ready: asyncio.StreamReader | None = None
         self._life_fd = -1
+        self._pipe_fds: dict[str, int] = {}  # read ends, by the name of the stream
 
     @classmethod
     async def spawn(cls, folder: Path, cwd: Path, number: int) -> KernelProcess:
@@ -132,6 +136,7 @@ class KernelProcess:
             # Fails with ENXIO if the kernel has ended since the check above and so no longer reads the FIFO.
             self._life_fd = os.open(files.lifeline, os.O_WRONLY | os.O_NONBLOCK)
             os.write(self._life_fd, b"1")
+            self._open_pipes(files)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise NoSuchKernel(f"the kernel has ended: {error}") from error
         return self
@@ -175,6 +180,21 @@ class KernelProcess:
         self.ports = {channel: ports[f"{channel}_port"] for channel in KERNEL_CHANNELS}
         state = {"pid": self.pid, "started": process_start_mark(self.pid), "stderr": str(self._stderr)}
         files.state.write_text(json.dumps(state))
+        self._open_pipes(files)
+
+    def _open_pipes(self, files: KernelFiles) -> None:
+        """Open the read ends of the kernel's pipes. A kernel for a user has none."""
+        for name in STREAMS:
+            with contextlib.suppress(OSError):
+                self._pipe_fds[name] = os.open(pipe_path(files.journal, name), os.O_RDONLY | os.O_NONBLOCK)
+
+    def save_unread_output(self, journal: Journal) -> None:
+        """Save the output that the process did not read. Call it when the process has ended."""
+        for name, fd in self._pipe_fds.items():
+            data = journal.save_unread(name, fd)
+            if name == "stderr":
+                with contextlib.suppress(OSError), self._stderr.open("ab") as file:
+                    file.write(data)
 
     def stderr_tail(self) -> str:
         """Return the last bytes that the process wrote to its standard error."""
@@ -200,10 +220,11 @@ class KernelProcess:
 
     def close(self) -> None:
         """Close the lifeline. A kernel that is alive then waits for the next relay."""
-        for fd in (self._request_fd, self._life_fd):
+        for fd in (self._request_fd, self._life_fd, *self._pipe_fds.values()):
             if fd >= 0:
                 os.close(fd)
         self._request_fd = self._life_fd = -1
+        self._pipe_fds = {}
 
 
 class KernelProcesses:
@@ -354,6 +375,7 @@ class KernelProcesses:
         del self.running[kernel_id]
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)  # no child process outlives its kernel
+        process.save_unread_output(self.journal(kernel_id))
         process.close()
         # The counter is that of the whole control group: the kill may have hit another process, so SIGKILL must match.
         kills, before = oom_kills(), self._oom_kills

@@ -1,4 +1,1 @@
-"""Unit tests of the transport, on real sockets.
-
-covers: websocket: tests/unit/transport/test_carrier.py
-"""
+"""Unit tests of the transport, on real sockets."""

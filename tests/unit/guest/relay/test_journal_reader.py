@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daytona_kernel_interp.guest.journal_files import UNREAD_BYTES
 from daytona_kernel_interp.guest.kernel import journal_writer as journal
 from daytona_kernel_interp.guest.kernel.journal_writer import JournalWriter, PendingText
 from daytona_kernel_interp.guest.relay.journal_reader import Journal
@@ -128,3 +130,30 @@ def test_a_spoiled_pending_file_is_some_text_or_none(
     found = pending(folder)
     assert len(found) <= 2
     assert sum(len(text) for _, _, text in found) <= 2 * ROOM
+
+
+def test_unread_output_belongs_to_the_cell_that_started_last(tmp_path: Path) -> None:
+    """Bytes read from the pipe and bytes still in it follow the pending text, once, in a record of their own."""
+    folder = tmp_path / "j"
+    two_cells(folder)
+    text = PendingText(folder)
+    text.add("stdout", "a", "printed ")
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    os.write(write_end, b"processed, ")
+    text.pipe_read_done("stdout", len(text.read_pipe("stdout", read_end, 100)))
+    os.write(write_end, b"read and ")
+    assert text.read_pipe("stdout", read_end, 100) == b"read and "
+    os.write(write_end, "unread \u00fc".encode())
+    journal = Journal(folder)
+    assert journal.save_unread("stdout", read_end) == "read and unread \u00fc".encode()
+    assert journal.save_unread("stderr", read_end) == b""  # a process outside the kernel's group has it open
+    os.close(write_end)
+    os.close(read_end)
+    assert pending(folder) == [("stdout", "a", "printed "), ("stdout", "b", "read and unread \u00fc")]
+
+
+def test_unread_output_is_bounded(tmp_path: Path) -> None:
+    """A process that keeps the pipe open and writes on cannot hold the relay."""
+    with open("/dev/zero", "rb") as endless:
+        assert len(Journal(tmp_path).save_unread("stdout", endless.fileno())) <= UNREAD_BYTES + (256 << 10)
