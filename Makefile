@@ -110,6 +110,10 @@ format: $(INSTALLED) ## Format the code and sort its imports
 	@$(BIN)/ruff check --select I --fix .
 	@$(BIN)/ruff format .
 
+.PHONY: docs
+docs: $(INSTALLED) ## Write the page that is made from the code: docs/execution-states.md
+	@$(BIN)/python -m tests.states_page
+
 .PHONY: bench
 bench: $(INSTALLED) ## Run the benchmarks; ARGS picks them
 	@$(KEYLESS) $(BIN)/python -m tests.benchmarks $(ARGS)

@@ -22,12 +22,23 @@ HEARTBEAT_S = 5.0  # interval in which a host updates its session's record
 
 # Steps of a timeout. Interrupts reach most code within milliseconds. Native code that never checks for signals does
 # not react to any of them; only then the kernel is killed.
-LAST_INTERRUPT_S = 4.0
-INTERRUPT_LADDER = (("interrupt", 0.5), ("exception", 0.5), ("interrupt", LAST_INTERRUPT_S))
+INTERRUPT_LADDER = (("interrupt", 0.5), ("exception", 0.5), ("interrupt", 4.0))
+SIGNAL_ANSWER_S = 2.5  # a relay that takes longer to send SIGINT is silent
+KILL_ANSWER_S = 3.5  # the same for SIGKILL, and for the report of the exit after it
+DROP_S = 2.0  # for taking back a request that is in transit, at least, before the kernel is killed
+OVERRUN_S = 5.8  # from the interrupt of a cell that has to end to the end of its call, if relay and link answer
+LAST_WORDS_S = 0.8  # of these, for killing the kernel and reading its journal
 AFTER_SUBMIT_S = 5.0  # a cell that runs longer after SUBMIT is interrupted
-REPLY_GRACE_S = 1.0  # wait for the reply after idle, or for idle after the reply, of an interrupted cell
-
+REPLY_GRACE_S = 1.0  # wait for the reply after idle, or for idle after the reply
+PROBE_AGAIN_S = 5.0  # between requests that prove that no message of a cell is in transit
 CANCEL_S = 20.0  # limit for interrupting the cell of a cancelled call; below the limit in runtime/event_loop.py
+
+LAST_OUTPUT_S = 30.0  # for reading the journal of a dead kernel, without a limit of time
+RETRY_JOURNAL_S = 0.5  # before a journal is read again that could not be read
+JOURNAL_SILENCE_S = 10.0  # a relay that sends no record of a journal for this long is silent
+CLOSE_S = 9.0  # for ending a session; then it goes on in the background
+RELAY_ANSWER_S = 10.0  # the same for its answer to a request that it answers at once
+HELD_BYTES = 64 << 20  # of messages that wait until a journal was read; then no more are taken from the socket
 
 MAX_RECOVERIES = 20  # of one link, one after another
 MAX_TOOL_THREADS = 64  # per interpreter

@@ -11,6 +11,8 @@ import zmq
 import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 
+from ..config import HELD_BYTES
+from ..errors import TunnelLost
 from ..wire.comm import PREAMBLE_KEY
 from .messages import max_message_bytes, parse
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
     from jupyter_client.session import Session
 
+    from ..errors import KernelError
+
 log = logging.getLogger(__name__)
 
 _PROBE_S, _SLOW_PROBE_S = 0.05, 5.0  # between kernel_info requests until iopub is subscribed
@@ -28,8 +32,22 @@ _QUICK_PROBES = 100
 Message = dict[str, Any]
 
 
+def execute_request(session: Session, code: str) -> Message:
+    """Return the execute_request of a cell; its preamble travels in the buffers, see ``wire.comm``."""
+    content = {
+        **{"code": code, "silent": False, "store_history": True, "user_expressions": {}},
+        **{"allow_stdin": False, "stop_on_error": False},
+    }
+    message: Message = session.msg("execute_request", content, metadata={PREAMBLE_KEY: True})
+    return message
+
+
 class Channels:
-    """Shell, iopub and control of one kernel, with a reader task for each."""
+    """Shell, iopub and control of one kernel, with a reader task for each.
+
+    What iopub delivers is dropped until the subscription is known to be in effect, then held until
+    :meth:`release_iopub`: the owner reads the journal first, which has all of it.
+    """
 
     def __init__(
         self,
@@ -37,40 +55,40 @@ class Channels:
         max_value_bytes: int | None,
         on_shell: Callable[[Message], None],
         on_iopub: Callable[[Message], None],
+        on_failed: Callable[[KernelError], None],
     ) -> None:
-        """Connect the sockets; return without waiting for the kernel."""
+        """Connect the sockets; return without waiting for the kernel.
+
+        ``on_failed`` is called if a reader task fails, after which messages would be missing.
+        """
         context = _zmq_context()
         limit = max_message_bytes(max_value_bytes)
         context.setsockopt(zmq.MAXMSGSIZE, -1 if limit is None else limit)
         self._client = AsyncKernelClient(context=context)
         self._client.load_connection_file(str(connection_file))
         self._client.start_channels(stdin=False, hb=False)
-        self._on_shell, self.on_iopub = on_shell, on_iopub
-        self._barriers: dict[str, asyncio.Future[None]] = {}
+        self._on_shell, self.on_iopub, self._on_failed = on_shell, on_iopub, on_failed
+        self._barriers: dict[str, asyncio.Future[str]] = {}
         self._shell_replies: dict[str, asyncio.Future[None]] = {}
         self._control_replies: dict[str, asyncio.Future[Message]] = {}  # pending requests on control, by msg_id
+        self._subscribed = False
         self._held_messages: list[Message] | None = None
+        self._held_bytes = 0
+        self._room = asyncio.Event()  # whether further messages can be held
+        self._room.set()
         self._known_ids: set[str] = set()  # ids of messages taken from the journal that may arrive here, too
-        self._readers = [
-            asyncio.create_task(self._read(self._client.shell_channel, self._receive_shell)),
-            asyncio.create_task(self._read(self._client.iopub_channel, self.receive_iopub)),
-            asyncio.create_task(self._read(self._client.control_channel, self._receive_control)),
-        ]
+        channels = (
+            (self._client.shell_channel, self._receive_shell),
+            (self._client.iopub_channel, self.receive_iopub),
+            (self._client.control_channel, self._receive_control),
+        )
+        self._readers = [asyncio.create_task(self._read(channel, receive)) for channel, receive in channels]
 
     @property
     def session(self) -> Session:
         """The Jupyter session, which makes and signs messages."""
         session: Session = self._client.session
         return session
-
-    def execute_request(self, code: str) -> Message:
-        """Return the execute_request of a cell; its preamble travels in the buffers, see ``wire.comm``."""
-        content = {
-            **{"code": code, "silent": False, "store_history": True, "user_expressions": {}},
-            **{"allow_stdin": False, "stop_on_error": False},
-        }
-        message: Message = self.session.msg("execute_request", content, metadata={PREAMBLE_KEY: True})
-        return message
 
     def send(self, message: Message, buffers: Sequence[Any] = ()) -> None:
         """Send a message on shell."""
@@ -92,20 +110,24 @@ class Channels:
         finally:
             self._control_replies.pop(message["header"]["msg_id"], None)
 
-    async def wait_subscribed(self) -> None:
-        """Wait until the iopub subscription is in effect.
+    async def wait_subscribed(self) -> str:
+        """Wait until the iopub subscription is in effect; hold iopub from then on. Return the last message's id.
 
         A PUB socket drops messages for subscriptions it has not received yet. The first status message that arrives
         proves that the subscription was received.
         """
-        probes: list[asyncio.Future[None]] = []
+        probes: list[asyncio.Future[str]] = []
         while not any(probe.done() for probe in probes):
             probes.append(self._probe())
             wait_s = _PROBE_S if len(probes) < _QUICK_PROBES else _SLOW_PROBE_S  # native code may block the kernel
             await asyncio.wait(probes, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+        return next(probe.result() for probe in probes if probe.done())
 
     async def barrier(self) -> None:
-        """Wait until all that the kernel published before this call has arrived; iopub is ordered."""
+        """Wait until all that the kernel published before this call has arrived; iopub is ordered.
+
+        It does not arrive while iopub is held and there is no room for more.
+        """
         await self._probe()
 
     async def shell_barrier(self) -> None:
@@ -121,13 +143,16 @@ class Channels:
             await replied
 
     def hold_iopub(self) -> None:
-        """Buffer iopub messages until :meth:`release_iopub`."""
-        self._held_messages = []
+        """Hold iopub messages until :meth:`release_iopub`."""
+        self._subscribed = True
+        if self._held_messages is None:
+            self._held_messages = []
 
     def release_iopub(self, known: set[str]) -> None:
         """Deliver the buffered iopub messages, except those whose id is in ``known``, and stop buffering."""
         self._known_ids |= known  # messages published just before the journal was read are still in transit
-        held, self._held_messages = self._held_messages or [], None
+        held, self._held_messages, self._held_bytes = self._held_messages or [], None, 0
+        self._room.set()
         for message in held:
             self._guard(self.receive_iopub, message)
 
@@ -148,8 +173,17 @@ class Channels:
     # --- messages ---------------------------------------------------------------------------------
 
     async def _read(self, channel: Any, receive: Callable[[Message], None]) -> None:
+        try:
+            await self._read_messages(channel, receive)
+        except Exception as error:  # without this task, messages are missing and calls would wait forever
+            log.exception("a channel to the kernel cannot be read")
+            self._on_failed(TunnelLost(f"a channel to the kernel cannot be read: {error!r}"))
+
+    async def _read_messages(self, channel: Any, receive: Callable[[Message], None]) -> None:
         session = channel.session
         while True:
+            if channel is self._client.iopub_channel:
+                await self._room.wait()
             frames = await channel.socket.recv_multipart()
             try:
                 _, parts = session.feed_identities(frames)
@@ -157,7 +191,12 @@ class Channels:
             except Exception as error:  # a bad signature, or anything a hostile kernel makes json.loads raise
                 log.warning("dropped an invalid Jupyter message: %s", error)
                 continue
+            held = len(self._held_messages or ())
             self._guard(receive, message)
+            if self._held_messages is not None and len(self._held_messages) > held:
+                self._held_bytes += sum(map(len, frames))
+                if self._held_bytes > HELD_BYTES:
+                    self._room.clear()
 
     def _guard(self, receive: Callable[[Message], None], message: Message) -> None:
         try:
@@ -179,13 +218,20 @@ class Channels:
             answer.set_result(message)
 
     def receive_iopub(self, message: Message) -> None:
-        """Pass on an iopub message, or hold it until :meth:`release_iopub`; drop it if the journal had it."""
+        """Pass on an iopub message, or hold it until :meth:`release_iopub`.
+
+        Drop it if the subscription is not known to be in effect, or if the journal had it.
+        """
         parent = parent_id(message)
         if parent in self._barriers:
             if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
                 passed = self._barriers.pop(parent)
+                if not self._subscribed:
+                    self.hold_iopub()
                 if not passed.done():
-                    passed.set_result(None)
+                    passed.set_result(message["header"]["msg_id"])
+        elif not self._subscribed:
+            return
         elif self._held_messages is not None:
             self._held_messages.append(message)
         elif message["header"]["msg_id"] in self._known_ids:
@@ -193,7 +239,7 @@ class Channels:
         else:
             self.on_iopub(message)
 
-    def _probe(self) -> asyncio.Future[None]:
+    def _probe(self) -> asyncio.Future[str]:
         message = self.session.msg("kernel_info_request", {})
         passed = self._barriers[message["header"]["msg_id"]] = asyncio.get_running_loop().create_future()
         self.session.send(self._client.control_channel.socket, message)

@@ -1,50 +1,69 @@
-"""Drive one live kernel through jupyter_client. Lives on the I/O loop."""
+"""Drive one live kernel through jupyter_client. Lives on the I/O loop.
+
+Theory of operation
+-------------------
+
+``execution`` decides, this module acts. A :class:`KernelDriver` holds one :class:`.execution.Execution`, an immutable
+value, and replaces it in :meth:`KernelDriver._feed` only: an event goes in, actions come out, and each action is
+performed by :meth:`KernelDriver._perform`. Events come from four places:
+
+* the caller: ``run``, ``interrupt``, a cancelled task;
+* the kernel's messages, live from ``channels`` or recovered from the journal; ``cell_messages`` applies both;
+* the tunnel, which observes streams, relay and process (:class:`..tunnel.tunnel.KernelObserver`);
+* the timer, which is set to the execution's next deadline.
+
+What takes time runs in one of two tasks. The *step* repairs the link: it opens channels, waits for a barrier or reads
+the journal. The *signal* waits until the relay has sent one. An action that starts one of them cancels its predecessor,
+so that at most one reader of the journal exists, and no result of an older task is reported. A task ends in exactly one
+event; an exception that nothing expects becomes :class:`.execution_events.LinkLost`, so that no call waits for a task
+that has failed. The reader tasks of the channels report their exceptions in the same way.
+
+While the journal is read, iopub messages are held in ``channels``. The records are applied, the messages that the
+journal had are dropped from the held ones, and the rest is released, all within one callback of the loop: a task that
+was cancelled has applied nothing. ``CellMessages.last_iopub_id`` is the position up to which messages were applied, so
+reading again after a failure neither repeats nor skips any.
+
+A call of :meth:`KernelDriver.run` waits for the future of its :class:`CellRun`, which the action ``EndCall``
+resolves. The execution then holds the outcome, which becomes a result or an exception.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import functools
 import logging
-import math
+import sys
+from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from ..config import (
-    AFTER_SUBMIT_S,
-    CANCEL_S,
-    INTERRUPT_LADDER,
-    LAST_INTERRUPT_S,
-    MAX_RECOVERIES,
-    REPLY_GRACE_S,
-    START_S,
-)
-from ..errors import CellNotRun, KernelDied, KernelError, SandboxFailed, TunnelLost
+from ..config import START_S
+from ..errors import CellNotRun, KernelError, SandboxFailed, TunnelLost
 from ..tunnel.tunnel import KernelObserver
+from . import execution_events as events
 from .cell_history import CellHistory
-from .channels import Channels, Message, parent_id
-from .execution import (
-    BackgroundOutput,
-    Execution,
-    ExecutionAborted,
-    ExecutionResult,
-    kernel_died,
-    run_unless,
-    wait_all,
-    wait_first,
-)
+from .cell_messages import CellMessages, CellRun
+from .channels import Channels, execute_request
+from .execution import advance
+from .execution_result import ExecutionAborted, ExecutionResult, kernel_died
+from .execution_state import CellState, Execution, LinkState
 from .inspect_request import InspectClient
 from .messages import max_message_bytes
-from .output_collector import CellEvent, OutputArrived, OutputCollector, PendingCalls, Submitted, ToolCalled
 from .outputs import Output, StreamText
 from .recovery import LOST_OUTPUT, RecoveredJournal, read_records
-from .tool_calls import ToolCalls
+
+if sys.version_info >= (3, 11):
+    from typing import assert_never
+else:
+    from typing_extensions import assert_never  # comes with IPython
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from ..codec import values
     from ..tools.binding import ToolRunner
     from ..tunnel.tunnel import Tunnel
+    from .output_collector import OutputCollector
 
 log = logging.getLogger(__name__)
 
@@ -54,18 +73,18 @@ class KernelDriver(KernelObserver):
 
     def __init__(self, tunnel: Tunnel, max_value_bytes: int | None) -> None:
         self._tunnel, self.max_value_bytes = tunnel, max_value_bytes
+        self._loop = asyncio.get_running_loop()
+        self._execution = Execution(tunnel.lifetime_s)
+        self._events: deque[events.Event] = deque()  # that arrived while another one was handled
+        self._feeding = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._step: asyncio.Task[None] | None = None
+        self._signal: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._over: asyncio.Future[KernelError] = self._loop.create_future()  # why there will be no further cell
         self._channels: Channels | None = None
-        self._calls, self._background_output = ToolCalls(self._send_control), BackgroundOutput()
-        self.execution: Execution | None = None
-        self._own_session_ids: set[str] = set()  # Jupyter sessions whose cells this host or its predecessor sent
-        self._last_iopub_id: str | None = None  # msg_id of the last iopub message received
-        self._dead: asyncio.Future[KernelError] = asyncio.get_running_loop().create_future()
-        self._recovering: asyncio.Task[None] | None = None
-        self._streams_broken: asyncio.Future[None] = (
-            self._dead.get_loop().create_future()
-        )  # resolved when streams break after the last recovery began
-        self._started, self.cell_history = False, CellHistory()
-        self._inspect_client = InspectClient()
+        self._messages = CellMessages(self._feed, self._send_control)
+        self.cell_history, self._inspect_client = CellHistory(), InspectClient()
         self.id, self.key, self.connection_file = "", "", Path()
 
     @classmethod
@@ -80,11 +99,12 @@ class KernelDriver(KernelObserver):
         kernel.id, kernel.connection_file = await tunnel.start_kernel(kernel)
         kernel.key = tunnel.key_of(kernel.id)
         await kernel._wait_ready(tunnel.kernel_started(kernel.id))
+        kernel._release()
         return kernel
 
     @classmethod
     async def attach(cls, tunnel: Tunnel, kernel_id: str, key: str, *, max_value_bytes: int | None) -> KernelDriver:
-        """Attach to a kernel that another host started.
+        """Attach to a kernel that another host started. Call :meth:`find_last_cell` next.
 
         Raises:
             KernelDied: If the kernel is gone.
@@ -99,27 +119,42 @@ class KernelDriver(KernelObserver):
         await kernel._wait_ready()
         return kernel
 
-    async def _wait_ready(self, started: Any = None) -> None:
+    async def _wait_ready(self, *started: Coroutine[Any, Any, None]) -> None:
+        steps = [asyncio.ensure_future(step) for step in (self._subscribe(self._open_channels()), *started)]
+        ready: asyncio.Future[Any] = asyncio.gather(*steps)
         try:
-            self._open_channels()
-            assert self._channels is not None
-            steps: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._channels.wait_subscribed())]
-            if started is not None:
-                steps.append(asyncio.ensure_future(started))
             with self._tunnel.in_flight():
-                await wait_all(steps, self._dead, START_S)
-            self._started = True
+                await asyncio.wait({ready, self._over}, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
+            if not ready.done() and self._over.done():
+                raise self._over.result()
+            if not ready.done():
+                raise SandboxFailed(f"the kernel did not answer within {START_S:g} s")
+            ready.result()
+            self._feed(events.KernelReady())
         except BaseException:
+            for step in steps:
+                step.cancel()
+            await asyncio.gather(ready, *steps, return_exceptions=True)
             await self.aclose()
             raise
 
     def _open_channels(self) -> Channels:
         self._tunnel.limit_messages(self.id, max_message_bytes(self.max_value_bytes))
-        self._channels = Channels(self.connection_file, self.max_value_bytes, self._receive_reply, self._receive_iopub)
-        self._own_session_ids.add(self._channels.session.session)
-        return self._channels
+        channels = self._channels = Channels(
+            self.connection_file,
+            self.max_value_bytes,
+            self._messages.receive_reply,
+            self._messages.receive_iopub,
+            self.relay_lost,
+        )
+        return channels
 
-    # --- cells --------------------------------------------------------------------------------------
+    async def _subscribe(self, channels: Channels) -> None:
+        position = await channels.wait_subscribed()
+        if self._messages.last_iopub_id is None:  # no message was applied yet, and the journal has all from there on
+            self._messages.last_iopub_id = position
+
+    # --- calls --------------------------------------------------------------------------------------
 
     async def run(
         self,
@@ -139,59 +174,75 @@ class KernelDriver(KernelObserver):
 
         Raises:
             KernelDied, TunnelLost: If the kernel or the link was gone before.
-            CellNotRun: If the link was lost before the cell reached the kernel, which lives.
+            CellNotRun: If the link was lost or the cell was interrupted before it reached the kernel, which lives.
             ExecutionAborted: If the kernel died, was killed because no interrupt stopped the cell, or the link was
                 lost.
             ToolAborted: If a host tool raised a BaseException that is no Exception. The cell was interrupted.
         """
-        if self._recovering is not None:
-            await asyncio.shield(self._recovering)
-        if self._dead.done():
-            raise self._dead.result()
-        assert self._channels is not None
-        message = self._channels.execute_request(code)
-        cell = OutputCollector(message["header"]["msg_id"], max_output_chars=max_output_chars)
-        self.cell_history.begin(cell, code, asyncio.get_running_loop().time())
+        if self.running is not None:  # its caller was cancelled, and it is being interrupted
+            await self.running.ended.wait()
+        if self._execution.error is not None:
+            raise self._execution.error
+        cell = CellRun(tools, max_output_chars, on_output, (execute_request(self._messages.session, code), preamble))
+        self.cell_history.begin(cell.outputs, code, self._loop.time())
         if on_sent is not None:
-            on_sent(cell)
-        return await self._execute(Execution(cell, tools, on_output), timeout_s, (message, preamble))
+            on_sent(cell.outputs)
+        self._begin(cell, events.CellBegun(self._limit_at(timeout_s)))
+        return await self.wait_ended(cell)
 
     async def find_last_cell(
-        self, tools: ToolRunner, *, max_output_chars: int | None, on_output: Callable[[Output], None] | None = None
-    ) -> Execution | None:
-        """Return the last cell that the kernel started for an earlier host, or None. It can be resumed or interrupted.
+        self,
+        tools: ToolRunner,
+        *,
+        timeout_s: float | None,
+        max_output_chars: int | None,
+        on_output: Callable[[Output], None] | None = None,
+    ) -> CellRun | None:
+        """Return the last cell that the kernel started for an earlier host, or None; pass it to :meth:`wait_ended`.
 
         Its pending tool calls are not repeated: they raise ``HostLost`` in the cell.
 
         Raises:
             KernelError: If the journal cannot be read.
         """
-        assert self._channels is not None
-        self._channels.hold_iopub()
-        recovered = await self._read_journal()
-        if recovered.cell is None:
-            self._channels.release_iopub(set())
-            self._calls.abandon_foreign_calls(all_read=False)
-            return None
-        execution = self.execution = Execution(
-            OutputCollector(recovered.cell, max_output_chars=max_output_chars), tools, on_output
-        )
-        execution.sent_here, execution.reply_lost = False, True
-        self._own_session_ids.add(recovered.cell.partition("_")[0])
-        self._calls.begin_foreign_cell()
-        self._apply_recovered(recovered)
-        self._channels.release_iopub(recovered.ids)
-        self._calls.abandon_foreign_calls(all_read=not recovered.gap)
-        return execution
+        cell = CellRun(tools, max_output_chars, on_output)
+        self._messages.calls.begin_foreign_cell()
+        self._begin(cell, events.AdoptionBegun(self._limit_at(timeout_s)))
+        with self._tunnel.in_flight():
+            await cell.looked_up.wait()
+        if cell.outputs.msg_id:
+            return cell
+        self._messages.running = None
+        if self._execution.error is not None:
+            raise self._execution.error
+        return None
 
-    async def resume(self, execution: Execution, timeout_s: float | None) -> ExecutionResult:
-        """Wait for the end of a cell from :meth:`find_last_cell`; raise as :meth:`run` does."""
-        return await self._execute(execution, timeout_s, None)
+    async def wait_ended(self, cell: CellRun) -> ExecutionResult:
+        """Wait for the end of a cell; raise as :meth:`run` does. Cancelling interrupts the cell."""
+        try:
+            with self._tunnel.in_flight():
+                try:
+                    await cell.ended.wait()
+                except asyncio.CancelledError:
+                    self._feed(events.CallCancelled())
+                    await cell.ended.wait()
+                    raise
+            return self._result(cell)
+        finally:
+            if cell.ended.is_set():
+                self._messages.running = None
+            self.cell_history.end(cell.outputs, self._loop.time())
+            self._messages.calls.end_cell()
+            cell.tools.end_cell()
+
+    @property
+    def running(self) -> CellRun | None:
+        """The cell of the call that runs."""
+        return self._messages.running
 
     async def interrupt(self) -> None:
         """Interrupt the running cell, if any; variables survive."""
-        if self.execution is not None:
-            self.execution.interrupt_requested.set()
+        self._feed(events.InterruptRequested())
 
     async def inspect(self, name: str | None = None) -> dict[str, Any]:
         """Return the kernel's variables and its running cell, or one variable; see ``wire.inspect_messages``.
@@ -201,333 +252,198 @@ class KernelDriver(KernelObserver):
         Raises:
             KernelError: If the kernel is dead, or neither kernel nor relay answers.
         """
-        if self._dead.done():
-            raise self._dead.result()
+        if self._execution.error is not None:
+            raise self._execution.error
         return await self._inspect_client.inspect(self._channels, self._tunnel, self.id, name, self._running_cell)
 
     def _running_cell(self) -> dict[str, object] | None:
-        running = self.cell_history.running_cell(asyncio.get_running_loop().time())
-        return None if running is None else {**running, "calls": self._calls.pending_calls()}
+        running = self.cell_history.running_cell(self._loop.time())
+        return None if running is None else {**running, "calls": self._messages.calls.pending_calls()}
 
-    async def _execute(
-        self, execution: Execution, timeout_s: float | None, request: tuple[Message, list[values.Buffer]] | None
-    ) -> ExecutionResult:
-        self.execution = execution
-        try:
-            with self._tunnel.in_flight():
-                if request is not None and self._channels is not None:
-                    self._channels.send(*request)
-                return await self._wait_finished(execution, timeout_s)
-        except asyncio.CancelledError:
-            await self._cancel(execution)
-            raise
-        finally:
-            self.execution = None
-            self.cell_history.end(execution.cell, asyncio.get_running_loop().time())
-            self._calls.end_cell()
-            execution.tools.end_cell()
+    def _limit_at(self, timeout_s: float | None) -> float | None:
+        return None if timeout_s is None else self._loop.time() + timeout_s
 
-    async def _cancel(self, execution: Execution) -> None:
-        """Interrupt a cell whose caller was cancelled. If the link is down, make sure that it cannot run later."""
-        with self._tunnel.in_flight(), contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._escalate_interrupt(execution, may_kill=False), CANCEL_S)
-        if not (execution.done.done() or self._tunnel.connected):
-            await self._destroy(TunnelLost("the call was cancelled while the link was down; the outcome is unknown"))
+    def _begin(self, cell: CellRun, event: events.CellBegun | events.AdoptionBegun) -> None:
+        self._messages.running = cell
+        self._feed(event)
 
-    async def _wait_finished(self, execution: Execution, timeout_s: float | None) -> ExecutionResult:
-        """Wait until the cell has ended, the kernel has died or the time is up, and return the result."""
-        loop = asyncio.get_running_loop()
-        deadline = None if timeout_s is None else loop.time() + timeout_s
-        rung, timed_out = None, False
-        self._check_finished(execution)
-        while not (execution.done.done() or self._dead.done() or timed_out):
-            execution.interrupt_requested.clear()
-            interrupt = asyncio.ensure_future(execution.interrupt_requested.wait())
-            try:
-                left_s = None if deadline is None else max(0.0, deadline - loop.time())
-                await wait_first(execution.done, self._dead, interrupt, timeout_s=left_s)
-                timed_out = not (execution.done.done() or self._dead.done() or interrupt.done())
-            finally:
-                interrupt.cancel()
-            # If the interrupt did not reach the kernel, the cell goes on and so does this wait.
-            rung = (
-                await self._escalate_interrupt(execution, may_kill=timed_out or execution.must_end)
-                if timed_out or interrupt.done()
-                else rung
-            )
-        if execution.tool_abort is not None:
-            raise execution.tool_abort
-        if execution.not_run:
+    def _result(self, cell: CellRun) -> ExecutionResult:
+        execution = self._execution
+        if cell.tool_abort is not None:
+            raise cell.tool_abort
+        if execution.cell is CellState.NOT_RUN:
             reason = "the cell was interrupted" if execution.interrupted else "the link was lost"
             raise CellNotRun(f"{reason} before it reached the kernel: it did not run, and variables are kept")
-        if not execution.done.done():
-            await self._raise_death(execution)
-        return ExecutionResult(execution.cell, self._background_output.take(), rung, timed_out)
+        if execution.cell is not CellState.DONE:
+            assert execution.error is not None
+            raise ExecutionAborted(execution.error, cell.outputs) from execution.error
+        return ExecutionResult(
+            cell.outputs, self._messages.background_output.take(), execution.ended_by, execution.timed_out
+        )
 
-    async def _escalate_interrupt(self, execution: Execution, *, may_kill: bool) -> str | None:
-        """Climb the interrupt ladder; return the rung that ended the cell.
+    # --- events and actions ---------------------------------------------------------------------------
 
-        The wait at each rung begins when the relay has sent the signal, so a slow link does not shorten it.
-        """
-        for rung, patience_s in INTERRUPT_LADDER:
-            if self._dead.done() or execution.done.done():
-                break
-            execution.interrupted = True
-            self._check_finished(execution)  # its idle status may have arrived already
-            try:
-                if rung == "interrupt":
-                    await run_unless(self._tunnel.signal(self.id, "interrupt"), self._dead)
-                op = "raise" if rung == "exception" or not execution.started else "withhold"  # see guest.kernel
-                self._send_control({"op": op, "cell": execution.cell.msg_id})
-            except KernelError:
-                break
-            await wait_first(execution.done, self._dead, timeout_s=patience_s)
-            if not (execution.started or execution.done.done() or self._dead.done()) and self._tunnel.has_unacked_bytes(
-                self.id, "shell"
-            ):
-                await self._drop_request(execution)
-            if execution.done.done():
-                return rung
-        if may_kill and not execution.done.done() and not self._dead.done():
-            execution.kill_reason = "the cell had to end" if execution.must_end else "execution_timeout passed"
-            with contextlib.suppress(KernelError):
-                await run_unless(self._tunnel.signal(self.id, "kill"), self._dead)
-            await asyncio.wait({self._dead}, timeout=LAST_INTERRUPT_S)
-        return None
-
-    async def _drop_request(self, execution: Execution) -> None:
-        """Drop a request that is still in transit, such as one with large variables on a slow link.
-
-        Its connection is closed, which discards an incomplete request in the kernel. The recovery then finds out
-        whether the request was complete.
-        """
-        if self._recovering is None:
-            self.streams_broken()
-        await wait_first(execution.done, self._dead, timeout_s=None)
-
-    async def _raise_death(self, execution: Execution) -> NoReturn:
-        if not self._dead.done():
-            raise TunnelLost("the relay did not confirm that the kernel was killed; the outcome of the cell is unknown")
-        error = self._dead.result()
-        if isinstance(error, KernelDied):
-            if self._channels is not None:
-                self._channels.hold_iopub()  # not released: messages in transit are in the journal, too
-            try:
-                self._apply_recovered(await self._read_journal(self._last_iopub_id, execution.cell.msg_id))
-            except KernelError as failed:
-                log.warning("the kernel's last output cannot be read from its journal: %s", failed)
-        else:
-            await self._close_channels()
-        raise ExecutionAborted(error, execution.cell) from error
-
-    # --- messages -----------------------------------------------------------------------------------
-
-    def _receive_reply(self, message: Message) -> None:
-        execution = self.execution
-        if execution is None or parent_id(message) != execution.cell.msg_id or message["msg_type"] != "execute_reply":
+    def _feed(self, event: events.Event) -> None:
+        """Pass an event to the execution and perform its actions; events that these cause come after them."""
+        self._events.append(event)
+        if self._feeding:
             return
-        execution.cell.receive_reply(message)
-        self._check_finished(execution)
+        self._feeding = True
+        try:
+            while self._events:
+                self._execution, actions = advance(self._execution, self._events.popleft(), self._loop.time())
+                for action in actions:
+                    try:
+                        self._perform(action)
+                    except Exception as error:  # a call must not wait for what was not begun
+                        self._events.append(_failed(error))
+        finally:
+            self._feeding = False
+        if self._execution.error is not None and not self._over.done():
+            self._over.set_result(self._execution.error)
+        self._set_timer()
 
-    def _receive_iopub(self, message: Message) -> None:
-        parent, execution = parent_id(message), self.execution
-        if message["msg_type"] == "iopub_welcome":
-            return  # sent to a new subscriber; not in the journal
-        self._last_iopub_id = message["header"]["msg_id"]
-        if execution is None or parent != execution.cell.msg_id:
-            self._receive_foreign(message)
-            return
-        execution.started = True
-        for event in execution.cell.receive_iopub(message):
-            self._handle_event(execution, event)
-        self._check_finished(execution)
+    def _set_timer(self) -> None:
+        deadline = self._execution.deadline
+        if self._timer is not None and (deadline is None or self._timer.when() != deadline):
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None and deadline is not None:
+            self._timer = self._loop.call_at(deadline, self._on_timer)
 
-    def _receive_foreign(self, message: Message) -> None:
-        """Handle a message of a cell that has ended, or of another client."""
-        data = message["content"].get("data")
-        own_cell = message["parent_header"].get("session") in self._own_session_ids
-        if message["msg_type"] == "stream" and own_cell:
-            self._background_output.add(str(message["content"].get("text", "")))
-        elif message["msg_type"] == "comm_msg" and isinstance(data, dict) and data.get("op") == "call":
-            reason = (
-                "the cell that made this call has ended"
-                if own_cell
-                else "tools can be called from cells of the session's host only"
+    def _on_timer(self) -> None:
+        self._timer = None
+        in_transit = self._tunnel.has_unacked_bytes(self.id, "shell")
+        while (event := self._execution.expired(self._loop.time(), in_transit=in_transit)) is not None:
+            self._feed(event)
+        self._set_timer()
+
+    def _perform(self, action: events.Action) -> None:  # noqa: C901 - one case for each action
+        cell = self.running
+        match action:
+            case events.SendRequest():
+                if self._channels is not None and cell is not None and cell.request is not None:
+                    self._channels.send(*cell.request)
+            case events.SendSignal(name, answer_s):
+                self._signal = self._replace(self._signal, functools.partial(self._send_signal, name, answer_s))
+            case events.EndCode(running):
+                if cell is not None:
+                    self._send_control({"op": "raise" if running else "withhold", "cell": cell.outputs.msg_id})
+            case events.ReopenStreams():
+                self._tunnel.suspend_kernel(self.id)  # at once: what is queued must not be sent later
+                self._step = self._replace(self._step, self._reopen)
+            case events.AwaitBarrier(channel):
+                self._step = self._replace(self._step, functools.partial(self._pass_barrier, channel))
+            case events.ReadJournal():
+                if self._channels is not None:
+                    self._channels.hold_iopub()
+                self._step = self._replace(self._step, self._read)
+            case events.AskPendingCalls():
+                self._send_control({"op": "pending"})
+            case events.ReportLostOutput():
+                if cell is not None:
+                    cell.outputs.add(StreamText("stderr", LOST_OUTPUT))
+            case events.DropChannels():
+                self._tunnel.suspend_kernel(self.id)
+                self._step = self._replace(self._step, None)
+                self._closing = asyncio.ensure_future(self._close_channels())
+            case events.EndCall():
+                self._end_call(cell)
+            case _:
+                assert_never(action)
+
+    def _end_call(self, cell: CellRun | None) -> None:
+        if self._execution.cell is CellState.LEFT and not self._tunnel.connected:
+            # Whatever is still queued must not run later.
+            self._feed(
+                events.LinkLost(TunnelLost("the call was cancelled while the link was down; the outcome is unknown"))
             )
-            self._calls.refuse_call(data.get("id"), reason)
+        if cell is not None:
+            cell.looked_up.set()
+            cell.ended.set()
 
-    def _handle_event(self, execution: Execution, event: CellEvent) -> None:
-        match event:
-            case OutputArrived(output):
-                if execution.on_output is not None:
-                    execution.on_output(output)
-            case ToolCalled():
-                self._calls.start_call(event, execution.tools, execution.abort)
-            case PendingCalls(ids):
-                self._calls.resend_replies(ids)
-            case Submitted():
-                loop = asyncio.get_running_loop()
-                execution.submit_timer = loop.call_later(AFTER_SUBMIT_S, execution.require_end)
+    def _replace(
+        self, old: asyncio.Task[None] | None, work: Callable[[], Coroutine[Any, Any, events.Event]] | None
+    ) -> asyncio.Task[None] | None:
+        if old is not None and old is not asyncio.current_task():
+            old.cancel()
+        return None if work is None else asyncio.create_task(self._report(work))
+
+    async def _report(self, work: Callable[[], Coroutine[Any, Any, events.Event]]) -> None:
+        """Feed the event in which a step or a signal ends, whatever happens in it."""
+        try:
+            with self._tunnel.in_flight():
+                event = await work()
+        except KernelError as error:
+            event = events.SignalFailed() if asyncio.current_task() is self._signal else events.StepFailed(error)
+        except Exception as error:
+            event = _failed(error)
+        self._feed(event)
+
+    async def _send_signal(self, name: str, answer_s: float) -> events.Event:
+        await self._tunnel.signal(self.id, name, answer_s=answer_s)
+        return events.SignalSent()
+
+    async def _pass_barrier(self, channel: str) -> events.Event:
+        channels = self._channels
+        if channels is None:
+            raise TunnelLost("the channels were closed")
+        await (channels.shell_barrier() if channel == "shell" else channels.barrier())
+        return events.BarrierPassed()
+
+    async def _reopen(self) -> events.Event:
+        await self._close_channels()
+        status = (await self._tunnel.kernels()).get(self.id) or {}
+        if not status.get("alive"):
+            return events.KernelExited(kernel_died(status, self._execution.kill_reason))
+        self._tunnel.reopen_kernel(self.id)
+        await self._subscribe(self._open_channels())
+        return events.StreamsReopened()
 
     def _send_control(self, data: dict[str, Any], buffers: Any = ()) -> None:
         if self._channels is not None:
             self._channels.send_control(data, buffers)
 
-    # --- when a cell is over ---------------------------------------------------------------------------
+    # --- the journal ------------------------------------------------------------------------------------
 
-    def _check_finished(self, execution: Execution) -> None:
-        if execution.cell.finished:
-            execution.end()
-        elif (
-            execution.cell.replied or (execution.cell.idle and (execution.interrupted or execution.reply_lost))
-        ) and execution.resolving is None:
-            execution.resolving = asyncio.create_task(self._resolve_partial_end(execution))
-
-    async def _resolve_partial_end(self, execution: Execution) -> None:
-        """Resolve a cell of which only the reply or only the idle status arrived.
-
-        Idle without reply: an interrupt can hit between the end of the code and the reply; and a kernel replies on the
-        connection of the request, which may be gone.
-        Reply without idle: iopub is ordered, so after a later idle status this cell's cannot arrive any more.
-        A timeout alone never decides: the kernel's journal says what was sent.
-        """
-        if not execution.reply_lost:
-            await asyncio.wait({execution.done}, timeout=REPLY_GRACE_S)
-        while not execution.done.done() and not self._dead.done():
-            if self._recovering is not None or self._channels is None:
-                await asyncio.sleep(REPLY_GRACE_S)
-                continue
-            try:
-                await asyncio.wait_for(self._channels.barrier(), REPLY_GRACE_S)
-                await self._recover_messages(execution, self._channels)
-            except asyncio.TimeoutError:
-                continue  # a slow or lost link decides nothing
-            except KernelError:
-                return
-            if not execution.done.done():
-                log.warning("cell %s ended without its reply or its idle status", execution.cell.msg_id)
-                execution.end()
-
-    async def _recover_messages(self, execution: Execution, channels: Channels) -> None:
-        """Apply the journal's messages that did not arrive, with iopub held meanwhile."""
-        channels.hold_iopub()
-        recovered, apply_messages = RecoveredJournal(), not execution.cell.idle
-        try:
-            recovered = await self._read_journal(self._last_iopub_id if apply_messages else None, execution.cell.msg_id)
-            self._apply_recovered(recovered, messages=apply_messages)
-        finally:
-            if channels is self._channels:  # otherwise a recovery reads the held messages from the journal
-                channels.release_iopub(recovered.ids if apply_messages else set())
-
-    # --- recovery --------------------------------------------------------------------------------------------
-
-    def streams_broken(self) -> None:
-        """Start a recovery: open new streams and read what the old ones lost from the journal."""
-        if not self._started:
-            self.relay_lost(SandboxFailed("a channel to the kernel closed before the kernel answered"))
-            return
-        if not self._streams_broken.done():
-            self._streams_broken.set_result(None)
-        if self._recovering is None and not self._dead.done():
-            self._recovering = asyncio.create_task(self._recover())
-
-    async def _recover(self) -> None:
-        try:
-            for _ in range(MAX_RECOVERIES):
-                self._streams_broken = asyncio.get_running_loop().create_future()
-                await self._close_channels()  # before anything is dialled: their queued messages must not be sent later
-                with self._tunnel.in_flight():
-                    await run_unless(self._reopen(), self._streams_broken)
-                if not self._streams_broken.done():
-                    return
-            raise TunnelLost(f"the link was lost {MAX_RECOVERIES} times while it was recovered; the outcome is unknown")
-        except KernelError as error:
-            await self._destroy(error)
-        except Exception as error:
-            log.exception("recovery of the kernel failed")
-            await self._destroy(TunnelLost(f"the link was lost and could not be recovered: {error}"))
-        finally:
-            self._recovering = None
-
-    async def _reopen(self) -> None:
-        status = (await self._tunnel.kernels()).get(self.id) or {}
-        if not status.get("alive"):
-            self.kernel_exited({**status, "kernel": self.id})
-            return
-        if self.execution is not None:
-            self.execution.reply_lost = True
-        self._tunnel.reopen_kernel(self.id)
-        channels = self._open_channels()
-        channels.hold_iopub()
-        # Without a limit: native code may block the kernel.
-        await wait_all([asyncio.ensure_future(channels.wait_subscribed())], self._dead, math.inf)
-        cell = None if self.execution is None else self.execution.cell.msg_id
-        recovered = await self._read_journal(self._last_iopub_id, cell)
-        self._apply_recovered(recovered)
-        channels.release_iopub(recovered.ids)
-        execution = self.execution
-        if execution is None:
-            return
-        self._send_control({"op": "pending"})
-        if not execution.started and execution.sent_here:
-            await self._check_started(execution, channels, certain=not recovered.gap)
-
-    async def _check_started(self, execution: Execution, channels: Channels, *, certain: bool) -> None:
-        """Find out whether a cell without any message reached the kernel."""
-        await wait_all([asyncio.ensure_future(channels.shell_barrier())], self._dead, self._tunnel.lifetime_s)
-        recovered = await self._read_journal(None, execution.cell.msg_id)
-        if recovered.cell == execution.cell.msg_id or execution.started:
-            execution.started = True
-            return
-        if not certain:
-            raise TunnelLost("the link was lost together with the running cell's messages: its outcome is unknown")
-        execution.not_run = True
-        execution.end()
+    async def _read(self) -> events.Event:
+        """Read the journal and apply it. Iopub is held until then; a dead kernel's messages are not released."""
+        cell, adopting = self.running, self._execution.cell is CellState.ADOPTING
+        # After the idle status, only the reply can be missing. It may be anywhere in the cell's part.
+        only_reply = cell is not None and cell.outputs.idle
+        after = None if only_reply or adopting else self._messages.last_iopub_id
+        recovered = await self._read_journal(after, cell.outputs.msg_id or None if cell is not None else None)
+        if adopting and recovered.cell is not None:
+            self._messages.adopt(recovered.cell)
+        self._messages.apply_recovered(recovered, messages=not only_reply)
+        if self._execution.link is not LinkState.LAST_READING:
+            self._release(set() if only_reply else recovered.ids)
+        if adopting:
+            self._messages.calls.abandon_foreign_calls(all_read=recovered.cell is not None and not recovered.gap)
+        return events.JournalRead()
 
     async def _read_journal(self, after: str | None = None, cell: str | None = None) -> RecoveredJournal:
         return await read_records(self._tunnel, self.id, self.key, after, cell)
 
-    def _apply_recovered(self, recovered: RecoveredJournal, *, messages: bool = True) -> None:
-        """Apply the journal's records of the running cell: its reply and, unless excluded, its iopub messages."""
-        execution = self.execution
-        if execution is not None and messages and recovered.gap and execution.started:
-            execution.cell.add(StreamText("stderr", LOST_OUTPUT))
-        for message in recovered.messages if messages else ():
-            try:
-                # After a gap, messages of cells that ended long ago follow.
-                if not recovered.gap or (execution is not None and parent_id(message) == execution.cell.msg_id):
-                    self._receive_iopub(message)
-            except Exception:  # the journal is evidence, not proof
-                log.warning("dropped a malformed journal message", exc_info=True)
-        if execution is None:
-            return
-        for text in recovered.unpublished:
-            if text.cell == execution.cell.msg_id:
-                execution.cell.add(StreamText(text.name, text.text))
-        if (reply := recovered.replies.get(execution.cell.msg_id)) is not None and not execution.cell.replied:
-            execution.cell.receive_reply(reply)
-            execution.started = True
-        self._check_finished(execution)
+    def _release(self, known: set[str] | None = None) -> None:
+        if self._channels is not None:
+            self._channels.release_iopub(known or set())
 
     # --- the end ------------------------------------------------------------------------------------------
 
+    def streams_broken(self) -> None:
+        """Handle the loss of a stream of this host's channels."""
+        self._feed(events.StreamsBroken())
+
     def kernel_exited(self, event: Mapping[str, Any]) -> None:
         """Handle the exit of the kernel's process; its last output is in the journal."""
-        self.relay_lost(kernel_died(event, self.execution.kill_reason if self.execution is not None else ""))
+        self._feed(events.KernelExited(kernel_died(event, self._execution.kill_reason)))
 
     def relay_lost(self, error: KernelError) -> None:
         """Handle the loss of the relay: no further cell runs, and queued messages are dropped."""
-        if not self._dead.done():
-            self._dead.set_result(error)
-            self._tunnel.suspend_kernel(self.id)
-
-    async def _destroy(self, error: KernelError) -> None:
-        """Mark the kernel as dead, close the channels and drop queued messages."""
-        self.relay_lost(error)
-        await self._close_channels()
+        self._feed(events.LinkLost(error))
 
     async def _close_channels(self) -> None:
-        self._tunnel.suspend_kernel(self.id)
         channels, self._channels = self._channels, None
         if channels is not None:
             await channels.aclose()
@@ -535,9 +451,19 @@ class KernelDriver(KernelObserver):
     async def aclose(self) -> None:
         """Close the channels. A running cell ends in an error. A second call does nothing."""
         self.relay_lost(TunnelLost("the interpreter was shut down"))
-        if self._recovering is not None:
-            self._recovering.cancel()
-            await asyncio.gather(self._recovering, return_exceptions=True)
-        await self._calls.aclose()
+        tasks = [task for task in (self._step, self._signal, self._closing) if task is not None]
+        for task in tasks:
+            if task is not self._closing:
+                task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._messages.calls.aclose()
         await self._close_channels()
         self._tunnel.close_kernel(self.id)
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def _failed(error: Exception) -> events.Event:
+    """Return the event of an exception that nothing expects."""
+    log.error("the kernel's driver failed", exc_info=error)
+    return events.LinkLost(TunnelLost(f"the kernel's driver failed: {error!r}; the outcome of the cell is unknown"))

@@ -37,6 +37,8 @@ def parse(session: Session, parts: Sequence[bytes]) -> dict[str, Any]:
     header, parent, metadata, content = (session.unpack(part) for part in signed)
     if not all(isinstance(part, dict) for part in (header, parent, metadata, content)):
         raise ValueError("its parts are not JSON objects")
+    if not all(isinstance(header.get(name), str) for name in ("msg_id", "msg_type")):
+        raise ValueError("its header has no id or no type")
     return {
         **{"header": header, "msg_id": header["msg_id"], "msg_type": header["msg_type"], "parent_header": parent},
         **{"metadata": metadata, "content": content, "buffers": [memoryview(buffer) for buffer in buffers]},

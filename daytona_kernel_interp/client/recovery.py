@@ -7,14 +7,13 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from jupyter_client.session import Session
+from jupyter_client.session import DELIM, Session
 
 from ..wire.journal import JournalRecord, RecordKind, split_frames
 from ..wire.protocol_errors import RemoteProtocolError
+from .messages import parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ..tunnel.tunnel import Tunnel
 
 log = logging.getLogger(__name__)
@@ -41,7 +40,9 @@ class RecoveredJournal:
     replies: dict[str, Message] = field(default_factory=dict)  # execute_reply messages by the cell's msg_id
     unpublished: list[UnpublishedText] = field(default_factory=list)
     cell: str | None = None  # msg_id of the last cell that the kernel started
+    started: set[str] = field(default_factory=set)  # msg_ids of the cells that the kernel started
     gap: bool = False  # whether messages are missing
+    malformed: int = 0  # records that were dropped
 
     @property
     def ids(self) -> set[str]:
@@ -64,37 +65,35 @@ async def read_records(
         TunnelLost: If the relay is gone, or has no journal.
     """
     session, recovered = Session(key=key.encode("ascii")), RecoveredJournal()
-
-    def decode(frames: list[bytes]) -> Message | None:
-        try:
-            _, parts = session.feed_identities(frames)
-            message: Message = session.deserialize(parts)
-        except Exception as error:  # anything a hostile kernel makes json.loads raise
-            log.warning("dropped a journal record that is no Jupyter message: %s", error)
-            return None
-        return message
-
+    seen: set[str] = set()
     for record in await tunnel.read_journal(kernel_id, after, cell):
         try:
-            _add_record(record, recovered, decode)
-        except (RemoteProtocolError, ValueError, KeyError, TypeError, RecursionError) as error:
-            log.warning("dropped a malformed journal record: %s", error)
+            _add_record(record, recovered, session, seen)
+        except (RemoteProtocolError, ValueError, KeyError, TypeError, RecursionError):
             recovered.gap = True
+            recovered.malformed += 1
+    if recovered.malformed:
+        log.warning("dropped %d malformed records of the journal of kernel %s", recovered.malformed, kernel_id)
     return recovered
 
 
-def _add_record(
-    record: JournalRecord, recovered: RecoveredJournal, decode: Callable[[list[bytes]], Message | None]
-) -> None:
+def _add_record(record: JournalRecord, recovered: RecoveredJournal, session: Session, seen: set[str]) -> None:
     match record.kind:
         case RecordKind.IOPUB:
-            message = decode(split_frames(record.payload))
-            if message is not None:
+            frames = split_frames(record.payload)
+            try:
+                message = parse(session, frames[frames.index(DELIM) + 1 :])
+            except Exception:  # not from the kernel, so it hides nothing: anything that json.loads raises
+                recovered.malformed += 1
+                return
+            if message["msg_id"] not in seen:  # a repeated record is a replay
+                seen.add(message["msg_id"])
                 recovered.messages.append(message)
         case RecordKind.OMITTED | RecordKind.GAP:
             recovered.gap = True
         case RecordKind.STARTED | RecordKind.CONTINUED:
             recovered.cell = record.payload.decode("utf-8")
+            recovered.started.add(recovered.cell)
         case RecordKind.ENDED:
             facts = json.loads(record.payload)
             recovered.replies[str(facts["cell"])] = {

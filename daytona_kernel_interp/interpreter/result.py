@@ -16,7 +16,7 @@ from .options import check_output_fields
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ..client.execution import ExecutionResult
+    from ..client.execution_result import ExecutionResult
     from ..client.output_collector import OutputCollector
     from .options import CallSettings
 

@@ -21,7 +21,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
-from ..client.execution import ExecutionAborted
+from ..client.execution_result import ExecutionAborted
 from ..errors import CellNotRun, KernelError, RecordingError
 from ..monitor.inspection import Inspection, parse_inspection
 from ..recording.recorder import begin_recording, begin_step
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Coroutine, Iterator
 
-    from ..client.execution import ExecutionResult
+    from ..client.execution_result import ExecutionResult
     from ..client.output_collector import OutputCollector
     from ..client.outputs import Output
     from ..monitor.widget import SessionView
@@ -167,7 +167,10 @@ class SessionAccess:
         if session is not None:
             if self.recorder is not None:
                 self.recorder.shutting_down()
-            io_loop().run(session.aclose())
+            if io_loop().is_here:  # as in a __del__ that the garbage collector runs there: the loop has to do the work
+                io_loop().submit(session.aclose())
+            else:
+                io_loop().run(session.aclose())
         self._keep_open()
 
     def _end(self, reason: str) -> KernelSession | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
-from ..client.execution import kernel_died
+from ..client.execution_result import kernel_died
 from ..config import DIAL_S
 from ..errors import KernelError, SandboxFailed
 from ..runtime import cleanup as registry

@@ -54,7 +54,7 @@ from .value_store import INLINE_BYTES
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ..client.execution import ExecutionResult
+    from ..client.execution_result import ExecutionResult
     from ..codec import values
     from ..session.kernel_session import KernelSession
     from .model import ValueRef

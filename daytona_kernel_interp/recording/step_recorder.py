@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextvars import Context
 
-    from ..client.execution import ExecutionResult
+    from ..client.execution_result import ExecutionResult
     from ..client.output_collector import OutputCollector
     from ..wire.comm import OutputField, ToolSpec
     from .model import Ending

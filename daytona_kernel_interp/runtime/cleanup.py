@@ -36,6 +36,7 @@ class Closable(Protocol):
 _process_ending = threading.Event()
 # What the end of the process ends: how each resource or task is ended, and on which loop.
 _open: dict[object, tuple[Callable[[], Coroutine[Any, Any, object]], asyncio.AbstractEventLoop]] = {}
+_left: dict[object, str] = {}  # what is left behind if such a task does not end
 _ends: dict[object, asyncio.Task[Any]] = {}  # those that close_all() has begun
 
 
@@ -66,10 +67,18 @@ async def run_to_completion(work: Coroutine[Any, Any, None]) -> None:
 
     The process waits for the operation before it exits.
     """
+    await asyncio.shield(begin(work))
+
+
+def begin(work: Coroutine[Any, Any, None], left: str = "") -> asyncio.Task[None]:
+    """Start an operation that must complete. The process waits for it before it exits, and names what is ``left``."""
     task = asyncio.ensure_future(work)
     _track(task, functools.partial(asyncio.wait, {task}, timeout=_CLOSE_S))
     task.add_done_callback(unregister)
-    await asyncio.shield(task)
+    if left:
+        _left[task] = left
+        task.add_done_callback(_left.pop)
+    return task
 
 
 def _track(what: object, end: Callable[[], Coroutine[Any, Any, object]]) -> None:
@@ -94,13 +103,17 @@ def close_all() -> None:
     while True:
         try:
             # Repeated if Ctrl-C interrupted it. A closing that was begun before is waited for, not begun twice.
-            concurrent.futures.wait(_begin_closing_all(), max(0.0, deadline - time.monotonic()))
+            while closings := _begin_closing_all():  # a closing may have begun another, which goes on without it
+                if concurrent.futures.wait(closings, max(0.0, deadline - time.monotonic())).not_done:
+                    break
             break
         except KeyboardInterrupt:
             if warned:
                 raise
             warned = True
             log.warning("deleting sandboxes; press Ctrl-C again to leave them to their own time limits")
+    if left := ", ".join(sorted(_left.values())):
+        log.warning("the process ends before this is deleted: %s", left)
 
 
 def _begin_closing_all() -> list[concurrent.futures.Future[Any]]:
@@ -164,6 +177,7 @@ def _end() -> None:
 
 def _forget_after_fork() -> None:
     _open.clear()  # the resources belong to the parent
+    _left.clear()
     _ends.clear()
 
 

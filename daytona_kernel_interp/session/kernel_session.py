@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from ..client.kernel_driver import KernelDriver
-from ..config import DIAL_S, HEARTBEAT_S
+from ..config import CLOSE_S, HEARTBEAT_S, KILL_ANSWER_S
 from ..errors import KernelError, SandboxGone, SessionNotFound
 from ..runtime import cleanup as registry
 from ..sandboxes.remote_relay import RunningRelaySandbox
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import contextvars
     from collections.abc import Callable, Mapping
 
-    from ..client.execution import ExecutionResult
+    from ..client.execution_result import ExecutionResult
     from ..client.output_collector import OutputCollector
     from ..client.outputs import Output
     from ..codec import values
@@ -46,6 +46,8 @@ class KernelSession:
         self._heartbeat_task: asyncio.Task[None] | None = None
         self.monitor_server = MonitorServer(kernel)
         self._last_cell: asyncio.Task[ExecutionResult] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._left = ""  # what remains of a sandbox that is not stopped, and the command that ends it
         # Called after the close, with whether the sandbox was shut down as well.
         self.on_closed: Callable[[bool], None] = lambda shut_down: None
 
@@ -170,15 +172,17 @@ class KernelSession:
         Raises:
             KernelError: If the journal cannot be read.
         """
-        run = await self.kernel.find_last_cell(self.tools, max_output_chars=max_output_chars, on_output=on_output)
-        if run is not None:
-            self._last_cell = asyncio.create_task(self.kernel.resume(run, timeout_s))
+        cell = await self.kernel.find_last_cell(
+            self.tools, timeout_s=timeout_s, max_output_chars=max_output_chars, on_output=on_output
+        )
+        if cell is not None:
+            self._last_cell = asyncio.create_task(self.kernel.wait_ended(cell))
 
     async def last_cell(self) -> ExecutionResult | None:
         """Return the result of the adopted cell, or None without one.
 
         Raises:
-            ExecutionAborted, ToolAborted: As for :meth:`KernelDriver.resume`.
+            ExecutionAborted, ToolAborted: As for :meth:`KernelDriver.wait_ended`.
         """
         return None if self._last_cell is None else await self._last_cell
 
@@ -190,7 +194,18 @@ class KernelSession:
                 self._last_cell.exception()
 
     async def aclose(self) -> None:
-        """Close kernel, tunnel and sandbox; an exception of one step does not prevent the others."""
+        """Close kernel, tunnel and sandbox; an exception of one step does not prevent the others.
+
+        Returns after ``CLOSE_S`` at the latest. What is not done by then goes on in the background, and the end of the
+        process waits for it.
+        """
+        if self._closing is None:
+            self._closing = registry.begin(self._close(), self._left)
+        await asyncio.wait({self._closing}, timeout=CLOSE_S)
+        if self._closing.done():
+            self._closing.result()
+
+    async def _close(self) -> None:
         self.tools.close()
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self.on_closed, True)
@@ -208,7 +223,7 @@ class KernelSession:
 
     async def _end_kernel(self) -> None:
         with contextlib.suppress(KernelError, asyncio.TimeoutError):
-            await asyncio.wait_for(self.tunnel.signal(self.kernel.id, "kill"), DIAL_S)
+            await asyncio.wait_for(self.tunnel.signal(self.kernel.id, "kill"), KILL_ANSWER_S)
 
     async def release(self) -> None:
         """Close this host's side only; sandbox and kernel stay alive so that another process can attach."""
@@ -240,6 +255,11 @@ class KernelSession:
         facts = self.sandbox.record()
         if facts is None:
             return
+        match facts:
+            case {"kind": "daytona", "id": str(sandbox_id)}:
+                self._left = f"sandbox {sandbox_id} (`daytona-kernel gc` deletes it)"
+            case {"kind": "local", "pid": int(pid)}:
+                self._left = f"the local sandbox of process {pid} (`kill {pid}` ends it)"
         record = self._record = SessionRecord.of_this_process(
             self.id,
             kernel=self.kernel.id,

@@ -7,7 +7,7 @@ waiting while the transport is writable. All private names of the library that t
 
 from __future__ import annotations
 
-import functools
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,7 +20,6 @@ from websockets.protocol import State
 from ..wire.frames import MAX_FRAME_BYTES
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Awaitable, Callable, Mapping
 
     from websockets.http11 import Request, Response
@@ -164,12 +163,20 @@ async def connect_socket(
     """Open a WebSocket to ``url``, connecting to ``host`` if given; ``sink`` receives its events.
 
     Raises:
-        OSError, asyncio.TimeoutError: If the server cannot be reached.
+        OSError: If the server cannot be reached.
+        asyncio.TimeoutError: If it accepted the connection and did not answer.
         websockets.exceptions.InvalidHandshake: If the upgrade was refused; ``InvalidStatus`` has the response.
     """
     direct = host is not None or url.startswith(("ws://127.0.0.1:", "ws://[::1]:", "ws://localhost:"))
     elsewhere: dict[str, Any] = {} if host is None else {"host": host}
-    return await _Connect(  # type: ignore[return-value]
+    connected = False
+
+    def create_socket(*args: Any, **kwargs: Any) -> _Client:
+        nonlocal connected
+        connected = True
+        return _Client(*args, sink=sink, **kwargs)
+
+    connecting = _Connect(
         url,
         additional_headers=dict(headers),
         compression=None,
@@ -180,9 +187,15 @@ async def connect_socket(
         write_limit=_WRITE_BUFFER_BYTES,
         proxy=None if direct else True,
         logger=_silent_logger,
-        create_connection=functools.partial(_Client, sink=sink),  # type: ignore[arg-type]
+        create_connection=create_socket,  # type: ignore[arg-type]
         **elsewhere,
     )
+    try:
+        return await connecting  # type: ignore[return-value]
+    except asyncio.TimeoutError as error:
+        if connected:
+            raise
+        raise ConnectionError(f"no connection within {timeout_s:g} s") from error
 
 
 async def serve_sockets(

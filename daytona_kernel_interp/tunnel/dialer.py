@@ -205,6 +205,8 @@ class DialedStream:
         self._answered = asyncio.Event()  # the hello arrived, or the socket was lost before it
         self._end_error: StreamGone | None = None
         self._refused_since: float | None = None  # since when the dials have had a refusal that counts
+        self._unreachable = False  # the last dial was refused
+        self.attachments = 0
         self.opened: asyncio.Future[None] = self._loop.create_future()
         self._task = asyncio.create_task(self._keep_connected())
 
@@ -222,6 +224,11 @@ class DialedStream:
     def attached(self) -> bool:
         """Whether a socket carries the stream now."""
         return self.carrier.socket is not None
+
+    @property
+    def down(self) -> bool:
+        """Whether the relay is known to be out of reach; a relay that accepts a connection and is silent is not."""
+        return self._unreachable and not self.attached
 
     def connect(self, local: LocalEnd) -> None:
         """Connect the stream to its local end."""
@@ -282,6 +289,8 @@ class DialedStream:
         if not self.opened.done():
             self.opened.set_result(None)
         self._dialer.attached()
+        self._unreachable = False
+        self.attachments += 1
         self.carrier.attach(socket)
         self._answered.set()
 
@@ -319,6 +328,9 @@ class DialedStream:
             error.__cause__ = gone
         except KernelError as failed:
             error = failed
+        except Exception as failed:
+            log.exception("the dialler of a stream failed")
+            error = TunnelLost(f"the dialler of a stream failed: {failed!r}")
         self._give_up(error)
 
     async def _dial_until_attached(self) -> None:
@@ -339,6 +351,7 @@ class DialedStream:
                 await self._wait_hello(self._socket)
             except (OSError, InvalidHandshake, asyncio.TimeoutError) as error:
                 self._attempt = None  # a late socket's events are ignored
+                self._unreachable = not isinstance(error, asyncio.TimeoutError)
                 await self._handle_dial_error(error, self._loop.time() - started)
             else:
                 if self._end_error is not None:

@@ -43,13 +43,13 @@ import logging
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from ..config import MAX_RECOVERIES
+from ..config import JOURNAL_SILENCE_S, MAX_RECOVERIES, RELAY_ANSWER_S, START_S
 from ..errors import KernelError, SandboxFailed, TunnelLost
 from ..transport.local_listener import LocalListener
 from ..transport.local_socket import FunctionEnd, SocketEnd
 from ..wire.comm import LineReader, to_line
 from ..wire.hello import JOURNAL_CHANNEL, KERNEL_CHANNELS, RELAY_CHANNEL, CloseCode
-from ..wire.journal import JournalReader, JournalRecord, RecordKind
+from ..wire.journal import MAX_SEGMENTS, SEGMENT_BYTES, JournalReader, JournalRecord, RecordKind
 from ..wire.keepalive import LinkTimings
 from ..wire.protocol_errors import RemoteProtocolError
 from ..wire.zmtp import AcceptingEnd
@@ -70,6 +70,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PREOPENED_CHANNELS = ("shell", "iopub", "control")  # the channels that the session's own client uses
+
+_MAX_JOURNAL_BYTES = (MAX_SEGMENTS + 4) * SEGMENT_BYTES  # a record may exceed its segment by its own size
+_SLICES = 10  # in which the wait for an answer is counted
 
 
 class RelayReplaced(TunnelLost):
@@ -228,7 +231,7 @@ class Tunnel:
             TunnelLost: If the relay went away meanwhile.
         """
         kernel = self._kernels[kernel_id]
-        await self._request("start_kernel", kernel=kernel_id, key=kernel.key, personal=kernel.personal)
+        await self._request("start_kernel", START_S, kernel=kernel_id, key=kernel.key, personal=kernel.personal)
 
     def key_of(self, kernel_id: str) -> str:
         """Return the session key of a kernel whose endpoints are open."""
@@ -240,7 +243,7 @@ class Tunnel:
         """Create the endpoints of a kernel, dial its streams, and return the path of its connection file."""
         self._observers[kernel_id] = watcher
         self._kernels[kernel_id] = _KernelEndpoints(kernel_id, key, name or kernel_id, personal=personal)
-        self.reopen_kernel(kernel_id)
+        self._listen(kernel_id)
         return write_connection_file(self._folder, name or kernel_id, key)
 
     def limit_messages(self, kernel_id: str, limit_bytes: int | None) -> None:
@@ -248,14 +251,20 @@ class Tunnel:
         self._kernels[kernel_id].limit_bytes = limit_bytes
 
     def reopen_kernel(self, kernel_id: str) -> None:
-        """Listen for clients and dial the first client's streams, also after :meth:`suspend_kernel`."""
+        """Listen for clients and dial the first client's streams after :meth:`suspend_kernel`.
+
+        They are dialled for as long as the link may be down.
+        """
+        self._listen(kernel_id, open_within_s=self.lifetime_s)
+
+    def _listen(self, kernel_id: str, open_within_s: float | None = None) -> None:
         endpoints = self._kernels[kernel_id]
         for port, channel in enumerate(KERNEL_CHANNELS, start=1):
             path = self._folder / f"{endpoints.name}-{port}"
             accept = functools.partial(self._accept, channel, endpoints)
             endpoints.listeners.append(LocalListener(path, accept))
         for channel in _PREOPENED_CHANNELS:
-            stream = endpoints.ready[channel] = self._dial(channel, endpoints)
+            stream = endpoints.ready[channel] = self._dial(channel, endpoints, open_within_s)
             stream.host_stream = True
 
     def suspend_kernel(self, kernel_id: str) -> None:
@@ -285,23 +294,24 @@ class Tunnel:
         streams = endpoints.streams if endpoints is not None else ()
         return any(stream.host_stream and stream.channel == channel and stream.unacked for stream in streams)
 
-    async def signal(self, kernel_id: str, name: str) -> None:
+    async def signal(self, kernel_id: str, name: str, *, answer_s: float = RELAY_ANSWER_S) -> None:
         """Send ``interrupt`` (SIGINT), ``terminate`` or ``kill`` (SIGKILL) to the kernel's process group.
 
-        Returns when the relay has sent the signal; a slow link has no time limit.
+        Returns when the relay has sent the signal. ``answer_s`` is how long it may take; time in which the link is down
+        does not count.
 
         Raises:
-            TunnelLost: If the relay is gone.
+            TunnelLost: If the relay is gone, or silent.
         """
-        await self._request_again("signal", kernel=kernel_id, signal=name)
+        await self._request_again("signal", answer_s, kernel=kernel_id, signal=name)
 
     async def kernels(self) -> dict[str, Any]:
         """Return the relay's kernels: a dict from ids to ``{"alive": bool, "code": int or None, ...}``.
 
         Raises:
-            TunnelLost: If the relay is gone.
+            TunnelLost: If the relay is gone, or silent.
         """
-        answer = await self._request_again("kernels")
+        answer = await self._request_again("kernels", RELAY_ANSWER_S)
         found = answer.get("ok")
         return found if isinstance(found, dict) else {}
 
@@ -312,35 +322,37 @@ class Tunnel:
             SandboxFailed: If the relay has no status.
             TunnelLost: If the relay is gone.
         """
-        answer = (await self._request("look", kernel=kernel_id)).get("ok")
+        answer = (await self._request("look", RELAY_ANSWER_S, kernel=kernel_id)).get("ok")
         return answer if isinstance(answer, dict) else {}
 
     async def end_relay(self) -> None:
         """Have the relay end its kernels and itself.
 
         Raises:
-            TunnelLost: If the relay is gone.
+            TunnelLost: If the relay is gone, or silent.
         """
-        await self._request("end")
+        await self._request("end", RELAY_ANSWER_S)
 
-    async def read_journal(
-        self, kernel_id: str, after: str | None, cell: str | None, *, open_within_s: float | None = None
-    ) -> list[JournalRecord]:
+    async def read_journal(self, kernel_id: str, after: str | None, cell: str | None) -> list[JournalRecord]:
         """Return the records of the kernel's journal after the message ``after``, or else from the start of ``cell``.
 
-        A GAP record comes first if the journal does not reach back that far. ``open_within_s`` is how long the relay is
-        dialled for it; see :class:`.dialer.DialedStream`.
+        A GAP record comes first if the journal does not reach back that far. The relay is dialled for as long as the
+        link may be down.
 
         Raises:
-            TunnelLost: If the relay is gone, or its reply is no journal.
+            TunnelLost: If the relay is gone, sends no record for ``JOURNAL_SILENCE_S``, or its reply is no journal.
         """
         done: asyncio.Future[list[JournalRecord]] = asyncio.get_running_loop().create_future()
         records: list[JournalRecord] = []
-        reader = JournalReader()
+        reader, received = JournalReader(), 0
 
         def take(data: bytes) -> None:
+            nonlocal received
+            received += len(data)
             try:
-                for record in reader.feed(data):
+                if received > _MAX_JOURNAL_BYTES:
+                    raise RemoteProtocolError(f"it has more than {_MAX_JOURNAL_BYTES:,} bytes")
+                for record in () if done.done() else reader.feed(data):
                     if record.kind is RecordKind.LAST and not done.done():
                         done.set_result(records)
                     records.append(record)
@@ -354,14 +366,15 @@ class Tunnel:
         end = FunctionEnd(take, lambda: fail(TunnelLost("the journal ended early")))
         stream = self._track_stream(
             DialedStream(
-                self._dialer, JOURNAL_CHANNEL, kernel_id, lambda _, error: fail(error), open_within_s=open_within_s
+                self._dialer, JOURNAL_CHANNEL, kernel_id, lambda _, error: fail(error), open_within_s=self.lifetime_s
             )
         )
         stream.connect(end)
         end.send(to_line({"after": after, "cell": cell}))
         try:
             with self.in_flight():
-                return (await done)[:-1]
+                await self._wait_answer(done, stream, JOURNAL_SILENCE_S, lambda: len(records))
+            return done.result()[:-1]
         finally:
             stream.close()
 
@@ -396,22 +409,24 @@ class Tunnel:
         self._relay = self._track_stream(DialedStream(self._dialer, RELAY_CHANNEL, "", self._relay_gone))
         self._relay.connect(self._relay_end)
 
-    async def _request_again(self, op: str, **args: Any) -> dict[str, Any]:
+    async def _request_again(self, op: str, answer_s: float, **args: Any) -> dict[str, Any]:
         """Send an idempotent request, again if the relay was replaced before it replied."""
         for _ in range(MAX_RECOVERIES):
             with contextlib.suppress(RelayReplaced):
-                return await self._request(op, **args)
+                return await self._request(op, answer_s, **args)
         raise TunnelLost(f"the relay was replaced {MAX_RECOVERIES} times during one request")
 
-    async def _request(self, op: str, **args: Any) -> dict[str, Any]:
+    async def _request(self, op: str, answer_s: float, **args: Any) -> dict[str, Any]:
         if self._loss is not None:
             raise TunnelLost(str(self._loss)) from self._loss
+        assert self._relay is not None
         request_id = next(self._ids)
         reply = self._replies[request_id] = asyncio.get_running_loop().create_future()
         try:
             with self.in_flight():
                 self._relay_end.send(to_line({"id": request_id, "op": op, "args": args}))
-                answer: dict[str, Any] = await reply
+                await self._wait_answer(reply, self._relay, answer_s)
+            answer: dict[str, Any] = reply.result()
         except asyncio.CancelledError:
             if op == "look":
                 self._relay_end.send(to_line({"op": "enough", "args": {"look": request_id}}))
@@ -421,6 +436,41 @@ class Tunnel:
         if "error" in answer:
             raise SandboxFailed(f"the relay could not do {op}: {answer['error']}")
         return answer
+
+    async def _wait_answer(
+        self,
+        answer: asyncio.Future[Any],
+        stream: DialedStream,
+        silence_s: float,
+        progress: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """Wait for an answer that the relay gives on ``stream``.
+
+        Silence counts from the last progress and the last attachment, which may have to send the answer again, and only
+        while the relay can answer: not while the link is down.
+
+        Raises:
+            TunnelLost: If the relay is silent for ``silence_s``, or makes no progress over all attachments for
+                ``resume_lifetime`` longer.
+        """
+        loop = asyncio.get_running_loop()
+        seen, attachments = progress(), stream.attachments
+        left_s, until = silence_s, loop.time() + self.lifetime_s + silence_s
+        try:
+            while not answer.done():
+                began, slice_s = loop.time(), min(left_s, silence_s / _SLICES)
+                await asyncio.wait({answer}, timeout=slice_s)
+                if progress() != seen:
+                    seen, left_s, until = progress(), silence_s, loop.time() + self.lifetime_s + silence_s
+                elif stream.attachments != attachments:
+                    attachments, left_s = stream.attachments, silence_s
+                elif not stream.down:
+                    left_s -= min(loop.time() - began, slice_s + 1.0)  # more means that this loop was blocked
+                if (left_s <= 0 or loop.time() > until) and not answer.done():
+                    raise TunnelLost(f"the relay did not answer within {silence_s:g} s")
+        finally:
+            if not answer.cancel() and not answer.cancelled():
+                answer.exception()  # marks it as retrieved: the caller may be cancelled
 
     def _receive_message(self, message: dict[str, Any]) -> None:
         if message.get("event") == "kernel_exited":
@@ -477,8 +527,10 @@ class Tunnel:
     async def _attach_connection(self, connection: socket.socket, end: SocketEnd) -> None:
         await asyncio.get_running_loop().connect_accepted_socket(lambda: end, connection)
 
-    def _dial(self, channel: str, endpoints: _KernelEndpoints) -> DialedStream:
-        stream = DialedStream(self._dialer, channel, endpoints.kernel_id, self._kernel_stream_gone)
+    def _dial(self, channel: str, endpoints: _KernelEndpoints, open_within_s: float | None = None) -> DialedStream:
+        stream = DialedStream(
+            self._dialer, channel, endpoints.kernel_id, self._kernel_stream_gone, open_within_s=open_within_s
+        )
         endpoints.streams[stream] = None
         return self._track_stream(stream)
 
@@ -501,8 +553,14 @@ class Tunnel:
         """Run ``work`` as a task that :meth:`aclose` cancels and waits for."""
         task = asyncio.create_task(work)
         self._tasks[task] = None
-        task.add_done_callback(lambda task: self._tasks.pop(task, None))
+        task.add_done_callback(self._task_ended)
         return task
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(task, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task of the tunnel failed", exc_info=error)
+            self._fail(TunnelLost(f"a task of the tunnel failed: {error!r}"))
 
     # --- keepalive -----------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ class Client:
     """The package's own channels to a kernel, and nothing else of it. Lives on the I/O loop."""
 
     def __init__(self, connection_file: Path) -> None:
-        self.channels = Channels(connection_file, None, self._take, self._take)
+        self.channels = Channels(connection_file, None, self._take, self._take, lambda error: None)
         self._missing: dict[str, int] = {}
         self._over: dict[str, asyncio.Future[None]] = {}
 
@@ -96,6 +96,7 @@ class LinkedKernel:
         client = Client(connection_file)
         try:
             await client.channels.wait_subscribed()
+            client.channels.release_iopub(set())
             yield client
         finally:
             await client.channels.aclose()

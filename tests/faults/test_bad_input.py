@@ -12,7 +12,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from daytona_kernel_interp.client.execution import ExecutionAborted
+from daytona_kernel_interp.client.execution_result import ExecutionAborted
 from daytona_kernel_interp.errors import KernelDied, SandboxFailed, TunnelLost
 from daytona_kernel_interp.runtime.event_loop import io_loop
 from daytona_kernel_interp.tunnel.tunnel import Tunnel

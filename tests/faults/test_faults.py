@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from daytona_kernel_interp.client.execution import ExecutionAborted
+from daytona_kernel_interp.client.execution_result import ExecutionAborted
 from daytona_kernel_interp.errors import CellNotRun, TunnelLost
 from daytona_kernel_interp.wire.hello import KERNEL_CHANNELS, MAX_STREAMS
 from tests.integration.driver import Driver

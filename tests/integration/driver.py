@@ -16,7 +16,7 @@ from daytona_kernel_interp.wire.comm import OutputField, Preamble
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from daytona_kernel_interp.client.execution import ExecutionResult
+    from daytona_kernel_interp.client.execution_result import ExecutionResult
     from daytona_kernel_interp.client.outputs import Output
     from daytona_kernel_interp.sandboxes.base import Sandbox
     from daytona_kernel_interp.wire.keepalive import LinkTimings

@@ -167,6 +167,28 @@ def test_a_pending_tool_call_is_not_made_again(make_host: Callable[..., Host]) -
     assert "yes\n" in text
 
 
+def test_malformed_records_are_dropped_and_counted(
+    make_host: Callable[..., Host], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """The journal that a new host reads has records that are no messages; the cell's output and result are kept."""
+    gate = tmp_path / "gate"
+    forge = (
+        "from daytona_kernel_interp.wire.journal import JournalRecord, RecordKind, join_frames\n"
+        "kernel = get_ipython().kernel\nsession, journal = kernel.session, kernel.parent.journal\n"
+        "for id in (b'[]', b'null', b'{}'):\n"
+        "    parts = [b'{\"msg_id\":' + id + b',\"msg_type\":\"stream\"}', b'{}', b'{}', b'{}']\n"
+        "    frames = [b'stream', b'<IDS|MSG>', session.sign(parts), *parts]\n"
+        "    journal._write(JournalRecord(RecordKind.IOPUB, join_frames(frames)))\n"
+    )
+    host = make_host(f"{forge}print('before', flush=True)\n{UNTIL_GATE.format(gate=str(gate))}print('after')\n41 + 1")
+    assert host.line() == "output"
+    host.kill()
+    with KernelInterpreter.attach(host.session) as interpreter:
+        gate.touch()
+        assert interpreter.resume() == "before\nafter\n42"
+    assert "dropped 3 malformed records of the journal" in caplog.text
+
+
 def test_the_next_cell_waits_for_the_one_that_ran(make_host: Callable[..., Host]) -> None:
     """With execute() right after attach(), the old cell is released from its dead host and ends first."""
     host = make_host("try:\n    ask('?')\nexcept ConnectionError:\n    order = ['old']")

@@ -238,7 +238,7 @@ def test_interrupt_from_another_thread_ends_the_cell(driver: Driver) -> None:
 def test_an_interrupt_that_does_not_get_through_is_waited_out(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     """interrupt() does not kill the kernel: code that ignores it runs to its end, with its result."""
     ladder = tuple((rung, 0.05) for rung in ("interrupt", "exception", "interrupt"))
-    monkeypatch.setattr("daytona_kernel_interp.client.kernel_driver.INTERRUPT_LADDER", ladder)
+    monkeypatch.setattr("daytona_kernel_interp.config.INTERRUPT_LADDER", ladder)
     driver.tools["interrupt"] = driver.interrupt
     code = (
         "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"

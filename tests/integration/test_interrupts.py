@@ -113,7 +113,7 @@ kernel._cancelled, kernel._apply_preamble = Telling(maxlen=64), deaf
 
 def test_before_the_kernel_listens(interp: KernelInterpreter, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel ignores SIGINT briefly after its busy status; the cell still does not begin."""
-    monkeypatch.setattr("daytona_kernel_interp.client.kernel_driver.INTERRUPT_LADDER", (("interrupt", 60.0),))
+    monkeypatch.setattr("daytona_kernel_interp.config.INTERRUPT_LADDER", (("interrupt", 60.0),))
     interp.execute(DEAF)
     interrupted(interp, "begun = True", None, at_once)
     assert interp.execute("'begun' in globals()") == "False"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from daytona_kernel_interp.client.execution import kernel_died
+from daytona_kernel_interp.client.execution_result import kernel_died
 from daytona_kernel_interp.guest.relay import kernel_processes as guest_kernels
 from daytona_kernel_interp.guest.relay.kernel_interface import NoSuchKernel
 from daytona_kernel_interp.guest.relay.kernel_processes import KernelProcesses

@@ -179,6 +179,20 @@ def test_a_forgotten_interpreter_may_be_collected_on_the_io_loop(monkeypatch: py
     assert_gone(*pids)
 
 
+def test_shutdown_on_the_loops_own_thread_starts_the_closing() -> None:
+    """A ``__del__`` that runs there cannot wait: shutdown returns, and the session ends afterwards."""
+    interpreter = KernelInterpreter(sandbox="local")
+    relay = relay_pid(interpreter)
+
+    async def collect() -> None:
+        interpreter.shutdown()
+
+    io_loop().run(collect())
+    assert_gone(relay)
+    with pytest.raises(CodeInterpreterError, match="it was shut down"):
+        interpreter.execute("1")
+
+
 @pytest.mark.parametrize("ending", ["pass", "raise SystemExit(3)", "1/0"])
 def test_a_program_that_ends_leaves_nothing(ending: str, tmp_path: Path) -> None:
     """No process remains after a program without a shutdown, for any end."""

@@ -189,7 +189,7 @@ def test_a_failure_from_outside_stops_nothing(shared: KernelInterpreter, tmp_pat
         stock.execute(f"import os\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n1 / 0")
         until(lambda: shared.inspect().running is not None)
         cell = InThread(lambda: shared.execute("x"))
-        until(lambda: session_of(shared).kernel.execution is not None)
+        until(lambda: session_of(shared).kernel.running is not None)
         gate.touch()
         assert cell.join() == 41
     finally:

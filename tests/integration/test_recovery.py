@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from daytona_kernel_interp.client.execution import ExecutionAborted
+from daytona_kernel_interp.client.execution_result import ExecutionAborted
 from daytona_kernel_interp.errors import CellNotRun, KernelDied, TunnelLost
 from daytona_kernel_interp.runtime.event_loop import io_loop
 from daytona_kernel_interp.sandboxes.local import RunningLocalSandbox
@@ -213,7 +213,7 @@ def test_an_interrupt_reaches_a_cell_on_its_way(own_driver: Driver) -> None:
     outcome: list[object] = []
     thread = threading.Thread(target=lambda: outcome.append(own_driver.run("import time; time.sleep(20); ran = True")))
     thread.start()
-    while own_driver.session.kernel.execution is None:
+    while own_driver.session.kernel.running is None:
         pass
     own_driver.interrupt()
     threading.Event().wait(1.2)  # SIGINT is pending in the stopped process, the interrupt request in its socket

@@ -18,7 +18,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from daytona_kernel_interp.client.execution import ExecutionAborted
+from daytona_kernel_interp.client.execution_result import ExecutionAborted
 from daytona_kernel_interp.errors import KernelDied, SandboxFailed, TunnelLost, WireMismatch
 from daytona_kernel_interp.runtime.event_loop import io_loop
 from daytona_kernel_interp.sandboxes.base import RelayAddress
@@ -202,9 +202,8 @@ def test_a_kernels_death_is_told_with_its_output(own_driver: Driver, code: str, 
         own_driver.run("1")
 
 
-def test_code_that_nothing_interrupts_costs_the_kernel(own_driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_that_nothing_interrupts_costs_the_kernel(own_driver: Driver) -> None:
     """For native code that never checks signals, the kernel is killed, and the error reports that."""
-    monkeypatch.setattr("daytona_kernel_interp.client.kernel_driver.LAST_INTERRUPT_S", 0.5)
     with pytest.raises(
         ExecutionAborted, match="nothing stopped the code, so the kernel was killed; all variables are lost"
     ):

@@ -36,6 +36,8 @@ MIN_THEORY_LINES = 20
 
 # Modules whose docstring explains the problem, the idea, the states and the failures.
 THEORY_MODULES = [
+    "client/execution.py",
+    "client/kernel_driver.py",
     "tunnel/tunnel.py",
     "tunnel/dialer.py",
     "guest/relay/server.py",

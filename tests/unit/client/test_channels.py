@@ -19,7 +19,9 @@ async def test_what_the_journal_told_is_not_told_again(tmp_path: Path) -> None:
     """Held back and late iopub messages do not repeat those of the journal; each comes once, in order."""
     taken: list[str] = []
     connection_file = write_connection_file(tmp_path, "k", "key")
-    channels = Channels(connection_file, None, lambda _: None, lambda each: taken.append(each["header"]["msg_id"]))
+    channels = Channels(
+        connection_file, None, lambda _: None, lambda each: taken.append(each["header"]["msg_id"]), lambda _: None
+    )
     try:
         channels.hold_iopub()
         for name in ("told", "held"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from daytona_kernel_interp.client.execution import ExecutionResult
+from daytona_kernel_interp.client.execution_result import ExecutionResult
 from daytona_kernel_interp.client.output_collector import OutputCollector
 from daytona_kernel_interp.client.outputs import CellError, StreamText
 from daytona_kernel_interp.codec import values

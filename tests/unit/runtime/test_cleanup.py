@@ -129,3 +129,42 @@ def test_what_must_be_done_outlives_who_waited_for_it(loop: LoopThread) -> None:
     registry.close_all()
     assert work.closed
     registry.close_all()  # nothing is left to wait for
+
+
+def test_what_is_left_is_named_once(
+    loop: LoopThread, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Operations that do not end in time are named in one warning, with what ends what they leave."""
+    monkeypatch.setattr(registry, "_CLOSE_S", 0.2)
+    works = [Open(), Open(), Open()]
+
+    async def begin() -> None:
+        for number, work in enumerate(works):
+            registry.begin(work.aclose(), f"sandbox {number} (`delete {number}` deletes it)")
+
+    loop.run(begin())
+    works[1].may_end.set()
+    registry.close_all()
+    expected = "sandbox 0 (`delete 0` deletes it), sandbox 2 (`delete 2` deletes it)"
+    assert caplog.messages == [f"the process ends before this is deleted: {expected}"]
+    for work in works:
+        work.may_end.set()
+    registry.close_all()
+    assert all(work.closed for work in works)
+
+
+def test_what_a_closing_begins_is_waited_for(loop: LoopThread) -> None:
+    """A session whose close returns early goes on in the background; the end of the process waits for that, too."""
+    work = Open()
+
+    class Session:
+        async def aclose(self) -> None:
+            registry.begin(work.aclose())
+
+    async def opened() -> None:
+        registry.register(Session())
+
+    loop.run(opened())
+    threading.Timer(0.1, work.may_end.set).start()
+    registry.close_all()
+    assert work.closed
