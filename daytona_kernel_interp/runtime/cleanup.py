@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import concurrent.futures
 import contextlib
 import functools
 import logging
 import os
+import queue
 import signal
 import threading
 import time
@@ -103,9 +103,8 @@ def close_all() -> None:
     while True:
         try:
             # Repeated if Ctrl-C interrupted it. A closing that was begun before is waited for, not begun twice.
-            while closings := _begin_closing_all():  # a closing may have begun another, which goes on without it
-                if concurrent.futures.wait(closings, max(0.0, deadline - time.monotonic())).not_done:
-                    break
+            while _close_open(deadline):  # a closing may have begun another, which goes on without it
+                pass
             break
         except KeyboardInterrupt:
             if warned:
@@ -116,20 +115,29 @@ def close_all() -> None:
         log.warning("the process ends before this is deleted: %s", left)
 
 
-def _begin_closing_all() -> list[concurrent.futures.Future[Any]]:
-    futures: list[concurrent.futures.Future[Any]] = []
-    for what, (end, loop) in list(_open.items()):
-        _submit(_run_once(what, end), loop, futures)
-    return futures
+def _close_open(deadline: float) -> bool:
+    """Close what is open now; return whether that was something, and it was closed before ``deadline``.
 
-
-def _submit(
-    work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, futures: list[concurrent.futures.Future[Any]]
-) -> None:
+    Ctrl-C may come at any instruction. A Condition, as in concurrent.futures, could stay locked then, and the loop
+    would wait for it for ever; a SimpleQueue cannot.
+    """
+    ended: queue.SimpleQueue[None] = queue.SimpleQueue()
+    begun = [_submit(_run_once(what, end, ended), loop) for what, (end, loop) in list(_open.items())].count(True)
     try:
-        futures.append(asyncio.run_coroutine_threadsafe(work, loop))
+        for _ in range(begun):
+            ended.get(timeout=max(0.0, deadline - time.monotonic()))
+    except queue.Empty:
+        return False
+    return begun > 0
+
+
+def _submit(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        asyncio.run_coroutine_threadsafe(work, loop)
     except RuntimeError:  # the loop was closed meanwhile
         work.close()
+        return False
+    return True
 
 
 def install_sigterm_handler() -> None:
@@ -146,12 +154,15 @@ def _terminate(number: int, frame: object) -> None:
     os.kill(os.getpid(), number)
 
 
-async def _run_once(what: object, end: Callable[[], Coroutine[Any, Any, object]]) -> None:
+async def _run_once(
+    what: object, end: Callable[[], Coroutine[Any, Any, object]], ended: queue.SimpleQueue[None]
+) -> None:
     task = _ends.get(what)
     if task is None:
         task = _ends[what] = asyncio.ensure_future(end())
         task.add_done_callback(lambda _: _ends.pop(what, None))
     await asyncio.wait({task})
+    ended.put(None)
 
 
 async def _close(session: Closable) -> None:
