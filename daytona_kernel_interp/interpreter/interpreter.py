@@ -19,6 +19,7 @@ from ..recording.recorder import Recorder
 from ..tools.binding import call, weak_method
 from . import options
 from .dspy_compat import CodeExecutionError, CodeInterpreterError, FinalOutput, with_callbacks
+from .dspy_errors import InvalidCall
 from .instructions import ExecutionInstructions, InterpreterFactory
 from .request import CellRequest, build_request
 from .result import cell_result
@@ -240,7 +241,13 @@ class KernelInterpreter:
 
     @with_callbacks
     def invoke_tool(self, tool_name: str, kwargs: dict[str, Any]) -> Any:
-        """Run one host tool with keyword arguments; DSPy's callbacks see every call through this method."""
+        """Run one host tool with keyword arguments; DSPy's callbacks see every call through this method.
+
+        Raises:
+            CodeInterpreterError: If there is no such tool.
+        """
+        if tool_name not in self.tools:
+            raise InvalidCall(f"invoke_tool(): there is no tool {tool_name!r}.")
         result = call(self.tools[tool_name], kwargs)
         if not inspect.isawaitable(result):
             return result
