@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import fractions
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +53,13 @@ def values() -> list[Any]:
         Image.new("RGB", (3, 2), (1, 2, 3)),
         (1, {2, 3}, b"x"),
         "123",
+        collections.deque([1, 2], 5),
+        fractions.Fraction(1, 3),
+        range(1, 9, 3),
+        bytearray(b"ab"),
+        collections.OrderedDict(b=1, a=2),
+        collections.Counter("aab"),
+        collections.defaultdict(list, a=[1]),
     ]
 
 
@@ -72,6 +81,44 @@ def test_every_type_in_and_out(interp: KernelInterpreter, place: int) -> None:
     interp.put(w=value)
     assert equal(interp.get("w"), value)
     assert interp.execute("type(w).__qualname__ == type(v).__qualname__") is True
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (
+            "from types import SimpleNamespace\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n"
+            "    items: list\nSUBMIT(A([1, 2, 3, SimpleNamespace()]))",
+            "SimpleNamespace at answer.items[3]. Convert it",
+        ),
+        ("SUBMIT(answer={'a': (1, len)})", "builtin_function_or_method at answer['a'][1]. Convert it"),
+        (
+            "take(1, [len])",
+            "take() cannot send this argument to the host: Unsupported value type: builtin_function_or_method "
+            "at argument 2[0]",
+        ),
+        ("take(key={2: [len]})", "builtin_function_or_method at argument key[2][0]"),
+    ],
+    ids=["field", "item", "position", "keyword"],
+)
+def test_a_cell_reads_which_part_cannot_leave_it(interp: KernelInterpreter, code: str, says: str) -> None:
+    """The error names the type, and where in the answer or the argument it is."""
+    interp.tools["take"] = lambda *args, **kwargs: None
+    interp.output_fields = [{"name": "answer"}]
+    with pytest.raises(CodeExecutionError) as caught:
+        interp.execute(code)
+    assert says in str(caught.value)
+
+
+def test_a_caller_reads_which_part_cannot_be_sent(interp: KernelInterpreter) -> None:
+    """The same for variables, and for the value of ``get``."""
+    with pytest.raises(
+        CodeInterpreterError, match=r"Unsupported value type: builtin_function_or_method at v\['a'\]\[1\]"
+    ):
+        interp.put(v={"a": [1, len]})
+    interp.execute("w = [0, {'b': len}]")
+    with pytest.raises(CodeExecutionError, match=r"builtin_function_or_method at w\[1\]\['b'\]"):
+        interp.get("w")
 
 
 def test_get_and_put(interp: KernelInterpreter) -> None:

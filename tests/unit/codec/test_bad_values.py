@@ -8,6 +8,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -179,9 +180,27 @@ def test_an_image_of_as_many_pixels_as_may_be_sent_arrives() -> None:
 
 def test_a_range_is_refused_before_it_is_a_list() -> None:
     """A range takes no memory itself; as the last expression of a cell it is shown as its repr."""
-    assert loads(dumps(range(3))) == [0, 1, 2]
+    assert loads(dumps(range(3))) == range(3)
     for value in (range(10**7), range(10**30), range(0, -(10**10), -1)):
         assert peak_of(functools.partial(dumps, value)) < 1 << 20
+
+
+def test_a_fraction_of_huge_numbers_is_refused_at_once() -> None:
+    """To reduce it would take minutes."""
+    digits = "f" * 4_000_000
+    head = f'{{"$":"fraction","v":[{{"$":"int","v":"0x{digits}"}},{{"$":"int","v":"0x{digits[1:]}1"}}]}}'.encode()
+    began = time.process_time()
+    with pytest.raises(RemoteProtocolError):
+        loads([head])
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize("part", ['{"$":"range","v":[0,1000000,1]}', '{"$":"range","v":[5000000,0,-5]}'])
+def test_ranges_are_charged_as_the_lists_that_may_be_made_of_them(part: str) -> None:
+    """Two kilobytes of ranges would become gigabytes in the first loop over them."""
+    assert len(loads([f"[{part}]".encode()])) == 1
+    with pytest.raises(RemoteProtocolError, match="would unpack to more"):
+        loads([f"[{','.join([part] * 80)}]".encode()])
 
 
 def test_many_keys_of_different_hashes_come_back() -> None:
