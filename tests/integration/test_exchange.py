@@ -319,6 +319,12 @@ def hostile(interp: KernelInterpreter) -> Iterator[Callable[..., None]]:
     [
         *((name, 1) for name in ("../x", "/tmp/x", "a/../../x", "a\\x", "a\0", 5)),
         ("x", -1),
+        ("a\nb", 1),
+        ("\x1b]0;title\x07", 1),
+        ("folder/\x9b31m", None),
+        ("invoice\u202egnp.exe", 1),
+        ("x" * 5000, 1),
+        ("x", 1 << 70),
         ("x", True),
         ("x", -(10**5000)),
         "x",
@@ -351,6 +357,47 @@ def test_a_link_in_the_folder_is_no_way_out(
     assert (outside / "secret").read_text() == "mine"
     assert (copy / "file").read_text() == "x"
     assert not (copy / "file").is_symlink()
+
+
+@pytest.mark.parametrize(
+    "entry", [("lnk/sub/deep/x", 3), ("lnk/sub", None), ("in/lnk/deep/x", 1), ("in/lnk/a/b", None)]
+)
+def test_no_folder_is_made_behind_a_link(
+    interp: KernelInterpreter, hostile: Callable[..., None], tmp_path: Path, entry: Any
+) -> None:
+    """The check comes first."""
+    copy, outside = tmp_path / "copy", tmp_path / "outside"
+    (copy / "in").mkdir(parents=True)
+    outside.mkdir()
+    (copy / "lnk").symlink_to(outside)
+    (copy / "in" / "lnk").symlink_to("../../outside")
+    hostile(entry)
+    with pytest.raises(CodeInterpreterError, match=r"is a link out of .*copy: remove it first"):
+        interp.download("folder", copy)
+    assert list(outside.iterdir()) == []
+
+
+def test_a_listing_without_end_is_refused(
+    interp: KernelInterpreter, hostile: Callable[..., None], tmp_path: Path
+) -> None:
+    """No file of it is written."""
+    hostile(*[("x", 1)] * 100_001)
+    with pytest.raises(CodeInterpreterError, match="the sandbox listed 100,001 files; at most 100,000 are copied"):
+        interp.download("folder", tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "listed", [[("", 1 << 60)], [("", None), ("a", 1 << 59), ("b", 1 << 59)], [("a/b", (1 << 63) - 1)]]
+)
+def test_sizes_that_the_disk_has_no_room_for_are_refused(
+    interp: KernelInterpreter, hostile: Callable[..., None], tmp_path: Path, listed: list[Any]
+) -> None:
+    """Before the first file is written."""
+    hostile(*listed)
+    with pytest.raises(OSError, match=r"bytes are to be copied, and .* are free"):
+        interp.download("folder", tmp_path / "new" / "x")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_names_of_unfinished_files_are_nobodys(
