@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ..codec import values
+from ..formatting import printable
 from ..wire.protocol_errors import RemoteProtocolError
 from .dspy_compat import CodeExecutionError, CodeInterpreterError
 from .dspy_errors import InvalidCall, UnreadableValue, VariableNotFound
@@ -145,7 +146,7 @@ class Transfer:
         cell = self._access.exchange(what, request, self._settings)
         if cell.error is not None:
             failed = {"NameError": VariableNotFound, "TypeError": UnreadableValue} if what == "get" else {}
-            raise failed.get(cell.error.name, CodeExecutionError)(f"{what}(): {cell.error.summary}")
+            raise failed.get(cell.error.name, CodeExecutionError)(printable(f"{what}(): {cell.error.summary}"))
         return cell
 
 
