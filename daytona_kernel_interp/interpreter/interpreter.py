@@ -28,7 +28,7 @@ from .transfer import Transfer
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
     from typing_extensions import Never, Self, Unpack
@@ -105,6 +105,7 @@ class KernelInterpreter:
         self.seed: int | None = None if record is None else secrets.randbelow(1 << 32)  # of the kernel's generators
         self._settings().check()
         self._sandbox, self._record = sandbox, record
+        self._starting: asyncio.Future[None] | None = None
         recorder = None if record is None else Recorder(record)
         self._access = SessionAccess(sandbox, weak_method(self.invoke_tool), recorder)
 
@@ -204,6 +205,20 @@ class KernelInterpreter:
         if self._access.session is None:
             await self._access.astart(settings)
         return await self._access.arun_cell("aexecute", request, settings, asyncio.get_running_loop())
+
+    async def _start_for_rlm(self) -> None:
+        """Start like :meth:`astart`; runs that begin at the same time on one loop wait for the same start."""
+        if self._access.session is not None:
+            return
+        if self._starting is None or self._starting.done():
+            self._starting = asyncio.ensure_future(self.astart())
+            self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
+        if self._starting.get_loop() is asyncio.get_running_loop():
+            await asyncio.shield(self._starting)
+
+    async def _execute_for_rlm(self, code: str, variables: Mapping[str, object] | None = None) -> Any:
+        """Run a step of ``RLM.acall`` like :meth:`aexecute`; DSPy's callbacks see it as ``execute``."""
+        return await _observed_execute(self, code, variables)
 
     def __call__(self, code: str, variables: Mapping[str, object] | None = None) -> Any:
         """Run code like :meth:`execute`."""
@@ -463,6 +478,15 @@ class KernelInterpreter:
         """Pickle or copy the configuration; to be pickled, tools must be picklable."""
         return functools.partial(KernelInterpreter, **self._options()), (dict(self.tools), self.output_fields)
 
+
+def _make_observed_execute() -> Callable[..., Awaitable[Any]]:
+    async def execute(self: KernelInterpreter, code: str, variables: Mapping[str, object] | None = None) -> Any:
+        return await self.aexecute(code, variables)
+
+    return with_callbacks(execute)  # which tells the kind of call by the function's name
+
+
+_observed_execute = _make_observed_execute()
 
 OPTION_NAMES = tuple(
     name for name in inspect.signature(KernelInterpreter.__init__).parameters if name not in ("self", "unknown")

@@ -29,7 +29,7 @@ from ..recording.dspy_callback import attached
 from .dspy_compat import CodeInterpreterError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,12 @@ class LeaseFactory:
         fresh.tools.clear()  # it may have copied the tools of the run that has the interpreter
         fresh.tools.update(self._own_tools)
         return fresh
+
+    async def _start_for_rlm(self) -> None:
+        """Start the interpreter before ``RLM.acall`` borrows it, without blocking the loop; does nothing if it runs."""
+        start: Callable[[], Awaitable[None]] | None = getattr(self._interpreter, "_start_for_rlm", None)
+        if start is not None and not self._lease_lock.locked():
+            await start()
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle or copy the interpreter, by its own rules."""
