@@ -7,6 +7,7 @@ import builtins
 import contextvars
 import difflib
 import functools
+import inspect
 import keyword
 import threading
 import weakref
@@ -29,10 +30,12 @@ from .signatures import (
     shown_signature,
     signature_of_tool,
 )
+from .tool_loop import ANSWER_S, BLOCKED, STOPPED
 
 if TYPE_CHECKING:
-    import inspect
     from concurrent.futures import Future
+
+    from .tool_loop import ToolLoop
 
 Invoke = Callable[[str, dict[str, Any]], Any]
 
@@ -177,7 +180,7 @@ class ToolRunner:
         self._lock = threading.Lock()
         self._awaiting: set[Future[Any]] = set()
         self._context = contextvars.Context()
-        self._caller_loop: asyncio.AbstractEventLoop | None = None
+        self._tool_loop: ToolLoop | None = None
         self._tools: Mapping[str, Tool] = {}
         self._observer: ToolObserver | None = None
 
@@ -185,14 +188,14 @@ class ToolRunner:
         self,
         tools: Mapping[str, Tool],
         context: contextvars.Context,
-        caller_loop: asyncio.AbstractEventLoop | None,
+        tool_loop: ToolLoop | None,
         observer: ToolObserver | None = None,
     ) -> None:
         """Offer ``tools`` until the next cell; calls run in ``context`` and are reported to ``observer``.
 
-        Async tools run on ``caller_loop`` if that loop is given and free, else on a loop of their own.
+        Async tools run on ``tool_loop`` if one is given and answers, else on a loop of their own.
         """
-        self._tools, self._context, self._caller_loop = dict(tools), context, caller_loop
+        self._tools, self._context, self._tool_loop = dict(tools), context, tool_loop
         self._observer = observer
 
     def end_cell(self) -> None:
@@ -205,7 +208,7 @@ class ToolRunner:
             awaiting = list(self._awaiting)
         for future in awaiting:
             future.cancel()
-        self._tools, self._context, self._caller_loop = {}, contextvars.Context(), None
+        self._tools, self._context, self._tool_loop = {}, contextvars.Context(), None
         self._observer = None
 
     async def run(
@@ -238,27 +241,55 @@ class ToolRunner:
             self._async_loop = None
 
     def wait_for(self, awaitable: Awaitable[Any]) -> Any:
-        """Await the coroutine of an async tool, called from its worker thread, and return the result."""
+        """Await the coroutine of an async tool, called from its worker thread, and return the result.
+
+        Raises:
+            RuntimeError: If it must run on a loop that is blocked or does not run.
+        """
+        wanted = self._tool_loop
+        if wanted is not None and not wanted.is_blocked and wanted.loop.is_running():
+            begun, result = self._settle_on(wanted.loop, awaitable, ANSWER_S)
+            if begun:
+                return result
+            if not wanted.is_required:
+                self._tool_loop = None  # blocked: the further calls of this cell do not wait for it again
+        if wanted is not None and wanted.is_required:
+            if inspect.iscoroutine(awaitable):
+                awaitable.close()
+            blocked = wanted.is_blocked or wanted.loop.is_running()
+            raise RuntimeError(BLOCKED if blocked else STOPPED)
+        return self._settle_on(self._own_loop(), awaitable, None)[1]
+
+    def _settle_on(
+        self, loop: asyncio.AbstractEventLoop, awaitable: Awaitable[Any], begins_within_s: float | None
+    ) -> tuple[bool, Any]:
+        """Await ``awaitable`` on ``loop``; return whether it began in time, and then its result."""
+        begun, claim = threading.Event(), threading.Lock()
 
         async def settle() -> tuple[Any, BaseException | None]:
             # Caught here and not left to the task: asyncio lets a KeyboardInterrupt end the whole loop.
+            if not claim.acquire(blocking=False):  # given up
+                return None, None
+            begun.set()
             try:
                 return await awaitable, None
             except BaseException as error:
                 return None, error
 
-        loop = self._caller_loop or self._own_loop()
         with self._lock:  # end_cell() finds every call that has started
             # The task gets a copy of this thread's context, which is this call's own.
             future = asyncio.run_coroutine_threadsafe(settle(), loop)
             self._awaiting.add(future)
         try:
+            if begins_within_s is not None and not begun.wait(begins_within_s) and claim.acquire(blocking=False):
+                future.cancel()
+                return False, None
             result, error = future.result()
         finally:
             self._awaiting.discard(future)
         if error is not None:
             raise error
-        return result
+        return True, result
 
     def _own_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:

@@ -25,6 +25,7 @@ from daytona_kernel_interp.tools.binding import (
     describe,
     failure,
 )
+from daytona_kernel_interp.tools.tool_loop import ToolLoop
 from daytona_kernel_interp.wire.comm import Parameter, ToolFailure, ToolSpec
 from tests import examples
 
@@ -434,7 +435,8 @@ class Runner:
         self.invoked: list[tuple[str, dict[str, Any]]] = []
 
     def begin(self, caller_loop: asyncio.AbstractEventLoop | None = None) -> None:
-        self.runner.begin_cell(self.tools, contextvars.copy_context(), caller_loop)
+        tool_loop = None if caller_loop is None else ToolLoop(caller_loop)
+        self.runner.begin_cell(self.tools, contextvars.copy_context(), tool_loop)
 
     def _invoke(self, name: str, arguments: dict[str, Any]) -> Any:
         self.invoked.append((name, arguments))
