@@ -7,32 +7,45 @@ what it was. A program that has disabled the collector never sees it enabled.
 
 from __future__ import annotations
 
-import contextlib
 import gc
+import os
 import threading
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-_lock = threading.Lock()
-_pauses = 0  # how many blocks are running
-_was_enabled = False  # before the first of them
 
 
-@contextlib.contextmanager
-def collector_paused() -> Iterator[None]:
-    """Pause the collector during the block; blocks may overlap in threads."""
-    global _pauses, _was_enabled
-    with _lock:
-        if not _pauses:
-            _was_enabled = gc.isenabled()
-            gc.disable()
-        _pauses += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _pauses -= 1
-            if not _pauses and _was_enabled:
+class CollectorPause:
+    """A context manager that pauses the collector; blocks may overlap in threads, and be nested."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._blocks = 0
+        self._was_enabled = False  # before the first of them
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._blocks:
+                self._was_enabled = gc.isenabled()
+                gc.disable()
+            self._blocks += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._blocks = max(0, self._blocks - 1)
+            if not self._blocks and self._was_enabled:
                 gc.enable()
+
+    def forget_other_threads(self) -> None:
+        """Begin anew in a forked child: a thread that held the lock, or was in a block, does not exist there."""
+        self._lock = threading.Lock()
+        if self._blocks and self._was_enabled:
+            gc.enable()
+        self._blocks = 0
+
+
+_pause = CollectorPause()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pause.forget_other_threads)
+
+
+def collector_paused() -> CollectorPause:
+    """Return the context manager of this process; one object is faster than a generator for each value."""
+    return _pause

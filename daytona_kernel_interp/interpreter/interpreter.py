@@ -267,7 +267,7 @@ class KernelInterpreter:
         """Run one host tool with keyword arguments; DSPy's callbacks see every call through this method.
 
         Raises:
-            CodeInterpreterError: If there is no such tool.
+            CodeInterpreterError: If there is no such tool, or it is async and there is no session.
         """
         if tool_name not in self.tools:
             raise InvalidCall(f"invoke_tool(): there is no tool {tool_name!r}.")
@@ -276,7 +276,9 @@ class KernelInterpreter:
             return result
         session = self._access.session
         if session is None:
-            raise RuntimeError("the interpreter was shut down")
+            if inspect.iscoroutine(result):
+                result.close()
+            raise CodeInterpreterError("invoke_tool(): an async tool needs a session: call start() first.")
         return session.tools.wait_for(result)
 
     # --- values and files -----------------------------------------------------------------------------

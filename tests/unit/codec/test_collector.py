@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import threading
+import warnings
 from typing import TYPE_CHECKING
 
 import pytest
 
+from daytona_kernel_interp.codec import collector
 from daytona_kernel_interp.codec.collector import collector_paused
 from daytona_kernel_interp.codec.values import dumps, loads
 
@@ -18,7 +22,7 @@ pytestmark = pytest.mark.python
 
 
 @pytest.fixture(autouse=True)
-def collector() -> Iterator[None]:
+def enabled_collector() -> Iterator[None]:
     """Enable the collector after each test."""
     gc.enable()
     yield
@@ -74,6 +78,31 @@ def test_two_threads_share_one_pause(enabled: bool, first_ends_first: bool) -> N
         assert gc.isenabled() is expected
     for thread in threads:
         thread.join()
+
+
+def test_a_forked_child_waits_for_no_thread_of_its_parent() -> None:
+    """The child's collector is enabled, and its values are encoded, although a thread was within a block."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with collector_paused(), collector._pause._lock:
+            entered.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert entered.wait(10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later warn of threads
+        child = os.fork()
+    if not child:
+        signal.alarm(10)
+        works = gc.isenabled() and loads(dumps([[1]])) == [[1]] and gc.isenabled()
+        os._exit(0 if works else 1)
+    leave.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert gc.isenabled()
 
 
 def test_many_threads_leave_it_as_it_was() -> None:

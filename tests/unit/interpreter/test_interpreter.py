@@ -29,6 +29,15 @@ def test_a_tool_that_is_missing_is_an_error_of_dspy(name: str) -> None:
     assert interpreter.invoke_tool("f", {"obj": "abc"}) == 3
 
 
+def test_an_async_tool_without_a_session_is_an_error_of_dspy() -> None:
+    """Its coroutine is closed: the suite fails on one that was never awaited."""
+
+    async def tool() -> None: ...
+
+    with pytest.raises(CodeInterpreterError, match="an async tool needs a session"):
+        KernelInterpreter({"f": tool}).invoke_tool("f", {})
+
+
 NOTHING_STARTED = """
 import os, signal, sys, threading, time
 import dspy
