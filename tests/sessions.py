@@ -88,7 +88,7 @@ def _working(store: MemoryStore) -> list[Entry]:
             'import re\n\nsections = re.split(r"\\n## ", text)\n'
             'print(f"{len(text):,} characters")\nlen(sections)  # how many',
             BEGAN + timedelta(seconds=4.2),
-            Outcome("returned", value=store.put("51,200 characters\n38")),
+            Outcome("returned", "ok", value=store.put("51,200 characters\n38")),
             variables={"text": store.put("Who pays? " * 5_120), "question": store.put("Who pays?")},
             tools=[ToolSpec("search"), ToolSpec("llm_query"), ToolSpec("llm_query_batched")],
             output_fields=[{"name": "answer", "type": "str"}, {"name": "score", "type": "float"}],
@@ -102,7 +102,7 @@ def _working(store: MemoryStore) -> list[Entry]:
             "m1",
             "hits = await asyncio.gather(*(search.aio(q) for q in queries))\nfor hit in hits:\n    print(hit)",
             BEGAN + timedelta(seconds=9.8),
-            Outcome("returned", value=store.put("3 hits\n")),
+            Outcome("returned", "ok", value=store.put("3 hits\n")),
             outputs=[StreamText("stdout", "refunds\n\x1b[32mshipping\x1b[0m\n"), StreamText("stderr", "a warning\n")],
             calls=[
                 call(store, 1, "search", 0.1, 1.5, "refund policy", limit=3, result=["refunds", "returns"]),
@@ -138,7 +138,7 @@ def _ending(store: MemoryStore) -> list[Entry]:
             "m3",
             "plt.plot(scores)\nplt.show()\nframe",
             BEGAN + timedelta(seconds=24.5),
-            Outcome("returned", value=store.put("[figure 8x8 PNG]")),
+            Outcome("returned", "ok", value=store.put("[figure 8x8 PNG]")),
             outputs=[
                 DisplayData({"image/png": png(240, 120), "text/plain": "<Figure size 240x120 with 1 Axes>"}, {}),
                 ExecuteResult(
@@ -158,7 +158,7 @@ def _ending(store: MemoryStore) -> list[Entry]:
             "m4",
             "SUBMIT(answer='The customer pays.', score=0.75)",
             BEGAN + timedelta(seconds=31),
-            Outcome("submitted", value=store.put({"answer": "The customer pays.", "score": 0.75})),
+            Outcome("submitted", "ok", value=store.put({"answer": "The customer pays.", "score": 0.75})),
             calls=[call(store, 5, "llm_query", 0.01, None, "never answered", kind="llm")],
             elapsed_s=0.4,
             reasoning="Now I know.",
@@ -198,7 +198,7 @@ def long(steps: int = 200, calls: int = 6) -> Transcript:
                 BEGAN + timedelta(seconds=12 * index),
                 Outcome("raised", "error", error="CodeExecutionError", text="ValueError: bad\n...")
                 if index % 17 == 5
-                else Outcome("returned", value=store.put(outputs[0].text)),
+                else Outcome("returned", "ok", value=store.put(outputs[0].text)),
                 outputs=outputs,
                 calls=made,
                 elapsed_s=1.0 + index % 7,

@@ -16,11 +16,16 @@ from daytona_kernel_interp.recording.model import (
     SessionFacts,
     Transcript,
     ValueRef,
+    refs_in,
+    refs_of,
 )
+from daytona_kernel_interp.recording.notebook_writer import NotebookWriter
+from daytona_kernel_interp.recording.schema import tools_to_json
 from daytona_kernel_interp.wire.comm import Parameter, ToolSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from daytona_kernel_interp.client.outputs import Output
 
@@ -81,7 +86,7 @@ class Maker:
             f"msg-{len(self.entries)}",
             code,
             BEGAN + datetime.timedelta(seconds=len(self.entries)),
-            outcome or Outcome("returned", value=self.store.put(value)),
+            outcome or Outcome("returned", "ok", value=self.store.put(value)),
             {name: self.store.put(one) for name, one in (variables or {}).items()},
             tools,
             fields,
@@ -96,7 +101,7 @@ class Maker:
     def submitted(self, code: str, answer: dict[str, Any], **more: Any) -> Entry:
         """Add an entry that called SUBMIT."""
         fields = [{"name": name} for name in answer]
-        return self.add(code, Outcome("submitted", value=self.store.put(answer)), fields=fields, **more)
+        return self.add(code, Outcome("submitted", "ok", value=self.store.put(answer)), fields=fields, **more)
 
     def raised(self, code: str, error: str, text: str, ending: Any = "error", **more: Any) -> Entry:
         """Add an entry that raised."""
@@ -106,3 +111,33 @@ class Maker:
         return Transcript(
             SessionFacts("abcd1234", BEGAN, "local", **facts), list(self.entries), self.store, self.lm_calls
         )
+
+
+def write(transcript: Transcript, path: Path) -> Path:
+    """Write a transcript as the recorder writes a session, and return the notebook's path."""
+    writer = NotebookWriter(path, transcript.facts)
+    writer.callback = transcript.callback
+    waiting = [call for call in transcript.lm_calls if call.entry is None]
+    tools: Sequence[ToolSpec] = ()
+
+    def store(refs: Sequence[ValueRef]) -> None:
+        for ref in refs:
+            writer.store_value(transcript.store.load(ref), ref.hash)
+
+    for entry in transcript.entries:
+        before = [call for call in waiting if call.began <= entry.began]
+        waiting = waiting[len(before) :]
+        if before or entry.reasoning:
+            store(refs_of(before))
+            writer.add_model(before, entry.reasoning)
+        made = [call for call in transcript.lm_calls if call.entry == entry.index]
+        if entry.tools != tools:
+            tools = entry.tools
+            writer.store_value(values.dumps(tools_to_json(tools), max_bytes=None))
+        store([*refs_in(entry), *refs_of(made)])
+        writer.put(entry, made, over=True)
+    if waiting:
+        store(refs_of(waiting))
+        writer.add_model(waiting, None)
+    writer.close(complete=transcript.complete)
+    return writer.path

@@ -13,18 +13,16 @@ iterations.
 
 from __future__ import annotations
 
-import json
-import math
 from typing import TYPE_CHECKING, Any
 
 from ..client.output_text import display_text, plain_text
 from ..client.outputs import CellError, StreamText
 from ..page import timeline
 from ..page.shown_values import arguments, as_text, load, text_of
+from ..recording.notebook_json import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from datetime import datetime
 
     from ..recording.model import Entry, LMCall, RecordedCall, Transcript, Usage, ValueLoader
 
@@ -34,8 +32,7 @@ _MAX_VARIABLE = 20_000  # bytes; variables are repeated in each step, so large o
 
 def to_jsonl(transcript: Transcript) -> str:
     """Return the session as the text of a ``.jsonl`` file."""
-    lines = [_metadata(transcript), *_iterations(transcript)]
-    return "".join(json.dumps(line, ensure_ascii=False, allow_nan=False, default=as_text) + "\n" for line in lines)
+    return "".join(json_text(line) + "\n" for line in (_metadata(transcript), *_iterations(transcript)))
 
 
 def _metadata(transcript: Transcript) -> dict[str, Any]:
@@ -44,14 +41,14 @@ def _metadata(transcript: Transcript) -> dict[str, Any]:
     model = next((usage.model for usage in usages if usage is not None and usage.model), None)
     return {
         "type": "metadata",
-        "timestamp": _timestamp(facts.began),
+        "timestamp": facts.began.isoformat(timespec="microseconds"),
         "root_model": model,
         "max_depth": 1,
         "max_iterations": None,
         "backend": "dspy",
         "backend_kwargs": {},
         "environment_type": facts.sandbox,
-        "environment_kwargs": {str(name): _plain(value) for name, value in facts.options.items()},
+        "environment_kwargs": dict(facts.options),
         "other_backends": None,
     }
 
@@ -60,13 +57,14 @@ def _iterations(transcript: Transcript) -> Iterator[dict[str, Any]]:
     requests = _requests(transcript)
     for number, entry in enumerate((one for one in transcript.entries if not timeline.is_setup(one)), 1):
         request = requests.get(entry.index)
+        reasoning = f"{entry.reasoning}\n\n" if entry.reasoning else ""
         reasoning_s = 0.0 if request is None else timeline.sane_duration(request.elapsed_s)
         yield {
             "type": "iteration",
             "iteration": number,
-            "timestamp": _timestamp(entry.began),
+            "timestamp": entry.began.isoformat(timespec="microseconds"),
             "prompt": [] if request is None else _messages(request, transcript.store),
-            "response": _response(entry),
+            "response": f"{reasoning}```repl\n{entry.code}\n```",
             "code_blocks": [{"code": entry.code, "result": _result(entry, transcript)}],
             "final_answer": _final_answer(entry, transcript.store),
             "iteration_time": timeline.cell_length_s(entry) + reasoning_s,
@@ -75,10 +73,10 @@ def _iterations(transcript: Transcript) -> Iterator[dict[str, Any]]:
 
 def _requests(transcript: Transcript) -> dict[int, LMCall]:
     """Return the main model's last request before each step, by the step's index."""
-    requests = sorted((one for one in transcript.lm_calls if one.entry is None), key=lambda one: _timestamp(one.began))
+    requests = sorted((one for one in transcript.lm_calls if one.entry is None), key=lambda one: one.began)
     found: dict[int, LMCall] = {}
     for entry in transcript.entries:
-        before = [one for one in requests if _timestamp(one.began) <= _timestamp(entry.began)]
+        before = [one for one in requests if one.began <= entry.began]
         if before:
             found[entry.index] = before[-1]
             requests = requests[len(before) :]
@@ -87,27 +85,14 @@ def _requests(transcript: Transcript) -> dict[int, LMCall]:
 
 def _messages(request: LMCall, store: ValueLoader) -> list[dict[str, str]]:
     """Return the request as messages of role and content, which is all that the visualizer shows."""
-    decoded, request_value = load(request.request, store)
-    match request_value if decoded else None:
+    match load(request.request, store):
         case {"messages": [*messages]} if messages:
-            return [_message(one) for one in messages]
+            parts = [one if isinstance(one, dict) else {"content": one} for one in messages]
+            return [{"role": str(one.get("role", "user")), "content": as_text(one.get("content"))} for one in parts]
         case {"prompt": prompt} if prompt is not None:
             return [{"role": "user", "content": as_text(prompt)}]
         case _:
             return [{"role": "user", "content": request.request.summary}]
-
-
-def _message(message: object) -> dict[str, str]:
-    match message:
-        case {"role": role, "content": content}:
-            return {"role": str(role), "content": as_text(content)}
-        case _:
-            return {"role": "user", "content": as_text(message)}
-
-
-def _response(entry: Entry) -> str:
-    reasoning = f"{entry.reasoning}\n\n" if entry.reasoning else ""
-    return f"{reasoning}```repl\n{entry.code}\n```"
 
 
 def _result(entry: Entry, transcript: Transcript) -> dict[str, Any]:
@@ -129,8 +114,8 @@ def _result(entry: Entry, transcript: Transcript) -> dict[str, Any]:
 def _variable(entry: Entry, name: str, store: ValueLoader) -> Any:
     """Return the summary of a value; a short text itself, as the visualizer looks for the one named ``context``."""
     ref = entry.variables[name]
-    decoded, value = load(ref, store) if ref.size <= _MAX_VARIABLE else (False, None)
-    return value if decoded and isinstance(value, str) else ref.summary
+    value = load(ref, store, _MAX_VARIABLE)
+    return value if isinstance(value, str) else ref.summary
 
 
 def _call(call: RecordedCall, store: ValueLoader) -> dict[str, Any]:
@@ -160,18 +145,7 @@ def _final_answer(entry: Entry, store: ValueLoader) -> str | None:
     """Return the answer as text: the value of a single field, or all fields as they were submitted."""
     if entry.outcome.kind != "submitted" or entry.outcome.value is None:
         return None
-    decoded, value = load(entry.outcome.value, store)
-    if decoded and isinstance(value, dict) and len(value) == 1:
+    value = load(entry.outcome.value, store)
+    if isinstance(value, dict) and len(value) == 1:
         value = next(iter(value.values()))
-    return as_text(value, laid_out=False) if decoded else entry.outcome.value.summary
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
-
-
-def _timestamp(at: datetime) -> str:
-    """Return ISO 8601 in UTC, which sorts in the order of time."""
-    return timeline.in_utc(at).isoformat(timespec="microseconds")
+    return as_text(value, laid_out=False)

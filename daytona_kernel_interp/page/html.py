@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..client.output_text import plain_text
 from ..formatting import duration, one_line
-from . import charts, timeline
+from . import timeline
 from .shown_values import LAID_OUT_BYTES, arguments, as_text, dollars, load, step_title, text_of
 
 try:
     import jinja2
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     from . import html_parts as parts
 except ImportError as error:
@@ -28,7 +27,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from ..recording.model import Entry, RecordedCall, Transcript, Usage
+    from ..recording.model import Entry, RecordedCall, SessionFacts, Transcript, Usage
 
 BUDGET_CHARS = 1_200_000  # of printed texts and values in the page; the longest are cut until all fit
 MIN_CUT_CHARS, MAX_CUT_CHARS = 400, 20_000
@@ -44,50 +43,6 @@ _ENDINGS = {
 }
 
 
-@dataclass(frozen=True)
-class CallView:
-    """The texts of a tool call or sub-call in the template."""
-
-    anchor: str
-    kind: str
-    name: str
-    gist: str
-    took: str
-    began: str
-    arguments: list[tuple[str, str]]
-    result: str | None
-    error: str
-    usage: str
-
-
-@dataclass(frozen=True)
-class StepView:
-    """The texts and parts of a step in the template."""
-
-    anchor: str
-    number: int
-    state: str  # ok, submitted, failed
-    label: str
-    gist: str
-    took: str
-    began: str
-    share: str  # duration in percent of the longest step's
-    usage: str
-    reasoning: Markup | None
-    code: Markup
-    calls: list[CallView]
-    chart: charts.Chart | None
-    outputs: list[Markup]
-    submitted: list[tuple[str, str]]
-    error: str
-    returned: str
-    late: str
-    variables: list[tuple[str, str]]
-    tools: list[str]
-    fields: list[str]
-    opened: bool
-
-
 def to_html(transcript: Transcript, title: str) -> str:
     """Return the page as HTML."""
     script, style = _asset("page.js"), _asset("page.css")
@@ -101,20 +56,19 @@ def to_html(transcript: Transcript, title: str) -> str:
         _step(transcript, entry, spans[entry.index], limit, longest_s, code)
         for entry, code in zip(transcript.entries, _codes(transcript), strict=True)
     ]
-    sums = timeline.totals(transcript)
+    sums, facts = timeline.totals(transcript), transcript.facts
     return template.render(
         title=title,
         policy=_policy(script),
         script=Markup(script),
         style=Markup(style),
-        facts=_facts(transcript),
-        subtitle=_subtitle(transcript),
+        facts=_tables(facts),
+        subtitle=f"{facts.began:%d %B %Y, %H:%M} UTC · {facts.sandbox} · session {facts.session_id}",
         tiles=_tiles(sums),
         notes=_notes(transcript),
-        answer=next((step for step in reversed(steps) if step.state == "submitted"), None),
-        chart=charts.chart(timeline.session_spans(transcript), sums.elapsed_s),
+        answer=next((step for step in reversed(steps) if step["state"] == "submitted"), None),
+        chart=timeline.chart(timeline.session_spans(transcript), sums.elapsed_s),
         steps=steps,
-        parts=parts,
     )
 
 
@@ -159,7 +113,7 @@ def _codes(transcript: Transcript) -> Iterator[Markup]:
     left = COLOURED_CHARS
     for entry in transcript.entries:
         left -= len(entry.code)
-        yield parts.code(entry.code) if left >= 0 else parts.plain(entry.code)
+        yield parts.code(entry.code) if left >= 0 else escape(entry.code)
 
 
 # --- a step -------------------------------------------------------------------------------------------
@@ -167,33 +121,36 @@ def _codes(transcript: Transcript) -> Iterator[Markup]:
 
 def _step(
     transcript: Transcript, entry: Entry, spans: Sequence[timeline.Span], limit: int, longest_s: float, code: Markup
-) -> StepView:
+) -> dict[str, Any]:
+    """Return the texts and parts of a step in the template."""
     state, label = _state(entry)
-    length_s = timeline.cell_length_s(entry)
-    return StepView(
-        anchor=f"s{entry.index}",
-        number=entry.index,
-        state=state,
-        label=label,
-        gist=step_title(entry),
-        took=duration(entry.elapsed_s),
-        began=duration(timeline.seconds_between(transcript.facts.began, entry.began)),
-        share=f"{length_s / longest_s:.1%}" if longest_s else "0%",
-        usage=_usage(entry.usage),
-        reasoning=parts.markdown(entry.reasoning) if entry.reasoning else None,
-        code=code,
-        calls=[_call(call, entry, transcript, limit) for call in entry.calls],
-        chart=charts.chart(spans, length_s, bar_px=18) if len(spans) > 1 else None,
-        outputs=[parts.output_html(one, limit) for one in entry.outputs],
-        submitted=_submitted(entry, transcript, limit) if state == "submitted" else [],
-        error=parts.cut(plain_text(entry.outcome.text), limit) if state == "failed" else "",
-        returned=_returned(entry, transcript, limit),
-        late=parts.cut(plain_text(entry.late), limit),
-        variables=[(name, ref.summary) for name, ref in entry.variables.items()],
-        tools=[tool.name for tool in entry.tools if not tool.name.startswith("__dspy_")],  # DSPy's own
-        fields=[_field(one) for one in entry.output_fields or ()],
-        opened=len(transcript.entries) <= _OPEN_STEPS and not timeline.is_setup(entry),
-    )
+    value, length_s = entry.outcome.value, timeline.cell_length_s(entry)
+    return {
+        "anchor": f"s{entry.index}",
+        "number": entry.index,
+        "state": state,  # ok, submitted, failed
+        "label": label,
+        "gist": step_title(entry),
+        "took": duration(entry.elapsed_s),
+        "began": duration(timeline.seconds_between(transcript.facts.began, entry.began)),
+        "share": f"{length_s / longest_s:.1%}" if longest_s else "0%",  # of the longest step
+        "usage": _usage(entry.usage),
+        "reasoning": parts.markdown(entry.reasoning) if entry.reasoning else None,
+        "code": code,
+        "calls": [_call(call, entry, transcript, limit) for call in entry.calls],
+        "chart": timeline.chart(spans, length_s, bar_px=18) if len(spans) > 1 else None,
+        "outputs": [parts.output_html(one, limit) for one in entry.outputs],
+        "submitted": _submitted(entry, transcript, limit) if state == "submitted" else [],
+        "error": parts.cut(plain_text(entry.outcome.text), limit) if state == "failed" else "",
+        "returned": parts.cut(text_of(value, transcript.store), limit) if state == "ok" and value is not None else "",
+        "late": parts.cut(plain_text(entry.late), limit),
+        "variables": [(name, ref.summary) for name, ref in entry.variables.items()],
+        "tools": [tool.name for tool in entry.tools if not tool.name.startswith("__dspy_")],  # DSPy's own
+        "fields": [
+            ": ".join(str(one[key]) for key in ("name", "type") if key in one) for one in entry.output_fields or ()
+        ],
+        "opened": len(transcript.entries) <= _OPEN_STEPS and not timeline.is_setup(entry),
+    }
 
 
 def _state(entry: Entry) -> tuple[str, str]:
@@ -211,45 +168,30 @@ def _state(entry: Entry) -> tuple[str, str]:
 def _submitted(entry: Entry, transcript: Transcript, limit: int) -> list[tuple[str, str]]:
     if entry.outcome.value is None:
         return []
-    decoded, value = load(entry.outcome.value, transcript.store)
-    if not decoded or not isinstance(value, dict):
+    value = load(entry.outcome.value, transcript.store)
+    if not isinstance(value, dict):
         return [("", entry.outcome.value.summary)]
     laid_out = entry.outcome.value.size <= LAID_OUT_BYTES
     return [(str(name), parts.cut(as_text(one, laid_out=laid_out), limit)) for name, one in value.items()]
 
 
-def _returned(entry: Entry, transcript: Transcript, limit: int) -> str:
-    if entry.outcome.kind != "returned" or entry.outcome.value is None:
-        return ""
-    return parts.cut(text_of(entry.outcome.value, transcript.store), limit)
-
-
-def _field(field: object) -> str:
-    match field:
-        case {"name": name, "type": kind}:
-            return f"{name}: {kind}"
-        case {"name": name}:
-            return str(name)
-        case _:
-            return str(field)
-
-
-def _call(call: RecordedCall, entry: Entry, transcript: Transcript, limit: int) -> CallView:
+def _call(call: RecordedCall, entry: Entry, transcript: Transcript, limit: int) -> dict[str, Any]:
+    """Return the texts of a tool call or sub-call in the template."""
     given = arguments(call, transcript.store)
     result = None if call.result is None else parts.cut(text_of(call.result, transcript.store), limit)
     error = "" if call.error is None else f"{call.error[0]}: {call.error[2]}"
-    return CallView(
-        anchor=f"s{entry.index}-{call.id}",
-        kind=call.kind,
-        name=call.name,
-        gist=one_line(", ".join(f"{name}={text}" if name else text for name, text in given), 100),
-        took=duration(call.elapsed_s) if call.elapsed_s is not None else "not answered",
-        began=duration(call.began_s),
-        arguments=[(name, parts.cut(text, limit)) for name, text in given],
-        result=result,
-        error=parts.cut(error, limit),
-        usage=_usage(call.usage),
-    )
+    return {
+        "anchor": f"s{entry.index}-{call.id}",
+        "kind": call.kind,
+        "name": call.name,
+        "gist": one_line(", ".join(f"{name}={text}" if name else text for name, text in given), 100),
+        "took": duration(call.elapsed_s) if call.elapsed_s is not None else "not answered",
+        "began": duration(call.began_s),
+        "arguments": [(name, parts.cut(text, limit)) for name, text in given],
+        "result": result,
+        "error": parts.cut(error, limit),
+        "usage": _usage(call.usage),
+    }
 
 
 # --- head and foot of the page ------------------------------------------------------------------------
@@ -274,11 +216,11 @@ def _tiles(sums: timeline.Totals) -> list[tuple[str, str, str]]:
         ("tool calls", f"{sums.tool_calls:,}", _at_once(sums.tools_at_once)),
         ("LLM calls", f"{sums.llm_calls:,}", _at_once(sums.llms_at_once)),
     ]
-    into, out = sums.prompt_tokens or 0, sums.completion_tokens or 0
+    into, out, cost_usd = sums.usage.prompt_tokens or 0, sums.usage.completion_tokens or 0, sums.usage.cost_usd
     if into or out:
         tiles.append(("tokens", f"{into + out:,}", f"{into:,} in, {out:,} out"))
-    if sums.cost_usd is not None:
-        tiles.append(("cost", dollars(sums.cost_usd), "as reported by DSPy"))
+    if cost_usd is not None:
+        tiles.append(("cost", dollars(cost_usd), "as reported by DSPy"))
     return tiles
 
 
@@ -297,12 +239,6 @@ def _notes(transcript: Transcript) -> list[str]:
     return notes
 
 
-def _subtitle(transcript: Transcript) -> str:
-    facts = transcript.facts
-    return f"{timeline.in_utc(facts.began):%d %B %Y, %H:%M} UTC · {facts.sandbox} · session {facts.session_id}"
-
-
-def _facts(transcript: Transcript) -> Sequence[tuple[str, list[tuple[str, str]]]]:
-    facts = transcript.facts
+def _tables(facts: SessionFacts) -> list[tuple[str, list[tuple[str, str]]]]:
     tables = (("Versions", facts.versions), ("Options", facts.options), ("Random seeds", facts.seeds))
     return [(name, [(str(key), str(one)) for key, one in table.items()]) for name, table in tables if table]

@@ -75,11 +75,6 @@ def cut(text: str, limit: int) -> str:
     return cut_middle(text, limit, "{:,} characters are in the recording")
 
 
-def plain(text: str) -> Markup:
-    """Return escaped text."""
-    return escape(text)
-
-
 def code(source: str) -> Markup:
     """Return highlighted Python code."""
     if len(source) > MAX_HIGHLIGHTED:
@@ -180,11 +175,6 @@ def output_html(shown: Output, limit: int) -> Markup:
         case DisplayData(data=data) | ExecuteResult(data=data):
             kind = "result" if isinstance(shown, ExecuteResult) else "display"
             return _rich(data, kind, limit)
-
-
-def text_block(text: str, kind: str = "value") -> Markup:
-    """Return a block of escaped text."""
-    return _block(kind, text)
 
 
 def _rich(data: Mapping[str, object], kind: str, limit: int) -> Markup:

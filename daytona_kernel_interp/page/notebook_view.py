@@ -36,10 +36,10 @@ def to_card(transcript: Transcript, title: str) -> str:
     ]
     if sums.failed:
         parts.insert(1, f"{sums.failed} failed")
-    if tokens := (sums.prompt_tokens or 0) + (sums.completion_tokens or 0):
+    if tokens := (sums.usage.prompt_tokens or 0) + (sums.usage.completion_tokens or 0):
         parts.append(f"{tokens:,} tokens")
-    if sums.cost_usd is not None:
-        parts.append(dollars(sums.cost_usd))
+    if sums.usage.cost_usd is not None:
+        parts.append(dollars(sums.usage.cost_usd))
     return "".join(
         [
             '<div style="max-width:860px;line-height:1.5">',
@@ -88,8 +88,7 @@ def _shown(entry: Entry, transcript: Transcript) -> str:
         else:
             parts.append(display_text(output.data))
     if entry.outcome.kind == "submitted" and entry.outcome.value is not None:
-        decoded, value = load(entry.outcome.value, transcript.store)
-        parts.append(f"SUBMIT {as_text(value) if decoded else entry.outcome.value.summary}")
+        parts.append(f"SUBMIT {as_text(load(entry.outcome.value, transcript.store))}")
     elif timeline.failed(entry) and not any(isinstance(output, CellError) for output in entry.outputs):
         parts.append(plain_text(entry.outcome.text) or entry.outcome.ending)
     return "\n".join(parts)

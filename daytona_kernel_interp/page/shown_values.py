@@ -8,11 +8,9 @@ import pprint
 import re
 from typing import TYPE_CHECKING, Any
 
-from ..codec import values
-from ..errors import KernelError
+from ..errors import RecordingError
 from ..formatting import one_line
-from ..recording.value_text import repr_of
-from ..wire.protocol_errors import ProtocolError
+from ..recording.value_store import repr_of, value_of
 from .timeline import is_setup
 
 if TYPE_CHECKING:
@@ -24,19 +22,18 @@ _SHORT_CHARS = 60
 
 
 def text_of(ref: ValueRef, store: ValueLoader) -> str:
-    """Return a value as text, see :func:`as_text`; the summary if it is too large or cannot be decoded."""
-    decoded, value = load(ref, store)
-    return as_text(value, laid_out=ref.size <= LAID_OUT_BYTES) if decoded else ref.summary
+    """Return a value as text, see :func:`load` and :func:`as_text`."""
+    return as_text(load(ref, store), laid_out=ref.size <= LAID_OUT_BYTES)
 
 
-def load(ref: ValueRef, store: ValueLoader) -> tuple[bool, Any]:
-    """Return whether a value could be decoded, and the value."""
-    if ref.size > MAX_DECODED_BYTES:
-        return False, None
+def load(ref: ValueRef, store: ValueLoader, max_bytes: int = MAX_DECODED_BYTES) -> Any:
+    """Return a value, or its summary if it is too large or cannot be decoded."""
+    if ref.size > max_bytes:
+        return ref.summary
     try:
-        return True, values.loads(store.load(ref))
-    except (KernelError, ProtocolError, ValueError, TypeError, ImportError):
-        return False, None
+        return value_of(store, ref)
+    except RecordingError:
+        return ref.summary
 
 
 def as_text(value: object, *, laid_out: bool = True) -> str:
@@ -56,9 +53,8 @@ def _are_prose(items: list[object]) -> bool:
 
 def arguments(call: RecordedCall, store: ValueLoader) -> list[tuple[str, str]]:
     """Return the arguments of a call as names and texts; the name of a positional argument is ``""``."""
-    decoded, given = load(call.arguments, store)
-    match given:
-        case [[*positional], {**named}] | (list(positional), {**named}) if decoded:
+    match load(call.arguments, store):
+        case [[*positional], {**named}] | (list(positional), {**named}):
             laid_out = call.arguments.size <= LAID_OUT_BYTES
             shown = [("", as_text(value, laid_out=laid_out)) for value in positional]
             return shown + [(str(name), as_text(value, laid_out=laid_out)) for name, value in named.items()]

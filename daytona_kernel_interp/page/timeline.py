@@ -1,24 +1,37 @@
-"""Compute the timeline and the totals of a transcript. Pure functions."""
+"""Compute the timeline of a transcript, its totals and its charts. Pure functions.
+
+Bars are placed in percent of the width, so that a wider chart is a zoomed one.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
-from datetime import timezone
 from typing import TYPE_CHECKING, Literal
 
-from ..formatting import MAX_DURATION_S
-from ..recording.model import DSPY_TOKEN
+from ..formatting import MAX_DURATION_S, duration
+from ..recording.model import DSPY_TOKEN, Usage, total_usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
-    from ..recording.model import Entry, RecordedCall, Transcript, Usage
+    from ..recording.model import Entry, RecordedCall, Transcript
 
 Kind = Literal["model", "step", "tool", "llm", "request"]
+
+_LABELS: dict[Kind, str] = {
+    "model": "main model",
+    "step": "steps",
+    "tool": "tools",
+    "llm": "LLM calls",
+    "request": "requests",
+}
+_MAX_LANES = 40  # per kind; further overlapping spans share the last lane
+_GROUP_PX, _GAP_PX, _TOP_PX = 110, 10, 20
+_MAX_TICKS = 8
 
 
 @dataclass(frozen=True)
@@ -28,9 +41,9 @@ class Span:
     Attributes:
         start_s: Seconds after the session, or the cell, began.
         end_s: At least ``start_s``.
-        lane: From 0; overlapping spans of one kind have different lanes.
         entry: Index of the cell that it belongs to; None: between cells.
         call: Id of the call, for tool calls and sub-calls.
+        lane: From 0; overlapping spans of one kind have different lanes.
         open: Whether the end is unknown.
     """
 
@@ -38,9 +51,9 @@ class Span:
     name: str
     start_s: float
     end_s: float
-    lane: int
     entry: int | None = None
     call: int | None = None
+    lane: int = 0
     failed: bool = False
     open: bool = False
 
@@ -57,21 +70,12 @@ class Totals:
     in_cells_s: float
     tools_at_once: int
     llms_at_once: int
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    cost_usd: float | None
+    usage: Usage
 
 
 def seconds_between(start: datetime, end: datetime) -> float:
-    """Return the seconds from ``start`` to ``end``, at least 0. Times without a zone are UTC."""
-    return max(0.0, (in_utc(end) - in_utc(start)).total_seconds())
-
-
-def in_utc(at: datetime) -> datetime:
-    """Return a time in UTC. A time without a zone, or too close to the limits of datetime, counts as UTC."""
-    with contextlib.suppress(OverflowError):
-        return at.astimezone(timezone.utc) if at.tzinfo else at.replace(tzinfo=timezone.utc)
-    return at.replace(tzinfo=timezone.utc)
+    """Return the seconds from ``start`` to ``end``, at least 0."""
+    return max(0.0, (end - start).total_seconds())
 
 
 def failed(entry: Entry) -> bool:
@@ -101,7 +105,6 @@ def _spans(transcript: Transcript) -> list[Span]:
                 f"step {entry.index}",
                 offset_s,
                 offset_s + length_s,
-                0,
                 entry.index,
                 failed=failed(entry),
                 open=entry.elapsed_s is None,
@@ -135,8 +138,8 @@ def totals(transcript: Transcript) -> Totals:
     entries = transcript.entries
     calls = [call for entry in entries for call in entry.calls]
     # The list of requests is more complete: one call of llm_query_batched makes several.
-    usages = [one.usage for one in transcript.lm_calls if one.usage is not None]
-    usages = usages or [usage for usage in _usages(entries) if usage is not None]
+    usage = total_usage(one.usage for one in transcript.lm_calls)
+    usage = usage or total_usage([*(one.usage for one in entries), *(one.usage for one in calls)])
     spans = session_spans(transcript)
     return Totals(
         steps=len(entries),
@@ -147,21 +150,8 @@ def totals(transcript: Transcript) -> Totals:
         in_cells_s=sum(map(cell_length_s, entries)),
         tools_at_once=max((span.lane + 1 for span in spans if span.kind == "tool"), default=0),
         llms_at_once=max((span.lane + 1 for span in spans if span.kind in ("llm", "request")), default=0),
-        prompt_tokens=_sum(usages, "prompt_tokens"),
-        completion_tokens=_sum(usages, "completion_tokens"),
-        cost_usd=_sum(usages, "cost_usd"),
+        usage=usage or Usage(),
     )
-
-
-def _usages(entries: Iterable[Entry]) -> Iterator[Usage | None]:
-    for entry in entries:
-        yield entry.usage
-        yield from (call.usage for call in entry.calls)
-
-
-def _sum(usages: Iterable[Usage], name: str) -> int | None:
-    known = [value for usage in usages if (value := getattr(usage, name)) is not None and math.isfinite(value)]
-    return sum(known) if known else None
 
 
 def _call_span(call: RecordedCall, entry: Entry, offset_s: float, end_s: float) -> Span:
@@ -172,7 +162,6 @@ def _call_span(call: RecordedCall, entry: Entry, offset_s: float, end_s: float) 
         call.name,
         start_s,
         start_s + sane_duration(call.elapsed_s) if known else max(start_s, end_s),
-        0,
         entry.index,
         call.id,
         failed=call.error is not None,
@@ -184,10 +173,7 @@ def _requests(transcript: Transcript) -> list[Span]:
     """Return the requests of the main model, and those of a cell if one of its calls made several."""
     began = transcript.facts.began
     llm_calls = {entry.index: sum(call.kind == "llm" for call in entry.calls) for entry in transcript.entries}
-    made: dict[int, int] = {}
-    for one in transcript.lm_calls:
-        if one.entry is not None:
-            made[one.entry] = made.get(one.entry, 0) + 1
+    made = Counter(one.entry for one in transcript.lm_calls)
     spans = []
     for one in transcript.lm_calls:
         if one.entry is not None and made[one.entry] <= llm_calls.get(one.entry, 0):
@@ -196,8 +182,7 @@ def _requests(transcript: Transcript) -> list[Span]:
         name = (one.usage.model if one.usage else None) or "model"
         kind: Kind = "model" if one.entry is None else "request"
         end_s = start_s + sane_duration(one.elapsed_s)
-        broken = bool(one.error)
-        spans.append(Span(kind, name, start_s, end_s, 0, one.entry, None, broken, one.elapsed_s is None))
+        spans.append(Span(kind, name, start_s, end_s, one.entry, failed=bool(one.error), open=one.elapsed_s is None))
     return spans
 
 
@@ -219,3 +204,77 @@ def _in_lanes(spans: Sequence[Span]) -> list[Span]:
         heapq.heappush(running, (span.end_s, lane))
         placed.append(replace(span, lane=lane))
     return placed
+
+
+# --- charts ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bar:
+    """The bar of one span: position in percent and pixels, link target and text."""
+
+    span: Span
+    x: str
+    width: str
+    y: int
+    height: int
+    link: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Bars, labels of their groups, and the ticks of the time axis."""
+
+    bars: list[Bar]
+    groups: list[tuple[str, str, int, int]]  # kind, label, y, height
+    ticks: list[tuple[str, str]]  # x, label
+    height: int
+
+
+def chart(spans: Sequence[Span], length_s: float, *, bar_px: int = 14) -> Chart:
+    """Return the chart of ``spans``, at least ``length_s`` seconds long."""
+    length_s = max(length_s, max((span.end_s for span in spans), default=0.0), 1e-6)
+    lanes = Counter[str]()
+    for span in spans:
+        lanes[span.kind] = max(lanes[span.kind], min(span.lane + 1, _MAX_LANES))
+    bars: list[Bar] = []
+    groups: list[tuple[str, str, int, int]] = []
+    y = _TOP_PX
+    for kind, label in _LABELS.items():
+        if not lanes[kind]:
+            continue
+        pitch = max(4, min(bar_px + 2, _GROUP_PX // lanes[kind]))
+        groups.append((kind, label, y, pitch * lanes[kind]))
+        bars += [_bar(span, length_s, y, pitch) for span in spans if span.kind == kind]
+        y += pitch * lanes[kind] + _GAP_PX
+    return Chart(bars, groups, list(_ticks(length_s)), y)
+
+
+def _bar(span: Span, length_s: float, y: int, pitch: int) -> Bar:
+    link = "" if span.entry is None else f"#s{span.entry}" + ("" if span.call is None else f"-{span.call}")
+    state = ", failed" if span.failed else ""
+    took = "not answered" if span.open else duration(span.end_s - span.start_s)
+    return Bar(
+        span,
+        x=f"{span.start_s / length_s:.3%}",
+        width=f"{(span.end_s - span.start_s) / length_s:.3%}",
+        y=y + pitch * min(span.lane, _MAX_LANES - 1),
+        height=pitch - (2 if pitch > 5 else 1),
+        link=link,
+        title=f"{span.name}: {took}, {duration(span.start_s)} after the start{state}",
+    )
+
+
+def _ticks(length_s: float) -> Iterator[tuple[str, str]]:
+    """Yield positions and labels of round times on the axis."""
+    rough = length_s / _MAX_TICKS
+    if rough < 30:
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+    else:
+        step = next((one for one in (60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400) if one >= rough), rough)
+    for number in range(_MAX_TICKS + 1):
+        if number * step <= length_s * 0.94:
+            label = duration(number * step).removesuffix(" 00 s") if number else "0"
+            yield f"{number * step / length_s:.3%}", label

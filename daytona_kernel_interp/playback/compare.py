@@ -7,26 +7,28 @@ order between the two depends on timing. Values are the same if they are equal i
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import io
 import json
 import math
 import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
+from ..client.output_text import display_text
 from ..client.outputs import CellError, DisplayData, ExecuteResult, StreamText
 from ..codec import values
 from ..errors import RecordingError
 from ..formatting import shorten
 from ..recording.model import DSPY_TOKEN
-from ..recording.value_text import repr_of
+from ..recording.value_store import repr_of, value_of
 from ..wire.protocol_errors import RemoteProtocolError
 from .canonical import same_value
-from .compare_figures import same_pixels, size_of
 from .tape import call_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from ..client.outputs import Output
     from ..recording.model import Entry, Outcome, RecordedCall, ValueLoader, ValueRef
@@ -49,6 +51,16 @@ _TIMES = re.compile(
     r"|\b\d+(?:[.,]\d+)?\s?(?:it/s|s/it)"
     r"|datetime\.(?:datetime|date|time|timedelta)\([^()]*\)"
 )
+_MASKS = (
+    ("paths", _LIBRARY_FRAMES, ""),
+    ("paths", _PATHS, "<path>"),
+    ("ids", _IDS, "<id>"),
+    ("addresses", _ADDRESSES, "<address>"),
+    ("times", _TIMES, "<time>"),
+)
+_SIZE = re.compile(r"[\d.]+x[\d.]+")
+_MAX_PIXELS = 50_000_000
+_SHADES = 2  # of 255; other builds of a font or a compressor change pixels by this much
 _NUMBERS = re.compile(r"(?<![\w.])[-+]?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?(?![\w])")
 
 
@@ -116,9 +128,10 @@ class Comparison:
         if late:
             yield Difference("output", f"background output: {expected.late}", f"background output: {came.late}")
         # The text of an outcome repeats the outputs. It is a difference of its own only if it says more.
-        ended = self.outcome(*(_short_outcome(entry) if outputs else entry.outcome for entry in (expected, came)))
-        if ended is not None and not ((outputs or late) and _repeats_outputs(expected, came)):
-            yield ended
+        if not ((outputs or late) and _repeats_outputs(expected, came)):
+            yield from self.outcome(
+                *(_short_outcome(entry) if outputs else entry.outcome for entry in (expected, came))
+            )
 
     def variables(self, expected: Entry, came: Entry) -> Iterator[Difference]:
         """Yield the variables whose values differ. DSPy's token differs in each process and does not count."""
@@ -131,9 +144,10 @@ class Comparison:
         """Yield the calls that only one entry has, or whose answers differ. Their order does not count."""
         left = list(came)
         for call in expected:
-            found = next((other for other in left if self._same_call(call, other)), None)
+            asked = [other for other in left if self._same_request(call, other)]
+            found = next((other for other in asked if not list(self.answers(call, other))), None)
             if found is None:
-                found = next((other for other in left if self._same_request(call, other)), None)
+                found = asked[0] if asked else None
                 answered = None if found is None else self._call_text(self._came, found)
                 yield Difference("calls", self._call_text(self._expected, call), answered or "(not called)")
             if found is not None:
@@ -158,8 +172,8 @@ class Comparison:
             if not self._same_output(*shown):
                 yield Difference("output", *map(output_text, shown))
 
-    def outcome(self, expected: Outcome, came: Outcome) -> Difference | None:
-        """Return the difference between two outcomes, None if there is none."""
+    def outcome(self, expected: Outcome, came: Outcome) -> Iterator[Difference]:
+        """Yield the difference between two outcomes."""
         alike = (
             expected.kind == came.kind
             and expected.ending == came.ending
@@ -167,17 +181,14 @@ class Comparison:
             and self.same_text(expected.text, came.text)
             and (self._same_ref(expected.value, came.value) or self._both_empty(expected.value, came.value))
         )
-        if alike:
-            return None
-        texts = (self._outcome_text(self._expected, expected), self._outcome_text(self._came, came))
-        return Difference("outcome", *texts)
+        if not alike:
+            texts = (self._outcome_text(self._expected, expected), self._outcome_text(self._came, came))
+            yield Difference("outcome", *texts)
 
     def same_text(self, one: str, other: str) -> bool:
         """Return whether two texts are equal within the tolerance."""
         if one == other:
             return True
-        if self._tolerance == EXACT:
-            return False
         one, other = self._plain(one), self._plain(other)
         rel = self._tolerance.floats
         if rel is None:
@@ -187,16 +198,8 @@ class Comparison:
         return all(map(lambda a, b: _close(float(a), float(b), rel), _NUMBERS.findall(one), _NUMBERS.findall(other)))
 
     def _plain(self, text: str) -> str:
-        tolerance = self._tolerance
-        patterns = (
-            (tolerance.paths, _LIBRARY_FRAMES, ""),
-            (tolerance.paths, _PATHS, "<path>"),
-            (tolerance.ids, _IDS, "<id>"),
-            (tolerance.addresses, _ADDRESSES, "<address>"),
-            (tolerance.times, _TIMES, "<time>"),
-        )
-        for wanted, pattern, name in patterns:
-            if wanted:
+        for option, pattern, name in _MASKS:
+            if getattr(self._tolerance, option):
                 text = pattern.sub(name, text)
         return text
 
@@ -205,13 +208,10 @@ class Comparison:
             texts = ((one.message, other.message), (one.traceback, other.traceback))
             return one.name == other.name and all(self.same_text(*pair) for pair in texts)
         if isinstance(one, (DisplayData, ExecuteResult)) and isinstance(other, (DisplayData, ExecuteResult)):
-            return type(one) is type(other) and self._same_data(one.data, other.data)
+            if type(one) is not type(other) or one.data.keys() != other.data.keys():
+                return False
+            return all(self._same_mime(mime, content, other.data[mime]) for mime, content in one.data.items())
         return False
-
-    def _same_data(self, one: Mapping[str, object], other: Mapping[str, object]) -> bool:
-        if one.keys() != other.keys():
-            return False
-        return all(self._same_mime(mime, content, other[mime]) for mime, content in one.items())
 
     def _same_mime(self, mime: str, one: object, other: object) -> bool:
         if one == other:
@@ -219,9 +219,9 @@ class Comparison:
         how = self._tolerance.figures
         if mime.startswith("image/") and isinstance(one, str) and isinstance(other, str):
             if how == "pixels":
-                return same_pixels(one, other) or False
-            size = size_of(mime, one)
-            return how == "size" and size is not None and size == size_of(mime, other)
+                return _same_pixels(one, other)
+            size = _size_of(mime, one)
+            return how == "size" and size != "" and size == _size_of(mime, other)
         return self.same_value(one, other)
 
     def same_value(self, one: object, other: object) -> bool:
@@ -266,15 +266,12 @@ class Comparison:
     def _both_empty(self, one: ValueRef | None, other: ValueRef | None) -> bool:
         """Return whether both are None or an empty text, which DSPy treats alike."""
         for store, ref in ((self._expected, one), (self._came, other)):
-            if ref is not None and (ref.size > len("null") or values.loads(store.load(ref)) not in (None, "")):
+            if ref is not None and (ref.size > len("null") or value_of(store, ref) not in (None, "")):
                 return False
         return True
 
     def _same_request(self, one: RecordedCall, other: RecordedCall) -> bool:
         return one.name == other.name and self._same_ref(one.arguments, other.arguments)
-
-    def _same_call(self, one: RecordedCall, other: RecordedCall) -> bool:
-        return self._same_request(one, other) and one.error == other.error and self._same_ref(one.result, other.result)
 
     def _call_text(self, store: ValueLoader, call: RecordedCall) -> str:
         text = call_text(call.name, store.load(call.arguments))
@@ -315,8 +312,8 @@ def value_text(store: ValueLoader, ref: ValueRef | None) -> str:
     if ref.size > 10 * _MAX_TEXT:
         return ref.summary
     try:
-        value = values.loads(store.load(ref))
-    except (RecordingError, RemoteProtocolError):
+        value = value_of(store, ref)
+    except RecordingError:
         return ref.summary
     return shorten(shown_text(value), _MAX_TEXT)
 
@@ -328,8 +325,7 @@ def shown_text(value: object) -> str:
 
 def _mime_text(mime: str, content: object) -> str:
     if mime.startswith("image/") and isinstance(content, str):
-        size = size_of(mime, content)
-        return f"[{mime}{' ' + 'x'.join(size) if size else ''}, {len(content):,} characters]"
+        return f"[{' '.join(filter(None, (mime, _size_of(mime, content))))}, {len(content):,} characters]"
     if mime == "text/plain":
         return str(content)
     text = content if isinstance(content, str) else json.dumps(content, default=str)
@@ -365,3 +361,23 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 def _close(one: float, other: float, rel: float) -> bool:
     return math.isclose(one, other, rel_tol=rel) or (math.isnan(one) and math.isnan(other))
+
+
+def _size_of(mime: str, content: str) -> str:
+    """Return the width and height of a PNG or SVG, "" if they cannot be read."""
+    found = _SIZE.search(display_text({mime: content}))
+    return found[0] if found else ""
+
+
+def _same_pixels(one: str, other: str) -> bool:
+    """Return whether two pictures in base64 have the same pixels; False if they cannot be decoded."""
+    try:
+        from PIL import Image, ImageChops
+
+        first, second = (Image.open(io.BytesIO(base64.b64decode(picture))) for picture in (one, other))
+        if first.size != second.size or first.width * first.height > _MAX_PIXELS:
+            return False
+        extremes: Any = ImageChops.difference(first.convert("RGBA"), second.convert("RGBA")).getextrema()
+    except Exception:  # Pillow is missing, or its decoders raise for a broken or hostile picture
+        return False
+    return all(high <= _SHADES for _, high in extremes)

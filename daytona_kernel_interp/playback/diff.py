@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ..formatting import shorten, table
-from ..recording.load import open_run
+from ..recording.notebook_reader import open_run
 from .compare import EXACT, Comparison, Difference, Tolerance
 from .tape import diff_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..recording.load import RecordingSource
     from ..recording.model import Entry, Transcript
+    from ..recording.notebook_reader import RecordingSource
 
 _SIMILARITY = 0.5  # ratio from which on code counts as another version of the same step
 
@@ -120,32 +121,24 @@ def diff(run_a: RecordingSource, run_b: RecordingSource, *, tolerance: Tolerance
 def _compared(comparison: Comparison, one: Entry | None, other: Entry | None) -> StepDiff:
     found = list(comparison.differences(one, other)) if one is not None and other is not None else []
     shown = one or other
-    return StepDiff(
-        None if one is None else one.index,
-        None if other is None else other.index,
-        found,
-        shown.code if shown is not None else "",
-    )
+    a, b = (None if entry is None else entry.index for entry in (one, other))
+    return StepDiff(a, b, found, shown.code if shown is not None else "")
 
 
 def _pairs(first: Transcript, second: Transcript) -> Iterator[tuple[Entry | None, Entry | None]]:
     matcher = difflib.SequenceMatcher(
         None, [entry.code for entry in first.entries], [entry.code for entry in second.entries], autojunk=False
     )
-    for tag, a, a_end, b, b_end in matcher.get_opcodes():
+    for _, a, a_end, b, b_end in matcher.get_opcodes():
         left, right = list(first.entries[a:a_end]), list(second.entries[b:b_end])
-        if tag == "equal":
-            yield from zip(left, right, strict=True)
-            continue
-        while left and right:  # changed code: paired in order while it is similar
-            if _similar(left[0], right[0]) or len(left) == len(right):
+        while left and right:  # equal steps are paired in order, others while they are similar
+            if len(left) == len(right) or _similar(left[0], right[0]):
                 yield left.pop(0), right.pop(0)
             elif len(left) > len(right):
                 yield left.pop(0), None
             else:
                 yield None, right.pop(0)
-        yield from ((one, None) for one in left)
-        yield from ((None, one) for one in right)
+        yield from itertools.zip_longest(left, right)
 
 
 def _similar(one: Entry, other: Entry) -> bool:

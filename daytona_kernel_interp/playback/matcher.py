@@ -14,7 +14,7 @@ from ..codec.value_hash import hash_of
 from ..errors import ReplayMismatch
 from ..formatting import most_similar
 from ..interpreter.options import check_output_fields
-from ..interpreter.sent_inputs import EncodedInput, SentInputs
+from ..interpreter.sent_inputs import SentInputs
 from ..recording.model import DSPY_TOKEN, LLM_TOOLS
 from ..wire.protocol_errors import RemoteProtocolError
 from .canonical import same_value
@@ -22,8 +22,10 @@ from .compare import shown_text, value_text
 from .tape import diff_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping
 
+    from ..interpreter.request import CellRequest
+    from ..interpreter.sent_inputs import EncodedInput
     from ..recording.model import Entry, Transcript, ValueRef
     from ..wire.comm import ToolSpec
 
@@ -42,38 +44,30 @@ class RecordingMatcher:
     @property
     def left(self) -> int:
         """The number of recorded steps that no call has matched yet."""
-        return sum(not _is_dspy_setup(entry.variables) for entry in self._entries[self._next :])
+        return sum(DSPY_TOKEN not in entry.variables for entry in self._entries[self._next :])
 
-    def step(
-        self,
-        code: str,
-        variables: Mapping[str, object],
-        tools: Iterable[ToolSpec],
-        output_fields: Sequence[Mapping[str, object]] | None,
-        encoded: Mapping[str, EncodedInput] | None = None,
-    ) -> Entry | None:
+    def step(self, request: CellRequest, variables: Mapping[str, object]) -> Entry | None:
         """Return the recorded step that matches a call; None for DSPy's setup step if the recording has none.
 
-        ``encoded`` has the variables that the caller already encoded with :attr:`inputs`.
+        The request was built with :attr:`inputs`.
 
         Raises:
             ReplayMismatch: If the next step does not match. The text shows the difference from the most similar step.
-            UnsupportedValue: If a variable has a value that cannot be encoded.
         """
-        own = _is_dspy_setup(variables)
+        own = DSPY_TOKEN in variables
         # A program that runs on an older DSPy has no setup step: skip those of the recording.
-        while not own and self._next < len(self._entries) and _is_dspy_setup(self._entries[self._next].variables):
+        while not own and self._next < len(self._entries) and DSPY_TOKEN in self._entries[self._next].variables:
             self._next += 1
         entry = self._entries[self._next] if self._next < len(self._entries) else None
         if own:
-            if entry is None or not _is_dspy_setup(entry.variables):
+            if entry is None or DSPY_TOKEN not in entry.variables:
                 return None
             self._next += 1
             return entry
-        if entry is None or entry.code != code:
-            raise ReplayMismatch(self._other_code(code, entry))
-        self._check_variables(entry, variables, encoded or {})
-        self._check_offer(entry, list(tools), output_fields)
+        if entry is None or entry.code != request.code:
+            raise ReplayMismatch(self._other_code(request.code, entry))
+        self._check_variables(entry, variables, request.variables)
+        self._check_offer(entry, request)
         self._next += 1
         return entry
 
@@ -86,10 +80,7 @@ class RecordingMatcher:
                 f"{self._where(entry)} has other variables: recorded {recorded}; requested {requested}"
             )
         for name, ref in entry.variables.items():
-            if name == DSPY_TOKEN:
-                continue
-            one = encoded.get(name) or self.inputs.encode(name, variables[name], None)
-            if not self._is_recorded(one, variables[name], ref):
+            if name != DSPY_TOKEN and not self._is_recorded(encoded[name], variables[name], ref):
                 raise ReplayMismatch(
                     f"{self._where(entry)} has another value of the variable {name!r}:\n"
                     + diff_text(value_text(self._store, ref), shown_text(variables[name]), f"step {entry.index}", "now")
@@ -108,16 +99,14 @@ class RecordingMatcher:
         except (RemoteProtocolError, ValueError, TypeError):
             return False
 
-    def _check_offer(
-        self, entry: Entry, tools: Sequence[ToolSpec], output_fields: Sequence[Mapping[str, object]] | None
-    ) -> None:
-        recorded, requested = (dict(map(_shape, offered)) for offered in (entry.tools, tools))
+    def _check_offer(self, entry: Entry, request: CellRequest) -> None:
+        recorded, requested = (dict(map(_shape, offered)) for offered in (entry.tools, request.tools))
         for name in sorted(recorded.keys() | requested.keys()):
             if name.startswith("__dspy_") or recorded.get(name) == requested.get(name):
                 continue
             shown = [offered.get(name, f"no tool {name!r}") for offered in (recorded, requested)]
             raise ReplayMismatch(f"{self._where(entry)} has other tools: recorded {shown[0]}; requested {shown[1]}")
-        fields = [check_output_fields(given) for given in (entry.output_fields, output_fields)]
+        fields = check_output_fields(entry.output_fields), request.fields
         if fields[0] != fields[1]:
             shown = [", ".join(field.name for field in given or ()) or "one value" for given in fields]
             raise ReplayMismatch(
@@ -141,10 +130,6 @@ class RecordingMatcher:
 
     def _where(self, entry: Entry) -> str:
         return f"Step {entry.index} of {self._name}"
-
-
-def _is_dspy_setup(variables: Mapping[str, object]) -> bool:
-    return DSPY_TOKEN in variables
 
 
 def _shape(spec: ToolSpec) -> tuple[str, str]:

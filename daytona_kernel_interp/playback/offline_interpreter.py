@@ -7,7 +7,6 @@ import functools
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..codec import values
 from ..errors import RecordingError, ReplayMismatch
 from ..interpreter import dspy_errors
 from ..interpreter.dspy_compat import REOPENS, CodeExecutionError, CodeInterpreterError, FinalOutput, with_callbacks
@@ -21,7 +20,8 @@ from ..interpreter.options import (
     refuse_options,
 )
 from ..interpreter.request import build_request
-from ..recording.load import open_run
+from ..recording.notebook_reader import open_run
+from ..recording.value_store import value_of
 from .matcher import RecordingMatcher
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from typing_extensions import Never
 
     from ..client.outputs import Output
-    from ..recording.load import RecordingSource
     from ..recording.model import Entry, Outcome, ValueRef
+    from ..recording.notebook_reader import RecordingSource
     from ..sandboxes.base import Sandbox
     from ..tools.binding import Tool
 
@@ -228,7 +228,7 @@ class ReplayInterpreter:
         try:
             settings = CallSettings(self.tools, self.output_fields)
             request = build_request(code, variables, settings, self._matcher.inputs)
-            return self._matcher.step(code, variables or {}, request.tools, self.output_fields, request.variables)
+            return self._matcher.step(request, variables or {})
         except ReplayMismatch as error:
             raise self._finished_error(str(error)) from None
 
@@ -256,21 +256,17 @@ class ReplayInterpreter:
         if ref is None:
             return None
         try:
-            return values.loads(self._transcript.store.load(ref))
+            return value_of(self._transcript.store, ref)
         except RecordingError as error:
             raise self._finished_error(str(error)) from error
 
     # --- copies ------------------------------------------------------------------------------------------
 
-    def __copy__(self) -> ReplayInterpreter:
+    def __deepcopy__(self, memo: dict[int, object]) -> ReplayInterpreter:
         """Return a new interpreter, as :meth:`spawn` does: two objects never share a position in a recording."""
         return self.spawn()
 
-    def __deepcopy__(self, memo: dict[int, object]) -> ReplayInterpreter:
-        """Return a new interpreter, as :meth:`spawn` does."""
-        return self.spawn()
-
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the configuration; tools must be picklable."""
+        """Pickle or copy the configuration; to be pickled, tools must be picklable."""
         create = functools.partial(ReplayInterpreter, on_output=self.on_output, callbacks=self.callbacks)
         return create, (self._recording, dict(self.tools), self.output_fields)

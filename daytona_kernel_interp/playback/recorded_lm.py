@@ -7,7 +7,6 @@ import datetime
 import importlib.metadata
 import threading
 import uuid
-from collections import defaultdict, deque
 from typing import TYPE_CHECKING, Any, Literal
 
 import dspy
@@ -16,15 +15,15 @@ from dspy.utils import callback
 from ..codec import values
 from ..errors import RecordingError, ReplayMismatch
 from ..formatting import most_similar
-from ..recording.load import open_run
+from ..recording.notebook_reader import open_run
 from .canonical import canonical
 from .tape import diff_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ..recording.load import RecordingSource
     from ..recording.model import LMCall, Transcript
+    from ..recording.notebook_reader import RecordingSource
 
 Match = Literal["request", "order"]
 _UNNAMED_MODEL = "recorded"
@@ -109,7 +108,7 @@ class _Answers:
         self._store, self._name, self._match = transcript.store, name, match
         self._version = transcript.facts.versions.get("dspy", "")
         self._calls = list(transcript.lm_calls)
-        self._index: dict[str, deque[LMCall]] | None = None
+        self._keys: list[str] | None = None
         self._taken: set[str] = set()
         self._mismatch: ReplayMismatch | None = None
         self._lock = threading.Lock()  # llm_query_batched calls from many threads
@@ -137,22 +136,18 @@ class _Answers:
         return next((call for call in self._calls if call.entry is None and call.call_id not in self._taken), None)
 
     def _by_request(self, prompt: object, messages: Iterable[object] | None) -> LMCall | None:
-        if self._index is None:
-            self._index = defaultdict(deque)
-            for call in self._calls:
-                self._index[_key(_recorded(self._store.load(call.request)))].append(call)
-        calls = self._index.get(_key(conversation_of(prompt, messages)))
-        return calls.popleft() if calls else None
+        if self._keys is None:
+            self._keys = [_key(_recorded(self._store.load(call.request))) for call in self._calls]
+        key = _key(conversation_of(prompt, messages))
+        found = (call for call, its_key in zip(self._calls, self._keys, strict=True) if its_key == key)
+        return next((call for call in found if call.call_id not in self._taken), None)
 
     def _describe_miss(self, prompt: object, messages: Iterable[object] | None) -> str:
         if self._match == "order":
             return f"{self._name} has no further answer of the main model: all {len(self._taken)} were returned"
         request_text = _shown(conversation_of(prompt, messages))
         text = f"{self._name} has no LM call with this request"
-        try:
-            running = importlib.metadata.version("dspy")
-        except importlib.metadata.PackageNotFoundError:
-            running = self._version
+        running = importlib.metadata.version("dspy")
         if self._version and self._version != running:
             text += (
                 f" (recorded with DSPy {self._version}, running on {running}, which may phrase prompts "

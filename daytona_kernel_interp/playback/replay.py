@@ -20,14 +20,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..codec import values
-from ..errors import RecordingError
-from ..recording.load import open_run
 from ..recording.model import Entry, Transcript
-from ..recording.plain_notebook import read_plain_notebook, without_traceback
-from ..recording.value_store import MemoryStore
+from ..recording.notebook_reader import open_run, read_plain_notebook, without_traceback
+from ..recording.value_store import MemoryStore, value_of
 from ..sandboxes.select import select_sandbox
-from ..wire.protocol_errors import RemoteProtocolError
 from .compare import EXACT, Comparison, Difference, Tolerance
 from .nondeterminism import NondeterminismTracker
 from .rerun import RerunInterpreter, TapeServer, session_time_limit, time_limit
@@ -37,7 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ..interpreter.interpreter import KernelInterpreter
-    from ..recording.load import RecordingSource
+    from ..recording.model import ValueRef
+    from ..recording.notebook_reader import RecordingSource
     from ..sandboxes.base import Sandbox
     from ..tools.binding import Tool
 
@@ -233,52 +230,42 @@ class _Replay:
         self._transcript, self._name, self._sandbox, self._edits = transcript, name, sandbox, edits
         self._plain = plain  # a notebook that is not a recording: only outputs are known
         self._value_store = MemoryStore()
-        self._tape = Tape(transcript.entries, transcript.store)
-        self._tape_server = TapeServer(self._tape, transcript.store, self._value_store, live_tools)
+        tape = Tape(transcript.entries, transcript.store)
+        self._tape_server = TapeServer(tape, transcript.store, self._value_store, live_tools)
         recorded = _recorded_tools(transcript)
         self._new_tools = {name: tool for name, tool in live_tools.items() if name not in recorded}
         self._comparison = Comparison(transcript.store, self._value_store, tolerance)
-        self._cause_comparisons = {
-            why: Comparison(transcript.store, self._value_store, one) for why, one in _KNOWN_CAUSES.items()
-        }
         self._nondeterminism = NondeterminismTracker()
         self._nondeterministic: dict[int, str] = {}  # by step: why it may differ from run to run
         self._divergences: list[Divergence] = []
         self._skipped: list[SkippedStep] = []
         self._actual_entries: list[Entry] = []
-        self._values: dict[str, tuple[str, object]] = {}  # by variable: the last hash and the decoded value
+        self._values: dict[str, tuple[ValueRef, object]] = {}  # by variable: the last reference and its value
+        self._interpreter: RerunInterpreter | None = None
         self._kernel_lost: str | None = None  # why no further step can run
 
     def through(self, until: int | None, *, run_died: bool, keep: bool) -> ReplayReport:
-        entries = self._transcript.entries[: until if until is not None else len(self._transcript.entries)]
-        interpreter: RerunInterpreter | None = None
+        entries = self._transcript.entries[:until]
         try:
             for entry in entries:
                 if why := self._skip_reason(entry, run_died):
                     self._skipped.append(SkippedStep(entry.index, why))
                     # The steps after this one ran in a fresh kernel, so they get one here, too.
-                    if entry.outcome.ending == "died" and interpreter is not None and self._kernel_lost is None:
-                        interpreter.shutdown()
-                        interpreter = None
-                    continue
-                interpreter = interpreter or self._create_interpreter().use_tape(self._tape_server)
-                if self._step(interpreter, entry):
-                    interpreter.shutdown()
-                    interpreter = None
-            if keep and interpreter is None and self._kernel_lost is None:
-                interpreter = self._create_interpreter()
-                interpreter.start()
+                    if entry.outcome.ending == "died":
+                        self._close()
+                elif self._step(entry):
+                    self._close()
+            self._add_call_divergences(entries[-1].index if entries else -1)
+            if keep and self._kernel_lost is None:
+                self._interpreter = self._interpreter or self._create_interpreter()
+                self._interpreter.start()
+                self._interpreter.use_live_tools()
+                self._interpreter.execution_timeout = session_time_limit(self._transcript.facts.options)
+            else:
+                self._close()
         except BaseException:  # also Ctrl-C: the sandbox would outlive the replay
-            if interpreter is not None:
-                interpreter.shutdown()
+            self._close()
             raise
-        self._add_call_divergences(entries[-1].index if entries else -1)
-        if interpreter is not None and keep and self._kernel_lost is None:
-            interpreter.use_live_tools()
-            interpreter.execution_timeout = session_time_limit(self._transcript.facts.options)
-        elif interpreter is not None:
-            interpreter.shutdown()
-            interpreter = None
         return ReplayReport(
             self._name,
             len(self._actual_entries),
@@ -286,11 +273,17 @@ class _Replay:
             self._skipped,
             list(self._transcript.problems),
             Transcript(self._transcript.facts, self._actual_entries, self._value_store),
-            interpreter,
+            self._interpreter,
         )
+
+    def _close(self) -> None:
+        if self._interpreter is not None:
+            self._interpreter.shutdown()
+            self._interpreter = None
 
     def _create_interpreter(self) -> RerunInterpreter:
         interpreter = RerunInterpreter(sandbox=self._sandbox)
+        interpreter.tape_server = self._tape_server
         for name in ("max_output_chars", "max_value_bytes"):
             limit = self._transcript.facts.options.get(name, 0)
             if limit is None or (type(limit) is int and limit > 0):  # a file can contain any value
@@ -309,13 +302,14 @@ class _Replay:
             return "the host ended first"
         return _NOT_RUN.get(entry.outcome.ending, "")
 
-    def _step(self, interpreter: RerunInterpreter, entry: Entry) -> bool:
+    def _step(self, entry: Entry) -> bool:
         """Run a step and compare it. Return whether its kernel died, as in the recording."""
+        self._interpreter = self._interpreter or self._create_interpreter()
         code = self._edits.get(entry.index, entry.code)
         again = replace(entry, code=code)
         limit = time_limit(entry, self._transcript.facts.options)
         new = self._new_tools if self._edited(entry.index) else {}
-        came = interpreter.run_step(again, self._variables(entry), self._value_store, limit, new)
+        came = self._interpreter.run_step(again, self._variables(entry), self._value_store, limit, new)
         self._actual_entries.append(came)
         self._nondeterministic[entry.index] = self._nondeterminism.analyze(entry.index, code)
         if self._plain:
@@ -334,22 +328,15 @@ class _Replay:
         return False
 
     def _variables(self, entry: Entry) -> dict[str, object]:
-        given = {}
         for name, ref in entry.variables.items():
-            if self._values.get(name, ("",))[0] != ref.hash:
-                try:
-                    self._values[name] = ref.hash, values.loads(self._transcript.store.load(ref))
-                except RemoteProtocolError as error:
-                    raise RecordingError(
-                        f"The variable {name!r} of step {entry.index} cannot be decoded: {error}."
-                    ) from error
-            given[name] = self._values[name][1]
-        return given
+            if name not in self._values or self._values[name][0] != ref:
+                self._values[name] = ref, value_of(self._transcript.store, ref)
+        return {name: self._values[name][1] for name in entry.variables}
 
     def _cause(self, entry: Entry, came: Entry) -> str:
         # The most certain cause first. An edit explains what follows from it, but not what would have differed anyway.
         edited, followed = self._edited(entry.index), self._nondeterminism.differing_steps
-        missed = any(step == entry.index for step, _, _ in self._tape_server.unanswered)
+        missed = any(step == entry.index for step, _ in self._tape_server.unanswered)
         if edited and (entry.index in self._edits or followed or missed):
             return edited
         if missed:
@@ -358,8 +345,11 @@ class _Replay:
             return "live tool"
         if followed:
             return f"follows from step {', '.join(map(str, followed))}"
-        known = next((why for why, one in self._cause_comparisons.items() if not list(one.results(entry, came))), "")
-        return _nondeterministic_cause(self._nondeterministic[entry.index] or known) or edited
+        source = self._nondeterministic[entry.index]
+        for known, tolerance in _KNOWN_CAUSES.items():
+            comparison = Comparison(self._transcript.store, self._value_store, tolerance)
+            source = source or ("" if list(comparison.results(entry, came)) else known)
+        return _nondeterministic_cause(source) or edited
 
     def _edited(self, step: int) -> str:
         before = [edited for edited in sorted(self._edits) if edited <= step]
@@ -368,12 +358,12 @@ class _Replay:
     def _add_call_divergences(self, last: int) -> None:
         """Add the calls that are not on the tape, were not made, or were answered differently by a live tool."""
         store = self._transcript.store
-        for step, _, text in self._tape_server.unanswered:
+        for step, text in self._tape_server.unanswered:
             cause = self._edited(step) or _nondeterministic_cause(self._nondeterministic.get(step, ""))
             self._divergences.append(Divergence(step, "calls", "(not called)", text, cause))
         ran = {entry.index for entry in self._actual_entries}
         for step in range(last + 1):
-            for call in self._tape.left(step) if step in ran else ():
+            for call in self._tape_server.tape.left(step) if step in ran else ():
                 text, cause = call_text(call.name, store.load(call.arguments)), self._edited(step)
                 self._divergences.append(Divergence(step, "calls", text, "(not called)", cause))
         for step, differs in self._live_differences():

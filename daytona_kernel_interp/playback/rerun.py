@@ -35,33 +35,30 @@ class TapeServer:
 
     def __init__(self, tape: Tape, recorded: ValueLoader, store: MemoryStore, live_tools: Mapping[str, Tool]) -> None:
         self.tape, self.live = tape, dict(live_tools)
+        self.active = True  # else the live tools run, without the tape
         self._store, self._given_values = recorded, store
         self.step = 0
         self.calls: list[RecordedCall] = []  # of the current step
-        self.unanswered: list[tuple[int, str, str]] = []  # step, tool and error text
+        self.unanswered: list[tuple[int, str]] = []  # step and error text
         self.live_answers: list[tuple[int, RecordedCall, RecordedCall]] = []  # step, recorded call, live call
 
-    def begin(self, step: int) -> None:
-        """Begin a step."""
-        self.step, self.calls = step, []
+    def find_answer(self, name: str, buffers: Sequence[Buffer]) -> tuple[RecordedCall | None, ToolReply | None]:
+        """Return the recorded call, and its reply unless there was none or the tool is live.
 
-    def find_call(self, name: str, buffers: Sequence[Buffer]) -> RecordedCall | None:
-        """Return the recorded call. If the tape has none, return None, and note a call of a recorded tool."""
+        A call of a recorded tool that is not on the tape is noted, and its reply is an error.
+        """
         try:
-            return self.tape.take(self.step, name, buffers)
+            call = self.tape.take(self.step, name, buffers)
         except ReplayMismatch as miss:
-            if name not in self.live:
-                self.unanswered.append((self.step, name, str(miss)))
-                return None
-        return None
-
-    def reply_to(self, call: RecordedCall | None) -> ToolReply | None:
-        """Return the recorded reply, None if there was none. A call that is not on the tape gets an error."""
-        if call is None:
-            return _error("ReplayMismatch", ("RuntimeError",), self.unanswered[-1][2])
+            if name in self.live:
+                return None, None
+            self.unanswered.append((self.step, str(miss)))
+            return None, _error("ReplayMismatch", ("RuntimeError",), str(miss))
         if call.error is not None:
-            return _error(*call.error)
-        return None if call.result is None else ToolReply("result", list(self._store.load(call.result)))
+            return call, _error(*call.error)
+        if call.result is None or name in self.live:
+            return call, None
+        return call, ToolReply("result", list(self._store.load(call.result)))
 
     def note(
         self, name: str, buffers: Sequence[Buffer], reply: ToolReply | None, recorded: RecordedCall | None
@@ -89,7 +86,7 @@ class _TapeRunner(ToolRunner):
 
     def __init__(self, invoke: Invoke, max_value_bytes: int | None, server: TapeServer) -> None:
         super().__init__(invoke, max_value_bytes)
-        self.server: TapeServer | None = server
+        self._server = server
         self._over = asyncio.Event()
 
     def begin_cell(self, *args: Any) -> None:
@@ -101,12 +98,11 @@ class _TapeRunner(ToolRunner):
         self._over.set()
 
     async def run(self, name: str, buffers: Sequence[Buffer], call_id: int = 0, *, arrow: bool = False) -> ToolReply:
-        server = self.server
-        if server is None:  # the live tools are in use
+        server = self._server
+        if not server.active:
             return await super().run(name, buffers, call_id, arrow=arrow)
         try:
-            recorded = server.find_call(name, buffers)
-            reply = None if name in server.live else server.reply_to(recorded)
+            recorded, reply = server.find_answer(name, buffers)
         except Exception as error:  # such as a missing value: without a reply the cell would wait forever
             raise ToolAborted(error) from error
         if name in server.live:
@@ -121,23 +117,14 @@ class _TapeRunner(ToolRunner):
 class RerunInterpreter(KernelInterpreter):
     """The interpreter of a replay. After :meth:`use_live_tools` it is an ordinary KernelInterpreter."""
 
-    _tape_server: TapeServer | None = None
-    _runner: _TapeRunner | None = None
-
-    def use_tape(self, server: TapeServer) -> RerunInterpreter:
-        """Answer tool calls with ``server`` from the start, and return the interpreter."""
-        self._tape_server = server
-        return self
+    tape_server: TapeServer  # set before the start
 
     def use_live_tools(self) -> None:
         """Stop using the tape: from now on cells may call the live tools, and no other."""
         self.tools.clear()
-        if self._tape_server is not None:
-            self.tools.update(self._tape_server.live)
+        self.tools.update(self.tape_server.live)
         self.output_fields = None
-        self._tape_server = None
-        if self._runner is not None:
-            self._runner.server = None
+        self.tape_server.active = False
 
     def run_step(
         self,
@@ -148,10 +135,9 @@ class RerunInterpreter(KernelInterpreter):
         new_tools: Mapping[str, Tool],
     ) -> Entry:
         """Run a recorded step, which may also call ``new_tools``, and return the entry of this run."""
-        assert self._tape_server is not None
-        self._tape_server.begin(entry.index)
+        self.tape_server.step, self.tape_server.calls = entry.index, []
         self.tools.clear()
-        self.tools.update({spec.name: self._tape_server.live.get(spec.name) or stub_tool(spec) for spec in entry.tools})
+        self.tools.update({spec.name: self.tape_server.live.get(spec.name) or stub_tool(spec) for spec in entry.tools})
         self.tools.update(new_tools)
         self.output_fields = None if entry.output_fields is None else [dict(field) for field in entry.output_fields]
         self.execution_timeout = timeout_s
@@ -164,7 +150,7 @@ class RerunInterpreter(KernelInterpreter):
             began=began,
             elapsed_s=(datetime.now(timezone.utc) - began).total_seconds(),
             outputs=self.outputs,
-            calls=list(self._tape_server.calls),
+            calls=list(self.tape_server.calls),
             outcome=outcome,
             late=result.background_output if result is not None else "",
         )
@@ -187,18 +173,16 @@ class RerunInterpreter(KernelInterpreter):
                 ending = "interrupted"
             return Outcome("raised", ending, error=error_name(error), text=str(error))
         if isinstance(value, FinalOutput):
-            return Outcome("submitted", value=store.keep(values.dumps(value.output, max_bytes=None)))
-        return Outcome("returned", value=store.keep(values.dumps(value, max_bytes=None)))
+            return Outcome("submitted", "ok", value=store.keep(values.dumps(value.output, max_bytes=None)))
+        return Outcome("returned", "ok", value=store.keep(values.dumps(value, max_bytes=None)))
 
     def start(self) -> None:
         """Start the session, and answer its tool calls from the tape."""
         super().start()
         session = self._access.session
-        if session is not None and self._tape_server is not None and self._runner is None:
+        if session is not None and not isinstance(session.tools, _TapeRunner):
             session.tools.close()
-            session.tools = self._runner = _TapeRunner(
-                weak_method(self.invoke_tool), self.max_value_bytes, self._tape_server
-            )
+            session.tools = _TapeRunner(weak_method(self.invoke_tool), self.max_value_bytes, self.tape_server)
 
 
 def stub_tool(spec: ToolSpec) -> Tool:

@@ -8,10 +8,10 @@ the current cell does not have is looked up in the other cells.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import reprlib
-from collections import defaultdict, deque
 from typing import TYPE_CHECKING, Any
 
 from ..codec import values
@@ -25,17 +25,12 @@ if TYPE_CHECKING:
 
     from ..codec.values import Buffer
     from ..recording.model import Entry, RecordedCall, ValueLoader
-    from ..wire.comm import ToolSpec
+    from ..wire.comm import Parameter, ToolSpec
 
 _MAX_TEXT = 20_000  # characters of a text that are compared
 _MAX_COMPARED = 500  # recorded calls that are compared to find the most similar one
 _MAX_LINES = 60
 _LINE_CHARS = 200  # longer lines are compared in pieces
-
-_P = inspect.Parameter
-_PARAMETER_KINDS = dict(
-    enumerate((_P.POSITIONAL_ONLY, _P.POSITIONAL_OR_KEYWORD, _P.VAR_POSITIONAL, _P.KEYWORD_ONLY, _P.VAR_KEYWORD))
-)  # by their numbers in a recording
 
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = _MAX_TEXT
@@ -48,8 +43,8 @@ class Tape:
 
     def __init__(self, entries: Sequence[Entry], store: ValueLoader) -> None:
         self._entries, self._store = list(entries), store
-        self._left: dict[int, dict[str, deque[RecordedCall]]] = {}  # by cell, then by key
-        self._taken: set[tuple[int, int]] = set()  # cell and id of the call
+        self._keys: dict[tuple[int, int], str] = {}  # by cell and id of the call
+        self._taken: set[tuple[int, int]] = set()  # likewise
 
     def take(self, cell: int, name: str, arguments: Sequence[Buffer]) -> RecordedCall:
         """Return the recorded call that matches a call of ``cell``, and take it off the tape.
@@ -57,18 +52,14 @@ class Tape:
         Raises:
             ReplayMismatch: If the tape has no such call. The text shows the most similar recorded call.
         """
-        for number in self._search_order(cell):
-            entry = self._entries[number]
-            calls = self._index(number).get(_key(name, arguments, spec_of(entry, name)))
-            if calls:
-                found = calls.popleft()
-                self._taken.add((number, found.id))
-                return found
         # An exact match in another cell is more likely the recorded call than an approximate match in this one.
-        for number in self._search_order(cell):
-            found_equal = self._equal(number, name, arguments)
-            if found_equal is not None:
-                return found_equal
+        for find in (self._find_same, self._find_equal):
+            for number in self._search_order(cell):
+                calls = [call for call in self.left(number) if call.name == name]
+                found = find(number, calls, arguments) if calls else None
+                if found is not None:
+                    self._taken.add((number, found.id))
+                    return found
         raise ReplayMismatch(self._describe_miss(cell, name, arguments))
 
     def left(self, cell: int) -> list[RecordedCall]:
@@ -81,63 +72,45 @@ class Tape:
         yield from range(min(cell, count - 1), -1, -1)
         yield from range(cell + 1, count)
 
-    def _index(self, cell: int) -> dict[str, deque[RecordedCall]]:
-        index = self._left.get(cell)
-        if index is None:
-            index = self._left[cell] = defaultdict(deque)
-            entry = self._entries[cell]
-            for call in sorted(entry.calls, key=lambda call: call.id):
-                arguments = self._store.load(call.arguments)
-                index[_key(call.name, arguments, spec_of(entry, call.name))].append(call)
-        return index
-
-    def _equal(self, cell: int, name: str, arguments: Sequence[Buffer]) -> RecordedCall | None:
-        """Take a call whose arguments are equal in Python: 1 and 1.0, a record and the dict of its fields."""
-        entry = self._entries[cell]
-        spec = spec_of(entry, name)
-        bound = None
-        for call in sorted(self.left(cell), key=lambda call: call.id):
-            if call.name != name:
-                continue
-            bound = bound or [_bound(spec, arguments)]
-            if _equals(_bound(spec, self._store.load(call.arguments)), bound[0]):
-                self._taken.add((cell, call.id))
-                for calls in self._index(cell).values():
-                    if call in calls:
-                        calls.remove(call)
+    def _find_same(self, cell: int, calls: list[RecordedCall], arguments: Sequence[Buffer]) -> RecordedCall | None:
+        """Return the first of the calls whose arguments are the same values."""
+        spec = spec_of(self._entries[cell], calls[0].name)
+        wanted = _key(spec, arguments)
+        for call in calls:
+            if (cell, call.id) not in self._keys:
+                self._keys[cell, call.id] = _key(spec, self._store.load(call.arguments))
+            if self._keys[cell, call.id] == wanted:
                 return call
         return None
 
-    def _describe_miss(self, cell: int, name: str, arguments: Sequence[Buffer]) -> str:
-        requested_call = call_text(name, arguments)
-        near = self._nearest(cell, name, requested_call)
-        head = f"step {cell} calls {shorten(requested_call, 120)}, which is not on the tape"
-        if near is None:
-            recorded = sorted({call.name for entry in self._entries for call in entry.calls})
-            return (
-                f"{head}; the tape has calls of {', '.join(recorded)}" if recorded else f"{head}; the tape has no calls"
-            )
-        number, call, text = near
-        again = " (already answered)" if (number, call.id) in self._taken else ""
-        if text == requested_call:
-            return f"{head} once more; all equal calls, the last in step {number}, are answered"
-        differs = diff_text(text, requested_call, f"step {number}", "now")
-        return f"{head}. The most similar recorded call{again}:\n{differs}"
+    def _find_equal(self, cell: int, calls: list[RecordedCall], arguments: Sequence[Buffer]) -> RecordedCall | None:
+        """Return the first whose arguments are equal in Python: 1 and 1.0, a record and the dict of its fields."""
+        spec = spec_of(self._entries[cell], calls[0].name)
+        wanted = _bound(spec, arguments)
+        for call in calls:
+            with contextlib.suppress(Exception):  # the == of a library can raise, and have no truth value
+                if _bound(spec, self._store.load(call.arguments)) == wanted:
+                    return call
+        return None
 
-    def _nearest(self, cell: int, name: str, requested: str) -> tuple[int, RecordedCall, str] | None:
-        """Return the most similar recorded call of the tool, its cell and its text; one not answered yet if any is."""
-        calls = [
-            (number, call)
-            for number in self._search_order(cell)
-            for call in self._entries[number].calls
-            if call.name == name
-        ]
+    def _describe_miss(self, cell: int, name: str, arguments: Sequence[Buffer]) -> str:
+        requested = call_text(name, arguments)
+        head = f"step {cell} calls {shorten(requested, 120)}, which is not on the tape"
+        everywhere = [(number, call) for number in self._search_order(cell) for call in self._entries[number].calls]
+        calls = [(number, call) for number, call in everywhere if call.name == name]
+        if not calls:
+            names = ", ".join(sorted({call.name for _, call in everywhere}))
+            return f"{head}; the tape has {f'calls of {names}' if names else 'no calls'}"
         unanswered = [(number, call) for number, call in calls if (number, call.id) not in self._taken]
-        found = [
-            (number, call, call_text(call.name, self._store.load(call.arguments)))
+        texts = [
+            (number, call_text(name, self._store.load(call.arguments)))
             for number, call in (unanswered or calls)[:_MAX_COMPARED]
         ]
-        return most_similar(requested, ((candidate, candidate[2]) for candidate in found))
+        number, text = most_similar(requested, ((candidate, candidate[1]) for candidate in texts)) or texts[0]
+        if text == requested:
+            return f"{head} once more; all equal calls, the last in step {number}, are answered"
+        differs = diff_text(text, requested, f"step {number}", "now")
+        return f"{head}. The most similar recorded call{'' if unanswered else ' (already answered)'}:\n{differs}"
 
 
 def spec_of(entry: Entry, name: str) -> ToolSpec | None:
@@ -150,18 +123,15 @@ def signature_of(spec: ToolSpec | None) -> inspect.Signature | None:
     if spec is None or spec.parameters is None:
         return None
     try:
-        return inspect.Signature(
-            [
-                inspect.Parameter(
-                    parameter.name,
-                    _PARAMETER_KINDS[parameter.kind],
-                    default=inspect.Parameter.empty if parameter.default is None else DefaultRepr(parameter.default),
-                )
-                for parameter in spec.parameters
-            ]
-        )
-    except (ValueError, KeyError):  # not a signature that Python allows
+        return inspect.Signature([_parameter(parameter) for parameter in spec.parameters])
+    except ValueError:  # not a signature that Python allows
         return None
+
+
+def _parameter(recorded: Parameter) -> inspect.Parameter:
+    default = inspect.Parameter.empty if recorded.default is None else DefaultRepr(recorded.default)
+    # The kinds of inspect are integers, with the values that a recording has.
+    return inspect.Parameter(recorded.name, recorded.kind, default=default)  # type: ignore[arg-type]
 
 
 class DefaultRepr:
@@ -198,15 +168,11 @@ def _lines(text: str) -> list[str]:
     return [line[at : at + _LINE_CHARS] for line in lines for at in range(0, max(1, len(line)), _LINE_CHARS)]
 
 
-def _key(name: str, arguments: Sequence[Buffer], spec: ToolSpec | None) -> str:
-    bound = _bound(spec, arguments)
+def _key(spec: ToolSpec | None, arguments: Sequence[Buffer]) -> str:
     try:
-        return f"{name} {canonical(values.dumps(bound, max_bytes=None))}"
-    except (
-        values.UnsupportedValue,
-        RemoteProtocolError,
-    ):  # not from a recording
-        return f"{name} {canonical(arguments)}"
+        return canonical(values.dumps(_bound(spec, arguments), max_bytes=None))
+    except (values.UnsupportedValue, RemoteProtocolError):  # not from a recording
+        return canonical(arguments)
 
 
 def _bound(spec: ToolSpec | None, arguments: Sequence[Buffer]) -> Any:
@@ -224,10 +190,3 @@ def _bound(spec: ToolSpec | None, arguments: Sequence[Buffer]) -> Any:
         if parameter.kind is parameter.VAR_KEYWORD:
             bound.update(bound.pop(parameter.name, {}))
     return bound
-
-
-def _equals(one: Any, other: Any) -> bool:
-    try:
-        return bool(one == other)
-    except Exception:  # the == of a library can raise anything, and its result can have no truth value
-        return False

@@ -32,16 +32,17 @@ class ReasoningOwner(Protocol):
         """Write reasoning and calls of a model that no cell follows."""
 
 
-class EnclosingCall(Protocol):
-    """A tool call of a recorded cell, during which other calls are made."""
+@dataclass
+class EnclosingCall:
+    """A tool call of a recorded cell, during which other calls are made.
 
-    @property
-    def owner(self) -> object:
-        """The recorder of the cell's session."""
+    Attributes:
+        owner: The recorder of the cell's session.
+        lm_calls: The calls of language models that the tool made; the callback appends to it.
+    """
 
-    @property
-    def lm_calls(self) -> list[CompletedLMCall]:
-        """The calls of language models that the tool made; the callback appends to it."""
+    owner: object
+    lm_calls: list[CompletedLMCall] = field(default_factory=list, init=False)
 
 
 @dataclass
@@ -95,16 +96,12 @@ class CallTree:
         self._lock = threading.Lock()
         self._calls: dict[str, _OpenCall] = {}
         self._unclaimed: deque[CompletedLMCall] = deque(maxlen=_MAX_UNCLAIMED)
-        self.current: Callable[[], str | None] | None = None  # returns DSPy's id of the call that runs in this context
+        # Set by DSPy's callback, once it exists: returns DSPy's id of the call that runs in this context.
+        self.current: Callable[[], str | None] | None = None
 
     def __len__(self) -> int:
         """Return the number of calls that are kept: those that run, and those of models that no cell has claimed."""
         return len(self._calls) + len(self._unclaimed)
-
-    @property
-    def callback_active(self) -> bool:
-        """Whether DSPy's callback exists in this process."""
-        return self.current is not None
 
     # --- reports of the callback --------------------------------------------------------------------------
 
@@ -152,7 +149,8 @@ class CallTree:
         if here is None:
             return Reasoning()
         with self._lock:
-            module = next((one for one in self._chain(here) if not self._is_cell(one)), None)
+            chain = [(one, self._calls.get(one)) for one in self._chain(here)]
+            module = next((one for one, call in chain if call is None or not call.is_cell), None)
             if module is None:
                 return Reasoning()
             call = self._calls.setdefault(module, _OpenCall(None, reported=False))
@@ -199,10 +197,6 @@ class CallTree:
             call = self._calls.get(call_id)
             call_id = None if call is None else call.parent
         return chain
-
-    def _is_cell(self, call_id: str) -> bool:
-        call = self._calls.get(call_id)
-        return call is not None and call.is_cell
 
     def _take_lm_calls(self, call_id: str, owner: ReasoningOwner) -> list[CompletedLMCall]:
         """Take the calls of models under a call, except those in tools of the owner's own cells."""

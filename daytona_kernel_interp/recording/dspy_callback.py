@@ -52,7 +52,6 @@ class SessionCallback(BaseCallback):
     """The callback that fills the call tree. DSPy logs what its methods raise, and goes on."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._requests: dict[str, tuple[object, Mapping[str, Any], datetime, float]] = {}
         tree.current = ACTIVE_CALL_ID.get
 
@@ -81,10 +80,6 @@ class SessionCallback(BaseCallback):
         """Report the start of a cell."""
         tree.call_started(call_id, is_cell=True)
 
-    def on_interpreter_execute_end(self, call_id: str, outputs: object, exception: BaseException | None = None) -> None:
-        """Report the end of a cell."""
-        tree.call_ended(call_id)
-
     def on_interpreter_tool_call_start(self, call_id: str, instance: object, inputs: dict[str, object]) -> None:
         """Report the start of a tool call."""
         tree.call_started(call_id)
@@ -92,9 +87,10 @@ class SessionCallback(BaseCallback):
     def on_interpreter_tool_call_end(
         self, call_id: str, outputs: object, exception: BaseException | None = None
     ) -> None:
-        """Report the end of a tool call."""
+        """Report the end of a cell or a tool call."""
         tree.call_ended(call_id)
 
+    on_interpreter_execute_end = on_interpreter_tool_call_end
     on_tool_start = on_evaluate_start = on_compile_start = on_interpreter_tool_call_start
     on_tool_end = on_evaluate_end = on_compile_end = on_interpreter_tool_call_end
 
@@ -106,13 +102,11 @@ class SessionCallback(BaseCallback):
         for given in (getattr(instance, "kwargs", None), inputs.get("kwargs")):
             if isinstance(given, Mapping):
                 known_secrets.add_named(given)
-        with self._lock:
-            self._requests[call_id] = (instance, dict(inputs), datetime.now(timezone.utc), time.perf_counter())
+        self._requests[call_id] = (instance, dict(inputs), datetime.now(timezone.utc), time.perf_counter())
 
     def on_lm_end(self, call_id: str, outputs: object, exception: BaseException | None = None) -> None:
         """Report a call of a language model with its outputs."""
-        with self._lock:
-            request = self._requests.pop(call_id, None)
+        request = self._requests.pop(call_id, None)
         if request is not None:
             instance, inputs, began, clock = request
             around = enclosing_calls.get()

@@ -9,10 +9,14 @@ All times are UTC; durations are seconds.
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Mapping, Sequence  # noqa: TC003 - pydantic evaluates the annotations, see schema.py
 from dataclasses import dataclass, field
-from datetime import datetime  # noqa: TC003 - as above
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+from pydantic import AfterValidator
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,6 +31,16 @@ METADATA_KEY = "daytona_kernel_interp"
 DSPY_TOKEN = "__dspy_host_token"  # a variable of DSPy's setup step: a secret of the DSPy process
 LLM_TOOLS = ("llm_query", "llm_query_batched")  # DSPy's tools that call a language model
 SCHEMA_VERSION = 1  # of the metadata; the reader refuses a recording of another version
+
+
+def in_utc(moment: datetime) -> datetime:
+    """Return a time in UTC. A time without a zone, or too close to the limits of datetime, counts as UTC."""
+    with contextlib.suppress(OverflowError):
+        return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+    return moment.replace(tzinfo=timezone.utc)
+
+
+Moment = Annotated[datetime, AfterValidator(in_utc)]
 
 
 @dataclass(frozen=True)
@@ -63,6 +77,19 @@ class Usage:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cost_usd: float | None = None
+
+
+def total_usage(usages: Iterable[Usage | None]) -> Usage | None:
+    """Return tokens and cost of several calls of language models together; None if nothing is known."""
+    known = [usage for usage in usages if usage is not None]
+    if not known:
+        return None
+    sums: dict[str, Any] = {}
+    for name in ("prompt_tokens", "completion_tokens", "cost_usd"):
+        numbers = [one for usage in known if (one := getattr(usage, name)) is not None and math.isfinite(one)]
+        sums[name] = sum(numbers) if numbers else None
+    models = sorted({usage.model for usage in known if usage.model is not None})
+    return Usage(", ".join(models) or None, **sums)
 
 
 @dataclass(frozen=True)
@@ -106,7 +133,7 @@ class Outcome:
     """
 
     kind: Literal["submitted", "returned", "raised", "unfinished"]
-    ending: Ending = "ok"
+    ending: Ending
     value: ValueRef | None = None
     error: str = ""
     text: str = ""
@@ -162,7 +189,7 @@ class LMCall:
 
     call_id: str
     entry: int | None
-    began: datetime
+    began: Moment
     elapsed_s: float | None
     request: ValueRef
     outputs: ValueRef | None = None
@@ -183,7 +210,7 @@ class SessionFacts:
     """
 
     session_id: str
-    began: datetime
+    began: Moment
     sandbox: str
     versions: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -1,28 +1,29 @@
-"""Read a recorded notebook back into a transcript, with every problem that is found in it.
+"""Read a notebook back into a transcript, with every problem that is found in it.
 
 The file may be cut off, saved by another program or edited by hand: what can be read is read, and a sentence in
-:attr:`~.model.Transcript.problems` names each part that cannot.
+:attr:`~.model.Transcript.problems` names each part that cannot. A notebook that is no recording is read as steps to
+run: its code cells with their saved outputs.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from ..client.outputs import CellError
 from ..errors import RecordingError
 from . import schema
 from .atomic_file import read_file
 from .model import METADATA_KEY, SCHEMA_VERSION, Entry, LMCall, Outcome, SessionFacts, Transcript, refs_in, refs_of
 from .notebook_json import OPENING, CellJson, cell_hash, joined, output_from_json
-from .value_store import ValueStore, folder_of, value_of
+from .value_store import MemoryStore, ValueStore, folder_of, value_of
 
 if TYPE_CHECKING:
-    import os
-
     from ..client.outputs import Output
     from ..wire.comm import ToolSpec
     from .model import ValueRef
@@ -39,6 +40,33 @@ _FOREIGN = (
 )
 
 
+class HasTranscript(Protocol):
+    """An object with a transcript: a ``Recording`` or the report of a replay."""
+
+    @property
+    def transcript(self) -> Transcript:
+        """The recorded session."""
+
+
+RecordingSource: TypeAlias = "str | os.PathLike[str] | Transcript | HasTranscript"
+
+
+def open_run(run: RecordingSource) -> tuple[Transcript, str]:
+    """Return the transcript of a recording, and its name for messages.
+
+    Raises:
+        RecordingError: If the file cannot be read.
+        TypeError: If ``run`` is neither a path nor a recording.
+    """
+    if isinstance(run, Transcript):
+        return run, "the recording"
+    if isinstance(found := getattr(run, "transcript", None), Transcript):
+        return found, "the recording"
+    if isinstance(run, (str, os.PathLike)):
+        return read(run), Path(run).name
+    raise TypeError(f"a recording is a path or a Recording, not {type(run).__name__}")
+
+
 def read(path: str | os.PathLike[str]) -> Transcript:
     """Return the transcript in a notebook, without running its code or loading its values.
 
@@ -51,6 +79,49 @@ def read(path: str | os.PathLike[str]) -> Transcript:
     document, problems = _document(notebook)
     _check_version(notebook, document)
     return _NotebookReader(notebook, document, problems).transcript()
+
+
+def read_plain_notebook(path: str | os.PathLike[str]) -> Transcript:
+    """Return the code cells of any Python notebook as steps, without running them.
+
+    Raises:
+        RecordingError: If the file cannot be read, or the notebook is in another language.
+    """
+    import nbformat
+
+    try:
+        document: Any = nbformat.read(Path(path), as_version=4)
+    except OSError as error:
+        raise RecordingError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except Exception as error:  # nbformat raises errors of many kinds for a file that is no notebook
+        raise RecordingError(f"{path} is no notebook: {type(error).__name__}.") from error
+    language = document.metadata.get("kernelspec", {}).get("language", "python")
+    if language != "python":
+        raise RecordingError(f"{path} is a notebook in {language}; only Python notebooks can be run.")
+    entries: list[Entry] = []
+    problems: list[str] = []
+    for cell in document.cells:
+        code = joined(cell.source)
+        if cell.cell_type == "code" and code.strip():
+            outputs = tuple(map(without_traceback, _outputs(cell, len(entries), problems)))
+            entries.append(Entry(len(entries), "", code, _EPOCH, Outcome("unfinished", "unknown"), outputs=outputs))
+    return Transcript(SessionFacts("", _EPOCH, ""), entries, MemoryStore(), complete=False, problems=problems)
+
+
+def without_traceback(output: Output) -> Output:
+    """Return an output; an error without its traceback, which each front end formats in its own way."""
+    return CellError(output.name, output.message, "") if isinstance(output, CellError) else output
+
+
+def _outputs(cell: CellJson, number: int, problems: list[str]) -> list[Output]:
+    """Return the outputs of a cell that can be read."""
+    outputs: list[Output] = []
+    for data in cell.get("outputs", ()):
+        try:
+            outputs.append(output_from_json(data))
+        except _UNREADABLE as error:
+            problems.append(f"An output of step {number} cannot be read: {schema.reason_of(error)}.")
+    return outputs
 
 
 def _document(path: Path) -> tuple[Document, list[str]]:
@@ -145,7 +216,7 @@ class _NotebookReader:
     def _facts(self) -> SessionFacts:
         for holder in (self._document, *self._document["cells"][:1]):
             try:
-                return schema.facts_from_json(_own_metadata(holder)["facts"])
+                return schema.from_json(SessionFacts, _own_metadata(holder)["facts"])
             except _UNREADABLE:
                 continue
         self._problems.append("The session's facts (versions, options, seeds) are missing or cannot be read.")
@@ -156,7 +227,7 @@ class _NotebookReader:
         lm_calls = own.get("lm_calls")
         for data in lm_calls if isinstance(lm_calls, list) else ():
             try:
-                self._lm_calls.append(schema.lm_call_from_json(data))
+                self._lm_calls.append(schema.from_json(LMCall, data))
             except _UNREADABLE as error:
                 self._problems.append(f"A call of a language model cannot be read: {schema.reason_of(error)}.")
         if not isinstance(cell, dict) or cell.get("cell_type") != "code":
@@ -169,12 +240,7 @@ class _NotebookReader:
 
     def _entry(self, cell: CellJson, own: Document, number: int) -> Entry:
         code = joined(cell.get("source", ""))
-        outputs: list[Output] = []
-        for data in cell.get("outputs", ()):
-            try:
-                outputs.append(output_from_json(data))
-            except _UNREADABLE as error:
-                self._problems.append(f"An output of step {number} cannot be read: {schema.reason_of(error)}.")
+        outputs = tuple(_outputs(cell, number, self._problems))
         try:
             entry = schema.entry_from_json(own["entry"], code, outputs, lambda ref: self._tools_of(ref, number))
             if cell_hash(cell) != own.get("sha256"):
@@ -183,14 +249,9 @@ class _NotebookReader:
             self._problems.append(
                 f"The record of step {number} cannot be read ({schema.reason_of(error)}); its code and outputs can."
             )
-            entry = Entry(
-                number + self._shift,
-                "",
-                code,
-                self._entries[-1].began if self._entries else _EPOCH,
-                Outcome("unfinished", "unknown"),
-                outputs=tuple(outputs),
-            )
+            began = self._entries[-1].began if self._entries else _EPOCH
+            outcome = Outcome("unfinished", "unknown")
+            entry = Entry(number + self._shift, "", code, began, outcome, outputs=outputs)
         if entry.index - number != self._shift:
             self._shift = entry.index - number
             self._problems.append(f"Step {number} was recorded as step {entry.index}: cells are missing or were moved.")
@@ -199,7 +260,7 @@ class _NotebookReader:
     def _tools_of(self, ref: ValueRef, number: int) -> tuple[ToolSpec, ...]:
         if ref.hash not in self._tools:
             try:
-                self._tools[ref.hash] = schema.tools_from_json(value_of(self._store, ref))
+                self._tools[ref.hash] = tuple(map(schema.tool_from_json, value_of(self._store, ref)))
             except (RecordingError, *_UNREADABLE) as error:
                 self._problems.append(f"The tools of step {number} cannot be read: {schema.reason_of(error)}")
                 self._tools[ref.hash] = ()

@@ -1,4 +1,4 @@
-"""Write a session as a notebook: entry by entry while it runs, or a whole transcript at once.
+"""Write a session as a notebook, entry by entry while it runs.
 
 Theory of operation
 -------------------
@@ -7,7 +7,7 @@ A recording is a notebook of nbformat 4.5, so that every program that opens note
 - one Markdown cell with the session's facts (``head_cell``);
 - for each entry: a Markdown cell with the model's reasoning and calls, if any (``model_cell``); the code cell with its
   outputs; a Markdown cell with tool calls, answer and ending, if any (both ``entry_cells``);
-- one Markdown cell that ends the document (``end_cell``), followed by the notebook's metadata.
+- one Markdown cell that ends the document, followed by the notebook's metadata (``document_metadata``).
 
 A person reads the cells. A program reads the metadata under ``METADATA_KEY``, in the form of ``schemas/v1.json``. The
 code and the outputs stand only in the cell itself; the metadata has the rest of the entry, and a hash over all of it,
@@ -36,34 +36,34 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import itertools
 import json
 import os
 import threading
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..codec import values
 from ..errors import RecordingError
 from . import markdown
 from .atomic_file import AtomicFile
-from .model import METADATA_KEY, SCHEMA_VERSION, Entry, LMCall, SessionFacts, ValueRef, refs_in, refs_of
+from .model import METADATA_KEY, SCHEMA_VERSION, Entry, LMCall, SessionFacts, ValueRef
 from .notebook_json import OPENING, CellJson, cell_hash, hash_of_parts, json_text, lines_of, output_to_json
 from .redaction import known_secrets
-from .schema import entry_to_json, facts_to_json, lm_call_to_json, tools_to_json
-from .value_store import HASH, ValueStore, folder_of, ref_to, value_of
-from .value_text import repr_of, summary_of, summary_of_call
+from .schema import entry_to_json, to_json, tools_to_json
+from .value_store import HASH, ValueStore, folder_of, ref_to, repr_of, summary_of, summary_of_call, value_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from ..wire.comm import ToolSpec
-    from .model import Transcript, ValueLoader
+    from .model import ValueLoader
 
 _SEPARATOR = ",\n"
 _ANSWER_CHARS = 20_000
-# Values up to this size are looked up by their bytes, which is faster than hashing them; at most so many are kept.
+# Values up to this size are looked up by their bytes, which is faster than describing them; at most so many are kept.
 _SMALL_BYTES = 256
 _MAX_SMALL = 4096
 
@@ -80,18 +80,13 @@ def _markdown_cell(cell_id: str, text: str, **own: object) -> CellJson:
 
 def head_cell(facts: SessionFacts) -> CellJson:
     """Return the first cell. It repeats the facts of the notebook's metadata, in case the file's end is cut off."""
-    metadata = {"part": "head", "schema": SCHEMA_VERSION, "facts": facts_to_json(facts)}
+    metadata = {"part": "head", "schema": SCHEMA_VERSION, "facts": to_json(facts)}
     return _markdown_cell("head", markdown.session_summary(facts), **metadata)
-
-
-def end_cell(*, complete: bool, callback: bool, cells: int) -> CellJson:
-    """Return the last cell."""
-    return _markdown_cell("end", markdown.ending_summary(complete=complete, callback=callback, cells=cells), part="end")
 
 
 def model_cell(calls: Sequence[LMCall], reasoning: str | None, number: int, inline: Mapping[str, str]) -> CellJson:
     """Return the cell with the model's reasoning and calls; ``inline`` are the small values that are new with it."""
-    metadata = {"part": "model", "lm_calls": list(map(lm_call_to_json, calls)), "values": dict(inline)}
+    metadata = {"part": "model", "lm_calls": list(map(to_json, calls)), "values": dict(inline)}
     return _markdown_cell(f"model-{number}", markdown.lm_summary(calls, reasoning), **metadata)
 
 
@@ -112,7 +107,7 @@ def entry_cells(
         submitted: Its answer as text, by field.
     """
     outputs = [output_to_json(output, entry.index + 1) for output in entry.outputs]
-    entry_json, lm_calls_json = entry_to_json(entry, tools), list(map(lm_call_to_json, lm_calls))
+    entry_json, lm_calls_json = entry_to_json(entry, tools), list(map(to_json, lm_calls))
     own = {
         "part": "entry",
         "entry": entry_json,
@@ -145,83 +140,15 @@ def answer_of(entry: Entry, store: ValueLoader) -> dict[str, str] | None:
     return {name: text[:_ANSWER_CHARS] for name, text in shown.items()}
 
 
-def document_ending(facts: SessionFacts, *, complete: bool, callback: bool) -> tuple[str, str]:
-    """Return the end of the document as the text before and the text after the number of its cells."""
-    number = 7**20  # replaced by the caller; no text of the cell contains it
-    last = json_text(end_cell(complete=complete, callback=callback, cells=number))
-    before, _, after = last.partition(f"{number:,}")
-    own = {"schema": SCHEMA_VERSION, "facts": facts_to_json(facts), "complete": complete, "callback": callback}
+def document_metadata(facts: SessionFacts, *, complete: bool, callback: bool) -> str:
+    """Return the metadata of the notebook, and the end of the document behind it."""
+    own = {"schema": SCHEMA_VERSION, "facts": to_json(facts), "complete": complete, "callback": callback}
     metadata = {
         METADATA_KEY: own,
         "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
-    return before, f'{after}\n ],\n "metadata": {json_text(metadata)},\n "nbformat": 4,\n "nbformat_minor": 5\n}}\n'
-
-
-def store_tools(
-    tools: Sequence[ToolSpec], store: ValueStore, clean: Callable[[values.Buffer], values.Buffer] = lambda data: data
-) -> tuple[ValueRef | None, dict[str, str]]:
-    """Store the list of a cell's tools; return the reference to it and, if it is new and small, its text by hash.
-
-    ``clean`` removes secrets: a parameter's default may be one.
-    """
-    if not tools:
-        return None, {}
-    buffers = list(map(clean, values.dumps(tools_to_json(tools), max_bytes=None)))
-    ref = replace(ref_to(buffers), summary=", ".join(tool.name for tool in tools)[:120])
-    text = store.keep(ref, buffers)
-    return ref, {} if text is None else {ref.hash: text}
-
-
-# --- a whole transcript ------------------------------------------------------------------------------------
-
-
-def write(transcript: Transcript, path: str | os.PathLike[str]) -> None:
-    """Write a transcript as a notebook, and its large values beside it.
-
-    Raises:
-        RecordingError: If a value is missing in the transcript's store.
-        OSError: If the file cannot be written.
-    """
-    notebook = Path(path)
-    store = ValueStore(folder_of(notebook))
-    texts = list(map(json_text, _cells(transcript, store)))
-    before, after = document_ending(transcript.facts, complete=transcript.complete, callback=transcript.callback)
-    tail = f"{before}{len(transcript.entries):,}{after}"
-    unfinished = notebook.with_name(f".{notebook.name}.part")
-    unfinished.write_text(OPENING + _SEPARATOR.join([*texts, tail]), encoding="utf-8")
-    unfinished.replace(notebook)
-
-
-def _cells(transcript: Transcript, store: ValueStore) -> Iterator[CellJson]:
-    yield head_cell(transcript.facts)
-    waiting = [call for call in transcript.lm_calls if call.entry is None]
-    number = 0
-    for entry in transcript.entries:
-        before = [call for call in waiting if call.began <= entry.began]
-        waiting = waiting[len(before) :]
-        if before or entry.reasoning:
-            copied = _copy_values(transcript.store, store, refs_of(before))
-            yield model_cell(before, entry.reasoning, number, copied)
-            number += 1
-        made = [call for call in transcript.lm_calls if call.entry == entry.index]
-        tools, inline = store_tools(entry.tools, store)
-        inline |= _copy_values(transcript.store, store, [*refs_in(entry), *refs_of(made)])
-        yield from entry_cells(entry, tools, made, inline, answer_of(entry, transcript.store))
-    if waiting:
-        yield model_cell(waiting, None, number, _copy_values(transcript.store, store, refs_of(waiting)))
-
-
-def _copy_values(source: ValueLoader, target: ValueStore, refs: Iterable[ValueRef]) -> dict[str, str]:
-    """Copy values between stores; return the texts of those that are small and new."""
-    inline = {}
-    for ref in refs:
-        if ref.hash not in target:
-            text = target.keep(ref, source.load(ref))
-            if text is not None:
-                inline[ref.hash] = text
-    return inline
+    return f' "metadata": {json_text(metadata)},\n "nbformat": 4,\n "nbformat_minor": 5\n}}\n'
 
 
 # --- a session that runs -----------------------------------------------------------------------------------
@@ -240,79 +167,72 @@ class NotebookWriter:
         self.entries = 0
         self.callback = False
         self.closed = False
-        self._facts = facts
+        self._metadata = functools.cache(functools.partial(document_metadata, facts))
         self._store = ValueStore(folder_of(self.path))
-        self._refs: dict[str, ValueRef] = {}
-        self._small: dict[tuple[bytes, bool], ValueRef] = {}
+        self._refs: dict[str | tuple[bytes, bool], ValueRef] = {}
         self._tools: tuple[Sequence[ToolSpec], ValueRef | None] = ((), None)
         self._model_cells = 0
-        self._ending: tuple[tuple[bool, bool], tuple[str, str]] | None = None
         self._file = AtomicFile(self.path)
-        self._first = True
         self._unfinished = ""
-        self._unwritten: list[str] = []  # cells that are written together with the next
-        self._put([json_text(head_cell(facts))])
+        self._unwritten = [OPENING + json_text(head_cell(facts))]  # written together with the next cell
+        self.flush()
 
-    def store_value(
-        self, buffers: Sequence[values.Buffer], key: str, inline: dict[str, str], *, is_call: bool = False
-    ) -> ValueRef:
-        """Store a value and return the reference to it.
+    def store_value(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> ValueRef:
+        """Store a value and return the reference to it; the next cell that is written has a small one that is new.
 
         Args:
             buffers: Its encoding; may be empty for a value whose ``key`` was stored before.
             key: Its hash; empty if that is not known.
-            inline: Receives the text of a small value that is new, by its hash.
             is_call: Whether it is the arguments of a call, which have a summary of another form.
         """
         if not buffers:
             return self._refs.get(key) or ValueRef(key, 0, "a value that was not recorded")
-        small = (bytes(buffers[0]), is_call) if len(buffers) == 1 and len(buffers[0]) <= _SMALL_BYTES else None
-        ref = self._refs.get(key) if small is None else self._small.get(small)
-        if ref is not None:
-            return ref
-        summarize = summary_of_call if is_call else summary_of
-        clean: Sequence[values.Buffer]
-        if small is not None:
-            clean = (known_secrets.scrub_bytes(small[0]),)
-            ref = ref_to(clean, "", summarize)
-            if len(self._small) < _MAX_SMALL:
-                self._small[small] = ref
-        else:
-            clean = [known_secrets.scrub_bytes(buffer) for buffer in buffers]
-            changed = any(one is not other for one, other in zip(clean, buffers, strict=True))
-            ref = ref_to(clean, "" if changed else key, summarize)
-            self._refs[key or ref.hash] = ref
-        text = self._store.keep(ref, clean)
-        if text is not None:
-            inline[ref.hash] = text
+        is_small = len(buffers) == 1 and len(buffers[0]) <= _SMALL_BYTES
+        name = (bytes(buffers[0]), is_call) if is_small else key
+        if name in self._refs:
+            return self._refs[name]
+        clean = [known_secrets.scrub_bytes(buffer) for buffer in buffers]
+        changed = any(one is not other for one, other in zip(clean, buffers, strict=True))
+        ref = ref_to(clean, "" if changed or is_small else key, summary_of_call if is_call else summary_of)
+        self._store.keep(ref, clean)
+        if not is_small or len(self._refs) < _MAX_SMALL:
+            self._refs[name or ref.hash] = ref
         return ref
 
     def has(self, key: str) -> bool:
         """Return whether a large value was stored, by its hash."""
         return key in self._refs
 
-    def add_model(self, calls: Sequence[LMCall], reasoning: str | None, inline: dict[str, str]) -> None:
+    def add_model(self, calls: Sequence[LMCall], reasoning: str | None) -> None:
         """Add a cell for the model's calls between cells; the next :meth:`put` or :meth:`flush` writes it."""
-        self._unwritten.append(_redacted_text(model_cell(calls, reasoning, self._model_cells, inline)))
+        cell = model_cell(calls, reasoning, self._model_cells, self._store.take_new())
+        self._unwritten.append(_redacted_text(cell))
         self._model_cells += 1
 
     def flush(self) -> None:
         """Write the cells that were added."""
         self._put([])
 
-    def put(self, entry: Entry, lm_calls: Sequence[LMCall], inline: dict[str, str], *, over: bool) -> None:
+    def put(self, entry: Entry, lm_calls: Sequence[LMCall], *, over: bool) -> None:
         """Write an entry; the next write replaces one that is not ``over``."""
         if entry.tools is not self._tools[0] and entry.tools != self._tools[0]:
-            ref, new = store_tools(entry.tools, self._store, known_secrets.scrub_bytes)
-            self._tools = (entry.tools, ref)
-            inline |= new
-        answer = answer_of(entry, self._store)
+            self._tools = entry.tools, self._store_tools(entry.tools)
+        inline, answer = self._store.take_new(keep=not over), answer_of(entry, self._store)
         texts = list(map(_redacted_text, entry_cells(entry, self._tools[1], lm_calls, inline, answer)))
         if over:
             self.entries += 1
             self._put(texts)
         else:
             self._put([], "".join([f"{text}{_SEPARATOR}" for text in texts]))
+
+    def _store_tools(self, tools: Sequence[ToolSpec]) -> ValueRef | None:
+        if not tools:
+            return None
+        # Without secrets: a parameter's default may be one.
+        buffers = list(map(known_secrets.scrub_bytes, values.dumps(tools_to_json(tools), max_bytes=None)))
+        ref = replace(ref_to(buffers), summary=", ".join(tool.name for tool in tools)[:120])
+        self._store.keep(ref, buffers)
+        return ref
 
     def close(self, *, complete: bool) -> None:
         """Write the end of the notebook and release its files; an unfinished entry stays in it."""
@@ -333,19 +253,16 @@ class NotebookWriter:
         self._unfinished = unfinished
         text = _SEPARATOR.join([*self._unwritten, *settled, ""])
         self._unwritten.clear()
-        if self._first:
-            text, self._first = OPENING + text, False
-        if self._ending is None or self._ending[0] != (complete, self.callback):
-            made = document_ending(self._facts, complete=complete, callback=self.callback)
-            self._ending = (complete, self.callback), made
-        before, after = self._ending[1]
-        self._file.put(text, f"{unfinished}{before}{self.entries:,}{after}")
+        last = markdown.ending_summary(complete=complete, callback=self.callback, cells=self.entries)
+        end = json_text(_markdown_cell("end", last, part="end"))
+        metadata = self._metadata(complete=complete, callback=self.callback)
+        self._file.put(text, f"{unfinished}{end}\n ],\n{metadata}")
 
 
 def _redacted_text(cell: CellJson) -> str:
     """Return a cell as JSON, without secrets."""
     text = json_text(cell)
-    if not known_secrets.found_in(text):
+    if known_secrets.scrub(text) == text:
         return text
     # Replaced in the parsed JSON and not in the text, where an escape may surround a secret.
     redacted: CellJson = known_secrets.scrub_tree(json.loads(text))
@@ -358,27 +275,21 @@ def _claim_name(path: Path) -> tuple[Path, int]:
     """Return the first name that is free, and a lock on it that ends with this process."""
     if not path.parent.is_dir():
         raise RecordingError(f"{path} cannot be written: there is no folder {path.parent}.")
+    candidate = path
     with _lock:
-        for candidate in _names(path):
-            if candidate in _claimed_names:
-                continue
-            if not _is_free(candidate):
-                if candidate != path:
-                    continue
-                raise RecordingError(
-                    f"{path} is there and is no recording, so it is left as it is: give record= another name."
-                )
-            descriptor = _locked(folder_of(candidate))
-            if descriptor is not None:
-                _claimed_names.add(candidate)
-                return candidate, descriptor
+        for number in itertools.count(2):
+            if candidate not in _claimed_names:
+                if _is_free(candidate):
+                    descriptor = _locked(folder_of(candidate))
+                    if descriptor is not None:
+                        _claimed_names.add(candidate)
+                        return candidate, descriptor
+                elif candidate == path:
+                    raise RecordingError(
+                        f"{path} is there and is no recording, so it is left as it is: give record= another name."
+                    )
+            candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
     raise AssertionError("names do not end")
-
-
-def _names(path: Path) -> Iterator[Path]:
-    yield path
-    for number in itertools.count(2):
-        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
 def _is_free(path: Path) -> bool:

@@ -20,8 +20,7 @@ Three threads take part:
   are known, because they may be the caller's memory, which a tool may change, and to save the caller the time.
 
 ``_lock`` protects the writer and the open step. The value thread takes no lock: a thread that holds the lock may wait
-for a value (``wait_stored``). Values that come before the session has begun are stored when ``begin`` opens the
-notebook.
+for a value. Values that come before the session has begun are stored when ``begin`` opens the notebook.
 
 Recording must not break what it records. Errors are raised only by ``begin``, before anything runs. Any later error
 ends the recording: it is logged once, the notebook keeps what it has, and the session goes on.
@@ -37,6 +36,7 @@ import contextlib
 import functools
 import importlib.metadata
 import logging
+import os
 import platform
 import threading
 from datetime import datetime, timezone
@@ -45,18 +45,20 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..runtime.event_loop import DaemonThreads
 from .call_tree import CompletedLMCall, Reasoning, tree
-from .model import LMCall, SessionFacts, ValueRef
+from .model import LMCall, SessionFacts
 from .notebook_writer import NotebookWriter
 from .redaction import known_secrets
-from .step_recorder import LMResponse, StepRecorder, StoredValue
+from .step_recorder import StepRecorder
+from .value_store import INLINE_BYTES
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping, Sequence
 
+    from ..client.execution import ExecutionResult
     from ..codec import values
     from ..session.kernel_session import KernelSession
-    from .step_recorder import RecordableRequest, RecordableResult
+    from .model import ValueRef
+    from .step_recorder import PendingRef, RecordableRequest
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -77,7 +79,7 @@ class NullStep:
     def __exit__(self, *exc_info: object) -> None:
         """Do nothing."""
 
-    def cell_ended(self, result: RecordableResult) -> None:
+    def cell_ended(self, result: ExecutionResult) -> None:
         """Do nothing."""
 
     def set_result(self, value: T) -> T:
@@ -118,8 +120,7 @@ class Recorder:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).absolute()
         self._lock = threading.RLock()
-        self._slow_steps_thread = DaemonThreads(1, "daytona-kernel-record")
-        self._values_thread = DaemonThreads(1, "daytona-kernel-values")
+        self._renew_threads()
         self._writer: NotebookWriter | None = None
         self._step: StepRecorder | None = None
         self._slow_timer: asyncio.TimerHandle | None = None
@@ -146,11 +147,9 @@ class Recorder:
             self._close_as_complete, self._shut_down = None, False
             self._writer, self._secrets = NotebookWriter(self.path, facts), tuple(secrets)
             known_secrets.add(*secrets)
-            known_secrets.add_environment()
+            known_secrets.add_named(os.environ)
             if self._step is not None:  # the call of execute that starts the session
-                for stored in self._step.variables.values():
-                    if stored.is_large:
-                        self._begin_to_store(stored)
+                self._step.store_variables()
 
     def shutting_down(self) -> None:
         """Note that the session is about to be shut down, which ends a running step."""
@@ -174,16 +173,24 @@ class Recorder:
             except Exception:  # recording must not break what it records
                 self._fail()
             known_secrets.discard(*self._secrets)
+            self._slow_steps_thread.shutdown()
+            self._values_thread.shutdown()
+            self._renew_threads()
+
+    def _renew_threads(self) -> None:
+        """Have pools for the next session; a pool has no thread before its first job."""
+        self._slow_steps_thread = DaemonThreads(1, "daytona-kernel-record")
+        self._values_thread = DaemonThreads(1, "daytona-kernel-values")
 
     # --- a step ------------------------------------------------------------------------------------------
 
     def begin_step(self, request: RecordableRequest) -> StepRecorder | None:
         """Return the record of a call of ``execute`` that begins; None if the recording failed."""
         with self._lock:
+            self._step = None
             try:
                 self._step = StepRecorder(self, request, tree.begin_cell(self))
             except Exception:  # recording must not break what it records
-                self._step = None
                 self._fail()
             return self._step
 
@@ -195,24 +202,17 @@ class Recorder:
             if self._close_as_complete is not None:
                 self.session_closed(self._close_as_complete)
 
-    def check_slow_later(self) -> None:
-        """Start the timer that finds a slow step, on the I/O loop.
-
-        One timer serves all steps: most have ended when it fires, and a timer for each would cost each of them.
-        """
+    def check_slow_later(self, step: StepRecorder) -> None:
+        """Find out later whether a step is slow, on the I/O loop. One timer serves all steps, as most end before it."""
         if self._slow_timer is None:
-            self._slow_timer = asyncio.get_running_loop().call_later(SLOW_S, self._check_slow)
+            self._slow_timer = asyncio.get_running_loop().call_later(SLOW_S, self._check_slow, step)
 
-    def _check_slow(self) -> None:
-        self._slow_timer, step, loop = None, self._step, asyncio.get_running_loop()
-        if step is None or step.sent_at is None or step.slow:
-            return
-        left_s = step.sent_at + SLOW_S - loop.time()
-        if left_s > 0:
-            self._slow_timer = loop.call_later(left_s, self._check_slow)
-        else:
-            step.slow = True
+    def _check_slow(self, step: StepRecorder) -> None:
+        self._slow_timer = None
+        if self._step is step:
             self._slow_steps_thread.submit(self._write_unfinished, step)
+        elif self._step is not None:
+            self.check_slow_later(self._step)
 
     def _write_unfinished(self, step: StepRecorder) -> None:
         with self._lock:
@@ -224,13 +224,13 @@ class Recorder:
         if writer is None or writer.closed:
             return
         try:
-            writer.callback = writer.callback or tree.callback_active
+            writer.callback = writer.callback or tree.current is not None
             if step.reasoning and not step.reasoning_written:
                 step.reasoning_written = True
-                self._write_reasoning(writer, step.lm_responses, step.reasoning.reasoning)
+                writer.add_model(self._lm_calls(step.reasoning.lm_calls), step.reasoning.reasoning)
             entry = step.entry(writer.entries, error, over=over, shut_down=self._shut_down)
-            responses = self.store_lm_calls(step.lm_calls_in_tools()) if entry.calls else ()
-            writer.put(entry, self._lm_calls(responses, entry.index, step.inline_values), step.inline_values, over=over)
+            lm_calls = self._lm_calls(step.lm_calls_in_tools(), entry.index) if entry.calls else ()
+            writer.put(entry, lm_calls, over=over)
         except Exception:  # recording must not break what it records
             self._fail()
 
@@ -243,63 +243,37 @@ class Recorder:
         with self._lock:
             try:
                 if self._writer is not None and not self._writer.closed:
-                    self._write_reasoning(self._writer, self.store_lm_calls(reasoning.lm_calls), reasoning.reasoning)
+                    self._writer.add_model(self._lm_calls(reasoning.lm_calls), reasoning.reasoning)
                     self._writer.flush()
             except Exception:  # recording must not break what it records
                 self._fail()
 
-    def store_lm_calls(self, lm_calls: Sequence[CompletedLMCall]) -> list[LMResponse]:
-        """Begin to store requests and outputs of calls of language models."""
-        return [
-            LMResponse(
-                call, self.store_value(call.request), None if call.outputs is None else self.store_value(call.outputs)
-            )
-            for call in lm_calls
-        ]
-
-    def _write_reasoning(self, writer: NotebookWriter, responses: Sequence[LMResponse], reasoning: str | None) -> None:
-        inline: dict[str, str] = {}
-        writer.add_model(self._lm_calls(responses, None, inline), reasoning, inline)
-
-    def _lm_calls(self, responses: Sequence[LMResponse], entry: int | None, inline: dict[str, str]) -> list[LMCall]:
-        calls = []
-        for one in sorted(responses, key=lambda one: one.call.began):
-            request = self.wait_stored(one.request, inline)
-            outputs = None if one.outputs is None else self.wait_stored(one.outputs, inline)
-            call = one.call
-            calls.append(
+    def _lm_calls(self, calls: Sequence[CompletedLMCall], entry: int | None = None) -> list[LMCall]:
+        made = []
+        for call in sorted(calls, key=lambda call: call.began):
+            request = self._store(call.request)
+            outputs = None if call.outputs is None else self._store(call.outputs)
+            made.append(
                 LMCall(call.call_id, entry, call.began, call.elapsed_s, request, outputs, call.usage, call.error)
             )
-        return calls
+        return made
 
     # --- values ----------------------------------------------------------------------------------------------
 
-    def store_value(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> StoredValue:
-        """Begin to store a value: the value thread hashes and writes one that gets a file of its own."""
-        stored = StoredValue(buffers, key, is_call)
-        if stored.is_large:
-            self._begin_to_store(stored)
-        return stored
+    def store_value(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> PendingRef:
+        """Begin to store a value, if it gets a file of its own, on the value thread.
 
-    def _begin_to_store(self, stored: StoredValue) -> None:
-        writer = self._writer
-        if writer is not None and not writer.closed and not writer.has(stored.key):
-            stored.writing = self._values_thread.submit(self._store, stored)
+        Its buffers may be the caller's own memory, which a tool may change.
+        """
+        store, writer = functools.partial(self._store, buffers, key, is_call=is_call), self._writer
+        is_large = len(buffers) > 1 or (len(buffers) == 1 and len(buffers[0]) > INLINE_BYTES)
+        if is_large and writer is not None and not writer.closed and not writer.has(key):
+            return self._values_thread.submit(store).result
+        return store
 
-    def wait_stored(self, stored: StoredValue, inline: dict[str, str]) -> ValueRef:
-        """Wait until a value is stored and return the reference to it; ``inline`` gets the text of a new small one."""
-        if stored.writing is not None:
-            inline |= stored.writing.result()
-        elif stored.ref is None:
-            inline |= self._store(stored)
-        assert stored.ref is not None
-        return stored.ref
-
-    def _store(self, stored: StoredValue) -> dict[str, str]:
+    def _store(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> ValueRef:
         assert self._writer is not None
-        inline: dict[str, str] = {}
-        stored.ref = self._writer.store_value(stored.buffers, stored.key, inline, is_call=stored.is_call)
-        return inline
+        return self._writer.store_value(buffers, key, is_call=is_call)
 
     def _fail(self) -> None:
         """Log the current exception, and end the recording."""

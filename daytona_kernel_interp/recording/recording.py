@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from ..client.outputs import StreamText
 from ..errors import RecordingError
 from . import notebook_reader as notebook
+from .model import Usage
 from .value_store import value_of
 
 if TYPE_CHECKING:
@@ -97,7 +99,25 @@ class Recording:
             import pandas
         except ImportError as error:
             raise RecordingError("to_dataframe() needs pandas, which is not installed: pip install pandas.") from error
-        return pandas.DataFrame([_row(step) for step in self], columns=list(_COLUMNS)).set_index("step")
+        usages = [step.usage or Usage() for step in self]
+        columns = {
+            "step": [step.index for step in self],
+            "began": [step.began for step in self],
+            "elapsed_s": [step.elapsed_s for step in self],
+            "kind": [step.outcome.kind for step in self],
+            "ending": [step.outcome.ending for step in self],
+            "error": [step.outcome.error for step in self],
+            "code": [step.code for step in self],
+            "printed": [_printed(step) for step in self],
+            "tool_calls": [sum(call.kind == "tool" for call in step.calls) for step in self],
+            "llm_calls": [sum(call.kind == "llm" for call in step.calls) for step in self],
+            "reasoning": [step.reasoning for step in self],
+            "model": [usage.model for usage in usages],
+            "prompt_tokens": [usage.prompt_tokens for usage in usages],
+            "completion_tokens": [usage.completion_tokens for usage in usages],
+            "cost_usd": [usage.cost_usd for usage in usages],
+        }
+        return pandas.DataFrame(columns).set_index("step")
 
     def lm(self, match: Literal["request", "order"] = "request") -> Any:
         """Return the recorded language model, for one run: a ``dspy.BaseLM`` that returns the recorded answers.
@@ -160,42 +180,5 @@ class Recording:
         return session_callback()
 
 
-_COLUMNS = (
-    "step",
-    "began",
-    "elapsed_s",
-    "kind",
-    "ending",
-    "error",
-    "code",
-    "printed",
-    "tool_calls",
-    "llm_calls",
-    "reasoning",
-    "model",
-    "prompt_tokens",
-    "completion_tokens",
-    "cost_usd",
-)
-
-
-def _row(step: Entry) -> tuple[object, ...]:
-    usage = step.usage
-    tokens = (
-        (None,) * 4 if usage is None else (usage.model, usage.prompt_tokens, usage.completion_tokens, usage.cost_usd)
-    )
-    llm_calls = sum(call.kind == "llm" for call in step.calls)
-    return (
-        step.index,
-        step.began,
-        step.elapsed_s,
-        step.outcome.kind,
-        step.outcome.ending,
-        step.outcome.error,
-        step.code,
-        "".join(text for output in step.outputs if (text := getattr(output, "text", None))),
-        len(step.calls) - llm_calls,
-        llm_calls,
-        step.reasoning,
-        *tokens,
-    )
+def _printed(step: Entry) -> str:
+    return "".join(output.text for output in step.outputs if isinstance(output, StreamText))

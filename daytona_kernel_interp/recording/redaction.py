@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 import threading
 from collections import Counter
@@ -64,17 +63,6 @@ class Secrets:
     def add_named(self, settings: Mapping[str, object]) -> None:
         """Add the values of settings with a name such as ``api_key``."""
         self.add(*(text for name, value in settings.items() if _NAMES.search(str(name)) for text in _texts(value)))
-
-    def add_environment(self) -> None:
-        """Add the secret values of this process's environment."""
-        self.add_named(os.environ)
-
-    def found_in(self, text: str) -> bool:
-        """Return whether ``text`` contains a secret."""
-        for form in self._forms:  # noqa: SIM110 - a generator would cost more than the search
-            if form in text:
-                return True
-        return False
 
     def scrub(self, text: str) -> str:
         """Return ``text`` with each secret replaced."""

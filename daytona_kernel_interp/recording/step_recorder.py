@@ -1,38 +1,36 @@
 """Record one call of ``execute``, from its start to the entry that the notebook gets.
 
 The interpreter calls the hooks of a :class:`StepRecorder`: on the I/O loop while the cell runs, on the caller's thread
-before and after. Protocols declare what the hooks need of the interpreter's objects, so that this package imports
-neither the interpreter nor the client that runs cells.
+before and after. Protocols declare what it needs of the interpreter's request, so that this package does not import the
+interpreter.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 from ..codec import values
 from ..errors import CellNotRun, KernelDied
 from ..wire.comm import ToolFailure
-from .call_tree import CompletedLMCall, Reasoning, enclosing_calls
-from .model import LLM_TOOLS, Entry, Outcome, RecordedCall, Usage, ValueRef
-from .value_store import INLINE_BYTES
+from .call_tree import CompletedLMCall, EnclosingCall, Reasoning, enclosing_calls
+from .model import LLM_TOOLS, Entry, Outcome, RecordedCall, ValueRef, total_usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from concurrent.futures import Future
+    from collections.abc import Callable, Mapping, Sequence
     from contextvars import Context
 
-    from ..client.outputs import CellError, Output
+    from ..client.execution import ExecutionResult
+    from ..client.output_collector import OutputCollector
     from ..wire.comm import OutputField, ToolSpec
     from .model import Ending
 
 T = TypeVar("T")
 
 
-# --- what is recorded: the interpreter's request and the client's cell -------------------------------------
+# --- what is recorded ----------------------------------------------------------------------------------------
 
 
 class RecordableInput(Protocol):
@@ -67,101 +65,32 @@ class RecordableRequest(Protocol):
         """The parameters of SUBMIT; None for one value without a name."""
 
 
-class RecordableCell(Protocol):
-    """A cell that runs, or has run."""
-
-    msg_id: str
-    replied: bool
-    submission: Sequence[values.Buffer] | None
-
-    @property
-    def error(self) -> CellError | None:
-        """The error that ended it."""
-
-    @property
-    def outputs(self) -> list[Output]:
-        """Its outputs, in order."""
-
-
-class RecordableResult(Protocol):
-    """The end of a cell whose kernel is alive."""
-
-    @property
-    def cell(self) -> RecordableCell:
-        """The cell."""
-
-    @property
-    def background_output(self) -> str:
-        """What threads of earlier cells printed since those cells ended."""
-
-    @property
-    def interrupted(self) -> str | None:
-        """How it was interrupted; None if it was not."""
-
-    @property
-    def timed_out(self) -> bool:
-        """Whether it was interrupted because its time limit was reached."""
-
-
 # --- parts of a step -----------------------------------------------------------------------------------------
 
 
-@dataclass
-class StoredValue:
-    """A value that is stored, or is being stored on a thread.
-
-    Storing a large value begins at once: its buffers may be the caller's own memory, which a tool may change.
-    """
-
-    buffers: Sequence[values.Buffer]
-    key: str = ""  # its hash, if that is known
-    is_call: bool = False  # whether it is the arguments of a call
-    ref: ValueRef | None = None
-    writing: Future[dict[str, str]] | None = None  # its result is the value's text by hash, if the value is small
-
-    @property
-    def is_large(self) -> bool:
-        """Whether it gets a file of its own."""
-        return len(self.buffers) > 1 or (len(self.buffers) == 1 and len(self.buffers[0]) > INLINE_BYTES)
+PendingRef: TypeAlias = "Callable[[], ValueRef]"  # waits until a value is stored, and returns the reference to it
 
 
 @dataclass
-class CallRecord:
+class CallRecord(EnclosingCall):
     """A tool call that runs or has ended."""
 
-    owner: StepOwner
     id: int
     name: str
     began_s: float
-    arguments: StoredValue
-    op: str = ""  # of its reply
-    reply_value: StoredValue | None = None
+    arguments: PendingRef
+    result: PendingRef | None = None
+    error: tuple[str, tuple[str, ...], str] | None = None
     elapsed_s: float | None = None
-    lm_calls: list[CompletedLMCall] = field(default_factory=list)
-
-
-@dataclass
-class LMResponse:
-    """A call of a language model that has ended, with its stored values."""
-
-    call: CompletedLMCall
-    request: StoredValue
-    outputs: StoredValue | None
 
 
 class StepOwner(Protocol):
     """The recorder of the session that a step belongs to."""
 
-    def store_value(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> StoredValue:
+    def store_value(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> PendingRef:
         """Begin to store a value."""
 
-    def wait_stored(self, stored: StoredValue, inline: dict[str, str]) -> ValueRef:
-        """Wait until a value is stored and return the reference to it."""
-
-    def store_lm_calls(self, lm_calls: Sequence[CompletedLMCall]) -> list[LMResponse]:
-        """Begin to store the values of calls of language models."""
-
-    def check_slow_later(self) -> None:
+    def check_slow_later(self, step: StepRecorder) -> None:
         """Write the step before it ends if it is slow."""
 
     def end_step(self, step: StepRecorder, error: BaseException | None) -> None:
@@ -174,17 +103,14 @@ class StepRecorder:
     def __init__(self, owner: StepOwner, request: RecordableRequest, reasoning: Reasoning) -> None:
         self._owner, self._request = owner, request
         self.reasoning = reasoning
-        self.lm_responses = owner.store_lm_calls(reasoning.lm_calls) if reasoning.lm_calls else []
         self.reasoning_written = False
         self.began, self._clock = datetime.now(timezone.utc), time.perf_counter()
         self.result_value: object = None
-        self._cell: RecordableCell | None = None
-        self._result: RecordableResult | None = None
+        self._cell: OutputCollector | None = None
+        self._result: ExecutionResult | None = None
         self._calls: list[CallRecord] = []
-        self.sent_at: float | None = None  # on the I/O loop's clock
-        self.slow = False
-        self.variables = {name: owner.store_value(one.buffers, one.key) for name, one in request.variables.items()}
-        self.inline_values: dict[str, str] = {}  # the small values that are new with it
+        self._variables: dict[str, PendingRef] = {}
+        self.store_variables()
 
     def __enter__(self) -> StepRecorder:
         """Return the step."""
@@ -194,6 +120,11 @@ class StepRecorder:
         """Write the step."""
         self._owner.end_step(self, error)
 
+    def store_variables(self) -> None:
+        """Begin to store the variables; again if the session has begun since the first time."""
+        given = self._request.variables
+        self._variables = {name: self._owner.store_value(one.buffers, one.key) for name, one in given.items()}
+
     # --- hooks, on the I/O loop ------------------------------------------------------------------------
 
     @property
@@ -201,12 +132,11 @@ class StepRecorder:
         """The observer of the cell's tool calls."""
         return self
 
-    def request_sent(self, cell: RecordableCell) -> None:
+    def request_sent(self, cell: OutputCollector) -> None:
         """Note the cell whose request was sent. A repeated request replaces it."""
+        if self._cell is None:
+            self._owner.check_slow_later(self)
         self._cell = cell
-        if self.sent_at is None:
-            self.sent_at = asyncio.get_running_loop().time()
-            self._owner.check_slow_later()
 
     def call_started(self, call_id: int, name: str, buffers: Sequence[values.Buffer], context: Context) -> CallRecord:
         """Note a tool call, which will run in ``context``."""
@@ -219,11 +149,15 @@ class StepRecorder:
     def call_ended(self, call: CallRecord, op: str, buffers: Sequence[values.Buffer]) -> None:
         """Note the reply to a tool call."""
         call.elapsed_s = time.perf_counter() - self._clock - call.began_s
-        call.op, call.reply_value = op, self._owner.store_value(buffers)
+        if op == "error":
+            failure = ToolFailure.from_value(values.loads(buffers))
+            call.error = (failure.type, failure.bases, failure.message)
+        else:
+            call.result = self._owner.store_value(buffers)
 
     # --- hooks, in the caller's thread -------------------------------------------------------------------
 
-    def cell_ended(self, result: RecordableResult) -> None:
+    def cell_ended(self, result: ExecutionResult) -> None:
         """Note that the cell ended and its kernel is alive."""
         self._result = result
 
@@ -235,7 +169,7 @@ class StepRecorder:
     # --- as an entry -------------------------------------------------------------------------------------
 
     def entry(self, index: int, error: BaseException | None, *, over: bool, shut_down: bool) -> Entry:
-        """Return the entry; the small values that are new with it are in :attr:`inline_values`.
+        """Return the entry.
 
         Args:
             index: The number of the entry.
@@ -251,23 +185,20 @@ class StepRecorder:
             code=request.code,
             began=self.began,
             outcome=self._outcome(error, shut_down=shut_down) if over else Outcome("unfinished", "unknown"),
-            variables={name: self._ref(one) for name, one in self.variables.items()},
+            variables={name: stored() for name, stored in self._variables.items()},
             tools=request.tools,
             output_fields=None if request.fields is None else tuple(map(_field_to_json, request.fields)),
             outputs=tuple(cell.outputs) if cell is not None and over else (),
-            calls=tuple(map(self._recorded_call, calls)),
+            calls=tuple(map(_recorded_call, calls)),
             elapsed_s=time.perf_counter() - self._clock if over else None,
             late="" if self._result is None else self._result.background_output,
             reasoning=self.reasoning.reasoning,
-            usage=_total(self.reasoning.lm_calls) if self.reasoning.lm_calls else None,
+            usage=total_usage(call.usage for call in self.reasoning.lm_calls),
         )
 
     def lm_calls_in_tools(self) -> list[CompletedLMCall]:
         """Return the calls of language models that the cell's tools made."""
         return [lm_call for call in self._calls for lm_call in call.lm_calls]
-
-    def _ref(self, stored: StoredValue) -> ValueRef:
-        return self._owner.wait_stored(stored, self.inline_values)
 
     def _outcome(self, error: BaseException | None, *, shut_down: bool) -> Outcome:
         """Return how the call ended for its caller."""
@@ -275,12 +206,12 @@ class StepRecorder:
         if error is not None:
             return Outcome("raised", ending, error=error_name(error), text=str(error))
         if self._cell is not None and self._cell.submission is not None:
-            return Outcome("submitted", ending, self._ref(StoredValue(self._cell.submission)))
+            return Outcome("submitted", ending, self._owner.store_value(self._cell.submission)())
         try:
             buffers = values.dumps(self.result_value, max_bytes=None)
         except values.UnsupportedValue:
             buffers = values.dumps(str(self.result_value), max_bytes=None)
-        return Outcome("returned", ending, self._ref(StoredValue(buffers)))
+        return Outcome("returned", ending, self._owner.store_value(buffers)())
 
     def _ending(self, error: BaseException | None, *, shut_down: bool) -> Ending:
         """Return how the cell itself ended, which ``error``, what the caller got, does not always say."""
@@ -298,50 +229,23 @@ class StepRecorder:
             return "died"
         return "unknown" if isinstance(error, Exception) else "interrupted"  # a cancelled call's cell is interrupted
 
-    def _recorded_call(self, call: CallRecord) -> RecordedCall:
-        error, result = None, None
-        if call.op == "error" and call.reply_value is not None:
-            failure = ToolFailure.from_value(values.loads(call.reply_value.buffers))
-            error = (failure.type, failure.bases, failure.message)
-        elif call.reply_value is not None:
-            result = self._ref(call.reply_value)
-        return RecordedCall(
-            id=call.id,
-            name=call.name,
-            kind="llm" if call.name in LLM_TOOLS else "tool",
-            began_s=call.began_s,
-            elapsed_s=call.elapsed_s,
-            arguments=self._ref(call.arguments),
-            result=result,
-            error=error,
-            usage=_total(call.lm_calls) if call.lm_calls else None,
-        )
+
+def _recorded_call(call: CallRecord) -> RecordedCall:
+    return RecordedCall(
+        id=call.id,
+        name=call.name,
+        kind="llm" if call.name in LLM_TOOLS else "tool",
+        began_s=call.began_s,
+        elapsed_s=call.elapsed_s,
+        arguments=call.arguments(),
+        result=None if call.result is None else call.result(),
+        error=call.error,
+        usage=total_usage(lm_call.usage for lm_call in call.lm_calls),
+    )
 
 
 def _field_to_json(field: OutputField) -> Mapping[str, str]:
     return {"name": field.name, **({"type": field.type} if field.type else {})}
-
-
-def _total(lm_calls: Sequence[CompletedLMCall]) -> Usage | None:
-    """Return tokens and cost of several calls of language models together; None if nothing is known."""
-    usages = [call.usage for call in lm_calls if call.usage is not None]
-    if not usages:
-        return None
-    models = sorted({usage.model for usage in usages if usage.model is not None})
-    return Usage(
-        model=", ".join(models) or None,
-        prompt_tokens=_sum_of_known(usage.prompt_tokens for usage in usages),
-        completion_tokens=_sum_of_known(usage.completion_tokens for usage in usages),
-        cost_usd=_sum_of_known(usage.cost_usd for usage in usages),
-    )
-
-
-Number = TypeVar("Number", int, float)
-
-
-def _sum_of_known(numbers: Iterable[Number | None]) -> Number | None:
-    known = [number for number in numbers if number is not None]
-    return sum(known) if known else None
 
 
 def error_name(error: BaseException) -> str:

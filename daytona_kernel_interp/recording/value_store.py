@@ -1,4 +1,4 @@
-"""Store a recording's values by hash: small ones in the notebook, large ones in files beside it.
+"""Store a recording's values by hash, small ones in the notebook, large ones in files beside it; describe them as text.
 
 A value's hash is the SHA-256 of its buffers (``codec/values.py``), each preceded by its length in eight bytes,
 big-endian. A file beside the notebook contains exactly these bytes, so ``sha256sum`` prints its name. A value is
@@ -8,6 +8,7 @@ decoded only after its hash was checked; nothing in it is ever run.
 from __future__ import annotations
 
 import errno
+import json
 import re
 import secrets
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from ..codec import values
 from ..codec.value_hash import hash_of
 from ..errors import RecordingError
+from ..formatting import shorten
 from .model import ValueRef
-from .value_text import summary_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,60 @@ if TYPE_CHECKING:
 
 INLINE_BYTES = 4096  # a value of one buffer, which is ASCII, up to this size stands in the notebook
 HASH = re.compile(r"[0-9a-f]{64}")
+_DECODED_BYTES = 160  # an encoding of this size is decoded for its summary
+_DECODED_CALL_BYTES = 4096  # the same for the arguments of a call
+_SUMMARY_CHARS = 120
+_DECODER = json.JSONDecoder()
+_KINDS = {"str_at": "str", "bytes_at": "bytes", "text": "str", "int": "int", "float": "float"}
+
+
+# --- values as short text -----------------------------------------------------------------------------------
+
+
+def summary_of(buffers: Sequence[values.Buffer]) -> str:
+    """Return a value's type and size, or the repr of a short value."""
+    if len(buffers) == 1 and len(buffers[0]) <= _DECODED_BYTES:
+        try:
+            return shorten(repr(_decode_small(bytes(buffers[0]))), _SUMMARY_CHARS)
+        except Exception:  # decoding and repr run code of libraries, which may be missing or of another version
+            pass
+    head, size = bytes(buffers[0][: _DECODED_BYTES + 1]), sum(map(len, buffers))
+    if head.startswith(b'"'):
+        return shorten(f"str, {size:,} bytes: {head[1:81].decode('ascii', 'replace')}…", _SUMMARY_CHARS)
+    tag = re.match(rb'\{"\$":"([a-z_.]+)"', head)
+    if tag is None:
+        kind = {b"[": "list", b"{": "dict"}.get(head[:1], "value")
+    else:
+        kind = _KINDS.get(tag[1].decode("ascii"), tag[1].decode("ascii"))
+    return f"{kind}, {size:,} bytes"
+
+
+def summary_of_call(buffers: Sequence[values.Buffer]) -> str:
+    """Return a call's arguments, encoded as ``(args, kwargs)``, as they stand between the parentheses of a call."""
+    if len(buffers) == 1 and len(buffers[0]) <= _DECODED_CALL_BYTES:
+        try:
+            args, kwargs = _decode_small(bytes(buffers[0]))
+            text = ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())])
+            return shorten(text, _SUMMARY_CHARS)
+        except Exception:  # the sandbox may send anything in their place, and repr runs code of libraries
+            pass
+    return summary_of(buffers)
+
+
+def _decode_small(encoding: bytes) -> Any:
+    """Return a value whose encoding is one buffer; an encoding without a tag is plain JSON."""
+    return values.loads([encoding]) if b'"$"' in encoding else _DECODER.raw_decode(encoding.decode("ascii"))[0]
+
+
+def repr_of(value: object, show: Callable[[object], str] = repr) -> str:
+    """Return a value's repr, or a text that names the error which its repr raised."""
+    try:
+        return show(value)
+    except Exception as error:  # a library's repr of a value from the sandbox may raise anything
+        return f"<{type(value).__name__}: its repr raised {type(error).__name__}>"
+
+
+# --- stores ---------------------------------------------------------------------------------------------------
 
 
 def ref_to(
@@ -46,29 +101,31 @@ class ValueStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._inline: dict[str, str] = {}
-        self._beside: set[str] = set()  # hashes of the files that this store wrote
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._inline or key in self._beside
+        self._new: dict[str, str] = {}  # small values that no cell has yet
 
     def add_inline(self, values_by_hash: Mapping[str, str]) -> None:
         """Add small values from a notebook, by hash."""
         self._inline.update(values_by_hash)
 
-    def keep(self, ref: ValueRef, buffers: Sequence[values.Buffer]) -> str | None:
-        """Store a value; return its text if it is new and belongs into the notebook, else None.
+    def keep(self, ref: ValueRef, buffers: Sequence[values.Buffer]) -> None:
+        """Store a value: a small one for the notebook, see :meth:`take_new`, another one in a file.
 
         Raises:
             OSError: If its file cannot be written.
         """
-        if ref.hash in self:
-            return None
+        if ref.hash in self._inline:
+            return
         if len(buffers) == 1 and ref.size <= INLINE_BYTES:
-            text = self._inline[ref.hash] = bytes(buffers[0]).decode("ascii")
-            return text
-        self._write(ref.hash, buffers)
-        self._beside.add(ref.hash)
-        return None
+            self._inline[ref.hash] = self._new[ref.hash] = bytes(buffers[0]).decode("ascii")
+        else:
+            self._write(ref.hash, buffers)
+
+    def take_new(self, *, keep: bool = False) -> dict[str, str]:
+        """Return the texts of the small values that are new, by hash; they are new no more unless ``keep`` is set."""
+        new = self._new
+        if not keep:
+            self._new = {}
+        return new
 
     def load(self, ref: ValueRef) -> Sequence[values.Buffer]:
         """Return a value's encoding; see :class:`~.model.ValueLoader`.

@@ -5,8 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from ..errors import SandboxFailed
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+# The statuses with which the relay, a proxy or a login page in front of it refuses a dial. Behind a proxy each may also
+# mean that the proxy's own backends are in trouble.
+REFUSALS = frozenset({307, 401, 403, 404})
 
 
 @dataclass(frozen=True)
@@ -18,6 +25,13 @@ class RelayAddress:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     host: str | None = None  # the address to connect to, if not that of the URL's host name
     refused_timeout_s: float = 0.0  # seconds in which a refusal of the first dials is retried
+    # The refusals that end a link which was open, if they persist. The others count only while the service confirms
+    # the address: see `RunningSandbox.restart_relay`.
+    final_refusals: frozenset[int] = REFUSALS
+
+
+class ServiceRefused(SandboxFailed):
+    """The service answers, and refuses this process's key: no address can be confirmed any more."""
 
 
 class RunningSandbox(Protocol):
@@ -38,9 +52,13 @@ class RunningSandbox(Protocol):
         """
 
     async def restart_relay(self) -> RelayAddress | None:
-        """Start the relay again if it has ended, and return its address; None if nothing has changed.
+        """Start the relay again if it has ended.
+
+        Return its address if it has changed, or if the service was reached and confirms it; None if it is unknown
+        whether the address is right.
 
         Raises:
+            ServiceRefused: If the service refuses this process's key.
             SandboxFailed: If it did not start; a later attempt may succeed.
             SandboxGone: If it can never start again.
         """

@@ -13,6 +13,7 @@ from .option_checks import check_seconds, check_text, check_texts, refuse_option
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_REFUSED_TIMEOUT_S = 10.0  # a relay or its proxy may still be starting
 _SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 
 
@@ -60,7 +61,9 @@ class RunningRelaySandbox:
     def __init__(self, description: RelaySandbox) -> None:
         parts = urlsplit(description.url)
         url = f"{_SCHEMES[parts.scheme]}://{parts.netloc}"
-        self.address = RelayAddress(url, description.token, description.headers)
+        # No API confirms a refusal: a token that is refused is wrong, while 307 and 404 may be a proxy's trouble.
+        refusals = frozenset({401, 403})
+        self.address = RelayAddress(url, description.token, description.headers, None, _REFUSED_TIMEOUT_S, refusals)
         self.resume_lifetime_s = description.resume_lifetime
         self._description = description
 

@@ -286,8 +286,9 @@ class _RelayRestarter:
 
     async def restart_relay(self) -> RelayAddress | None:
         """Restart the relay if it has ended; see :meth:`RunningSandbox.restart_relay`."""
+        before = self._sandbox.address
         address = await self._sandbox.restart_relay()
-        if address is not None:
+        if address is not None and address != before:
             with contextlib.suppress(OSError):
                 self.on_restarted()
         return address

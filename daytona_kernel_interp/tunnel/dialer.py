@@ -22,9 +22,11 @@ What can go wrong, and what follows:
 
 * The relay closes the stream with a final code (unknown stream, superseded, protocol error): the stream is over.
   ``on_gone`` is called once; the owner decides whether a recovery from the journal can make up for it.
-* The upgrade is refused (:data:`_REFUSED_STATUSES`). Behind a proxy a refusal can mean a wrong token, a stopped sandbox
-  or a relay that is still starting, so it counts only after some seconds. Before each further attempt the sandbox is
-  asked to restart its relay, which also returns a new address or a new token; concurrent streams share one request.
+* The upgrade is refused (:data:`~.sandboxes.base.REFUSALS`). Behind a proxy a refusal can mean a wrong token, a stopped
+  sandbox, a relay that is still starting, or trouble of the proxy's own backends. Before each further attempt the
+  sandbox is asked to restart its relay, which also returns a new address or a new token; concurrent streams share one
+  request. A refusal ends the link only if it persists while the service confirms the address that is refused, or if the
+  address says that its status is final. Every other failure is an outage.
 * The first dial of a stream fails for longer than ``open_within_s``: :class:`SandboxFailed`.
 * A stream that was open cannot be dialled for ``resume_lifetime_s``: :class:`TunnelLost`.
 
@@ -42,10 +44,11 @@ from websockets.exceptions import InvalidHandshake
 
 from ..config import DIAL_S
 from ..errors import KernelError, SandboxFailed, SandboxGone, TunnelLost, WireMismatch
+from ..sandboxes.base import REFUSALS, ServiceRefused
 from ..transport.carrier import FINISHED, Carrier
 from ..transport.websocket import PEER_AT_FAULT, InvalidStatus, Socket, connect_socket
 from ..wire.backoff import delays
-from ..wire.hello import HELLO_HEADER, PATH_PREFIX, SECRET_HEADER, CloseCode, HostHello, close_reason
+from ..wire.hello import HELLO_HEADER, PATH_PREFIX, SECRET_HEADER, WRONG_SECRET, CloseCode, HostHello, close_reason
 from ..wire.keepalive import FINAL_CLOSES, HostStream, LinkTimings, Watchdog, WatchdogAction
 from ..wire.protocol_errors import RemoteProtocolError
 
@@ -59,9 +62,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Refusals that are final if they persist; a preview refuses valid tokens for some seconds after a start.
-_REFUSED_STATUSES = frozenset({307, 401, 403, 404})
-_REFUSED_TIMEOUT_S = 10.0
+_REFUSED_TIMEOUT_S = 10.0  # of a refusal that counts: a preview refuses valid tokens for some seconds after a start
+_NOT_FOUND_TIMEOUT_S = 18.0  # of a 404: Daytona's runner answers it while Docker is slow, for up to 14 s when measured
+_LOG_S = 60.0  # between log lines of one outage
 
 
 class StreamGone(Exception):
@@ -83,6 +86,10 @@ class Dialer:
         entropy: Entropy,
     ) -> None:
         self.address, self.times, self.entropy = address, times, entropy
+        self.reached = False  # whether a stream was ever attached
+        self.confirmed = False  # whether the service was reached, and confirmed the address or refused the key
+        self._outage_since: float | None = None
+        self._logged_at = 0.0
         self._restart_relay = restart_relay
         self._restarting: asyncio.Task[None] | None = None
 
@@ -117,11 +124,35 @@ class Dialer:
         except SandboxGone:
             raise
         except KernelError as error:
-            log.warning("the relay could not be restarted: %s", error)
+            self.confirmed = isinstance(error, ServiceRefused)
+            self._log_outage(error)
             return
-        if address is not None:
+        if address is None:
+            return  # nothing is known, or the last check was a moment ago
+        self.confirmed = address == self.address
+        if not self.confirmed:
             log.warning("the relay was restarted or has a new address; dialling it again")
             self.address = address
+
+    def _log_outage(self, error: KernelError) -> None:
+        """Log the begin of an outage, and once a minute that it lasts."""
+        now = asyncio.get_running_loop().time()
+        if self._outage_since is None:
+            self._outage_since = now
+            log.warning("the relay cannot be reached, dialling on: %s", error)
+        elif now - self._logged_at > _LOG_S:
+            log.warning("the relay has not been reached for %.0f s, dialling on: %s", now - self._outage_since, error)
+        else:
+            return
+        self._logged_at = now
+
+    def attached(self) -> None:
+        """Note that a stream is attached: the address is right, and an outage is over."""
+        self.reached, self.confirmed = True, False
+        if self._outage_since is not None:
+            duration_s = asyncio.get_running_loop().time() - self._outage_since
+            log.warning("the relay is reached again, after %.0f s", duration_s)
+            self._outage_since = None
 
 
 class _Attempt:
@@ -173,6 +204,7 @@ class DialedStream:
         self._lost = asyncio.Event()
         self._answered = asyncio.Event()  # the hello arrived, or the socket was lost before it
         self._end_error: StreamGone | None = None
+        self._refused_since: float | None = None  # since when the dials have had a refusal that counts
         self.opened: asyncio.Future[None] = self._loop.create_future()
         self._task = asyncio.create_task(self._keep_connected())
 
@@ -249,6 +281,7 @@ class DialedStream:
         self._watchdog = Watchdog(self._dialer.times, self._loop.time())
         if not self.opened.done():
             self.opened.set_result(None)
+        self._dialer.attached()
         self.carrier.attach(socket)
         self._answered.set()
 
@@ -296,7 +329,7 @@ class DialedStream:
             SandboxFailed: If the first dial did not succeed in time.
             TunnelLost: If an open stream could not be dialled for ``resume_lifetime_s``.
         """
-        started = self._loop.time()
+        started, self._refused_since = self._loop.time(), None
         for delay_s in delays(self._dialer.entropy.jitter):
             self._lost.clear()
             self._answered.clear()
@@ -334,11 +367,11 @@ class DialedStream:
         """Raise if the dial has failed for too long; otherwise have the relay restarted if needed."""
         what = f"the relay at {self._dialer.address.url} cannot be reached: {error or type(error).__name__}"
         first = not self.opened.done()
-        refused = isinstance(error, InvalidStatus) and error.response.status_code in _REFUSED_STATUSES
+        status = error.response.status_code if isinstance(error, InvalidStatus) else None
         patience_s = self._dialer.address.refused_timeout_s
-        if refused and elapsed_s >= (patience_s if first else _REFUSED_TIMEOUT_S):
-            failed = SandboxFailed if first else TunnelLost
-            raise failed(what) from error
+        own = isinstance(error, InvalidStatus) and error.response.body == WRONG_SECRET.encode()
+        if status in REFUSALS and not self._dialer.reached and (own or elapsed_s >= patience_s):
+            raise SandboxFailed(what) from error
         open_within_s = DIAL_S if self._open_within_s is None else self._open_within_s
         if first and elapsed_s > max(open_within_s, patience_s):
             raise SandboxFailed(what) from error
@@ -346,6 +379,12 @@ class DialedStream:
             raise TunnelLost(f"{what}, for {elapsed_s:.0f} s") from error
         # After any kind of failure: behind a proxy, a relay that is gone shows as a refusal.
         await self._dialer.restart_relay()
+        if status not in REFUSALS or not (status in self._dialer.address.final_refusals or self._dialer.confirmed):
+            self._refused_since = None
+        elif self._refused_since is None:
+            self._refused_since = self._loop.time()
+        elif self._loop.time() - self._refused_since >= (_NOT_FOUND_TIMEOUT_S if status == 404 else _REFUSED_TIMEOUT_S):
+            raise TunnelLost(what) from error
 
     def _give_up(self, error: KernelError) -> None:
         if not self.opened.done():

@@ -28,6 +28,7 @@ from .protocol_errors import RemoteProtocolError
 SECRET_HEADER = "X-Kernel-Secret"
 HELLO_HEADER = "X-Kernel-Hello"
 PATH_PREFIX = f"/v{WIRE_VERSION}/"
+WRONG_SECRET = "wrong relay secret\n"  # the body of the relay's own 401
 NO_SUCH_CHANNEL = "no such channel\n"  # body of the relay's 404: the response is its own, not a proxy's
 
 KERNEL_CHANNELS = ("shell", "iopub", "stdin", "control", "hb")

@@ -13,8 +13,7 @@ import dspy
 from daytona_kernel_interp import KernelInterpreter, Recording, ReplayInterpreter
 from daytona_kernel_interp.client.outputs import StreamText
 from daytona_kernel_interp.demo.script import ScriptedStep, rule_based_lm, scripted_lm
-from daytona_kernel_interp.recording.notebook_writer import write
-from tests.transcripts import LLM_QUERY, SEARCH, Maker
+from tests.transcripts import LLM_QUERY, SEARCH, Maker, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,6 +11,7 @@ import pytest
 
 from daytona_kernel_interp import DaytonaSandbox, KernelInterpreter
 from daytona_kernel_interp.interpreter.interpreter import CodeInterpreterError
+from daytona_kernel_interp.runtime.event_loop import io_loop
 from daytona_kernel_interp.sandboxes.daytona.sandbox import RunningDaytonaSandbox
 from daytona_kernel_interp.testing import Fault
 from tests.access import session_of
@@ -128,6 +129,38 @@ def test_a_sandbox_that_was_restarted_is_told(daytona: Service) -> None:
         with pytest.raises(CodeInterpreterError, match="cannot run code any more"):
             interpreter.execute("x")
     daytona.ask("DELETE", f"/sandbox/{made}")
+
+
+def lose_link(interpreter: KernelInterpreter) -> None:
+    """Cut every connection of the session, on the thread that owns them."""
+
+    async def abort() -> None:
+        for stream in session_of(interpreter).tunnel.streams:
+            if stream.carrier.socket is not None:
+                stream.carrier.socket.abort()
+
+    io_loop().run(abort())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("status", [307, 404])
+def test_an_outage_of_the_service_that_looks_like_a_refusal_is_waited_for(daytona: Service, status: int) -> None:
+    """API and toolbox fail, the proxy refuses a good token, links are cut; after twelve seconds the cell goes on."""
+    emulator = daytona.emulator
+    with KernelInterpreter(sandbox=DaytonaSandbox()) as interpreter:
+        interpreter.execute("import time; n = 0")
+
+        def outage() -> None:
+            for place in ("api", "toolbox"):
+                emulator.fail(Fault(place, status=503, times=None))
+            emulator.fail(Fault("preview", status=status, times=None, headers={"Location": "http://login.example/"}))
+            lose_link(interpreter)
+            threading.Event().wait(12)  # longer than a refusal that counts may last
+            emulator.heal()
+
+        with meanwhile(interpreter, outage):
+            text = interpreter.execute("begun()\nfor i in range(30):\n    n += 1; time.sleep(0.5)\nprint(n)")
+        assert text == "30\n"
 
 
 def test_a_sandbox_out_of_memory_is_told_when_the_service_notices(

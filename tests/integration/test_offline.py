@@ -67,7 +67,7 @@ def recorded() -> Maker:
     maker.add(STEPS[0].code, value="50\n", outputs=[StreamText("stdout", "50\n")], **common)
     maker.raised(STEPS[1].code, "CodeExecutionError", "NameError: name 'undefined' is not defined", **common)
     maker.add(STEPS[2].code, value="found\n", calls=[maker.call("look", "k", result="found")], **common)
-    maker.add(STEPS[3].code, Outcome("submitted", value=maker.store.put({"a": "done"})), **common)
+    maker.add(STEPS[3].code, Outcome("submitted", "ok", value=maker.store.put({"a": "done"})), **common)
     return maker
 
 

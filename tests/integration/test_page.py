@@ -271,7 +271,7 @@ def _hostile(port: int) -> Transcript:
                 evil,
                 evil,
                 sessions.BEGAN,
-                Outcome("submitted", value=store.put({evil: evil}))
+                Outcome("submitted", "ok", value=store.put({evil: evil}))
                 if index % 2
                 else Outcome("raised", "error", None, evil, evil),
                 variables={evil: ValueRef("0" * 64, 1, evil)},

@@ -175,6 +175,26 @@ def test_a_value_of_a_step_waits_for_no_other_writing(
     assert waiting.result(10)
 
 
+def test_the_threads_of_a_recording_end_with_its_session(
+    own: Callable[..., Recorded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow step and a large value start a thread each; neither outlives the session."""
+    monkeypatch.setattr("daytona_kernel_interp.recording.recorder.SLOW_S", 0.01)
+    before, recorded = set(threading.enumerate()), own()
+    recorded.step("import time; time.sleep(0.4); len(text)", {"text": "a large text" * 1000})
+    started = [
+        thread for thread in set(threading.enumerate()) - before if "-record" in thread.name or "-values" in thread.name
+    ]
+    assert {thread.name.rstrip("-0123456789") for thread in started} == {
+        "daytona-kernel-record",
+        "daytona-kernel-values",
+    }
+    recorded.interpreter.shutdown()
+    for thread in started:
+        thread.join(30)
+        assert not thread.is_alive()
+
+
 @pytest.mark.parametrize("way", ["execute", "aexecute"])
 def test_what_a_tool_changes_is_recorded_as_it_was_sent(
     own: Callable[..., Recorded], way: str, monkeypatch: pytest.MonkeyPatch

@@ -52,7 +52,7 @@ def session() -> Maker:
     code = "print(llm_query('hi'), llm_query(prompt='hi'))"
     printed(maker, code, "first second\n", variables=words, tools=[LLM_QUERY], calls=calls)
     maker.add("len(found)", value=3, outputs=[ExecuteResult({"text/plain": "3"}, {})])
-    answer = Outcome("submitted", value=maker.store.put({"n": 3, "words": {"a", "b"}}))
+    answer = Outcome("submitted", "ok", value=maker.store.put({"n": 3, "words": {"a", "b"}}))
     maker.add("SUBMIT(3, words={'b', 'a'})", answer, fields=[{"name": "n", "type": "int"}, {"name": "words"}])
     return maker
 

@@ -40,7 +40,7 @@ def test_committed_recording_is_whole() -> None:
     assert list(recording.problems) == []
     assert [step.outcome.kind for step in recording][-1] == "submitted"
     assert "read_letters" in recording.to_html()
-    assert recording.to_jsonl().count('"type": "iteration"') == len(recording) - 1
+    assert recording.to_jsonl().count('"type":"iteration"') == len(recording) - 1
     assert "/root/" not in SESSION.read_text(encoding="utf-8") + NOTEBOOK.read_text(encoding="utf-8")
 
 

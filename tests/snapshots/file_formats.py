@@ -10,9 +10,9 @@ from unittest import mock
 
 from daytona_kernel_interp import Recording
 from daytona_kernel_interp.jupyter.kernelspec import KERNELSPECS, Kernelspec, install
-from daytona_kernel_interp.recording import notebook_writer
 from daytona_kernel_interp.sandboxes.select import adopt
 from daytona_kernel_interp.session.session_file import SessionRecord
+from tests.transcripts import write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,7 +97,7 @@ def golden_files(folder: Path) -> str:
 def recording(folder: Path) -> str:
     """Write the golden recording again and return every path in the notebook with the types found there."""
     copy = folder / "recording-v1.ipynb"
-    notebook_writer.write(Recording.load(GOLDEN / copy.name).transcript, copy)
+    write(Recording.load(GOLDEN / copy.name).transcript, copy)
     document = json.loads(copy.read_text(encoding="utf-8"))
     types: dict[str, set[str]] = {}
     for path, kind in _leaves(document, ""):

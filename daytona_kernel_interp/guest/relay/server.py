@@ -65,6 +65,7 @@ from ...wire.hello import (
     NO_SUCH_CHANNEL,
     RELAY_CHANNEL,
     SECRET_HEADER,
+    WRONG_SECRET,
     CloseCode,
     close_reason,
     parse_host_hello,
@@ -146,7 +147,7 @@ class Relay:
         # The secret first: a request without it must not learn which paths exist.
         given = request.headers.get(SECRET_HEADER, "")
         if not hmac.compare_digest(given.encode("utf-8", "replace"), self._secret.encode()):
-            return connection.respond(http.HTTPStatus.UNAUTHORIZED, "wrong relay secret\n")
+            return connection.respond(http.HTTPStatus.UNAUTHORIZED, WRONG_SECRET)
         if _PATH.fullmatch(request.path) is None:
             return connection.respond(http.HTTPStatus.NOT_FOUND, NO_SUCH_CHANNEL)
         return None

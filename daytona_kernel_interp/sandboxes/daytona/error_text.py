@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import os
 import re
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from ...errors import SandboxFailed
 
@@ -21,13 +23,17 @@ _PREFIXES = re.compile(
     r"^(Failed to create (sandbox|snapshot): |Failed to create snapshot \S+, reason: "
     r"|Failure during waiting for sandbox to start: |Sandbox \S+ entered error state: \S+ error reason: )*"
 )
+_PAGE = re.compile(r"(?i)<(!doctype|html|head|body|title)\b")
+_MARKUP = re.compile(r"(?is)<(script|style|head)\b.*?</\1\s*>|<[^>]*>")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_TEXT_CHARS = 500
 _QUOTA = re.compile(r"(?i)\b(limit exceeded|quota)\b")
 
 
 def error_sentence(error: Exception) -> str:
     """Return the meaning of an SDK error, and what to do about it."""
     status = getattr(error, "status_code", None)
-    text = _PREFIXES.sub("", str(error)).strip() or type(error).__name__
+    text = _plain_text(_PREFIXES.sub("", str(error))) or type(error).__name__
     if text == "None":
         return "it gave no reason"
     if status == 401:
@@ -41,10 +47,20 @@ def error_sentence(error: Exception) -> str:
     if status is not None and status >= 500:
         return f"the service or a proxy in front of it failed: try again later ({text})"
     if status is None and ("Cannot connect" in text or "Max retries" in text):
+        if (urlsplit(api_url()).hostname or "") not in text:  # the text names the host
+            return f"the proxy of its sandboxes is unreachable ({text})"
         return f"its API at {api_url()} is unreachable ({text})"
     if "validation error" in text:  # from the SDK's models
         return f"{api_url()} sent an answer that is not the API's: check DAYTONA_API_URL, which must end in /api"
     return text
+
+
+def _plain_text(text: str) -> str:
+    """Return a text of the service without markup and control characters: a proxy may answer with a page."""
+    if _PAGE.search(text):
+        text = html.unescape(_MARKUP.sub(" ", text))
+    text = " ".join(_CONTROLS.sub("", text).split())
+    return (text if len(text) <= _TEXT_CHARS else f"{text[:_TEXT_CHARS]}...").removesuffix(":")
 
 
 @contextlib.contextmanager

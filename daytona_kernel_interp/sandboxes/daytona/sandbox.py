@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from ...config import preview_address
 from ...errors import SandboxFailed, SandboxGone
 from ...runtime import cleanup as registry
-from ..base import RelayAddress
+from ..base import RelayAddress, ServiceRefused
 from . import labels as owner
 from .api import DaytonaAPI, run_script, state_of
 from .error_text import error_sentence, sdk_errors
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 TOKEN_HEADER = "X-Daytona-Preview-Token"
 # The preview proxy caches for 5 s that a token is invalid, and the API caches its answer for 3 s.
 _REFUSED_TIMEOUT_S = 12.0
+# The proxy answers each of them also when the API or the runner behind it is in trouble.
+_FINAL_REFUSALS: frozenset[int] = frozenset()
 _CHECK_S = 1.0  # between checks of a relay that does not answer
 _REQUEST_S = 15.0
 _RESUME_S = 60.0
@@ -73,7 +75,12 @@ class RunningDaytonaSandbox:
         if not record["launched"]["session"]:  # earlier versions ran it in a toolbox session
             sandbox._process = str(record["launched"]["command"])
         sandbox.address = RelayAddress(
-            str(record["url"]), str(record["secret"]), dict(record["headers"]), record["host"], _REFUSED_TIMEOUT_S
+            str(record["url"]),
+            str(record["secret"]),
+            dict(record["headers"]),
+            record["host"],
+            _REFUSED_TIMEOUT_S,
+            _FINAL_REFUSALS,
         )
         return sandbox
 
@@ -111,7 +118,7 @@ class RunningDaytonaSandbox:
         url = "ws" + str(link.url).removeprefix("http").rstrip("/")
         name = urlsplit(url).hostname or ""
         host = self._description.resolve(name) if self._description.resolve is not None else preview_address(name)
-        return RelayAddress(url, "", {TOKEN_HEADER: str(link.token)}, host, _REFUSED_TIMEOUT_S)
+        return RelayAddress(url, "", {TOKEN_HEADER: str(link.token)}, host, _REFUSED_TIMEOUT_S, _FINAL_REFUSALS)
 
     def use_relay(self, relay: ServingRelay, preview: RelayAddress) -> None:
         """Use a relay that is serving."""
@@ -131,9 +138,11 @@ class RunningDaytonaSandbox:
     async def restart_relay(self) -> RelayAddress | None:
         """Determine why the relay cannot be reached, and repair it.
 
-        Start a relay that has ended, resume a paused sandbox, and use a token that has changed.
+        Start a relay that has ended, resume a paused sandbox, and use a token that has changed. The address is
+        returned if the API says that the sandbox runs and gives this very link.
 
         Raises:
+            ServiceRefused: If the API refuses the key.
             SandboxGone: If the sandbox was stopped, restarted or deleted.
             SandboxFailed: If a request failed, or if the relay cannot be started now.
         """
@@ -153,8 +162,6 @@ class RunningDaytonaSandbox:
             log.info("starting the relay in Daytona sandbox %s again", self.id)
             self.use_relay(await self.start_relay(self._paths), preview)
             return self.address
-        if address == self.address:
-            return None
         self.address = address
         return address
 
@@ -164,7 +171,8 @@ class RunningDaytonaSandbox:
         except Exception as error:  # the SDK passes on errors of its HTTP client
             if getattr(error, "status_code", None) == 404:
                 raise self._gone_error(_DELETED, sandbox) from error
-            raise SandboxFailed(f"the request for the Daytona sandbox failed: {error_sentence(error)}") from error
+            failed = ServiceRefused if getattr(error, "status_code", None) in (401, 403) else SandboxFailed
+            raise failed(f"the request for the Daytona sandbox failed: {error_sentence(error)}") from error
         state = state_of(sandbox)
         if state in ("paused", "pausing"):
             log.info("resuming Daytona sandbox %s", self.id)
@@ -189,7 +197,9 @@ class RunningDaytonaSandbox:
         try:
             return await run_script(sandbox, "check", place.python, facts, _REQUEST_S)
         except SandboxFailed as error:
-            self._preview_silent = getattr(error.__cause__, "status_code", None) == 502
+            # When the daemon has died, the runner says 502 at first, then 400 "no IP address found".
+            status = getattr(error.__cause__, "status_code", None)
+            self._preview_silent = status == 502 or (status == 400 and "no IP address" in str(error.__cause__))
             raise
 
     async def _sdk_sandbox(self) -> AsyncSandbox:

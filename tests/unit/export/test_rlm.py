@@ -119,10 +119,10 @@ def test_prompts_are_the_main_models() -> None:
     assert third["prompt"] == []
 
 
-def test_what_json_lacks_is_text() -> None:
-    """Infinite numbers, missing values and an empty session give valid JSON."""
+def test_what_json_lacks() -> None:
+    """Infinite numbers are null; they, missing values and an empty session give valid JSON."""
     facts = SessionFacts("x", BEGAN, "local", options={"execution_timeout": float("inf"), "at": BEGAN})
     (head,) = _lines(Transcript(facts, [], MemoryStore()))
-    assert head["environment_kwargs"]["execution_timeout"] == "inf"
+    assert head["environment_kwargs"]["execution_timeout"] is None
     entry = replace(small().entries[0], elapsed_s=float("nan"))
     assert len(_lines(Transcript(facts, [entry], MemoryStore()))) == 2

@@ -20,11 +20,12 @@ from daytona_kernel_interp.export.rlm import to_jsonl
 from daytona_kernel_interp.page import html as report
 from daytona_kernel_interp.page.notebook_view import to_card
 from daytona_kernel_interp.page.shown_values import as_text, heading, text_of
-from daytona_kernel_interp.recording.notebook_writer import write
+from daytona_kernel_interp.recording.model import in_utc
 from daytona_kernel_interp.recording.recording import Recording
 from tests import examples
 from tests.rendered import html_of
 from tests.sessions import MemoryStore, long, small
+from tests.transcripts import write
 from tests.unit.transcripts import transcripts
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def test_every_session_can_be_shown(session: Transcript) -> None:
 @pytest.mark.parametrize("began", [datetime.min.replace(tzinfo=timezone(timedelta(hours=5))), datetime.max])
 def test_impossible_times_can_be_shown(seconds: Any, began: datetime) -> None:
     """A session with impossible times in its file is rendered without these times."""
-    session = small()
+    session, began = small(), in_utc(began)  # as the reader does
     calls = [replace(one, began_s=seconds or 0.0, elapsed_s=seconds) for one in session.entries[1].calls]
     entries = [replace(one, began=began, elapsed_s=seconds, calls=calls) for one in session.entries]
     asked = [replace(one, began=began, elapsed_s=seconds) for one in session.lm_calls]
@@ -104,7 +105,7 @@ def test_dspys_preparations_are_no_step_of_the_model() -> None:
     assert "DSPy&#39;s setup" in page
     assert '<details class="step ok" id="s0">' in page
     assert '<details class="step ok calls" id="s1" open>' in page
-    assert to_jsonl(prepared).count('"type": "iteration"') == 4
+    assert to_jsonl(prepared).count('"type":"iteration"') == 4
     assert "DSPy&#x27;s setup" in to_card(prepared, "x")
 
 
@@ -158,9 +159,7 @@ def test_a_long_session_is_a_small_page() -> None:
 @pytest.fixture
 def recorded(tmp_path: Path) -> Path:
     """Return the path of a recording."""
-    path = tmp_path / "run.ipynb"
-    write(small(), path)
-    return path
+    return write(small(), tmp_path / "run.ipynb")
 
 
 def test_export_writes_beside_the_notebook(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -207,7 +207,7 @@ def test_where_a_cell_was_stopped_is_the_machines() -> None:
     maker = Maker()
     one = maker.raised("x", "CodeExecutionError", "a", "timeout", outputs=[StreamText("stdout", "1")])
     other = maker.raised("x", "CodeExecutionError", "b", "interrupted", outputs=[StreamText("stdout", "12")])
-    ended = maker.add("x", Outcome("returned", value=maker.store.put("")))
+    ended = maker.add("x", Outcome("returned", "ok", value=maker.store.put("")))
     assert compare(one, other, maker) == []
     assert [found.what for found in compare(one, ended, maker)] == ["output", "outcome"]
 

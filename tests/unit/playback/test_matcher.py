@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.errors import ReplayMismatch
+from daytona_kernel_interp.interpreter.options import CallSettings
+from daytona_kernel_interp.interpreter.request import build_request
 from daytona_kernel_interp.playback.matcher import RecordingMatcher
 from daytona_kernel_interp.recording.model import DSPY_TOKEN
 from daytona_kernel_interp.wire.comm import Parameter, ToolSpec
 from tests.transcripts import LLM_QUERY, SEARCH, Maker
 from tests.unit.strategies import FEW, VALUES
+
+if TYPE_CHECKING:
+    from daytona_kernel_interp.recording.model import Entry
+
+
+def step(matcher: RecordingMatcher, code: str, variables: dict[str, Any], tools: Any, fields: Any) -> Entry | None:
+    """Return the step that matches a request with these parts."""
+    request = build_request(code, variables, CallSettings({}, fields), matcher.inputs)
+    return matcher.step(replace(request, tools=tuple(tools)), variables)
+
 
 SETUP = {DSPY_TOKEN: "of another process"}
 
@@ -30,7 +43,7 @@ def test_the_recorded_steps_are_followed(steps: list[tuple[str, dict[str, Any]]]
     entries = [maker.add(code, variables=variables) for code, variables in steps]
     following = follower(maker)
     for entry, (code, variables) in zip(entries, steps, strict=True):
-        assert following.step(code, variables, (), None) is entry
+        assert step(following, code, variables, (), None) is entry
     assert following.left == 0
 
 
@@ -39,7 +52,7 @@ def test_other_code_shows_a_diff() -> None:
     maker = Maker()
     maker.add("print(1)\nprint(2)")
     with pytest.raises(ReplayMismatch) as caught:
-        follower(maker).step("print(1)\nprint(3)", {}, (), None)
+        step(follower(maker), "print(1)\nprint(3)", {}, (), None)
     text = str(caught.value)
     assert text.startswith("Step 0 of run.ipynb has other code than requested:\n--- recorded (step 0)\n+++ now\n")
     assert "-print(2)\n+print(3)" in text
@@ -51,10 +64,10 @@ def test_the_nearest_step_is_shown() -> None:
     for code in ("import os", "total = sum(numbers)\nprint(total)", "SUBMIT(1)"):
         maker.add(code)
     with pytest.raises(ReplayMismatch, match=r"Step 0 of run\.ipynb .*; the most similar step is 1:\n") as caught:
-        follower(maker).step("total = sum(values)\nprint(total)", {}, (), None)
+        step(follower(maker), "total = sum(values)\nprint(total)", {}, (), None)
     assert "-total = sum(numbers)\n+total = sum(values)" in str(caught.value)
     with pytest.raises(ReplayMismatch, match="the most similar step is 2, which has exactly this code"):
-        follower(maker).step("SUBMIT(1)", {}, (), None)
+        step(follower(maker), "SUBMIT(1)", {}, (), None)
 
 
 def test_a_step_too_many() -> None:
@@ -62,11 +75,11 @@ def test_a_step_too_many() -> None:
     maker = Maker()
     maker.add("a")
     following = follower(maker)
-    following.step("a", {}, (), None)
+    step(following, "a", {}, (), None)
     with pytest.raises(ReplayMismatch, match=r"run\.ipynb has 1 steps, and a further one was requested"):
-        following.step("b", {}, (), None)
+        step(following, "b", {}, (), None)
     with pytest.raises(ReplayMismatch, match="has 0 steps"):
-        follower(Maker()).step("b", {}, (), None)
+        step(follower(Maker()), "b", {}, (), None)
 
 
 def test_other_values() -> None:
@@ -74,11 +87,11 @@ def test_other_values() -> None:
     maker = Maker()
     maker.add("a", variables={"text": "one\ntwo\n" * 100, "n": 1})
     with pytest.raises(ReplayMismatch) as caught:
-        follower(maker).step("a", {"text": "one\ntwo\n" * 99 + "one\nthree\n", "n": 1}, (), None)
+        step(follower(maker), "a", {"text": "one\ntwo\n" * 99 + "one\nthree\n", "n": 1}, (), None)
     assert "Step 0 of run.ipynb has another value of the variable 'text':" in str(caught.value)
     assert "-two\n+three" in str(caught.value)
     with pytest.raises(ReplayMismatch, match="recorded n, text; requested text"):
-        follower(maker).step("a", {"text": ""}, (), None)
+        step(follower(maker), "a", {"text": ""}, (), None)
 
 
 def test_a_large_value_is_encoded_once_and_still_checked() -> None:
@@ -89,9 +102,9 @@ def test_a_large_value_is_encoded_once_and_still_checked() -> None:
         maker.add("a", variables={"text": text, "items": [1, {"b"}]})
     following = follower(maker)
     for _ in range(2):
-        following.step("a", {"text": text, "items": [1, {"b"}]}, (), None)
+        step(following, "a", {"text": text, "items": [1, {"b"}]}, (), None)
     with pytest.raises(ReplayMismatch, match="another value of the variable 'text'"):
-        following.step("a", {"text": "b" + text[1:], "items": [1, {"b"}]}, (), None)
+        step(following, "a", {"text": "b" + text[1:], "items": [1, {"b"}]}, (), None)
 
 
 def test_tools_and_fields() -> None:
@@ -101,13 +114,13 @@ def test_tools_and_fields() -> None:
     fields = [{"name": "n"}]
     renamed = ToolSpec("search", "", (Parameter("words", 1), Parameter("limit", 1, "5")))
     with pytest.raises(ReplayMismatch, match=r"recorded search\(query, limit\); requested search\(words, limit\)"):
-        follower(maker).step("a", {}, [renamed, LLM_QUERY], fields)
+        step(follower(maker), "a", {}, [renamed, LLM_QUERY], fields)
     with pytest.raises(ReplayMismatch, match="requested no tool 'llm_query'"):
-        follower(maker).step("a", {}, [SEARCH], fields)
+        step(follower(maker), "a", {}, [SEARCH], fields)
     with pytest.raises(ReplayMismatch, match="recorded n; requested one value"):
-        follower(maker).step("a", {}, [SEARCH, LLM_QUERY], None)
+        step(follower(maker), "a", {}, [SEARCH, LLM_QUERY], None)
     other = [ToolSpec("llm_query", "docs", (Parameter("prompt", 3),)), ToolSpec("search", "", SEARCH.parameters)]
-    assert follower(maker).step("a", {}, other, fields) is maker.entries[0]
+    assert step(follower(maker), "a", {}, other, fields) is maker.entries[0]
 
 
 def test_dspys_own_first_step() -> None:
@@ -117,9 +130,9 @@ def test_dspys_own_first_step() -> None:
     maker.add("a")
     both, without = follower(maker), follower(maker)
     assert both.left == 1
-    assert both.step("the setup of another", {DSPY_TOKEN: "this process's"}, (), None) is maker.entries[0]
-    assert both.step("a", {}, (), None) is maker.entries[1]
-    assert without.step("a", {}, (), None) is maker.entries[1]
+    assert step(both, "the setup of another", {DSPY_TOKEN: "this process's"}, (), None) is maker.entries[0]
+    assert step(both, "a", {}, (), None) is maker.entries[1]
+    assert step(without, "a", {}, (), None) is maker.entries[1]
     bare = Maker()
     bare.add("a")
-    assert follower(bare).step("setup", SETUP, (), None) is None
+    assert step(follower(bare), "setup", SETUP, (), None) is None

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from daytona_kernel_interp import Recording
-from daytona_kernel_interp.recording.load import open_run
-from daytona_kernel_interp.recording.notebook_writer import write
+from daytona_kernel_interp.recording.notebook_reader import open_run
 from tests.sessions import small
+from tests.transcripts import write
 
 if TYPE_CHECKING:
     from pathlib import Path

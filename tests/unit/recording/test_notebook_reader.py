@@ -34,10 +34,10 @@ from daytona_kernel_interp.recording.model import (
     refs_in,
     refs_of,
 )
-from daytona_kernel_interp.recording.notebook_writer import write
 from daytona_kernel_interp.recording.value_store import folder_of, value_of
 from daytona_kernel_interp.wire.comm import Parameter, ToolSpec
 from tests import examples
+from tests.transcripts import write
 from tests.unit.transcripts import BEGAN, Memory, transcripts
 
 if TYPE_CHECKING:
@@ -80,9 +80,7 @@ def sample() -> Transcript:
 
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
-    path = tmp_path / "run.ipynb"
-    write(sample(), path)
-    return path
+    return write(sample(), tmp_path / "run.ipynb")
 
 
 def everything(transcript: Transcript) -> dict[str, Any]:
@@ -237,7 +235,7 @@ def test_a_cell_that_is_missing_is_named_once(written: Path) -> None:
     """A missing cell is one problem, and not one for each step behind it."""
     transcript = sample()
     entries = [replace(transcript.entries[0], index=index) for index in range(9)]
-    write(replace(transcript, entries=entries, lm_calls=()), written)
+    written = write(replace(transcript, entries=entries, lm_calls=()), written)
     change(written, lambda document: document["cells"].remove(_of(document, "entry-3")))
     recording = Recording.load(written)
     assert recording.problems == ("Step 3 was recorded as step 4: cells are missing or were moved.",)

@@ -27,7 +27,7 @@ FACTS = SessionFacts("abcd", BEGAN, "Local")
 
 def entry(index: int, code: str, kind: str = "ok") -> Entry:
     """Return an entry without a result."""
-    outcome = Outcome("raised", "error", error="KeyError", text="") if kind == "ok" else Outcome("unfinished")
+    outcome = Outcome("raised", "error", error="KeyError", text="") if kind == "ok" else Outcome("unfinished", "ok")
     return Entry(index, f"id-{index}", code, BEGAN, outcome)
 
 
@@ -43,12 +43,12 @@ def test_the_cell_below_an_entry(transcript: Transcript) -> None:
 def test_the_notebook_is_whole_after_each_write(tmp_path: Path) -> None:
     """A reader finds every entry that was written; an unfinished one is replaced by the next."""
     writer = NotebookWriter(tmp_path / "run.ipynb", FACTS)
-    writer.put(entry(0, "a"), (), {}, over=True)
-    writer.put(entry(1, "b", "unfinished"), (), {}, over=False)
+    writer.put(entry(0, "a"), (), over=True)
+    writer.put(entry(1, "b", "unfinished"), (), over=False)
     seen = read(writer.path)
     assert [(one.code, one.outcome.kind) for one in seen.entries] == [("a", "raised"), ("b", "unfinished")]
     assert (seen.complete, seen.problems) == (False, ())
-    writer.put(entry(1, "b"), (), {}, over=True)
+    writer.put(entry(1, "b"), (), over=True)
     writer.close(complete=True)
     seen = read(writer.path)
     assert [(one.code, one.outcome.kind) for one in seen.entries] == [("a", "raised"), ("b", "raised")]

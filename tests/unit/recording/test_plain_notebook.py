@@ -9,7 +9,7 @@ import pytest
 
 from daytona_kernel_interp.client.outputs import CellError, StreamText
 from daytona_kernel_interp.errors import RecordingError
-from daytona_kernel_interp.recording.plain_notebook import read_plain_notebook
+from daytona_kernel_interp.recording.notebook_reader import read_plain_notebook
 
 if TYPE_CHECKING:
     from pathlib import Path

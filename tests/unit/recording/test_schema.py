@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from daytona_kernel_interp.recording.model import LMCall, SessionFacts
 from daytona_kernel_interp.recording.schema import (
     entry_from_json,
     entry_to_json,
-    facts_from_json,
-    lm_call_from_json,
+    from_json,
     reason_of,
-    seconds,
+    rounded,
 )
 from tests.sessions import small
 
@@ -76,12 +76,18 @@ def test_moments_are_in_utc() -> None:
     for text in ("2026-01-02T03:00:00+00:00", "2026-01-02T05:00:00+02:00", "2026-01-02T03:00:00"):
         for read in (
             read_entry({**recorded(), "began": text}).began,
-            lm_call_from_json({**call, "began": text}).began,
-            facts_from_json({"session_id": "", "sandbox": "", "began": text}).began,
+            from_json(LMCall, {**call, "began": text}).began,
+            from_json(SessionFacts, {"session_id": "", "sandbox": "", "began": text}).began,
         ):
             assert (read, read.tzinfo) == (began, timezone.utc)
 
 
+def test_a_moment_at_the_limit_of_datetime_is_read() -> None:
+    """A moment that has no form in UTC keeps its clock time."""
+    facts = from_json(SessionFacts, {"session_id": "", "sandbox": "", "began": "0001-01-01T00:00:00+14:00"})
+    assert facts.began == datetime(1, 1, 1, tzinfo=timezone.utc)
+
+
 def test_seconds_are_what_javascript_writes() -> None:
     """A whole number has no point, and nothing is longer than a millionth."""
-    assert [repr(seconds(one)) for one in (1.0, 0.1234567, None, 2.5)] == ["1", "0.123457", "None", "2.5"]
+    assert [repr(rounded(one)) for one in (1.0, 0.1234567, 2.5)] == ["1", "0.123457", "2.5"]

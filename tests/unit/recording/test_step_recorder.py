@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from daytona_kernel_interp.client.outputs import CellError, Output, StreamText
+from daytona_kernel_interp.client.execution import ExecutionResult
+from daytona_kernel_interp.client.output_collector import OutputCollector
+from daytona_kernel_interp.client.outputs import CellError, StreamText
 from daytona_kernel_interp.codec import values
 from daytona_kernel_interp.errors import CellNotRun, KernelDied
 from daytona_kernel_interp.recording.call_tree import CompletedLMCall, Reasoning, enclosing_calls
-from daytona_kernel_interp.recording.model import Usage, ValueRef
-from daytona_kernel_interp.recording.step_recorder import LMResponse, StepRecorder, StoredValue
+from daytona_kernel_interp.recording.model import Usage
+from daytona_kernel_interp.recording.step_recorder import PendingRef, StepRecorder
 from daytona_kernel_interp.recording.value_store import MemoryStore, value_of
 from daytona_kernel_interp.wire.comm import OutputField, ToolFailure, ToolSpec
 
@@ -30,16 +33,10 @@ class Owner:
         self.ended: list[tuple[StepRecorder, BaseException | None]] = []
         self.checks = 0
 
-    def store_value(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> StoredValue:
-        return StoredValue(buffers, key, is_call)
+    def store_value(self, buffers: Sequence[values.Buffer], key: str = "", *, is_call: bool = False) -> PendingRef:
+        return functools.partial(self.store.keep, buffers)
 
-    def wait_stored(self, stored: StoredValue, inline: dict[str, str]) -> ValueRef:
-        return self.store.keep(stored.buffers)
-
-    def store_lm_calls(self, lm_calls: Sequence[CompletedLMCall]) -> list[LMResponse]:
-        return [LMResponse(call, StoredValue(call.request), None) for call in lm_calls]
-
-    def check_slow_later(self) -> None:
+    def check_slow_later(self, step: StepRecorder) -> None:
         self.checks += 1
 
     def end_step(self, step: StepRecorder, error: BaseException | None) -> None:
@@ -64,25 +61,21 @@ class Request:
     fields: tuple[OutputField, ...] | None = (OutputField("answer", "str"), OutputField("score", ""))
 
 
-@dataclass
-class Cell:
-    """A cell."""
+def cell(
+    *, replied: bool = True, submission: Sequence[Any] | None = None, error: CellError | None = None
+) -> OutputCollector:
+    """Return a cell that printed a line."""
+    made = OutputCollector("id")
+    made.replied, made.submission = replied, submission
+    for output in (StreamText("stdout", "1\n"), error):
+        if output is not None:
+            made.add(output)
+    return made
 
-    msg_id: str = "id"
-    replied: bool = True
-    submission: Sequence[values.Buffer] | None = None
-    error: CellError | None = None
-    outputs: list[Output] = field(default_factory=lambda: [StreamText("stdout", "1\n")])
 
-
-@dataclass
-class Result:
-    """The end of a cell."""
-
-    cell: Cell
-    background_output: str = "late"
-    interrupted: str | None = None
-    timed_out: bool = False
+def result(of: OutputCollector, interrupted: str | None = None, *, timed_out: bool = False) -> ExecutionResult:
+    """Return the end of a cell, after which a thread printed."""
+    return ExecutionResult(of, "late", interrupted, timed_out)
 
 
 def caused(cause: Exception) -> Exception:
@@ -92,14 +85,14 @@ def caused(cause: Exception) -> Exception:
     return error
 
 
-async def test_a_step_becomes_an_entry() -> None:
+def test_a_step_becomes_an_entry() -> None:
     """Inputs, outputs, calls and result are in the entry, and the owner is notified of the end."""
     owner, usage = Owner(), Usage("m", 3, None, 0.5)
     asked = CompletedLMCall("c", datetime.now(timezone.utc), 0.1, values.dumps("hi"), None, usage, "")
     with StepRecorder(owner, Request(), Reasoning([asked, asked], "because")) as step:
-        cell = Cell()
-        step.request_sent(cell)
-        step.request_sent(cell)
+        sent = cell()
+        step.request_sent(sent)
+        step.request_sent(sent)
         context = contextvars.copy_context()
         second = step.observer.call_started(2, "look", values.dumps(([], {})), context)
         first = step.observer.call_started(1, "llm_query", values.dumps((["hi"], {})), context)
@@ -108,7 +101,7 @@ async def test_a_step_becomes_an_entry() -> None:
         failure = ToolFailure("KeyError", ("LookupError",), "'a'")
         step.observer.call_ended(second, "error", values.dumps(failure.to_value()))
         step.observer.call_ended(first, "result", values.dumps("ho"))
-        step.cell_ended(Result(cell))
+        step.cell_ended(result(sent))
         assert step.set_result("1\n") == "1\n"
     assert owner.ended == [(step, None)]
     assert owner.checks == 1
@@ -140,40 +133,36 @@ def test_an_unfinished_step_has_only_its_inputs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("result", "error", "ending"),
+    ("ended", "error", "ending"),
     [
-        (Result(Cell()), None, "ok"),
-        (Result(Cell()), ValueError(), "error"),
-        (Result(Cell(), interrupted="interrupt", timed_out=True), ValueError(), "timeout"),
-        (
-            Result(Cell(error=CellError("KeyboardInterrupt", "", "")), interrupted="interrupt"),
-            ValueError(),
-            "interrupted",
-        ),
-        (Result(Cell(replied=False), interrupted="interrupt"), ValueError(), "interrupted"),
-        (Result(Cell(), interrupted="interrupt"), None, "ok"),
-        (Result(Cell(submission=values.dumps({})), timed_out=True), None, "ok"),
+        (result(cell()), None, "ok"),
+        (result(cell()), ValueError(), "error"),
+        (result(cell(), "interrupt", timed_out=True), ValueError(), "timeout"),
+        (result(cell(error=CellError("KeyboardInterrupt", "", "")), "interrupt"), ValueError(), "interrupted"),
+        (result(cell(replied=False), "interrupt"), ValueError(), "interrupted"),
+        (result(cell(), "interrupt"), None, "ok"),
+        (result(cell(submission=values.dumps({})), timed_out=True), None, "ok"),
         (None, caused(CellNotRun("")), "not_run"),
         (None, caused(KernelDied("")), "died"),
         (None, ValueError(), "unknown"),
         (None, KeyboardInterrupt(), "interrupted"),
     ],
 )
-async def test_how_a_cell_ended(result: Result | None, error: BaseException | None, ending: str) -> None:
+def test_how_a_cell_ended(ended: ExecutionResult | None, error: BaseException | None, ending: str) -> None:
     """The ending is that of the cell, which the caller's error does not always say."""
     step = StepRecorder(Owner(), Request(), Reasoning())
-    step.request_sent(Cell())
-    if result is not None:
-        step.request_sent(result.cell)
-        step.cell_ended(result)
+    step.request_sent(cell())
+    if ended is not None:
+        step.request_sent(ended.cell)
+        step.cell_ended(ended)
     assert step.entry(0, error, over=True, shut_down=False).outcome.ending == ending
 
 
-async def test_a_cell_that_a_shutdown_ends_died() -> None:
+def test_a_cell_that_a_shutdown_ends_died() -> None:
     """A cell whose session is shut down dies with its kernel; one that was not sent did not run."""
     step = StepRecorder(Owner(), Request(), Reasoning())
     assert step.entry(0, ValueError(), over=True, shut_down=True).outcome.ending == "not_run"
-    step.request_sent(Cell())
+    step.request_sent(cell())
     assert step.entry(0, ValueError(), over=True, shut_down=True).outcome.ending == "died"
 
 

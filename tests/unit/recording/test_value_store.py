@@ -19,9 +19,13 @@ if TYPE_CHECKING:
 
 
 def test_a_small_value_belongs_into_the_notebook_once(tmp_path: Path) -> None:
-    """The text of a small value is returned when it is new, and not again."""
+    """The text of a small value is new once, also if it is kept again; it can stay new."""
     store, buffers = ValueStore(tmp_path / "run.values"), values.dumps("a")
-    assert [store.keep(ref_to(buffers), buffers) for _ in range(2)] == ['"a"', None]
+    ref = ref_to(buffers)
+    store.keep(ref, buffers)
+    assert [store.take_new(keep=True), store.take_new()] == [{ref.hash: '"a"'}] * 2
+    store.keep(ref, buffers)
+    assert store.take_new() == {}
     assert not store.folder.exists()
     assert value_of(store, ref_to(buffers)) == "a"
 
@@ -31,13 +35,14 @@ def test_a_large_value_is_a_file_with_its_hash_as_name(tmp_path: Path) -> None:
     store, value = ValueStore(tmp_path / "run.values"), "x" * (INLINE_BYTES + 1)
     buffers = values.dumps(value)
     ref = ref_to(buffers)
-    assert store.keep(ref, buffers) is None
+    store.keep(ref, buffers)
+    assert store.take_new() == {}
     (file,) = store.folder.iterdir()
     assert file.name == ref.hash == hashlib.sha256(file.read_bytes()).hexdigest()
     written = file.stat().st_mtime_ns
     other = ValueStore(store.folder)
-    assert (ref.hash in other, other.has(ref)) == (False, True)
-    assert other.keep(ref, buffers) is None
+    assert other.has(ref)
+    other.keep(ref, buffers)
     assert (file.stat().st_mtime_ns, value_of(other, ref)) == (written, value)
 
 

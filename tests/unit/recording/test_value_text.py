@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daytona_kernel_interp.codec import values
-from daytona_kernel_interp.recording.value_text import repr_of, summary_of, summary_of_call
+from daytona_kernel_interp.recording.value_store import repr_of, summary_of, summary_of_call
 
 
 @given(st.text(max_size=20) | st.text("ab'\"\\\n\x7f", max_size=6))
