@@ -91,9 +91,11 @@ def __getattr__(name: str) -> Any:
 
     value = getattr(importlib.import_module(_HOMES[name], __name__), name)
     if name in _INTERPRETERS:
+        from .interpreter.rlm_async import install_async
         from .interpreter.rlm_patch import install
 
         install()
+        install_async()
     return value
 
 

@@ -20,9 +20,17 @@ DSPy's: ``except KernelDied`` and ``except CodeInterpreterError`` both catch it.
 
 from __future__ import annotations
 
+from .formatting import printable
+
 
 class KernelError(Exception):
-    """Base class of the errors between host and kernel."""
+    """Base class of the errors between host and kernel.
+
+    Its text may come from a sandbox, so control characters in it are escaped.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(printable(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class SandboxFailed(KernelError):
@@ -51,14 +59,14 @@ class KernelDied(KernelError):
     Attributes:
         exit_code: The process's exit code, negative for a signal; None if it is not known.
         out_of_memory: Whether the operating system killed the process because memory ran out.
-        stderr: The end of the process's standard error.
+        stderr: The end of the process's standard error, with control characters escaped.
     """
 
     def __init__(
         self, why: str, *, exit_code: int | None = None, out_of_memory: bool = False, stderr: str = ""
     ) -> None:
         super().__init__(why)
-        self.exit_code, self.out_of_memory, self.stderr = exit_code, out_of_memory, stderr
+        self.exit_code, self.out_of_memory, self.stderr = exit_code, out_of_memory, printable(stderr)
 
 
 class SessionNotFound(KernelError):

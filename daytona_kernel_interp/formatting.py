@@ -1,9 +1,9 @@
-"""Format durations, sizes, excerpts and tables as text, the same everywhere on the host."""
+"""Format durations, sizes, excerpts, tables and untrusted text, the same everywhere on the host."""
 
 from __future__ import annotations
 
-import difflib
 import math
+import re
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -14,6 +14,9 @@ T = TypeVar("T")
 MAX_DURATION_S = 1e9  # about 30 years; more is an error of the recording
 _EXACT_RATIOS = 10  # candidates whose exact similarity is computed
 _COMPARED_CHARS = 2000  # difflib's cost grows with the product of the lengths
+_COLOURS = re.compile(r"\x1b\[[0-9;:]*m")
+# ECMA-48 (C0 and C1, with the introducers of CSI, OSC, DCS and APC) and Unicode's controls of the text direction.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def duration(seconds: float | None, *, missing: str = "no end") -> str:
@@ -40,6 +43,23 @@ def byte_size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def printable(text: str) -> str:
+    """Return text from a sandbox or a recording as it may be written to a terminal.
+
+    Colours are removed. Any other control character is escaped as in a ``repr``: written as it is, it could set the
+    window's title or the clipboard, move the cursor, or change the order in which text is shown. Newlines and tabs are
+    kept.
+    """
+    if not _CONTROLS.search(text):
+        return text
+    return _CONTROLS.sub(_escape, _COLOURS.sub("", text).replace("\r\n", "\n"))
+
+
+def _escape(control: re.Match[str]) -> str:
+    code = ord(control[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def shorten(text: str, limit: int) -> str:
@@ -87,6 +107,8 @@ def most_similar(text: str, candidates: Iterable[tuple[T, str]]) -> T | None:
     The result is approximate: the first 2,000 characters are compared, and exactly only those of the ten candidates
     whose characters agree best in any order.
     """
+    import difflib  # errors.py imports this module, and the package is to be imported quickly
+
     matcher = difflib.SequenceMatcher(autojunk=False)
     matcher.set_seq2(text[:_COMPARED_CHARS])
     bounds: list[tuple[float, int, T, str]] = []  # upper bound of the ratio, minus the position, candidate, text

@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ..errors import KernelError
-from ..formatting import duration
+from ..formatting import duration, printable
 from ..monitor.live import live
 from ..monitor.shared_client import SharedClient
 from .run_commands import AttachedClient, report_error, report_failure, select_session
@@ -100,7 +100,7 @@ def open_jupyter_console(record: SessionRecord) -> None:
             file=sys.stderr,
         )
         return
-    print(f"{_banner(record.id)}{_running_cell_text(record.id)}", file=sys.stderr, flush=True)
+    print(printable(f"{_banner(record.id)}{_running_cell_text(record.id)}"), file=sys.stderr, flush=True)
     os.execv(sys.executable, [sys.executable, "-m", "jupyter_console", "--existing", record.connection_file])
 
 

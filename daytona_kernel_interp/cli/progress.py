@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, TextIO
 
+from ..formatting import printable
 from .terminal import write
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Progress:
 
     def line(self, text: str) -> None:
         """Write one line."""
+        text = printable(text)
         self._write(f"{_CLEAR}{text}\n{self._status()}" if self.live else f"{text}\n")
 
     def _tick(self) -> None:
@@ -51,11 +53,11 @@ class Progress:
 
     def _status(self) -> str:
         seconds = int(time.monotonic() - self._started_at)
-        return f"{self.task} ... {seconds // 60}:{seconds % 60:02d}"
+        return f"{printable(self.task)} ... {seconds // 60}:{seconds % 60:02d}"
 
     def _write(self, text: str) -> None:
         with self._lock:
-            write(self._file, text)
+            write(self._file, text, raw=True)
 
 
 class _ProgressHandler(logging.Handler):

@@ -45,14 +45,14 @@ def replay(options: argparse.Namespace) -> int:
     except CodeInterpreterError as error:
         raise CommandError(str(error), FAILED) from error
     with report:
-        print(report)
+        write(sys.stdout, f"{report}\n")
     return 0 if report.ok else FAILED
 
 
 def compare(options: argparse.Namespace) -> int:
     """Print where two recorded sessions differ."""
     found = diff(options.a, options.b, tolerance=options.tolerant)
-    print(found)
+    write(sys.stdout, f"{found}\n")
     return 0 if found.same else FAILED
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from ..client.outputs import DisplayData, ExecuteResult, Output, StreamText
 from ..config import DAYTONA_KEY_VARIABLE, SANDBOX_VARIABLE, daytona_credential, sandbox_choice
+from ..formatting import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,10 +49,13 @@ def refusing(*errors: type[Exception], exit_code: int = BAD_INPUT) -> Iterator[N
         raise CommandError(sentence(error), exit_code) from error
 
 
-def write(file: TextIO, text: str) -> None:
-    """Write ``text`` at once. A closed pipe is ignored: the reader, such as ``head``, has enough."""
+def write(file: TextIO, text: str, *, raw: bool = False) -> None:
+    """Write ``text`` at once. A closed pipe is ignored: the reader, such as ``head``, has enough.
+
+    Control characters are escaped, unless the text is ``raw``: output of the user's own program, or a status line.
+    """
     try:
-        file.write(text)
+        file.write(text if raw else printable(text))
         file.flush()
     except BrokenPipeError:  # the code still runs to its end
         with open(os.devnull, "w") as null:
@@ -62,11 +66,11 @@ def write_output(output: Output, *, show_value: bool = True) -> None:
     """Write one output of a cell as it arrives. The error is left to the command, which knows how the cell ended."""
     match output:
         case StreamText(name=name, text=text):
-            write(sys.stderr if name == "stderr" else sys.stdout, text)
+            write(sys.stderr if name == "stderr" else sys.stdout, text, raw=True)
         case ExecuteResult() if not show_value:
             pass
         case ExecuteResult(data=data) | DisplayData(data=data):
-            write(sys.stdout, f"{data.get('text/plain', '')}\n")
+            write(sys.stdout, f"{data.get('text/plain', '')}\n", raw=True)
 
 
 def require_sandbox(name: str | None) -> None:

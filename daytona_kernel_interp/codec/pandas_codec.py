@@ -58,9 +58,10 @@ def take_apart(value: Any, arrow: bool) -> tuple[str, Any, list[Any]] | None:
 
 def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[int], None]) -> Any:
     """Return the decoded pandas object."""
-    _claim_texts(tree, claim)
     if kind == "frame":
         columns, index, data, attrs = tree
+        # A range as long as the columns is not charged: pandas checks the length before it makes anything of it.
+        _claim_unpacked([columns, data, index if not data or index[0] != "range" else None], claim)
         names = _build_index(columns)
         if len(names) != len(data):
             raise ValueError("a frame has another number of columns than of names")
@@ -72,8 +73,10 @@ def put_together(kind: str, tree: Any, buffers: Sequence[Any], claim: Callable[[
         return frame
     if kind == "series":
         name, index, column = tree
+        _claim_unpacked([column, index if index[0] != "range" else None], claim)
         return _as_series(_build_column(column, arrow_columns(buffers)), index=_build_index(index), name=name)
     if kind == "index":
+        _claim_unpacked(tree, claim)
         return _build_index(tree)
     if kind == "scalar":
         return _build_scalar(*tree)
@@ -242,14 +245,25 @@ def _build_texts(storage: str, missing: str, offsets: Any, data: Any, there: Any
         return pd.array(items, dtype=text_dtype("python", missing))
 
 
-def _claim_texts(tree: Any, claim: Callable[[int], None]) -> None:
-    """Claim the memory of string columns, which are built as objects."""
+def _claim_unpacked(tree: Any, claim: Callable[[int], None]) -> None:
+    """Claim the memory of string columns, which are built as objects, and of what is stored shorter than it is used.
+
+    pandas makes an array of a range and of categories wherever it has to: in a level of an index, in a ``repr``.
+    """
     match tree:
+        case ["range", _, int(start), int(stop), int(step)]:
+            claim(8 * len(range(start, stop, step)))
+        case ["category", np.ndarray() as codes, categories, _]:
+            claim(8 * codes.size)
+            _claim_unpacked(categories, claim)
+        case ["multi", _, [*levels], [*codes]]:
+            claim(8 * sum(np.size(one) for one in codes))
+            _claim_unpacked(levels, claim)
         case ["string", _, _, np.ndarray() as offsets, np.ndarray() as data, _]:
             claim(TEXT_BYTES * offsets.size + data.size)
         case [*parts]:
             for part in parts:
-                _claim_texts(part, claim)
+                _claim_unpacked(part, claim)
 
 
 def _check_texts(offsets: Any, data: Any, there: Any) -> None:

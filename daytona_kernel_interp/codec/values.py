@@ -10,7 +10,8 @@ tag                  ``"v"``                                       Python
 ``set``              list                                          set
 ``frozenset``        list                                          frozenset
 ``dict``             list of [key, value]                          dict with other keys than str, or a key ``"$"``
-``bytes``            base64 text                                   bytes (bytearray, memoryview)
+``bytes``            base64 text                                   bytes (memoryview)
+``bytearray``        [bytes]                                       bytearray
 ``text``             base64 of UTF-8 with surrogates passed         str with lone surrogates
 ``str_at``           index of a buffer, UTF-8                      str of 64 KiB or more
 ``bytes_at``         index of a buffer                             bytes of 64 KiB or more
@@ -22,49 +23,63 @@ tag                  ``"v"``                                       Python
 ``time``             ISO 8601 text                                 datetime.time
 ``timedelta``        [days, seconds, microseconds]                 datetime.timedelta
 ``decimal``          text                                          decimal.Decimal
+``fraction``         [numerator, denominator]                      fractions.Fraction
 ``uuid``             text                                          uuid.UUID
 ``path``             text                                          pathlib.Path
+``deque``            [maximum length or null, list]                collections.deque
+``ordered``          list of [key, value]                          collections.OrderedDict
+``counter``          list of [key, count]                          collections.Counter
+``defaultdict``      [name of a builtin type or null, dict]        collections.defaultdict
+``range``            [start, stop, step]                           range
 ``record``           [class name, [[field, value], ...], is tuple] :class:`~.records.Record`
 ``numpy.array`` etc. [value, pieces]                               types of libraries, see :mod:`.libraries`
 =================== ============================================= =================================
 
 An Enum is encoded as its value. Dataclasses, namedtuples and pydantic models are encoded as records: a decoder never
-imports a class that a peer names. Nothing is pickled, and decoding builds only the types of this table.
+imports a class that a peer names. Nothing is pickled, and decoding builds only the types of this table. A defaultdict
+keeps a factory that is a builtin type, and has none otherwise. A subclass arrives as the type of the table that it
+derives from.
 """
 
 from __future__ import annotations
 
 import base64
-import contextlib
-import dataclasses
+import collections
 import datetime
 import decimal
 import enum
-import gc
+import fractions
+import functools
 import json
 import pathlib
-import sys
 import uuid
 from collections import abc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from ..wire.protocol_errors import RemoteProtocolError
 from . import libraries, unpacking
+from .collector import collector_paused as collector_paused
 from .hash_tables import check_hash_work
+from .json_form import json_form as json_form
 from .libraries import UnsupportedValue as UnsupportedValue
 from .records import Record, SequenceRecord
+from .structure import ARGUMENTS as ARGUMENTS
+from .structure import FIELDS as FIELDS
+from .structure import adapt, find_part, record_fields
+from .unpacking import MAX_DEPTH as MAX_DEPTH
+from .unpacking import MAX_RANGE as MAX_RANGE
 from .unpacking import MAX_VALUE_BYTES as MAX_VALUE_BYTES
 
 VALUES_VERSION = 1
 
 Buffer = bytes | bytearray | memoryview
 
-MAX_DEPTH = 200  # json.loads and the encoder recurse; Python's default limit is 1000 frames
 LARGE_BYTES = 64 * 1024  # from this size on, a separate buffer is faster than JSON escapes
 _INT_BITS = 63
-MAX_RANGE = 1 << 20  # a range is sent as a list, which costs the sender far more memory
+_FRACTION_BITS = 4096  # a fraction is reduced when it is made, which takes quadratic time
+_FACTORIES = {kind.__name__: kind for kind in (bool, bytes, dict, float, frozenset, int, list, set, str, tuple)}
 _TAG = "$"
 
 
@@ -73,22 +88,30 @@ class ValueTooLarge(ValueError):
 
 
 def dumps(
-    value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES, snapshot: bool = False, arrow: bool = False
+    value: Any,
+    *,
+    max_bytes: int | None = MAX_VALUE_BYTES,
+    snapshot: bool = False,
+    arrow: bool = False,
+    root: str = "value",
 ) -> list[Buffer]:
     """Return the buffers that encode ``value``.
 
     Buffers may share memory with arrays of the value. With ``snapshot`` they are copies, for a value that may change
     while it is sent. ``arrow`` is true if the peer has pyarrow: frames are Arrow IPC if this side has it as well.
+    ``root`` is the value's name in errors, or one of :data:`ARGUMENTS` and :data:`FIELDS`.
 
     Raises:
         UnsupportedValue: If the value or a part of it has an unsupported type, or nests too deeply.
         ValueTooLarge: If the buffers exceed ``max_bytes`` in total.
     """
-    buffers, _ = encode(value, max_bytes=max_bytes, arrow=arrow)
+    buffers, _ = encode(value, max_bytes=max_bytes, arrow=arrow, root=root)
     return list(map(bytes, buffers)) if snapshot else buffers
 
 
-def encode(value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES, arrow: bool = False) -> tuple[list[Buffer], bool]:
+def encode(
+    value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES, arrow: bool = False, root: str = "value"
+) -> tuple[list[Buffer], bool]:
     """Return the buffers, and whether the value consists only of exact builtin types, none of them binary."""
     if type(value) is str and len(value) < LARGE_BYTES and value.isascii():  # the most common case, without a walk
         head = encode_basestring_ascii(value).encode("ascii")
@@ -96,9 +119,17 @@ def encode(value: Any, *, max_bytes: int | None = MAX_VALUE_BYTES, arrow: bool =
             raise ValueTooLarge(f"the value takes more than {max_bytes} bytes")
         return [head], True
     encoder = _Encoder(max_bytes, arrow and libraries.has_arrow())
-    with collector_paused():
-        tree = encoder.encode(value, 0)
-    head = json.dumps(tree, allow_nan=False, separators=(",", ":")).encode("ascii")
+    try:
+        with collector_paused():
+            tree = encoder.encode(value, 0)
+        head = json.dumps(tree, allow_nan=False, separators=(",", ":")).encode("ascii")
+    except _TooDeep:
+        raise
+    except RecursionError:  # the caller is nested deeply itself
+        raise _TooDeep("the value nests too deeply for the stack of this call") from None
+    except UnsupportedValue as error:
+        place = find_part(value, functools.partial(_is_unsupported, max_bytes=max_bytes), root)
+        raise (error if place == root else UnsupportedValue(f"{error} at {place}")) from None
     if unpacking.json_size(head) > unpacking.MAX_UNPACKED_BYTES:
         raise ValueTooLarge("the value has too many parts: send an array or a frame in the place of lists")
     buffers = [head, *encoder.buffers]
@@ -134,21 +165,22 @@ def decode(buffers: Sequence[Buffer]) -> tuple[Any, bool]:
         raise RemoteProtocolError(f"not a value of format {VALUES_VERSION}: {type(error).__name__}") from error
 
 
-@contextlib.contextmanager
-def collector_paused() -> Iterator[None]:
-    """Pause the cyclic garbage collector while a value is built; its runs would take half the time."""
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
 def _refuse_constant(name: str) -> float:
     raise RemoteProtocolError(f"bare {name} in a value")
+
+
+def _is_unsupported(value: Any, max_bytes: int | None) -> bool:
+    try:
+        _Encoder(max_bytes, False).encode(value, 0)
+    except UnsupportedValue:
+        return True
+    except Exception:  # of the value's own code
+        return False
+    return False
+
+
+class _TooDeep(UnsupportedValue):
+    """The error for a value that is nested too deeply; it has no single place."""
 
 
 class _Encoder:
@@ -172,7 +204,7 @@ class _Encoder:
 
     def encode(self, value: Any, depth: int) -> Any:
         if depth > MAX_DEPTH:
-            raise UnsupportedValue(f"the value nests deeper than {MAX_DEPTH} levels, or contains itself")
+            raise _TooDeep(f"the value nests deeper than {MAX_DEPTH} levels, or contains itself")
         handler = _ENCODERS.get(type(value))
         if handler is not None:
             return handler(self, value, depth)
@@ -183,7 +215,7 @@ class _Encoder:
         self.exact = False
         if isinstance(value, enum.Enum):
             return self.encode(value.value, depth + 1)
-        fields = _record_fields(value)
+        fields = record_fields(value)
         if fields is not None:
             name = value.record_type if isinstance(value, Record) else type(value).__name__
             return self._record(name, fields, isinstance(value, (tuple, SequenceRecord)), depth)
@@ -196,7 +228,7 @@ class _Encoder:
         for base, handler in _KINDS:
             if isinstance(value, base):
                 return handler(self, value, depth)
-        adapted = _adapt(value, models_only=False)
+        adapted = adapt(value, models_only=False)
         if adapted is not None:
             return self.encode(adapted[0], depth + 1)
         raise UnsupportedValue(f"Unsupported value type: {type(value).__name__}")
@@ -228,6 +260,10 @@ class _Encoder:
             return value
         return self._buffer("str_at", data)
 
+    def byte_array(self, value: bytearray, depth: int) -> Any:
+        self._check_not_hashed(value)
+        return _tagged("bytearray", [self.binary(value, depth)])
+
     def binary(self, value: bytes | bytearray | memoryview, depth: int) -> Any:
         self.add_size(value.nbytes if isinstance(value, memoryview) else len(value))
         data = bytes(value)
@@ -248,8 +284,37 @@ class _Encoder:
 
     def numbers(self, value: range, depth: int) -> Any:
         if value[MAX_RANGE:]:
-            raise ValueTooLarge(f"{value!r} is too long to be sent as a list: send where it starts and ends")
-        return self.sequence(value, depth)
+            raise ValueTooLarge(f"{value!r} is too long to be sent: send where it starts and ends")
+        self.exact = False
+        return _tagged("range", [self.integer(part, depth) for part in (value.start, value.stop, value.step)])
+
+    def fraction(self, value: fractions.Fraction, depth: int) -> Any:
+        self.exact = False
+        parts = (value.numerator, value.denominator)
+        if max(part.bit_length() for part in parts) > _FRACTION_BITS:
+            raise UnsupportedValue(f"Unsupported value type: a Fraction of more than {_FRACTION_BITS} bits")
+        return _tagged("fraction", [self.integer(part, depth) for part in parts])
+
+    def deque(self, value: collections.deque[Any], depth: int) -> Any:
+        self._check_not_hashed(value)
+        return _tagged("deque", [value.maxlen, self.sequence(value, depth)])
+
+    def defaultdict(self, value: collections.defaultdict[Any, Any], depth: int) -> Any:
+        name = getattr(value.default_factory, "__name__", None)
+        known = type(name) is str and _FACTORIES.get(name) is value.default_factory
+        inner = self.mapping(value, depth)
+        self.exact = False
+        return _tagged("defaultdict", [name if known else None, inner])
+
+    def pairs(self, tag: str, value: abc.Mapping[Any, Any], depth: int) -> Any:
+        self._check_not_hashed(value)
+        self.add_size(2)
+        return _tagged(tag, [[self._hashable(key, depth), self.encode(item, depth + 1)] for key, item in value.items()])
+
+    def _check_not_hashed(self, value: object) -> None:
+        self.exact = False
+        if self._hashed:
+            raise UnsupportedValue(f"Unsupported value type in a set or as a key: {type(value).__name__}")
 
     def mapping(self, value: abc.Mapping[Any, Any], depth: int) -> Any:
         if self._hashed:
@@ -297,29 +362,6 @@ def _tagged(tag: str, value: Any) -> dict[str, Any]:
     return {_TAG: tag, "v": value}
 
 
-def _record_fields(value: Any) -> abc.Mapping[str, Any] | None:
-    if isinstance(value, Record):
-        return value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        try:
-            return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        except AttributeError as error:
-            raise UnsupportedValue(f"{type(value).__name__} has a field without a value: {error}") from None
-    fields = getattr(type(value), "_fields", None)
-    if isinstance(value, tuple) and isinstance(fields, tuple):
-        return dict(zip(fields, value, strict=False))
-    return None
-
-
-def _adapt(value: Any, *, models_only: bool) -> tuple[Any] | None:
-    """Return the replacement of ``value`` by an adapter of a library that is already loaded; nothing is imported."""
-    if "pydantic" not in sys.modules:
-        return None
-    from .pydantic_codec import adapt, adapt_other
-
-    return adapt(value) or (None if models_only else adapt_other(value))
-
-
 def _as_text(tag: str, to_text: Callable[[Any], Any]) -> Callable[[_Encoder, Any, int], Any]:
     def encode(encoder: _Encoder, value: Any, depth: int) -> Any:
         encoder.add_size(8)
@@ -337,7 +379,7 @@ _ENCODERS: dict[type, _Handler] = {
     float: _Encoder.real,
     str: _Encoder.text,
     bytes: _Encoder.binary,
-    bytearray: _Encoder.binary,
+    bytearray: _Encoder.byte_array,
     memoryview: _Encoder.binary,
     list: _Encoder.sequence,
     dict: _Encoder.mapping,
@@ -351,16 +393,23 @@ _ENCODERS: dict[type, _Handler] = {
     datetime.timedelta: _as_text("timedelta", lambda v: [v.days, v.seconds, v.microseconds]),
     decimal.Decimal: _as_text("decimal", str),
     uuid.UUID: _as_text("uuid", str),
+    fractions.Fraction: _Encoder.fraction,
+    range: _Encoder.numbers,
+    collections.deque: _Encoder.deque,
+    collections.defaultdict: _Encoder.defaultdict,
+    collections.OrderedDict: lambda encoder, value, depth: encoder.pairs("ordered", value, depth),
+    collections.Counter: lambda encoder, value, depth: encoder.pairs("counter", value, depth),
 }
 
 # Base types of subclasses, in the order of the checks.
+_COLLECTIONS = (collections.deque, collections.defaultdict, collections.OrderedDict, collections.Counter)
 _KINDS: tuple[tuple[type, _Handler], ...] = (
+    *((kind, _ENCODERS[kind]) for kind in (*_COLLECTIONS, fractions.Fraction)),
     *((kind, _ENCODERS[kind]) for kind in (int, float, str, bytes, bytearray, list, dict, tuple, set, frozenset)),
     *((kind, _ENCODERS[kind]) for kind in (datetime.datetime, datetime.date, datetime.time, datetime.timedelta)),
     (decimal.Decimal, _ENCODERS[decimal.Decimal]),
     (pathlib.PurePath, _as_text("path", pathlib.PurePath.as_posix)),
     (abc.Mapping, _Encoder.mapping),
-    (range, _Encoder.numbers),
     ((abc.KeysView, abc.ValuesView, abc.ItemsView), _Encoder.sequence),  # type: ignore[arg-type]
 )
 
@@ -396,10 +445,13 @@ class _Decoder:
             return bytes(self._buffer(value))
         if tag == "record":
             return self._record(value, depth)
-        if tag == "dict":
+        if tag in _MAPPINGS:
             keys = [self.decode(key, depth + 1) for key, _ in value]
             check_hash_work(keys, for_set=False)
-            return dict(zip(keys, [self.decode(item, depth + 1) for _, item in value], strict=True))
+            plain = dict(zip(keys, [self.decode(item, depth + 1) for _, item in value], strict=True))
+            return plain if tag == "dict" else _MAPPINGS[tag](plain)
+        if tag in _WRAPPERS:
+            return _WRAPPERS[tag](self, [self.decode(item, depth + 1) for item in value])
         container = _CONTAINERS.get(tag)
         if container is None and type(tag) is str and "." in tag:
             inner, pieces = value
@@ -411,6 +463,38 @@ class _Decoder:
         if container is not tuple:
             check_hash_work(items, for_set=True)
         return container(items)
+
+    def byte_array(self, parts: list[Any]) -> bytearray:
+        (data,) = parts
+        if type(data) is not bytes:
+            raise ValueError("not bytes")
+        self._claim(len(data))
+        return bytearray(data)
+
+    def fraction(self, parts: list[Any]) -> fractions.Fraction:
+        numerator, denominator = parts
+        if any(type(part) is not int or part.bit_length() > _FRACTION_BITS for part in parts):
+            raise ValueError("not a fraction")
+        return fractions.Fraction(numerator, denominator)
+
+    def numbers(self, parts: list[Any]) -> range:
+        start, stop, step = parts
+        if any(type(part) is not int for part in parts) or (made := range(start, stop, step))[MAX_RANGE:]:
+            raise ValueError("not a range, or too long")
+        self._claim(len(made) * unpacking.PART_BYTES)  # of the list that may be made of it
+        return made
+
+    def deque(self, parts: list[Any]) -> collections.deque[Any]:
+        longest, items = parts
+        if type(items) is not list or (longest is not None and type(longest) is not int):
+            raise ValueError("not a deque")
+        return collections.deque(items, longest)
+
+    def defaultdict(self, parts: list[Any]) -> collections.defaultdict[Any, Any]:
+        name, plain = parts
+        if type(plain) is not dict or not (name is None or type(name) is str):
+            raise ValueError("not a defaultdict")
+        return collections.defaultdict(None if name is None else _FACTORIES[name], plain)
 
     def _claim(self, size: int) -> None:
         """Count ``size`` bytes before they are allocated."""
@@ -454,40 +538,22 @@ _EXACT = frozenset(
     ("tuple", "set", "frozenset", "dict", "bytes", "text", "str_at", "bytes_at", "float", "int", "complex")
 )
 
+_MAPPINGS: dict[str, Callable[[dict[Any, Any]], Any]] = {
+    "dict": dict,
+    "ordered": collections.OrderedDict,
+    "counter": collections.Counter,
+}
+
+_WRAPPERS: dict[str, Callable[[_Decoder, list[Any]], Any]] = {
+    "bytearray": _Decoder.byte_array,
+    "fraction": _Decoder.fraction,
+    "range": _Decoder.numbers,
+    "deque": _Decoder.deque,
+    "defaultdict": _Decoder.defaultdict,
+}
+
 _CONTAINERS: dict[str, Callable[[abc.Iterable[Any]], Any]] = {
     "tuple": tuple,
     "set": set,
     "frozenset": frozenset,
 }
-
-
-def json_form(value: Any, depth: int = 0) -> Any:
-    """Return ``value`` as plain JSON: sets as lists, dates as ISO text, unsupported types as their repr.
-
-    For callers that pass the result to ``json.dumps`` without a fallback.
-    """
-    if depth > MAX_DEPTH:
-        return "..."
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return _plain_scalar(value)
-    if isinstance(value, enum.Enum):
-        return json_form(value.value, depth + 1)
-    if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
-        return value.isoformat()
-    fields = _record_fields(value) or (value if isinstance(value, abc.Mapping) else None)
-    if fields is not None:
-        return {str(key): json_form(item, depth + 1) for key, item in fields.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [json_form(item, depth + 1) for item in value]
-    plain = _adapt(value, models_only=True) or libraries.plain_form(value)
-    return repr(value) if plain is None else json_form(plain[0], depth + 1)
-
-
-def _plain_scalar(value: Any) -> Any:
-    """Return a scalar as its exact builtin type; Enum members and other subclasses are converted."""
-    if value is None or isinstance(value, bool):
-        return value
-    for kind in (int, float, str):
-        if isinstance(value, kind):
-            return kind.__str__(value) if kind is str else kind(value)
-    raise AssertionError("a scalar is one of these")

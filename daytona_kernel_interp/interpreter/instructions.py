@@ -11,6 +11,7 @@ import inspect
 from typing import TYPE_CHECKING, TypeVar
 
 from ..tools.binding import describe
+from ..tools.signatures import signature_of_tool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,7 +75,8 @@ def with_tools(text: str, tools: Mapping[str, Tool]) -> str:
 def _parameters(spec: ToolSpec, tool: Tool) -> str:
     if spec.parameters is None:
         return "..."
-    declared = inspect.signature(tool).parameters
+    signature = signature_of_tool(tool)
+    declared = {} if signature is None else signature.parameters
     parts = []
     for parameter in spec.parameters:
         text, annotation = parameter.name, declared[parameter.name].annotation

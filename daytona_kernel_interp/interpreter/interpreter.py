@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 from .. import config
 from ..recording.recorder import Recorder
 from ..tools.binding import call, weak_method
+from ..tools.tool_loop import AUTO, LoopChoice, check_async_tools
 from . import options
 from .dspy_compat import CodeExecutionError, CodeInterpreterError, FinalOutput, with_callbacks
+from .dspy_errors import InvalidCall
 from .instructions import ExecutionInstructions, InterpreterFactory
 from .request import CellRequest, build_request
 from .result import cell_result
@@ -27,7 +29,7 @@ from .transfer import Transfer
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
     from typing_extensions import Never, Self, Unpack
@@ -66,6 +68,10 @@ class KernelInterpreter:
             process, such as those of copies, get names of their own: ``run-2.ipynb`` and so on.
         on_output: Called with each output as it arrives, on a background thread; must not block.
         callbacks: DSPy callbacks for this interpreter.
+        async_tools: Where async tools run. ``"auto"``: on the caller's event loop under ``aexecute`` and ``RLM.acall``;
+            in a thread without a loop, such as under ``dspy.asyncify``, on the one on which this interpreter was used
+            last, if it runs and answers; else on a loop of their own. ``"own"``: always that. An event loop: on that
+            one, or the call raises an error.
 
     Raises:
         TypeError: If an option has the wrong type, or there is no such option.
@@ -86,6 +92,7 @@ class KernelInterpreter:
         record: str | os.PathLike[str] | None = None,
         on_output: Callable[[Output], None] | None = None,
         callbacks: list[Any] | None = None,
+        async_tools: str | asyncio.AbstractEventLoop = "auto",
         **unknown: Never,
     ) -> None:
         if unknown:
@@ -94,6 +101,7 @@ class KernelInterpreter:
         options.check_sandbox(sandbox)
         for name, value in (("record", record), ("on_output", on_output), ("callbacks", callbacks)):
             options.check_option(name, value)
+        check_async_tools(async_tools)
         options.check_tools({} if tools is None else tools)
         self.tools: dict[str, Tool] = dict(tools or {})
         self.output_fields = output_fields
@@ -104,8 +112,10 @@ class KernelInterpreter:
         self.seed: int | None = None if record is None else secrets.randbelow(1 << 32)  # of the kernel's generators
         self._settings().check()
         self._sandbox, self._record = sandbox, record
+        self._starting: asyncio.Future[None] | None = None
         recorder = None if record is None else Recorder(record)
-        self._access = SessionAccess(sandbox, weak_method(self.invoke_tool), recorder)
+        self._async_tools = async_tools
+        self._access = SessionAccess(sandbox, weak_method(self.invoke_tool), recorder, LoopChoice(async_tools))
 
     @classmethod
     def factory(
@@ -197,12 +207,26 @@ class KernelInterpreter:
         return self._access.run_cell("execute", request, settings)
 
     async def aexecute(self, code: str, variables: Mapping[str, object] | None = None) -> Any:
-        """Like :meth:`execute`, without blocking the caller's loop; async tools run on it."""
+        """Like :meth:`execute`, without blocking the caller's loop."""
         settings = self._settings()
         request = build_request(code, variables, settings, self._access.sent_inputs)
         if self._access.session is None:
             await self._access.astart(settings)
-        return await self._access.arun_cell("aexecute", request, settings, asyncio.get_running_loop())
+        return await self._access.arun_cell("aexecute", request, settings)
+
+    async def _start_for_rlm(self) -> None:
+        """Start like :meth:`astart`; runs that begin at the same time on one loop wait for the same start."""
+        if self._access.session is not None:
+            return
+        if self._starting is None or self._starting.done():
+            self._starting = asyncio.ensure_future(self.astart())
+            self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
+        if self._starting.get_loop() is asyncio.get_running_loop():
+            await asyncio.shield(self._starting)
+
+    async def _execute_for_rlm(self, code: str, variables: Mapping[str, object] | None = None) -> Any:
+        """Run a step of ``RLM.acall`` like :meth:`aexecute`; DSPy's callbacks see it as ``execute``."""
+        return await _observed_execute(self, code, variables)
 
     def __call__(self, code: str, variables: Mapping[str, object] | None = None) -> Any:
         """Run code like :meth:`execute`."""
@@ -240,13 +264,21 @@ class KernelInterpreter:
 
     @with_callbacks
     def invoke_tool(self, tool_name: str, kwargs: dict[str, Any]) -> Any:
-        """Run one host tool with keyword arguments; DSPy's callbacks see every call through this method."""
+        """Run one host tool with keyword arguments; DSPy's callbacks see every call through this method.
+
+        Raises:
+            CodeInterpreterError: If there is no such tool, or it is async and there is no session.
+        """
+        if tool_name not in self.tools:
+            raise InvalidCall(f"invoke_tool(): there is no tool {tool_name!r}.")
         result = call(self.tools[tool_name], kwargs)
         if not inspect.isawaitable(result):
             return result
         session = self._access.session
         if session is None:
-            raise RuntimeError("the interpreter was shut down")
+            if inspect.iscoroutine(result):
+                result.close()
+            raise CodeInterpreterError("invoke_tool(): an async tool needs a session: call start() first.")
         return session.tools.wait_for(result)
 
     # --- values and files -----------------------------------------------------------------------------
@@ -446,7 +478,7 @@ class KernelInterpreter:
 
     def _options(self) -> dict[str, Any]:
         own = {"sandbox": self._sandbox, "record": self._record, "callbacks": self.callbacks}
-        return {**own, **self._changeable()}
+        return {**own, "async_tools": self._async_tools, **self._changeable()}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KernelInterpreter:
         """Return a fresh interpreter: two objects never share a kernel."""
@@ -454,8 +486,20 @@ class KernelInterpreter:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle or copy the configuration; to be pickled, tools must be picklable."""
-        return functools.partial(KernelInterpreter, **self._options()), (dict(self.tools), self.output_fields)
+        kept = self._options()
+        if not isinstance(kept["async_tools"], str):  # a loop belongs to this process
+            kept["async_tools"] = AUTO
+        return functools.partial(KernelInterpreter, **kept), (dict(self.tools), self.output_fields)
 
+
+def _make_observed_execute() -> Callable[..., Awaitable[Any]]:
+    async def execute(self: KernelInterpreter, code: str, variables: Mapping[str, object] | None = None) -> Any:
+        return await self.aexecute(code, variables)
+
+    return with_callbacks(execute)  # which tells the kind of call by the function's name
+
+
+_observed_execute = _make_observed_execute()
 
 OPTION_NAMES = tuple(
     name for name in inspect.signature(KernelInterpreter.__init__).parameters if name not in ("self", "unknown")

@@ -18,6 +18,8 @@ from ..tools.binding import Tool, describe
 from ..wire.comm import OutputField, ToolSpec
 
 if TYPE_CHECKING:
+    import asyncio
+
     from ..client.outputs import Output
 
 _SANDBOX_NAMES = ("daytona", "local")
@@ -58,6 +60,7 @@ class InterpreterOptions(TypedDict, total=False):
     record: str | os.PathLike[str] | None
     on_output: Callable[[Output], None] | None
     callbacks: list[object] | None
+    async_tools: str | asyncio.AbstractEventLoop
 
 
 @dataclass(frozen=True)

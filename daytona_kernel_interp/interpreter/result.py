@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..client.cell_result import CellResult
 from ..client.outputs import CellError
 from ..codec import values
+from ..formatting import printable
 from ..wire.protocol_errors import RemoteProtocolError
 from .dspy_compat import CodeExecutionError, CodeInterpreterError, FinalOutput
 from .options import check_output_fields
@@ -111,9 +112,12 @@ def submission_of(cell: OutputCollector, output_fields: Sequence[Mapping[str, ob
 
 
 def error_text(summary: str, traceback: str, printed: str) -> str:
-    """Return the whole text of an error: its summary, the traceback, then what was printed before."""
+    """Return the whole text of an error: its summary, the traceback, then what was printed before.
+
+    Control characters are escaped: a traceback is written to a terminal more often than anything else.
+    """
     before = f"Output before the error:\n{printed}" if printed else ""
-    return "\n".join(part for part in (summary, traceback, before) if part)
+    return printable("\n".join(part for part in (summary, traceback, before) if part))
 
 
 def _value_of(cell: OutputCollector) -> object:

@@ -2,8 +2,9 @@
 
 Up to 3.2.1 ``dspy.RLM(signature, interpreter=obj)`` runs on an interpreter that belongs to the caller: it is not shut
 down, and its state is kept between calls. Later versions take ``interpreter_factory`` only. :func:`install` wraps
-``RLM.__init__`` so that both spellings work; nothing else of DSPy is changed. The environment variable
-``DAYTONA_KERNEL_RLM_KEYWORD=off`` leaves ``dspy.RLM`` as it is.
+``RLM.__init__`` so that both spellings work; nothing else of DSPy is changed. It also accepts ``max_iterations=``, the
+earlier name of ``max_iters=``. The environment variable ``DAYTONA_KERNEL_RLM_KEYWORD=off`` leaves ``dspy.RLM`` as it
+is.
 
 RLM gets a :class:`LeaseFactory`, which lends the caller's interpreter to one run at a time. The run works on an
 :class:`InterpreterLease`, whose ``shutdown()`` only returns the interpreter. A nested RLM, or a run in another thread,
@@ -16,6 +17,7 @@ import contextlib
 import copy
 import functools
 import inspect
+import logging
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -27,7 +29,9 @@ from ..recording.dspy_callback import attached
 from .dspy_compat import CodeInterpreterError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
+
+log = logging.getLogger(__name__)
 
 
 class LeaseFactory:
@@ -67,6 +71,12 @@ class LeaseFactory:
         fresh.tools.clear()  # it may have copied the tools of the run that has the interpreter
         fresh.tools.update(self._own_tools)
         return fresh
+
+    async def _start_for_rlm(self) -> None:
+        """Start the interpreter before ``RLM.acall`` borrows it, without blocking the loop; does nothing if it runs."""
+        start: Callable[[], Awaitable[None]] | None = getattr(self._interpreter, "_start_for_rlm", None)
+        if start is not None and not self._lease_lock.locked():
+            await start()
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle or copy the interpreter, by its own rules."""
@@ -137,6 +147,7 @@ def install() -> bool:
     signature = inspect.signature(original)
     if "interpreter" in signature.parameters or not rlm_keyword_wanted():
         return False
+    renamed = "max_iters" in signature.parameters and "max_iterations" not in signature.parameters
 
     @functools.wraps(original)
     def __init__(self: dspy.RLM, *args: object, interpreter: object = None, **kwargs: object) -> None:
@@ -147,6 +158,11 @@ def install() -> bool:
                 what = interpreter.__name__ if isinstance(interpreter, type) else type(interpreter).__name__
                 raise TypeError(f"interpreter= takes an interpreter object such as KernelInterpreter(), not {what}")
             kwargs["interpreter_factory"] = LeaseFactory(interpreter)
+        if "max_iterations" in kwargs and renamed:
+            if "max_iters" in kwargs:
+                raise TypeError("pass max_iters= or max_iterations=, not both")
+            log.warning("this version of DSPy calls RLM's max_iterations= max_iters=; it is passed on as that")
+            kwargs["max_iters"] = kwargs.pop("max_iterations")
         original(self, *args, **kwargs)  # type: ignore[arg-type]  # RLM checks its own arguments
 
     keyword = inspect.Parameter("interpreter", inspect.Parameter.KEYWORD_ONLY, default=None)

@@ -64,7 +64,7 @@ class SentInputs:
         if sent is not None and has_it and _is_same(sent, value):
             return EncodedInput(sent.key, ())
         arrow = sent.arrow if sent is not None and has_it else HAS_ARROW in self._cached_keys
-        buffers, exact = values.encode(value, max_bytes=max_bytes, arrow=arrow)
+        buffers, exact = values.encode(value, max_bytes=max_bytes, arrow=arrow, root=name)
         if sum(map(len, buffers)) < values.LARGE_BYTES:
             self._sent.pop(name, None)
             return EncodedInput("", buffers)

@@ -36,7 +36,6 @@ from .result import conclude, error_text
 from .sent_inputs import SentInputs
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Coroutine, Iterator
 
     from ..client.execution_result import ExecutionResult
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from ..recording.step_recorder import StepRecorder
     from ..sandboxes.base import Sandbox
     from ..tools.binding import Invoke
+    from ..tools.tool_loop import LoopChoice, ToolLoop
     from .options import CallSettings
     from .request import CellRequest
 
@@ -73,13 +73,15 @@ class SessionAccess:
         last_result: How the last cell ended; None if it did not end with its kernel alive.
     """
 
-    def __init__(self, sandbox: Sandbox | str | None, invoke: Invoke, recorder: Recorder | None) -> None:
+    def __init__(
+        self, sandbox: Sandbox | str | None, invoke: Invoke, recorder: Recorder | None, loops: LoopChoice
+    ) -> None:
         self.session: KernelSession | None = None
         self.recorder = recorder
         self.sent_inputs = SentInputs()
         self.outputs: list[Output] = []
         self.last_result: ExecutionResult | None = None
-        self._sandbox, self._invoke = sandbox, invoke
+        self._sandbox, self._invoke, self._loops = sandbox, invoke, loops
         self._lock = threading.Lock()  # held by the call that runs
         self._pid = os.getpid()
         self._attached = False  # whether the last cell belongs to an earlier host and was not returned yet
@@ -90,11 +92,13 @@ class SessionAccess:
 
     def start(self, settings: CallSettings) -> None:
         """Start the session if it does not run."""
+        self._loops.note_use()
         with self.exclusive("start", starts=True):
             io_loop().run(self._start_session(settings))
 
     async def astart(self, settings: CallSettings) -> None:
         """Start the session if it does not run, without blocking the caller's loop."""
+        self._loops.note_use()
         with self.exclusive("astart", starts=True):
             await io_loop().arun(self._start_session(settings))
 
@@ -192,17 +196,15 @@ class SessionAccess:
             result = self._run(request, settings, step)
             return step.set_result(self._conclude(result, settings, raw_only=request.raw_only))
 
-    async def arun_cell(
-        self, what: str, request: CellRequest, settings: CallSettings, caller_loop: asyncio.AbstractEventLoop
-    ) -> object:
-        """Run a cell without blocking ``caller_loop``, on which async tools run."""
+    async def arun_cell(self, what: str, request: CellRequest, settings: CallSettings) -> object:
+        """Run a cell without blocking the caller's loop."""
         with self.exclusive(what), begin_step(self.recorder, request) as step:
-            context = self._cell_context()
+            context, tool_loop = self._cell_context(), self._loops.for_cell(awaited=True)
             with self._errors_for_dspy():
-                result = await io_loop().arun(self._cell(request, settings, context, caller_loop, step))
+                result = await io_loop().arun(self._cell(request, settings, context, tool_loop, step))
                 if result.cell.input_evicted and request.complete_request is not None:  # nothing has run
                     whole = request.complete_request()
-                    result = await io_loop().arun(self._cell(whole, settings, context, caller_loop, step))
+                    result = await io_loop().arun(self._cell(whole, settings, context, tool_loop, step))
             self._note_end(result, step)
             return step.set_result(self._conclude(result, settings, raw_only=request.raw_only))
 
@@ -222,11 +224,11 @@ class SessionAccess:
             return None if result is None else self._conclude(result, settings)
 
     def _run(self, request: CellRequest, settings: CallSettings, step: StepRecorder | NullStep) -> ExecutionResult:
-        context = self._cell_context()
+        context, tool_loop = self._cell_context(), self._loops.for_cell(awaited=False)
         with self._errors_for_dspy():
-            result = io_loop().run(self._cell(request, settings, context, None, step))
+            result = io_loop().run(self._cell(request, settings, context, tool_loop, step))
             if result.cell.input_evicted and request.complete_request is not None:  # nothing has run
-                result = io_loop().run(self._cell(request.complete_request(), settings, context, None, step))
+                result = io_loop().run(self._cell(request.complete_request(), settings, context, tool_loop, step))
         self._note_end(result, step)
         return result
 
@@ -235,7 +237,7 @@ class SessionAccess:
         request: CellRequest,
         settings: CallSettings,
         context: contextvars.Context,
-        caller_loop: asyncio.AbstractEventLoop | None,
+        tool_loop: ToolLoop | None,
         step: StepRecorder | NullStep,
     ) -> Coroutine[None, None, ExecutionResult]:
         """Return the coroutine that runs a cell on the I/O loop. None of its steps comes back to this module."""
@@ -247,7 +249,7 @@ class SessionAccess:
             request.buffers,
             settings.tools,
             context=context,
-            caller_loop=caller_loop,
+            tool_loop=tool_loop,
             observer=step.observer,
             timeout_s=settings.execution_timeout,
             max_output_chars=settings.max_output_chars,

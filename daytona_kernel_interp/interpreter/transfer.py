@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import shutil
+import unicodedata
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ..codec import values
+from ..formatting import printable
 from ..wire.protocol_errors import RemoteProtocolError
 from .dspy_compat import CodeExecutionError, CodeInterpreterError
 from .dspy_errors import InvalidCall, UnreadableValue, VariableNotFound
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
     from .session_access import SessionAccess
 
 _CHUNK_BYTES = 8 << 20
+MAX_FILES = 100_000  # of one listing, as in guest/kernel/files.py
+_MAX_PATH_CHARS = 4096
+_BIDI_CONTROLS = frozenset(("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"))
 
 
 class Transfer:
@@ -81,14 +88,15 @@ class Transfer:
         source = PurePosixPath(path)
         target = Path(to if to is not None else source.name)
         listed = self._request("download", {"do": "list", "path": path})
-        entries = [_checked(entry) for entry in (listed if isinstance(listed, list) else [listed])]
+        entries = _checked_list(listed)
         done, total = 0, sum(size or 0 for _, size in entries)
+        _check_space(target, total)
         for name, size in entries:
             here = target / name
             folder = here if size is None else here.parent
-            folder.mkdir(parents=True, exist_ok=True)
-            if name and not folder.resolve().is_relative_to(target.resolve()):
+            if name and not folder.resolve().is_relative_to(target.resolve()):  # before anything is made there
                 raise CodeInterpreterError(f"download(): {folder} is a link out of {target}: remove it first.")
+            folder.mkdir(parents=True, exist_ok=True)
             if size is None:
                 continue
             unfinished = here.with_name(f".{secrets.token_hex(8)}.part")  # a name that the sandbox cannot guess
@@ -138,7 +146,7 @@ class Transfer:
         cell = self._access.exchange(what, request, self._settings)
         if cell.error is not None:
             failed = {"NameError": VariableNotFound, "TypeError": UnreadableValue} if what == "get" else {}
-            raise failed.get(cell.error.name, CodeExecutionError)(f"{what}(): {cell.error.summary}")
+            raise failed.get(cell.error.name, CodeExecutionError)(printable(f"{what}(): {cell.error.summary}"))
         return cell
 
 
@@ -159,12 +167,44 @@ def _reraise(error: OSError) -> None:
     raise error
 
 
+def _checked_list(listed: object) -> list[tuple[str, int | None]]:
+    """Return the names and sizes of a listing, which has at most as many entries as a sandbox lists.
+
+    Raises:
+        CodeInterpreterError: If it has more, or one that cannot be inside the folder.
+    """
+    entries = listed if isinstance(listed, list) else [listed]
+    if len(entries) > MAX_FILES:
+        raise CodeInterpreterError(
+            f"download(): the sandbox listed {len(entries):,} files; at most {MAX_FILES:,} are copied."
+        )
+    return [_checked(entry) for entry in entries]
+
+
+def _check_space(target: Path, total: int) -> None:
+    """Check that the stated sizes fit on the disk, before the first file is written.
+
+    Raises:
+        OSError: If they do not.
+    """
+    existing = next(path for path in (target.absolute(), *target.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if total > free:
+        raise OSError(errno.ENOSPC, f"{total:,} bytes are to be copied, and {free:,} are free", str(target))
+
+
+def _is_control(character: str) -> bool:
+    """Return whether a character in a name would change a terminal's state, or the order of the text around it."""
+    return unicodedata.category(character) == "Cc" or unicodedata.bidirectional(character) in _BIDI_CONTROLS
+
+
 def _checked(entry: object) -> tuple[str, int | None]:
     """Return the name and the size of a listed entry, if the name stays inside the folder."""
     match entry:
         case (str(name), int(size) | (None as size)) if size is None or (type(size) is int and size >= 0):
             parts = PurePosixPath(name).parts
-            if not (name.startswith("/") or ".." in parts or "\0" in name or "\\" in name):
+            outside = name.startswith("/") or ".." in parts or "\\" in name
+            if not (outside or len(name) > _MAX_PATH_CHARS or any(map(_is_control, name))) and (size or 0) < 1 << 63:
                 return name, size
     try:
         named = repr(entry)[:200]

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from ..codec.values import Buffer
 
 _TAG = "$"
-_UNORDERED = ("set", "frozenset", "dict")
+_UNORDERED = ("set", "frozenset", "dict", "counter")
 # fmt: off
 _OWN_TAGS = frozenset((
     "tuple", "set", "frozenset", "dict", "bytes", "text", "float", "int", "complex", "datetime", "date", "time",
-    "timedelta", "decimal", "uuid", "path", "record",
+    "timedelta", "decimal", "uuid", "path", "record", "bytearray", "fraction", "range", "deque", "ordered", "counter",
+    "defaultdict",
 ))
 # fmt: on
 

@@ -83,6 +83,7 @@ class ReplayInterpreter:
         record: str | os.PathLike[str] | None = None,
         on_output: Callable[[Output], None] | None = None,
         callbacks: Sequence[object] | None = None,
+        async_tools: object = "auto",
         **unknown: Never,
     ) -> None:
         if unknown:

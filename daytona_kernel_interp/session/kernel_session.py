@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ..codec import values
     from ..sandboxes.base import RelayAddress, RunningSandbox, Sandbox
     from ..tools.binding import Tool, ToolObserver
+    from ..tools.tool_loop import ToolLoop
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ class KernelSession:
         tools: Mapping[str, Tool],
         *,
         context: contextvars.Context,
-        caller_loop: asyncio.AbstractEventLoop | None,
+        tool_loop: ToolLoop | None,
         observer: ToolObserver | None,
         timeout_s: float | None,
         max_output_chars: int | None,
@@ -153,7 +154,7 @@ class KernelSession:
             KernelError, ExecutionAborted, ToolAborted: As for :meth:`KernelDriver.run`.
         """
         await self.wait_last_cell()
-        self.tools.begin_cell(tools, context, caller_loop, observer)
+        self.tools.begin_cell(tools, context, tool_loop, observer)
         return await self.kernel.run(
             code,
             preamble,

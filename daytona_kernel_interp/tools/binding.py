@@ -6,11 +6,9 @@ import asyncio
 import builtins
 import contextvars
 import difflib
-import enum
 import functools
 import inspect
 import keyword
-import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -22,20 +20,32 @@ from ..config import MAX_TOOL_THREADS
 from ..runtime.event_loop import DaemonThreads, LoopThread
 from ..wire.comm import Parameter, ToolFailure, ToolSpec
 from .argument_types import validate_arguments
+from .bound_arguments import BoundArguments
+from .signatures import Tool as Tool
+from .signatures import (
+    accepts_keywords_only,
+    callable_form,
+    doc_of_tool,
+    positional_form,
+    shown_signature,
+    signature_of_tool,
+)
+from .tool_loop import ANSWER_S, BLOCKED, STOPPED
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-Tool = Callable[..., Any]
+    from .tool_loop import ToolLoop
+
 Invoke = Callable[[str, dict[str, Any]], Any]
 
-_MAX_DEFAULT_CHARS = 16  # of a text; a longer one may be a key
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_SHOWN_NAME_CHARS = 100  # of a keyword or a tool's name that comes from a cell
 
 # Keywords that models use for the parameter of DSPy's sub-LM tools; refusing them would cost an iteration.
+_BATCH_TOOL = "llm_query_batched"
 KEYWORD_CORRECTIONS: Mapping[str, tuple[str, Sequence[str]]] = {
     "llm_query": ("prompt", ("query", "question", "text", "message", "input", "content", "prompts")),
-    "llm_query_batched": (
+    _BATCH_TOOL: (
         "prompts",
         ("queries", "questions", "texts", "messages", "inputs", "batch", "prompt", "prompt_list"),
     ),
@@ -86,11 +96,11 @@ def describe(name: object, tool: Tool) -> ToolSpec:
         )
     if not callable(tool):
         raise TypeError(f"Tool {name!r} is not callable: pass a function, not {type(tool).__name__}.")
-    doc = inspect.getdoc(tool) or ""
-    signature = _signature(tool)
+    doc = doc_of_tool(tool)
+    signature = signature_of_tool(tool)
     if signature is None:
         return ToolSpec(name, doc)
-    parameters = _plain(signature).parameters.values()
+    parameters = shown_signature(signature).parameters.values()
     return ToolSpec(
         name,
         doc,
@@ -98,54 +108,39 @@ def describe(name: object, tool: Tool) -> ToolSpec:
     )
 
 
-def bind(name: str, tool: Tool, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the call's arguments by name, as the tool's signature binds them.
-
-    Arguments of ``**kwargs`` are merged with the others; those of ``*args`` are a tuple under its name.
+def bind(name: str, tool: Tool, args: Sequence[Any], kwargs: Mapping[str, Any]) -> BoundArguments:
+    """Return the arguments of a call, as the tool's signature binds them.
 
     Raises:
         TypeError: If they do not match the signature; the text names a close match for an unknown keyword.
     """
     kwargs = _correct_keywords(name, kwargs)
-    signature = _signature(tool)
+    signature = signature_of_tool(tool)
     if signature is None:
-        return {**{f"arg{i}": value for i, value in enumerate(args)}, **kwargs}
+        return BoundArguments.without_signature(args, kwargs)
     try:
-        arguments = dict(signature.bind(*args, **kwargs).arguments)
+        bound = BoundArguments.bind(signature, args, kwargs)
     except TypeError as error:
         raise TypeError(
-            f"{name}() {error}{_signature_hint(signature, kwargs)}. Signature: {name}{_plain(signature)}"
+            f"{name}() {_reason(error, signature, kwargs)}. Signature: {name}{shown_signature(signature)}"
         ) from None
-    for parameter in signature.parameters.values():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            extra = arguments.pop(parameter.name, {})
-            if hidden := sorted(extra.keys() & signature.parameters.keys() - {parameter.name}):
-                raise TypeError(f"{name}() takes {hidden[0]!r} by position only. Signature: {name}{_plain(signature)}")
-            arguments.update(extra)
-    return arguments
+    if name == _BATCH_TOOL and isinstance(prompts := next(iter(bound.values()), None), str):
+        bound = bound.convert(lambda _, value: [value] if value is prompts else value)
+    return bound
 
 
 def call(tool: Tool, arguments: Mapping[str, Any]) -> Any:
-    """Call ``tool`` with arguments from :func:`bind`, by keyword wherever the signature allows it.
+    """Call ``tool`` with arguments from :func:`bind`, or with other arguments by name.
 
-    DSPy's wrappers accept keywords only, although their signatures show positional parameters.
+    They are passed as they were in the call, but by keyword to a tool that accepts keywords only. DSPy's wrappers are
+    such tools, although their signatures show positional parameters.
     """
-    rest = dict(arguments)
-    signature = _signature(tool)
-    if signature is None:
-        args = [rest.pop(name) for name in list(rest) if name.startswith("arg") and name[3:].isdigit()]
-        return tool(*args, **rest)
-    variable = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_POSITIONAL), None)
-    args = []
-    for parameter in signature.parameters.values():
-        by_position = parameter.kind is parameter.POSITIONAL_ONLY or (
-            rest.get(variable or "") and parameter.kind in _POSITIONAL
-        )
-        if by_position and parameter.name in rest:
-            args.append(rest.pop(parameter.name))
-        elif parameter.name == variable:
-            args.extend(rest.pop(variable, ()))
-    return tool(*args, **rest)
+    if not isinstance(arguments, BoundArguments):
+        signature = signature_of_tool(tool)
+        arguments = BoundArguments.from_names({} if signature is None else signature.parameters, arguments)
+    keywords_only = accepts_keywords_only(tool)
+    args, kwargs = arguments.as_passed(by_keyword=keywords_only)
+    return (positional_form(tool) if args and keywords_only else callable_form(tool))(*args, **kwargs)
 
 
 def failure(error: BaseException) -> ToolFailure:
@@ -185,7 +180,7 @@ class ToolRunner:
         self._lock = threading.Lock()
         self._awaiting: set[Future[Any]] = set()
         self._context = contextvars.Context()
-        self._caller_loop: asyncio.AbstractEventLoop | None = None
+        self._tool_loop: ToolLoop | None = None
         self._tools: Mapping[str, Tool] = {}
         self._observer: ToolObserver | None = None
 
@@ -193,14 +188,14 @@ class ToolRunner:
         self,
         tools: Mapping[str, Tool],
         context: contextvars.Context,
-        caller_loop: asyncio.AbstractEventLoop | None,
+        tool_loop: ToolLoop | None,
         observer: ToolObserver | None = None,
     ) -> None:
         """Offer ``tools`` until the next cell; calls run in ``context`` and are reported to ``observer``.
 
-        Async tools run on ``caller_loop`` if that loop is given and free, else on a loop of their own.
+        Async tools run on ``tool_loop`` if one is given and answers, else on a loop of their own.
         """
-        self._tools, self._context, self._caller_loop = dict(tools), context, caller_loop
+        self._tools, self._context, self._tool_loop = dict(tools), context, tool_loop
         self._observer = observer
 
     def end_cell(self) -> None:
@@ -213,7 +208,7 @@ class ToolRunner:
             awaiting = list(self._awaiting)
         for future in awaiting:
             future.cancel()
-        self._tools, self._context, self._caller_loop = {}, contextvars.Context(), None
+        self._tools, self._context, self._tool_loop = {}, contextvars.Context(), None
         self._observer = None
 
     async def run(
@@ -246,27 +241,55 @@ class ToolRunner:
             self._async_loop = None
 
     def wait_for(self, awaitable: Awaitable[Any]) -> Any:
-        """Await the coroutine of an async tool, called from its worker thread, and return the result."""
+        """Await the coroutine of an async tool, called from its worker thread, and return the result.
+
+        Raises:
+            RuntimeError: If it must run on a loop that is blocked or does not run.
+        """
+        wanted = self._tool_loop
+        if wanted is not None and not wanted.is_blocked and wanted.loop.is_running():
+            begun, result = self._settle_on(wanted.loop, awaitable, ANSWER_S)
+            if begun:
+                return result
+            if not wanted.is_required:
+                self._tool_loop = None  # blocked: the further calls of this cell do not wait for it again
+        if wanted is not None and wanted.is_required:
+            if inspect.iscoroutine(awaitable):
+                awaitable.close()
+            blocked = wanted.is_blocked or wanted.loop.is_running()
+            raise RuntimeError(BLOCKED if blocked else STOPPED)
+        return self._settle_on(self._own_loop(), awaitable, None)[1]
+
+    def _settle_on(
+        self, loop: asyncio.AbstractEventLoop, awaitable: Awaitable[Any], begins_within_s: float | None
+    ) -> tuple[bool, Any]:
+        """Await ``awaitable`` on ``loop``; return whether it began in time, and then its result."""
+        begun, claim = threading.Event(), threading.Lock()
 
         async def settle() -> tuple[Any, BaseException | None]:
             # Caught here and not left to the task: asyncio lets a KeyboardInterrupt end the whole loop.
+            if not claim.acquire(blocking=False):  # given up
+                return None, None
+            begun.set()
             try:
                 return await awaitable, None
             except BaseException as error:
                 return None, error
 
-        loop = self._caller_loop or self._own_loop()
         with self._lock:  # end_cell() finds every call that has started
             # The task gets a copy of this thread's context, which is this call's own.
             future = asyncio.run_coroutine_threadsafe(settle(), loop)
             self._awaiting.add(future)
         try:
+            if begins_within_s is not None and not begun.wait(begins_within_s) and claim.acquire(blocking=False):
+                future.cancel()
+                return False, None
             result, error = future.result()
         finally:
             self._awaiting.discard(future)
         if error is not None:
             raise error
-        return result
+        return True, result
 
     def _own_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
@@ -278,7 +301,7 @@ class ToolRunner:
         try:
             tool = self._tools.get(name)
             if tool is None:
-                raise NameError(f"the host offers no tool {name!r}")
+                raise NameError(f"the host offers no tool {shorten(name)!r}")
             args, kwargs = values.loads(buffers)
             result = self._invoke(name, validate_arguments(tool, bind(name, tool, args, kwargs)))
             return ToolReply("result", self._encode(result, arrow))
@@ -294,44 +317,6 @@ class ToolRunner:
             return values.dumps(str(result), max_bytes=self._max_value_bytes)  # as DSPy's own interpreters do
 
 
-def _signature(tool: Tool) -> inspect.Signature | None:
-    try:
-        return inspect.signature(tool)
-    except (TypeError, ValueError):
-        return None  # builtins without a signature
-
-
-class _ShownDefault:
-    """A default value as others may see it: its repr if that cannot be a secret, and otherwise an ellipsis.
-
-    A default may be a key, or an object with one. It would reach the sandbox with the tool's signature, and the model
-    with a TypeError about it. Short texts are shown, unless they are the value of an environment variable.
-    """
-
-    def __init__(self, default: object) -> None:
-        short = type(default) is str and len(default) <= _MAX_DEFAULT_CHARS and default not in os.environ.values()
-        if isinstance(default, enum.Enum):  # without its value
-            self._text = f"{type(default).__name__}.{default.name}"
-        else:
-            shown = short or default is None or type(default) in (bool, int, float, complex)
-            self._text = repr(default) if shown else "..."
-
-    def __repr__(self) -> str:
-        return self._text
-
-
-def _plain(signature: inspect.Signature) -> inspect.Signature:
-    """Return the signature without annotations, and with defaults that may be shown."""
-    empty = inspect.Parameter.empty
-    bare = [
-        parameter.replace(
-            annotation=empty, default=empty if parameter.default is empty else _ShownDefault(parameter.default)
-        )
-        for parameter in signature.parameters.values()
-    ]
-    return signature.replace(parameters=bare, return_annotation=inspect.Signature.empty)
-
-
 def _correct_keywords(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     corrected = dict(kwargs)
     wanted, misses = KEYWORD_CORRECTIONS.get(name, ("", ()))
@@ -341,8 +326,15 @@ def _correct_keywords(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return corrected
 
 
-def _signature_hint(signature: inspect.Signature, kwargs: Mapping[str, Any]) -> str:
-    names = list(signature.parameters)
-    unknown = next((keyword_name for keyword_name in kwargs if keyword_name not in names), "")
-    close = difflib.get_close_matches(unknown, names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+def _reason(error: TypeError, signature: inspect.Signature, kwargs: Mapping[str, Any]) -> str:
+    """Return why a call was refused. A name in it has at most a hundred characters: a cell may send megabytes."""
+    unknown = next((name for name in kwargs if name not in signature.parameters), "")
+    if len(unknown) > _SHOWN_NAME_CHARS:
+        return f"got an unexpected keyword argument {shorten(unknown)!r}"
+    close = difflib.get_close_matches(unknown, list(signature.parameters), n=1)
+    return f"{error}; did you mean {close[0]!r}?" if close else str(error)
+
+
+def shorten(name: str) -> str:
+    """Return the beginning of a name that a cell sent."""
+    return name if len(name) <= _SHOWN_NAME_CHARS else f"{name[:_SHOWN_NAME_CHARS]}..."

@@ -3,6 +3,10 @@
 `websockets` does the handshake, the framing, TLS and proxies. Its ``send()`` and ``recv()`` cost a task switch and
 three coroutines per message, so they are bypassed: messages are handed over as they are parsed, and written without
 waiting while the transport is writable. All private names of the library that this needs are used in this module only.
+
+A peer may be hostile. The library limits the size of a message, but not the number of its fragments, nor of pings,
+which cost the event loop as much as messages. Both are limited while a chunk is parsed, because one chunk can have
+100,000 of them. A peer that does not close after a protocol error is cut off.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import InvalidStatus, ProtocolError
 from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.protocol import State
 
@@ -35,6 +39,9 @@ LOST = 1006  # RFC 6455 §7.4.1: closed without a close frame
 PEER_AT_FAULT = frozenset({1002, 1007, 1009})
 _WRITE_BUFFER_BYTES = 512 * 1024  # two frames: the next is ready while one is written
 _CLOSE_S = 1.0
+# A proxy may split a message; one with a buffer of 1 KiB or more stays below this number.
+_FRAGMENTS, _FRAGMENT_BYTES = 64, 1024
+_CONTROL_FRAMES = 256  # in one chunk of at most 256 KiB; a peer sends one ping in several seconds
 
 
 class SocketSink(Protocol):
@@ -82,6 +89,11 @@ class _DirectConnection:
         self.sink = sink
         self.heard_at = 0.0
         self._parts: list[bytes] = []
+        self._fragments = self._fragment_bytes = 0  # of the message that is incomplete
+        self._control_frames = 0  # of the chunk that is parsed
+        self._process_frame = self.protocol.recv_frame
+        self.protocol.recv_frame = self._check_frame
+        self._cutting_off = False
         self._closing: asyncio.Task[None] | None = None
 
     # --- Socket ---------------------------------------------------------------------------------
@@ -106,7 +118,12 @@ class _DirectConnection:
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self.loop.time()
+        self._control_frames = 0
         super().data_received(data)  # type: ignore[misc]
+        close_sent = self.protocol.close_sent
+        if close_sent is not None and close_sent.code in PEER_AT_FAULT and not self._cutting_off:
+            self._cutting_off = True
+            self.loop.call_later(_CLOSE_S, self.abort)  # it may go on sending, and never close
 
     def resume_writing(self) -> None:
         super().resume_writing()  # type: ignore[misc]
@@ -125,6 +142,29 @@ class _DirectConnection:
             if close is None and close_sent is not None and close_sent.code in PEER_AT_FAULT:
                 close = close_sent
             sink.lost(self, LOST if close is None else int(close.code), "" if close is None else close.reason)
+
+    # --- websockets' Protocol ----------------------------------------------------------------------
+
+    def _check_frame(self, frame: Frame) -> None:
+        """Process a frame, unless the peer sends too many that carry nothing.
+
+        Raises:
+            ProtocolError: If it does; the parser closes the connection with code 1002.
+        """
+        if frame.opcode not in DATA_OPCODES:
+            self._control_frames += 1
+            if self._control_frames > _CONTROL_FRAMES:
+                raise ProtocolError("too many control frames")
+            if frame.opcode is Opcode.PING and self.paused:
+                return  # a peer that does not read gets no answers: they would fill the memory
+        elif frame.fin:
+            self._fragments = self._fragment_bytes = 0
+        else:
+            self._fragments += 1
+            self._fragment_bytes += len(frame.data)
+            if self._fragments > _FRAGMENTS + self._fragment_bytes // _FRAGMENT_BYTES:
+                raise ProtocolError("too many fragments of one message")
+        self._process_frame(frame)
 
     # --- websockets' Connection --------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import os
 import threading
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from daytona_kernel_interp.wire.comm import OutputField
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from daytona_kernel_interp.tools.binding import Tool
     from tests.integration.driver import Driver
 
 pytestmark = pytest.mark.kernel
@@ -36,6 +38,39 @@ def add(a: int, b: int = 2, *, scale: int = 1) -> int:
 def test_arguments_bind_as_in_a_plain_call(driver: Driver, call: str, result: int) -> None:
     """Positional, keyword and default arguments all work, from sync and async code."""
     driver.tools["add"] = add
+    assert driver.value(call) == result
+
+
+def first(x: Any, /, **k: Any) -> Any:
+    return x, k
+
+
+def run_all(*args: Any, **kwargs: Any) -> Any:
+    return args, kwargs
+
+
+def llm_query_batched(prompts: list[str]) -> Any:
+    return [f"<{prompt}>" for prompt in prompts]
+
+
+@pytest.mark.parametrize(
+    ("tool", "call", "result"),
+    [
+        (first, "tool(1, x=2)", (1, {"x": 2})),
+        (run_all, "tool(args=[1])", ((), {"args": [1]})),
+        (run_all, "await tool.aio(1, 2, args=3, tool=4)", ((1, 2), {"args": 3, "tool": 4})),
+        (functools.partial(run_all, 1, b=2), "tool(3, b=4)", ((1, 3), {"b": 4})),
+        (sorted, "tool([1, 2], reverse=True)", [2, 1]),
+        ({"a": 1}.get, "tool('b', 5)", 5),
+        (llm_query_batched, "tool('one')", ["<o>", "<n>", "<e>"]),
+        (llm_query_batched, "llm_query_batched('one')", ["<one>"]),
+        (llm_query_batched, "llm_query_batched(queries='one')", ["<one>"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_valid_call_works(driver: Driver, tool: Tool, call: str, result: Any) -> None:
+    """Names may repeat, callables of every kind are tools, and one text is one prompt for the sub-LM."""
+    driver.tools["tool"] = driver.tools["llm_query_batched"] = tool
     assert driver.value(call) == result
 
 

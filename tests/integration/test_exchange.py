@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import fractions
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +53,13 @@ def values() -> list[Any]:
         Image.new("RGB", (3, 2), (1, 2, 3)),
         (1, {2, 3}, b"x"),
         "123",
+        collections.deque([1, 2], 5),
+        fractions.Fraction(1, 3),
+        range(1, 9, 3),
+        bytearray(b"ab"),
+        collections.OrderedDict(b=1, a=2),
+        collections.Counter("aab"),
+        collections.defaultdict(list, a=[1]),
     ]
 
 
@@ -72,6 +81,44 @@ def test_every_type_in_and_out(interp: KernelInterpreter, place: int) -> None:
     interp.put(w=value)
     assert equal(interp.get("w"), value)
     assert interp.execute("type(w).__qualname__ == type(v).__qualname__") is True
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (
+            "from types import SimpleNamespace\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n"
+            "    items: list\nSUBMIT(A([1, 2, 3, SimpleNamespace()]))",
+            "SimpleNamespace at answer.items[3]. Convert it",
+        ),
+        ("SUBMIT(answer={'a': (1, len)})", "builtin_function_or_method at answer['a'][1]. Convert it"),
+        (
+            "take(1, [len])",
+            "take() cannot send this argument to the host: Unsupported value type: builtin_function_or_method "
+            "at argument 2[0]",
+        ),
+        ("take(key={2: [len]})", "builtin_function_or_method at argument key[2][0]"),
+    ],
+    ids=["field", "item", "position", "keyword"],
+)
+def test_a_cell_reads_which_part_cannot_leave_it(interp: KernelInterpreter, code: str, says: str) -> None:
+    """The error names the type, and where in the answer or the argument it is."""
+    interp.tools["take"] = lambda *args, **kwargs: None
+    interp.output_fields = [{"name": "answer"}]
+    with pytest.raises(CodeExecutionError) as caught:
+        interp.execute(code)
+    assert says in str(caught.value)
+
+
+def test_a_caller_reads_which_part_cannot_be_sent(interp: KernelInterpreter) -> None:
+    """The same for variables, and for the value of ``get``."""
+    with pytest.raises(
+        CodeInterpreterError, match=r"Unsupported value type: builtin_function_or_method at v\['a'\]\[1\]"
+    ):
+        interp.put(v={"a": [1, len]})
+    interp.execute("w = [0, {'b': len}]")
+    with pytest.raises(CodeExecutionError, match=r"builtin_function_or_method at w\[1\]\['b'\]"):
+        interp.get("w")
 
 
 def test_get_and_put(interp: KernelInterpreter) -> None:
@@ -272,6 +319,12 @@ def hostile(interp: KernelInterpreter) -> Iterator[Callable[..., None]]:
     [
         *((name, 1) for name in ("../x", "/tmp/x", "a/../../x", "a\\x", "a\0", 5)),
         ("x", -1),
+        ("a\nb", 1),
+        ("\x1b]0;title\x07", 1),
+        ("folder/\x9b31m", None),
+        ("invoice\u202egnp.exe", 1),
+        ("x" * 5000, 1),
+        ("x", 1 << 70),
         ("x", True),
         ("x", -(10**5000)),
         "x",
@@ -304,6 +357,47 @@ def test_a_link_in_the_folder_is_no_way_out(
     assert (outside / "secret").read_text() == "mine"
     assert (copy / "file").read_text() == "x"
     assert not (copy / "file").is_symlink()
+
+
+@pytest.mark.parametrize(
+    "entry", [("lnk/sub/deep/x", 3), ("lnk/sub", None), ("in/lnk/deep/x", 1), ("in/lnk/a/b", None)]
+)
+def test_no_folder_is_made_behind_a_link(
+    interp: KernelInterpreter, hostile: Callable[..., None], tmp_path: Path, entry: Any
+) -> None:
+    """The check comes first."""
+    copy, outside = tmp_path / "copy", tmp_path / "outside"
+    (copy / "in").mkdir(parents=True)
+    outside.mkdir()
+    (copy / "lnk").symlink_to(outside)
+    (copy / "in" / "lnk").symlink_to("../../outside")
+    hostile(entry)
+    with pytest.raises(CodeInterpreterError, match=r"is a link out of .*copy: remove it first"):
+        interp.download("folder", copy)
+    assert list(outside.iterdir()) == []
+
+
+def test_a_listing_without_end_is_refused(
+    interp: KernelInterpreter, hostile: Callable[..., None], tmp_path: Path
+) -> None:
+    """No file of it is written."""
+    hostile(*[("x", 1)] * 100_001)
+    with pytest.raises(CodeInterpreterError, match="the sandbox listed 100,001 files; at most 100,000 are copied"):
+        interp.download("folder", tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "listed", [[("", 1 << 60)], [("", None), ("a", 1 << 59), ("b", 1 << 59)], [("a/b", (1 << 63) - 1)]]
+)
+def test_sizes_that_the_disk_has_no_room_for_are_refused(
+    interp: KernelInterpreter, hostile: Callable[..., None], tmp_path: Path, listed: list[Any]
+) -> None:
+    """Before the first file is written."""
+    hostile(*listed)
+    with pytest.raises(OSError, match=r"bytes are to be copied, and .* are free"):
+        interp.download("folder", tmp_path / "new" / "x")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_names_of_unfinished_files_are_nobodys(

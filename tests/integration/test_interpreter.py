@@ -117,7 +117,7 @@ def test_what_is_not_json_is_shown_as_its_repr(interp: KernelInterpreter, code: 
         ({1: {"a": b"x"}}, "{1: {'a': b'x'}}"),
         (date(2026, 1, 2), "datetime.date(2026, 1, 2)"),
         (re.compile("a+"), "'a+'"),
-        (collections.deque([1, 2]), "[1, 2]"),
+        (collections.deque([1, 2]), "deque([1, 2])"),
         (ipaddress.ip_address("127.0.0.1"), "'127.0.0.1'"),
         (History(messages=[{"q": 1}]), "History(messages=[{'q': 1}])"),
     ],

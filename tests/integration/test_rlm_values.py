@@ -147,7 +147,7 @@ def test_a_value_that_cannot_come_out_is_said_to_the_model(interp: KernelInterpr
         {"q": "ab"},
     )
     assert result.answer == ["a", "b"]
-    assert "Unsupported value type: generator. Convert it to plain Python first" in outputs(result)[0]
+    assert "Unsupported value type: generator at answer. Convert it to plain Python first" in outputs(result)[0]
 
 
 @pytest.mark.skipif(not TAKES_FACTORY, reason="DSPy before 3.3 has no SandboxSerializable")

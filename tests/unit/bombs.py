@@ -50,8 +50,34 @@ def bombs() -> dict[str, list[Buffer]]:
         "what Arrow 0.17 compressed": _indexed("pyarrow.table", [], _compressed()),
         "numbers of one hash": _with_one_hash("set"),
         "keys of one hash": _with_one_hash("dict"),
+        "a level that is a range": _pandas("index", ["multi", [None], [_RANGE], [[0]]]),
+        "categories that are a range": _pandas("index", ["plain", None, ["category", _codes(), _RANGE, False], None]),
+        "... of a column": _pandas(
+            "frame", [["range", None, 0, 1, 1], _ONE, [["category", _codes(), _RANGE, False]], {}]
+        ),
+        "... of an interval's ends": _pandas("series", [None, _ONE, _ends()]),
+        "an index of no columns": _pandas("frame", [["range", None, 0, 0, 1], _RANGE, [], {}]),
+        "a range alone": _pandas("index", ["range", None, 0, 1 << 40, 1]),
+        "a range that no machine counts": _pandas("index", ["range", None, 0, 1 << 90, 1]),
         "images": [json.dumps([json.loads(bytes(_image()[0]))] * 5).encode()],
     }
+
+
+_RANGE = ["range", None, 0, 2_000_000_000, 1]
+_ONE = ["range", None, 0, 1, 1]
+
+
+def _codes() -> dict[str, Any]:
+    return {"$": "numpy.array", "v": [["|i1", [1], "C"], [base64.b64encode(b"\0").decode()]]}
+
+
+def _ends() -> list[Any]:
+    end = ["category", _codes(), _RANGE, False]
+    return ["interval", end, end, "right"]
+
+
+def _pandas(kind: str, tree: list[Any]) -> list[Buffer]:
+    return _tagged(f"pandas.{kind}", tree)
 
 
 def _tagged(tag: str, tree: Any, *pieces: bytes) -> list[Buffer]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -75,3 +76,35 @@ def test_most_similar_of_many_long_texts() -> None:
     wanted = texts[200].replace("word400 ", "another ")
     assert wanted != texts[200]
     assert formatting.most_similar(wanted, enumerate(texts)) == 200
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain\ttext\n", "plain\ttext\n"),
+        ("héllo \u4e2d \U0001f600 שלום", "héllo \u4e2d \U0001f600 שלום"),
+        ("\x1b[1;31mred\x1b[0m", "red"),
+        ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
+        ("\x1b]52;c;cm0gLXJm\x1b\\", "\\x1b]52;c;cm0gLXJm\\x1b\\"),
+        ("\x9d0;title\x9c", "\\x9d0;title\\x9c"),
+        ("\x1bPq#0\x1b\\", "\\x1bPq#0\\x1b\\"),
+        ("\x1b_Gf=100;AAAA\x1b\\", "\\x1b_Gf=100;AAAA\\x1b\\"),
+        ("\x9b2J\x1b[2J\x1bc", "\\x9b2J\\x1b[2J\\x1bc"),
+        ("safe\rhidden\x08\x00\x7f", "safe\\x0dhidden\\x08\\x00\\x7f"),
+        ("line\r\nline", "line\r\nline".replace("\r", "")),
+        ("invoice\u202egnp.exe\u2066\u200f", "invoice\\u202egnp.exe\\u2066\\u200f"),
+    ],
+    ids=range(12),
+)
+def test_untrusted_text_cannot_control_a_terminal(text: str, shown: str) -> None:
+    """Colours are removed, and every other control character is visible."""
+    assert formatting.printable(text) == shown
+
+
+@given(st.text(st.characters(max_codepoint=0x20FF)))
+def test_printable_text_has_no_controls(text: str) -> None:
+    """Only newlines and tabs are left; text without controls is unchanged."""
+    shown = formatting.printable(text)
+    assert not [c for c in shown if unicodedata.category(c) == "Cc" and c not in "\n\t"]
+    assert not [c for c in shown if unicodedata.bidirectional(c) in ("RLO", "LRO", "RLE", "LRE", "PDF", "FSI", "RLI")]
+    assert formatting.printable(shown) == shown

@@ -156,7 +156,8 @@ class Bridge:
     ) -> int:
         if os.getpid() != self._pid:
             raise RuntimeError(f"{name}() can be called from the cell and its threads, not from a child process")
-        buffers = self._dumps([list(args), kwargs], f"{name}() cannot send this argument to the host", snapshot=True)
+        failure = f"{name}() cannot send this argument to the host"
+        buffers = self._dumps([list(args), kwargs], failure, snapshot=True, root=values.ARGUMENTS)
         call_id = next(self._ids)
         self._calls[call_id] = (name, time.monotonic(), complete)
         self._send({"op": "call", "id": call_id, "name": name, **({"arrow": True} if has_arrow() else {})}, buffers)
@@ -175,8 +176,8 @@ class Bridge:
     def _submit_sender(self, *, json_only: bool) -> Callable[[dict[str, object]], None]:
         def send(fields: dict[str, object]) -> None:
             answer = values.json_form(fields) if json_only else fields
-            advice = ". Convert it to plain Python first"
-            self._send({"op": "submit"}, self._dumps(answer, "SUBMIT() cannot send this answer", advice))
+            failure, advice = "SUBMIT() cannot send this answer", ". Convert it to plain Python first"
+            self._send({"op": "submit"}, self._dumps(answer, failure, advice, root=values.FIELDS))
 
         return send
 
@@ -207,12 +208,16 @@ class Bridge:
             raise NameError(f"name {requested!r} is not defined")
         answer = namespace[requested] if isinstance(requested, str) else handle_request(requested)
         failure = f"variable {requested!r} cannot be sent to the host"
-        self._send({"op": "wanted"}, self._dumps(answer, failure, snapshot=True))
+        root = requested if isinstance(requested, str) else "value"
+        self._send({"op": "wanted"}, self._dumps(answer, failure, snapshot=True, root=root))
 
-    def _dumps(self, value: object, failure: str, advice: str = "", *, snapshot: bool = False) -> list[values.Buffer]:
+    def _dumps(
+        self, value: object, failure: str, advice: str = "", *, snapshot: bool = False, root: str = "value"
+    ) -> list[values.Buffer]:
         """Return the encoded value; if there is none, raise TypeError with ``failure``, the reason and ``advice``."""
         try:
-            return values.dumps(value, max_bytes=self._max_value_bytes, snapshot=snapshot, arrow=self._host_has_arrow)
+            limit, arrow = self._max_value_bytes, self._host_has_arrow
+            return values.dumps(value, max_bytes=limit, snapshot=snapshot, arrow=arrow, root=root)
         except (values.UnsupportedValue, values.ValueTooLarge) as error:
             raise TypeError(f"{failure}: {error}{advice}") from None
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 
 import pytest
 
-from daytona_kernel_interp.cli import terminal
+from daytona_kernel_interp.cli import recording_commands, terminal
+from daytona_kernel_interp.cli.progress import Progress
+from daytona_kernel_interp.cli.run_commands import report_error, report_failure
 from daytona_kernel_interp.client.outputs import CellError, DisplayData, ExecuteResult, StreamText
+from daytona_kernel_interp.errors import KernelDied
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "inf", "nan", "soon", ""])
@@ -73,3 +77,33 @@ def test_the_form_of_a_sessions_id(text: str, expected: bool) -> None:
 def test_a_sentence_has_one_full_stop() -> None:
     """Whether or not the error's text has one."""
     assert terminal.sentence(ValueError("no")) == terminal.sentence("no.") == "no."
+
+
+HOSTILE = "\x1b]52;c;eA==\x07 \x9b2J \x1bP\x1b\\ \u202e\r\x08"
+
+
+def test_what_a_command_writes_cannot_control_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables, reports, errors and log lines come from sandboxes and recordings; the program's own output is its own."""
+    terminal.write_output(StreamText("stdout", HOSTILE))
+    assert capsys.readouterr().out == HOSTILE
+    terminal.write(sys.stdout, HOSTILE)
+    report_error(CellError("ValueError", HOSTILE, f"Traceback {HOSTILE}"))
+    report_failure(KernelDied(HOSTILE, stderr=HOSTILE))
+    with Progress(HOSTILE, sys.stdout) as progress:
+        progress.line(HOSTILE)
+    monkeypatch.setattr(recording_commands, "diff", lambda *args, **options: _Difference())
+    assert recording_commands.compare(argparse.Namespace(a="a", b="b", tolerant=None)) == 1
+    written = "".join(capsys.readouterr())
+    assert written.count("52;c;eA==") == 7
+    assert written.replace("\n", "").isprintable()
+
+
+class _Difference:
+    """A difference between two recordings of a stranger."""
+
+    same = False
+
+    def __str__(self) -> str:
+        return HOSTILE

@@ -2,6 +2,7 @@
 
 The codec modules of libraries are tested together, by kinds of values.
 
+covers: json_form: tests/unit/codec/test_values.py
 covers: numpy_codec: tests/unit/codec/test_libraries.py
 covers: pandas_arrow: tests/unit/codec/test_pyarrow_codec.py
 covers: pandas_codec: tests/unit/codec/test_libraries.py

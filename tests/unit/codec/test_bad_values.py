@@ -8,6 +8,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,7 +169,7 @@ def test_a_few_bytes_do_not_become_gigabytes() -> None:
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False, timeout=100)
     outcomes = dict(map(json.loads, done.stdout.splitlines()))
     assert {name: outcome for name, outcome in outcomes.items() if outcome != "refused"} == {}
-    assert (done.returncode, len(outcomes)) == (0, 17)
+    assert (done.returncode, len(outcomes)) == (0, 24)
 
 
 def test_an_image_of_as_many_pixels_as_may_be_sent_arrives() -> None:
@@ -179,9 +180,41 @@ def test_an_image_of_as_many_pixels_as_may_be_sent_arrives() -> None:
 
 def test_a_range_is_refused_before_it_is_a_list() -> None:
     """A range takes no memory itself; as the last expression of a cell it is shown as its repr."""
-    assert loads(dumps(range(3))) == [0, 1, 2]
+    assert loads(dumps(range(3))) == range(3)
     for value in (range(10**7), range(10**30), range(0, -(10**10), -1)):
         assert peak_of(functools.partial(dumps, value)) < 1 << 20
+
+
+def test_a_fraction_of_huge_numbers_is_refused_at_once() -> None:
+    """To reduce it would take minutes."""
+    digits = "f" * 4_000_000
+    head = f'{{"$":"fraction","v":[{{"$":"int","v":"0x{digits}"}},{{"$":"int","v":"0x{digits[1:]}1"}}]}}'.encode()
+    began = time.process_time()
+    with pytest.raises(RemoteProtocolError):
+        loads([head])
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize("part", ['{"$":"range","v":[0,1000000,1]}', '{"$":"range","v":[5000000,0,-5]}'])
+def test_ranges_are_charged_as_the_lists_that_may_be_made_of_them(part: str) -> None:
+    """Two kilobytes of ranges would become gigabytes in the first loop over them."""
+    assert len(loads([f"[{part}]".encode()])) == 1
+    with pytest.raises(RemoteProtocolError, match="would unpack to more"):
+        loads([f"[{','.join([part] * 80)}]".encode()])
+
+
+def test_ranges_within_frames_come_back() -> None:
+    """Only what would take gigabytes is refused."""
+    pd = pytest.importorskip("pandas", reason="pandas is not installed in this environment")
+    levels = pd.MultiIndex.from_product([range(3), ["a", "b"]])
+    for value in (
+        pd.DataFrame({"a": pd.Categorical.from_codes([0, 2], pd.RangeIndex(1000))}),
+        pd.DataFrame({"a": range(6)}, index=levels),
+        pd.DataFrame(index=pd.RangeIndex(100_000)),
+        pd.Series([1, 2], pd.RangeIndex(5, 9, 2)),
+    ):
+        assert loads(dumps(value)).equals(value)
+    assert loads(dumps(pd.RangeIndex(10_000_000))).equals(pd.RangeIndex(10_000_000))
 
 
 def test_many_keys_of_different_hashes_come_back() -> None:

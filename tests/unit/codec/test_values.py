@@ -8,6 +8,9 @@ import copy
 import dataclasses
 import datetime
 import enum
+import fractions
+import functools
+import inspect
 import json
 import math
 import pickle
@@ -95,6 +98,13 @@ GOLDEN_V1: list[tuple[Any, str]] = [
     (datetime.time(1, 2, tzinfo=datetime.timezone.utc), '{"$":"time","v":"01:02:00+00:00"}'),
     (datetime.timedelta(-1, 2, 3), '{"$":"timedelta","v":[-1,2,3]}'),
     (Decimal("1.10"), '{"$":"decimal","v":"1.10"}'),
+    (fractions.Fraction(-1, 3), '{"$":"fraction","v":[-1,3]}'),
+    (bytearray(b"\0\xff"), '{"$":"bytearray","v":[{"$":"bytes","v":"AP8="}]}'),
+    (range(1, 9, 3), '{"$":"range","v":[1,9,3]}'),
+    (collections.deque([1], 5), '{"$":"deque","v":[5,[1]]}'),
+    (collections.OrderedDict(b=1, a=2), '{"$":"ordered","v":[["b",1],["a",2]]}'),
+    (collections.Counter("aab"), '{"$":"counter","v":[["a",2],["b",1]]}'),
+    (collections.defaultdict(list, {"a": [1]}), '{"$":"defaultdict","v":["list",{"a":[1]}]}'),
     (uuid.UUID(int=1), '{"$":"uuid","v":"00000000-0000-0000-0000-000000000001"}'),
     (Path("a/b"), '{"$":"path","v":"a/b"}'),
     (Record("Page", {"title": "t"}), '{"$":"record","v":["Page",[["title","t"]],false]}'),
@@ -181,20 +191,20 @@ def test_what_is_decoded_is_fresh() -> None:
 @pytest.mark.parametrize(
     ("value", "arrives"),
     [
-        (bytearray(b"ab"), b"ab"),
         (memoryview(b"abcd")[::2], b"ac"),
         (Color.RED, "red"),
         (Level.HIGH, 3),
         ({Level.HIGH: Color.RED}, {3: "red"}),
-        (collections.OrderedDict(b=1, a=2), {"b": 1, "a": 2}),
-        (collections.Counter("aab"), {"a": 2, "b": 1}),
         (types.MappingProxyType({"a": 1}), {"a": 1}),
-        (range(3), [0, 1, 2]),
         ({"a": 1}.keys(), ["a"]),
         ({"a": 1}.values(), [1]),
         ({"a": 1}.items(), [("a", 1)]),
         (PurePosixPath("/a"), Path("/a")),
-        ({Point(1, 2): {range(2)}}, {(1, 2): {(0, 1)}}),
+        ({Point(1, 2): {range(2)}}, {(1, 2): {range(2)}}),
+        (type("MyDeque", (collections.deque,), {})([1]), collections.deque([1])),
+        (type("MyCounter", (collections.Counter,), {})("a"), collections.Counter("a")),
+        (type("MyBytearray", (bytearray,), {})(b"a"), bytearray(b"a")),
+        (type("MyFraction", (fractions.Fraction,), {})(1, 3), fractions.Fraction(1, 3)),
         (type("MyInt", (int,), {})(5), 5),
         (type("MyFloat", (float,), {})(0.5), 0.5),
         (type("MyStr", (str,), {})("s"), "s"),
@@ -208,6 +218,61 @@ def test_what_is_decoded_is_fresh() -> None:
 def test_kin_of_supported_types_arrive_as_these(value: Any, arrives: Any) -> None:
     """Subclasses and views are decoded as their plain base type."""
     assert same(loads(dumps(value)), arrives)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        collections.deque(maxlen=0),
+        collections.deque([(1,), {2}, "a" * LARGE_BYTES], 10),
+        fractions.Fraction(0),
+        fractions.Fraction(2**4000, 3**2000),
+        range(0),
+        range(5, -5, -2),
+        range(10**30, 10**30 + 5),
+        bytearray(),
+        bytearray(LARGE_BYTES + 1),
+        collections.OrderedDict({1: 2, "$": 3, (4,): collections.OrderedDict()}),
+        collections.Counter({1: -5, "a": 0.5}),
+        collections.defaultdict(int, {1: 3}),
+        collections.defaultdict(None, {"$": [1]}),
+        [collections.defaultdict(set, a={1}), {"b": collections.deque([collections.deque()])}],
+        {range(2), range(0, 2), fractions.Fraction(1, 2)},
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_collections_and_exact_numbers_come_back_equal(value: Any) -> None:
+    """Type, order, maximum length, step and factory are kept."""
+    back = loads(dumps(value))
+    assert same(back, value)
+    assert getattr(back, "maxlen", None) == getattr(value, "maxlen", None)
+    assert getattr(back, "default_factory", None) is getattr(value, "default_factory", None)
+    json.dumps(json_form(value))
+
+
+@pytest.mark.parametrize("factory", [lambda: 0, collections.Counter, functools.partial(list, ()), Page])
+def test_a_factory_that_is_no_builtin_type_stays_behind(factory: Any) -> None:
+    """The content arrives, and a missing key raises KeyError."""
+    back = loads(dumps(collections.defaultdict(factory, a=1)))
+    assert (type(back), back, back.default_factory) == (collections.defaultdict, {"a": 1}, None)
+    with pytest.raises(KeyError):
+        back["b"]
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (fractions.Fraction(1 << 5000, 3), "a Fraction of more than 4096 bits"),
+        ({type("Deque", (collections.deque,), {"__hash__": lambda self: 1})()}, "in a set or as a key: Deque"),
+        ({type("Bytes", (bytearray,), {"__hash__": lambda self: 1})(): 1}, "in a set or as a key: Bytes"),
+        ({type("Count", (collections.Counter,), {"__hash__": lambda self: 1})()}, "in a set or as a key: Count"),
+    ],
+    ids=["fraction", "deque", "bytearray", "counter"],
+)
+def test_what_cannot_be_built_there_is_refused_here(value: Any, says: str) -> None:
+    """The error names the type."""
+    with pytest.raises(UnsupportedValue, match=says):
+        dumps(value)
 
 
 def test_a_dataclass_arrives_as_a_record() -> None:
@@ -320,6 +385,35 @@ def test_depth_has_a_limit() -> None:
         dumps(circle)
 
 
+def test_a_deep_caller_gets_a_clear_refusal() -> None:
+    """A call with a nearly full stack raises no RecursionError."""
+
+    def descend(left: int) -> None:
+        if left:
+            descend(left - 1)
+            return
+        with pytest.raises(UnsupportedValue, match="nests too deeply"):
+            dumps(nested(MAX_DEPTH))
+
+    frames = len(inspect.stack(0))
+    descend(sys.getrecursionlimit() - frames - 150)
+
+
+@pytest.mark.parametrize("depth", [MAX_DEPTH + 2, 900, 20_000])
+@pytest.mark.parametrize("wrap", [lambda v: [v], lambda v: (v,), lambda v: {"a": v}, lambda v: collections.deque([v])])
+def test_depth_beyond_the_limit_is_refused_by_name(depth: int, wrap: Any) -> None:
+    """Neither a RecursionError nor a crash, whatever the containers are."""
+    value: Any = 1
+    for _ in range(depth):
+        value = wrap(value)
+    try:
+        with pytest.raises(UnsupportedValue, match=f"^the value nests deeper than {MAX_DEPTH} levels"):
+            dumps(value)
+    finally:
+        while not isinstance(value, int):  # a deque of deques is freed by recursion
+            value = value["a"] if isinstance(value, dict) else value[0]
+
+
 def test_the_far_side_refuses_depth_too() -> None:
     """Deeper nesting than an encoder produces is a protocol error, also if json raises RecursionError."""
     for depth in (MAX_DEPTH + 10, 100_000):
@@ -421,6 +515,25 @@ def test_any_damage_is_survived(value: Any, data: st.DataObject) -> None:
         '{"$":"bytes","v":"Y*Q=="}',
         '{"$":"int","v":"0xg"}',
         '{"$":"uuid","v":"1"}',
+        '{"$":"deque","v":[-1,[]]}',
+        '{"$":"deque","v":[1]}',
+        '{"$":"deque","v":[true,[]]}',
+        '{"$":"deque","v":[null,{"a":1}]}',
+        '{"$":"fraction","v":[1,0]}',
+        '{"$":"fraction","v":[1.5,2]}',
+        '{"$":"fraction","v":[true,2]}',
+        '{"$":"range","v":[0,1,0]}',
+        '{"$":"range","v":[0,1.0,1]}',
+        '{"$":"range","v":[0,1048577,1]}',
+        '{"$":"range","v":[0,{"$":"int","v":"0xffffffffffffffffffffffffff"},1]}',
+        '{"$":"bytearray","v":[5]}',
+        '{"$":"bytearray","v":[]}',
+        '{"$":"ordered","v":[[[],1]]}',
+        '{"$":"counter","v":[1]}',
+        '{"$":"defaultdict","v":["eval",{}]}',
+        '{"$":"defaultdict","v":["list",[]]}',
+        '{"$":"defaultdict","v":[["list"],{}]}',
+        '{"$":"defaultdict","v":[null]}',
         '{"$":"date","v":"yesterday"}',
         '{"$":"decimal","v":"one"}',
         '{"$":"record","v":["Page",[]]}',

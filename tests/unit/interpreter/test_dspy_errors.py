@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("dspy")
 
 from daytona_kernel_interp import errors
+from daytona_kernel_interp.client.execution import kernel_died
 from daytona_kernel_interp.interpreter import dspy_errors
 from daytona_kernel_interp.interpreter.dspy_compat import CodeExecutionError, CodeInterpreterError
 
@@ -69,3 +70,14 @@ def test_an_error_can_be_pickled() -> None:
 def test_a_mistake_is_also_pythons_own_error(error: type[Exception], builtin: type[Exception]) -> None:
     """The same classes as :func:`live`, which knows no DSPy, raises."""
     assert issubclass(error, builtin)
+
+
+@pytest.mark.parametrize("hostile", ["\x1b]0;title\x07", "\x9b2J", "\x1bP1;2q\x1b\\", "\u202etxt"])
+def test_the_text_of_an_error_cannot_control_a_terminal(hostile: str) -> None:
+    """A relay names the signal and sends the end of the kernel's log; other errors quote what it said too."""
+    died = kernel_died({"code": -9, "signal": hostile, "stderr": hostile * 1000}, "")
+    for text in (str(died), died.stderr, str(dspy_errors.to_dspy_error(died, f"KernelDied: {hostile}"))):
+        assert not set(hostile) & set("\x1b\x07\x9b\u202e") & set(text)
+        assert "\\" in text
+    for error in ERRORS:
+        assert str(error(hostile)).isprintable()

@@ -12,10 +12,31 @@ import pytest
 pytest.importorskip("dspy")
 
 import daytona_kernel_interp
+from daytona_kernel_interp import KernelInterpreter
+from daytona_kernel_interp.interpreter.dspy_compat import CodeInterpreterError
 
 pytestmark = pytest.mark.dspy
 
 ROOT = Path(daytona_kernel_interp.__file__).parent.parent
+
+
+@pytest.mark.parametrize("name", ["missing", "", "__class__", "print"])
+def test_a_tool_that_is_missing_is_an_error_of_dspy(name: str) -> None:
+    """DSPy's own interpreters raise their error too, and no KeyError."""
+    interpreter = KernelInterpreter({"f": len})
+    with pytest.raises(CodeInterpreterError, match=rf"^invoke_tool\(\): there is no tool '{name}'\.$"):
+        interpreter.invoke_tool(name, {})
+    assert interpreter.invoke_tool("f", {"obj": "abc"}) == 3
+
+
+def test_an_async_tool_without_a_session_is_an_error_of_dspy() -> None:
+    """Its coroutine is closed: the suite fails on one that was never awaited."""
+
+    async def tool() -> None: ...
+
+    with pytest.raises(CodeInterpreterError, match="an async tool needs a session"):
+        KernelInterpreter({"f": tool}).invoke_tool("f", {})
+
 
 NOTHING_STARTED = """
 import os, signal, sys, threading, time

@@ -11,7 +11,7 @@ from daytona_kernel_interp.client.output_collector import OutputCollector
 from daytona_kernel_interp.codec.records import Record, SequenceRecord
 from daytona_kernel_interp.codec.values import dumps
 from daytona_kernel_interp.interpreter.dspy_compat import CodeInterpreterError
-from daytona_kernel_interp.interpreter.result import execute_result, submission_of
+from daytona_kernel_interp.interpreter.result import error_text, execute_result, submission_of
 from tests.unit import strategies
 
 HUGE = 10**100_000  # Python refuses to write it
@@ -57,3 +57,19 @@ def test_an_answer_is_a_dict_of_the_fields() -> None:
         submitted.submission = dumps(value)
         with pytest.raises(CodeInterpreterError, match="are not the output fields"):
             submission_of(submitted, fields)
+
+
+@pytest.mark.parametrize(
+    ("summary", "traceback", "printed"),
+    [
+        ("ValueError: \x1b]0;title\x07", "", ""),
+        ("ValueError: x", "Traceback\n\x9d52;c;eA==\x9c", ""),
+        ("ValueError: x", "", "a\x1b_Gq=1;\x1b\\b"),
+        ("ValueError: \u202egnp.exe", "\x1b[31mred\x1b[0m", "\x08\x08"),
+    ],
+)
+def test_an_error_cannot_control_a_terminal(summary: str, traceback: str, printed: str) -> None:
+    """Wherever in it the characters are; newlines stay."""
+    text = error_text(summary, traceback, printed)
+    assert text.replace("\n", "").isprintable()
+    assert text.startswith("ValueError: ")

@@ -252,6 +252,38 @@ def test_what_is_no_interpreter_is_refused(patched: Any, wrong: Any, named: str)
         patched("q -> a", interpreter=wrong)
 
 
+class RenamedRLM:
+    """The constructor of ``dspy.RLM`` in the versions that call the limit ``max_iters``."""
+
+    def __init__(self, signature: str, max_iters: int = 20, *, interpreter_factory: Any = None) -> None:
+        self.max_iters = max_iters
+
+
+@pytest.mark.parametrize("options", [{}, {"interpreter_factory": FakeInterpreter}, {"interpreter": FakeInterpreter()}])
+def test_the_earlier_name_of_the_limit_works(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """``max_iterations=`` is passed on as ``max_iters=``, with one line in the log."""
+    fresh: Any = type("RLM", (RenamedRLM,), {"__init__": RenamedRLM.__init__})
+    monkeypatch.setattr(dspy, "RLM", fresh)
+    assert install() is True
+    assert fresh("q -> a", max_iters=6, **options).max_iters == 6
+    assert caplog.messages == []
+    assert fresh("q -> a", max_iterations=7, **options).max_iters == 7
+    assert [message for message in caplog.messages if "max_iters=" in message] == caplog.messages
+    assert len(caplog.messages) == 1
+    with pytest.raises(TypeError, match="not both"):
+        fresh("q -> a", max_iterations=7, max_iters=6, **options)
+    with pytest.raises(TypeError):
+        fresh("q -> a", 5, max_iterations=7, **options)
+
+
+def test_an_unknown_limit_is_left_to_dspy(patched: Any) -> None:
+    """A version with neither name refuses it in its own words."""
+    with pytest.raises(TypeError, match="max_iterations"):
+        patched("q -> a", max_iterations=5)
+
+
 @pytest.mark.parametrize("value", ["off", "OFF", "0", "false", "no"])
 def test_the_switch_leaves_dspy_alone(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     """With the environment variable off, RLM is not changed."""
@@ -274,3 +306,4 @@ def test_the_real_rlm_takes_the_keyword() -> None:
     """On the installed version of DSPy, ``dspy.RLM(..., interpreter=...)`` builds a module."""
     install()
     assert isinstance(dspy.RLM("question -> answer", interpreter=FakeInterpreter()), dspy.Module)
+    dspy.RLM("question -> answer", interpreter=FakeInterpreter(), max_iterations=3)  # as in Daytona's guide

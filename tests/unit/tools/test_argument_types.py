@@ -21,6 +21,8 @@ from daytona_kernel_interp.wire.comm import ToolFailure
 if TYPE_CHECKING:
     from decimal import Decimal as OnlyForCheckers
 
+    from daytona_kernel_interp.tools.bound_arguments import BoundArguments
+
 
 class Query(pydantic.BaseModel):
     text: str
@@ -43,7 +45,7 @@ def search(
     return query, places, more, option, count
 
 
-def called(tool: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+def called(tool: Any, *args: Any, **kwargs: Any) -> BoundArguments:
     return validate_arguments(tool, bind("tool", tool, args, kwargs))
 
 
@@ -83,11 +85,11 @@ def wrapped(*args: Any, **kwargs: Any) -> Any:
 def test_what_cannot_be_read_is_left_alone() -> None:
     """Annotations for type checkers, builtins, and wrappers with a foreign signature are ignored."""
     assert called(unknown, {"text": "a"}, 1)["query"] == {"text": "a"}
-    assert validate_arguments(print, {"arg0": {"text": "a"}}) == {"arg0": {"text": "a"}}
+    assert called(print, {"text": "a"}) == {"args": ({"text": "a"},)}
     assert called(wrapped, {"text": "a"})["query"] == Query(text="a")
     facade = functools.partial(search)
     facade.__signature__ = None  # type: ignore[attr-defined]
-    assert validate_arguments(facade, {"query": {"text": "a"}}) == {"query": {"text": "a"}}
+    assert called(facade, {"text": "a"})["query"] == {"text": "a"}
 
 
 def test_a_tool_is_not_kept_alive() -> None:
@@ -96,11 +98,32 @@ def test_a_tool_is_not_kept_alive() -> None:
     def tool(query: Query) -> str:
         return query.text
 
-    validate_arguments(tool, {"query": {"text": "a"}})
+    assert called(tool, {"text": "a"}) == {"query": Query(text="a")}
     weak = weakref.ref(tool)
     del tool
     gc.collect()
     assert weak() is None
+
+
+class Finder:
+    """A tool that is an object."""
+
+    def __call__(self, query: Query, **more: Place) -> Any:
+        return query, more
+
+
+@pytest.mark.parametrize("tool", [Finder(), Finder().__call__, functools.partial(Finder()), functools.partial(search)])
+def test_objects_and_partials_get_instances(tool: Any) -> None:
+    """The annotations are those of the function that is called in the end."""
+    assert called(tool, {"text": "a"})["query"] == Query(text="a")
+
+
+def test_each_of_the_further_keywords_is_converted() -> None:
+    """The annotation of ``**more`` is that of each of its values, also where a name hides a parameter's."""
+
+    def tool(query: str, /, **more: Place) -> None: ...
+
+    assert called(tool, "a", b={"x": 1}, query={"x": 2}).as_passed() == (["a"], {"b": Place(1), "query": Place(2)})
 
 
 async def run(tool: Any, *args: Any) -> Any:
