@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("dspy")
 
 from daytona_kernel_interp import errors
-from daytona_kernel_interp.client.execution import kernel_died
+from daytona_kernel_interp.client.execution_result import kernel_died
 from daytona_kernel_interp.interpreter import dspy_errors
 from daytona_kernel_interp.interpreter.dspy_compat import CodeExecutionError, CodeInterpreterError
 
