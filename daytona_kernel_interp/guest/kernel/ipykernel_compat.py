@@ -98,6 +98,12 @@ class HookedOutStream(OutStream):
         """A copy of file descriptor 1 or 2 as it was when the process started."""
         return int(self._original_stdstream_copy)
 
+    @property
+    def redirected_fd(self) -> int:
+        """File descriptor 1 or 2, which is the write end of the pipe; without a pipe, OutStream's own descriptor."""
+        fd: int = getattr(self, "_original_stdstream_fd", None) or super().fileno()
+        return fd
+
     def open_pipe(self) -> tuple[int, int] | None:
         """Return the read and the write end of the pipe to use, or None for the one that ipykernel made."""
         return None

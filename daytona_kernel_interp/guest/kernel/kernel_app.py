@@ -118,6 +118,7 @@ def main() -> None:
         os.set_inheritable(fd, False)
     _remove_from_pythonpath()
     _change_directory(sys.argv[3])
+    sys.argv[:] = [""]  # as in interactive Python: a cell's argparse must not read the arguments of this process
     request = _read_start_request(request_fd)
     for name, value in request["environment"].items():
         os.environ.setdefault(name, value)

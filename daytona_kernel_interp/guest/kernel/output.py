@@ -45,6 +45,7 @@ from __future__ import annotations
 import array
 import codecs
 import fcntl
+import io
 import json
 import os
 import select
@@ -251,6 +252,50 @@ class OutputBudget:
         return f"the whole is in {self._path}"
 
 
+class StreamBuffer(io.BufferedIOBase):
+    """The ``buffer`` of a text stream: bytes written to it are decoded and written to the stream."""
+
+    def __init__(self, stream: CellStream) -> None:
+        super().__init__()
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self.name, self.mode = stream.name, "wb"
+
+    @property
+    def raw(self) -> StreamBuffer:
+        """The buffer itself: there is no other below it."""
+        return self
+
+    def write(self, data: Any) -> int:
+        """Write bytes; a character may be divided between two writes."""
+        if isinstance(data, str):
+            raise TypeError("a bytes-like object is required, not 'str'")
+        with memoryview(data) as view:
+            text, size = self._decoder.decode(view.tobytes()), view.nbytes
+        self._stream.write(text)
+        return size
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def flush(self) -> None:
+        """Send the text of the stream."""
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Send the text of the stream and stay open, as the stream does: a ``TextIOWrapper`` closes its buffer."""
+        self.flush()
+
+    def fileno(self) -> int:
+        """Return the file descriptor of the stream."""
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        """Return False."""
+        return False
+
+
 class CellStream(HookedOutStream):
     """``OutStream`` with a budget per cell, and with three defects corrected.
 
@@ -260,6 +305,8 @@ class CellStream(HookedOutStream):
     """
 
     flush_interval = 0.02
+    # What code expects of a text file. ``errors`` names what is done with characters that UTF-8 does not have.
+    mode, errors, newlines, line_buffering, write_through = "w", "backslashreplace", None, False, False
     pending: PendingText | None = None  # text not published yet, in case the process dies
     pipe_folder: Path | None = None  # of the FIFOs that are used as pipes
 
@@ -273,6 +320,18 @@ class CellStream(HookedOutStream):
         self._publishing = False  # whether the iopub thread is turning buffered text into messages
         self._pid = os.getpid()
         super().__init__(*args, **kwargs)
+        self.buffer = StreamBuffer(self)
+
+    def reconfigure(self, **options: object) -> None:
+        """Send the text so far, as a text file does, and change nothing: any text can be written."""
+        unknown = options.keys() - {"encoding", "errors", "newline", "line_buffering", "write_through"}
+        if unknown:
+            raise TypeError(f"{min(unknown)!r} is an invalid keyword argument for reconfigure()")
+        self.flush()
+
+    def fileno(self) -> int:
+        """Return file descriptor 1 or 2: what is written there belongs to the cell's output."""
+        return self.redirected_fd
 
     def write(self, string: str) -> int:
         """Write ``string`` within the cell's budget. The return value always counts all of it."""
