@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from daytona_kernel_interp.codec import values
+from daytona_kernel_interp.wire.comm import OutputField
+
 if TYPE_CHECKING:
     from tests.integration.driver import Driver
 
@@ -97,3 +100,99 @@ def test_a_stream_refuses_what_is_not_text(driver: Driver) -> None:
         cell = driver.run(f"import sys\n{code}").cell
         assert cell.error is not None
         assert cell.error.name == "TypeError"
+
+
+TITLE = (OutputField("title", "str"),)
+_KEEP = """
+import functools
+alias = SUBMIT
+partial = functools.partial(SUBMIT)
+def default(value, submit=SUBMIT): submit(value)
+def closure():
+    submit = SUBMIT
+    return lambda value: submit(value)
+closed = closure()
+kept = {"submit": SUBMIT}
+"""
+
+
+@pytest.mark.parametrize("call", ["default(5)", "alias(5)", "partial(5)", "closed(5)", "kept['submit'](5)"])
+def test_a_submit_that_code_has_kept_answers_for_the_current_fields(driver: Driver, call: str) -> None:
+    """A SUBMIT of earlier output fields takes those of the cell that calls it."""
+    driver.run(_KEEP, fields=(OutputField("answer", "int"),))
+    cell = driver.run(call, fields=TITLE).cell
+    assert cell.submission is not None
+    assert values.loads(cell.submission) == {"title": 5}
+
+
+@pytest.mark.parametrize("call", ["alias(answer=5)", "partial(1, 2)", "alias()"])
+def test_a_submit_that_code_has_kept_refuses_other_fields(driver: Driver, call: str) -> None:
+    """What does not fit the current fields is an error of the cell, which names the call that is expected."""
+    driver.run(_KEEP, fields=(OutputField("answer", "int"),))
+    cell = driver.run(call, fields=TITLE).cell
+    assert cell.submission is None
+    assert cell.error is not None
+    assert "Expected: SUBMIT(title: str)" in cell.error.message
+
+
+_LATER = """
+import asyncio, threading
+go, done, caught = threading.Event(), threading.Event(), []
+def late():
+    try:
+        SUBMIT('late')
+    except BaseException as error:
+        caught.append(f'{type(error).__name__}: {error}')
+    done.set()
+def wait_and_submit():
+    go.wait(); late()
+"""
+
+
+@pytest.mark.parametrize(
+    ("leave", "later"),
+    [
+        ("threading.Thread(target=wait_and_submit, daemon=True).start()", "go.set(); done.wait(20)"),
+        (
+            "import concurrent.futures as f; pool = f.ThreadPoolExecutor(); _ = pool.submit(wait_and_submit)",
+            "go.set(); done.wait(20)",
+        ),
+        (
+            "async def task():\n    while not go.is_set(): await asyncio.sleep(0.001)\n    late()\n"
+            "kept = asyncio.get_running_loop().create_task(task())",
+            "go.set()\nwhile not done.is_set(): await asyncio.sleep(0.001)",
+        ),
+        (
+            "timer = threading.Timer(0.001, wait_and_submit); timer.start()",
+            "go.set(); done.wait(20)",
+        ),
+        (
+            "back = asyncio.get_running_loop().call_later(0.05, late)",
+            "while not done.is_set(): await asyncio.sleep(0.001)",
+        ),
+    ],
+)
+def test_a_submit_of_a_cell_that_has_ended(driver: Driver, leave: str, later: str) -> None:
+    """A thread, timer, task or callback of an earlier cell does not answer for a later one."""
+    driver.run(f"{_LATER}\n{leave}", fields=TITLE)
+    cell = driver.run(later, fields=TITLE).cell
+    assert cell.submission is None
+    assert driver.value("caught") == ["RuntimeError: SUBMIT() has no effect: the cell that made this call has ended"]
+
+
+@pytest.mark.parametrize("call", ["FINAL('x')", "FINAL_VAR('x')", "def f(): FINAL(1)\nf()", "print(FINAL)"])
+def test_the_submit_of_other_implementations(driver: Driver, call: str) -> None:
+    """The NameError of FINAL and FINAL_VAR says what the function is called here."""
+    cell = driver.run(call, fields=TITLE).cell
+    assert cell.error is not None
+    assert cell.error.name == "NameError"
+    assert cell.error.message.endswith("is not defined: use SUBMIT(...)")
+    assert "use SUBMIT(...)" in cell.error.traceback
+
+
+def test_submit_has_annotations(driver: Driver) -> None:
+    """``inspect`` and ``typing`` show the types of the output fields."""
+    code = "import inspect; (str(inspect.signature(SUBMIT)), SUBMIT.__annotations__ == {'title': str})"
+    cell = driver.run(code, fields=TITLE).cell
+    assert cell.value is not None
+    assert values.loads(cell.value) == ("(title: str)", True)

@@ -116,7 +116,7 @@ class Kernel(HookedKernel):
             self._inspector.cell_started(cell, parent["content"].get("code"), self.shell.execution_count)
             await super().execute_request(stream, ident, parent)
         finally:
-            self._bridge.running = None
+            self._bridge.cell_ended()
             self._inspector.cell_ended()
 
     def _apply_preamble(self, parent: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PACKAGE_FOLDER = str(Path(__file__).parent)
 _IPYTHON = str(Path(interactiveshell.__file__).parent)
 _GROUP = getattr(builtins, "BaseExceptionGroup", ())
+_OTHER_SUBMITS = ("FINAL", "FINAL_VAR")  # what SUBMIT is called in other implementations of RLM
 _NO_TEXT = "<exception str() failed>"  # the text that Python's own tracebacks use
 
 
@@ -104,6 +105,8 @@ class Shell(HookedShell):
         """
         kwargs["exception_only"] = False
         error = exc_tuple[1] if exc_tuple else sys.exc_info()[1]
+        if type(error) is NameError and error.name in _OTHER_SUBMITS and "SUBMIT" in self.user_ns:
+            error.args = (f"name {error.name!r} is not defined: use SUBMIT(...)",)
         if not isinstance(error, _GROUP) and message_of(error) is not _NO_TEXT:
             super().showtraceback(exc_tuple, *args, **kwargs)
             return
