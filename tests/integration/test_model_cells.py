@@ -196,3 +196,46 @@ def test_submit_has_annotations(driver: Driver) -> None:
     cell = driver.run(code, fields=TITLE).cell
     assert cell.value is not None
     assert values.loads(cell.value) == ("(title: str)", True)
+
+
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        ("!cat", ""),
+        ("!read -p 'Proceed (y/n)? ' x; echo \"code $?\"", "code 1\n"),
+        ("!python3 -c 'print(input())' 2>&1 | tail -1", "EOFError: EOF when reading a line\n"),
+        ("!printf '1\\n2\\n' > lines.txt; less lines.txt; more lines.txt | tail -1", "1\n2\n2\n"),
+        ("!echo {1..3}; [[ ab == a* ]] && echo yes; source /dev/null", "1 2 3\nyes\n"),
+        ("text = !echo a; echo b >&2\nprint(text, text.n == 'a\\nb')", "['a', 'b'] True\n"),
+        ("def f():\n    word = 'local'\n    !echo {word} $word\nf()", "local local\n"),
+        ("!exit 3\nprint(_exit_code)", "3\n"),
+        ("%system echo {1..2}\nNone", ""),
+        ("print('a')\n!echo b; echo c >&2; echo d\nprint('e')", "a\nb\nc\nd\ne\n"),
+        ("!python3 -c 'import sys; print(1); print(2, file=sys.stderr); print(3)'", "1\n2\n3\n"),
+        ("!(sleep 60 &); echo at once", "at once\n"),
+        ("!printf '\\303'; sleep 0.1; printf '\\251'", "é"),
+        ("%%bash\necho {1..3}; read x || echo end", "1 2 3\nend\n"),
+    ],
+)
+def test_shell_lines(driver: Driver, code: str, shown: str) -> None:
+    """A shell line reads the end of its input at once, is a line of bash, and prints in order."""
+    cell = driver.run(code).cell
+    assert cell.error is None, cell.error
+    assert cell.text() == shown
+
+
+@pytest.mark.parametrize("line", ["!sleep 61", "x = !sleep 61", "!trap '' INT; sleep 61", "!sleep 61 | cat"])
+def test_a_shell_line_is_interrupted(driver: Driver, line: str) -> None:
+    """The timeout ends the command with its children, and the lines after it do not run."""
+    result = driver.run(f"{line}\nreached = True", timeout_s=0.3)
+    assert result.timed_out
+    assert driver.value("'reached' in globals()") is False
+    left = "import psutil; [p.cmdline() for p in psutil.Process().children(True) if '61' in p.cmdline()]"
+    assert driver.value(left) == []
+
+
+def test_a_shell_line_in_the_background_is_refused(driver: Driver) -> None:
+    """The error says what to use instead."""
+    cell = driver.run("!sleep 1 &").cell
+    assert cell.error is not None
+    assert "subprocess.Popen" in cell.error.message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import subprocess
 import sys
 import traceback
 import warnings
@@ -13,9 +14,11 @@ from ipykernel.displayhook import ZMQShellDisplayHook
 from ipykernel.zmqshell import ZMQDisplayPublisher
 from IPython.core import interactiveshell
 from IPython.core.autocall import ZMQExitAutocall
+from IPython.utils.text import LSString, SList
 from traitlets import Instance, Type, default
 
 from .ipykernel_compat import HookedShell
+from .shell_lines import run_shell_line
 from .tool_errors import ToolError
 
 if TYPE_CHECKING:
@@ -97,6 +100,30 @@ class Shell(HookedShell):
             text = "\n".join(text.split("\n")[start:])
         print(text)
 
+    def system_piped(self, cmd: str) -> None:
+        """Run a shell line and print what it prints. Its exit code is ``_exit_code``, as IPython has it."""
+        _refuse_background(cmd)
+        command = self.var_expand(cmd, depth=1)
+        sys.stderr.flush()
+        self._note_exit_code(run_shell_line(command, _print_at_once), cmd)
+
+    system = system_piped
+
+    def getoutput(self, cmd: str, split: bool = True, depth: int = 0) -> Any:
+        """Run a shell line and return what it prints: a list of lines, or a string without ``split``."""
+        _refuse_background(cmd)
+        command = self.var_expand(cmd, depth=depth + 1)
+        pieces: list[str] = []
+        code = run_shell_line(command, pieces.append)
+        text = "".join(pieces)
+        self._note_exit_code(code, cmd)
+        return SList(text.splitlines()) if split else LSString(text)
+
+    def _note_exit_code(self, code: int, cmd: str) -> None:
+        self.user_ns["_exit_code"] = code
+        if code and getattr(self, "system_raise_on_error", False):
+            raise subprocess.CalledProcessError(code, cmd)
+
     def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         """Publish an exception. A group, and an exception whose text raises an error, look as in Python.
 
@@ -131,6 +158,16 @@ class Shell(HookedShell):
             lines = [budget.clip("\n".join(map(str, lines)))]
         text = message_of(evalue)
         super().publish_traceback(etype, text if budget is None else budget.clip(text), lines)
+
+
+def _refuse_background(cmd: str) -> None:
+    if cmd.rstrip().endswith("&"):
+        raise OSError("Background processes are not supported in a shell line. Use subprocess.Popen(...)")
+
+
+def _print_at_once(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def message_of(error: object) -> str:
