@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -239,3 +240,149 @@ def test_a_shell_line_in_the_background_is_refused(driver: Driver) -> None:
     cell = driver.run("!sleep 1 &").cell
     assert cell.error is not None
     assert "subprocess.Popen" in cell.error.message
+
+
+def _error(driver: Driver, code: str) -> str:
+    """Run a cell that must fail, and return the text of its error."""
+    error = driver.run(code).cell.error
+    assert error is not None
+    for other in ("\x1b", "IPython/core", "ipykernel", "daytona_kernel_interp", "codeop"):
+        assert other not in f"{error.traceback}{error.message}"
+    return f"{error.summary}\n{error.traceback}"
+
+
+@pytest.mark.parametrize(
+    ("code", "parts"),
+    [
+        ("def f(): return 1/0\nf()", ["In[", "line 2, in <module>", "line 1, in f"]),
+        ("open('missing')", ["FileNotFoundError", "    open('missing')"]),
+        ("exec('x = (')", ["SyntaxError: '(' was never closed", 'File "<string>", line 1']),
+        ("return 5", ["'return' outside function", "Cell In["]),
+        (
+            "import pathlib; pathlib.Path('broken.py').write_text('x = = 1')\nimport broken",
+            ["x = = 1", "invalid syntax"],
+        ),
+        ("raise ValueError('\\x1b[31mred\\x1b[0m')", ["ValueError: red"]),
+        ("%colors linux\n1/0", ["ZeroDivisionError: division by zero"]),
+        ("%pdb on\n1/0", ["ZeroDivisionError: division by zero"]),
+        ("import asyncio\nawait asyncio.sleep(0)\n{}['k']", ["KeyError: 'k'", "line 3"]),
+        ("import json; json.loads('{')", ["JSONDecodeError: Expecting property name", "decoder.py"]),
+        ("try: 1/0\nexcept Exception as e: raise KeyError(1) from e", ["direct cause", "KeyError: 1", "division"]),
+        ("class R:\n    def __repr__(self): raise ValueError('in repr')\nR()", ["in __repr__", "ValueError: in repr"]),
+        ("import sys; sys.exit(3)", ["SystemExit: 3"]),
+        ("x = 1 +* 2", ["x = 1 +* 2", "invalid syntax"]),
+        ("%run missing.py", ["missing.py"]),
+    ],
+)
+def test_an_error_shows_the_code_only(driver: Driver, code: str, parts: list[str]) -> None:
+    """The text has the lines of cells and libraries, without colours and without frames of the kernel."""
+    try:
+        text = _error(driver, code)
+    finally:
+        driver.run("%colors nocolor\n%pdb off")
+    for part in parts:
+        assert part in text
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.11 has the markers")
+def test_an_error_marks_the_expression(driver: Driver) -> None:
+    """The failing expression of a line is marked, as in Python."""
+    assert "    x = 2 + 1/0\n            ~^~\n" in _error(driver, "x = 2 + 1/0")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def f(n): return f(n + 1)\nf(0)",
+        "def a(n): return b(n + 1)\ndef b(n): return a(n + 1)\na(0)",
+        "class C:\n    def __getattr__(self, name): return self.missing\nC().x",
+        f"def f(n):\n    return f(n + 1) + {' + '.join(str(10**8 + n) for n in range(40))}\nf(0)",
+        "import json\nx = []\nfor _ in range(5000): x = [x]\njson.dumps(x)",
+    ],
+)
+def test_an_endless_recursion_is_short(driver: Driver, code: str) -> None:
+    """Repeated frames are collapsed, and the middle of many frames is left out."""
+    text = _error(driver, code)
+    assert "RecursionError" in text
+    assert len(text) <= 4_000
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("1\n'two'\n[3]", "1\n'two'\n[3]\n"),
+        ("print('a')\n1\nprint('b')\nNone\n3", "a\n1\nb\n3\n"),
+        ("for i in range(3): i", "0\n1\n2\n"),
+        ("x = 1\nimport asyncio\nx\nawait asyncio.sleep(0, 'slept')", "1\n'slept'\n"),
+    ],
+)
+def test_all_values_of_a_cell(driver: Driver, code: str, text: str) -> None:
+    """With ``ast_node_interactivity = 'all'`` each value is shown in its place."""
+    choose = (
+        "from IPython.core.interactiveshell import InteractiveShell\nInteractiveShell.ast_node_interactivity = {!r}"
+    )
+    driver.run(choose.format("all"))
+    try:
+        cell = driver.run(code).cell
+        assert (cell.text(), cell.value_text(), cell.value) == (text, None, None)
+    finally:
+        driver.run(choose.format("last_expr"))
+    assert driver.value("1\n2") == 2
+
+
+@pytest.mark.parametrize("form", ["html", "png", "markdown", "latex"])
+def test_a_display_that_fails_leaves_the_text_of_the_value(driver: Driver, form: str) -> None:
+    """The value's repr is in the text although another representation of it raises an error."""
+    code = (
+        f"class R:\n    def __repr__(self): return 'VALUE-7'\n    def _repr_{form}_(self): raise ValueError('no')\nR()"
+    )
+    cell = driver.run(code).cell
+    assert cell.text() == "VALUE-7\n"
+    assert cell.error is not None
+    assert cell.error.summary == "ValueError: no"
+
+
+def test_the_name_open_is_pythons(driver: Driver) -> None:
+    """A patch of ``builtins.open`` reaches the cell, also after ``%reset``."""
+    patched = "from unittest import mock\nwith mock.patch('builtins.open', return_value=7): print(open('x'))"
+    assert driver.text(patched) == "7\n"
+    driver.run("%reset -f")
+    assert driver.text(patched) == "7\n"
+
+
+def test_a_byte_order_mark_is_ignored(driver: Driver) -> None:
+    """Code may begin with U+FEFF."""
+    assert driver.value("\ufeff1 + 1") == 2
+    assert driver.text("\ufeff!echo a") == "a\n"
+    assert driver.text("\ufeff%%bash\necho b") == "b\n"
+    assert "line 2" in _error(driver, "\ufeffx = 1\n1/0")
+
+
+def test_connect_info_is_refused(driver: Driver) -> None:
+    """The key of the session is not shown."""
+    cell = driver.run("%connect_info").cell
+    assert cell.error is not None
+    assert "key" not in cell.text()
+
+
+def test_code_that_stops_the_event_loop(driver: Driver) -> None:
+    """The kernel goes on after ``loop.stop()``, in a cell, a task or a callback."""
+    stop = "import asyncio\nloop = asyncio.get_running_loop()\n"
+    for code in ("loop.stop()", "loop.stop()\nawait asyncio.sleep(0.01)", "loop.call_later(0.01, loop.stop);"):
+        driver.run(stop + code)
+        assert driver.value("await asyncio.sleep(0.02, 1 + 1)") == 2
+
+
+@pytest.mark.parametrize("broken", ["lambda *a, **k: '{}'", "lambda *a, **k: None", "lambda *a, **k: 1/0"])
+def test_a_patched_json(driver: Driver, broken: str) -> None:
+    """A replaced ``json.dumps`` does not reach the kernel's own messages."""
+    driver.tools["doubled"] = lambda x: 2 * x
+    code = f"import json\nkept, json.dumps = json.dumps, {broken}\nprint('a')\nx = 1\nx"
+    assert driver.text(code) == "a\n"
+    assert driver.text("print('b')") == "b\n"
+    assert driver.value("json.dumps = kept\nx") == 1
+
+
+def test_the_first_cell_is_number_one(own_driver: Driver) -> None:
+    """The first cell of the code is ``In[1]``."""
+    assert "Cell In[1], line 1" in _error(own_driver, "1/0")

@@ -12,6 +12,7 @@ inspect requests (``dispatch_control``). Works with ipykernel 6.31 and 7.x; priv
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import sys
@@ -29,6 +30,7 @@ from ...codec.libraries import has_arrow
 from ...wire.comm import HAS_ARROW, PREAMBLE_KEY, Preamble
 from ..journal_files import MESSAGE_DELIMITER
 from .bridge import Bridge
+from .error_text import without_colours
 from .input_cache import InputCache, ValueForgotten, resolve
 from .inspect_handler import InspectHandler
 from .ipykernel_compat import HookedKernel
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 
     from .journal_writer import JournalWriter
 
+_to_json = json.dumps  # as it is before any cell: code may replace it
 _CELL_ERRORS = (Exception, KeyboardInterrupt, SystemExit)  # stored, because code can replace builtins
 _NOT_STARTED = ("KeyboardInterrupt", "interrupted before it started")
 _NO_STDIN = "is not available: this kernel has no interactive user. Use a variable or a tool instead"
@@ -66,6 +69,7 @@ class Kernel(HookedKernel):
         self._budget: OutputBudget
         self._async_cell = False
         self._cells = 0
+        self.ends = False  # a shutdown was requested
         self._host_ran = False  # a cell of the host was prepared, and with it the seed
         assert self.parent is not None
         self._journal: JournalWriter = self.parent.journal
@@ -144,6 +148,13 @@ class Kernel(HookedKernel):
         self.shell.displayhook.budget = self.shell.display_pub.budget = self._budget
         self._preamble = preamble
 
+    async def do_shutdown(self, restart: bool) -> dict[str, object]:
+        """Note that the loop, which is stopped next, is not to run again."""
+        self.ends = True
+        result = super().do_shutdown(restart)
+        reply: dict[str, object] = await result if inspect.isawaitable(result) else result
+        return reply
+
     async def do_execute(
         self, code: str, *args: Any, cell_meta: object = None, cell_id: object = None, **kwargs: Any
     ) -> Any:
@@ -155,7 +166,7 @@ class Kernel(HookedKernel):
                     code, *args, cell_meta=cell_meta, cell_id=cell_id, **kwargs
                 )
                 if self._preamble is not None and "evalue" in reply:
-                    reply["evalue"] = self._budget.clip(reply["evalue"])
+                    reply["evalue"] = self._budget.clip(without_colours(reply["evalue"]))
                 if self._preamble is not None and self._preamble.wanted is not None:
                     self._bridge.send_requested(self._preamble.wanted, self.shell.user_ns)
                 return reply
@@ -188,7 +199,7 @@ class Kernel(HookedKernel):
         self._failed_to_compile = result.error_before_exec is not None
         end_cell(self._streams, self._budget)
         wants_raw = any(name.startswith("__dspy_") for name in self._preamble.variables)
-        shown = result.result is not None and result.error_in_exec is None
+        shown = result.result is not None and result.error_in_exec is None and not self.shell.shows_all_values
         if shown and (wants_raw or not self._budget.clipped) and _is_json(result.result):
             self._value = self._bridge.send_value(result.result)
 
@@ -269,7 +280,7 @@ class Kernel(HookedKernel):
 def _is_json(value: object) -> bool:
     """Whether the caller can use the value itself, not only its repr."""
     try:
-        json.dumps(value)
+        _to_json(value)
     except Exception:  # not JSON, or code of a subclass that raises anything
         return False
     return True

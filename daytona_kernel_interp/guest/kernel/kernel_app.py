@@ -51,7 +51,7 @@ class KernelApp(ipykernel.kernelapp.IPKernelApp):
     journal: JournalWriter | None = None
 
     def start(self) -> None:
-        """Serve until a shutdown request stops the loop.
+        """Serve until a shutdown request stops the loop; code that stops it does not end the kernel.
 
         A KeyboardInterrupt or SystemExit in a task of the code leaves asyncio's loop and ends that task only, so the
         loop is started again. The same applies to a cancellation for an async cell that arrives while the loop waits.
@@ -61,7 +61,8 @@ class KernelApp(ipykernel.kernelapp.IPKernelApp):
         while True:
             try:
                 self.io_loop.start()
-                return
+                if getattr(self.kernel, "ends", True):
+                    return
             except (KeyboardInterrupt, SystemExit, asyncio.CancelledError):
                 continue
 

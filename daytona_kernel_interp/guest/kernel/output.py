@@ -66,6 +66,7 @@ if TYPE_CHECKING:
 
     from .journal_writer import PendingText
 
+_to_json = json.dumps  # as it is before any cell: code may replace it
 SPOOL_BYTES = 256 << 20  # of the file with a cell's complete text
 _LATE_CHARS = 10_000  # of threads and child processes after the cell's end
 _LINE_CHARS = 10_000  # a line may have this many, or a quarter of the limit if that is more
@@ -475,9 +476,9 @@ def end_cell(streams: Sequence[CellStream], budget: OutputBudget) -> None:
 def pack(message: object) -> bytes:
     """Return a message as JSON. Characters that UTF-8 cannot encode are escaped, as in printed text."""
     try:
-        return json.dumps(message, default=json_default, ensure_ascii=False, allow_nan=False).encode("utf-8")
+        return _to_json(message, default=json_default, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except UnicodeEncodeError:
-        text = json.dumps(message, default=json_default, ensure_ascii=False, allow_nan=False)
+        text = _to_json(message, default=json_default, ensure_ascii=False, allow_nan=False)
         return text.encode("utf-8", "daytona_kernel_escape")
     except (TypeError, ValueError):
         return bytes(json_packer(message))  # cleans values that are not JSON
@@ -498,7 +499,7 @@ def _size(content: object) -> int:
     if isinstance(content, (bytes, bytearray, memoryview)):
         return len(content) * 4 // 3
     try:
-        return len(json.dumps(content, default=str))
+        return len(_to_json(content, default=str))
     except (TypeError, ValueError, RecursionError):
         return 0  # ipykernel cleans or refuses it
 

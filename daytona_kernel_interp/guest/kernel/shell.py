@@ -5,30 +5,26 @@ from __future__ import annotations
 import builtins
 import subprocess
 import sys
-import traceback
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipykernel.displayhook import ZMQShellDisplayHook
 from ipykernel.zmqshell import ZMQDisplayPublisher
-from IPython.core import interactiveshell
 from IPython.core.autocall import ZMQExitAutocall
+from IPython.core.error import UsageError
 from IPython.utils.text import LSString, SList
 from traitlets import Instance, Type, default
 
+from .error_text import format_error, visible_frames, without_colours
 from .ipykernel_compat import HookedShell
 from .shell_lines import run_shell_line
 from .tool_errors import ToolError
 
 if TYPE_CHECKING:
-    import types
     from collections.abc import Mapping
 
     from .output import OutputBudget
 
-PACKAGE_FOLDER = str(Path(__file__).parent)
-_IPYTHON = str(Path(interactiveshell.__file__).parent)
 _GROUP = getattr(builtins, "BaseExceptionGroup", ())
 _OTHER_SUBMITS = ("FINAL", "FINAL_VAR")  # what SUBMIT is called in other implementations of RLM
 _NO_TEXT = "<exception str() failed>"  # the text that Python's own tracebacks use
@@ -38,11 +34,30 @@ class DisplayHook(ZMQShellDisplayHook):
     """Publishes the last expression. A text beyond the cell's limit is cut like printed output."""
 
     budget: OutputBudget | None = None
+    shell: Any
+    session: Any
+    active = failed = False  # while a value is shown; whether one of its representations raised an error
+
+    def start_displayhook(self) -> None:
+        """Begin the message."""
+        super().start_displayhook()
+        self.active, self.failed = True, False
+
+    def finish_displayhook(self) -> None:
+        """Send the message."""
+        self.active = False
+        super().finish_displayhook()
 
     def write_format_data(self, format_dict: Mapping[str, object], md_dict: object = None) -> None:
-        """Write the representations into the execute_result message."""
+        """Write the representations into the message.
+
+        A value that is not the cell's result is a display: one of several, or one whose display raised an error.
+        """
         if self.budget is not None:
             format_dict = self.budget.fit(format_dict)
+        if self.failed or self.shell.shows_all_values:
+            content: dict[str, object] = {"data": {}, "metadata": {}, "transient": {}}
+            self.msg = self.session.msg("display_data", content, parent=self.parent_header)
         super().write_format_data(format_dict, md_dict)
 
     def cull_cache(self) -> None:
@@ -81,11 +96,17 @@ class Shell(HookedShell):
     def _default_exiter(self) -> ExitCell:
         return ExitCell(self)
 
+    @property
+    def shows_all_values(self) -> bool:
+        """Whether the code wants to see the value of every line, not only of a cell's last one."""
+        return bool(self.ast_node_interactivity == "all")
+
     # A cell's source and its transformed code. ipykernel transforms a cell first, and run_cell does it again.
     transformed: tuple[str, str] | None = None
 
     def transform_cell(self, raw_cell: str) -> str:
         """Translate magics to Python, once per cell."""
+        raw_cell = raw_cell.removeprefix("\ufeff")  # a byte-order mark
         known, self.transformed = self.transformed, None
         if known is not None and known[0] == raw_cell:
             return known[1]
@@ -124,40 +145,63 @@ class Shell(HookedShell):
         if code and getattr(self, "system_raise_on_error", False):
             raise subprocess.CalledProcessError(code, cmd)
 
-    def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
-        """Publish an exception. A group, and an exception whose text raises an error, look as in Python.
+    def init_user_ns(self) -> None:
+        """Fill the namespace. ``open`` is Python's: IPython's hides it from ``mock.patch("builtins.open")``."""
+        super().init_user_ns()
+        self.user_ns.pop("open", None)
 
-        IPython writes a group to stderr with its own frames, and fails at an exception whose text raises an error.
-        A SystemExit has a traceback like any other exception.
+    def init_magics(self) -> None:
+        """Have IPython's magics, but none that prints the key of the session."""
+        super().init_magics()
+        register: Any = self.register_magic_function
+        register(_refuse_connect_info, magic_name="connect_info")
+
+    def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Publish an exception. A SystemExit has a traceback like any other exception.
+
+        The text is Python's, unless the code has chosen one of IPython's with ``%xmode``.
         """
         kwargs["exception_only"] = False
         error = exc_tuple[1] if exc_tuple else sys.exc_info()[1]
         if type(error) is NameError and error.name in _OTHER_SUBMITS and "SUBMIT" in self.user_ns:
             error.args = (f"name {error.name!r} is not defined: use SUBMIT(...)",)
-        if not isinstance(error, _GROUP) and message_of(error) is not _NO_TEXT:
+        own = isinstance(error, _GROUP) or message_of(error) is _NO_TEXT
+        other = error is None or isinstance(error, UsageError) or hasattr(error, "_render_traceback_")
+        if not own and (other or self.InteractiveTB.mode != "Plain"):
             super().showtraceback(exc_tuple, *args, **kwargs)
             return
         etype, value, tb = self.exception_info(exc_tuple)
-        while tb is not None and tb.tb_frame.f_code.co_filename.startswith(_IPYTHON):
-            tb = tb.tb_next
-        self.publish_traceback(etype, value, ["".join(traceback.format_exception(etype, value, tb))])
+        self.publish_traceback(etype, value, [format_error(etype, value, tb, self._cell_name)])
+
+    def _cell_name(self, file: str) -> str | None:
+        found = self.compile.format_code_name(file)
+        return None if found is None else " ".join(found)
 
     def exception_info(self, exc_tuple: Any = None) -> Any:
         """Return type, value and traceback of an exception, without this package's frames."""
         etype, value, tb = super().exception_info(exc_tuple)
-        return etype, value, _without_our_frames(tb)
+        return etype, value, visible_frames(tb)
 
     def publish_traceback(self, etype: type[BaseException], evalue: object, lines: list[str]) -> None:
         """Publish an error, its text and its traceback cut to the cell's limit."""
+        hook: Any = self.displayhook
+        if hook.active:
+            hook.failed = True
+        text = "\n".join(map(str, lines))
         if isinstance(evalue, ToolError):
             # str(evalue) begins with its type, and the last line of a traceback adds that type again.
-            lines = [*lines[:-1], str(lines[-1]).replace(f"{evalue.type}: {evalue}", str(evalue), 1)]
+            text = text.replace(f"{evalue.type}: {evalue}", str(evalue), 1)
             evalue = evalue.message
         budget: OutputBudget | None = getattr(self.displayhook, "budget", None)
+        text, message = without_colours(text), without_colours(message_of(evalue))
         if budget is not None:
-            lines = [budget.clip("\n".join(map(str, lines)))]
-        text = message_of(evalue)
-        super().publish_traceback(etype, text if budget is None else budget.clip(text), lines)
+            text, message = budget.clip(text), budget.clip(message)
+        super().publish_traceback(etype, message, [text])
+
+
+def _refuse_connect_info(line: str) -> None:
+    """Refuse to print the connection file, which has the key of the session."""
+    raise UsageError("%connect_info is not available: the connection of this kernel belongs to its host")
 
 
 def _refuse_background(cmd: str) -> None:
@@ -176,14 +220,3 @@ def message_of(error: object) -> str:
         return str(error)
     except BaseException:  # code of the session, which may raise anything
         return _NO_TEXT
-
-
-def _without_our_frames(tb: types.TracebackType | None) -> types.TracebackType | None:
-    kept = []
-    while tb is not None:
-        if not tb.tb_frame.f_code.co_filename.startswith(PACKAGE_FOLDER):
-            kept.append(tb)
-        tb = tb.tb_next
-    for entry, following in zip(kept, [*kept[1:], None], strict=True):
-        entry.tb_next = following
-    return kept[0] if kept else None
