@@ -39,6 +39,12 @@ _ADDRESSES = re.compile(r"\b0x[0-9a-fA-F]{6,16}\b")
 _PATHS = re.compile(r"(?:/private)?(?:/tmp|/var/tmp|/var/folders|/dev/shm)/[^\s'\"<>:,;)\]]+")
 # A traceback's frames in libraries: paths, line numbers and source lines depend on the installed version.
 _LIBRARY_FRAMES = re.compile(r"^  File [^\n]*\n(?:    [^\n]*\n)*\n?", re.MULTILINE)
+# The form of a traceback depends on the version of Python, and on that of the guest.
+_TRACEBACK_FORM = (
+    (re.compile(r"^( *Cell In\[\d+\], line \d+),? in [^\n]*$", re.MULTILINE), r"\1"),
+    (re.compile(r"^ +[~^]+\n", re.MULTILINE), ""),  # marks below the expression that failed
+    (re.compile(r"\n\s*\n"), "\n"),
+)
 _IDS = re.compile(r"\b(?:[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|[0-9a-f]{32,64})\b")
 _UNIT = r"(?:ns|[µu]s|ms|s|secs?|seconds?|min|minutes?|h|hours?)"
 _TIMES = re.compile(
@@ -188,6 +194,9 @@ class Comparison:
 
     def _plain(self, text: str) -> str:
         tolerance = self._tolerance
+        if tolerance.paths and "Traceback (most recent call last)" in text:
+            for form, short in _TRACEBACK_FORM:
+                text = form.sub(short, text)
         patterns = (
             (tolerance.paths, _LIBRARY_FRAMES, ""),
             (tolerance.paths, _PATHS, "<path>"),

@@ -386,3 +386,104 @@ def test_a_patched_json(driver: Driver, broken: str) -> None:
 def test_the_first_cell_is_number_one(own_driver: Driver) -> None:
     """The first cell of the code is ``In[1]``."""
     assert "Cell In[1], line 1" in _error(own_driver, "1/0")
+
+
+_FORK = "import os, sys\npid = os.fork()\nif pid == 0:\n    {}\nprint(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"
+
+
+@pytest.mark.parametrize(
+    ("child", "shown"),
+    [
+        ("print('child'); sys.exit(3)", "child\n3\n"),
+        ("sys.exit()", "0\n"),
+        ("sys.exit('why')", "why\n1\n"),
+        ("print('no newline', end=''); sys.stderr.write(' here'); sys.exit(0)", "no newline here0\n"),
+        ("os._exit(4)", "4\n"),
+        ("exit(5)", "5\n"),
+    ],
+)
+def test_a_forked_child_ends(driver: Driver, child: str, shown: str) -> None:
+    """A child of a bare ``os.fork()`` ends as a script does, and its parent goes on."""
+    cell = driver.run(_FORK.format(child)).cell
+    assert cell.error is None, cell.error
+    assert sorted(cell.text().replace(" here", "")) == sorted(shown.replace(" here", ""))
+    assert driver.value("1 + 1") == 2
+
+
+@pytest.mark.parametrize("before", ["", "import asyncio; await asyncio.sleep(0)\n"])
+def test_a_forked_child_that_falls_off_the_end_of_the_cell(driver: Driver, before: str) -> None:
+    """The child ends with 0, or with 1 and a traceback after an error; it is no second kernel."""
+    for line, code in (("", 0), ("if not pid: 1/0", 1)):
+        wait = "if pid: status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])"
+        text = driver.text(f"{before}import os\npid = os.fork()\n{wait}\n{line}")
+        assert driver.value("status") == code
+        assert ("ZeroDivisionError: division by zero" in text) == (code == 1)
+
+
+_POOL = "import multiprocessing\ncontext = multiprocessing.get_context('fork')\n"
+
+
+@pytest.mark.parametrize("call", ["doubled(1)", "SUBMIT('x')", "pool.map(doubled, [1, 2])", "pool.map(SUBMIT, 'ab')"])
+def test_tools_in_a_forked_child(driver: Driver, call: str) -> None:
+    """A tool and SUBMIT say that they stay with the cell, also when a pool is to call them."""
+    driver.tools["doubled"] = lambda x: 2 * x
+    run = call if "pool" in call else "pool.apply(called)"
+    cell = driver.run(f"{_POOL}def called(): {call}\nwith context.Pool(1) as pool: {run}", fields=TITLE).cell
+    assert cell.submission is None
+    assert cell.error is not None
+    assert "can be called from the cell and its threads, not from a child process" in cell.error.message
+
+
+def test_tools_are_not_pickled_by_value(driver: Driver) -> None:
+    """What copies a function with all it refers to gets a sentence; by name, a tool is itself."""
+    driver.tools["doubled"] = lambda x: 2 * x
+    assert driver.value("import pickle; pickle.loads(pickle.dumps([doubled, doubled.aio])) == [doubled, doubled.aio]")
+    error = driver.run("pickle.dumps(doubled.__closure__[1].cell_contents)\n").cell.error
+    assert error is not None
+    assert "stay in the process of the cell" in error.message
+
+
+_CHATTER = """
+import threading, time
+stop = False
+def chatter():
+    count = 0
+    while not stop:
+        count += 1; print('.', end='')
+        if count % 50 == 0: time.sleep(0.0005)
+threads = [threading.Thread(target=chatter, daemon=True) for _ in range(2)]
+[thread.start() for thread in threads]
+"""
+_FORKS = """
+import os
+hung = 0
+for _ in range(10):
+    pids = []
+    for _ in range(20):
+        pids.append(os.fork())
+        if pids[-1] == 0:
+            {}; os._exit(0)
+    deadline = time.monotonic() + 10
+    for pid in pids:
+        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() > deadline: hung += 1; os.kill(pid, 9); break
+            time.sleep(0.0005)
+stop = True
+[thread.join() for thread in threads]
+"""
+
+
+@pytest.mark.parametrize(
+    "child",
+    [
+        "print('c', flush=True)",
+        "sys.stderr.write('c\\n')",
+        "display('c')",
+        "threading.Thread(target=print, args='c').run()",
+    ],
+)
+def test_forked_children_print_beside_printing_threads(driver: Driver, child: str) -> None:
+    """No child waits for a lock that a thread of the parent held, and every line of theirs arrives."""
+    text = driver.text(_CHATTER + "import sys\n" + _FORKS.format(child))
+    assert driver.value("hung") == 0
+    assert text.count("c") == 200

@@ -67,6 +67,9 @@ class Bridge:
         self._main_thread = threading.main_thread().ident
         self.running: str | None = None  # msg_id of the cell that the main thread runs
 
+    def __reduce__(self) -> str:
+        raise TypeError("tools and SUBMIT stay in the process of the cell: call them there and pass on the results")
+
     # --- start of a cell -------------------------------------------------------------------------
 
     def begin_cell(self, parent: Mapping[str, object], preamble: Preamble, namespace: dict[str, object]) -> None:
@@ -118,9 +121,11 @@ class Bridge:
         function: Any
         for function in (tool, aio):
             function.__name__ = function.__qualname__ = name
+            function.__module__ = "__main__"  # where it stands: a process pool finds it there, and its call is refused
             function.__doc__ = spec.doc or None
             if signature is not None:
                 function.__signature__ = signature
+        aio.__qualname__ = f"{name}.aio"
         tool.aio = aio  # type: ignore[attr-defined]
         return tool
 

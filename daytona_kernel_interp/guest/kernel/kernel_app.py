@@ -82,9 +82,11 @@ class KernelApp(ipykernel.kernelapp.IPKernelApp):
         journal = self.journal
         if journal is None:
             return
-        batch, lock = IOPubBatch(IOPubQueue(self.iopub_thread)), threading.Lock()
+        batch, lock, pid = IOPubBatch(IOPubQueue(self.iopub_thread)), threading.Lock(), os.getpid()
 
         def send_multipart(frames: Any, *args: Any, **kwargs: Any) -> None:
+            if os.getpid() != pid:
+                return  # a forked child, where the lock may be held for ever
             with lock:  # the journal has the order in which messages are sent
                 journal.message_published(frames)
                 batch.send(frames, *args, **kwargs)

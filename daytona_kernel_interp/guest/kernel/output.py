@@ -30,6 +30,8 @@ small allowance, then one note. The next cell brings its own budget.
 run yet, so ``drain`` reads what the pipe holds at that moment, under the same lock. It stops at the number of bytes
 that were there at the start: a background process that prints without pause would hold the cell's end back for ever.
 
+Forked children write to the pipe, too (``forked``).
+
 *Death of the process.* Text in a buffer dies with the kernel. ``write_unlimited`` therefore adds it to ``PendingText``
 first, in memory that outlives the process, and ``publish_buffered`` removes it when the journal has the message. What
 child processes write to stderr is also saved for the relay, which quotes the end of it when the kernel dies. The pipes
@@ -57,6 +59,7 @@ from jupyter_client.jsonutil import json_default
 from jupyter_client.session import json_packer
 
 from ..journal_files import PIPE_READ_BYTES, STDERR_BYTES, pipe_path
+from .forked import ChildOutput
 from .ipykernel_compat import HookedOutStream
 from .line_buffer import LongLineLimiter, RedrawBuffer
 
@@ -67,6 +70,7 @@ if TYPE_CHECKING:
     from .journal_writer import PendingText
 
 _to_json = json.dumps  # as it is before any cell: code may replace it
+_CHILD_OUTPUT = ChildOutput()
 SPOOL_BYTES = 256 << 20  # of the file with a cell's complete text
 _LATE_CHARS = 10_000  # of threads and child processes after the cell's end
 _LINE_CHARS = 10_000  # a line may have this many, or a quarter of the limit if that is more
@@ -323,6 +327,11 @@ class CellStream(HookedOutStream):
         super().__init__(*args, **kwargs)
         self.buffer = StreamBuffer(self)
 
+    @property
+    def in_child(self) -> bool:
+        """Whether this is a forked child, whose text the parent reads from the pipe."""
+        return os.getpid() != self._pid and self.watches_pipe
+
     def reconfigure(self, **options: object) -> None:
         """Send the text so far, as a text file does, and change nothing: any text can be written."""
         unknown = options.keys() - {"encoding", "errors", "newline", "line_buffering", "write_through"}
@@ -338,7 +347,10 @@ class CellStream(HookedOutStream):
         """Write ``string`` within the cell's budget. The return value always counts all of it."""
         if not isinstance(string, str):
             raise TypeError(f"write() argument must be str, not {type(string).__name__}")
-        self._write_admitted(string)
+        if self.in_child:
+            _CHILD_OUTPUT.write(self.redirected_fd, string)
+        else:
+            self._write_admitted(string)
         return len(string)
 
     def _write_admitted(self, string: str, read: int = 0) -> None:
@@ -357,7 +369,9 @@ class CellStream(HookedOutStream):
         While the iopub thread still makes messages of text that it has taken from the buffer, this waits: a status
         message queued meanwhile would overtake them, and the text would arrive after its cell's end.
         """
-        if self.has_unpublished or self._publishing:
+        if self.in_child:
+            _CHILD_OUTPUT.flush(self.redirected_fd)
+        elif self.has_unpublished or self._publishing:
             super().flush()
 
     def write_unlimited(self, text: str, read: int = 0) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 import subprocess
 import sys
 import warnings
@@ -16,6 +17,7 @@ from IPython.utils.text import LSString, SList
 from traitlets import Instance, Type, default
 
 from .error_text import format_error, visible_frames, without_colours
+from .forked import end_child
 from .ipykernel_compat import HookedShell
 from .shell_lines import run_shell_line
 from .tool_errors import ToolError
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from .output import OutputBudget
 
+_PID = os.getpid()  # of the kernel, which imports this
 _GROUP = getattr(builtins, "BaseExceptionGroup", ())
 _OTHER_SUBMITS = ("FINAL", "FINAL_VAR")  # what SUBMIT is called in other implementations of RLM
 _NO_TEXT = "<exception str() failed>"  # the text that Python's own tracebacks use
@@ -46,7 +49,8 @@ class DisplayHook(ZMQShellDisplayHook):
     def finish_displayhook(self) -> None:
         """Send the message."""
         self.active = False
-        super().finish_displayhook()
+        if os.getpid() == _PID:
+            super().finish_displayhook()
 
     def write_format_data(self, format_dict: Mapping[str, object], md_dict: object = None) -> None:
         """Write the representations into the message.
@@ -55,6 +59,8 @@ class DisplayHook(ZMQShellDisplayHook):
         """
         if self.budget is not None:
             format_dict = self.budget.fit(format_dict)
+        if os.getpid() != _PID:  # a forked child has no connection
+            print(format_dict.get("text/plain", ""))
         if self.failed or self.shell.shows_all_values:
             content: dict[str, object] = {"data": {}, "metadata": {}, "transient": {}}
             self.msg = self.session.msg("display_data", content, parent=self.parent_header)
@@ -73,7 +79,10 @@ class DisplayPublisher(ZMQDisplayPublisher):
     budget: OutputBudget | None = None
 
     def publish(self, data: Mapping[str, object], *args: Any, **kwargs: Any) -> None:
-        """Publish a display."""
+        """Publish a display. In a forked child, which has no connection, print its text."""
+        if os.getpid() != _PID:
+            print(data.get("text/plain", ""))
+            return
         super().publish(data if self.budget is None else self.budget.fit(data), *args, **kwargs)
 
 
@@ -145,6 +154,15 @@ class Shell(HookedShell):
         if code and getattr(self, "system_raise_on_error", False):
             raise subprocess.CalledProcessError(code, cmd)
 
+    async def run_ast_nodes(self, *args: Any, **kwargs: Any) -> bool:
+        """Run the code of a cell. A child that it has forked ends here, and does not become a second kernel."""
+        try:
+            failed: bool = await super().run_ast_nodes(*args, **kwargs)
+        finally:
+            if os.getpid() != _PID:
+                end_child(getattr(kwargs.get("result"), "error_in_exec", None))
+        return failed
+
     def init_user_ns(self) -> None:
         """Fill the namespace. ``open`` is Python's: IPython's hides it from ``mock.patch("builtins.open")``."""
         super().init_user_ns()
@@ -184,6 +202,10 @@ class Shell(HookedShell):
 
     def publish_traceback(self, etype: type[BaseException], evalue: object, lines: list[str]) -> None:
         """Publish an error, its text and its traceback cut to the cell's limit."""
+        if os.getpid() != _PID:
+            if not isinstance(evalue, SystemExit):
+                sys.stderr.write("\n".join(map(str, lines)))
+            return
         hook: Any = self.displayhook
         if hook.active:
             hook.failed = True

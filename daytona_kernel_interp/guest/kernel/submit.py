@@ -38,7 +38,7 @@ def make_submit(
         raise SubmitSignal
 
     SUBMIT.__doc__ = f"Submit the final answer and end the run: {submit_signature(declared)}"
-    SUBMIT.__qualname__ = "SUBMIT"
+    SUBMIT.__qualname__, SUBMIT.__module__ = "SUBMIT", "__main__"
     signature = _signature(declared)
     if signature is not None:
         SUBMIT.__signature__ = signature  # type: ignore[attr-defined]
