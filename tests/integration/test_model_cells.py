@@ -487,3 +487,105 @@ def test_forked_children_print_beside_printing_threads(driver: Driver, child: st
     text = driver.text(_CHATTER + "import sys\n" + _FORKS.format(child))
     assert driver.value("hung") == 0
     assert text.count("c") == 200
+
+
+_MAIN = """
+import asyncio, time
+async def main(n=1):
+    await asyncio.sleep(0.001)
+    return n
+async def forever():
+    try:
+        await asyncio.sleep(60)
+    finally:
+        print('cleaned up')
+def helper():
+    return asyncio.run(main(2))
+async def two():
+    return await asyncio.gather(main(1), main(2))
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "value"),
+    [
+        ("asyncio.run(main())", 1),
+        ("asyncio.get_event_loop().run_until_complete(main(3))", 3),
+        ("loop = asyncio.new_event_loop()\nx = loop.run_until_complete(main(4)); loop.close()\nx", 4),
+        ("helper()", 2),
+        ("asyncio.run(two())", [1, 2]),
+        ("await main()\nhelper()", 2),
+        ("x = asyncio.run(main())\nx + await main()", 2),
+        ("[asyncio.run(main(n)) for n in range(3)]", [0, 1, 2]),
+        ("async def called(): return await doubled.aio(4)\nasyncio.run(called())", 8),
+        ("async def called(): return doubled(5)\nasyncio.run(called())", 10),
+        (
+            "import threading\nx = []\nt = threading.Thread(target=lambda: x.append(helper())); t.start(); t.join()\nx",
+            [2],
+        ),
+        ("if __name__ == '__main__': x = asyncio.run(main(6))\nx", 6),
+        ("from asyncio import run\nrun(main(7), debug=True)", 7),
+        ("async def group(): return await asyncio.wait_for(main(8), 5)\nasyncio.run(group())", 8),
+    ],
+)
+def test_scripts_that_run_an_event_loop(driver: Driver, code: str, value: object) -> None:
+    """``asyncio.run`` and ``run_until_complete`` give the result that a top-level await would give."""
+    driver.tools["doubled"] = lambda x: 2 * x
+    driver.run(_MAIN)
+    assert driver.value(code) == value
+    assert driver.value("import asyncio\nawait asyncio.sleep(0, 1)") == 1
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.Runner is new in Python 3.11")
+def test_a_runner(driver: Driver) -> None:
+    """``asyncio.Runner`` works, also with two calls."""
+    driver.run(_MAIN)
+    assert driver.value("with asyncio.Runner() as runner: x = [runner.run(main(1)), runner.run(main(2))]\nx") == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("code", "part"),
+    [
+        ("asyncio.get_event_loop().run_until_complete(asyncio.gather(main(), main()))", "use `await main()`"),
+        ("asyncio.get_event_loop().run_until_complete(asyncio.ensure_future(main()))", "use `await main()`"),
+        ("asyncio.get_running_loop().run_until_complete(asyncio.Future())", "use `await main()`"),
+        ("async def inner(): asyncio.run(main())\nasyncio.run(inner())", "cannot be called from a running event loop"),
+        ("asyncio.run(5)", "coroutine was expected"),
+        ("async def bad(): raise KeyError('own')\nasyncio.run(bad())", "own"),
+    ],
+)
+def test_an_event_loop_that_cannot_run(driver: Driver, code: str, part: str) -> None:
+    """The error says what to do, and errors of the coroutine are the cell's own."""
+    driver.run(_MAIN)
+    cell = driver.run(code).cell
+    assert cell.error is not None
+    assert part in cell.error.message
+    assert driver.value("asyncio.run(main())") == 1
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "asyncio.run(forever())",
+        "await main()\nasyncio.run(forever())",
+        "asyncio.get_event_loop().run_until_complete(forever())",
+        "async def busy():\n    while True: pass\nprint('cleaned up')\nasyncio.run(busy())",
+    ],
+)
+def test_an_event_loop_of_a_cell_is_interrupted(driver: Driver, code: str) -> None:
+    """The timeout ends it as it ends an await, and the kernel goes on."""
+    driver.run(_MAIN)
+    result = driver.run(code, timeout_s=0.3)
+    assert result.timed_out
+    assert "cleaned up" in result.cell.text()
+    assert driver.value("asyncio.run(main())") == 1
+
+
+def test_a_submit_in_an_event_loop_of_a_cell(driver: Driver) -> None:
+    """SUBMIT in a coroutine that ``asyncio.run`` runs ends the cell."""
+    driver.run(_MAIN)
+    cell = driver.run(
+        "async def answer():\n    await main()\n    SUBMIT('x')\nasyncio.run(answer())", fields=TITLE
+    ).cell
+    assert cell.submission is not None
+    assert values.loads(cell.submission) == {"title": "x"}

@@ -31,6 +31,7 @@ from .interactive_kernel import InteractiveKernel
 from .iopub_batch import IOPubBatch
 from .ipykernel_compat import IOPubQueue, NoShellChannelThread
 from .journal_writer import JournalWriter, PendingText
+from .nested_loops import allow_nested_loops
 from .output import CellStream
 
 if TYPE_CHECKING:
@@ -57,7 +58,10 @@ class KernelApp(ipykernel.kernelapp.IPKernelApp):
         loop is started again. The same applies to a cancellation for an async cell that arrives while the loop waits.
         """
         self.kernel.start()
-        self.io_loop = IOLoop.current()
+        loop: Any = IOLoop.current()
+        self.io_loop = loop
+        if self.journal is not None:
+            allow_nested_loops(loop.asyncio_loop)
         while True:
             try:
                 self.io_loop.start()
