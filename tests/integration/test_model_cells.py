@@ -297,7 +297,7 @@ def test_an_error_marks_the_expression(driver: Driver) -> None:
         "def a(n): return b(n + 1)\ndef b(n): return a(n + 1)\na(0)",
         "class C:\n    def __getattr__(self, name): return self.missing\nC().x",
         f"def f(n):\n    return f(n + 1) + {' + '.join(str(10**8 + n) for n in range(40))}\nf(0)",
-        "import json\nx = []\nfor _ in range(5000): x = [x]\njson.dumps(x)",
+        "import json\nx = []\nfor _ in range(100_000): x = [x]\njson.dumps(x)",
     ],
 )
 def test_an_endless_recursion_is_short(driver: Driver, code: str) -> None:
@@ -589,3 +589,39 @@ def test_a_submit_in_an_event_loop_of_a_cell(driver: Driver) -> None:
     ).cell
     assert cell.submission is not None
     assert values.loads(cell.submission) == {"title": "x"}
+
+
+_LOG = "import logging\nlogging.basicConfig(format='log %(message)s', level=logging.INFO, force=True)\n"
+
+
+@pytest.mark.parametrize(
+    ("step", "shown"),
+    [
+        ("print('out', i); logging.info(i)", "out {i}\nlog {i}\n"),
+        ("print('out', i); os.system(f'echo child {i}')", "out {i}\nchild {i}\n"),
+        ("print('out', i); os.system(f'echo child {i} >&2'); print('end')", "out {i}\nchild {i}\nend\n"),
+        ("sys.stderr.write(f'err {i}\\n'); os.write(1, b'raw\\n'); print('out', i)", "err {i}\nraw\nout {i}\n"),
+        ("print('out'); display(i); sys.stderr.write('err\\n'); display(-1)", "out\n{i}\nerr\n-1\n"),
+        ("os.system('echo child'); display(i)", "child\n{i}\n"),
+        ("print(i)\n    try: 1/0\n    except ZeroDivisionError: print('bad', file=sys.stderr)", "{i}\nbad\n"),
+        ("print('out')\n    !echo line {i}; echo err >&2", "out\nline {i}\nerr\n"),
+        (
+            "pid = os.fork()\n    if not pid: print('child', i, flush=True); os._exit(0)\n"
+            "    os.waitpid(pid, 0); print('out')",
+            "child {i}\nout\n",
+        ),
+    ],
+)
+def test_output_comes_in_the_order_in_which_it_was_made(driver: Driver, step: str, shown: str) -> None:
+    """Prints, stderr, logging, displays and the output of child processes keep their order."""
+    text = driver.text(f"{_LOG}import os, sys\nfor i in range(15):\n    {step}")
+    assert text == "".join(shown.format(i=i) for i in range(15))
+
+
+def test_very_many_changes_of_stream_lose_nothing(driver: Driver) -> None:
+    """Beyond the changes that keep their order, the cell is not slowed down, and all text is there."""
+    text = driver.text("import sys\nfor i in range(4_000): print('out', i); sys.stderr.write(f'err {i}\\n')")
+    lines = text.splitlines()
+    assert lines[:4] == ["out 0", "err 0", "out 1", "err 1"]
+    assert len(text) == sum(len(f"out {i}\nerr {i}\n") for i in range(4_000))
+    assert [i for i in range(4_000) if f"err {i}\n" not in text] == []

@@ -64,6 +64,9 @@ class Kernel(HookedKernel):
         super().__init__(**kwargs)
         # Read before any cell: code can replace both streams and change the environment.
         self._streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, CellStream)]
+        for stream in self._streams:
+            stream.siblings = self._streams
+        self.shell.display_pub.streams = self._streams
         self._folder = Path(os.environ["DAYTONA_KERNEL_FOLDER"])
         self._bridge = Bridge(self.session, self.iopub_socket, self._streams)
         self._budget: OutputBudget
@@ -80,6 +83,8 @@ class Kernel(HookedKernel):
         self.session.pack = pack
         # IPython's advice at a SystemExit, which is about its terminal.
         warnings.filterwarnings("ignore", message="To exit: use 'exit', 'quit', or Ctrl-D.")
+        # The kernel has threads whatever the code does, and a forked child uses nothing that they share.
+        warnings.filterwarnings("ignore", message=r"This process .* is multi-threaded, use of fork\(\)")
         self.shell.set_custom_exc((SubmitSignal,), lambda *_, **__: [])
         # A tip is drawn from Python's random generator at every kernel_info_request, also while a cell runs.
         self.shell.enable_tip = False

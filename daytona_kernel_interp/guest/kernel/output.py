@@ -32,6 +32,9 @@ that were there at the start: a background process that prints without pause wou
 
 Forked children write to the pipe, too (``forked``).
 
+*Order.* A stream that is written to publishes first what the other one holds, up to ``_TURNS`` times in a cell, and
+each print reads first what child processes have written. What a child writes to both of its streams has no order.
+
 *Death of the process.* Text in a buffer dies with the kernel. ``write_unlimited`` therefore adds it to ``PendingText``
 first, in memory that outlives the process, and ``publish_buffered`` removes it when the journal has the message. What
 child processes write to stderr is also saved for the relay, which quotes the end of it when the kernel dies. The pipes
@@ -72,6 +75,9 @@ if TYPE_CHECKING:
 _to_json = json.dumps  # as it is before any cell: code may replace it
 _CHILD_OUTPUT = ChildOutput()
 SPOOL_BYTES = 256 << 20  # of the file with a cell's complete text
+_TURNS = 2_000  # changes between stdout and stderr of a cell that keep their order; each takes half a millisecond
+_NO_ORDER = ("\n", " ")  # what print() writes after the values: the values have waited for the child processes
+_NO_BYTES = bytes(4)  # what FIONREAD says of an empty pipe
 _LATE_CHARS = 10_000  # of threads and child processes after the cell's end
 _LINE_CHARS = 10_000  # a line may have this many, or a quarter of the limit if that is more
 _MESSAGE_CHARS = 2 << 20  # of one message; the host closes the connection at a message that is too large
@@ -109,6 +115,7 @@ class OutputBudget:
         self._late_left: int | None = None  # characters after the cell's end; None before it
         self._lock = threading.Lock()
         self.clipped = False  # whether a displayed text was cut
+        self.turns_left = _TURNS  # of the two streams
 
     def admit(self, text: str, stream: str = "") -> str:
         """Return the part of ``text`` to send now; the rest waits for :meth:`close`."""
@@ -313,12 +320,14 @@ class CellStream(HookedOutStream):
     # What code expects of a text file. ``errors`` names what is done with characters that UTF-8 does not have.
     mode, errors, newlines, line_buffering, write_through = "w", "backslashreplace", None, False, False
     pending: PendingText | None = None  # text not published yet, in case the process dies
+    siblings: Sequence[CellStream] = ()  # both streams of the kernel, this one included
+    reading = False  # whether text that was read from the pipe is not in the buffer yet
     pipe_folder: Path | None = None  # of the FIFOs that are used as pipes
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.budget: OutputBudget | None = None
         self.cell = ""  # msg_id of the running or last cell
-        self._pipe_lock = threading.Lock()
+        self._pipe_lock: Any = threading.RLock()  # a signal handler of the code may print while the same thread reads
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
         self._pending_lock = threading.Lock()
         self._pending_text_end = 0  # position up to which text was taken out of the buffer
@@ -350,11 +359,32 @@ class CellStream(HookedOutStream):
         if self.in_child:
             _CHILD_OUTPUT.write(self.redirected_fd, string)
         else:
+            if self.siblings and string not in _NO_ORDER:
+                self._keep_order()
             self._write_admitted(string)
         return len(string)
 
+    def _keep_order(self) -> None:
+        """Let what child processes have written come before what is written next."""
+        for stream in self.siblings:
+            # Each print comes here, so this is two system calls and no lock if there is nothing to read.
+            if stream.reading or fcntl.ioctl(stream.pipe_fd, termios.FIONREAD, _NO_BYTES) != _NO_BYTES:
+                stream.drain()
+
+    def _end_turn_of_others(self) -> None:
+        """Publish what the other stream holds, so that it comes before what is written here."""
+        for stream in self.siblings:
+            if stream is not self and stream.has_unpublished:
+                if self.budget is None:
+                    stream.flush()
+                elif self.budget.turns_left:
+                    self.budget.turns_left -= 1
+                    stream.flush()
+
     def _write_admitted(self, string: str, read: int = 0) -> None:
         text = printable(string)
+        if self.siblings:
+            self._end_turn_of_others()
         if self.budget is not None:
             text = self.budget.admit(text, self.name)
         self.write_unlimited(text, read)
@@ -454,14 +484,18 @@ class CellStream(HookedOutStream):
 
     def _read_pipe(self, most: int) -> int:
         """Write what the pipe holds, which is not empty, and return the number of bytes. The caller has the lock."""
-        if self.pending is not None and os.getpid() == self._pid:
-            data = self.pending.read_pipe(self.name, self.pipe_fd, most)
-        else:
-            data = os.read(self.pipe_fd, min(most, PIPE_READ_BYTES))
-        if self.name == "stderr":  # the relay reads the end of it if the kernel dies
-            self._save_stderr(data)
-        self._write_admitted(self._decoder.decode(data), read=len(data))
-        return len(data)
+        self.reading = True
+        try:
+            if self.pending is not None and os.getpid() == self._pid:
+                data = self.pending.read_pipe(self.name, self.pipe_fd, most)
+            else:
+                data = os.read(self.pipe_fd, min(most, PIPE_READ_BYTES))
+            if self.name == "stderr":  # the relay reads the end of it if the kernel dies
+                self._save_stderr(data)
+            self._write_admitted(self._decoder.decode(data), read=len(data))
+            return len(data)
+        finally:
+            self.reading = False
 
     def _save_stderr(self, data: bytes) -> None:
         fd = self.original_fd

@@ -23,9 +23,9 @@ from .shell_lines import run_shell_line
 from .tool_errors import ToolError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from .output import OutputBudget
+    from .output import CellStream, OutputBudget
 
 _PID = os.getpid()  # of the kernel, which imports this
 _GROUP = getattr(builtins, "BaseExceptionGroup", ())
@@ -77,12 +77,15 @@ class DisplayPublisher(ZMQDisplayPublisher):
     """Publishes displays within the cell's limits."""
 
     budget: OutputBudget | None = None
+    streams: Sequence[CellStream] = ()  # what child processes wrote to them before comes before a display
 
     def publish(self, data: Mapping[str, object], *args: Any, **kwargs: Any) -> None:
         """Publish a display. In a forked child, which has no connection, print its text."""
         if os.getpid() != _PID:
             print(data.get("text/plain", ""))
             return
+        for stream in self.streams:
+            stream.drain()
         super().publish(data if self.budget is None else self.budget.fit(data), *args, **kwargs)
 
 
