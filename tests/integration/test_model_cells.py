@@ -625,3 +625,31 @@ def test_very_many_changes_of_stream_lose_nothing(driver: Driver) -> None:
     assert lines[:4] == ["out 0", "err 0", "out 1", "err 1"]
     assert len(text) == sum(len(f"out {i}\nerr {i}\n") for i in range(4_000))
     assert [i for i in range(4_000) if f"err {i}\n" not in text] == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "class Point:\n    x: int = 0\n",
+        "class Shape:\n    def area(self):\n        return 1  # as written\n",
+        "@dataclasses.dataclass\nclass Row:\n    name: str\n    size: int = 3\n",
+        "class Child(dict):\n    pass\n",
+        "class Colour(enum.Enum):\n    RED = 1\n",
+    ],
+)
+def test_the_source_of_a_class(driver: Driver, source: str) -> None:
+    """``inspect.getsource`` finds the class in its cell, also after it was defined again elsewhere."""
+    name = source.split("class ")[1].split(":")[0].split("(")[0]
+    driver.run(f"import dataclasses, enum, inspect\n\n{source}")
+    assert driver.value(f"inspect.getsource({name})") == source
+    driver.run(f"class {name}:\n    changed = True\n")
+    assert driver.value(f"inspect.getsource({name})") == f"class {name}:\n    changed = True\n"
+
+
+def test_a_class_without_source(driver: Driver) -> None:
+    """Where there is no source, the error is Python's."""
+    driver.run("import inspect\nexec('class Made: pass')")
+    for name in ("Made", "int"):
+        error = driver.run(f"inspect.getsource({name})").cell.error
+        assert error is not None
+        assert error.name in ("OSError", "TypeError")

@@ -30,6 +30,7 @@ from ...codec.libraries import has_arrow
 from ...wire.comm import HAS_ARROW, PREAMBLE_KEY, Preamble
 from ..journal_files import MESSAGE_DELIMITER
 from .bridge import Bridge
+from .class_sources import find_classes_of_cells
 from .error_text import without_colours
 from .input_cache import InputCache, ValueForgotten, resolve
 from .inspect_handler import InspectHandler
@@ -89,6 +90,7 @@ class Kernel(HookedKernel):
         # A tip is drawn from Python's random generator at every kernel_info_request, also while a cell runs.
         self.shell.enable_tip = False
         _silence_submit_in_threads()
+        find_classes_of_cells()
 
     # --- a cell ------------------------------------------------------------------------------------
 
