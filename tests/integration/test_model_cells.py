@@ -653,3 +653,26 @@ def test_a_class_without_source(driver: Driver) -> None:
         error = driver.run(f"inspect.getsource({name})").cell.error
         assert error is not None
         assert error.name in ("OSError", "TypeError")
+
+
+_ALARM = """
+import signal, sys
+rang = 0
+def ring(*_):
+    global rang
+    rang += 1
+    {}
+previous = signal.signal(signal.SIGALRM, ring)
+signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+while rang < 10: print('out')
+signal.setitimer(signal.ITIMER_REAL, 0)
+signal.signal(signal.SIGALRM, previous)
+"""
+
+
+@pytest.mark.parametrize("handler", ["print('rang')", "sys.stderr.write('rang\\n')", "print('rang', flush=True)"])
+def test_a_signal_handler_prints(driver: Driver, handler: str) -> None:
+    """A handler that prints in the middle of a print waits for no lock of the interrupted one."""
+    cell = driver.run(f"{_ALARM.format(handler)}\nNone").cell
+    assert cell.error is None, cell.error
+    assert driver.value("rang") == 10

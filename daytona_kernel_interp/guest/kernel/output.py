@@ -113,7 +113,7 @@ class OutputBudget:
         self._recorded_size = 0
         self._lines: dict[str, tuple[RedrawBuffer, LongLineLimiter]] = {}  # by stream name
         self._late_left: int | None = None  # characters after the cell's end; None before it
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may print in the middle of a print
         self.clipped = False  # whether a displayed text was cut
         self.turns_left = _TURNS  # of the two streams
 
@@ -321,15 +321,16 @@ class CellStream(HookedOutStream):
     mode, errors, newlines, line_buffering, write_through = "w", "backslashreplace", None, False, False
     pending: PendingText | None = None  # text not published yet, in case the process dies
     siblings: Sequence[CellStream] = ()  # both streams of the kernel, this one included
+    _writer = 0  # the thread that is writing text into the buffer
     reading = False  # whether text that was read from the pipe is not in the buffer yet
     pipe_folder: Path | None = None  # of the FIFOs that are used as pipes
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.budget: OutputBudget | None = None
         self.cell = ""  # msg_id of the running or last cell
-        self._pipe_lock: Any = threading.RLock()  # a signal handler of the code may print while the same thread reads
+        self._pipe_lock: Any = threading.RLock()
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-        self._pending_lock = threading.Lock()
+        self._pending_lock: Any = threading.RLock()
         self._pending_text_end = 0  # position up to which text was taken out of the buffer
         self._publishing = False  # whether the iopub thread is turning buffered text into messages
         self._pid = os.getpid()
@@ -397,11 +398,12 @@ class CellStream(HookedOutStream):
         """Send the buffered text. Messages in the iopub thread's queue keep their order without a wait.
 
         While the iopub thread still makes messages of text that it has taken from the buffer, this waits: a status
-        message queued meanwhile would overtake them, and the text would arrive after its cell's end.
+        message queued meanwhile would overtake them, and the text would arrive after its cell's end. In a signal
+        handler that has interrupted a write this does nothing: the iopub thread waits for the end of that write.
         """
         if self.in_child:
             _CHILD_OUTPUT.flush(self.redirected_fd)
-        elif self.has_unpublished or self._publishing:
+        elif (self.has_unpublished or self._publishing) and self._writer != threading.get_ident():
             super().flush()
 
     def write_unlimited(self, text: str, read: int = 0) -> None:
@@ -411,12 +413,16 @@ class CellStream(HookedOutStream):
         """
         if self.pending is not None and os.getpid() == self._pid:
             with self._pending_lock:
-                if text:
-                    self.pending.add(self.name, self.cell, text)
-                if read:  # at once: between the two the process might die and the text appear twice
-                    self.pending.pipe_read_done(self.name, read)
-                if text:
-                    super().write(text)
+                interrupted, self._writer = self._writer, threading.get_ident()  # a handler may interrupt a write
+                try:
+                    if text:
+                        self.pending.add(self.name, self.cell, text)
+                    if read:  # at once: between the two the process might die and the text appear twice
+                        self.pending.pipe_read_done(self.name, read)
+                    if text:
+                        super().write(text)
+                finally:
+                    self._writer = interrupted
         elif text:
             super().write(text)
 
