@@ -412,8 +412,10 @@ class CellStream(HookedOutStream):
         ``read`` bytes from the pipe are no longer unread: they are in ``text``, or the budget keeps them.
         """
         if self.pending is not None and os.getpid() == self._pid:
+            this_thread = threading.get_ident()
             with self._pending_lock:
-                interrupted, self._writer = self._writer, threading.get_ident()  # a handler may interrupt a write
+                # Python runs no signal handler before this line: it calls nothing.
+                interrupted, self._writer = self._writer, this_thread
                 try:
                     if text:
                         self.pending.add(self.name, self.cell, text)
