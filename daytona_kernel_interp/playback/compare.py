@@ -41,6 +41,12 @@ _ADDRESSES = re.compile(r"\b0x[0-9a-fA-F]{6,16}\b")
 _PATHS = re.compile(r"(?:/private)?(?:/tmp|/var/tmp|/var/folders|/dev/shm)/[^\s'\"<>:,;)\]]+")
 # A traceback's frames in libraries: paths, line numbers and source lines depend on the installed version.
 _LIBRARY_FRAMES = re.compile(r"^  File [^\n]*\n(?:    [^\n]*\n)*\n?", re.MULTILINE)
+# The form of a traceback depends on the version of Python, and on that of the guest.
+_TRACEBACK_FORM = (
+    (re.compile(r"^( *Cell In\[\d+\], line \d+),? in [^\n]*$", re.MULTILINE), r"\1"),
+    (re.compile(r"^ +[~^]+\n", re.MULTILINE), ""),  # marks below the expression that failed
+    (re.compile(r"\n\s*\n"), "\n"),
+)
 _IDS = re.compile(r"\b(?:[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|[0-9a-f]{32,64})\b")
 _UNIT = r"(?:ns|[µu]s|ms|s|secs?|seconds?|min|minutes?|h|hours?)"
 _TIMES = re.compile(
@@ -198,6 +204,9 @@ class Comparison:
         return all(map(lambda a, b: _close(float(a), float(b), rel), _NUMBERS.findall(one), _NUMBERS.findall(other)))
 
     def _plain(self, text: str) -> str:
+        if self._tolerance.paths and "Traceback (most recent call last)" in text:
+            for form, short in _TRACEBACK_FORM:
+                text = form.sub(short, text)
         for option, pattern, name in _MASKS:
             if getattr(self._tolerance, option):
                 text = pattern.sub(name, text)

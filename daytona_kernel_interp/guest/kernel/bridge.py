@@ -7,6 +7,7 @@ control, in ipykernel's control thread. That thread only completes the pending c
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import ctypes
 import inspect
 import itertools
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 Reply = tuple[Mapping[str, object], Sequence[values.Buffer]]
 
+# The cell that runs this code. Tasks and callbacks that it leaves behind keep it.
+_CELL: contextvars.ContextVar[object] = contextvars.ContextVar("cell", default=None)
+
 # Names that begin_cell() binds in the namespace.
 _SUBMIT, _TOOL_ERROR = "SUBMIT", "ToolError"
 
@@ -53,13 +57,18 @@ class Bridge:
         self._calls: dict[int, tuple[str, float, Callable[[Reply], None]]] = {}
         self._ids = itertools.count(1)
         self._specs: dict[str, tuple[ToolSpec, Callable[..., Any]]] = {}
-        # SUBMIT's output fields, and the function.
+        # SUBMIT's output fields, and the function. Code may have kept functions of earlier fields.
         self._submit: tuple[tuple[OutputField, ...] | None, Callable[..., None]] | None = None
         self._max_value_bytes: int | None = None
         self._host_has_arrow = False
         self._pid = os.getpid()
+        self._cell: object = None  # stands for the running cell in _CELL
+        self._earlier_threads: list[threading.Thread] = []  # that cells before it have left behind
         self._main_thread = threading.main_thread().ident
         self.running: str | None = None  # msg_id of the cell that the main thread runs
+
+    def __reduce__(self) -> str:
+        raise TypeError("tools and SUBMIT stay in the process of the cell: call them there and pass on the results")
 
     # --- start of a cell -------------------------------------------------------------------------
 
@@ -69,6 +78,9 @@ class Bridge:
         Tools and SUBMIT that code has overwritten are restored, and tools that the host no longer offers are removed.
         Variables are bound last, so an input with the name of a tool hides that tool.
         """
+        self._cell = object()
+        _CELL.set(self._cell)
+        self._earlier_threads = threading.enumerate()
         if self._comm_id is None:
             self._comm_id = comm.create_comm(target_name=COMM_TARGET).comm_id
         self._parent = {"header": parent["header"]}
@@ -76,8 +88,8 @@ class Bridge:
         if not preamble.shared:
             self._bind_tools(preamble.tools, namespace)
             if self._submit is None or self._submit[0] != preamble.fields:
-                sender = self._submit_sender(json_only=preamble.fields is None)
-                self._submit = (preamble.fields, make_submit(preamble.fields, sender))
+                function = make_submit(preamble.fields, self._send_submission, self._fields_of_this_cell)
+                self._submit = (preamble.fields, function)
             namespace[_SUBMIT] = self._submit[1]
         namespace.update(preamble.variables)
 
@@ -109,9 +121,11 @@ class Bridge:
         function: Any
         for function in (tool, aio):
             function.__name__ = function.__qualname__ = name
+            function.__module__ = "__main__"  # where it stands: a process pool finds it there, and its call is refused
             function.__doc__ = spec.doc or None
             if signature is not None:
                 function.__signature__ = signature
+        aio.__qualname__ = f"{name}.aio"
         tool.aio = aio  # type: ignore[attr-defined]
         return tool
 
@@ -173,13 +187,36 @@ class Bridge:
         submit = {} if self._submit is None else {_SUBMIT: self._submit[1]}
         return {**found, **submit, **({_TOOL_ERROR: ToolError} if found else {})}
 
-    def _submit_sender(self, *, json_only: bool) -> Callable[[dict[str, object]], None]:
-        def send(fields: dict[str, object]) -> None:
-            answer = values.json_form(fields) if json_only else fields
-            failure, advice = "SUBMIT() cannot send this answer", ". Convert it to plain Python first"
-            self._send({"op": "submit"}, self._dumps(answer, failure, advice, root=values.FIELDS))
+    def cell_ended(self) -> None:
+        """Let what the cell has left behind submit no more."""
+        self.running = self._cell = None
 
-        return send
+    def _fields_of_this_cell(self) -> tuple[OutputField, ...] | None:
+        """Return the output fields that the calling code answers for.
+
+        Raises:
+            RuntimeError: If that code belongs to a cell that has ended, or runs in a child process.
+        """
+        if os.getpid() != self._pid:
+            raise RuntimeError("SUBMIT() can be called from the cell and its threads, not from a child process")
+        # A task has the context of the code that made it, a thread mostly an empty one.
+        thread, cell = threading.current_thread(), _CELL.get()
+        late = (
+            thread in self._earlier_threads and thread is not threading.main_thread()
+            if cell is None
+            else cell is not self._cell
+        )
+        if late or self._cell is None or self._submit is None:
+            raise RuntimeError("SUBMIT() has no effect: the cell that made this call has ended")
+        return self._submit[0]
+
+    def _send_submission(self, fields: dict[str, object]) -> None:
+        json_only = self._submit is not None and self._submit[0] is None
+        answer = values.json_form(fields) if json_only else fields
+        advice = ". Convert it to plain Python first"
+        self._send(
+            {"op": "submit"}, self._dumps(answer, "SUBMIT() cannot send this answer", advice, root=values.FIELDS)
+        )
 
     def send_value(self, value: object) -> str | None:
         """Send the cell's last expression if the codec carries it; otherwise the host has its repr only.

@@ -1,4 +1,4 @@
-"""The private names of ipykernel and IPython that this package uses. No other module of ``guest`` uses any.
+"""The private names of ipykernel, IPython and asyncio that this package uses. No other module of ``guest`` uses any.
 
 ipykernel has no public way to bound a cell's output, to read the pipes of child processes, to hide frames of a
 traceback, or to learn whether a client answers ``input()``. The subclasses here give the private methods and attributes
@@ -15,6 +15,7 @@ that an installed version lacks. All of them exist in ipykernel 6.31 and 7.x unl
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import os
@@ -30,7 +31,6 @@ from ipykernel.zmqshell import ZMQInteractiveShell
 from .interrupts import cancelled_by_sigint
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Iterator, Sequence
 
     AcceptsParameters = Callable[[Callable[..., object], list[str]], dict[str, bool]]
@@ -70,6 +70,9 @@ PRIVATE_NAMES = (
     PrivateName(IPythonKernel, "_execute_sleep"),
     PrivateName(IPythonKernel, "_supports_kernel_subshells", since=("ipykernel", 7)),
     PrivateName(ipkernel, "_accepts_parameters"),
+    PrivateName(asyncio.events, "_set_running_loop"),
+    PrivateName(asyncio.tasks, "_enter_task"),
+    PrivateName(asyncio.tasks, "_leave_task"),
 )
 
 
@@ -97,6 +100,12 @@ class HookedOutStream(OutStream):
     def original_fd(self) -> int:
         """A copy of file descriptor 1 or 2 as it was when the process started."""
         return int(self._original_stdstream_copy)
+
+    @property
+    def redirected_fd(self) -> int:
+        """File descriptor 1 or 2, which is the write end of the pipe; without a pipe, OutStream's own descriptor."""
+        fd: int = getattr(self, "_original_stdstream_fd", None) or super().fileno()
+        return fd
 
     def open_pipe(self) -> tuple[int, int] | None:
         """Return the read and the write end of the pipe to use, or None for the one that ipykernel made."""
@@ -243,6 +252,21 @@ class HookedKernel(IPythonKernel):
         """Let SIGINT cancel an async cell, also one that only waits, while this is open."""
         with cancelled_by_sigint(future):
             yield
+
+
+@contextlib.contextmanager
+def outside_of_loop(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Let this thread run another event loop while this is open, although ``loop`` is running it."""
+    task = asyncio.current_task(loop)
+    if task is not None:
+        asyncio.tasks._leave_task(loop, task)
+    asyncio.events._set_running_loop(None)
+    try:
+        yield
+    finally:
+        asyncio.events._set_running_loop(loop)
+        if task is not None:
+            asyncio.tasks._enter_task(loop, task)
 
 
 def _cached(accepts: AcceptsParameters) -> AcceptsParameters:

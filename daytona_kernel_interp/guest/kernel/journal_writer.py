@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+_to_json = json.dumps  # as it is before any cell: code may replace it
 _REPLY_FACTS = ("status", "execution_count", "ename")
 _NO_TEXT = {"evalue": "(too large for the journal)", "traceback": []}
 
@@ -143,7 +144,7 @@ class JournalWriter:
 
 def _encode_reply(cell: str, content: Mapping[str, object], metadata: Mapping[str, object]) -> bytes:
     facts = {"cell": cell, "content": content, "metadata": metadata}
-    return json.dumps(facts, default=str).encode("utf-8", "backslashreplace")
+    return _to_json(facts, default=str).encode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True)

@@ -11,167 +11,48 @@ inspect requests (``dispatch_control``). Works with ipykernel 6.31 and 7.x; priv
 
 from __future__ import annotations
 
-import builtins
 import contextlib
+import inspect
 import json
 import os
 import sys
 import threading
-import traceback
 import warnings
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipykernel.displayhook import ZMQShellDisplayHook
-from ipykernel.zmqshell import ZMQDisplayPublisher
-from IPython.core import interactiveshell
-from IPython.core.autocall import ZMQExitAutocall
 from IPython.core.error import StdinNotImplementedError
-from traitlets import Instance, Type, default
+from traitlets import Type
 
 from ...codec import values
 from ...codec.libraries import has_arrow
 from ...wire.comm import HAS_ARROW, PREAMBLE_KEY, Preamble
 from ..journal_files import MESSAGE_DELIMITER
 from .bridge import Bridge
+from .class_sources import find_classes_of_cells
+from .error_text import without_colours
 from .input_cache import InputCache, ValueForgotten, resolve
 from .inspect_handler import InspectHandler
-from .ipykernel_compat import HookedKernel, HookedShell
+from .ipykernel_compat import HookedKernel
 from .namespace_restore import NamespaceRestorer
 from .output import CellStream, OutputBudget, end_cell, pack
 from .random_seed import seed_all
+from .shell import Shell, message_of
 from .submit import SubmitSignal
-from .tool_errors import ToolError
 
 if TYPE_CHECKING:
     import asyncio
-    import types
     from collections.abc import Iterator, Mapping, Sequence
 
     import zmq
 
     from .journal_writer import JournalWriter
 
-PACKAGE_FOLDER = str(Path(__file__).parent)
-_IPYTHON = str(Path(interactiveshell.__file__).parent)
-_GROUP = getattr(builtins, "BaseExceptionGroup", ())
-_NO_TEXT = "<exception str() failed>"  # the text that Python's own tracebacks use
+_to_json = json.dumps  # as it is before any cell: code may replace it
 _CELL_ERRORS = (Exception, KeyboardInterrupt, SystemExit)  # stored, because code can replace builtins
 _NOT_STARTED = ("KeyboardInterrupt", "interrupted before it started")
 _NO_STDIN = "is not available: this kernel has no interactive user. Use a variable or a tool instead"
-
-
-class DisplayHook(ZMQShellDisplayHook):
-    """Publishes the last expression. A text beyond the cell's limit is cut like printed output."""
-
-    budget: OutputBudget | None = None
-
-    def write_format_data(self, format_dict: Mapping[str, object], md_dict: object = None) -> None:
-        """Write the representations into the execute_result message."""
-        if self.budget is not None:
-            format_dict = self.budget.fit(format_dict)
-        super().write_format_data(format_dict, md_dict)
-
-    def cull_cache(self) -> None:
-        """Drop the oldest of a thousand results, without the warning that IPython prints in the current cell."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            super().cull_cache()
-
-
-class DisplayPublisher(ZMQDisplayPublisher):
-    """Publishes displays within the cell's limits."""
-
-    budget: OutputBudget | None = None
-
-    def publish(self, data: Mapping[str, object], *args: Any, **kwargs: Any) -> None:
-        """Publish a display."""
-        super().publish(data if self.budget is None else self.budget.fit(data), *args, **kwargs)
-
-
-class ExitCell(ZMQExitAutocall):
-    """The functions ``exit`` and ``quit`` of a cell."""
-
-    def __call__(self, *code: object) -> None:
-        """End the cell as ``sys.exit`` does; the kernel goes on."""
-        raise SystemExit(*code)
-
-
-class Shell(HookedShell):
-    """IPython's shell, whose tracebacks have no frames of this package."""
-
-    displayhook_class = Type(DisplayHook)
-    display_pub_class = Type(DisplayPublisher)
-    exiter = Instance(ExitCell)
-
-    @default("exiter")
-    def _default_exiter(self) -> ExitCell:
-        return ExitCell(self)
-
-    # A cell's source and its transformed code. ipykernel transforms a cell first, and run_cell does it again.
-    transformed: tuple[str, str] | None = None
-
-    def transform_cell(self, raw_cell: str) -> str:
-        """Translate magics to Python, once per cell."""
-        known, self.transformed = self.transformed, None
-        if known is not None and known[0] == raw_cell:
-            return known[1]
-        cell: str = super().transform_cell(raw_cell)
-        self.transformed = (raw_cell, cell)
-        return cell
-
-    def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
-        """Publish an exception. A group, and an exception whose text raises an error, look as in Python.
-
-        IPython writes a group to stderr with its own frames, and fails at an exception whose text raises an error.
-        A SystemExit has a traceback like any other exception.
-        """
-        kwargs["exception_only"] = False
-        error = exc_tuple[1] if exc_tuple else sys.exc_info()[1]
-        if not isinstance(error, _GROUP) and message_of(error) is not _NO_TEXT:
-            super().showtraceback(exc_tuple, *args, **kwargs)
-            return
-        etype, value, tb = self.exception_info(exc_tuple)
-        while tb is not None and tb.tb_frame.f_code.co_filename.startswith(_IPYTHON):
-            tb = tb.tb_next
-        self.publish_traceback(etype, value, ["".join(traceback.format_exception(etype, value, tb))])
-
-    def exception_info(self, exc_tuple: Any = None) -> Any:
-        """Return type, value and traceback of an exception, without this package's frames."""
-        etype, value, tb = super().exception_info(exc_tuple)
-        return etype, value, _without_our_frames(tb)
-
-    def publish_traceback(self, etype: type[BaseException], evalue: object, lines: list[str]) -> None:
-        """Publish an error, its text and its traceback cut to the cell's limit."""
-        if isinstance(evalue, ToolError):
-            # str(evalue) begins with its type, and the last line of a traceback adds that type again.
-            lines = [*lines[:-1], str(lines[-1]).replace(f"{evalue.type}: {evalue}", str(evalue), 1)]
-            evalue = evalue.message
-        budget: OutputBudget | None = getattr(self.displayhook, "budget", None)
-        if budget is not None:
-            lines = [budget.clip("\n".join(map(str, lines)))]
-        text = message_of(evalue)
-        super().publish_traceback(etype, text if budget is None else budget.clip(text), lines)
-
-
-def message_of(error: object) -> str:
-    """Return an exception's text, or a substitute if its ``__str__`` fails."""
-    try:
-        return str(error)
-    except BaseException:  # code of the session, which may raise anything
-        return _NO_TEXT
-
-
-def _without_our_frames(tb: types.TracebackType | None) -> types.TracebackType | None:
-    kept = []
-    while tb is not None:
-        if not tb.tb_frame.f_code.co_filename.startswith(PACKAGE_FOLDER):
-            kept.append(tb)
-        tb = tb.tb_next
-    for entry, following in zip(kept, [*kept[1:], None], strict=True):
-        entry.tb_next = following
-    return kept[0] if kept else None
 
 
 class Kernel(HookedKernel):
@@ -184,11 +65,15 @@ class Kernel(HookedKernel):
         super().__init__(**kwargs)
         # Read before any cell: code can replace both streams and change the environment.
         self._streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, CellStream)]
+        for stream in self._streams:
+            stream.siblings = self._streams
+        self.shell.display_pub.streams = self._streams
         self._folder = Path(os.environ["DAYTONA_KERNEL_FOLDER"])
         self._bridge = Bridge(self.session, self.iopub_socket, self._streams)
         self._budget: OutputBudget
         self._async_cell = False
         self._cells = 0
+        self.ends = False  # a shutdown was requested
         self._host_ran = False  # a cell of the host was prepared, and with it the seed
         assert self.parent is not None
         self._journal: JournalWriter = self.parent.journal
@@ -199,10 +84,13 @@ class Kernel(HookedKernel):
         self.session.pack = pack
         # IPython's advice at a SystemExit, which is about its terminal.
         warnings.filterwarnings("ignore", message="To exit: use 'exit', 'quit', or Ctrl-D.")
+        # The kernel has threads whatever the code does, and a forked child uses nothing that they share.
+        warnings.filterwarnings("ignore", message=r"This process .* is multi-threaded, use of fork\(\)")
         self.shell.set_custom_exc((SubmitSignal,), lambda *_, **__: [])
         # A tip is drawn from Python's random generator at every kernel_info_request, also while a cell runs.
         self.shell.enable_tip = False
         _silence_submit_in_threads()
+        find_classes_of_cells()
 
     # --- a cell ------------------------------------------------------------------------------------
 
@@ -239,7 +127,7 @@ class Kernel(HookedKernel):
             self._inspector.cell_started(cell, parent["content"].get("code"), self.shell.execution_count)
             await super().execute_request(stream, ident, parent)
         finally:
-            self._bridge.running = None
+            self._bridge.cell_ended()
             self._inspector.cell_ended()
 
     def _apply_preamble(self, parent: dict[str, Any]) -> None:
@@ -267,6 +155,13 @@ class Kernel(HookedKernel):
         self.shell.displayhook.budget = self.shell.display_pub.budget = self._budget
         self._preamble = preamble
 
+    async def do_shutdown(self, restart: bool) -> dict[str, object]:
+        """Note that the loop, which is stopped next, is not to run again."""
+        self.ends = True
+        result = super().do_shutdown(restart)
+        reply: dict[str, object] = await result if inspect.isawaitable(result) else result
+        return reply
+
     async def do_execute(
         self, code: str, *args: Any, cell_meta: object = None, cell_id: object = None, **kwargs: Any
     ) -> Any:
@@ -278,7 +173,7 @@ class Kernel(HookedKernel):
                     code, *args, cell_meta=cell_meta, cell_id=cell_id, **kwargs
                 )
                 if self._preamble is not None and "evalue" in reply:
-                    reply["evalue"] = self._budget.clip(reply["evalue"])
+                    reply["evalue"] = self._budget.clip(without_colours(reply["evalue"]))
                 if self._preamble is not None and self._preamble.wanted is not None:
                     self._bridge.send_requested(self._preamble.wanted, self.shell.user_ns)
                 return reply
@@ -311,7 +206,7 @@ class Kernel(HookedKernel):
         self._failed_to_compile = result.error_before_exec is not None
         end_cell(self._streams, self._budget)
         wants_raw = any(name.startswith("__dspy_") for name in self._preamble.variables)
-        shown = result.result is not None and result.error_in_exec is None
+        shown = result.result is not None and result.error_in_exec is None and not self.shell.shows_all_values
         if shown and (wants_raw or not self._budget.clipped) and _is_json(result.result):
             self._value = self._bridge.send_value(result.result)
 
@@ -392,7 +287,7 @@ class Kernel(HookedKernel):
 def _is_json(value: object) -> bool:
     """Whether the caller can use the value itself, not only its repr."""
     try:
-        json.dumps(value)
+        _to_json(value)
     except Exception:  # not JSON, or code of a subclass that raises anything
         return False
     return True

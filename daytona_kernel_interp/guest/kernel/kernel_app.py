@@ -31,6 +31,7 @@ from .interactive_kernel import InteractiveKernel
 from .iopub_batch import IOPubBatch
 from .ipykernel_compat import IOPubQueue, NoShellChannelThread
 from .journal_writer import JournalWriter, PendingText
+from .nested_loops import allow_nested_loops
 from .output import CellStream
 
 if TYPE_CHECKING:
@@ -51,17 +52,21 @@ class KernelApp(ipykernel.kernelapp.IPKernelApp):
     journal: JournalWriter | None = None
 
     def start(self) -> None:
-        """Serve until a shutdown request stops the loop.
+        """Serve until a shutdown request stops the loop; code that stops it does not end the kernel.
 
         A KeyboardInterrupt or SystemExit in a task of the code leaves asyncio's loop and ends that task only, so the
         loop is started again. The same applies to a cancellation for an async cell that arrives while the loop waits.
         """
         self.kernel.start()
-        self.io_loop = IOLoop.current()
+        loop: Any = IOLoop.current()
+        self.io_loop = loop
+        if self.journal is not None:
+            allow_nested_loops(loop.asyncio_loop)
         while True:
             try:
                 self.io_loop.start()
-                return
+                if getattr(self.kernel, "ends", True):
+                    return
             except (KeyboardInterrupt, SystemExit, asyncio.CancelledError):
                 continue
 
@@ -81,9 +86,11 @@ class KernelApp(ipykernel.kernelapp.IPKernelApp):
         journal = self.journal
         if journal is None:
             return
-        batch, lock = IOPubBatch(IOPubQueue(self.iopub_thread)), threading.Lock()
+        batch, lock, pid = IOPubBatch(IOPubQueue(self.iopub_thread)), threading.Lock(), os.getpid()
 
         def send_multipart(frames: Any, *args: Any, **kwargs: Any) -> None:
+            if os.getpid() != pid:
+                return  # a forked child, where the lock may be held for ever
             with lock:  # the journal has the order in which messages are sent
                 journal.message_published(frames)
                 batch.send(frames, *args, **kwargs)
@@ -118,6 +125,7 @@ def main() -> None:
         os.set_inheritable(fd, False)
     _remove_from_pythonpath()
     _change_directory(sys.argv[3])
+    sys.argv[:] = [""]  # as in interactive Python: a cell's argparse must not read the arguments of this process
     request = _read_start_request(request_fd)
     for name, value in request["environment"].items():
         os.environ.setdefault(name, value)

@@ -30,6 +30,11 @@ small allowance, then one note. The next cell brings its own budget.
 run yet, so ``drain`` reads what the pipe holds at that moment, under the same lock. It stops at the number of bytes
 that were there at the start: a background process that prints without pause would hold the cell's end back for ever.
 
+Forked children write to the pipe, too (``forked``).
+
+*Order.* A stream that is written to publishes first what the other one holds, up to ``_TURNS`` times in a cell, and
+each print reads first what child processes have written. What a child writes to both of its streams has no order.
+
 *Death of the process.* Text in a buffer dies with the kernel. ``write_unlimited`` therefore adds it to ``PendingText``
 first, in memory that outlives the process, and ``publish_buffered`` removes it when the journal has the message. What
 child processes write to stderr is also saved for the relay, which quotes the end of it when the kernel dies. The pipes
@@ -45,6 +50,7 @@ from __future__ import annotations
 import array
 import codecs
 import fcntl
+import io
 import json
 import os
 import select
@@ -56,6 +62,7 @@ from jupyter_client.jsonutil import json_default
 from jupyter_client.session import json_packer
 
 from ..journal_files import PIPE_READ_BYTES, STDERR_BYTES, pipe_path
+from .forked import ChildOutput
 from .ipykernel_compat import HookedOutStream
 from .line_buffer import LongLineLimiter, RedrawBuffer
 
@@ -65,7 +72,12 @@ if TYPE_CHECKING:
 
     from .journal_writer import PendingText
 
+_to_json = json.dumps  # as it is before any cell: code may replace it
+_CHILD_OUTPUT = ChildOutput()
 SPOOL_BYTES = 256 << 20  # of the file with a cell's complete text
+_TURNS = 2_000  # changes between stdout and stderr of a cell that keep their order; each takes half a millisecond
+_NO_ORDER = ("\n", " ")  # what print() writes after the values: the values have waited for the child processes
+_NO_BYTES = bytes(4)  # what FIONREAD says of an empty pipe
 _LATE_CHARS = 10_000  # of threads and child processes after the cell's end
 _LINE_CHARS = 10_000  # a line may have this many, or a quarter of the limit if that is more
 _MESSAGE_CHARS = 2 << 20  # of one message; the host closes the connection at a message that is too large
@@ -101,8 +113,9 @@ class OutputBudget:
         self._recorded_size = 0
         self._lines: dict[str, tuple[RedrawBuffer, LongLineLimiter]] = {}  # by stream name
         self._late_left: int | None = None  # characters after the cell's end; None before it
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may print in the middle of a print
         self.clipped = False  # whether a displayed text was cut
+        self.turns_left = _TURNS  # of the two streams
 
     def admit(self, text: str, stream: str = "") -> str:
         """Return the part of ``text`` to send now; the rest waits for :meth:`close`."""
@@ -251,6 +264,50 @@ class OutputBudget:
         return f"the whole is in {self._path}"
 
 
+class StreamBuffer(io.BufferedIOBase):
+    """The ``buffer`` of a text stream: bytes written to it are decoded and written to the stream."""
+
+    def __init__(self, stream: CellStream) -> None:
+        super().__init__()
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self.name, self.mode = stream.name, "wb"
+
+    @property
+    def raw(self) -> StreamBuffer:
+        """The buffer itself: there is no other below it."""
+        return self
+
+    def write(self, data: Any) -> int:
+        """Write bytes; a character may be divided between two writes."""
+        if isinstance(data, str):
+            raise TypeError("a bytes-like object is required, not 'str'")
+        with memoryview(data) as view:
+            text, size = self._decoder.decode(view.tobytes()), view.nbytes
+        self._stream.write(text)
+        return size
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def flush(self) -> None:
+        """Send the text of the stream."""
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Send the text of the stream and stay open, as the stream does: a ``TextIOWrapper`` closes its buffer."""
+        self.flush()
+
+    def fileno(self) -> int:
+        """Return the file descriptor of the stream."""
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        """Return False."""
+        return False
+
+
 class CellStream(HookedOutStream):
     """``OutStream`` with a budget per cell, and with three defects corrected.
 
@@ -260,29 +317,75 @@ class CellStream(HookedOutStream):
     """
 
     flush_interval = 0.02
+    # What code expects of a text file. ``errors`` names what is done with characters that UTF-8 does not have.
+    mode, errors, newlines, line_buffering, write_through = "w", "backslashreplace", None, False, False
     pending: PendingText | None = None  # text not published yet, in case the process dies
+    siblings: Sequence[CellStream] = ()  # both streams of the kernel, this one included
+    _writer = 0  # the thread that is writing text into the buffer
+    reading = False  # whether text that was read from the pipe is not in the buffer yet
     pipe_folder: Path | None = None  # of the FIFOs that are used as pipes
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.budget: OutputBudget | None = None
         self.cell = ""  # msg_id of the running or last cell
-        self._pipe_lock = threading.Lock()
+        self._pipe_lock: Any = threading.RLock()
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-        self._pending_lock = threading.Lock()
+        self._pending_lock: Any = threading.RLock()
         self._pending_text_end = 0  # position up to which text was taken out of the buffer
         self._publishing = False  # whether the iopub thread is turning buffered text into messages
         self._pid = os.getpid()
         super().__init__(*args, **kwargs)
+        self.buffer = StreamBuffer(self)
+
+    @property
+    def in_child(self) -> bool:
+        """Whether this is a forked child, whose text the parent reads from the pipe."""
+        return os.getpid() != self._pid and self.watches_pipe
+
+    def reconfigure(self, **options: object) -> None:
+        """Send the text so far, as a text file does, and change nothing: any text can be written."""
+        unknown = options.keys() - {"encoding", "errors", "newline", "line_buffering", "write_through"}
+        if unknown:
+            raise TypeError(f"{min(unknown)!r} is an invalid keyword argument for reconfigure()")
+        self.flush()
+
+    def fileno(self) -> int:
+        """Return file descriptor 1 or 2: what is written there belongs to the cell's output."""
+        return self.redirected_fd
 
     def write(self, string: str) -> int:
         """Write ``string`` within the cell's budget. The return value always counts all of it."""
         if not isinstance(string, str):
             raise TypeError(f"write() argument must be str, not {type(string).__name__}")
-        self._write_admitted(string)
+        if self.in_child:
+            _CHILD_OUTPUT.write(self.redirected_fd, string)
+        else:
+            if self.siblings and string not in _NO_ORDER:
+                self._keep_order()
+            self._write_admitted(string)
         return len(string)
+
+    def _keep_order(self) -> None:
+        """Let what child processes have written come before what is written next."""
+        for stream in self.siblings:
+            # Each print comes here, so this is two system calls and no lock if there is nothing to read.
+            if stream.reading or fcntl.ioctl(stream.pipe_fd, termios.FIONREAD, _NO_BYTES) != _NO_BYTES:
+                stream.drain()
+
+    def _end_turn_of_others(self) -> None:
+        """Publish what the other stream holds, so that it comes before what is written here."""
+        for stream in self.siblings:
+            if stream is not self and stream.has_unpublished:
+                if self.budget is None:
+                    stream.flush()
+                elif self.budget.turns_left:
+                    self.budget.turns_left -= 1
+                    stream.flush()
 
     def _write_admitted(self, string: str, read: int = 0) -> None:
         text = printable(string)
+        if self.siblings:
+            self._end_turn_of_others()
         if self.budget is not None:
             text = self.budget.admit(text, self.name)
         self.write_unlimited(text, read)
@@ -295,9 +398,12 @@ class CellStream(HookedOutStream):
         """Send the buffered text. Messages in the iopub thread's queue keep their order without a wait.
 
         While the iopub thread still makes messages of text that it has taken from the buffer, this waits: a status
-        message queued meanwhile would overtake them, and the text would arrive after its cell's end.
+        message queued meanwhile would overtake them, and the text would arrive after its cell's end. In a signal
+        handler that has interrupted a write this does nothing: the iopub thread waits for the end of that write.
         """
-        if self.has_unpublished or self._publishing:
+        if self.in_child:
+            _CHILD_OUTPUT.flush(self.redirected_fd)
+        elif (self.has_unpublished or self._publishing) and self._writer != threading.get_ident():
             super().flush()
 
     def write_unlimited(self, text: str, read: int = 0) -> None:
@@ -306,13 +412,19 @@ class CellStream(HookedOutStream):
         ``read`` bytes from the pipe are no longer unread: they are in ``text``, or the budget keeps them.
         """
         if self.pending is not None and os.getpid() == self._pid:
+            this_thread = threading.get_ident()
             with self._pending_lock:
-                if text:
-                    self.pending.add(self.name, self.cell, text)
-                if read:  # at once: between the two the process might die and the text appear twice
-                    self.pending.pipe_read_done(self.name, read)
-                if text:
-                    super().write(text)
+                # Python runs no signal handler before this line: it calls nothing.
+                interrupted, self._writer = self._writer, this_thread
+                try:
+                    if text:
+                        self.pending.add(self.name, self.cell, text)
+                    if read:  # at once: between the two the process might die and the text appear twice
+                        self.pending.pipe_read_done(self.name, read)
+                    if text:
+                        super().write(text)
+                finally:
+                    self._writer = interrupted
         elif text:
             super().write(text)
 
@@ -380,14 +492,18 @@ class CellStream(HookedOutStream):
 
     def _read_pipe(self, most: int) -> int:
         """Write what the pipe holds, which is not empty, and return the number of bytes. The caller has the lock."""
-        if self.pending is not None and os.getpid() == self._pid:
-            data = self.pending.read_pipe(self.name, self.pipe_fd, most)
-        else:
-            data = os.read(self.pipe_fd, min(most, PIPE_READ_BYTES))
-        if self.name == "stderr":  # the relay reads the end of it if the kernel dies
-            self._save_stderr(data)
-        self._write_admitted(self._decoder.decode(data), read=len(data))
-        return len(data)
+        self.reading = True
+        try:
+            if self.pending is not None and os.getpid() == self._pid:
+                data = self.pending.read_pipe(self.name, self.pipe_fd, most)
+            else:
+                data = os.read(self.pipe_fd, min(most, PIPE_READ_BYTES))
+            if self.name == "stderr":  # the relay reads the end of it if the kernel dies
+                self._save_stderr(data)
+            self._write_admitted(self._decoder.decode(data), read=len(data))
+            return len(data)
+        finally:
+            self.reading = False
 
     def _save_stderr(self, data: bytes) -> None:
         fd = self.original_fd
@@ -416,9 +532,9 @@ def end_cell(streams: Sequence[CellStream], budget: OutputBudget) -> None:
 def pack(message: object) -> bytes:
     """Return a message as JSON. Characters that UTF-8 cannot encode are escaped, as in printed text."""
     try:
-        return json.dumps(message, default=json_default, ensure_ascii=False, allow_nan=False).encode("utf-8")
+        return _to_json(message, default=json_default, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except UnicodeEncodeError:
-        text = json.dumps(message, default=json_default, ensure_ascii=False, allow_nan=False)
+        text = _to_json(message, default=json_default, ensure_ascii=False, allow_nan=False)
         return text.encode("utf-8", "daytona_kernel_escape")
     except (TypeError, ValueError):
         return bytes(json_packer(message))  # cleans values that are not JSON
@@ -439,7 +555,7 @@ def _size(content: object) -> int:
     if isinstance(content, (bytes, bytearray, memoryview)):
         return len(content) * 4 // 3
     try:
-        return len(json.dumps(content, default=str))
+        return len(_to_json(content, default=str))
     except (TypeError, ValueError, RecursionError):
         return 0  # ipykernel cleans or refuses it
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import difflib
 import inspect
 import keyword
@@ -21,20 +22,34 @@ class SubmitSignal(BaseException):
     """
 
 
-def make_submit(fields: Sequence[OutputField] | None, send: Callable[[dict[str, object]], None]) -> Callable[..., None]:
-    """Return the SUBMIT function for ``fields``; None stands for one field, ``output``."""
-    declared = [OutputField("output")] if fields is None else list(fields)
+def make_submit(
+    fields: Sequence[OutputField] | None,
+    send: Callable[[dict[str, object]], None],
+    current_fields: Callable[[], Sequence[OutputField] | None] | None = None,
+) -> Callable[..., None]:
+    """Return the SUBMIT function for ``fields``; None stands for one field, ``output``.
+
+    Code may keep the function beyond the run that it was made for. Each call answers for ``current_fields()``.
+    """
+    declared = _declared(fields)
 
     def SUBMIT(*args: object, **kwargs: object) -> None:
-        send(_bind(declared, args, kwargs))
+        send(_bind(declared if current_fields is None else _declared(current_fields()), args, kwargs))
         raise SubmitSignal
 
     SUBMIT.__doc__ = f"Submit the final answer and end the run: {submit_signature(declared)}"
-    SUBMIT.__qualname__ = "SUBMIT"
+    SUBMIT.__qualname__, SUBMIT.__module__ = "SUBMIT", "__main__"
     signature = _signature(declared)
     if signature is not None:
         SUBMIT.__signature__ = signature  # type: ignore[attr-defined]
+        SUBMIT.__annotations__ = {
+            name: p.annotation for name, p in signature.parameters.items() if p.annotation is not p.empty
+        }
     return SUBMIT
+
+
+def _declared(fields: Sequence[OutputField] | None) -> list[OutputField]:
+    return [OutputField("output")] if fields is None else list(fields)
 
 
 def submit_signature(fields: Sequence[OutputField]) -> str:
@@ -72,4 +87,10 @@ def _signature(fields: Sequence[OutputField]) -> inspect.Signature | None:
     if not all(name.isidentifier() and not keyword.iskeyword(name) for name in names):
         return None
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return inspect.Signature([inspect.Parameter(name, kind) for name in names])
+    return inspect.Signature([inspect.Parameter(f.name, kind, annotation=_annotation(f.type)) for f in fields])
+
+
+def _annotation(type_name: str) -> object:
+    """Return the builtin type of that name; another type stays a text, because its class may not exist here."""
+    builtin = getattr(builtins, type_name, None)
+    return builtin if isinstance(builtin, type) else type_name or inspect.Parameter.empty

@@ -105,6 +105,11 @@ def test_a_cell_that_raises_now_is_told_without_its_traceback_twice() -> None:
             "Traceback:\n\n  Cell In[1], line 2\n    f()\n\n  File /usr/lib/x.py:601 in f\n    g(1)\n\nKeyError: 1",
             "paths",
         ),
+        (
+            "Traceback (most recent call last):\n\n  Cell In[1], line 2 in f\n    g()\n\nKeyError: 1",
+            "Traceback (most recent call last):\n  Cell In[1], line 2, in f\n    g()\n    ~^^\nKeyError: 1",
+            "paths",
+        ),
         ("id 123e4567-e89b-12d3-a456-426614174000", "id 00000000-e89b-12d3-a456-426614174fff", "ids"),
         ("at 2026-01-02 03:04:05.123", "at 2027-11-12 13:14:15", "times"),
         ("took 1.5 s, 3 ms", "took 12.25 s, 400 ms", "times"),

@@ -161,6 +161,33 @@ def test_a_submission(bridge: Bridge, session: CollectingSession) -> None:
         namespace["SUBMIT"](object())
 
 
+def test_a_submit_of_an_earlier_cell(bridge: Bridge, session: CollectingSession) -> None:
+    """A thread that an earlier cell has started, and any code after the cell's end, is refused."""
+    namespace: dict[str, Any] = {}
+    begin(bridge, namespace)
+    errors: list[BaseException] = []
+    go = threading.Event()
+
+    def submit_later() -> None:
+        go.wait()
+        try:
+            namespace["SUBMIT"](1)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=submit_later)
+    thread.start()
+    begin(bridge, namespace)
+    go.set()
+    thread.join()
+    assert [type(error) for error in errors] == [RuntimeError]
+    assert "the cell that made this call has ended" in str(errors[0])
+    bridge.cell_ended()
+    with pytest.raises(RuntimeError, match="the cell that made this call has ended"):
+        namespace["SUBMIT"](1)
+    assert session.sent == []
+
+
 def test_the_last_expression(bridge: Bridge, session: CollectingSession) -> None:
     """A small value is returned for the reply, a large one is sent, and one that cannot be encoded is neither."""
     begin(bridge, {})

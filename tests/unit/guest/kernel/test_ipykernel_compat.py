@@ -21,7 +21,7 @@ FOLDER = Path(ipykernel_compat.__file__).parent
 DEPENDENCIES = ("ipykernel", "IPython", "traitlets", "jupyter_client", "comm")
 MODULES = (interactive_kernel, kernel, kernel_app, output)
 # Documented in spite of their underscore.
-PUBLIC = {"_replace", "_current_frames"}
+PUBLIC = {"_replace", "_current_frames", "_exit"}
 
 
 COMPAT_CLASSES = (

@@ -100,7 +100,8 @@ def test_help_shows_the_call() -> None:
     """Name, signature and docstring describe the call."""
     function = make_submit(FIELDS, lambda fields: None)
     assert function.__name__ == function.__qualname__ == "SUBMIT"
-    assert str(inspect.signature(function)) == "(answer, score)"
+    assert str(inspect.signature(function)) == "(answer: str, score: int)"
+    assert function.__annotations__ == {"answer": str, "score": int}
     assert "SUBMIT(answer: str, score: int)" in str(function.__doc__)
 
 
@@ -118,3 +119,21 @@ def test_an_answer_that_cannot_be_sent_does_not_end_the_cell() -> None:
 
     with pytest.raises(TypeError, match="cannot send"):
         make_submit(FIELDS, refuse)("a", 1)
+
+
+def test_annotations_are_the_types_of_the_fields() -> None:
+    """A builtin type is itself, another one its text, and a field without a type has none."""
+    fields = [OutputField("a", "float"), OutputField("b", "list[str]"), OutputField("c"), OutputField("d", "print")]
+    function = make_submit(fields, lambda answer: None)
+    assert function.__annotations__ == {"a": float, "b": "list[str]", "d": "print"}
+
+
+def test_a_function_that_code_has_kept_answers_for_the_current_fields() -> None:
+    """The fields are those of the time of the call; an old keyword is refused with the call that is expected."""
+    sent: list[dict[str, Any]] = []
+    kept = make_submit([OutputField("answer")], sent.append, lambda: [OutputField("title", "str")])
+    with pytest.raises(SubmitSignal):
+        kept(5)
+    assert sent == [{"title": 5}]
+    with pytest.raises(TypeError, match=r"has no field 'answer'.*Expected: SUBMIT\(title: str\)"):
+        kept(answer=5)
