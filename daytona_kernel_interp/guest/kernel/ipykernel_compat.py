@@ -67,6 +67,7 @@ PRIVATE_NAMES = (
     PrivateName(ZMQInteractiveShell, "_tee", since=("ipython", 9)),
     PrivateName(IPythonKernel, "_allow_stdin"),
     PrivateName(IPythonKernel, "_cancel_on_sigint"),
+    PrivateName(IPythonKernel, "_control_lock"),
     PrivateName(IPythonKernel, "_execute_sleep"),
     PrivateName(IPythonKernel, "_supports_kernel_subshells", since=("ipykernel", 7)),
     PrivateName(ipkernel, "_accepts_parameters"),
@@ -236,6 +237,11 @@ class HookedKernel(IPythonKernel):
     session: Any
     _supports_kernel_subshells = False  # see NoShellChannelThread
     _execute_sleep = 0  # ipykernel waits half a millisecond for output; here a flush precedes every reply
+
+    def start(self) -> None:
+        """Serve. In ipykernel 6, a control message that comes before the lock is made would be lost with an error."""
+        self._control_lock = asyncio.Lock()
+        super().start()
 
     @property
     def stdin_allowed(self) -> bool:
