@@ -2,7 +2,7 @@
 
 ``make test`` uses the everyday profile, ``make test-deep`` and ``make test-matrix`` the deep one. Write
 ``@examples.at_most(40)`` where a test's examples are large, and ``examples.scaled(4000)`` where a test draws its
-examples itself. Both count what the deep profile tries; the everyday profile tries a quarter.
+examples itself. Both count what the deep profile tries; the everyday profile tries a seventh.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from hypothesis import settings
 
 EVERYDAY, DEEP = "everyday", "deep"
-_SHARES = {EVERYDAY: 25, DEEP: 100}  # examples of a test that states no number, so also percents
+_SHARES = {EVERYDAY: 15, DEEP: 100}  # examples of a test that states no number, so also percents
 
 
 def register_profiles() -> None:

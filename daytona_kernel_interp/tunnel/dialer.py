@@ -92,6 +92,7 @@ class Dialer:
         self._logged_at = 0.0
         self._restart_relay = restart_relay
         self._restarting: asyncio.Task[None] | None = None
+        self._gone: SandboxGone | None = None
 
     async def dial(self, channel: str, hello: HostHello, sink: SocketSink) -> Socket:
         """Open one WebSocket to the relay.
@@ -113,6 +114,8 @@ class Dialer:
         Raises:
             SandboxGone: If the sandbox does not exist any more or cannot run a relay.
         """
+        if self._gone is not None:  # every stream has to learn it, and the sandbox is asked once a second only
+            raise SandboxGone(str(self._gone)) from self._gone
         if self._restarting is None:
             self._restarting = asyncio.create_task(self._restart_once())
             self._restarting.add_done_callback(lambda _: setattr(self, "_restarting", None))
@@ -121,7 +124,8 @@ class Dialer:
     async def _restart_once(self) -> None:
         try:
             address = await self._restart_relay()
-        except SandboxGone:
+        except SandboxGone as error:
+            self._gone = error
             raise
         except KernelError as error:
             self.confirmed = isinstance(error, ServiceRefused)

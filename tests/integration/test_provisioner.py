@@ -172,8 +172,12 @@ def test_the_end_of_the_way_to_the_kernel_is_named(daytona: Service, caplog: pyt
         assert talking.value("6 * 7") == "42"
         (first,) = daytona.sandboxes
         daytona.ask("DELETE", f"/sandbox/{first['id']}")
-        talking.manager.interrupt_kernel()  # or else the next look at an idle link, after 15 s, would find out
-        assert until(lambda: not talking.manager.is_alive(), "the loss to be noticed")
+
+        def lost() -> bool:
+            talking.manager.interrupt_kernel()  # or else the next look at an idle link, after 15 s, would find out
+            return not talking.manager.is_alive()
+
+        assert until(lost, "the loss to be noticed")
         assert "The kernel is lost: the Daytona sandbox was deleted; kernel and variables are lost." in caplog.text
         talking.manager.restart_kernel(now=True)
         talking.client.wait_for_ready(timeout=30)

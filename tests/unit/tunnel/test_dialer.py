@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from daytona_kernel_interp.errors import KernelError, SandboxFailed, TunnelLost
+from daytona_kernel_interp.errors import KernelError, SandboxFailed, SandboxGone, TunnelLost
 from daytona_kernel_interp.sandboxes.base import RelayAddress, ServiceRefused
 from daytona_kernel_interp.transport.local_socket import FunctionEnd
 from daytona_kernel_interp.transport.websocket import serve_sockets
@@ -234,3 +234,22 @@ async def test_without_a_service_the_address_says_which_refusals_count() -> None
             for _ in range(4):
                 await asyncio.wait_for(relay.refusals.get(), 10)
             assert not gone.done()
+
+
+async def test_each_stream_learns_that_the_sandbox_is_gone() -> None:
+    """The sandbox says it once, to the stream that asks first; a later stream of the same dialer is told as well."""
+    answers = [SandboxGone("the sandbox was deleted")]
+
+    async def restart(address: RelayAddress) -> None:
+        if answers:
+            raise answers.pop()
+
+    relay = FakeRelay(lambda connection: asyncio.sleep(0))
+    async with dialled(relay, restart) as (stream, gone):
+        await lose_first(relay, stream, 502)
+        assert isinstance(await asyncio.wait_for(gone, 10), SandboxGone)
+        later: asyncio.Future[KernelError] = asyncio.get_running_loop().create_future()
+        other = DialedStream(stream._dialer, RELAY_CHANNEL, "", lambda _, error: later.set_result(error))
+        assert isinstance(await asyncio.wait_for(later, 10), SandboxGone)
+        other.close()
+        await other.wait_closed()
