@@ -8,7 +8,8 @@ stands still while a cell runs, and a tool that needs that loop, such as one of 
 that note to the wrapper instead of processing it. The wrapper awaits the cell, and then has RLM's own methods make of
 its result, or of its error, what they would have made of it. Both wrappers do nothing for other interpreters.
 
-These are private methods of DSPy. Nothing is wrapped if one of them has other parameters than expected, and a subclass
+These are private methods of DSPy. Nothing is wrapped before DSPy 3.3, where RLM treats the result of a cell in another
+way, or if one of them has other parameters than expected, and a subclass
 that overrides one of them works as before; ``execute()`` then blocks the loop, as DSPy has it.
 """
 
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import dspy
 
 from ..config import rlm_keyword_wanted
+from .dspy_compat import REOPENS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,7 +74,7 @@ class _Outcome:
 def install_async() -> bool:
     """Wrap the methods of ``dspy.RLM``, and return whether anything was changed."""
     rlm: Any = dspy.RLM
-    if not rlm_keyword_wanted() or not _has_expected_methods(rlm):
+    if REOPENS or not rlm_keyword_wanted() or not _has_expected_methods(rlm):
         return False
     originals = {name: getattr(rlm, name) for name in (_ITERATION, _EXECUTE, _PROCESS)}
     iterate, process = originals[_ITERATION], originals[_PROCESS]

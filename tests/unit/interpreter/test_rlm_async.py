@@ -44,6 +44,9 @@ def test_the_expected_methods_are_wrapped_once(monkeypatch: pytest.MonkeyPatch) 
     """The second call changes nothing."""
     monkeypatch.delenv("DAYTONA_KERNEL_RLM_KEYWORD", raising=False)
     monkeypatch.setattr(dspy, "RLM", rlm())
+    monkeypatch.setattr(rlm_async, "REOPENS", True)
+    assert install_async() is False  # as before DSPy 3.3
+    monkeypatch.setattr(rlm_async, "REOPENS", False)
     assert install_async() is True
     wrapped = dspy.RLM._aexecute_iteration
     assert install_async() is False

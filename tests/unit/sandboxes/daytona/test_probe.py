@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+pytest.importorskip("pydantic", reason="pydantic is not installed in this environment")
+
 from daytona_kernel_interp.errors import SandboxFailed
 from daytona_kernel_interp.sandboxes.daytona.probe import (
     ProbeResult,
