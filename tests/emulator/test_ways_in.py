@@ -112,6 +112,7 @@ def test_names_in_this_process(local: Local) -> None:
     assert local.emulator.resolve("example.com") is None
 
 
+@pytest.mark.slow
 def test_checks_of_a_service_elsewhere(local: Local) -> None:
     """The checks run against a service in another process, here this emulator."""
     some = "test_stop_and_start or test_websocket_order or test_followed_logs or test_bulk"

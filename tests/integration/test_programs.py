@@ -91,6 +91,7 @@ def test_bootstrap_few_shot(program: Any) -> None:
     ended(compiled)
 
 
+@pytest.mark.slow
 def test_gepa(program: Any) -> None:
     """GEPA rewrites instructions on copies of the program and runs them in threads."""
     reflection = model(text="```\nWrite better code.\n```")

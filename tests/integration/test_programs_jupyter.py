@@ -42,6 +42,7 @@ def _kernelspecs() -> None:
 # --- programs that run a notebook -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_nbconvert_and_papermill_execute_a_notebook(tmp_path: Path) -> None:
     """Folder, figures and values are as with any other kernel."""
     nbformat.write(notebook(LOCAL, *CELLS), tmp_path / "in.ipynb")

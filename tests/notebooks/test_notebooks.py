@@ -30,6 +30,7 @@ def test_a_notebook_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     _run(name, tmp_path, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_notebook_runs_at_daytona(
     daytona_emulator: DaytonaEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

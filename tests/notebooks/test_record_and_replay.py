@@ -18,6 +18,7 @@ NOTEBOOK = NOTEBOOKS / "03_record_and_replay.ipynb"
 SESSION = NOTEBOOKS / "sessions" / "support.ipynb"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_notebook_shows_what_it_showed(tmp_path: Path) -> None:
     """Run anew, every cell ends well and shows the same kinds of outputs, and the run comes to the same answer."""
