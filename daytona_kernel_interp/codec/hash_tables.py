@@ -3,9 +3,9 @@
 Theory of operation
 -------------------
 A dict or set from a sandbox is built by one call into C code, which holds the GIL. With chosen keys it takes hours:
-Python's hashes of numbers and tuples use no secret, so anybody can compute keys whose searches for a free slot all walk
-through the same occupied slots. Neither equal hashes nor equal low bits are necessary for that: a search is a fixed
-sequence of slots (``i = 5 * i + perturb + 1``), and keys with different hashes can meet on it.
+Python's hashes of numbers and tuples use no secret, so an attacker can compute keys whose searches for a free slot all
+pass through the same occupied slots. That needs neither equal hashes nor equal low bits: a search is a fixed sequence
+of slots (``i = 5 * i + perturb + 1``), and keys with different hashes can meet on it.
 
 So no property of the keys is tested. :func:`check_hash_work` makes the same searches as the interpreter, on a table of
 hashes, before the real table is built, and counts the slots that are looked at. It follows Objects/dictobject.c and
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 # Slots for each key. A set looks at ten that lie side by side, which takes little more time than one.
 DICT_WORK, SET_WORK = 64, 256
 LONGEST_SEARCH = 1024
-_SPARE_WORK = 20_000  # few keys may be as bad as they like: less than a millisecond
+_SPARE_WORK = 20_000  # a few keys are accepted whatever their work: it takes less than a millisecond
 _FEW = 16
 _LINEAR_PROBES = 9  # Objects/setobject.c, LINEAR_PROBES
 _PERTURB_SHIFT = 5  # both files

@@ -6,7 +6,7 @@ MAX_VALUE_BYTES = 256 << 20
 # For the Python objects of one value, tree and result together: three bytes of JSON can take a hundred times as much.
 MAX_UNPACKED_BYTES = 8 * MAX_VALUE_BYTES
 MAX_DEPTH = 200  # json.loads and the encoder recurse; Python's default limit is 1000 frames
-MAX_RANGE = 1 << 20  # whoever receives a range may make a list of it
+MAX_RANGE = 1 << 20  # the receiver may make a list of a range
 PART_BYTES, CONTAINER_BYTES = 40, 200
 
 

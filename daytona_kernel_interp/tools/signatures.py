@@ -19,6 +19,8 @@ from typing import Any
 Tool = Callable[..., Any]
 
 _MAX_DEFAULT_CHARS = 16  # of a text; a longer one may be a key
+_MIN_SECRET_CHARS = 6  # many variables have values such as "", "1" or "true"
+_PLAIN_NUMBERS = (bool, int, float, complex)
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _REQUIRED = "(Required)"  # what DSPy appends to the description of an MCP tool's parameter
 
@@ -27,16 +29,18 @@ class ShownDefault:
     """A default value as others may see it: its repr if that cannot be a secret, and otherwise an ellipsis.
 
     A default may be a key, or an object with one. It would reach the sandbox with the tool's signature, and the model
-    with a TypeError about it. Short texts are shown, unless they are the value of an environment variable.
+    with a TypeError about it. Short texts are shown, unless they are the value of an environment variable
+    and have the length of a secret.
     """
 
     def __init__(self, default: object) -> None:
-        short = type(default) is str and len(default) <= _MAX_DEFAULT_CHARS and default not in os.environ.values()
         if isinstance(default, enum.Enum):  # without its value
             self._text = f"{type(default).__name__}.{default.name}"
+        elif type(default) is str:
+            secret = len(default) >= _MIN_SECRET_CHARS and default in os.environ.values()
+            self._text = "..." if secret or len(default) > _MAX_DEFAULT_CHARS else repr(default)
         else:
-            shown = short or default is None or type(default) in (bool, int, float, complex)
-            self._text = repr(default) if shown else "..."
+            self._text = repr(default) if default is None or type(default) in _PLAIN_NUMBERS else "..."
 
     def __repr__(self) -> str:
         return self._text

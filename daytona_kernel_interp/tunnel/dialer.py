@@ -114,7 +114,7 @@ class Dialer:
         Raises:
             SandboxGone: If the sandbox does not exist any more or cannot run a relay.
         """
-        if self._gone is not None:  # every stream has to learn it, and the sandbox is asked once a second only
+        if self._gone is not None:  # every stream has to fail with it, and the sandbox is checked once a second only
             raise SandboxGone(str(self._gone)) from self._gone
         if self._restarting is None:
             self._restarting = asyncio.create_task(self._restart_once())

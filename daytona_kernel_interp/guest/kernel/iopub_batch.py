@@ -2,8 +2,8 @@
 
 A cell that prints nothing has four iopub messages: busy, execute_input, perhaps execute_result, and idle. ipykernel
 wakes its iopub thread for each of them. Then that thread, the relay and the host run while the cell does, and on two
-cores they take the main thread's turn. Nobody waits for the first three, so they stay in the thread's queue until the
-next message that wakes it, in the order in which they were published. A cell that runs on has them sent by a timer
+cores they take the main thread's turn. No client waits for the first three, so they stay in the thread's queue until
+the next message that wakes it, in the order in which they were published. A cell that runs on has them sent by a timer
 after ``HOLD_S``: a watcher sees the start of a long cell, and a display before a long computation.
 
 The timer is a Linux timerfd, which the iopub thread's loop waits for: arming it is one system call and wakes no thread.

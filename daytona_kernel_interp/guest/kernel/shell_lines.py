@@ -1,6 +1,6 @@
 """Shell lines of cells: ``!command``, and ``text = !command``.
 
-IPython gives such a command a terminal that nobody types in, so a command that asks waits for ever. Here its standard
+IPython gives such a command a terminal without a user, so a command that reads input waits for ever. Here its standard
 input is at its end from the start. Its output goes to one pipe, not to a terminal: a pager would open a terminal by
 name and wait for a key. Python in the command does not buffer, so that its stdout and stderr keep their order, and a
 long command shows its lines as it prints them.

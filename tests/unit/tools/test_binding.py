@@ -85,6 +85,8 @@ class Color(enum.Enum):
         ("sixteen letters.", "'sixteen letters.'"),
         ("seventeen letters", "..."),
         ("short-key", "..."),
+        ("", "''"),
+        ("1", "'1'"),
         (b"short", "..."),
         (Color.RED, "Color.RED"),
         (["a"], "..."),
@@ -97,6 +99,8 @@ class Color(enum.Enum):
 def test_a_default_that_may_be_a_secret_is_dots(default: object, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the cell nor an error text has a default that may be a key or contain one."""
     monkeypatch.setenv("SOME_KEY", "short-key")
+    monkeypatch.setenv("SOME_SWITCH", "")
+    monkeypatch.setenv("SOME_NUMBER", "1")
 
     def tool(query, option=default): ...  # type: ignore[no-untyped-def]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import inspect
 import sys
@@ -125,7 +126,7 @@ async def test_a_tool_of_an_mcp_server_has_the_parameters_of_its_schema(
     tool = handed_over(mcp_tool) if wrapped else mcp_tool
     text = await settled(call(tool, bind("search", tool, args, kwargs)))
     assert text.startswith("search ")
-    assert eval(text.removeprefix("search ")) == arguments
+    assert ast.literal_eval(text.removeprefix("search ")) == arguments
 
 
 def test_the_cell_sees_the_parameters_of_an_mcp_tool(mcp_tool: Any) -> None:

@@ -237,7 +237,7 @@ async def test_without_a_service_the_address_says_which_refusals_count() -> None
 
 
 async def test_each_stream_learns_that_the_sandbox_is_gone() -> None:
-    """The sandbox says it once, to the stream that asks first; a later stream of the same dialer is told as well."""
+    """The first request raises ``SandboxGone``; a later stream of the same dialer fails with it without a request."""
     answers = [SandboxGone("the sandbox was deleted")]
 
     async def restart(address: RelayAddress) -> None:
